@@ -1,0 +1,75 @@
+//! What the API must know of each kind: names, scope, columns, defaults, validation. One file a
+//! kind, one table of all. Data and pure functions over JSON; nothing here touches the store.
+
+use serde_json::Value;
+
+/// One kind as the API serves it. Adding a kind is one file with one such constant, and a line in
+/// [`all`].
+pub struct Kind {
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// `v1`.
+    pub version: &'static str,
+    /// `Deployment`.
+    pub kind: &'static str,
+    /// `deployments`.
+    pub plural: &'static str,
+    /// `deployment`.
+    pub singular: &'static str,
+    /// `["deploy"]`.
+    pub short_names: &'static [&'static str],
+    /// `["all"]`.
+    pub categories: &'static [&'static str],
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// `["status", "scale"]`: served below an object, and listed by discovery.
+    pub subresources: &'static [&'static str],
+    /// Whether a change of anything but metadata and status counts `metadata.generation` up.
+    pub generation: bool,
+    /// The OpenAPI definition, `io.k8s.api.apps.v1.Deployment`.
+    pub schema: &'static str,
+    /// Fills in what Kubernetes would fill in, on every write.
+    pub defaults: fn(&mut Value),
+    /// The strategy's `PrepareForCreate`: drops status and the like.
+    pub prepare_create: fn(&mut Value),
+    /// The strategy's `PrepareForUpdate` of the main resource: keeps what a client may not change
+    /// (new, old). The status is kept by the API itself when `subresources` has `status`.
+    pub prepare_update: fn(&mut Value, &Value),
+    /// Every error at once (new, old on update).
+    pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
+    /// Warnings for the `Warning` header.
+    pub warnings: fn(&Value) -> Vec<String>,
+    /// The columns of a Table, after `Name`; `Age` included where it has its place.
+    pub columns: &'static [Column],
+    /// Fields besides `metadata.name` and `metadata.namespace` that a field selector may name,
+    /// as dotted paths (`status.phase`).
+    pub selectable: &'static [&'static str],
+}
+
+/// A column of a kind's Table.
+pub struct Column {
+    /// Heading, `Ready`.
+    pub name: &'static str,
+    /// `string`, `integer`, `date`, `boolean`.
+    pub kind: &'static str,
+    /// `name` or empty.
+    pub format: &'static str,
+    /// 0 for always, 1 for `-o wide`.
+    pub priority: i32,
+    /// Told by discovery of the table.
+    pub description: &'static str,
+    /// The cell for an object at a time (for ages).
+    pub cell: fn(&Value, jiff::Timestamp) -> Value,
+}
+
+/// One entry of a 422's `details.causes`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    /// `FieldValueRequired`, `FieldValueInvalid`, `FieldValueNotSupported`, `FieldValueForbidden`,
+    /// `FieldValueDuplicate`, `FieldValueTooLong`, …
+    pub reason: &'static str,
+    /// `spec.ports[0].port`.
+    pub field: String,
+    /// As Kubernetes words it, without the field: `Required value: must specify a port`.
+    pub message: String,
+}
