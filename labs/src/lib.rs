@@ -1,1 +1,15 @@
-//! Canary deployment labs.
+//! The labs: one file a phase of the article, and what they share: claims and their verdicts, the
+//! statistics behind them, traffic samples, events and the reports made of events.
+//!
+//! A lab speaks only the Kubernetes API, and HTTP to what the cluster publishes. What differs
+//! between clusters comes from [`lab_environment::Environment`].
+
+pub mod claim;
+pub mod context;
+pub mod event;
+pub mod lab;
+pub mod namespace;
+pub mod phases;
+pub mod run;
+pub mod sample;
+pub mod statistics;

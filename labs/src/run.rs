@@ -1,0 +1,1 @@
+//! Plays labs in order and makes sure that each leaves nothing behind.
