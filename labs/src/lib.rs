@@ -7,6 +7,7 @@
 pub mod claim;
 pub mod context;
 pub mod event;
+pub mod kubernetes;
 pub mod lab;
 pub mod namespace;
 pub mod phases;
