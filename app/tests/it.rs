@@ -1,0 +1,155 @@
+//! The app as a process: what it answers over a socket, and how it goes when told to.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct App {
+    child: Child,
+    log: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl App {
+    fn start() -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kubeapp"))
+            .envs([("POD_IP", "127.0.0.1"), ("PORT", "0"), ("POD_NAME", "pod-1")])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        log.read_line(&mut line).unwrap();
+        let address = line.trim().rsplit_once("http://").expect(&line).1.parse().unwrap();
+        Self { child, log, address }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end; gives the exit status and the last line of the log.
+    fn ends(mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap(), rest.lines().last().unwrap_or_default().into())
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ask(mut stream: &TcpStream, request: &str) -> io::Result<String> {
+    stream.write_all(request.as_bytes())?;
+    let mut head = String::new();
+    let mut reader = BufReader::new(stream);
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")).unwrap_or("0");
+    let mut body = vec![0; if request.starts_with("HEAD") { 0 } else { length.parse().unwrap() }];
+    reader.read_exact(&mut body)?;
+    Ok(head + &String::from_utf8(body).unwrap())
+}
+
+fn get(app: &App, path: &str) -> String {
+    ask(&app.connect(), &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).unwrap()
+}
+
+#[test]
+fn answers_over_a_socket() {
+    let app = App::start();
+    let version = get(&app, "/version");
+    assert!(version.starts_with("HTTP/1.1 200 OK\r\n"), "{version}");
+    assert!(version.contains("\r\nx-pod: pod-1\r\n"), "{version}");
+    assert!(version.ends_with("\r\n\r\n0.0-dev\n"), "{version}");
+    assert!(get(&app, "/").contains("Version 0.0-dev"));
+    assert!(get(&app, "/health").ends_with("\r\n\r\n"));
+    assert!(get(&app, "/other").starts_with("HTTP/1.1 404"));
+    let stream = app.connect();
+    let head = ask(&stream, "HEAD /version HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    assert!(head.contains("content-length: 8\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    let post = ask(&stream, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").unwrap();
+    assert!(post.starts_with("HTTP/1.1 405") && post.contains("allow: GET, HEAD"), "{post}");
+}
+
+#[test]
+fn finishes_what_it_has_and_refuses_what_comes_later() {
+    let app = App::start();
+    let (mut half, idle) = (app.connect(), app.connect());
+    half.write_all(b"GET /version HTTP/1.1\r\n").unwrap();
+    ask(&idle, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    app.signal("-TERM");
+    // Not ready any more, but still serving: the load balancers may not know yet.
+    let end = Instant::now() + PATIENCE;
+    while get(&app, "/health").starts_with("HTTP/1.1 200") {
+        assert!(Instant::now() < end, "still ready after SIGTERM");
+    }
+    let late = get(&app, "/version");
+    assert!(late.contains("0.0-dev") && late.contains("connection: close"), "{late}");
+    // Once nobody new comes the door is closed, while the half request is still open.
+    let end = Instant::now() + PATIENCE;
+    std::thread::sleep(Duration::from_millis(300));
+    while TcpStream::connect(app.address).is_ok() {
+        assert!(Instant::now() < end, "still listening after SIGTERM");
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    let answer = ask(&half, "host: x\r\n\r\n").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("0.0-dev\n"), "{answer}");
+    assert_eq!((&idle).read(&mut [0; 1]).unwrap(), 0, "an idle connection is let go");
+    let (status, line) = app.ends();
+    assert_eq!(
+        (status.code(), line.as_str()),
+        (Some(0), "kubeapp 0.0-dev stopped, all requests served")
+    );
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let app = App::start();
+    let mut half = app.connect();
+    half.write_all(b"GET /version HTTP/1.1\r\n").unwrap();
+    app.signal("-INT");
+    let end = Instant::now() + PATIENCE;
+    while !get(&app, "/health").starts_with("HTTP/1.1 503") {
+        assert!(Instant::now() < end, "still ready after SIGINT");
+    }
+    app.signal("-INT");
+    let (status, line) = app.ends();
+    assert_eq!(
+        (status.code(), line.as_str()),
+        (Some(0), "kubeapp 0.0-dev stopped, at once, as asked twice")
+    );
+}
+
+#[test]
+fn says_what_is_wrong_with_its_address() {
+    for (ip, message) in [
+        ("nowhere", "POD_IP=nowhere is not an IP address"),
+        ("192.0.2.1", "cannot listen on 192.0.2.1:8080"),
+    ] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_kubeapp")).env("POD_IP", ip).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(message), "{output:?}");
+    }
+}
