@@ -3,6 +3,53 @@
 
 use serde_json::Value;
 
+mod config_map;
+mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod lease;
+mod namespace;
+mod node;
+mod pod;
+mod replica_set;
+mod secret;
+mod service;
+mod service_account;
+
+/// Every kind served, in the order that discovery lists groups.
+static ALL: &[&Kind] = &[
+    &namespace::KIND,
+    &node::KIND,
+    &pod::KIND,
+    &service::KIND,
+    &endpoints::KIND,
+    &event::KIND,
+    &config_map::KIND,
+    &secret::KIND,
+    &service_account::KIND,
+    &deployment::KIND,
+    &replica_set::KIND,
+    &endpoint_slice::KIND,
+    &event::EVENTS_KIND,
+    &lease::KIND,
+];
+
+/// Every kind served, core group first.
+pub fn all() -> &'static [&'static Kind] {
+    ALL
+}
+
+/// The kind behind a path, `("apps", "v1", "deployments")`.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    ALL.iter().copied().find(|k| k.group == group && k.version == version && k.plural == plural)
+}
+
+/// The kind of an object, `("apps", "v1", "Deployment")`.
+pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
+    ALL.iter().copied().find(|k| k.group == group && k.version == version && k.kind == kind)
+}
+
 /// One kind as the API serves it. Adding a kind is one file with one such constant, and a line in
 /// [`all`].
 pub struct Kind {
@@ -44,6 +91,58 @@ pub struct Kind {
     /// Fields besides `metadata.name` and `metadata.namespace` that a field selector may name,
     /// as dotted paths (`status.phase`).
     pub selectable: &'static [&'static str],
+    /// Where objects are stored: `(group, plural)` of the kind that owns them. Only `events` of
+    /// `events.k8s.io` is a view of another kind.
+    pub storage: (&'static str, &'static str),
+    /// Between the stored form and this view of it, where `storage` is another kind; both leave an
+    /// object of their own form alone.
+    pub from_storage: fn(&mut Value),
+    /// The other way.
+    pub to_storage: fn(&mut Value),
+}
+
+impl Kind {
+    /// `apps/v1`, or `v1` in the core group.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// A kind with nothing to it, to be completed by struct update.
+    const fn plain(
+        group: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+        singular: &'static str,
+        schema: &'static str,
+    ) -> Self {
+        Self {
+            group,
+            version: "v1",
+            kind,
+            plural,
+            singular,
+            short_names: &[],
+            categories: &[],
+            namespaced: true,
+            subresources: &[],
+            generation: false,
+            schema,
+            defaults: |_| {},
+            prepare_create: |_| {},
+            prepare_update: |_, _| {},
+            validate: |_, _| Vec::new(),
+            warnings: |_| Vec::new(),
+            columns: &[],
+            selectable: &[],
+            storage: (group, plural),
+            from_storage: |_| {},
+            to_storage: |_| {},
+        }
+    }
 }
 
 /// A column of a kind's Table.

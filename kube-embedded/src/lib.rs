@@ -12,6 +12,7 @@ pub mod kinds;
 pub mod kubelet;
 pub mod network;
 pub mod node_api;
+pub mod patch;
 pub mod schema;
 pub mod server;
 pub mod store;

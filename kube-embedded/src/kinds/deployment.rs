@@ -1,0 +1,17 @@
+//! `deployments`.
+
+use super::Kind;
+
+pub(super) const KIND: Kind = Kind {
+    short_names: &["deploy"],
+    categories: &["all"],
+    subresources: &["status", "scale"],
+    generation: true,
+    ..Kind::plain(
+        "apps",
+        "Deployment",
+        "deployments",
+        "deployment",
+        "io.k8s.api.apps.v1.Deployment",
+    )
+};

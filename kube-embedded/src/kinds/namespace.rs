@@ -1,0 +1,11 @@
+//! `namespaces`.
+
+use super::Kind;
+
+pub(super) const KIND: Kind = Kind {
+    short_names: &["ns"],
+    namespaced: false,
+    subresources: &["status", "finalize"],
+    selectable: &["status.phase"],
+    ..Kind::plain("", "Namespace", "namespaces", "namespace", "io.k8s.api.core.v1.Namespace")
+};

@@ -1,0 +1,21 @@
+//! `pods`.
+
+use super::Kind;
+
+pub(super) const KIND: Kind = Kind {
+    short_names: &["po"],
+    categories: &["all"],
+    subresources: &["status", "log", "binding", "eviction", "ephemeralcontainers"],
+    generation: true,
+    selectable: &[
+        "spec.nodeName",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "spec.serviceAccountName",
+        "spec.hostNetwork",
+        "status.phase",
+        "status.podIP",
+        "status.nominatedNodeName",
+    ],
+    ..Kind::plain("", "Pod", "pods", "pod", "io.k8s.api.core.v1.Pod")
+};
