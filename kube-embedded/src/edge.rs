@@ -4,6 +4,12 @@
 //! and EndpointSlices become listeners that choose a ready endpoint at random for each connection,
 //! as kube-proxy does; a load balancer is an address of the host's loopback range.
 
+mod balancer;
+mod plan;
+pub mod plane;
+mod pump;
+pub mod route;
+
 use crate::network::{Addresses, Network};
 use std::{net::Ipv4Addr, sync::Arc};
 
