@@ -1,0 +1,101 @@
+//! Building: quiet when there is nothing to do, cargo's own progress when there is.
+
+use crate::project::Project;
+use anyhow::{Context, Result, bail};
+use std::{
+    env,
+    io::{self, IsTerminal, Read, Write},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Whether a build may show itself: of two at a time, one.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Progress {
+    Shown,
+    Hidden,
+}
+
+/// Cargo, as it was called for us, in the repository.
+pub(crate) fn command(project: &Project) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(&project.root);
+    command
+}
+
+/// Runs a build. `what` is for the error.
+pub(crate) fn run(mut command: Command, progress: Progress, what: &str) -> Result<()> {
+    let terminal = io::stderr().is_terminal() && progress == Progress::Shown;
+    if terminal {
+        // Cargo sees a pipe, so it has to be told.
+        command.env("CARGO_TERM_COLOR", "always");
+        command.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "80");
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("cannot run cargo; is it on the PATH?")?;
+    let mut said = Said { text: Vec::new(), shown: false };
+    if let Some(mut stderr) = child.stderr.take() {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = stderr.read(&mut buffer) {
+            said.more(buffer.get(..n).unwrap_or_default(), progress);
+        }
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    if !status.success() {
+        said.show();
+        bail!("{what} does not build");
+    }
+    Ok(())
+}
+
+/// What cargo said. Held back until it turns out to be more than "Finished".
+struct Said {
+    text: Vec<u8>,
+    shown: bool,
+}
+
+impl Said {
+    fn more(&mut self, bytes: &[u8], progress: Progress) {
+        self.text.extend_from_slice(bytes);
+        if self.shown {
+            self.show();
+        } else if progress == Progress::Shown && is_work(&self.text) {
+            announce();
+            self.show();
+        }
+    }
+
+    fn show(&mut self) {
+        let _ = io::stderr().write_all(&self.text);
+        self.text.clear();
+        self.shown = true;
+    }
+}
+
+fn is_work(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    ["Compiling", "Downloading", "Updating", "Blocking", "warning", "error"]
+        .iter()
+        .any(|word| text.contains(word))
+}
+
+/// Said once a run, however many builds it takes.
+fn announce() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        eprintln!("building (the first run takes a few minutes)…");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_with_nothing_to_do_is_not_shown() {
+        let finished = b"    Finished `dev` profile [optimized + debuginfo] target(s) in 0.14s\n";
+        assert!(!is_work(finished));
+        assert!(is_work(b"\x1b[1m\x1b[32m   Compiling\x1b[0m kubeapp v0.1.0\n"));
+        assert!(is_work(b"    Blocking waiting for file lock on build directory\n"));
+    }
+}
