@@ -175,6 +175,11 @@ impl Context {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The namespace this run may own.
+    pub fn production(&self) -> &Production {
+        &self.production
+    }
+
     /// The lab that runs.
     pub fn lab(&self) -> &'static Lab {
         self.lab

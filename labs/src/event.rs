@@ -94,6 +94,8 @@ pub enum Event {
         fails: usize,
         /// Claims that were not checked.
         skipped: usize,
+        /// What the environment did not do.
+        errors: Vec<String>,
         /// What the process will exit with.
         exit_code: u8,
         /// How long the whole run took.

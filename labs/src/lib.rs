@@ -7,8 +7,10 @@
 pub mod claim;
 pub mod context;
 pub mod event;
+pub mod failure;
 pub mod kubernetes;
 pub mod lab;
+pub mod lock;
 pub mod namespace;
 pub mod phases;
 pub mod run;

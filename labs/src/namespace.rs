@@ -1,75 +1,165 @@
-//! The namespace the labs work in. One that no lab made is somebody's own and is never touched.
+//! The namespace the labs work in, together with the lock that keeps two runs apart. A namespace that
+//! no lab made is somebody's own and is never touched.
 
+use crate::lock::Lock;
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 /// The article's namespace.
 pub const PRODUCTION: &str = "production";
-/// Marks what a lab made.
+/// Label and value that mark what a lab made.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "canary-labs");
 
 /// Makes the namespace once a run, and takes it away at the end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Production {
-    owned: Mutex<bool>,
+    state: Mutex<State>,
+    lost: watch::Sender<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lock: Option<Lock>,
+    /// Whether a namespace of the name stands there that this run made, or was about to make.
+    made: bool,
+}
+
+impl Default for Production {
+    fn default() -> Self {
+        Self { state: Mutex::default(), lost: watch::Sender::new(None) }
+    }
 }
 
 impl Production {
     /// Makes the namespace, or leaves it if this run has made it. What an earlier run left behind is
     /// deleted first, so that a run always starts from nothing.
     pub async fn own(&self, client: &kube::Client, patience: Duration) -> anyhow::Result<()> {
-        let mut owned = self.owned.lock().await;
-        if *owned {
+        let mut state = self.state.lock().await;
+        if state.made {
             return Ok(());
+        }
+        if state.lock.is_none() {
+            let lock = Lock::take(client).await?;
+            self.pass_on(lock.lost());
+            state.lock = Some(lock);
         }
         let namespaces: Api<Namespace> = Api::all(client.clone());
         if let Some(found) = namespaces.get_opt(PRODUCTION).await.context("reading namespaces")? {
-            let labels = found.metadata.labels.unwrap_or_default();
-            if labels.get(MANAGED_BY.0).map(String::as_str) != Some(MANAGED_BY.1) {
+            if !is_ours(&found) {
                 bail!(
                     "the namespace `{PRODUCTION}` was not made by these labs, so they leave it \
-                     alone; use another cluster, or delete it yourself if nothing in it matters"
+                     alone; use another cluster, or delete it yourself if nothing in it matters: \
+                     kubectl delete namespace {PRODUCTION}"
                 );
             }
-            remove(&namespaces, patience).await?;
+            remove(&namespaces, found, patience).await?;
         }
-        let mut namespace = Namespace::default();
-        namespace.metadata.name = Some(PRODUCTION.to_owned());
-        let label = (MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
-        namespace.metadata.labels = Some([label].into());
-        let made = namespaces.create(&PostParams::default(), &namespace).await;
+        // Before the call: it may be interrupted when the API has already made the namespace.
+        state.made = true;
+        let made = namespaces.create(&PostParams::default(), &namespace()).await;
         made.with_context(|| format!("creating the namespace `{PRODUCTION}`"))?;
-        *owned = true;
         Ok(())
     }
 
-    /// Deletes the namespace if this run made it, and waits until it is gone.
-    pub async fn release(&self, client: &kube::Client, patience: Duration) -> anyhow::Result<()> {
-        let mut owned = self.owned.lock().await;
-        if std::mem::take(&mut *owned) {
-            remove(&Api::all(client.clone()), patience).await?;
+    /// Deletes the namespace if this run made it, unless it is to be kept, waits until it is gone, and
+    /// lets other runs in.
+    pub async fn release(
+        &self,
+        client: &kube::Client,
+        keep: bool,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        let mut state = self.state.lock().await;
+        let removed = if std::mem::take(&mut state.made) && !keep {
+            let namespaces: Api<Namespace> = Api::all(client.clone());
+            match namespaces.get_opt(PRODUCTION).await.context("reading namespaces") {
+                Ok(Some(found)) if is_ours(&found) => remove(&namespaces, found, patience).await,
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            }
+        } else {
+            Ok(())
+        };
+        match state.lock.take() {
+            Some(lock) => removed.and(lock.release().await),
+            None => removed,
         }
-        Ok(())
+    }
+
+    /// Ends with the reason once another run has taken the cluster over; else never.
+    pub async fn lost(&self) -> String {
+        let mut lost = self.lost.subscribe();
+        match lost.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn pass_on(&self, mut from: watch::Receiver<Option<String>>) {
+        let to = self.lost.clone();
+        tokio::spawn(async move {
+            if let Ok(reason) = from.wait_for(Option::is_some).await {
+                to.send_replace(reason.clone());
+            }
+        });
     }
 }
 
-async fn remove(namespaces: &Api<Namespace>, patience: Duration) -> anyhow::Result<()> {
-    match namespaces.delete(PRODUCTION, &DeleteParams::background()).await {
+fn namespace() -> Namespace {
+    let mut namespace = Namespace::default();
+    namespace.metadata.name = Some(PRODUCTION.to_owned());
+    let (key, value) = MANAGED_BY;
+    namespace.metadata.labels = Some([(key.to_owned(), value.to_owned())].into());
+    namespace
+}
+
+fn is_ours(namespace: &Namespace) -> bool {
+    let labels = namespace.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(MANAGED_BY.0)).is_some_and(|by| by == MANAGED_BY.1)
+}
+
+async fn remove(
+    namespaces: &Api<Namespace>,
+    found: Namespace,
+    patience: Duration,
+) -> anyhow::Result<()> {
+    let uid = found.metadata.uid.unwrap_or_default();
+    let preconditions = Some(Preconditions { uid: Some(uid.clone()), resource_version: None });
+    let delete = DeleteParams { preconditions, ..DeleteParams::background() };
+    match namespaces.delete(PRODUCTION, &delete).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        // Already being deleted: some versions answer so.
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
         Err(error) => return Err(error).context(format!("deleting `{PRODUCTION}`")),
     }
-    let gone = |namespace: Option<&Namespace>| namespace.is_none();
-    let waited = await_condition(namespaces.clone(), PRODUCTION, gone);
-    match tokio::time::timeout(patience, waited).await {
+    let gone = await_condition(namespaces.clone(), PRODUCTION, is_deleted(&uid));
+    match tokio::time::timeout(patience, gone).await {
         Ok(result) => result.map(drop).context("waiting for the namespace to go"),
         Err(_) => bail!(
-            "the namespace `{PRODUCTION}` was deleted but is still there after {} s",
+            "the namespace `{PRODUCTION}` was deleted, but is still there after {} s; see \
+             `kubectl get namespace {PRODUCTION} -o yaml` for what holds it",
             patience.as_secs()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_namespace_with_the_label_is_ours() {
+        assert!(is_ours(&namespace()));
+        let mut other = namespace();
+        other.metadata.labels = None;
+        assert!(!is_ours(&other));
+        other.metadata.labels = Some([(MANAGED_BY.0.to_owned(), "helm".to_owned())].into());
+        assert!(!is_ours(&other));
     }
 }

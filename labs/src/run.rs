@@ -1,1 +1,227 @@
-//! Plays labs in order and makes sure that each leaves nothing behind.
+//! Plays labs in order and makes sure that each claim has a verdict and that nothing is left behind,
+//! however the run ends: well, with an error, a panic or an interruption.
+
+use crate::claim::{Outcome, Verdict};
+use crate::context::Context;
+use crate::event::{Event, Events};
+use crate::failure;
+use crate::lab::Lab;
+use crate::namespace::Production;
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use lab_environment::Environment;
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a process that ran labs exits with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Every claim holds, or was skipped with a reason.
+    Holds = 0,
+    /// A claim fails.
+    Fails = 1,
+    /// The command was not understood.
+    Usage = 2,
+    /// The environment failed, so that there is no verdict on some claim.
+    Infrastructure = 3,
+    /// Interrupted, after cleaning up.
+    Interrupted = 130,
+}
+
+/// A run to be.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    /// The cluster and what is to be tried on it.
+    pub environment: Arc<Environment>,
+    /// Where events go.
+    pub events: Events,
+    /// Where a folder is made for each lab that goes wrong; `None` for nowhere.
+    pub failures: Option<PathBuf>,
+    /// Whether the namespace stays at the end.
+    pub keep: bool,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Summary {
+    /// Each claim's verdict, lab by lab.
+    pub verdicts: Vec<(&'static str, Verdict)>,
+    /// What the environment did not do, with the lab it happened in.
+    pub errors: Vec<String>,
+    /// What to exit with.
+    pub exit: Exit,
+}
+
+impl Summary {
+    /// The verdict on that claim.
+    pub fn verdict(&self, claim: &str) -> Option<&Verdict> {
+        self.verdicts.iter().find(|(id, _)| *id == claim).map(|(_, verdict)| verdict)
+    }
+
+    /// How many claims ended so.
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.verdicts.iter().filter(|(_, verdict)| verdict.outcome == outcome).count()
+    }
+}
+
+impl Runner {
+    /// Plays the labs until the last is done or `interrupted` ends. A failing claim does not stop the
+    /// labs that follow; an error does.
+    pub async fn run(
+        &self,
+        labs: &[&'static Lab],
+        interrupted: impl Future<Output = ()>,
+    ) -> Summary {
+        let started = Instant::now();
+        let (version, provider) = (env!("CARGO_PKG_VERSION"), self.environment.provider.clone());
+        let names = labs.iter().map(|lab| lab.name).collect();
+        self.events.send(Event::RunStarted { version, provider, labs: names });
+        let mut summary = Summary { verdicts: Vec::new(), errors: Vec::new(), exit: Exit::Holds };
+        let mut was_interrupted = false;
+        match self.client().await {
+            Ok(client) => {
+                was_interrupted = self.play(labs, client, interrupted, &mut summary).await
+            }
+            Err(error) => summary.errors.push(format!("{error:#}")),
+        }
+        for lab in labs {
+            for claim in lab.claims {
+                if !was_interrupted && summary.verdict(claim.id).is_none() {
+                    summary.verdicts.push((claim.id, Verdict::skipped("not reached")));
+                }
+            }
+        }
+        summary.exit = if was_interrupted {
+            Exit::Interrupted
+        } else if summary.count(Outcome::Fails) > 0 {
+            Exit::Fails
+        } else if !summary.errors.is_empty() {
+            Exit::Infrastructure
+        } else {
+            Exit::Holds
+        };
+        self.events.send(Event::RunEnded {
+            holds: summary.count(Outcome::Holds),
+            fails: summary.count(Outcome::Fails),
+            skipped: summary.count(Outcome::Skipped),
+            errors: summary.errors.clone(),
+            exit_code: summary.exit as u8,
+            seconds: started.elapsed().as_secs_f64(),
+        });
+        summary
+    }
+
+    /// Whether it was interrupted.
+    async fn play(
+        &self,
+        labs: &[&'static Lab],
+        client: kube::Client,
+        interrupted: impl Future<Output = ()>,
+        summary: &mut Summary,
+    ) -> bool {
+        let production = Arc::new(Production::default());
+        let mut interrupted = pin!(interrupted);
+        let mut was_interrupted = false;
+        for lab in labs {
+            let environment = self.environment.clone();
+            let production = production.clone();
+            let context = Context::new(lab, environment, client.clone(), &self.events, production);
+            let played = tokio::select! {
+                biased;
+                () = &mut interrupted => None,
+                result = self.lab(&context) => Some(result),
+            };
+            let Some(result) = played else {
+                was_interrupted = true;
+                summary.verdicts.extend(verdicts(&context));
+                break;
+            };
+            summary.verdicts.extend(verdicts(&context));
+            if let Err(error) = result {
+                summary.errors.push(format!("{}: {error}", lab.name));
+                break;
+            }
+        }
+        let patience = Duration::from_secs(self.environment.patience.rollout);
+        if let Err(error) = production.release(&client, self.keep, patience).await {
+            summary.errors.push(format!("cleaning up: {error:#}"));
+        }
+        was_interrupted
+    }
+
+    /// Plays one lab and gives each of its claims a verdict. An error only if the environment failed:
+    /// a lab that could not go on after a claim had failed has done its work.
+    async fn lab(&self, context: &Context) -> Result<(), String> {
+        let (lab, since) = (context.lab(), Instant::now());
+        context.events().send(Event::LabStarted { title: lab.title, claims: lab.claims.len() });
+        let played = AssertUnwindSafe((lab.run)(context)).catch_unwind();
+        let mut error = tokio::select! {
+            played = played => match played {
+                Ok(result) => result.err().map(|error| format!("{error:#}")),
+                Err(panic) => Some(format!("a bug in these labs: {}", said(&*panic))),
+            },
+            why = context.production().lost() => {
+                Some(format!("another run has taken over this cluster: {why}"))
+            }
+        };
+        let judged = verdicts(context);
+        let fails = judged.iter().any(|(_, verdict)| verdict.outcome == Outcome::Fails);
+        let missed =
+            lab.claims.iter().filter(|claim| !judged.iter().any(|(id, _)| *id == claim.id));
+        let missed: Vec<_> = missed.map(|claim| claim.id).collect();
+        if error.is_none() && !missed.is_empty() {
+            error = Some(format!("a bug in these labs: no verdict on {}", missed.join(", ")));
+        }
+        if fails || error.is_some() {
+            self.diagnose(context, error.as_deref()).await;
+        }
+        if let Some(error) = &error {
+            let reason = format!("not reached: {error}");
+            for id in missed {
+                _ = context.judge(id, Verdict::skipped(&reason));
+            }
+        }
+        let seconds = since.elapsed().as_secs_f64();
+        context.events().send(Event::LabEnded { seconds, error: error.clone() });
+        match error {
+            Some(error) if !fails => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn diagnose(&self, context: &Context, error: Option<&str>) {
+        let gathered = failure::gather(context, error, self.failures.as_deref());
+        // What is gathered must not keep anybody waiting for a cluster that no longer answers.
+        if let Ok(event) = tokio::time::timeout(Duration::from_secs(20), gathered).await {
+            context.events().send(event);
+        }
+    }
+
+    async fn client(&self) -> anyhow::Result<kube::Client> {
+        let path = &self.environment.kubeconfig;
+        let file = Kubeconfig::read_from(path)
+            .with_context(|| format!("reading the kubeconfig {}", path.display()))?;
+        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+            .await
+            .with_context(|| format!("the kubeconfig {} cannot be used", path.display()))?;
+        kube::Client::try_from(config).context("making a client of the cluster's API")
+    }
+}
+
+fn verdicts(context: &Context) -> Vec<(&'static str, Verdict)> {
+    let told = context.told();
+    told.judged.iter().map(|(claim, verdict)| (claim.id, verdict.clone())).collect()
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic")
+}
