@@ -1,7 +1,7 @@
 //! What happens in a run, told once: the runner and the labs send events, and every report (terminal,
 //! JSON, the failure folder) is made of events alone. The sender never waits for a report.
 
-use crate::claim::Verdict;
+use crate::claim::{Outcome, Verdict};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -88,6 +88,8 @@ pub enum Event {
     },
     /// The last event of a run.
     RunEnded {
+        /// How each claim ended, by its id.
+        claims: BTreeMap<&'static str, Outcome>,
         /// Claims that hold.
         holds: usize,
         /// Claims that fail.

@@ -5,6 +5,7 @@
 //! between clusters comes from [`lab_environment::Environment`].
 
 pub mod claim;
+pub mod command;
 pub mod context;
 pub mod event;
 pub mod failure;
@@ -13,6 +14,7 @@ pub mod lab;
 pub mod lock;
 pub mod namespace;
 pub mod phases;
+pub mod report;
 pub mod run;
 pub mod sample;
 pub mod statistics;

@@ -107,7 +107,9 @@ impl Runner {
         } else {
             Exit::Holds
         };
+        let ended = summary.verdicts.iter().map(|(claim, verdict)| (*claim, verdict.outcome));
         self.events.send(Event::RunEnded {
+            claims: ended.collect(),
             holds: summary.count(Outcome::Holds),
             fails: summary.count(Outcome::Fails),
             skipped: summary.count(Outcome::Skipped),

@@ -11,10 +11,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 mod http1;
 
-pub use http1::{Failure, Reply};
+pub use http1::{Failure, Reply, Response};
 
 /// Where and how to ask.
 #[derive(Clone, Debug)]
@@ -62,6 +63,21 @@ impl Sampler {
         Self { address, request: request.into_bytes(), deadline, in_flight: 8 }
     }
 
+    /// The same for a plain `http://host[:port]/path`; the name is looked up here, once.
+    pub async fn to(url: &str, deadline: Duration) -> anyhow::Result<Self> {
+        let wrong = || format!("`{url}` is not of the form http://host[:port]/path");
+        let uri: http::Uri = url.parse().with_context(wrong)?;
+        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
+        let authority = authority.with_context(wrong)?;
+        let (host, port) = (authority.host(), authority.port_u16().unwrap_or(80));
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let mut found = tokio::net::lookup_host((bare, port)).await;
+        let address = found.as_mut().ok().and_then(Iterator::next);
+        let address = address.with_context(|| format!("`{host}` has no address"))?;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        Ok(Self::new(address, authority.as_str(), path, deadline))
+    }
+
     /// As many requests at a time as given, at least one.
     #[must_use]
     pub fn in_flight(mut self, in_flight: usize) -> Self {
@@ -72,6 +88,11 @@ impl Sampler {
     /// One request on a connection of its own.
     pub async fn ask(&self) -> Result<Reply, Failure> {
         http1::ask(self.address, &self.request, self.deadline).await
+    }
+
+    /// The same, with all of the answer, whatever its status.
+    pub async fn fetch(&self) -> Result<Response, Failure> {
+        http1::fetch(self.address, &self.request, self.deadline).await
     }
 
     /// Sends `n` requests and tells `progress` ten times a second how far it is. Failed requests
@@ -115,6 +136,8 @@ impl Sampler {
             let mut answers = Vec::new();
             let mut running = FuturesUnordered::new();
             let mut pace = tokio::time::interval(Duration::from_secs(1) / per_second.max(1));
+            // A machine that is busy gets less traffic, never a flood to catch up.
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut stopping = false;
             loop {
                 tokio::select! {
