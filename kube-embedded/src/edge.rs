@@ -5,13 +5,44 @@
 //! as kube-proxy does; a load balancer is an address of the host's loopback range.
 
 mod balancer;
+mod keeper;
+mod objects;
 mod plan;
 pub mod plane;
+mod pods;
 mod pump;
 pub mod route;
 
-use crate::network::{Addresses, Network};
-use std::{net::Ipv4Addr, sync::Arc};
+pub use balancer::PUBLISHED_PORT;
+
+use crate::network::{Addresses, Network, Sandbox};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    stream::{self, BoxStream, FuturesUnordered},
+};
+use k8s_openapi::api::{
+    core::v1::{Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use keeper::Keeper;
+use kube::{
+    Api, Client,
+    runtime::{WatchStreamExt, watcher},
+};
+use objects::{Objects, Seen};
+use plane::Plane;
+use std::{fmt::Debug, future, net::Ipv4Addr, sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{self, Instant},
+};
+
+/// How long until something that could not be bound or written is tried again. Nothing tells when
+/// another program frees a port.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// How many events of the API are taken into one round.
+const ROUND: usize = 1024;
 
 /// What the edge must know of its cluster.
 #[derive(Clone)]
@@ -25,8 +56,74 @@ pub struct Config {
 }
 
 /// Keeps listeners as the cluster's Services ask for, until dropped; dropping closes all of them
-/// and every connection.
-pub async fn run(client: kube::Client, config: Config) {
-    let _ = (client, config);
-    std::future::pending().await
+/// and every connection. Returns only if the process can have no more threads or descriptors.
+pub async fn run(client: Client, config: Config) {
+    let (troubles, mut troubled) = mpsc::channel(64);
+    let plane = match Plane::start(config.network.clone(), troubles) {
+        Ok(plane) => plane,
+        Err(error) => {
+            eprintln!("edge: no thread for traffic: {error}");
+            return;
+        }
+    };
+    let mut keeper = Keeper::new(client.clone(), &config, plane);
+    let mut objects = Objects::default();
+    let mut seen = watch(&client, config.addresses.sandbox);
+    let (_, mut attached) = config.network.attached();
+    let mut writes = FuturesUnordered::new();
+    let mut retry_at = None;
+    loop {
+        retry_at = match keeper.unfinished.is_empty() {
+            true => None,
+            false => retry_at.or_else(|| Some(Instant::now() + RETRY)),
+        };
+        let retry = async {
+            match retry_at {
+                Some(at) => time::sleep_until(at).await,
+                None => future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(first) = seen.next() => {
+                objects.see(first);
+                let more = std::iter::from_fn(|| seen.next().now_or_never().flatten());
+                more.take(ROUND).for_each(|event| objects.see(event));
+            }
+            Some(written) = writes.next() => keeper.written(written, &mut objects),
+            Some((at, trouble)) = troubled.recv() => keeper.trouble(at, trouble),
+            Ok(()) = attached.changed() => keeper.keep_pods(&objects),
+            () = retry => {
+                retry_at = None;
+                std::mem::take(&mut keeper.unfinished)
+                    .into_iter()
+                    .for_each(|service| objects.look_again(service));
+            }
+        }
+        if objects.complete() {
+            keeper.keep(&mut objects, &writes).await;
+        }
+    }
+}
+
+fn watch(client: &Client, sandbox: Sandbox) -> BoxStream<'static, Seen> {
+    let services = events::<Service>(client).map(Seen::Service);
+    let slices = events::<EndpointSlice>(client).map(Seen::Slice);
+    // Only what is listened on inside of pods depends on them.
+    let pods = match sandbox {
+        Sandbox::Namespaced => events::<Pod>(client).map(Seen::Pod).boxed(),
+        Sandbox::Plain => stream::pending().boxed(),
+    };
+    stream::select_all([services.boxed(), slices.boxed(), pods]).boxed()
+}
+
+/// The watch of a kind over all namespaces. Errors are waited out; the list that follows brings
+/// what was missed.
+fn events<K>(client: &Client) -> impl Stream<Item = watcher::Event<K>> + Send + use<K>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + Debug + Send + 'static,
+    K: serde::de::DeserializeOwned,
+{
+    watcher(Api::<K>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .filter_map(|event| future::ready(event.ok()))
 }

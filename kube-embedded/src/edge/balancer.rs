@@ -117,9 +117,7 @@ pub(super) fn publish<P>(
             let bound = bind_or_detour(address, *port, detour_if_used, &mut bind);
             published.ports.push((*port, bound));
         }
-        let used = |bound: &io::Result<_>| {
-            matches!(bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse)
-        };
+        let used = |bound: &io::Result<_>| matches!(bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
         if detour_if_used || !published.ports.iter().any(|(_, bound)| used(bound)) {
             return Some(published);
         }

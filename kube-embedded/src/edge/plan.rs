@@ -210,9 +210,7 @@ impl Doors<'_> {
             let backends = match &key.scope {
                 Scope::Cluster => Backends::alike(endpoints.usable(None)),
                 Scope::Node(node) => Backends::alike(endpoints.usable(Some(node))),
-                Scope::Nodes => {
-                    Backends::grouped(nodes().map(|node| endpoints.usable(Some(node))))
-                }
+                Scope::Nodes => Backends::grouped(nodes().map(|node| endpoints.usable(Some(node)))),
             };
             wanted.routes.insert(key, Routing { backends, affinity });
         }

@@ -6,7 +6,7 @@ use super::{
     pump::{self, Pump},
     route::Route,
 };
-use crate::network::Network;
+use crate::network::{Network, PodSockets};
 use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
@@ -34,7 +34,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Port(StdListener);
 
-/// What a listener has to tell; `id` is the one it was started with.
+/// What a listener has to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// It carries as many connections as it may; others wait.
@@ -138,9 +138,21 @@ impl Plane {
         Listening(self.handle.spawn(async move { serve(shared, port, route).await }))
     }
 
-    /// Where sockets of this plane must be made.
-    pub(super) fn handle(&self) -> &Handle {
-        &self.handle
+    /// The same on an address inside of a pod. A listener that cannot be had there (the pod's own
+    /// program listens on all addresses, say) is reported as a trouble.
+    pub(super) fn serve_inside(
+        &self,
+        pod: Arc<dyn PodSockets>,
+        at: SocketAddr,
+        route: Arc<Route>,
+    ) -> Listening {
+        let shared = self.network.clone();
+        Listening(self.handle.spawn(async move {
+            match pod.listen(at).await.and_then(Port::close) {
+                Ok(port) => serve(shared, port, route).await,
+                Err(_) => shared.tell(at, Trouble::CannotListen),
+            }
+        }))
     }
 }
 

@@ -104,12 +104,12 @@ impl Route {
         let routing = self.current.borrow().clone();
         match routing.affinity {
             None => routing.backends.choose(&mut rand::rng(), tried),
-            Some(timeout) => self.affinity.choose(client, Instant::now(), timeout, |pinned| {
-                match pinned {
+            Some(timeout) => {
+                self.affinity.choose(client, Instant::now(), timeout, |pinned| match pinned {
                     Some(e) if routing.backends.contains(e) && !tried.contains(&e) => Some(e),
                     _ => routing.backends.choose(&mut rand::rng(), tried),
-                }
-            }),
+                })
+            }
         }
     }
 }
