@@ -405,7 +405,7 @@ spec:
             ("apiVersion: v1\nkind: Service\n metadata: {name: x}\n", 3),
             ("apiVersion: v1\nkind: [Service\n", 2),
             ("apiVersion: v1\napiVersion: v1\n", 2),
-            ("apiVersion: v1\nkind:\tService\n\t- x\n", 3),
+            ("apiVersion: v1\nkind:\tService\n\t- x\n", 2),
         ] {
             let said = parse(Path::new("bad.yml"), text).unwrap_err().to_string();
             assert!(said.starts_with(&format!("bad.yml:{line}:")), "{text:?} gave {said}");
