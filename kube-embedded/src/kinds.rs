@@ -1,6 +1,10 @@
 //! What the API must know of each kind: names, scope, columns, defaults, validation. One file a
 //! kind, one table of all. Data and pure functions over JSON; nothing here touches the store.
 
+use k8s_openapi::{
+    Resource,
+    schemars::{JsonSchema, SchemaGenerator},
+};
 use serde_json::Value;
 
 mod config_map;
@@ -75,8 +79,13 @@ pub struct Kind {
     pub generation: bool,
     /// The OpenAPI definition, `io.k8s.api.apps.v1.Deployment`.
     pub schema: &'static str,
+    /// Adds the definition, and all that it refers to, to a schema generator.
+    pub define: fn(&mut SchemaGenerator),
     /// Fills in what Kubernetes would fill in, on every write.
     pub defaults: fn(&mut Value),
+    /// What Kubernetes' admission fills in on creation: after `defaults` and after
+    /// [`crate::patch::track_update`], since nobody owns these fields.
+    pub admit: fn(&mut Value),
     /// The strategy's `PrepareForCreate`: drops status and the like.
     pub prepare_create: fn(&mut Value),
     /// The strategy's `PrepareForUpdate` of the main resource: keeps what a client may not change
@@ -112,18 +121,12 @@ impl Kind {
     }
 
     /// A kind with nothing to it, to be completed by struct update.
-    const fn plain(
-        group: &'static str,
-        kind: &'static str,
-        plural: &'static str,
-        singular: &'static str,
-        schema: &'static str,
-    ) -> Self {
+    const fn of<K: Resource + JsonSchema>(singular: &'static str, schema: &'static str) -> Self {
         Self {
-            group,
-            version: "v1",
-            kind,
-            plural,
+            group: K::GROUP,
+            version: K::VERSION,
+            kind: K::KIND,
+            plural: K::URL_PATH_SEGMENT,
             singular,
             short_names: &[],
             categories: &[],
@@ -131,6 +134,10 @@ impl Kind {
             subresources: &[],
             generation: false,
             schema,
+            define: |generator| {
+                generator.subschema_for::<K>();
+            },
+            admit: |_| {},
             defaults: |_| {},
             prepare_create: |_| {},
             prepare_update: |_, _| {},
@@ -138,7 +145,7 @@ impl Kind {
             warnings: |_| Vec::new(),
             columns: &[],
             selectable: &[],
-            storage: (group, plural),
+            storage: (K::GROUP, K::URL_PATH_SEGMENT),
             from_storage: |_| {},
             to_storage: |_| {},
         }

@@ -4,5 +4,5 @@ use super::Kind;
 
 pub(super) const KIND: Kind = Kind {
     short_names: &["cm"],
-    ..Kind::plain("", "ConfigMap", "configmaps", "configmap", "io.k8s.api.core.v1.ConfigMap")
+    ..Kind::of::<k8s_openapi::api::core::v1::ConfigMap>("configmap", "io.k8s.api.core.v1.ConfigMap")
 };

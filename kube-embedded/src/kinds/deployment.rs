@@ -7,10 +7,7 @@ pub(super) const KIND: Kind = Kind {
     categories: &["all"],
     subresources: &["status", "scale"],
     generation: true,
-    ..Kind::plain(
-        "apps",
-        "Deployment",
-        "deployments",
+    ..Kind::of::<k8s_openapi::api::apps::v1::Deployment>(
         "deployment",
         "io.k8s.api.apps.v1.Deployment",
     )

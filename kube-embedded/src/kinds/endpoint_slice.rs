@@ -4,10 +4,7 @@ use super::Kind;
 
 pub(super) const KIND: Kind = Kind {
     generation: true,
-    ..Kind::plain(
-        "discovery.k8s.io",
-        "EndpointSlice",
-        "endpointslices",
+    ..Kind::of::<k8s_openapi::api::discovery::v1::EndpointSlice>(
         "endpointslice",
         "io.k8s.api.discovery.v1.EndpointSlice",
     )

@@ -19,12 +19,12 @@ const SELECTABLE: &[&str] = &[
 pub(super) const KIND: Kind = Kind {
     short_names: &["ev"],
     selectable: SELECTABLE,
-    ..Kind::plain("", "Event", "events", "event", "io.k8s.api.core.v1.Event")
+    ..Kind::of::<k8s_openapi::api::core::v1::Event>("event", "io.k8s.api.core.v1.Event")
 };
 
 pub(super) const EVENTS_KIND: Kind = Kind {
     short_names: &["ev"],
     selectable: SELECTABLE,
     storage: ("", "events"),
-    ..Kind::plain("events.k8s.io", "Event", "events", "event", "io.k8s.api.events.v1.Event")
+    ..Kind::of::<k8s_openapi::api::events::v1::Event>("event", "io.k8s.api.events.v1.Event")
 };

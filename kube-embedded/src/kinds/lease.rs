@@ -3,10 +3,7 @@
 use super::Kind;
 
 pub(super) const KIND: Kind = Kind {
-    ..Kind::plain(
-        "coordination.k8s.io",
-        "Lease",
-        "leases",
+    ..Kind::of::<k8s_openapi::api::coordination::v1::Lease>(
         "lease",
         "io.k8s.api.coordination.v1.Lease",
     )

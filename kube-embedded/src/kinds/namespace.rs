@@ -7,5 +7,5 @@ pub(super) const KIND: Kind = Kind {
     namespaced: false,
     subresources: &["status", "finalize"],
     selectable: &["status.phase"],
-    ..Kind::plain("", "Namespace", "namespaces", "namespace", "io.k8s.api.core.v1.Namespace")
+    ..Kind::of::<k8s_openapi::api::core::v1::Namespace>("namespace", "io.k8s.api.core.v1.Namespace")
 };

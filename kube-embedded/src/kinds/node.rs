@@ -7,5 +7,5 @@ pub(super) const KIND: Kind = Kind {
     namespaced: false,
     subresources: &["status"],
     selectable: &["spec.unschedulable"],
-    ..Kind::plain("", "Node", "nodes", "node", "io.k8s.api.core.v1.Node")
+    ..Kind::of::<k8s_openapi::api::core::v1::Node>("node", "io.k8s.api.core.v1.Node")
 };

@@ -17,5 +17,5 @@ pub(super) const KIND: Kind = Kind {
         "status.podIP",
         "status.nominatedNodeName",
     ],
-    ..Kind::plain("", "Pod", "pods", "pod", "io.k8s.api.core.v1.Pod")
+    ..Kind::of::<k8s_openapi::api::core::v1::Pod>("pod", "io.k8s.api.core.v1.Pod")
 };

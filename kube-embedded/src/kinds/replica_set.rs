@@ -8,10 +8,7 @@ pub(super) const KIND: Kind = Kind {
     subresources: &["status", "scale"],
     generation: true,
     selectable: &["status.replicas"],
-    ..Kind::plain(
-        "apps",
-        "ReplicaSet",
-        "replicasets",
+    ..Kind::of::<k8s_openapi::api::apps::v1::ReplicaSet>(
         "replicaset",
         "io.k8s.api.apps.v1.ReplicaSet",
     )

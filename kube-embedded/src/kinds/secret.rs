@@ -4,5 +4,5 @@ use super::Kind;
 
 pub(super) const KIND: Kind = Kind {
     selectable: &["type"],
-    ..Kind::plain("", "Secret", "secrets", "secret", "io.k8s.api.core.v1.Secret")
+    ..Kind::of::<k8s_openapi::api::core::v1::Secret>("secret", "io.k8s.api.core.v1.Secret")
 };

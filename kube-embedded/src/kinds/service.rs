@@ -7,5 +7,5 @@ pub(super) const KIND: Kind = Kind {
     categories: &["all"],
     subresources: &["status"],
     selectable: &["spec.clusterIP", "spec.type"],
-    ..Kind::plain("", "Service", "services", "service", "io.k8s.api.core.v1.Service")
+    ..Kind::of::<k8s_openapi::api::core::v1::Service>("service", "io.k8s.api.core.v1.Service")
 };

@@ -5,10 +5,7 @@ use super::Kind;
 pub(super) const KIND: Kind = Kind {
     short_names: &["sa"],
     subresources: &["token"],
-    ..Kind::plain(
-        "",
-        "ServiceAccount",
-        "serviceaccounts",
+    ..Kind::of::<k8s_openapi::api::core::v1::ServiceAccount>(
         "serviceaccount",
         "io.k8s.api.core.v1.ServiceAccount",
     )

@@ -1,0 +1,216 @@
+//! The OpenAPI v3 documents: `kubectl` reads them to validate, to merge and to explain.
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    merge_keys,
+    tree::{self, Field, Topology},
+};
+use crate::kinds::{self, Kind};
+
+/// Path and hash of each document.
+pub(super) fn groups() -> Vec<(String, String)> {
+    let mut groups: BTreeMap<String, DefaultHasher> = BTreeMap::new();
+    for kind in kinds::all() {
+        let hasher = groups.entry(path(kind.group, kind.version)).or_default();
+        (env!("CARGO_PKG_VERSION"), kind.kind, kind.subresources).hash(hasher);
+    }
+    groups.into_iter().map(|(path, hash)| (path, format!("{:016X}", hash.finish()))).collect()
+}
+
+/// The document of a group version; built once and kept.
+pub(super) fn document(group: &str, version: &str) -> Option<Arc<Vec<u8>>> {
+    static DOCUMENTS: OnceLock<Mutex<BTreeMap<String, Arc<Vec<u8>>>>> = OnceLock::new();
+    let served: Vec<&Kind> = kinds::all()
+        .iter()
+        .copied()
+        .filter(|kind| kind.group == group && kind.version == version)
+        .collect();
+    if served.is_empty() {
+        return None;
+    }
+    // Held while building, so that a burst of first requests builds it once.
+    let mut documents = match DOCUMENTS.get_or_init(Mutex::default).lock() {
+        Ok(documents) => documents,
+        Err(poisoned) => poisoned.into_inner(),
+    };
+    let key = path(group, version);
+    if let Some(document) = documents.get(&key) {
+        return Some(document.clone());
+    }
+    let document = Arc::new(build(&served).to_string().into_bytes());
+    documents.insert(key, document.clone());
+    Some(document)
+}
+
+fn path(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+fn build(served: &[&Kind]) -> Value {
+    let mut schemas = tree::definitions(served.iter().copied());
+    for (name, schema) in &mut schemas {
+        decorate(name, schema);
+    }
+    for kind in served {
+        if let Some(schema) = schemas.get_mut(kind.schema).and_then(Value::as_object_mut) {
+            schema.insert("x-kubernetes-group-version-kind".to_owned(), json!([identity(kind)]));
+        }
+    }
+    let mut paths = Map::new();
+    for kind in served {
+        let base = format!("/{}", path(kind.group, kind.version));
+        let collection = if kind.namespaced {
+            paths.insert(
+                format!("{base}/{}", kind.plural),
+                json!({ "get": operation(kind, "list", &[]) }),
+            );
+            format!("{base}/namespaces/{{namespace}}/{}", kind.plural)
+        } else {
+            format!("{base}/{}", kind.plural)
+        };
+        let object = format!("{collection}/{{name}}");
+        paths.insert(collection, collection_operations(kind));
+        for subresource in kind.subresources.iter().filter(|name| matches!(**name, "status")) {
+            paths.insert(format!("{object}/{subresource}"), object_operations(kind));
+        }
+        paths.insert(object, object_operations(kind));
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": { "title": "Kubernetes", "version": "v1.36.0" },
+        "paths": paths,
+        "components": { "schemas": schemas },
+    })
+}
+
+fn identity(kind: &Kind) -> Value {
+    json!({ "group": kind.group, "version": kind.version, "kind": kind.kind })
+}
+
+const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
+const PATCH: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "force"];
+
+fn collection_operations(kind: &Kind) -> Value {
+    json!({
+        "get": operation(kind, "list", &[]),
+        "post": operation(kind, "post", WRITE),
+        "delete": operation(kind, "deletecollection", &["dryRun"]),
+    })
+}
+
+fn object_operations(kind: &Kind) -> Value {
+    json!({
+        "get": operation(kind, "get", &[]),
+        "put": operation(kind, "put", WRITE),
+        "patch": operation(kind, "patch", PATCH),
+        "delete": operation(kind, "delete", &["dryRun"]),
+    })
+}
+
+fn operation(kind: &Kind, action: &str, parameters: &[&str]) -> Value {
+    let parameters: Vec<Value> = parameters
+        .iter()
+        .map(|name| {
+            let of = if *name == "force" { "boolean" } else { "string" };
+            json!({ "name": name, "in": "query", "schema": { "type": of, "uniqueItems": true } })
+        })
+        .collect();
+    let schema = json!({ "$ref": format!("#/components/schemas/{}", kind.schema) });
+    let mut operation = json!({
+        "operationId": format!("{action}{}{}{}", kind.group, kind.version, kind.kind),
+        "parameters": parameters,
+        "responses": {
+            "200": { "description": "OK", "content": { "application/json": { "schema": schema } } }
+        },
+        "x-kubernetes-action": action,
+        "x-kubernetes-group-version-kind": identity(kind),
+    });
+    let media: &[&str] = match action {
+        "post" | "put" => &["application/json"],
+        "patch" => &[
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/strategic-merge-patch+json",
+            "application/apply-patch+yaml",
+        ],
+        _ => &[],
+    };
+    if !media.is_empty() {
+        let content: Map<String, Value> =
+            media.iter().map(|media| ((*media).to_owned(), json!({ "schema": schema }))).collect();
+        operation["requestBody"] = json!({ "content": content, "required": true });
+    }
+    operation
+}
+
+/// Brings a schema into the form that Kubernetes publishes: references beside other words inside
+/// `allOf`, and the merge markers.
+fn decorate(name: &str, schema: &mut Value) {
+    if name.ends_with(".IntOrString") {
+        *schema = json!({ "type": "string", "format": "int-or-string", "description": schema["description"] });
+        return;
+    }
+    if name.ends_with(".Quantity") {
+        *schema = json!({
+            "oneOf": [{ "type": "string" }, { "type": "number" }],
+            "description": schema["description"],
+        });
+        return;
+    }
+    if merge_keys::atomic_structure(name)
+        && let Some(object) = schema.as_object_mut()
+    {
+        object.insert("x-kubernetes-map-type".to_owned(), "atomic".into());
+    }
+    let structure = tree::forest().named(name);
+    for (field, schema) in
+        schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten()
+    {
+        if let Some(reference) = schema.get("$ref").cloned()
+            && let Some(object) = schema.as_object_mut()
+            && object.len() > 1
+        {
+            object.remove("$ref");
+            object.insert("allOf".to_owned(), json!([{ "$ref": reference }]));
+        }
+        if let Some(field) = structure.and_then(|structure| structure.field(field))
+            && let Some(object) = schema.as_object_mut()
+        {
+            mark(field, object);
+        }
+    }
+}
+
+fn mark(field: &Field, schema: &mut Map<String, Value>) {
+    let mut set = |key: &str, value: Value| {
+        schema.insert(key.to_owned(), value);
+    };
+    if let Some(strategy) = field.strategy {
+        let words = match (strategy.merge, strategy.retain_keys) {
+            (true, true) => "merge,retainKeys",
+            (true, false) => "merge",
+            _ => "retainKeys",
+        };
+        set("x-kubernetes-patch-strategy", words.into());
+        if let Some(key) = strategy.key {
+            set("x-kubernetes-patch-merge-key", key.into());
+        }
+    }
+    match (field.topology, &field.shape) {
+        (Topology::Keyed(keys), _) => {
+            set("x-kubernetes-list-type", "map".into());
+            set("x-kubernetes-list-map-keys", json!(keys));
+        }
+        (Topology::Set, _) => set("x-kubernetes-list-type", "set".into()),
+        (Topology::Atomic, tree::Shape::List(_)) => set("x-kubernetes-list-type", "atomic".into()),
+        (Topology::Atomic, tree::Shape::Map(_)) => set("x-kubernetes-map-type", "atomic".into()),
+        _ => {}
+    }
+}
