@@ -1,0 +1,166 @@
+//! Get, list and watch.
+
+use super::{
+    Inner,
+    body::Body,
+    output::{self, Form},
+    path::{Query, Target},
+    selector::Selector,
+    status::{ApiError, ApiResult},
+    watch,
+};
+use crate::store::{Key, Object};
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use http::{HeaderMap, Response, StatusCode};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+pub(super) fn get(
+    inner: &Inner,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+) -> ApiResult<Response<Body>> {
+    let form = output::negotiate(headers, query.get("includeObject"))?;
+    let object = find(inner, target)?;
+    let bytes = output::object(target.kind, form, &object);
+    Ok(output::respond(StatusCode::OK, "application/json", bytes))
+}
+
+/// The object that a target names.
+pub(super) fn find(inner: &Inner, target: &Target) -> ApiResult<Arc<Object>> {
+    inner.store.get(&key(target)).ok_or_else(|| ApiError::not_found(target.kind, &target.name))
+}
+
+/// Where a target's object is stored.
+pub(super) fn key(target: &Target) -> Key {
+    Key {
+        resource: target.kind.storage,
+        namespace: target.namespace.clone(),
+        name: target.name.clone(),
+    }
+}
+
+/// A list or a watch of a collection.
+pub(super) fn collection(
+    inner: &Arc<Inner>,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+) -> ApiResult<Response<Body>> {
+    let form = output::negotiate(headers, query.get("includeObject"))?;
+    let selector = selector(target, query)?;
+    if query.flag("watch") {
+        return watch::start(inner, target, query, form, selector);
+    }
+    list(inner, target, query, form, &selector)
+}
+
+/// A watch of one object by its path.
+pub(super) fn watch_one(
+    inner: &Arc<Inner>,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+) -> ApiResult<Response<Body>> {
+    let form = output::negotiate(headers, query.get("includeObject"))?;
+    let name = format!("metadata.name={}", target.name);
+    let selector = Selector::parse(target.kind, query.get("labelSelector"), Some(&name))?;
+    watch::start(inner, target, query, form, selector)
+}
+
+/// The selectors of a query.
+pub(super) fn selector(target: &Target, query: &Query) -> ApiResult<Selector> {
+    Selector::parse(target.kind, query.get("labelSelector"), query.get("fieldSelector"))
+}
+
+/// The namespace that a collection is confined to.
+pub(super) fn namespace(target: &Target) -> Option<&str> {
+    Some(&*target.namespace).filter(|namespace| !namespace.is_empty())
+}
+
+fn list(
+    inner: &Inner,
+    target: &Target,
+    query: &Query,
+    form: Form,
+    selector: &Selector,
+) -> ApiResult<Response<Body>> {
+    let kind = target.kind;
+    if let Some(text) = query.get("resourceVersion") {
+        text.parse::<u64>().map_err(|_| ApiError::bad_resource_version(text))?;
+    }
+    let limit = query.number("limit")?.filter(|limit| *limit > 0);
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let token = query.get("continue").map(Token::decode).transpose()?;
+    let after = token.as_ref().map(|token| (token.namespace.clone(), token.name.clone()));
+    let page = inner.store.list(kind.storage, namespace(target), after);
+    let mut chosen: Vec<&Object> = Vec::with_capacity(page.objects.len().min(limit));
+    let mut rest = page.objects.iter();
+    let mut more = None;
+    for object in &mut rest {
+        if !matches(kind, selector, object) {
+            continue;
+        }
+        if chosen.len() == limit {
+            more = chosen.last().copied();
+            break;
+        }
+        chosen.push(object);
+    }
+    // All pages of a list carry the revision of the first: a watch from there misses nothing.
+    let revision = token.map_or(page.revision, |token| token.revision);
+    let mut meta = json!({ "resourceVersion": revision.to_string() });
+    if let Some(last) = more {
+        let token =
+            Token { revision, namespace: last.key.namespace.clone(), name: last.key.name.clone() };
+        meta["continue"] = token.encode().into();
+        if selector.is_empty() {
+            meta["remainingItemCount"] = (rest.len() + 1).into();
+        }
+    }
+    let bytes = output::list(kind, form, &chosen, meta);
+    Ok(output::respond(StatusCode::OK, "application/json", bytes))
+}
+
+/// Whether a stored object is one that a selector of this kind means.
+pub(super) fn matches(kind: &crate::kinds::Kind, selector: &Selector, object: &Object) -> bool {
+    if selector.is_empty() || output::owns(kind) {
+        selector.matches(&object.value)
+    } else {
+        selector.matches(&output::view(kind, &object.value))
+    }
+}
+
+/// Where the next page of a list starts.
+struct Token {
+    revision: u64,
+    namespace: String,
+    name: String,
+}
+
+impl Token {
+    fn encode(&self) -> String {
+        let token = json!({
+            "v": "meta.k8s.io/v1",
+            "rv": self.revision,
+            "start": format!("{}/{}\0", self.namespace, self.name),
+        });
+        STANDARD_NO_PAD.encode(token.to_string())
+    }
+
+    fn decode(text: &str) -> ApiResult<Self> {
+        let decode = || {
+            let bytes = STANDARD_NO_PAD.decode(text).ok()?;
+            let token: Value = serde_json::from_slice(&bytes).ok()?;
+            let start = token["start"].as_str()?.strip_suffix('\0')?;
+            let (namespace, name) = start.split_once('/')?;
+            Some(Self {
+                revision: token["rv"].as_u64()?,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })
+        };
+        decode().ok_or_else(ApiError::bad_continue)
+    }
+}

@@ -1,0 +1,298 @@
+//! Refusals as Kubernetes words them: a `Status` object with code, reason, message and details.
+
+use super::body::Body;
+use crate::kinds::{FieldError, Kind};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+/// Why a request was not served.
+#[derive(Clone, Debug)]
+pub(crate) struct ApiError {
+    code: StatusCode,
+    reason: &'static str,
+    message: String,
+    details: Option<Value>,
+}
+
+pub(crate) type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: None }
+    }
+
+    fn with_details(mut self, details: Value) -> Self {
+        self.details = Some(details);
+        self
+    }
+
+    pub(crate) fn code(&self) -> StatusCode {
+        self.code
+    }
+
+    /// Whether the refusal is that there is an object of that name.
+    pub(crate) fn is_exists(&self) -> bool {
+        self.reason == "AlreadyExists"
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+    }
+
+    /// As Kubernetes answers a resource version that is no number: 500 without a reason.
+    pub(crate) fn bad_resource_version(text: &str) -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "",
+            format!(
+                "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
+                 invalid syntax"
+            ),
+        )
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
+    }
+
+    pub(crate) fn not_found(kind: &Kind, name: &str) -> Self {
+        let message = format!("{} {name:?} not found", qualified(kind));
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).with_details(details(kind, name))
+    }
+
+    /// Of a resource that this server does not serve.
+    pub(crate) fn no_such_resource() -> Self {
+        let message = "the server could not find the requested resource";
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).with_details(json!({}))
+    }
+
+    pub(crate) fn not_found_on_node(message: String) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+            .with_details(json!({}))
+    }
+
+    pub(crate) fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
+            .with_details(json!({}))
+    }
+
+    pub(crate) fn not_acceptable() -> Self {
+        Self::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "NotAcceptable",
+            "only the following media types are accepted: application/json, application/yaml",
+        )
+    }
+
+    pub(crate) fn too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: limit is {limit}"),
+        )
+    }
+
+    pub(crate) fn already_exists(kind: &Kind, name: &str) -> Self {
+        let message = format!("{} {name:?} already exists", qualified(kind));
+        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).with_details(details(kind, name))
+    }
+
+    pub(crate) fn conflict(kind: &Kind, name: &str) -> Self {
+        Self::conflict_because(
+            &qualified(kind),
+            details(kind, name),
+            name,
+            "the object has been modified; please apply your changes to the latest version and \
+             try again",
+        )
+    }
+
+    /// The object under the name is another than the client means.
+    pub(crate) fn conflict_uid(kind: &Kind, name: &str, given: &str, there: &str) -> Self {
+        Self::conflict_because(
+            &qualified(kind),
+            details(kind, name),
+            name,
+            &format!(
+                "Precondition failed: UID in precondition: {given}, UID in object meta: {there}"
+            ),
+        )
+    }
+
+    /// An update names a resource version that can be none.
+    pub(crate) fn bad_update_version(kind: &Kind, name: &str, given: &str) -> Self {
+        let error = FieldError {
+            reason: "FieldValueInvalid",
+            field: "metadata.resourceVersion".into(),
+            message: format!("Invalid value: {given:?}: must be specified as an unsigned integer"),
+        };
+        Self::invalid(kind, name, &[error])
+    }
+
+    /// A precondition of a deletion does not hold; here Kubernetes names the kind, not the resource.
+    pub(crate) fn precondition(kind: &Kind, name: &str, why: &str) -> Self {
+        let what = qualify(kind.kind, kind.group);
+        let mut named = details(kind, name);
+        named["kind"] = kind.kind.into();
+        Self::conflict_because(&what, named, name, why)
+    }
+
+    fn conflict_because(what: &str, details: Value, name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {what} {name:?}: {why}");
+        Self::new(StatusCode::CONFLICT, "Conflict", message).with_details(details)
+    }
+
+    /// Server-side apply met fields of other managers: (manager, field).
+    pub(crate) fn apply_conflict(message: String, causes: Vec<Value>) -> Self {
+        Self::new(StatusCode::CONFLICT, "Conflict", message)
+            .with_details(json!({ "causes": causes }))
+    }
+
+    pub(crate) fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
+        let message = format!("{} {name:?} is forbidden: {why}", qualified(kind));
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", message).with_details(details(kind, name))
+    }
+
+    /// Creation in a namespace that is going away.
+    pub(crate) fn terminating(kind: &Kind, name: &str, namespace: &str) -> Self {
+        let why = format!(
+            "unable to create new content in namespace {namespace} because it is being terminated"
+        );
+        let mut error = Self::forbidden(kind, name, &why);
+        if let Some(details) = &mut error.details {
+            details["causes"] = json!([{
+                "reason": "NamespaceTerminating",
+                "message": format!("namespace {namespace} is being terminated"),
+                "field": "metadata.namespace",
+            }]);
+        }
+        error
+    }
+
+    pub(crate) fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+        Self::invalid_object(kind.kind, kind.group, name, errors)
+    }
+
+    /// Of a scale that asks for what cannot be.
+    pub(crate) fn invalid_scale(name: &str, error: FieldError) -> Self {
+        Self::invalid_object("Scale", "autoscaling", name, &[error])
+    }
+
+    /// A subresource that does not fit the object as it is.
+    pub(crate) fn conflict_below(what: &str, name: &str, why: &str) -> Self {
+        Self::conflict_because(what, json!({ "name": name, "kind": what }), name, why)
+    }
+
+    /// Of the options in a query (`CreateOptions`, `PatchOptions`, …).
+    pub(crate) fn invalid_options(options: &str, error: FieldError) -> Self {
+        Self::invalid_object(options, "meta.k8s.io", "", &[error])
+    }
+
+    fn invalid_object(kind: &str, group: &str, name: &str, errors: &[FieldError]) -> Self {
+        let lines: Vec<_> =
+            errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+        let all = match lines.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let causes: Vec<_> = errors
+            .iter()
+            .map(|error| {
+                json!({ "reason": error.reason, "message": error.message, "field": error.field })
+            })
+            .collect();
+        let mut details = Map::new();
+        for (field, text) in [("group", group), ("kind", kind), ("name", name)] {
+            if !text.is_empty() {
+                details.insert(field.into(), text.into());
+            }
+        }
+        details.insert("causes".into(), causes.into());
+        let message = format!("{} {name:?} is invalid: {all}", qualify(kind, group));
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+            .with_details(Value::Object(details))
+    }
+
+    /// A patch that cannot be applied to the object as it is (a JSON patch's `test`, say).
+    pub(crate) fn patch_failed() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).with_details(json!({}))
+    }
+
+    /// The resource version asked for is older than the history.
+    pub(crate) fn expired(asked: u64, oldest: u64) -> Self {
+        let message = format!("too old resource version: {asked} ({oldest})");
+        Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// The continue token is of no use any more, or was never one.
+    pub(crate) fn bad_continue() -> Self {
+        Self::bad_request("continue key is not valid: cannot be decoded; start the list again")
+    }
+
+    /// The object that goes over the wire.
+    pub(crate) fn to_value(&self) -> Value {
+        let mut status = json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.message,
+            "code": self.code.as_u16(),
+        });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.into();
+        }
+        if let Some(details) = &self.details {
+            status["details"] = details.clone();
+        }
+        status
+    }
+
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let bytes = Bytes::from(self.to_value().to_string());
+        super::output::respond(self.code, "application/json", bytes)
+    }
+}
+
+/// The success that a deletion ends in.
+pub(crate) fn deleted(kind: &Kind, name: &str, uid: &str) -> Value {
+    let mut details = details(kind, name);
+    details["uid"] = uid.into();
+    json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": details,
+    })
+}
+
+/// `deployments.apps`, `pods`.
+fn qualified(kind: &Kind) -> String {
+    qualify(kind.plural, kind.group)
+}
+
+fn qualify(name: &str, group: &str) -> String {
+    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
+}
+
+fn details(kind: &Kind, name: &str) -> Value {
+    let mut details = Map::new();
+    for (field, text) in [("name", name), ("group", kind.group), ("kind", kind.plural)] {
+        if !text.is_empty() {
+            details.insert(field.into(), text.into());
+        }
+    }
+    Value::Object(details)
+}

@@ -1,0 +1,390 @@
+//! The one pipeline that all writes of objects go through: decode, default, prepare, validate,
+//! allocate, track, store.
+
+use super::{
+    Inner,
+    body::Body,
+    decode, metadata,
+    output::{self, now},
+    path::{FieldValidation, Query, Target},
+    read, services,
+    status::{ApiError, ApiResult},
+};
+use crate::{
+    kinds::{FieldError, Kind},
+    patch::{self, Operation},
+    store::{Key, Object, WriteError},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// What a client says about a write besides its body.
+pub(super) struct Options {
+    pub dry_run: bool,
+    pub validation: FieldValidation,
+    /// Who the fields will belong to.
+    pub manager: String,
+}
+
+impl Options {
+    /// `kind` names the options in refusals: `CreateOptions`, `PatchOptions`, …
+    pub(super) fn parse(kind: &str, query: &Query, headers: &HeaderMap) -> ApiResult<Self> {
+        let manager = query.get("fieldManager").map(str::to_owned).unwrap_or_else(|| {
+            let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+            let name = agent.unwrap_or_default().split('/').next().unwrap_or_default();
+            if name.is_empty() { "unknown".into() } else { name.to_owned() }
+        });
+        Ok(Self {
+            dry_run: query.dry_run(kind)?,
+            validation: query.field_validation(kind)?,
+            manager,
+        })
+    }
+}
+
+/// What a write came to.
+pub(super) struct Written {
+    pub code: StatusCode,
+    /// As the kind shows it.
+    pub object: Outcome,
+    pub warnings: Vec<String>,
+}
+
+/// A stored object, or what would have been stored (dry run), or what was there last (removal).
+pub(super) enum Outcome {
+    Stored(Arc<Object>),
+    Unstored(Value),
+}
+
+impl Outcome {
+    /// The object as it is stored.
+    pub(super) fn value(&self) -> &Value {
+        match self {
+            Self::Stored(object) => &object.value,
+            Self::Unstored(value) => value,
+        }
+    }
+}
+
+impl Written {
+    pub(super) fn respond(
+        self,
+        kind: &Kind,
+        query: &Query,
+        headers: &HeaderMap,
+    ) -> ApiResult<Response<Body>> {
+        let form = output::negotiate(headers, query.get("includeObject"))?;
+        let bytes = match &self.object {
+            Outcome::Stored(object) => output::object(kind, form, object),
+            Outcome::Unstored(value) => output::value(kind, form, &output::view(kind, value)),
+        };
+        let mut response = output::respond(self.code, "application/json", bytes);
+        for warning in &self.warnings {
+            if let Ok(value) = HeaderValue::from_str(&format!("299 - {warning:?}")) {
+                response.headers_mut().append(header::WARNING, value);
+            }
+        }
+        Ok(response)
+    }
+}
+
+/// `POST` to a collection.
+pub(super) fn create(
+    inner: &Inner,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> ApiResult<Written> {
+    let options = Options::parse("CreateOptions", query, headers)?;
+    let mut object = decode::object(target.kind, headers, body)?;
+    let warnings = decode::check_fields(target.kind, &mut object, options.validation, false)?;
+    create_object(inner, target, &options, object, warnings, true)
+}
+
+/// Stores an object that is not there yet. `track` is false where the object carries its managed
+/// fields already (server-side apply).
+pub(super) fn create_object(
+    inner: &Inner,
+    target: &Target,
+    options: &Options,
+    mut object: Value,
+    mut warnings: Vec<String>,
+    track: bool,
+) -> ApiResult<Written> {
+    let kind = target.kind;
+    metadata::adopt_namespace(target, &mut object)?;
+    if let Some(version) = object["metadata"]["resourceVersion"].as_str()
+        && !version.is_empty()
+    {
+        return Err(ApiError::internal(
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    metadata::begin(kind, &mut object);
+    (kind.defaults)(&mut object);
+    if track {
+        let (manager, at) = (&options.manager, Timestamp::now());
+        patch::track_update(kind, None, &mut object, manager, Operation::Update, "", at);
+    }
+    (kind.prepare_create)(&mut object);
+    namespace_takes_new(inner, target, &object)?;
+    let generated = metadata::generates_name(&object);
+    // A generated name may be taken; seven tries are what Kubernetes makes, too.
+    for last in [false, false, false, false, false, false, true] {
+        if let Some(base) = &generated {
+            object["metadata"]["name"] = metadata::generate_name(base).into();
+        }
+        match store_new(inner, target, options, &mut object) {
+            Err(error) if error.code() == StatusCode::CONFLICT && generated.is_some() && !last => {}
+            Err(error) => return Err(error),
+            Ok(outcome) => {
+                warnings.extend((kind.warnings)(&object));
+                return Ok(Written { code: StatusCode::CREATED, object: outcome, warnings });
+            }
+        }
+    }
+    Err(ApiError::internal("no free name was found"))
+}
+
+fn store_new(
+    inner: &Inner,
+    target: &Target,
+    options: &Options,
+    object: &mut Value,
+) -> ApiResult<Outcome> {
+    let kind = target.kind;
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let mut errors = (kind.validate)(object, None);
+    if name.is_empty() && !errors.iter().any(|error| error.field == "metadata.name") {
+        errors.insert(
+            0,
+            FieldError {
+                reason: "FieldValueRequired",
+                field: "metadata.name".into(),
+                message: "Required value: name or generateName is required".into(),
+            },
+        );
+    }
+    refuse_invalid(kind, &name, errors)?;
+    let key = Key { name: name.clone(), ..read::key(target) };
+    if inner.store.get(&key).is_some() {
+        return Err(ApiError::already_exists(kind, &name));
+    }
+    let _held = services::allocate(inner, kind, object, None)
+        .map_err(|errors| ApiError::invalid(kind, &name, &errors))?;
+    let mut stored = object.clone();
+    to_storage(kind, &mut stored);
+    if options.dry_run {
+        return Ok(Outcome::Unstored(stored));
+    }
+    let made = inner.store.create(key, |revision| with_revision(stored, revision));
+    made.map(Outcome::Stored).map_err(|_| ApiError::already_exists(kind, &name))
+}
+
+/// `PUT` of an object or of its status.
+pub(super) fn update(
+    inner: &Inner,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> ApiResult<Written> {
+    let options = Options::parse("UpdateOptions", query, headers)?;
+    let mut object = decode::object(target.kind, headers, body)?;
+    let warnings = decode::check_fields(target.kind, &mut object, options.validation, false)?;
+    metadata::adopt_namespace(target, &mut object)?;
+    if let Some(name) = object["metadata"]["name"].as_str()
+        && name != target.name
+        && !name.is_empty()
+    {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            target.name
+        )));
+    }
+    let mut written = change(inner, target, &options, true, |_| Ok(object.clone()))?;
+    written.warnings.splice(0..0, warnings);
+    Ok(written)
+}
+
+/// Replaces an object by what `make` makes of it, again when another writer comes between and the
+/// client did not say which version it meant.
+pub(super) fn change(
+    inner: &Inner,
+    target: &Target,
+    options: &Options,
+    track: bool,
+    mut make: impl FnMut(&Value) -> ApiResult<Value>,
+) -> ApiResult<Written> {
+    let (kind, name) = (target.kind, &target.name);
+    loop {
+        let stored = read::find(inner, target)?;
+        let viewed;
+        let old = if output::owns(kind) {
+            &stored.value
+        } else {
+            viewed = output::view(kind, &stored.value);
+            &viewed
+        };
+        let mut new = make(old)?;
+        decode::name_kind(kind, &mut new);
+        metadata::check_identity(kind, name, &new, old)?;
+        metadata::keep(&mut new, old);
+        match &*target.subresource {
+            "" => main_resource(kind, &mut new, old),
+            "status" => status_only(&mut new, old),
+            "finalize" => spec_finalizers_only(&mut new, old),
+            _ => {}
+        }
+        if track {
+            let at = Timestamp::now();
+            let (manager, below) = (&options.manager, &target.subresource);
+            patch::track_update(kind, Some(old), &mut new, manager, Operation::Update, below, at);
+        }
+        let mut warnings = Vec::new();
+        if target.subresource.is_empty() {
+            (kind.prepare_update)(&mut new, old);
+            refuse_invalid(kind, name, (kind.validate)(&new, Some(old)))?;
+            warnings = (kind.warnings)(&new);
+        }
+        metadata::count_generation(kind, &mut new, old);
+        let _held = services::allocate(inner, kind, &mut new, Some(old))
+            .map_err(|errors| ApiError::invalid(kind, name, &errors))?;
+        let ok = |object| Ok(Written { code: StatusCode::OK, object, warnings });
+        if metadata::same(&new, old) {
+            return ok(Outcome::Stored(stored));
+        }
+        to_storage(kind, &mut new);
+        if options.dry_run {
+            return ok(Outcome::Unstored(new));
+        }
+        let key = &stored.key;
+        let done = if metadata::is_finished(kind, &new) {
+            let last = new.clone();
+            let removed =
+                inner.store.remove(key, stored.revision, |revision| with_revision(new, revision));
+            removed.map(|_| Outcome::Unstored(last))
+        } else {
+            let replaced =
+                inner.store.replace(key, stored.revision, |revision| with_revision(new, revision));
+            replaced.map(Outcome::Stored)
+        };
+        match done {
+            Ok(outcome) => return ok(outcome),
+            Err(WriteError::Missing) => return Err(ApiError::not_found(kind, name)),
+            Err(_) => {}
+        }
+    }
+}
+
+/// The status is written below the object, if it is written there at all.
+fn main_resource(kind: &Kind, new: &mut Value, old: &Value) {
+    if kind.subresources.contains(&"status") {
+        take(new, old, "status");
+    }
+    (kind.defaults)(new);
+}
+
+/// Of a write of the status, only the status counts, and what controllers keep beside it in
+/// annotations and finalizers; labels and owners stay.
+fn status_only(new: &mut Value, old: &Value) {
+    let status = new.get("status").cloned();
+    let metadata = new["metadata"].take();
+    let mut kept = old.clone();
+    if let Some(fields) = kept.as_object_mut() {
+        match status {
+            Some(status) => fields.insert("status".into(), status),
+            None => fields.remove("status"),
+        };
+    }
+    for field in ["annotations", "finalizers", "managedFields"] {
+        take(&mut kept["metadata"], &metadata, field);
+    }
+    *new = kept;
+}
+
+fn spec_finalizers_only(new: &mut Value, old: &Value) {
+    let finalizers = new["spec"].get("finalizers").cloned();
+    let metadata = new["metadata"].take();
+    let mut kept = old.clone();
+    if let Some(spec) = kept["spec"].as_object_mut() {
+        match finalizers {
+            Some(finalizers) => spec.insert("finalizers".into(), finalizers),
+            None => spec.remove("finalizers"),
+        };
+    }
+    take(&mut kept["metadata"], &metadata, "managedFields");
+    *new = kept;
+}
+
+/// Makes a field of an object what it is in another.
+pub(super) fn take(into: &mut Value, from: &Value, field: &str) {
+    let Some(fields) = into.as_object_mut() else { return };
+    match from.get(field) {
+        Some(value) => {
+            fields.insert(field.into(), value.clone());
+        }
+        None => {
+            fields.remove(field);
+        }
+    }
+}
+
+fn refuse_invalid(kind: &Kind, name: &str, errors: Vec<FieldError>) -> ApiResult<()> {
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, name, &errors)) }
+}
+
+/// The namespace must be there, and not on its way out.
+fn namespace_takes_new(inner: &Inner, target: &Target, object: &Value) -> ApiResult<()> {
+    let Some(namespaces) = crate::kinds::find("", "v1", "namespaces") else { return Ok(()) };
+    if !target.kind.namespaced {
+        return Ok(());
+    }
+    let namespace = &target.namespace;
+    let key =
+        Key { resource: namespaces.storage, namespace: String::new(), name: namespace.clone() };
+    match inner.store.get(&key) {
+        None => Err(ApiError::not_found(namespaces, namespace)),
+        Some(found) if found.value["metadata"].get("deletionTimestamp").is_some() => {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            Err(ApiError::terminating(target.kind, name, namespace))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Into the form that the kind is stored in.
+fn to_storage(kind: &Kind, object: &mut Value) {
+    if !output::owns(kind) {
+        (kind.to_storage)(object);
+        let (group, plural) = kind.storage;
+        if let Some(owner) = crate::kinds::find(group, "v1", plural) {
+            decode::name_kind(owner, object);
+        }
+    }
+}
+
+/// The object as of a write.
+pub(super) fn with_revision(mut object: Value, revision: u64) -> Value {
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.insert("resourceVersion".into(), revision.to_string().into());
+    }
+    object
+}
+
+/// Marks an object as one that is being deleted.
+pub(super) fn mark_deleted(object: &mut Value, grace: i64) {
+    let at = Timestamp::now() + jiff::SignedDuration::from_secs(grace.clamp(0, 1 << 31));
+    object["metadata"]["deletionTimestamp"] = output::time(at).into();
+    object["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+}
+
+/// When a namespace goes, Kubernetes says since when, but no grace period.
+pub(super) fn mark_namespace_deleted(object: &mut Value) {
+    object["metadata"]["deletionTimestamp"] = now().into();
+    object["status"]["phase"] = "Terminating".into();
+}
