@@ -18,3 +18,4 @@ pub mod report;
 pub mod run;
 pub mod sample;
 pub mod statistics;
+pub mod traffic;

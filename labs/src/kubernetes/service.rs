@@ -192,6 +192,8 @@ impl Scope {
     }
 }
 
+/// Where a load balancer that may not bind a port says which it took instead, as `80=10080,443=10443`.
+const PUBLISHED_PORT: &str = "canary-labs.dev/published-port";
 /// Cloud load balancers need minutes for an address, but only seconds to follow their endpoints.
 const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_millis(20);
@@ -233,6 +235,13 @@ fn published(service: &Service, port: u16) -> Option<(String, u16)> {
     let balancer = service.status.as_ref()?.load_balancer.as_ref()?;
     let ingress = balancer.ingress.as_ref()?.first()?;
     let host = ingress.ip.clone().or_else(|| ingress.hostname.clone())?;
+    let annotations = service.metadata.annotations.as_ref();
+    let elsewhere = annotations.and_then(|all| all.get(PUBLISHED_PORT)).into_iter();
+    let mut pairs = elsewhere.flat_map(|text| text.split(',')).filter_map(|pair| {
+        let (of, at) = pair.split_once('=')?;
+        Some((of.trim().parse::<u16>().ok()?, at.trim().parse::<u16>().ok()?))
+    });
+    let port = pairs.find(|(of, _)| *of == port).map_or(port, |(_, at)| at);
     Some((host, port))
 }
 
@@ -311,8 +320,12 @@ mod tests {
             (json!({"loadBalancer": {"ingress": [{"ip": "127.1.1.1"}]}}), Some(("127.1.1.1", 80))),
             (json!({"loadBalancer": {"ingress": [{"hostname": "x.elb"}]}}), Some(("x.elb", 80))),
         ] {
-            let service = serde_json::from_value(json!({"status": status})).unwrap();
+            let mut service = serde_json::from_value(json!({"status": status})).unwrap();
             let expected = expected.map(|(host, port)| (host.to_owned(), port));
+            assert_eq!(published(&service, 80), expected, "{status}");
+            let detour = [(PUBLISHED_PORT.to_owned(), "443=10443,80=10080".to_owned())];
+            service.metadata.annotations = Some(detour.into());
+            let expected = expected.map(|(host, _)| (host, 10080));
             assert_eq!(published(&service, 80), expected, "{status}");
         }
     }

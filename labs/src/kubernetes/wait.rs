@@ -185,7 +185,7 @@ mod tests {
         let never = WaitError::Never { awaited: "rollout".into(), why: "no such image".into() };
         assert_eq!(never.to_string(), "no rollout: no such image");
         assert_eq!(evidence::<()>(Err(never)).unwrap(), Err("no rollout: no such image".into()));
-        let api = WaitError::Environment {
+        let broken = WaitError::Environment {
             awaited: "rollout".into(),
             source: anyhow::anyhow!("forbidden"),
         };

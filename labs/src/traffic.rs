@@ -1,0 +1,350 @@
+//! From a sample to a verdict and its one line of evidence. Pure, so that it can be tested with
+//! samples of any world, right or wrong.
+
+use crate::claim::Verdict;
+use crate::event::Band;
+use crate::sample::Sample;
+use crate::statistics::{Certainty, Plan, upper_bound_of_none};
+use anyhow::Context as _;
+use serde_json::json;
+use statrs::distribution::{ChiSquared, ContinuousCDF as _};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A split by replica counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Pods of the stable version.
+    pub stable: u32,
+    /// Pods of the canary.
+    pub canary: u32,
+}
+
+impl Split {
+    /// The share of requests that the canary gets.
+    pub fn share(self) -> f64 {
+        f64::from(self.canary) / f64::from(self.stable + self.canary)
+    }
+}
+
+impl std::fmt::Display for Split {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}:{}", self.stable, self.canary)
+    }
+}
+
+/// How the share of one version is judged.
+#[derive(Clone, Debug)]
+pub struct Share {
+    version: String,
+    wrong: Split,
+    /// Sample size and accepted band.
+    pub plan: Plan,
+}
+
+impl Share {
+    /// Plans the smallest sample that tells one split from another.
+    ///
+    /// # Errors
+    /// If the two are the same, or one of them is not a split.
+    pub fn new(version: &str, right: Split, wrong: Split) -> anyhow::Result<Self> {
+        let plan = Plan::new(right.share(), wrong.share(), Certainty::USUAL)
+            .with_context(|| format!("no sample can tell a split of {right} from {wrong}"))?;
+        Ok(Self { version: version.to_owned(), wrong, plan })
+    }
+
+    /// For the bar that is drawn while sampling.
+    pub fn band(&self) -> Band {
+        let Plan { share, low, high, .. } = self.plan;
+        Band { version: self.version.clone(), share, low, high }
+    }
+
+    /// Judges a sample of the planned size. A request without a good answer fails the claim too: what
+    /// it would have been cannot be known.
+    pub fn judge(&self, sample: &Sample) -> Verdict {
+        let Plan { share, n, low, high, certainty, .. } = self.plan;
+        let (hits, total) = (sample.hits(&self.version), sample.total());
+        let failures = failures(sample);
+        let holds = self.plan.accepts(hits) && failures.is_none() && total == n;
+        let mut evidence = format!(
+            "{} took {hits} of {total} = {}; {} accepts {low}..{high} of {n} (false alarm {:e}, a {} \
+             split is caught with {:.1}%)",
+            self.version,
+            percent(ratio(hits, total)),
+            percent_short(share),
+            certainty.false_alarm,
+            self.wrong,
+            100.0 * certainty.power,
+        );
+        if let Some(failures) = failures {
+            evidence = format!("{evidence}; {failures}");
+        }
+        Verdict::of(holds, evidence).with(json!({
+            "hits": hits, "total": total, "share": ratio(hits, total), "plan": self.plan,
+            "wrongSplit": self.wrong.to_string(), "counts": sample.by_version(),
+        }))
+    }
+}
+
+/// Every request got this version.
+pub fn all_are(sample: &Sample, version: &str) -> Verdict {
+    let (hits, total) = (sample.hits(version), sample.total());
+    let mut evidence = format!("{hits} of {total} got {version}");
+    if hits == total && total > 0 {
+        evidence = format!("{evidence}; {}", bound("anything else", total));
+    } else {
+        evidence = format!("{evidence}; {}", rest(sample, version));
+    }
+    let holds = hits == total && total > 0;
+    Verdict::of(holds, evidence).with(json!({
+        "total": total, "counts": sample.by_version(), "upperBound": upper_bound_of_none(total),
+    }))
+}
+
+/// No request failed.
+pub fn none_failed(sample: &Sample) -> Verdict {
+    let (total, failures) = (sample.total(), failures(sample));
+    let evidence = match &failures {
+        None => format!(
+            "0 of {total} requests failed in {:.1} s; {}",
+            sample.seconds,
+            bound("failing", total)
+        ),
+        Some(failures) => format!("of {total} requests in {:.1} s, {failures}", sample.seconds),
+    };
+    Verdict::of(failures.is_none() && total > 0, evidence).with(json!({
+        "total": total, "failures": sample.failures().count(), "counts": sample.by_version(),
+        "upperBound": upper_bound_of_none(total),
+    }))
+}
+
+/// No request was answered by one of these pods.
+pub fn none_from(sample: &Sample, pods: &BTreeSet<String>) -> Verdict {
+    let counts = sample.by_pod();
+    let hits: u64 = counts.iter().filter(|(pod, _)| pods.contains(*pod)).map(|(_, n)| n).sum();
+    let total = sample.total();
+    let mut evidence = format!("{hits} of {total} requests");
+    if hits == 0 {
+        evidence = format!("{evidence}; {}", bound("its share", total));
+    }
+    let failures = failures(sample);
+    if let Some(failures) = &failures {
+        evidence = format!("{evidence}; {failures}");
+    }
+    Verdict::of(hits == 0 && failures.is_none() && total > 0, evidence).with(json!({
+        "total": total, "hits": hits, "byPod": counts, "upperBound": upper_bound_of_none(total),
+    }))
+}
+
+/// Every one of these pods took its share: a chi-squared test of evenness.
+pub fn even(sample: &Sample, pods: &BTreeSet<String>) -> Verdict {
+    let counts = sample.by_pod();
+    let of = |pod: &String| counts.get(pod).copied().unwrap_or(0);
+    let per_pod: Vec<u64> = pods.iter().map(of).collect();
+    let strangers: u64 =
+        counts.iter().filter(|(pod, _)| !pods.contains(*pod)).map(|(_, n)| n).sum();
+    let p = evenness(&per_pod);
+    let listed: Vec<String> = pods.iter().map(|pod| format!("{pod} {}", of(pod))).collect();
+    let mut evidence = format!(
+        "{}; chi-squared p = {p:.3}, even unless p < {:e}",
+        listed.join(", "),
+        Certainty::USUAL.false_alarm
+    );
+    if strangers > 0 {
+        evidence = format!("{evidence}; {strangers} answers from other pods");
+    }
+    let used = !per_pod.is_empty() && per_pod.iter().all(|n| *n > 0);
+    let holds = used && strangers == 0 && p >= Certainty::USUAL.false_alarm;
+    Verdict::of(holds, evidence).with(json!({ "byPod": counts, "p": p }))
+}
+
+/// One client's answers in order: how often the version changed, and the longest time it did not.
+pub fn flips(sample: &Sample, versions: [&str; 2]) -> Verdict {
+    let answers: Vec<&str> = sample
+        .answers
+        .iter()
+        .filter_map(|answer| answer.result.as_ref().ok()?.version.as_deref())
+        .collect();
+    let (mut switches, mut run, mut longest) = (0_u64, 0_u64, 0_u64);
+    let mut before = None;
+    for version in &answers {
+        let same = before == Some(version);
+        switches += u64::from(before.is_some() && !same);
+        run = if same { run + 1 } else { 1 };
+        longest = longest.max(run);
+        before = Some(version);
+    }
+    let met = versions.iter().all(|version| answers.contains(version));
+    let counts: Vec<String> =
+        sample.by_version().iter().map(|(version, n)| format!("{version} {n} times")).collect();
+    let evidence = format!(
+        "one client, {} connections: {}; {switches} switches, longest run {longest}",
+        sample.total(),
+        counts.join(", "),
+    );
+    Verdict::of(met && switches > 0, evidence).with(json!({
+        "switches": switches, "longestRun": longest, "counts": sample.by_version(),
+    }))
+}
+
+/// The probability that pods which are chosen evenly show counts as uneven as these.
+fn evenness(counts: &[u64]) -> f64 {
+    let total: u64 = counts.iter().sum();
+    if total == 0 {
+        return 0.0;
+    }
+    let freedom = counts.len() as f64 - 1.0;
+    let Ok(distribution) = ChiSquared::new(freedom) else { return 1.0 };
+    let expected = total as f64 / counts.len() as f64;
+    let statistic: f64 = counts.iter().map(|n| (*n as f64 - expected).powi(2) / expected).sum();
+    distribution.sf(statistic)
+}
+
+/// `3 requests failed: connection refused (2), status 503 (1), the first after 0.12 s`.
+fn failures(sample: &Sample) -> Option<String> {
+    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
+    let mut first = None::<f64>;
+    for (at, failure) in sample.failures() {
+        *kinds.entry(failure.to_string()).or_default() += 1;
+        first = Some(first.map_or(at, |first| first.min(at)));
+    }
+    let total: u64 = kinds.values().sum();
+    let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{kind} ({n})")).collect();
+    first.map(|at| format!("{total} failed: {}, the first after {at:.2} s", kinds.join(", ")))
+}
+
+/// What the others got, of a sample that should be of one version.
+fn rest(sample: &Sample, version: &str) -> String {
+    let others = sample.by_version().into_iter().filter(|(other, _)| other != version);
+    let mut parts: Vec<String> = others.map(|(other, n)| format!("{n} got {other}")).collect();
+    parts.extend(failures(sample));
+    parts.join(", ")
+}
+
+fn bound(what: &str, n: u64) -> String {
+    format!("{what} below {} with 95% confidence", percent(upper_bound_of_none(n)))
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2}%", 100.0 * share)
+}
+
+/// `25%`, `12.5%`: as many places as a claim is made with.
+fn percent_short(share: f64) -> String {
+    let text = format!("{:.2}", 100.0 * share);
+    format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claim::Outcome;
+    use crate::sample::{Answer, Failure, Reply};
+
+    /// Answers as `version@pod`, or `!` for a failure, each so many times, in turn.
+    fn sample(answers: &[(&str, usize)]) -> Sample {
+        let one = |text: &str| match text.split_once('@') {
+            Some((version, pod)) => {
+                Ok(Reply { version: Some(version.into()), pod: Some(pod.into()) })
+            }
+            None => Err(Failure::Timeout),
+        };
+        let answers = answers.iter().flat_map(|(text, n)| vec![one(text); *n]);
+        let answers = answers.map(|result| Answer { at: 0.5, latency: 0.001, result });
+        Sample { answers: answers.collect(), seconds: 1.0 }
+    }
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| name.to_string()).collect()
+    }
+
+    #[test]
+    fn a_share_is_judged_by_its_band() {
+        let share =
+            Share::new("2.0", Split { stable: 3, canary: 1 }, Split { stable: 1, canary: 1 });
+        let share = share.unwrap();
+        assert_eq!(share.plan.n, 230);
+        for (stable, canary, failed, outcome) in [
+            (173, 57, 0, Outcome::Holds),
+            (115, 115, 0, Outcome::Fails),
+            (230, 0, 0, Outcome::Fails),
+            (172, 57, 1, Outcome::Fails),
+            (17, 6, 0, Outcome::Fails),
+        ] {
+            let sample = sample(&[("1.0@a", stable), ("2.0@b", canary), ("!", failed)]);
+            let verdict = share.judge(&sample);
+            assert_eq!(verdict.outcome, outcome, "{}", verdict.evidence);
+        }
+        let verdict = share.judge(&sample(&[("1.0@a", 173), ("2.0@b", 57)]));
+        let said = "2.0 took 57 of 230 = 24.78%; 25% accepts 28..91 of 230 (false alarm 1e-6, a 1:1 \
+                    split is caught with 99.9%)";
+        assert_eq!(verdict.evidence, said);
+    }
+
+    #[test]
+    fn always_and_never_come_with_a_bound() {
+        let verdict = all_are(&sample(&[("1.0@a", 300)]), "1.0");
+        assert_eq!(verdict.outcome, Outcome::Holds);
+        let said = "300 of 300 got 1.0; anything else below 0.99% with 95% confidence";
+        assert_eq!(verdict.evidence, said);
+        for (answers, said) in [
+            (&[("1.0@a", 9), ("2.0@b", 1)][..], "9 of 10 got 1.0; 1 got 2.0"),
+            (
+                &[("1.0@a", 9), ("!", 1)],
+                "9 of 10 got 1.0; 1 failed: no answer in time (1), the first after 0.50 s",
+            ),
+            (&[], "0 of 0 got 1.0; "),
+        ] {
+            let verdict = all_are(&sample(answers), "1.0");
+            assert_eq!((verdict.outcome, verdict.evidence.as_str()), (Outcome::Fails, said));
+        }
+        for (answers, outcome) in [
+            (&[("1.0@a", 300)][..], Outcome::Holds),
+            (&[("1.0@a", 300), ("1.0@b", 1)], Outcome::Fails),
+            (&[("1.0@a", 300), ("!", 1)], Outcome::Fails),
+            (&[], Outcome::Fails),
+        ] {
+            assert_eq!(none_from(&sample(answers), &set(&["b"])).outcome, outcome, "{answers:?}");
+        }
+        for (answers, outcome) in [
+            (&[("1.0@a", 300), ("2.0@b", 3)][..], Outcome::Holds),
+            (&[("1.0@a", 300), ("!", 1)], Outcome::Fails),
+            (&[], Outcome::Fails),
+        ] {
+            assert_eq!(none_failed(&sample(answers)).outcome, outcome, "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn evenness_needs_every_pod_and_no_other() {
+        let pods = set(&["a", "b", "c"]);
+        for (answers, outcome) in [
+            (&[("1.0@a", 330), ("1.0@b", 350), ("1.0@c", 320)][..], Outcome::Holds),
+            (&[("1.0@a", 500), ("1.0@b", 500)], Outcome::Fails),
+            (&[("1.0@a", 1000)], Outcome::Fails),
+            (&[("1.0@a", 500), ("1.0@b", 250), ("1.0@c", 250)], Outcome::Fails),
+            (&[("1.0@a", 330), ("1.0@b", 350), ("1.0@c", 319), ("1.0@d", 1)], Outcome::Fails),
+            (&[], Outcome::Fails),
+        ] {
+            let verdict = even(&sample(answers), &pods);
+            assert_eq!(verdict.outcome, outcome, "{}", verdict.evidence);
+        }
+        // From a table of the distribution: 2 degrees of freedom, 5% at 5.991.
+        let p = evenness(&[100 + 24, 100, 100 - 24]);
+        assert!((p - (-11.52_f64 / 2.0).exp()).abs() < 1e-9, "{p}");
+    }
+
+    #[test]
+    fn flips_are_counted_in_order() {
+        let verdict = flips(&sample(&[("1.0@a", 3), ("2.0@b", 1), ("1.0@a", 1)]), ["1.0", "2.0"]);
+        assert_eq!(verdict.outcome, Outcome::Holds);
+        let said = "one client, 5 connections: 1.0 4 times, 2.0 1 times; 2 switches, longest run 3";
+        assert_eq!(verdict.evidence, said);
+        for answers in [&[("1.0@a", 100)][..], &[("2.0@a", 100)], &[("!", 100)], &[]] {
+            assert_eq!(flips(&sample(answers), ["1.0", "2.0"]).outcome, Outcome::Fails);
+        }
+    }
+}
