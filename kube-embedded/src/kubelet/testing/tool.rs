@@ -1,0 +1,91 @@
+//! What the kubelet's tests run in containers: compiled by them into a static program of one file.
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    process::exit,
+    sync::atomic::{AtomicBool, Ordering},
+    thread::{park, sleep},
+    time::Duration,
+};
+
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" {
+    fn signal(number: i32, handler: usize) -> usize;
+}
+
+extern "C" fn on_term(_: i32) {
+    TERMINATED.store(true, Ordering::SeqCst);
+}
+
+fn main() {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["exit", code] => exit(code.parse().unwrap()),
+        ["print", ref lines @ ..] => lines.iter().for_each(|l| println!("{l}")),
+        ["env"] => env::vars().for_each(|(k, v)| println!("{k}={v}")),
+        ["cat", path] => print!("{}", fs::read_to_string(path).unwrap()),
+        ["write", path, text] => fs::write(path, text).unwrap(),
+        ["list", path] => {
+            let mut names: Vec<_> = fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            println!("{}", names.join(" "));
+        }
+        ["exists", path] => exit(i32::from(!fs::exists(path).unwrap())),
+        ["about"] => {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let uid = status.lines().find(|l| l.starts_with("Uid:")).unwrap();
+            println!("pid {} {} cwd {}", std::process::id(), uid.replace('\t', " "), env::current_dir().unwrap().display());
+        }
+        ["fetch", address] => {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            println!("{text}");
+        }
+        ["wait"] => loop {
+            park()
+        },
+        ["ignore-term"] => {
+            unsafe { signal(15, on_term as *const () as usize) };
+            println!("started");
+            loop {
+                sleep(Duration::from_secs(1));
+            }
+        }
+        ["on-term", text] => {
+            unsafe { signal(15, on_term as *const () as usize) };
+            println!("started");
+            while !TERMINATED.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(5));
+            }
+            println!("{text}");
+        }
+        ["serve", port] => {
+            let ip = env::var("POD_IP").unwrap_or("0.0.0.0".into());
+            let listener = TcpListener::bind(format!("{ip}:{port}")).unwrap();
+            println!("listening");
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut buffer = [0; 4096];
+                let n = stream.read(&mut buffer).unwrap_or(0);
+                let line = String::from_utf8_lossy(&buffer[..n]).lines().next().unwrap_or("").to_owned();
+                let path = line.split(' ').nth(1).unwrap_or("/").to_owned();
+                println!("{line}");
+                if path == "/crash" {
+                    exit(3);
+                }
+                let sick = fs::exists("/tmp-sick").unwrap_or(false) || path == "/sick";
+                let status = if sick { "500 Internal Server Error" } else { "200 OK" };
+                let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi");
+            }
+        }
+        _ => {
+            eprintln!("what? {args:?}");
+            exit(2);
+        }
+    }
+}
