@@ -1,12 +1,111 @@
 //! What turns desired state into observed state: controllers and the scheduler. Each one is a pure
 //! `plan` under a thin loop; they share one watch a kind and speak only the Kubernetes API.
 
+mod cache;
+mod deployment;
+mod endpoints;
 pub mod events;
+mod queue;
+mod replicaset;
+mod selection;
+mod write;
 
 use crate::network::Addresses;
-use kube::Client;
+use cache::Cache;
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client, Resource,
+    runtime::watcher::{self, watcher},
+};
+use serde::de::DeserializeOwned;
+use std::{fmt::Debug, sync::Arc};
+use tokio::task::JoinSet;
 
 /// Runs all controllers and the scheduler until it is dropped.
-pub async fn run(_client: Client, _addresses: Addresses) {
-    std::future::pending().await
+pub async fn run(client: Client, _addresses: Addresses) {
+    let world = Arc::new(World::new(client));
+    // Made before the first list, so that none misses a change.
+    let deployments = deployment::Controller::new(&world);
+    let replica_sets = replicaset::Controller::new(&world);
+    let endpoints = endpoints::Controller::new(&world);
+    // Dropped with this future, and all tasks with it.
+    let mut tasks = JoinSet::new();
+    world.follow(&mut tasks);
+    world.complete().await;
+    tasks.spawn(deployments.run());
+    tasks.spawn(replica_sets.run());
+    tasks.spawn(endpoints.run());
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Everything the controllers see, each kind watched once.
+///
+/// Listeners run under the lock of the cache that changed and may look into others: from pods into
+/// anything, from replica sets into deployments. Never the other way round, or two tasks could wait
+/// for each other.
+pub(crate) struct World {
+    pub(crate) client: Client,
+    pub(crate) deployments: Cache<Deployment>,
+    pub(crate) replica_sets: Cache<ReplicaSet>,
+    pub(crate) pods: Cache<Pod>,
+    pub(crate) services: Cache<Service>,
+    pub(crate) slices: Cache<EndpointSlice>,
+    pub(crate) endpoints: Cache<Endpoints>,
+    pub(crate) namespaces: Cache<Namespace>,
+    pub(crate) service_accounts: Cache<ServiceAccount>,
+    pub(crate) nodes: Cache<Node>,
+}
+
+impl World {
+    fn new(client: Client) -> Self {
+        Self {
+            client,
+            deployments: Cache::default(),
+            replica_sets: Cache::default(),
+            pods: Cache::default(),
+            services: Cache::default(),
+            slices: Cache::default(),
+            endpoints: Cache::default(),
+            namespaces: Cache::default(),
+            service_accounts: Cache::default(),
+            nodes: Cache::default(),
+        }
+    }
+
+    fn follow(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
+        self.follow_one(tasks, |world| &world.namespaces);
+        self.follow_one(tasks, |world| &world.service_accounts);
+        self.follow_one(tasks, |world| &world.nodes);
+        self.follow_one(tasks, |world| &world.deployments);
+        self.follow_one(tasks, |world| &world.replica_sets);
+        self.follow_one(tasks, |world| &world.pods);
+        self.follow_one(tasks, |world| &world.services);
+        self.follow_one(tasks, |world| &world.slices);
+        self.follow_one(tasks, |world| &world.endpoints);
+    }
+
+    fn follow_one<K>(self: &Arc<Self>, tasks: &mut JoinSet<()>, cache: fn(&Self) -> &Cache<K>)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let world = self.clone();
+        let events = watcher(Api::all(world.client.clone()), watcher::Config::default());
+        tasks.spawn(async move { cache(&world).follow(events).await });
+    }
+
+    /// Plans made on half a list would create what exists.
+    async fn complete(&self) {
+        tokio::join!(
+            self.deployments.complete(),
+            self.replica_sets.complete(),
+            self.pods.complete(),
+            self.services.complete(),
+            self.slices.complete(),
+            self.endpoints.complete(),
+        );
+    }
 }
