@@ -1,12 +1,17 @@
 //! Building: quiet when there is nothing to do, cargo's own progress when there is.
 
-use crate::project::Project;
-use anyhow::{Context, Result, bail};
+use crate::{
+    docker,
+    images::{self, Image},
+    project::Project,
+};
+use anyhow::{Context, Result, anyhow, bail};
 use std::{
-    env,
+    env, fs,
     io::{self, IsTerminal, Read, Write},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
 /// Whether a build may show itself: of two at a time, one.
@@ -14,6 +19,43 @@ use std::{
 pub(crate) enum Progress {
     Shown,
     Hidden,
+}
+
+/// Builds all that a lab needs: its binaries and the images, at the same time, as neither fills two
+/// cores to its end. Answers the images.
+pub(crate) fn everything(project: &Project) -> Result<Vec<Image>> {
+    thread::scope(|scope| {
+        let images = scope.spawn(|| images::build(project, Progress::Hidden));
+        let binaries = binaries(project);
+        let images = images.join().map_err(|_| anyhow!("building the images panicked"))?;
+        binaries.and(images)
+    })
+}
+
+/// Builds `labs` and `kube-embedded` in one go, and so with one set of features.
+pub(crate) fn binaries(project: &Project) -> Result<()> {
+    if prebuilt() {
+        return Ok(());
+    }
+    let mut command = command(project);
+    command.args(["build", "--package", "labs", "--package", "kube-embedded"]);
+    command.args(features(project));
+    run(command, Progress::Shown, "the workspace")
+}
+
+/// Whether binaries and images are to be taken as they are, `CANARY_PREBUILT=1`: where this program
+/// was copied to a machine without a compiler, or stands among stand-ins in a test.
+pub(crate) fn prebuilt() -> bool {
+    env::var_os("CANARY_PREBUILT").is_some()
+}
+
+/// Features of the labs that pay only where their other half is there.
+pub(crate) fn features(project: &Project) -> &'static [&'static str] {
+    let manifest = fs::read_to_string(project.root.join("labs/Cargo.toml")).unwrap_or_default();
+    match manifest.contains("\ndocker = [") && docker::answers() {
+        true => &["--features", "labs/docker"],
+        false => &[],
+    }
 }
 
 /// Cargo, as it was called for us, in the repository.

@@ -1,0 +1,37 @@
+//! `cargo xtask ci`: everything that must be green before a change is merged. `.ci/run` and the
+//! GitHub workflow run this, so that nothing can be green there and red here.
+
+use crate::{cargo, flags, lab, project::Project};
+use anyhow::{Context, Result};
+use std::time::Instant;
+use xshell::{Shell, cmd};
+
+pub(crate) fn run() -> Result<()> {
+    let project = Project::find()?;
+    let shell = Shell::new()?;
+    shell.change_dir(&project.root);
+    // The features of the labs, or the tests would compile everything a second time.
+    let features = cargo::features(&project);
+    let began = Instant::now();
+    step("formatting", || Ok(cmd!(shell, "cargo fmt --all --check").run()?))?;
+    step("lints", || {
+        let clippy = cmd!(shell, "cargo clippy --workspace --all-targets {features...}");
+        Ok(clippy.args(["--", "--deny", "warnings"]).run()?)
+    })?;
+    step("tests", || Ok(cmd!(shell, "cargo test --workspace {features...}").run()?))?;
+    step("all labs on the embedded cluster", || lab::run(&all()))?;
+    eprintln!("all green in {:.0} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn step(name: &'static str, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    let began = Instant::now();
+    eprintln!("==> {name}");
+    run().context(name)?;
+    eprintln!("==> {name}: {:.0} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn all() -> flags::Lab {
+    flags::Lab { phase: vec!["all".into()], on: None, sandbox: None, keep: false, json: false }
+}

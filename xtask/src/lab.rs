@@ -1,0 +1,148 @@
+//! `cargo xtask lab`: a cluster, the images, and the labs on them; afterwards nothing is left.
+//!
+//! Whatever ends the run (the labs, Ctrl-C, a cluster that dies), the labs go first, as they clean
+//! up on the cluster, and the cluster goes last.
+
+use crate::{
+    cargo,
+    cluster::{self, Cluster, Request, embedded},
+    docker,
+    failure::Failure,
+    flags, images, labs,
+    lock::Lock,
+    process::{Place, Signals, Wake, signal, supervise},
+    project::Project,
+    running::Running,
+    scratch::Scratch,
+    up,
+};
+use anyhow::{Context, Result, bail};
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+/// For the labs to clean up after being told to stop.
+const CLEAN_UP: Duration = Duration::from_secs(30);
+
+pub(crate) fn run(flags: &flags::Lab) -> Result<()> {
+    let (provider, start) = cluster::provider(flags.on.as_deref())?;
+    up::check_sandbox(flags.sandbox.as_deref())?;
+    let project = Project::find()?;
+    let images = cargo::everything(&project)?;
+    labs::check(&project, &flags.phase)?;
+    let home = project.home()?;
+    let failures = project.failures()?;
+
+    let signals = Signals::block()?;
+    let scratch = Scratch::new(&home)?;
+    if flags.keep && provider == embedded::NAME {
+        up::start(&project, &home, flags.sandbox.as_deref(), &images, &signals)?;
+    }
+    let borrowed = borrow(flags, &project, &home, &images)?;
+    let sandbox = flags.sandbox.as_deref();
+    let request = Request { project: &project, signals: &signals, folder: scratch.path(), sandbox };
+    let (mut cluster, in_use) = match borrowed {
+        Some((cluster, in_use)) => (cluster, Some(in_use)),
+        None => (start(&request)?, None),
+    };
+
+    let environment = cluster.environment(&project, &images, docker::answers());
+    let file = scratch.path().join("environment.json");
+    fs::write(&file, serde_json::to_vec_pretty(&environment)?)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    let mut command = Command::new(project.binaries.join("labs"));
+    command.arg("run").args(&flags.phase).arg("--environment").arg(&file);
+    command.arg("--failures").arg(failures);
+    command.args(flags.json.then_some("--json")).args(flags.keep.then_some("--keep"));
+    // On a cluster that stays, labs that lose us clean up; with a cluster that goes there is
+    // nothing to clean, and they go at once.
+    if in_use.is_some() {
+        command.arg("--exit-with-stdin").stdin(Stdio::piped());
+        supervise(&mut command, Place::Group, None);
+    } else {
+        command.stdin(Stdio::null());
+        supervise(&mut command, Place::Group, Some(libc::SIGKILL));
+    }
+    let mut child = command.spawn().context("cannot run labs")?;
+    let status = attend(&mut child, &mut cluster, &signals);
+    if let Some(process) = &mut cluster.process {
+        process.stop(&signals);
+    }
+    let code = exit_code(status?)?;
+    if flags.keep {
+        eprintln!("kept: {}", up::how_to_use(&cluster.kubeconfig));
+    }
+    match code {
+        0 => Ok(()),
+        code => bail!(Failure::Child(code)),
+    }
+}
+
+/// The cluster of `up`, if it runs, is what was asked for, and no other run is using it.
+fn borrow(
+    flags: &flags::Lab,
+    project: &Project,
+    home: &Path,
+    images: &[images::Image],
+) -> Result<Option<(Cluster, Lock)>> {
+    let Some(running) = Running::find(home)? else { return Ok(None) };
+    let wanted = flags.sandbox.as_deref().filter(|wanted| *wanted != "auto");
+    let because = if wanted.is_some_and(|wanted| wanted != running.about.sandbox) {
+        "has another sandbox"
+    } else if !running.about.is_current(project, images) {
+        "has older images or is an older build (`cargo xtask down` ends it)"
+    } else if let Some(lock) = Lock::attempt(&home.join("in-use"))? {
+        return Ok(Some((embedded::cluster(running.about.kubeconfig, None, None), lock)));
+    } else {
+        "is in use by another run"
+    };
+    eprintln!("the running cluster {because}: this run brings up its own");
+    Ok(None)
+}
+
+/// Waits for the labs, passing signals on. A cluster that ends under them ends them.
+fn attend(labs: &mut Child, cluster: &mut Cluster, signals: &Signals) -> Result<ExitStatus> {
+    let far = Duration::from_secs(600);
+    let (mut until, mut told, mut lost) = (Instant::now() + far, false, false);
+    loop {
+        if let Some(status) = labs.try_wait().context("cannot wait for labs")? {
+            if lost {
+                let words = cluster.process.as_ref().map(embedded::Process::last_words);
+                bail!("the cluster ended under the labs{}", words.unwrap_or_default());
+            }
+            return Ok(status);
+        }
+        match signals.wait(None, until)? {
+            Wake::Late if told => {
+                eprintln!("the labs do not end within {CLEAN_UP:?}: killing them");
+                let _ = labs.kill();
+                until = Instant::now() + far;
+            }
+            Wake::Late => until = Instant::now() + far,
+            Wake::Readable => {}
+            Wake::Signal(libc::SIGCHLD) => {
+                if !lost && cluster.process.as_mut().is_some_and(embedded::Process::ended) {
+                    (lost, told, until) = (true, true, Instant::now() + CLEAN_UP);
+                    signal(labs, libc::SIGTERM);
+                }
+            }
+            Wake::Signal(number) => {
+                (told, until) = (true, Instant::now() + CLEAN_UP);
+                signal(labs, number);
+            }
+        }
+    }
+}
+
+/// The labs' own code. Killed by a signal they could not say anything.
+fn exit_code(status: ExitStatus) -> Result<u8> {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Ok(u8::try_from(code).unwrap_or(3)),
+        (None, Some(libc::SIGINT | libc::SIGTERM | libc::SIGHUP)) => bail!(Failure::Interrupted),
+        (None, signal) => bail!("the labs were killed by signal {}", signal.unwrap_or_default()),
+    }
+}

@@ -1,0 +1,236 @@
+//! `xtask` as a process among stand-ins for the cluster and the labs: what it starts, passes on and
+//! leaves behind, however a run ends. With the real ones, `cargo xtask lab all` is the test.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long anything may take before it counts as never.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A target folder of its own with `xtask`, the stand-ins and two images in it.
+struct World {
+    folder: PathBuf,
+}
+
+impl World {
+    fn new(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("xtask-{name}"));
+        let _ = fs::remove_dir_all(&folder);
+        let binaries = folder.join("debug");
+        fs::create_dir_all(&binaries).unwrap();
+        fs::hard_link(env!("CARGO_BIN_EXE_xtask"), binaries.join("xtask")).unwrap();
+        let stand_ins = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand-ins");
+        for program in ["kube-embedded", "labs"] {
+            symlink(stand_ins.join(program), binaries.join(program)).unwrap();
+        }
+        fs::create_dir_all(folder.join("images")).unwrap();
+        let file = folder.join("images/image");
+        fs::write(&file, "").unwrap();
+        let image = format!(
+            r#"{{"version":"1.0","name":"kubeapp:1.0","digest":"sha256:0","archive":{file:?},
+                "size":0,"rebuilt":{file:?},"binary":{file:?},"build_input":"KUBEAPP_VERSION=1.0"}}"#
+        );
+        let stamp = format!(r#"{{"inputs":"","images":[{image}]}}"#);
+        fs::write(folder.join("images/stamp.json"), stamp).unwrap();
+        Self { folder }
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(self.folder.join("debug/xtask"));
+        command.args(line.split_whitespace()).env("CANARY_PREBUILT", "1");
+        command.env("CANARY_HOME", self.folder.join("home")).env_remove("KUBECONFIG");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, line: &str) -> (i32, String) {
+        ended(self.command(line).output().unwrap())
+    }
+
+    /// Starts a lab that runs until it is told to stop; answers when it runs.
+    fn started(&self) -> Child {
+        let before = self.pids("labs").len();
+        let child = self.command("lab phase4").env("STAND_IN_LABS", "wait").spawn().unwrap();
+        eventually("the lab runs", || self.pids("labs").len() > before);
+        child
+    }
+
+    /// Who wrote to that file: `clusters`, `labs` or `cleaned`.
+    fn pids(&self, file: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.folder.join(file)).unwrap_or_default();
+        text.lines().map(Into::into).collect()
+    }
+
+    fn alive(&self, file: &str) -> usize {
+        let alive = |pid: &&String| {
+            fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+        };
+        self.pids(file).iter().filter(alive).count()
+    }
+
+    fn left(&self) -> usize {
+        let folders = fs::read_dir(self.folder.join("home/runs")).unwrap();
+        folders.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for pid in ["clusters", "labs"].iter().flat_map(|file| self.pids(file)) {
+            let stat = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if stat.contains(&*self.folder.to_string_lossy()) {
+                let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            }
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn ended(output: Output) -> (i32, String) {
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap_or(-1), String::from_utf8(text).unwrap())
+}
+
+fn eventually(what: &str, check: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !check() {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn kill(signal: &str, child: &Child) {
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_what_to_type() {
+    let world = World::new("usage");
+    for (line, part) in [
+        ("lab pase4", "did you mean `phase4`?"),
+        ("lab", "which phase? There are phase0, phase4, all"),
+        ("lab all --on kint", "no cluster provider `kint`"),
+        ("lab all --sandbox none", "there is no sandbox `none`"),
+        ("lab all --verbose", "unexpected flag: `--verbose`"),
+        ("lap phase4", "lap"),
+    ] {
+        let (code, text) = world.run(line);
+        assert_eq!(code, 2, "{line}: {text}");
+        assert!(text.contains(part), "{line}: {text}");
+    }
+    assert_eq!(world.pids("clusters").len(), 0, "no cluster is needed to say so");
+}
+
+#[test]
+fn a_lab_passes_its_exit_code_through_and_leaves_nothing() {
+    let world = World::new("codes");
+    for code in [0, 1, 3] {
+        let lab =
+            world.command("lab phase4 --json").env("STAND_IN_LABS", code.to_string()).output();
+        let (ended, text) = ended(lab.unwrap());
+        assert_eq!(ended, code, "{text}");
+        assert!(text.starts_with("run phase4 --environment "), "{text}");
+        assert!(text.contains(" --json"), "{text}");
+    }
+    assert_eq!((world.pids("clusters").len(), world.alive("clusters"), world.left()), (3, 0, 0));
+}
+
+#[test]
+fn a_signal_lets_the_labs_clean_up_and_ends_the_cluster() {
+    let world = World::new("signal");
+    for signal in ["-INT", "-TERM"] {
+        let child = world.started();
+        kill(signal, &child);
+        let (code, text) = ended(child.wait_with_output().unwrap());
+        assert_eq!(code, 130, "{text}");
+    }
+    assert_eq!((world.pids("cleaned").len(), world.alive("clusters"), world.left()), (2, 0, 0));
+}
+
+#[test]
+fn a_killed_run_leaves_no_process_and_the_next_one_its_folder() {
+    let world = World::new("kill");
+    let mut child = world.started();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually("labs and cluster end", || world.alive("labs") + world.alive("clusters") == 0);
+    assert_eq!((world.run("lab phase0").0, world.left()), (0, 0));
+}
+
+#[test]
+fn a_cluster_that_fails_is_the_environments_fault() {
+    let world = World::new("cluster");
+    for (what, part) in [
+        ("refuse", "the cluster did not start, and said:\nport 6443 is in use"),
+        ("crash", "the cluster ended under the labs, and said:\nout of memory"),
+    ] {
+        let mut command = world.command("lab phase4");
+        command.env("STAND_IN_CLUSTER", what).env("STAND_IN_LABS", "wait");
+        let (code, text) = ended(command.output().unwrap());
+        assert_eq!(code, 3, "{text}");
+        assert!(text.contains(part), "{text}");
+    }
+    assert_eq!((world.alive("labs"), world.left()), (0, 0));
+}
+
+#[test]
+fn runs_at_the_same_time_have_clusters_of_their_own() {
+    let world = World::new("two");
+    let (one, two) = (world.started(), world.started());
+    assert_eq!((world.alive("clusters"), world.left()), (2, 2));
+    kill("-INT", &one);
+    assert_eq!(one.wait_with_output().unwrap().status.code(), Some(130));
+    assert_eq!((world.alive("clusters"), world.alive("labs"), world.left()), (1, 1, 1));
+    kill("-INT", &two);
+    assert_eq!(two.wait_with_output().unwrap().status.code(), Some(130));
+    assert_eq!((world.alive("clusters"), world.left()), (0, 0));
+}
+
+#[test]
+fn up_stays_until_down_and_one_lab_at_a_time_uses_it() {
+    let world = World::new("up");
+    for line in ["kubectl get pods", "status"] {
+        let (code, text) = world.run(line);
+        assert_eq!((code, text.contains("`cargo xtask up` starts one")), (3, true), "{text}");
+    }
+    assert_eq!(world.run("down"), (0, "no cluster is running\n".into()));
+
+    let (code, text) = world.run("up");
+    assert_eq!((code, text.contains("export KUBECONFIG=")), (0, true), "{text}");
+    let (code, text) = world.run("up");
+    assert_eq!((code, text.contains("already running")), (0, true), "{text}");
+    assert_eq!(world.alive("clusters"), 1);
+    let (code, text) = world.run("up --sandbox namespaced");
+    assert_eq!((code, text.contains("with sandbox plain, not namespaced")), (3, true), "{text}");
+
+    let mut first = world.started();
+    assert_eq!(world.pids("clusters").len(), 1, "the lab uses the cluster that runs");
+    let (code, text) = world.run("lab phase0");
+    assert_eq!((code, text.contains("is in use by another run")), (0, true), "{text}");
+    assert_eq!((world.pids("clusters").len(), world.alive("clusters")), (2, 1));
+    first.kill().unwrap();
+    first.wait().unwrap();
+
+    assert_eq!(world.run("down"), (0, "down\n".into()));
+    assert_eq!(world.alive("clusters"), 0);
+    assert_eq!(world.run("down"), (0, "no cluster is running\n".into()));
+}
+
+#[test]
+fn kept_clusters_are_the_ones_of_up() {
+    let world = World::new("keep");
+    let (code, text) = world.run("lab phase4 --keep");
+    assert_eq!((code, text.contains("kept: export KUBECONFIG=")), (0, true), "{text}");
+    assert!(text.contains(" --keep"), "the labs keep what they made, too: {text}");
+    assert_eq!((world.alive("clusters"), world.left()), (1, 0));
+    assert_eq!(world.run("down").0, 0);
+    assert_eq!(world.alive("clusters"), 0);
+}
