@@ -211,6 +211,10 @@ fn up_stays_until_down_and_one_lab_at_a_time_uses_it() {
     let (code, text) = world.run("up --sandbox namespaced");
     assert_eq!((code, text.contains("with sandbox plain, not namespaced")), (3, true), "{text}");
 
+    let mut command = world.command("kubectl get pods");
+    let (code, text) = ended(command.env("PATH", "/nonexistent").output().unwrap());
+    assert_eq!((code, text.contains("kubectl is not installed: see ")), (3, true), "{text}");
+
     let mut first = world.started();
     assert_eq!(world.pids("clusters").len(), 1, "the lab uses the cluster that runs");
     let (code, text) = world.run("lab phase0");
