@@ -87,6 +87,26 @@ impl Api {
         self.inner.stopping.send_replace(true);
     }
 
+    /// Stores an object as it is, defaults filled in: how a cluster gets what is there from the
+    /// start. Nothing is validated or allocated.
+    pub(crate) fn seed(&self, mut object: serde_json::Value) -> Result<(), String> {
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let version = text(&object["apiVersion"]);
+        let (group, version) = version.rsplit_once('/').unwrap_or(("", &version));
+        let kind = crate::kinds::find_kind(group, version, object["kind"].as_str().unwrap_or(""))
+            .ok_or_else(|| format!("there is no kind {}", object["kind"]))?;
+        metadata::begin(kind, &mut object);
+        (kind.defaults)(&mut object);
+        let key = crate::store::Key {
+            resource: kind.storage,
+            namespace: text(&object["metadata"]["namespace"]),
+            name: text(&object["metadata"]["name"]),
+        };
+        let stored =
+            self.inner.store.create(key, |revision| write::with_revision(object, revision));
+        stored.map(|_| ()).map_err(|error| error.to_string())
+    }
+
     /// Answers one request. There is no error: refusals are answers.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
     where

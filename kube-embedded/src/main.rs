@@ -1,2 +1,244 @@
-//! x
-fn main() {}
+//! `kube-embedded`: a cluster for as long as the process lives.
+
+use kube_embedded::{Cluster, Config, network::Sandbox, server::credentials::write_private};
+use serde_json::json;
+use std::{ffi::OsString, fs, io::Write, path::PathBuf, process::ExitCode, time::Instant};
+use tokio::{
+    io::AsyncReadExt,
+    signal::unix::{SignalKind, signal},
+};
+
+const HELP: &str = "\
+A Kubernetes in one process, for tests and labs. Loopback only.
+
+usage: kube-embedded serve [--kubeconfig PATH] [--images PATH]... [--state DIR]
+                           [--sandbox auto|namespaced|plain] [--nodes N] [--exit-with-stdin]
+       kube-embedded explain-limits
+       kube-embedded --version | --help
+
+serve prints one line of JSON when the API answers, and serves until SIGTERM or SIGINT.
+  --kubeconfig PATH   where the kubeconfig is written (mode 0600, removed at the end);
+                      without it, into the cluster's private folder
+  --images PATH       an image archive (OCI layout or docker-archive, .tar) or a folder of them
+  --state DIR         the folder for the cluster's private one; default $XDG_RUNTIME_DIR or /tmp
+  --data DIR          where objects outlive the process (not supported yet)
+  --sandbox KIND      how pods are kept apart; auto takes the best that works here
+  --nodes N           how many nodes run pods; default 3
+  --exit-with-stdin   ends when stdin does: when the parent is gone, however it went
+";
+
+const LIMITS: &str = "\
+What this cluster does not do:
+  - Requests in protobuf (`kubectl create deployment|configmap|…` without -f) are answered 415;
+    `kubectl apply`, `create -f`, `run`, `expose` and `edit` send JSON and work.
+  - Kinds that are not listed below are 404, as on a server without them. There are no custom
+    resources, no admission webhooks, no RBAC: who has the kubeconfig can do everything.
+  - exec, attach, cp and port-forward; resource limits, quotas, priorities and preemption; persistent
+    volumes; network policies; pod affinity and topology beyond an even spread.
+  - Objects live in memory: they are gone when the process is.
+  - A list in pages is not a snapshot: pages after the first show the objects as they are by then,
+    with the resource version of the first.
+  - A continue token or a watch from a resource version that the history no longer holds (2048
+    events a resource) is answered 410, as in Kubernetes.
+
+Kinds that are served:
+";
+
+fn main() -> ExitCode {
+    match parse(std::env::args_os().skip(1).collect()) {
+        Ok(Command::Help) => print(HELP),
+        Ok(Command::Version) => print(&format!(
+            "kube-embedded {} (follows Kubernetes v1.36)\n",
+            env!("CARGO_PKG_VERSION")
+        )),
+        Ok(Command::Limits) => {
+            let kinds = kube_embedded::kinds::all();
+            let kinds: String = kinds
+                .iter()
+                .map(|kind| format!("  - {} {}\n", kind.api_version(), kind.kind))
+                .collect();
+            print(&format!("{LIMITS}{kinds}"));
+        }
+        Ok(Command::Serve(serve)) => return run(*serve),
+        Err(message) => {
+            eprintln!("kube-embedded: {message}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// A reader that went away is no reason to panic.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[derive(Debug)]
+enum Command {
+    Help,
+    Version,
+    Limits,
+    Serve(Box<Serve>),
+}
+
+#[derive(Debug, Default)]
+struct Serve {
+    config: Config,
+    kubeconfig: Option<PathBuf>,
+    exit_with_stdin: bool,
+}
+
+fn parse(arguments: Vec<OsString>) -> Result<Command, String> {
+    let mut arguments = arguments.into_iter();
+    let first = arguments.next().ok_or("what shall I do?")?;
+    match first.to_str() {
+        Some("--help" | "-h" | "help") => return Ok(Command::Help),
+        Some("--version" | "-V") => return Ok(Command::Version),
+        Some("explain-limits") => return Ok(Command::Limits),
+        Some("serve") => {}
+        _ => return Err(format!("unknown command {first:?}")),
+    }
+    let mut serve = Serve::default();
+    while let Some(argument) = arguments.next() {
+        let flag = argument.to_str().unwrap_or_default().to_owned();
+        let mut value = || arguments.next().ok_or_else(|| format!("{flag} needs a value after it"));
+        match &*flag {
+            "--kubeconfig" => serve.kubeconfig = Some(value()?.into()),
+            "--images" => serve.config.images.push(value()?.into()),
+            "--state" => serve.config.state = Some(value()?.into()),
+            "--data" => serve.config.data = Some(value()?.into()),
+            "--exit-with-stdin" => serve.exit_with_stdin = true,
+            "--nodes" => {
+                let text = value()?;
+                let nodes = text.to_str().and_then(|text| text.parse().ok());
+                let nodes = nodes.filter(|nodes| (1..=100).contains(nodes));
+                serve.config.nodes = nodes
+                    .ok_or_else(|| format!("--nodes {text:?}: give a number from 1 to 100"))?;
+            }
+            "--sandbox" => {
+                let text = value()?;
+                serve.config.sandbox = match text.to_str() {
+                    Some("auto") => None,
+                    Some("namespaced") => Some(Sandbox::Namespaced),
+                    Some("plain") => Some(Sandbox::Plain),
+                    _ => {
+                        return Err(format!("--sandbox {text:?}: give auto, namespaced or plain"));
+                    }
+                };
+            }
+            "--help" | "-h" => return Ok(Command::Help),
+            _ => return Err(format!("unknown argument {argument:?}")),
+        }
+    }
+    Ok(Command::Serve(Box::new(serve)))
+}
+
+fn run(serve: Serve) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("kube-embedded: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match runtime.block_on(serve_until_told(serve)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("kube-embedded: {message}");
+            ExitCode::FAILURE
+        }
+    };
+    // A thread that waits for stdin would keep the runtime alive.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve_until_told(serve: Serve) -> Result<(), String> {
+    let begun = Instant::now();
+    // Before anything is started, so that no signal ends the process without cleaning up.
+    let listen = |kind| signal(kind).map_err(|error| format!("cannot listen to signals: {error}"));
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut told = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let started = tokio::select! {
+        started = Cluster::start(serve.config) => started,
+        () = told() => return Ok(()),
+    };
+    let cluster = started.map_err(|error| error.to_string())?;
+    let path = serve.kubeconfig.unwrap_or_else(|| cluster.state().join("kubeconfig"));
+    let text = cluster.kubeconfig();
+    write_private(&path, &text)
+        .map_err(|error| format!("cannot write the kubeconfig {}: {error}", path.display()))?;
+    let sandbox = match cluster.addresses().sandbox {
+        Sandbox::Namespaced => "namespaced",
+        Sandbox::Plain => "plain",
+    };
+    let ready = json!({
+        "ready": true,
+        "server": cluster.url(),
+        "kubeconfig": std::path::absolute(&path).unwrap_or_else(|_| path.clone()),
+        "sandbox": sandbox,
+        "sandboxReason": cluster.sandbox_reason(),
+        "pid": std::process::id(),
+        "startedIn": begun.elapsed().as_secs_f64(),
+    });
+    print(&format!("{ready}\n"));
+    tokio::select! {
+        () = told() => {}
+        () = end_of_stdin(), if serve.exit_with_stdin => {}
+    }
+    // Whoever tells a second time wants it at once: dropping the cluster ends everything.
+    tokio::select! {
+        () = cluster.stop() => {}
+        () = told() => {}
+    }
+    // Another cluster may have written its own there meanwhile.
+    if fs::read_to_string(&path).is_ok_and(|there| there == text) {
+        let _ = fs::remove_file(&path);
+    }
+    Ok(())
+}
+
+async fn end_of_stdin() {
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = [0; 256];
+    while matches!(stdin.read(&mut buffer).await, Ok(read) if read > 0) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(OsString::from).collect())
+    }
+
+    #[test]
+    fn arguments_are_understood() {
+        let line = "serve --images a --images b --nodes 2 --sandbox plain --exit-with-stdin";
+        let Ok(Command::Serve(serve)) = parsed(line) else { panic!("{line}") };
+        assert_eq!(serve.config.images, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert_eq!((serve.config.nodes, serve.config.sandbox), (2, Some(Sandbox::Plain)));
+        assert!(serve.exit_with_stdin && serve.kubeconfig.is_none());
+    }
+
+    #[test]
+    fn wrong_arguments_are_named() {
+        for (line, expected) in [
+            ("", "what shall I do?"),
+            ("run", "unknown command \"run\""),
+            ("serve --nodes", "--nodes needs a value after it"),
+            ("serve --nodes 0", "--nodes \"0\": give a number from 1 to 100"),
+            ("serve --sandbox x", "--sandbox \"x\": give auto, namespaced or plain"),
+            ("serve --imagse x", "unknown argument \"--imagse\""),
+        ] {
+            assert_eq!(parsed(line).unwrap_err(), expected, "{line}");
+        }
+    }
+}
