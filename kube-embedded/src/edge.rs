@@ -100,7 +100,7 @@ pub async fn run(client: Client, config: Config) {
             }
         }
         if objects.complete() {
-            keeper.keep(&mut objects, &writes).await;
+            keeper.keep(&mut objects, &mut writes).await;
         }
     }
 }

@@ -88,7 +88,7 @@ impl Keeper {
     pub(super) async fn keep(
         &mut self,
         objects: &mut Objects,
-        writes: &FuturesUnordered<BoxFuture<'static, Written>>,
+        writes: &mut FuturesUnordered<BoxFuture<'static, Written>>,
     ) {
         let dirty = objects.take_dirty();
         let pods_changed = objects.take_pods_changed();
@@ -245,7 +245,7 @@ impl Keeper {
         key: &Key,
         service: &Service,
         plan: Wanted,
-        writes: &FuturesUnordered<BoxFuture<'static, Written>>,
+        writes: &mut FuturesUnordered<BoxFuture<'static, Written>>,
     ) {
         let Some(held) = self.held.get_mut(key) else { return };
         held.lead(&plan);
@@ -272,7 +272,7 @@ impl Keeper {
         key: &Key,
         service: &Service,
         plan: &Wanted,
-        writes: &FuturesUnordered<BoxFuture<'static, Written>>,
+        writes: &mut FuturesUnordered<BoxFuture<'static, Written>>,
     ) {
         let Some(held) = self.held.get_mut(key) else { return };
         let observed = Status::of(service);
