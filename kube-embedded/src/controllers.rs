@@ -7,6 +7,7 @@ mod endpoints;
 pub mod events;
 mod queue;
 mod replicaset;
+mod scheduler;
 mod selection;
 mod write;
 
@@ -32,6 +33,7 @@ pub async fn run(client: Client, _addresses: Addresses) {
     let deployments = deployment::Controller::new(&world);
     let replica_sets = replicaset::Controller::new(&world);
     let endpoints = endpoints::Controller::new(&world);
+    let scheduler = scheduler::Scheduler::new(&world);
     // Dropped with this future, and all tasks with it.
     let mut tasks = JoinSet::new();
     world.follow(&mut tasks);
@@ -39,6 +41,7 @@ pub async fn run(client: Client, _addresses: Addresses) {
     tasks.spawn(deployments.run());
     tasks.spawn(replica_sets.run());
     tasks.spawn(endpoints.run());
+    tasks.spawn(scheduler.run());
     while tasks.join_next().await.is_some() {}
 }
 
@@ -106,6 +109,7 @@ impl World {
             self.services.complete(),
             self.slices.complete(),
             self.endpoints.complete(),
+            self.nodes.complete(),
         );
     }
 }
