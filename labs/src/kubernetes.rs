@@ -7,6 +7,7 @@ pub mod manifest;
 pub mod pods;
 pub mod rollout;
 pub mod service;
+pub mod variant;
 pub mod wait;
 
 use crate::context::Context;

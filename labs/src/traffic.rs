@@ -1,87 +1,23 @@
 //! From a sample to a verdict and its one line of evidence. Pure, so that it can be tested with
 //! samples of any world, right or wrong.
 
-use crate::claim::Verdict;
-use crate::event::Band;
+use crate::claim::{Outcome, Verdict};
 use crate::sample::Sample;
-use crate::statistics::{Certainty, Plan, upper_bound_of_none};
-use anyhow::Context as _;
+use crate::statistics::{Certainty, Runs, Split, evenness, upper_bound_of_none};
 use serde_json::json;
-use statrs::distribution::{ChiSquared, ContinuousCDF as _};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A split by replica counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Split {
-    /// Pods of the stable version.
-    pub stable: u32,
-    /// Pods of the canary.
-    pub canary: u32,
-}
-
-impl Split {
-    /// The share of requests that the canary gets.
-    pub fn share(self) -> f64 {
-        f64::from(self.canary) / f64::from(self.stable + self.canary)
-    }
-}
-
-impl std::fmt::Display for Split {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{}:{}", self.stable, self.canary)
-    }
-}
-
-/// How the share of one version is judged.
-#[derive(Clone, Debug)]
-pub struct Share {
-    version: String,
-    wrong: Split,
-    /// Sample size and accepted band.
-    pub plan: Plan,
-}
-
-impl Share {
-    /// Plans the smallest sample that tells one split from another.
-    ///
-    /// # Errors
-    /// If the two are the same, or one of them is not a split.
-    pub fn new(version: &str, right: Split, wrong: Split) -> anyhow::Result<Self> {
-        let plan = Plan::new(right.share(), wrong.share(), Certainty::USUAL)
-            .with_context(|| format!("no sample can tell a split of {right} from {wrong}"))?;
-        Ok(Self { version: version.to_owned(), wrong, plan })
-    }
-
-    /// For the bar that is drawn while sampling.
-    pub fn band(&self) -> Band {
-        let Plan { share, low, high, .. } = self.plan;
-        Band { version: self.version.clone(), share, low, high }
-    }
-
-    /// Judges a sample of the planned size. A request without a good answer fails the claim too: what
-    /// it would have been cannot be known.
-    pub fn judge(&self, sample: &Sample) -> Verdict {
-        let Plan { share, n, low, high, certainty, .. } = self.plan;
-        let (hits, total) = (sample.hits(&self.version), sample.total());
-        let failures = failures(sample);
-        let holds = self.plan.accepts(hits) && failures.is_none() && total == n;
-        let mut evidence = format!(
-            "{} took {hits} of {total} = {}; {} accepts {low}..{high} of {n} (false alarm {:e}, a {} \
-             split is caught with {:.1}%)",
-            self.version,
-            percent(ratio(hits, total)),
-            percent_short(share),
-            certainty.false_alarm,
-            self.wrong,
-            100.0 * certainty.power,
-        );
-        if let Some(failures) = failures {
-            evidence = format!("{evidence}; {failures}");
-        }
-        Verdict::of(holds, evidence).with(json!({
-            "hits": hits, "total": total, "share": ratio(hits, total), "plan": self.plan,
-            "wrongSplit": self.wrong.to_string(), "counts": sample.by_version(),
-        }))
+/// The canary took its share. A request without a good answer fails the claim too: what it would have
+/// been cannot be known.
+pub fn share(sample: &Sample, split: &Split, version: &str) -> Verdict {
+    let verdict = split.judge(version, sample.hits(version), sample.total());
+    match failures(sample) {
+        None => verdict,
+        Some(failures) => Verdict {
+            outcome: Outcome::Fails,
+            evidence: format!("{}; {failures}", verdict.evidence),
+            ..verdict
+        },
     }
 }
 
@@ -142,7 +78,7 @@ pub fn even(sample: &Sample, pods: &BTreeSet<String>) -> Verdict {
     let per_pod: Vec<u64> = pods.iter().map(of).collect();
     let strangers: u64 =
         counts.iter().filter(|(pod, _)| !pods.contains(*pod)).map(|(_, n)| n).sum();
-    let p = evenness(&per_pod);
+    let p = evenness(&per_pod).unwrap_or(0.0);
     let listed: Vec<String> = pods.iter().map(|pod| format!("{pod} {}", of(pod))).collect();
     let mut evidence = format!(
         "{}; chi-squared p = {p:.3}, even unless p < {:e}",
@@ -164,15 +100,7 @@ pub fn flips(sample: &Sample, versions: [&str; 2]) -> Verdict {
         .iter()
         .filter_map(|answer| answer.result.as_ref().ok()?.version.as_deref())
         .collect();
-    let (mut switches, mut run, mut longest) = (0_u64, 0_u64, 0_u64);
-    let mut before = None;
-    for version in &answers {
-        let same = before == Some(version);
-        switches += u64::from(before.is_some() && !same);
-        run = if same { run + 1 } else { 1 };
-        longest = longest.max(run);
-        before = Some(version);
-    }
+    let Runs { switches, longest, .. } = Runs::of(&answers);
     let met = versions.iter().all(|version| answers.contains(version));
     let counts: Vec<String> =
         sample.by_version().iter().map(|(version, n)| format!("{version} {n} times")).collect();
@@ -184,19 +112,6 @@ pub fn flips(sample: &Sample, versions: [&str; 2]) -> Verdict {
     Verdict::of(met && switches > 0, evidence).with(json!({
         "switches": switches, "longestRun": longest, "counts": sample.by_version(),
     }))
-}
-
-/// The probability that pods which are chosen evenly show counts as uneven as these.
-fn evenness(counts: &[u64]) -> f64 {
-    let total: u64 = counts.iter().sum();
-    if total == 0 {
-        return 0.0;
-    }
-    let freedom = counts.len() as f64 - 1.0;
-    let Ok(distribution) = ChiSquared::new(freedom) else { return 1.0 };
-    let expected = total as f64 / counts.len() as f64;
-    let statistic: f64 = counts.iter().map(|n| (*n as f64 - expected).powi(2) / expected).sum();
-    distribution.sf(statistic)
 }
 
 /// `3 requests failed: connection refused (2), status 503 (1), the first after 0.12 s`.
@@ -224,18 +139,8 @@ fn bound(what: &str, n: u64) -> String {
     format!("{what} below {} with 95% confidence", percent(upper_bound_of_none(n)))
 }
 
-fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
-}
-
 fn percent(share: f64) -> String {
     format!("{:.2}%", 100.0 * share)
-}
-
-/// `25%`, `12.5%`: as many places as a claim is made with.
-fn percent_short(share: f64) -> String {
-    let text = format!("{:.2}", 100.0 * share);
-    format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 #[cfg(test)]
@@ -243,6 +148,7 @@ mod tests {
     use super::*;
     use crate::claim::Outcome;
     use crate::sample::{Answer, Failure, Reply};
+    use crate::statistics::Ratio;
 
     /// Answers as `version@pod`, or `!` for a failure, each so many times, in turn.
     fn sample(answers: &[(&str, usize)]) -> Sample {
@@ -263,10 +169,8 @@ mod tests {
 
     #[test]
     fn a_share_is_judged_by_its_band() {
-        let share =
-            Share::new("2.0", Split { stable: 3, canary: 1 }, Split { stable: 1, canary: 1 });
-        let share = share.unwrap();
-        assert_eq!(share.plan.n, 230);
+        let split = Split::against(Ratio::new(3, 1), Ratio::new(1, 1)).unwrap();
+        assert_eq!(split.plan.n, 230);
         for (stable, canary, failed, outcome) in [
             (173, 57, 0, Outcome::Holds),
             (115, 115, 0, Outcome::Fails),
@@ -275,13 +179,9 @@ mod tests {
             (17, 6, 0, Outcome::Fails),
         ] {
             let sample = sample(&[("1.0@a", stable), ("2.0@b", canary), ("!", failed)]);
-            let verdict = share.judge(&sample);
+            let verdict = share(&sample, &split, "2.0");
             assert_eq!(verdict.outcome, outcome, "{}", verdict.evidence);
         }
-        let verdict = share.judge(&sample(&[("1.0@a", 173), ("2.0@b", 57)]));
-        let said = "2.0 took 57 of 230 = 24.78%; 25% accepts 28..91 of 230 (false alarm 1e-6, a 1:1 \
-                    split is caught with 99.9%)";
-        assert_eq!(verdict.evidence, said);
     }
 
     #[test]
@@ -332,9 +232,6 @@ mod tests {
             let verdict = even(&sample(answers), &pods);
             assert_eq!(verdict.outcome, outcome, "{}", verdict.evidence);
         }
-        // From a table of the distribution: 2 degrees of freedom, 5% at 5.991.
-        let p = evenness(&[100 + 24, 100, 100 - 24]);
-        assert!((p - (-11.52_f64 / 2.0).exp()).abs() < 1e-9, "{p}");
     }
 
     #[test]

@@ -1,15 +1,21 @@
 //! Pods, who owns them, what ails them, and the events that tell of them.
 
-use super::Scope;
+use super::{
+    Scope,
+    wait::{self, Seen, WaitError, until},
+};
 use anyhow::Context as _;
 use k8s_openapi::{
     api::{
-        apps::v1::ReplicaSet,
-        core::v1::{Event, Pod},
+        apps::v1::{Deployment, ReplicaSet},
+        core::v1::{Event, Node, NodeCondition, Pod, Service},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use kube::{ResourceExt, api::ListParams};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -107,15 +113,136 @@ impl Scope {
         Ok(sets)
     }
 
-    /// The reasons of all events so far, by the kind of the object they tell of.
-    pub async fn event_reasons(&self) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
-        let events = self.api::<Event>().list(&ListParams::default()).await;
-        let mut reasons: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for event in events.context("failed to list events")? {
-            let kind = event.involved_object.kind.unwrap_or_default();
-            reasons.entry(kind).or_default().extend(event.reason);
-        }
-        Ok(reasons)
+    /// Waits until exactly so many pods with these labels are wanted, all of them ready and none of
+    /// `without` among them; hands over their names.
+    ///
+    /// # Errors
+    /// See [`WaitError`].
+    pub async fn ready_pods(
+        &self,
+        labels: &str,
+        count: usize,
+        without: &BTreeSet<String>,
+    ) -> Result<BTreeSet<String>, WaitError> {
+        until(
+            self.api(),
+            wait::Config::default().labels(labels),
+            &format!("{count} ready pods with {labels}"),
+            self.rollout,
+            |pods: &BTreeMap<String, Pod>| {
+                let wanted: Vec<&Pod> = pods.values().filter(|pod| is_wanted(pod)).collect();
+                let ready: BTreeSet<String> = names(wanted.iter().copied().filter(|p| is_ready(p)));
+                let done = wanted.len() == count && ready.len() == count;
+                if done && ready.is_disjoint(without) {
+                    return Seen::Done(ready);
+                }
+                Seen::Waiting(format!("{} pods, {} ready", wanted.len(), ready.len()))
+            },
+        )
+        .await
+    }
+
+    /// Waits until a pod with these labels runs, ready or not, and hands over its name.
+    ///
+    /// # Errors
+    /// See [`WaitError`].
+    pub async fn running_pod(&self, labels: &str) -> Result<String, WaitError> {
+        let running = |pod: &Pod| {
+            let status = pod.status.as_ref();
+            let statuses = status.and_then(|status| status.container_statuses.as_ref());
+            statuses.is_some_and(|all| {
+                all.iter().all(|c| c.state.as_ref().is_some_and(|state| state.running.is_some()))
+            })
+        };
+        until(
+            self.api(),
+            wait::Config::default().labels(labels),
+            &format!("running pod with {labels}"),
+            self.rollout,
+            |pods: &BTreeMap<String, Pod>| {
+                let mut wanted = pods.values().filter(|pod| is_wanted(pod));
+                match wanted.find(|pod| running(pod)) {
+                    Some(pod) => Seen::Done(pod.name_any()),
+                    None => {
+                        let troubles = pods.values().filter_map(trouble).map(|t| t.to_string());
+                        let troubles: Vec<String> = troubles.collect();
+                        Seen::Waiting(format!("{} pods; {}", pods.len(), troubles.join("; ")))
+                    }
+                }
+            },
+        )
+        .await
+    }
+
+    /// Deletes a pod; what happens next is up to its owner.
+    pub async fn delete_pod(&self, name: &str) -> anyhow::Result<()> {
+        let deleted = self.api::<Pod>().delete(name, &DeleteParams::default()).await;
+        deleted.with_context(|| format!("failed to delete the pod {name}"))?;
+        Ok(())
+    }
+
+    /// Names of the nodes that take pods: ready, not cordoned and without a taint that keeps them off.
+    pub async fn nodes_for_pods(&self) -> anyhow::Result<Vec<String>> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let nodes = nodes.list(&ListParams::default()).await.context("failed to list nodes")?;
+        let takes_pods = |node: &Node| {
+            let spec = node.spec.clone().unwrap_or_default();
+            let status = node.status.clone().unwrap_or_default();
+            let ready = |c: &NodeCondition| c.type_ == "Ready" && c.status == "True";
+            let taints = spec.taints.unwrap_or_default();
+            status.conditions.unwrap_or_default().iter().any(ready)
+                && spec.unschedulable != Some(true)
+                && !taints.iter().any(|taint| taint.effect != "PreferNoSchedule")
+        };
+        Ok(nodes.items.iter().filter(|n| takes_pods(n)).map(ResourceExt::name_any).collect())
+    }
+
+    /// Deployments, pods and Services as `kind/name`.
+    pub async fn object_names(&self) -> anyhow::Result<BTreeSet<String>> {
+        let all = ListParams::default();
+        let context = || format!("failed to list what is in {}", self.namespace);
+        let deployments = self.api::<Deployment>().list(&all).await.with_context(context)?;
+        let pods = self.api::<Pod>().list(&all).await.with_context(context)?;
+        let services = self.api::<Service>().list(&all).await.with_context(context)?;
+        let deployments = deployments.iter().map(|d| format!("deployment/{}", d.name_any()));
+        let pods = pods.iter().map(|pod| format!("pod/{}", pod.name_any()));
+        let services = services.iter().map(|service| format!("service/{}", service.name_any()));
+        Ok(deployments.chain(pods).chain(services).collect())
+    }
+
+    /// Waits until events with all these reasons tell of objects of these kinds, and hands over every
+    /// reason there is.
+    ///
+    /// # Errors
+    /// See [`WaitError`].
+    pub async fn events_tell(
+        &self,
+        story: &[(&str, &[&str])],
+    ) -> Result<BTreeMap<String, BTreeSet<String>>, WaitError> {
+        until(
+            self.api(),
+            wait::Config::default(),
+            "events that tell the whole story",
+            self.rollout,
+            |events: &BTreeMap<String, Event>| {
+                let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+                for event in events.values() {
+                    let kind = event.involved_object.kind.clone().unwrap_or_default();
+                    told.entry(kind).or_default().extend(event.reason.clone());
+                }
+                let missing: Vec<String> = story
+                    .iter()
+                    .flat_map(|(kind, reasons)| reasons.iter().map(move |reason| (*kind, *reason)))
+                    .filter(|(kind, reason)| !told.get(*kind).is_some_and(|t| t.contains(*reason)))
+                    .map(|(kind, reason)| format!("{kind} {reason}"))
+                    .collect();
+                if missing.is_empty() {
+                    return Seen::Done(told);
+                }
+                Seen::Waiting(format!("{} events, none of {}", events.len(), missing.join(", ")))
+            },
+        )
+        .await
     }
 }
 

@@ -19,7 +19,7 @@ pub fn status(deployment: &Deployment) -> Seen<()> {
     let spec = deployment.spec.as_ref();
     let status = deployment.status.clone().unwrap_or_default();
     if deployment.metadata.generation.unwrap_or(0) > status.observed_generation.unwrap_or(0) {
-        return Seen::Waiting("the change has not been observed yet".into());
+        return Seen::Waiting(UNOBSERVED.into());
     }
     let conditions = status.conditions.unwrap_or_default();
     if let Some(progressing) = conditions.iter().find(|c| c.type_ == "Progressing")
@@ -42,6 +42,8 @@ pub fn status(deployment: &Deployment) -> Seen<()> {
         Seen::Done(())
     }
 }
+
+const UNOBSERVED: &str = "the change has not been observed yet";
 
 impl Scope {
     /// Waits until a Deployment has rolled out, and hands it over.
@@ -176,6 +178,35 @@ impl Scope {
             },
         )
         .await)
+    }
+
+    /// `kubectl rollout pause` or `resume`.
+    pub async fn pause(&self, name: &str, paused: bool) -> anyhow::Result<()> {
+        let patch = Patch::Merge(json!({"spec": {"paused": paused}}));
+        self.api::<Deployment>()
+            .patch(name, &self.patching(), &patch)
+            .await
+            .with_context(|| format!("failed to pause or resume {name}"))?;
+        Ok(())
+    }
+
+    /// Waits until the controller has seen the newest change of a Deployment.
+    ///
+    /// # Errors
+    /// See [`WaitError`].
+    pub async fn observed(&self, name: &str) -> Result<(), WaitError> {
+        until(
+            self.api(),
+            wait::named(name),
+            &format!("notice of the change of {name}"),
+            self.rollout,
+            |found: &BTreeMap<String, Deployment>| match found.get(name).map(status) {
+                None => Seen::Waiting("no such Deployment".into()),
+                Some(Seen::Waiting(why)) if why == UNOBSERVED => Seen::Waiting(why),
+                Some(_) => Seen::Done(()),
+            },
+        )
+        .await
     }
 
     fn patching(&self) -> PatchParams {

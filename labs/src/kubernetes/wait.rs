@@ -1,6 +1,7 @@
 //! Waiting is a predicate over what the API shows, with a deadline: a watch feeds it, nothing sleeps.
 //! An error says what was awaited and what was last seen.
 
+use crate::claim::Verdict;
 use anyhow::Context as _;
 use futures::{StreamExt as _, pin_mut};
 pub use kube::runtime::watcher::Config;
@@ -91,6 +92,14 @@ pub fn evidence<T>(result: Result<T, WaitError>) -> anyhow::Result<Result<T, Str
             Err(source).with_context(|| format!("failed to wait for {awaited}"))
         }
         Err(other) => Ok(Err(other.to_string())),
+    }
+}
+
+/// Adds to a verdict what could not be awaited before it was measured; the outcome stays.
+pub fn noting(verdict: Verdict, awaited: Result<(), String>) -> Verdict {
+    match awaited {
+        Ok(()) => verdict,
+        Err(why) => Verdict { evidence: format!("{}; before: {why}", verdict.evidence), ..verdict },
     }
 }
 

@@ -1,8 +1,24 @@
 //! Phase 3: stable behind a load balancer.
 
-use crate::claim::Claim;
+use crate::claim::{Claim, Outcome, Verdict};
 use crate::context::Context;
+use crate::kubernetes::{
+    Scope, pods,
+    service::External,
+    variant,
+    wait::{evidence, noting},
+};
 use crate::lab::Lab;
+use crate::sample::Sampler;
+use crate::traffic;
+use anyhow::Context as _;
+use k8s_openapi::api::{
+    apps::v1::ReplicaSet,
+    core::v1::{Pod, Service},
+};
+use kube::ResourceExt;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// This phase, as the list of labs shows it.
 pub const LAB: Lab = Lab {
@@ -59,6 +75,407 @@ pub const LAB: Lab = Lab {
     run: |context| Box::pin(run(context)),
 };
 
-async fn run(_context: &Context) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+/// Objects and numbers of the article.
+const PRODUCTION: &str = "kubeapp-production";
+const BALANCER: &str = "app-lb";
+const PORT: u16 = 80;
+const REPLICAS: usize = 3;
+/// Labels of the pods of the stable Deployment, and of all pods of the app.
+const STABLE: &str = "app=kubeapp,env=production";
+const APP: &str = "app=kubeapp";
+/// So many requests bound what was missed to 0.3%, and show a pod that is used half as much.
+const REQUESTS: u64 = 1000;
+/// Enough that a pod which takes its share of four would be seen for certain.
+const FEW_REQUESTS: u64 = 300;
+
+async fn run(context: &Context) -> anyhow::Result<()> {
+    context.own_namespace().await?;
+    let scope = Scope::new(context);
+    let version = context.stable()?.version.clone();
+    deploy(context, &scope).await?;
+    let external = publish(context, &scope).await?;
+    let sampler = balance(context, &scope, external.as_ref(), &version).await?;
+    readiness(context, &scope, sampler.as_ref()).await?;
+    heal_and_scale(context, &scope).await?;
+    replace(context, &scope, external.as_ref(), sampler.as_ref()).await?;
+    let _step = context.step("list what is in `production` and in `default`");
+    context.judge("namespace-holds", namespace_holds(&scope).await?)?;
+    Ok(())
+}
+
+/// Applies the Deployment and looks at what became of it.
+async fn deploy(context: &Context, scope: &Scope) -> anyhow::Result<()> {
+    let step = context.step("apply app-production.yml");
+    scope.apply_file(context.environment(), "lb/app-production.yml").await?;
+    let rolled = evidence(scope.rolled_out(PRODUCTION).await)?;
+    let verdict = match &rolled {
+        Ok(deployment) => {
+            let status = deployment.status.clone().unwrap_or_default();
+            let conditions = status.conditions.unwrap_or_default();
+            let conditions: Vec<String> = conditions
+                .iter()
+                .map(|c| {
+                    format!("{}={} ({})", c.type_, c.status, c.reason.as_deref().unwrap_or("-"))
+                })
+                .collect();
+            let (updated, available) = (status.updated_replicas, status.available_replicas);
+            let all = [updated, available].map(|n| n.unwrap_or(0));
+            Verdict::of(
+                all == [REPLICAS as i32; 2],
+                format!(
+                    "{} of {REPLICAS} updated, {} available after {:.2} s; {}",
+                    all[0],
+                    all[1],
+                    step.seconds(),
+                    conditions.join(", ")
+                ),
+            )
+        }
+        Err(why) => Verdict::fails(why.clone()),
+    };
+    context.judge("rollout-completes", verdict)?;
+    let (sets, pods) = (scope.replica_sets(PRODUCTION).await?, scope.pods(STABLE).await?);
+    context.judge("deployment-owns-replicaset", ownership(&sets, &pods))?;
+    context.judge("pods-spread", spread(&pods, &scope.nodes_for_pods().await?))?;
+    context.judge("events-tell", events_tell(scope).await?)?;
+    Ok(())
+}
+
+/// Applies the Service and waits for its address. `None` if it gets none or nothing answers there.
+async fn publish(context: &Context, scope: &Scope) -> anyhow::Result<Option<External>> {
+    let step = context.step("apply app-lb.yml and wait for its address");
+    let mut at_once = false;
+    for manifest in Scope::manifests(context.environment(), "lb/app-lb.yml")? {
+        let applied = scope.apply(&manifest).await?;
+        at_once |= applied.data.pointer("/status/loadBalancer/ingress").is_some();
+    }
+    let external = evidence(scope.external(BALANCER, PORT).await)?;
+    let had_address = step.seconds();
+    let (verdict, external) = match external {
+        Err(why) => (Verdict::fails(why), None),
+        Ok(external) => match evidence(scope.answering(&external).await)? {
+            Err(why) => (Verdict::fails(why), Some(external)),
+            Ok(_) => {
+                let when = if at_once {
+                    "in the answer to apply".into()
+                } else {
+                    format!("{had_address:.2} s after apply")
+                };
+                let mut said = format!(
+                    "{} {when}, answers after {:.2} s; port {PORT} leads to 8080 of the pods",
+                    external.host,
+                    step.seconds()
+                );
+                if external.port != PORT {
+                    said = format!(
+                        "{said} (published as {}: the cluster may not bind {PORT})",
+                        external.port
+                    );
+                }
+                (Verdict::holds(said), Some(external))
+            }
+        },
+    };
+    context.judge("lb-gets-address", verdict)?;
+    let pods = pods::names(&scope.pods(APP).await?);
+    let found = evidence(scope.endpoints_are(BALANCER, &pods).await)?;
+    let selector =
+        scope.api::<Service>().get(BALANCER).await.context("failed to get the Service")?;
+    let selector = selector.spec.and_then(|spec| spec.selector).unwrap_or_default();
+    let selector: Vec<String> =
+        selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let selector = selector.join(",");
+    context.judge(
+        "lb-finds-pods",
+        match found {
+            Ok(()) => Verdict::of(
+                selector == APP,
+                format!("selector {selector} finds {} endpoints: {}", pods.len(), list(&pods)),
+            ),
+            Err(why) => Verdict::fails(format!("selector {selector}: {why}")),
+        },
+    )?;
+    Ok(external)
+}
+
+/// Samples the load balancer. Hands over the sampler if anything answers.
+async fn balance(
+    context: &Context,
+    scope: &Scope,
+    external: Option<&External>,
+    version: &str,
+) -> anyhow::Result<Option<Sampler>> {
+    let _step = context.step(format!("send {REQUESTS} requests to the load balancer"));
+    let pods = pods::names(&scope.pods(STABLE).await?);
+    let sampler = match external {
+        Some(external) => evidence(scope.answering(external).await)?,
+        None => Err("there is no address to send requests to".to_owned()),
+    };
+    let sampler = match sampler {
+        Ok(sampler) => sampler,
+        Err(why) => {
+            context.judge("stable-serves-all", Verdict::fails(&why))?;
+            context.judge("load-spreads", Verdict::fails(why))?;
+            return Ok(None);
+        }
+    };
+    // Whoever does not settle is sampled all the same: the verdicts tell what is wrong.
+    let settled = evidence(scope.settled(&sampler, &pods).await)?;
+    let sample = context.sample("the load balancer", &sampler, REQUESTS, None).await?;
+    context.judge("stable-serves-all", traffic::all_are(&sample, version))?;
+    context.judge("load-spreads", noting(traffic::even(&sample, &pods), settled))?;
+    Ok(Some(sampler))
+}
+
+/// Puts a pod behind the load balancer whose readiness probe never gets its 200.
+async fn readiness(
+    context: &Context,
+    scope: &Scope,
+    sampler: Option<&Sampler>,
+) -> anyhow::Result<()> {
+    let _step = context.step("add a pod that never becomes ready");
+    let Some(sampler) = sampler else {
+        let why = "nothing answers behind the load balancer, so nothing can be told of readiness";
+        context.judge("readiness-gates", Verdict::fails(why))?;
+        return Ok(());
+    };
+    let name = "kubeapp-unready";
+    for mut manifest in Scope::manifests(context.environment(), "lb/app-production.yml")? {
+        variant::sibling(&mut manifest.object, name, "unready");
+        variant::never_ready(&mut manifest.object);
+        scope.apply(&manifest).await?;
+    }
+    let verdict = match evidence(scope.running_pod(&format!("{APP},env=unready")).await)? {
+        Err(why) => Verdict::fails(why),
+        Ok(pod) => {
+            let endpoint = evidence(scope.endpoint_is(BALANCER, &pod, false).await)?;
+            let sample = context.sample("with an unready pod", sampler, FEW_REQUESTS, None).await?;
+            let verdict = traffic::none_from(&sample, &[pod.clone()].into());
+            let said = format!("{pod} runs but is not ready; it got {}", verdict.evidence);
+            match endpoint {
+                Ok(()) => Verdict { evidence: said, ..verdict },
+                Err(why) => Verdict {
+                    outcome: Outcome::Fails,
+                    evidence: format!("{said}; {why}"),
+                    ..verdict
+                },
+            }
+        }
+    };
+    context.judge("readiness-gates", verdict)?;
+    evidence(scope.delete_deployment(name).await?)?.map_err(anyhow::Error::msg)
+}
+
+/// Deletes a pod, then asks for five and for three.
+async fn heal_and_scale(context: &Context, scope: &Scope) -> anyhow::Result<()> {
+    {
+        let step = context.step("delete a pod");
+        let before = pods::names(&scope.pods(STABLE).await?);
+        let verdict = match before.first() {
+            None => Verdict::fails("there is no pod to delete"),
+            Some(victim) => {
+                scope.delete_pod(victim).await?;
+                match evidence(scope.ready_pods(STABLE, REPLICAS, &[victim.clone()].into()).await)?
+                {
+                    Err(why) => Verdict::fails(format!("{victim} was deleted; {why}")),
+                    Ok(after) => Verdict::holds(format!(
+                        "{victim} was deleted, {} took its place; {REPLICAS} ready after {:.2} s",
+                        list(after.difference(&before)),
+                        step.seconds()
+                    )),
+                }
+            }
+        };
+        context.judge("self-heals", verdict)?;
+    }
+    let step = context.step("scale to five and back to three");
+    let mut counts = vec![format!("{REPLICAS}")];
+    let mut failed = None;
+    for replicas in [5, REPLICAS] {
+        scope.scale(PRODUCTION, i32::try_from(replicas)?).await?;
+        match evidence(scope.ready_pods(STABLE, replicas, &BTreeSet::new()).await)? {
+            Ok(pods) => counts.push(pods.len().to_string()),
+            Err(why) => failed = failed.or(Some(format!("replicas: {replicas}: {why}"))),
+        }
+    }
+    context.judge(
+        "scales",
+        match failed {
+            None => Verdict::holds(format!(
+                "{} ready pods, in {:.2} s",
+                counts.join(" → "),
+                step.seconds()
+            )),
+            Some(why) => Verdict::fails(why),
+        },
+    )?;
+    Ok(())
+}
+
+/// Changes the template while the rollout is paused, looks at the pods, and lets it roll.
+async fn replace(
+    context: &Context,
+    scope: &Scope,
+    external: Option<&External>,
+    sampler: Option<&Sampler>,
+) -> anyhow::Result<()> {
+    let step = context.step("change the template, and replace every pod");
+    let before = scope.pods(STABLE).await?;
+    let service =
+        scope.api::<Service>().get(BALANCER).await.context("failed to get the Service")?;
+    scope.pause(PRODUCTION, true).await?;
+    let mark = json!({"metadata": {"annotations": {"canary-labs.dev/cut": "second"}}});
+    scope.patch_template(PRODUCTION, mark).await?;
+    let observed = evidence(scope.observed(PRODUCTION).await)?;
+    let meanwhile = scope.pods(STABLE).await?;
+    scope.pause(PRODUCTION, false).await?;
+    let rolled = evidence(scope.rolled_out(PRODUCTION).await)?.map(drop);
+    let after = scope.pods(STABLE).await?;
+    let verdict = match observed.and(rolled.clone()) {
+        Ok(()) => cutter(&before, &meanwhile, &after),
+        Err(why) => Verdict::fails(why),
+    };
+    context.judge("template-is-a-cutter", verdict)?;
+
+    let (Some(external), Some(sampler)) = (external, sampler) else {
+        let why = "nothing answered behind the Service before its pods were replaced";
+        context.judge("service-outlives-pods", Verdict::fails(why))?;
+        return Ok(());
+    };
+    let verdict = match rolled {
+        Err(why) => Verdict::fails(why),
+        Ok(()) => {
+            let (old, new) = (pods::names(&before), pods::names(&after));
+            let kept = old.intersection(&new).count();
+            let found = evidence(scope.endpoints_are(BALANCER, &new).await)?;
+            let settled = evidence(scope.settled(sampler, &new).await)?;
+            let now =
+                scope.api::<Service>().get(BALANCER).await.context("failed to get the Service")?;
+            let address = evidence(scope.external(BALANCER, PORT).await)?;
+            let sample =
+                context.sample("after all pods were replaced", sampler, FEW_REQUESTS, None).await?;
+            let answered = traffic::none_failed(&sample);
+            let same = cluster_ip(&now) == cluster_ip(&service) && address.as_ref() == Ok(external);
+            let holds = answered.outcome == Outcome::Holds && kept == 0 && same && !new.is_empty();
+            let verdict = Verdict::of(
+                holds,
+                format!(
+                    "{} pods replaced in {:.2} s, {kept} kept; address {external} and {} {}; {}",
+                    old.len() - kept,
+                    step.seconds(),
+                    cluster_ip(&service),
+                    if same { "unchanged" } else { "changed" },
+                    answered.evidence,
+                ),
+            );
+            noting(verdict, found.and(settled))
+        }
+    };
+    context.judge("service-outlives-pods", verdict)?;
+    Ok(())
+}
+
+/// What the phase made is in its namespace, and nothing of these names is in `default`.
+async fn namespace_holds(scope: &Scope) -> anyhow::Result<Verdict> {
+    let here = scope.object_names().await?;
+    let there = scope.in_namespace("default").object_names().await?;
+    let leaked: Vec<&String> =
+        there.iter().filter(|name| name.contains("kubeapp") || name.contains(BALANCER)).collect();
+    let all = [format!("deployment/{PRODUCTION}"), format!("service/{BALANCER}")];
+    let holds = leaked.is_empty() && all.iter().all(|name| here.contains(name));
+    let there = if there.is_empty() { "nothing".to_owned() } else { list(&there) };
+    Ok(Verdict::of(holds, format!("{}: {}; default: {there}", scope.namespace(), list(&here))))
+}
+
+/// One replica set, owned by the Deployment, that owns every pod there is.
+fn ownership(sets: &[ReplicaSet], pods: &[Pod]) -> Verdict {
+    let names: Vec<String> = sets.iter().map(ResourceExt::name_any).collect();
+    let owned = |pod: &&Pod| {
+        pods::owner(&pod.metadata)
+            .is_some_and(|owner| sets.iter().any(|set| set.uid().as_deref() == Some(&owner.uid)))
+    };
+    let count = pods.iter().filter(owned).count();
+    let holds = sets.len() == 1 && count == REPLICAS && pods.len() == REPLICAS;
+    Verdict::of(
+        holds,
+        format!(
+            "{PRODUCTION} owns {} replica set{} ({}), which own{} {count} of {} pods: {}",
+            sets.len(),
+            if sets.len() == 1 { "" } else { "s" },
+            names.join(", "),
+            if sets.len() == 1 { "s" } else { "" },
+            pods.len(),
+            list(&pods::names(pods)),
+        ),
+    )
+}
+
+/// Pods are on as many nodes as they can be; the scheduler only prefers that, so two are enough.
+fn spread(pods: &[Pod], nodes: &[String]) -> Verdict {
+    let mut per_node: BTreeMap<&str, usize> = nodes.iter().map(|node| (node.as_str(), 0)).collect();
+    for node in pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref()) {
+        *per_node.entry(node).or_default() += 1;
+    }
+    let used = per_node.values().filter(|n| **n > 0).count();
+    let listed: Vec<String> = per_node.iter().map(|(node, n)| format!("{node} {n}")).collect();
+    let said = format!("pods per node: {}", listed.join(", "));
+    match nodes.len() {
+        0 | 1 => Verdict::skipped(format!("only {} node takes pods; {said}", nodes.len())),
+        _ => Verdict::of(used > 1, said),
+    }
+}
+
+/// Waits for the events that tell of a Deployment's start: they may come after what they tell.
+async fn events_tell(scope: &Scope) -> anyhow::Result<Verdict> {
+    let story: [(&str, &[&str]); 3] = [
+        ("Deployment", &["ScalingReplicaSet"]),
+        ("ReplicaSet", &["SuccessfulCreate"]),
+        ("Pod", &["Scheduled", "Pulled", "Created", "Started"]),
+    ];
+    Ok(match evidence(scope.events_tell(&story).await)? {
+        Ok(reasons) => {
+            let told = reasons.iter().map(|(kind, reasons)| format!("{kind}: {}", list(reasons)));
+            Verdict::holds(told.collect::<Vec<_>>().join("; "))
+        }
+        Err(why) => Verdict::fails(why),
+    })
+}
+
+/// Pods carry what the template says when they are cut; pods that are there already stay as they are.
+fn cutter(before: &[Pod], meanwhile: &[Pod], after: &[Pod]) -> Verdict {
+    let hash = |pod: &Pod| pod.labels().get("pod-template-hash").cloned().unwrap_or_default();
+    let hashes = |pods: &[Pod]| pods.iter().map(hash).collect::<BTreeSet<_>>();
+    let cut = |pod: &Pod| (pod.uid(), pod.labels().clone(), pod.annotations().clone());
+    let cuts = |pods: &[Pod]| pods.iter().map(cut).collect::<BTreeSet<_>>();
+    let labelled = before.iter().chain(after).all(|pod| {
+        let label = |key: &str| pod.labels().get(key).map(String::as_str);
+        label("app") == Some("kubeapp") && label("env") == Some("production")
+    });
+    let unchanged = cuts(before) == cuts(meanwhile);
+    let marked = after.iter().all(|pod| pod.annotations().contains_key("canary-labs.dev/cut"));
+    let new_hash = hashes(before).is_disjoint(&hashes(after));
+    let holds = !before.is_empty() && labelled && unchanged && marked && new_hash;
+    Verdict::of(
+        holds,
+        format!(
+            "{} pods of template {} {} when it changed; the pods cut since are of {}{}",
+            before.len(),
+            list(&hashes(before)),
+            if unchanged { "stayed as they were" } else { "did not stay as they were" },
+            list(&hashes(after)),
+            if labelled {
+                ", all labelled app=kubeapp,env=production"
+            } else {
+                "; labels are missing"
+            },
+        ),
+    )
+}
+
+fn cluster_ip(service: &Service) -> &str {
+    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()).unwrap_or("no address")
+}
+
+fn list<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
