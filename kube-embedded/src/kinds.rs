@@ -7,19 +7,23 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
+mod cells;
 mod config_map;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
+mod errors;
 mod event;
 mod lease;
 mod namespace;
 mod node;
 mod pod;
+mod pod_spec;
 mod replica_set;
 mod secret;
 mod service;
 mod service_account;
+mod values;
 
 /// Every kind served, in the order that discovery lists groups.
 static ALL: &[&Kind] = &[
@@ -83,10 +87,8 @@ pub struct Kind {
     pub define: fn(&mut SchemaGenerator),
     /// Fills in what Kubernetes would fill in, on every write.
     pub defaults: fn(&mut Value),
-    /// What Kubernetes' admission fills in on creation: after `defaults` and after
-    /// [`crate::patch::track_update`], since nobody owns these fields.
-    pub admit: fn(&mut Value),
-    /// The strategy's `PrepareForCreate`: drops status and the like.
+    /// The strategy's `PrepareForCreate`: drops status and the like, and does what admission does
+    /// on creation. After [`crate::patch::track_update`], since nobody owns what it sets.
     pub prepare_create: fn(&mut Value),
     /// The strategy's `PrepareForUpdate` of the main resource: keeps what a client may not change
     /// (new, old). The status is kept by the API itself when `subresources` has `status`.
@@ -137,7 +139,6 @@ impl Kind {
             define: |generator| {
                 generator.subschema_for::<K>();
             },
-            admit: |_| {},
             defaults: |_| {},
             prepare_create: |_| {},
             prepare_update: |_, _| {},

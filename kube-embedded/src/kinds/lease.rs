@@ -1,10 +1,33 @@
 //! `leases`.
 
-use super::Kind;
+use k8s_openapi::api::coordination::v1::Lease;
+
+use super::{
+    Kind,
+    cells::{AGE, column},
+    errors::{dns_subdomain, invalid, metadata},
+    values::text,
+};
 
 pub(super) const KIND: Kind = Kind {
-    ..Kind::of::<k8s_openapi::api::coordination::v1::Lease>(
-        "lease",
-        "io.k8s.api.coordination.v1.Lease",
-    )
+    validate: |lease, old| {
+        let mut errors = metadata(lease, old, dns_subdomain);
+        let seconds = &lease["spec"]["leaseDurationSeconds"];
+        if seconds.as_i64().is_some_and(|seconds| seconds <= 0) {
+            let detail = "must be greater than 0";
+            errors.push(invalid("spec.leaseDurationSeconds", seconds, detail));
+        }
+        let transitions = &lease["spec"]["leaseTransitions"];
+        errors.extend(super::errors::non_negative(transitions, "spec.leaseTransitions"));
+        errors
+    },
+    columns: &[
+        column(
+            "Holder",
+            "holderIdentity contains the identity of the holder of a current lease.",
+            |lease, _| text(lease, &["spec", "holderIdentity"]).into(),
+        ),
+        AGE,
+    ],
+    ..Kind::of::<Lease>("lease", "io.k8s.api.coordination.v1.Lease")
 };

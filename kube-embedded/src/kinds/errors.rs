@@ -1,0 +1,394 @@
+//! Validation errors in Kubernetes' words, and the checks that many kinds share.
+
+use serde_json::Value;
+
+use super::{
+    FieldError,
+    values::{list, text},
+};
+
+/// `Required value`, with a reason or without.
+pub(super) fn required(field: impl Into<String>, detail: &str) -> FieldError {
+    error("FieldValueRequired", field, with_detail("Required value", detail))
+}
+
+/// `Invalid value: 99999: must be …`.
+pub(super) fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> FieldError {
+    error("FieldValueInvalid", field, with_detail(&format!("Invalid value: {value}"), detail))
+}
+
+/// `Unsupported value: "x": supported values: "A", "B"`.
+pub(super) fn not_supported(
+    field: impl Into<String>,
+    value: &Value,
+    supported: &[&str],
+) -> FieldError {
+    let supported: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
+    let message = format!("Unsupported value: {value}: supported values: {}", supported.join(", "));
+    error("FieldValueNotSupported", field, message)
+}
+
+/// `Forbidden: …`.
+pub(super) fn forbidden(field: impl Into<String>, detail: &str) -> FieldError {
+    error("FieldValueForbidden", field, with_detail("Forbidden", detail))
+}
+
+/// `Duplicate value: "x"`.
+pub(super) fn duplicate(field: impl Into<String>, value: &Value) -> FieldError {
+    error("FieldValueDuplicate", field, format!("Duplicate value: {value}"))
+}
+
+/// `Not found: "x"`.
+pub(super) fn not_found(field: impl Into<String>, value: &Value) -> FieldError {
+    error("FieldValueNotFound", field, format!("Not found: {value}"))
+}
+
+fn error(reason: &'static str, field: impl Into<String>, message: String) -> FieldError {
+    FieldError { reason, field: field.into(), message }
+}
+
+fn with_detail(what: &str, detail: &str) -> String {
+    if detail.is_empty() { what.to_owned() } else { format!("{what}: {detail}") }
+}
+
+/// Said of every field that may not change.
+pub(super) const IMMUTABLE: &str = "field is immutable";
+
+const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters \
+    or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', \
+    regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
+    characters, '-' or '.', and must start and end with an alphanumeric character (e.g. \
+    'example.com', regex used for validation is \
+    '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or \
+    '-', start with an alphabetic character, and end with an alphanumeric character (e.g. \
+    'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and \
+    must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or \
+    '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric \
+    characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. \
+    'MyValue',  or 'my_value',  or '12345', regex used for validation is \
+    '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+/// What is wrong with a name of at most 63 letters without dots.
+pub(super) fn dns_label(name: &str) -> Vec<String> {
+    let shaped = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.is_empty()
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    told(shaped, LABEL, name, 63)
+}
+
+/// What is wrong with a name that must also start with a letter.
+pub(super) fn dns_1035_label(name: &str) -> Vec<String> {
+    let shaped = dns_label(&name.chars().take(63).collect::<String>()).is_empty()
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-');
+    told(shaped, LABEL_1035, name, 63)
+}
+
+/// What is wrong with a name of labels joined by dots.
+pub(super) fn dns_subdomain(name: &str) -> Vec<String> {
+    let shaped = name.split('.').all(|part| {
+        !part.is_empty()
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    });
+    told(shaped, SUBDOMAIN, name, 253)
+}
+
+fn told(shaped: bool, rule: &str, name: &str, most: usize) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if name.len() > most {
+        wrong.push(format!("must be no more than {most} bytes"));
+    }
+    if !shaped {
+        wrong.push(rule.to_owned());
+    }
+    wrong
+}
+
+fn name_part(name: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+}
+
+/// What is wrong with the key of a label or an annotation.
+pub(super) fn qualified_name(key: &str) -> Vec<String> {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    let mut wrong = Vec::new();
+    if name.contains('/') {
+        return vec![format!(
+            "a qualified name {} with an optional DNS subdomain prefix and '/' (e.g. \
+             'example.com/MyName')",
+            QUALIFIED.trim_start_matches("name part ")
+        )];
+    }
+    match prefix {
+        Some("") => wrong.push("prefix part must be non-empty".to_owned()),
+        Some(prefix) => {
+            wrong.extend(dns_subdomain(prefix).into_iter().map(|w| format!("prefix part {w}")));
+        }
+        None => {}
+    }
+    if name.is_empty() {
+        wrong.push("name part must be non-empty".to_owned());
+    } else if name.len() > 63 {
+        wrong.push("name part must be no more than 63 bytes".to_owned());
+    }
+    if !name_part(name) {
+        wrong.push(QUALIFIED.to_owned());
+    }
+    wrong
+}
+
+/// Errors of the labels in a field.
+pub(super) fn labels(value: &Value, field: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (key, value) in value.as_object().into_iter().flatten() {
+        for wrong in qualified_name(key) {
+            errors.push(invalid(field, &key.as_str().into(), &wrong));
+        }
+        let label = value.as_str().unwrap_or_default();
+        if label.len() > 63 {
+            errors.push(invalid(field, value, "must be no more than 63 bytes"));
+        }
+        if !label.is_empty() && !name_part(label) {
+            errors.push(invalid(field, value, LABEL_VALUE));
+        }
+    }
+    errors
+}
+
+/// Errors of a label selector.
+pub(super) fn label_selector(selector: &Value, field: &str) -> Vec<FieldError> {
+    let mut errors = labels(&selector["matchLabels"], &format!("{field}.matchLabels"));
+    for (at, expression) in list(selector, &["matchExpressions"]).iter().enumerate() {
+        let field = format!("{field}.matchExpressions[{at}]");
+        let values = list(expression, &["values"]);
+        match text(expression, &["operator"]) {
+            "In" | "NotIn" if values.is_empty() => errors.push(required(
+                format!("{field}.values"),
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            )),
+            "Exists" | "DoesNotExist" if !values.is_empty() => errors.push(forbidden(
+                format!("{field}.values"),
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            )),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            _ => errors.push(invalid(
+                format!("{field}.operator"),
+                &expression["operator"],
+                "not a valid selector operator",
+            )),
+        }
+        for wrong in qualified_name(text(expression, &["key"])) {
+            errors.push(invalid(format!("{field}.key"), &expression["key"], &wrong));
+        }
+    }
+    errors
+}
+
+/// Whether a label selector matches labels.
+pub(super) fn selects(selector: &Value, labels: &Value) -> bool {
+    let exact = selector["matchLabels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .all(|(key, value)| labels.get(key) == Some(value));
+    exact
+        && list(selector, &["matchExpressions"]).iter().all(|expression| {
+            let label = labels.get(text(expression, &["key"]));
+            let among = label.is_some_and(|label| list(expression, &["values"]).contains(label));
+            match text(expression, &["operator"]) {
+                "In" => among,
+                "NotIn" => !among,
+                "Exists" => label.is_some(),
+                "DoesNotExist" => label.is_none(),
+                _ => false,
+            }
+        })
+}
+
+/// An error where a number is below 0.
+pub(super) fn non_negative(value: &Value, field: impl Into<String>) -> Option<FieldError> {
+    let negative = value.as_i64().is_some_and(|number| number < 0);
+    negative.then(|| invalid(field, value, "must be greater than or equal to 0"))
+}
+
+/// An error where a number is no port; missing counts as 0.
+pub(super) fn port(value: &Value, field: impl Into<String>) -> Option<FieldError> {
+    let shown = if value.is_null() { &Value::from(0) } else { value };
+    let valid = shown.as_i64().is_some_and(|port| (1..=65535).contains(&port));
+    (!valid).then(|| invalid(field, shown, "must be between 1 and 65535, inclusive"))
+}
+
+/// What is wrong with the name of a port (RFC 6335).
+pub(super) fn port_name(name: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if name.len() > 15 {
+        wrong.push("must be no more than 15 characters long".to_owned());
+    }
+    if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        wrong.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
+    }
+    if !name.bytes().any(|b| b.is_ascii_lowercase()) {
+        wrong.push("must contain at least one letter (a-z)".to_owned());
+    }
+    if name.contains("--") {
+        wrong.push("must not contain consecutive hyphens".to_owned());
+    }
+    if name.starts_with('-') || name.ends_with('-') {
+        wrong.push("must not begin or end with a hyphen".to_owned());
+    }
+    wrong
+}
+
+/// Errors of a port given as a number or a name.
+pub(super) fn port_or_name(value: &Value, field: &str) -> Vec<FieldError> {
+    match value {
+        Value::String(name) if name.is_empty() => vec![invalid(field, value, "must be non-empty")],
+        Value::String(name) => {
+            port_name(name).iter().map(|wrong| invalid(field, value, wrong)).collect()
+        }
+        _ => port(value, field).into_iter().collect(),
+    }
+}
+
+/// Errors of `metadata`, as far as they do not depend on the kind; `name_rule` says what is wrong
+/// with a name.
+pub(super) fn metadata(
+    object: &Value,
+    old: Option<&Value>,
+    name_rule: fn(&str) -> Vec<String>,
+) -> Vec<FieldError> {
+    let metadata = &object["metadata"];
+    let mut errors = Vec::new();
+    let (name, generate) = (text(metadata, &["name"]), text(metadata, &["generateName"]));
+    if !generate.is_empty() {
+        // The letters to come make the end valid.
+        let sample = format!("{generate}x");
+        for wrong in name_rule(&sample) {
+            errors.push(invalid("metadata.generateName", &generate.into(), &wrong));
+        }
+    }
+    if name.is_empty() {
+        if generate.is_empty() {
+            errors.push(required("metadata.name", "name or generateName is required"));
+        }
+    } else {
+        for wrong in name_rule(name) {
+            errors.push(invalid("metadata.name", &name.into(), &wrong));
+        }
+    }
+    errors.extend(labels(&metadata["labels"], "metadata.labels"));
+    let mut size = 0;
+    for (key, value) in metadata["annotations"].as_object().into_iter().flatten() {
+        size += key.len() + value.as_str().map_or(0, str::len);
+        for wrong in qualified_name(&key.to_lowercase()) {
+            errors.push(invalid("metadata.annotations", &key.as_str().into(), &wrong));
+        }
+    }
+    if size > 256 * 1024 {
+        errors.push(error(
+            "FieldValueTooLong",
+            "metadata.annotations",
+            "Too long: may not be more than 262144 bytes".to_owned(),
+        ));
+    }
+    for (at, owner) in list(metadata, &["ownerReferences"]).iter().enumerate() {
+        for field in ["apiVersion", "kind", "name", "uid"] {
+            if text(owner, &[field]).is_empty() {
+                let detail = "must not be empty";
+                let path = format!("metadata.ownerReferences[{at}].{field}");
+                errors.push(invalid(path, &"".into(), detail));
+            }
+        }
+    }
+    for (at, finalizer) in list(metadata, &["finalizers"]).iter().enumerate() {
+        let name = finalizer.as_str().unwrap_or_default();
+        for wrong in qualified_name(name) {
+            errors.push(invalid(format!("metadata.finalizers[{at}]"), finalizer, &wrong));
+        }
+    }
+    if let Some(old) = old {
+        for field in ["name", "namespace", "uid", "creationTimestamp"] {
+            let (new, old) = (&metadata[field], &old["metadata"][field]);
+            if !new.is_null() && !old.is_null() && new != old {
+                errors.push(invalid(format!("metadata.{field}"), new, IMMUTABLE));
+            }
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names() {
+        for (name, label, subdomain) in [
+            ("a", true, true),
+            ("a-1", true, true),
+            ("a.b", false, true),
+            ("", false, false),
+            ("-a", false, false),
+            ("a-", false, false),
+            ("a..b", false, false),
+            ("Bad_Name", false, false),
+        ] {
+            assert_eq!(dns_label(name).is_empty(), label, "{name}");
+            assert_eq!(dns_subdomain(name).is_empty(), subdomain, "{name}");
+        }
+        assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert!(dns_1035_label("a1").is_empty());
+        assert!(!dns_1035_label("1a").is_empty());
+    }
+
+    #[test]
+    fn keys_and_values_of_labels() {
+        for (given, errors) in [
+            (json!({ "app": "x", "example.com/Tier": "" }), 0),
+            (json!({ "bad key!": "x" }), 1),
+            (json!({ "a": "-x" }), 1),
+            (json!({ "/a": "x" }), 1),
+            (json!({ "a/b/c": "x" }), 1),
+            (json!({ "a": "x".repeat(64) }), 1),
+        ] {
+            assert_eq!(labels(&given, "metadata.labels").len(), errors, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_a_selector_selects() {
+        let labels = json!({ "app": "x", "tier": "front" });
+        for (selector, selected) in [
+            (json!({}), true),
+            (json!({ "matchLabels": { "app": "x" } }), true),
+            (json!({ "matchLabels": { "app": "y" } }), false),
+            (
+                json!({ "matchExpressions": [{ "key": "tier", "operator": "In", "values": ["front"] }] }),
+                true,
+            ),
+            (
+                json!({ "matchExpressions": [{ "key": "none", "operator": "NotIn", "values": ["a"] }] }),
+                true,
+            ),
+            (json!({ "matchExpressions": [{ "key": "app", "operator": "DoesNotExist" }] }), false),
+        ] {
+            assert_eq!(selects(&selector, &labels), selected, "{selector}");
+        }
+    }
+}
