@@ -3,8 +3,11 @@
 
 mod cache;
 mod deployment;
+mod discovered;
 mod endpoints;
 pub mod events;
+mod garbage;
+mod namespaces;
 mod queue;
 mod replicaset;
 mod scheduler;
@@ -15,12 +18,13 @@ use crate::network::Addresses;
 use cache::Cache;
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
-    core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
+    core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
 };
 use kube::{
     Api, Client, Resource,
-    runtime::watcher::{self, watcher},
+    core::PartialObjectMeta,
+    runtime::watcher::{self, metadata_watcher, watcher},
 };
 use serde::de::DeserializeOwned;
 use std::{fmt::Debug, sync::Arc};
@@ -30,6 +34,8 @@ use tokio::task::JoinSet;
 pub async fn run(client: Client, _addresses: Addresses) {
     let world = Arc::new(World::new(client));
     // Made before the first list, so that none misses a change.
+    let namespaces = namespaces::Controller::new(&world);
+    let collector = garbage::Collector::new(&world, namespaces.emptied());
     let deployments = deployment::Controller::new(&world);
     let replica_sets = replicaset::Controller::new(&world);
     let endpoints = endpoints::Controller::new(&world);
@@ -37,7 +43,12 @@ pub async fn run(client: Client, _addresses: Addresses) {
     // Dropped with this future, and all tasks with it.
     let mut tasks = JoinSet::new();
     world.follow(&mut tasks);
+    // Pods need a service account, so this does not wait for the rest.
+    world.namespaces.complete().await;
+    world.service_accounts.complete().await;
+    tasks.spawn(namespaces.run());
     world.complete().await;
+    tasks.spawn(collector.run());
     tasks.spawn(deployments.run());
     tasks.spawn(replica_sets.run());
     tasks.spawn(endpoints.run());
@@ -48,7 +59,7 @@ pub async fn run(client: Client, _addresses: Addresses) {
 /// Everything the controllers see, each kind watched once.
 ///
 /// Listeners run under the lock of the cache that changed and may look into others: from pods into
-/// anything, from replica sets into deployments. Never the other way round, or two tasks could wait
+/// anything, from replica sets into deployments, from anything into namespaces. Never the other way round, or two tasks could wait
 /// for each other.
 pub(crate) struct World {
     pub(crate) client: Client,
@@ -61,6 +72,8 @@ pub(crate) struct World {
     pub(crate) namespaces: Cache<Namespace>,
     pub(crate) service_accounts: Cache<ServiceAccount>,
     pub(crate) nodes: Cache<Node>,
+    /// Only that they exist: some are large.
+    pub(crate) config_maps: Cache<PartialObjectMeta<ConfigMap>>,
 }
 
 impl World {
@@ -76,6 +89,7 @@ impl World {
             namespaces: Cache::default(),
             service_accounts: Cache::default(),
             nodes: Cache::default(),
+            config_maps: Cache::default(),
         }
     }
 
@@ -89,6 +103,10 @@ impl World {
         self.follow_one(tasks, |world| &world.services);
         self.follow_one(tasks, |world| &world.slices);
         self.follow_one(tasks, |world| &world.endpoints);
+        let world = self.clone();
+        let api: Api<ConfigMap> = Api::all(world.client.clone());
+        let events = metadata_watcher(api, watcher::Config::default());
+        tasks.spawn(async move { world.config_maps.follow(events).await });
     }
 
     fn follow_one<K>(self: &Arc<Self>, tasks: &mut JoinSet<()>, cache: fn(&Self) -> &Cache<K>)

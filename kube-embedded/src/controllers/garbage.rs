@@ -1,0 +1,257 @@
+//! The garbage collector: what loses its last owner goes, in the background, before its owner
+//! (foreground), or not at all (orphan), as whoever deleted the owner asked.
+
+mod graph;
+
+use super::{
+    World,
+    cache::{Cache, Key},
+    discovered::{self, Kind},
+    queue::Queue,
+    write,
+};
+use graph::{Action, Graph, Item, Policy, plan};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::{
+    Api, Client, Resource,
+    api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy},
+    core::{ApiResource, DynamicObject, PartialObjectMeta},
+    runtime::watcher::{self, metadata_watcher},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard},
+};
+use tokio::task::JoinSet;
+
+/// The collector, listening to every kind.
+pub(crate) struct Collector {
+    client: Client,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    graph: Mutex<Graph>,
+    queue: Queue<String>,
+    /// Is told the namespace of whatever is gone.
+    emptied: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+impl Collector {
+    pub(crate) fn new(world: &World, emptied: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        let shared = Arc::new(Shared {
+            graph: Mutex::default(),
+            queue: Queue::default(),
+            emptied: Box::new(emptied),
+        });
+        listen(&world.deployments, &shared);
+        listen(&world.replica_sets, &shared);
+        listen(&world.pods, &shared);
+        listen(&world.services, &shared);
+        listen(&world.slices, &shared);
+        listen(&world.endpoints, &shared);
+        listen(&world.namespaces, &shared);
+        listen(&world.service_accounts, &shared);
+        listen(&world.nodes, &shared);
+        listen(&world.config_maps, &shared);
+        Self { client: world.client.clone(), shared }
+    }
+
+    pub(crate) async fn run(self) {
+        let kinds = loop {
+            match discovered::kinds(&self.client).await {
+                Ok(kinds) => break kinds,
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            }
+        };
+        // Dropped with this future, and its watches with it.
+        let mut watches = JoinSet::new();
+        for kind in kinds.iter().filter(|kind| !is_watched(&kind.resource)) {
+            watches.spawn(self.follow(kind));
+        }
+        loop {
+            let uid = self.shared.queue.next().await;
+            match self.collect(&kinds, &uid).await {
+                Ok(()) => self.shared.queue.succeeded(&uid),
+                Err(_) => self.shared.queue.failed(uid),
+            }
+        }
+    }
+
+    /// Watches the metadata of a kind that no controller needs in full.
+    fn follow(&self, kind: &Kind) -> impl Future<Output = ()> + Send + 'static {
+        let cache: Cache<PartialObjectMeta<DynamicObject>> = Cache::default();
+        let name = Arc::new((kind.resource.api_version.clone(), kind.resource.kind.clone()));
+        listen_as(&cache, &self.shared, name);
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind.resource);
+        async move { cache.follow(metadata_watcher(api, watcher::Config::default())).await }
+    }
+
+    async fn collect(&self, kinds: &[Kind], uid: &str) -> kube::Result<()> {
+        let (item, unknown) = {
+            let graph = self.shared.graph();
+            let Some(item) = graph.get(uid).cloned() else { return Ok(()) };
+            let unknown = graph.unknown_owners(&item);
+            (item, unknown)
+        };
+        let mut gone = BTreeSet::new();
+        if !item.leaving {
+            for owner in unknown {
+                if !self.exists(kinds, &item, &owner).await? {
+                    gone.insert(owner.uid);
+                }
+            }
+        }
+        let actions = plan(&self.shared.graph(), &item, &gone);
+        for action in actions {
+            match self.act(kinds, action).await {
+                Err(error) if write::is(&error, 404) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the very owner that a reference means exists. What cannot be asked for does, as far
+    /// as we know.
+    async fn exists(
+        &self,
+        kinds: &[Kind],
+        item: &Item,
+        owner: &OwnerReference,
+    ) -> kube::Result<bool> {
+        let Some(kind) = kinds.iter().find(|kind| {
+            kind.resource.kind == owner.kind && kind.resource.group == group(&owner.api_version)
+        }) else {
+            return Ok(true);
+        };
+        let found = self.api(kind, &item.key).get_metadata_opt(&owner.name).await?;
+        Ok(found.is_some_and(|found| found.metadata.uid.as_ref() == Some(&owner.uid)))
+    }
+
+    async fn act(&self, kinds: &[Kind], action: Action) -> kube::Result<()> {
+        let (item, metadata) = match action {
+            Action::Delete(item, policy) => return self.delete(kinds, &item, policy).await,
+            Action::Owners(item, owners) => {
+                (item, json!({ "ownerReferences": none_if_empty(owners) }))
+            }
+            Action::Finalizers(item, left) => (item, json!({ "finalizers": none_if_empty(left) })),
+        };
+        let Some(kind) = find(kinds, &item) else { return Ok(()) };
+        let mut patch = json!({ "metadata": metadata });
+        patch["metadata"]["uid"] = json!(item.uid);
+        patch["metadata"]["resourceVersion"] = json!(item.version);
+        let api = self.api(kind, &item.key);
+        let patch = Patch::Merge(&patch);
+        api.patch_metadata(&item.key.name, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    async fn delete(&self, kinds: &[Kind], item: &Item, policy: Policy) -> kube::Result<()> {
+        let Some(kind) = find(kinds, item) else { return Ok(()) };
+        let parameters = DeleteParams {
+            propagation_policy: Some(match policy {
+                Policy::Background => PropagationPolicy::Background,
+                Policy::Foreground => PropagationPolicy::Foreground,
+                Policy::Orphan => PropagationPolicy::Orphan,
+            }),
+            preconditions: Some(Preconditions {
+                uid: Some(item.uid.clone()),
+                resource_version: None,
+            }),
+            ..Default::default()
+        };
+        self.api(kind, &item.key).delete(&item.key.name, &parameters).await?;
+        Ok(())
+    }
+
+    fn api(&self, kind: &Kind, key: &Key) -> Api<DynamicObject> {
+        match kind.namespaced {
+            true => Api::namespaced_with(self.client.clone(), &key.namespace, &kind.resource),
+            false => Api::all_with(self.client.clone(), &kind.resource),
+        }
+    }
+}
+
+impl Shared {
+    fn graph(&self) -> MutexGuard<'_, Graph> {
+        self.graph.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn note(
+        &self,
+        kind: &Arc<(String, String)>,
+        before: Option<&ObjectMeta>,
+        after: Option<&ObjectMeta>,
+    ) {
+        let uid = |meta: &ObjectMeta| meta.uid.clone().unwrap_or_default();
+        let mut look = Vec::new();
+        if let Some(before) = before
+            && after.map(uid) != Some(uid(before))
+        {
+            look.extend(self.graph().remove(&uid(before)));
+            (self.emptied)(before.namespace.as_deref().unwrap_or_default());
+        }
+        if let Some(after) = after {
+            look.extend(self.graph().put(Item::new(kind.clone(), after)));
+        }
+        look.into_iter().for_each(|uid| self.queue.add(uid));
+    }
+}
+
+fn listen<K>(cache: &Cache<K>, shared: &Arc<Shared>)
+where
+    K: Resource<DynamicType = ()> + 'static,
+{
+    let name = (K::api_version(&()).into_owned(), K::kind(&()).into_owned());
+    listen_as(cache, shared, Arc::new(name));
+}
+
+fn listen_as<K: Resource + 'static>(
+    cache: &Cache<K>,
+    shared: &Arc<Shared>,
+    name: Arc<(String, String)>,
+) {
+    let shared = shared.clone();
+    cache.on_change(move |before: Option<&K>, after| {
+        shared.note(&name, before.map(Resource::meta), after.map(Resource::meta));
+    });
+}
+
+/// Whether [`World`] watches a kind anyway, or it is none of the collector's business.
+fn is_watched(resource: &ApiResource) -> bool {
+    let known = match &*resource.group {
+        "" => [
+            "Pod",
+            "Service",
+            "Endpoints",
+            "Namespace",
+            "ServiceAccount",
+            "Node",
+            "ConfigMap",
+            "Event",
+        ]
+        .as_slice(),
+        "apps" => ["Deployment", "ReplicaSet"].as_slice(),
+        "discovery.k8s.io" => ["EndpointSlice"].as_slice(),
+        _ => return false,
+    };
+    known.contains(&&*resource.kind)
+}
+
+fn find<'a>(kinds: &'a [Kind], item: &Item) -> Option<&'a Kind> {
+    let (api_version, kind) = &*item.kind;
+    kinds
+        .iter()
+        .find(|known| known.resource.kind == *kind && known.resource.group == group(api_version))
+}
+
+fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+/// A merge patch removes with null; an empty list would stay.
+fn none_if_empty<T: serde::Serialize>(list: Vec<T>) -> Value {
+    if list.is_empty() { Value::Null } else { json!(list) }
+}
