@@ -4,9 +4,11 @@
 //! A lab speaks only the Kubernetes API, and HTTP to what the cluster publishes. What differs
 //! between clusters comes from [`lab_environment::Environment`].
 
+pub mod archive;
 pub mod claim;
 pub mod command;
 pub mod context;
+pub mod elf;
 pub mod event;
 pub mod failure;
 pub mod kubernetes;
@@ -14,6 +16,7 @@ pub mod lab;
 pub mod lock;
 pub mod namespace;
 pub mod phases;
+pub mod process;
 pub mod report;
 pub mod run;
 pub mod sample;
