@@ -69,6 +69,10 @@ impl Archive {
         let config_bytes = blob(&members, &manifest.config)?;
         let config: serde_json::Value = json(config_bytes, "the config")?;
         let image: Image = json(config_bytes, "the config")?;
+        let mut layers = Vec::new();
+        for layer in &manifest.layers {
+            layers.push(files(blob(&members, layer)?).context("reading a layer")?);
+        }
         let docker: Vec<DockerManifest> = document(&members, "manifest.json")?;
         let [docker] = docker.as_slice() else {
             bail!("manifest.json lists {} images, not one", docker.len());
@@ -84,12 +88,8 @@ impl Archive {
         );
         let listed: Vec<_> =
             docker.layers.iter().map(|path| named(path)).collect::<Result<_, _>>()?;
-        let layers = manifest.layers.iter().map(|layer| &layer.digest);
-        ensure!(listed.iter().eq(layers), "manifest.json and index.json name different layers");
-        let mut layers = Vec::new();
-        for layer in &manifest.layers {
-            layers.push(files(blob(&members, layer)?).context("reading a layer")?);
-        }
+        let expected = manifest.layers.iter().map(|layer| &layer.digest);
+        ensure!(listed.iter().eq(expected), "manifest.json and index.json name different layers");
         Ok(Self {
             digest: entry.digest.clone(),
             file_digest: digest_of(bytes),

@@ -6,6 +6,7 @@ use crate::kubernetes::wait::{self, Seen, evidence, until};
 use crate::lab::Lab;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -87,6 +88,14 @@ async fn workers(context: &Context) -> anyhow::Result<()> {
     };
     context.judge("cluster-has-workers", verdict)?;
     Ok(())
+}
+
+/// The nodes that take pods, by name.
+pub(super) async fn nodes_for_pods(context: &Context) -> anyhow::Result<Vec<Node>> {
+    let nodes = Api::<Node>::all(context.client()).list(&ListParams::default()).await;
+    let mut nodes = nodes.context("failed to list the nodes")?.items;
+    nodes.retain(|node| Seat::of(node).takes_pods);
+    Ok(nodes)
 }
 
 /// What matters of a node.

@@ -1,15 +1,26 @@
-//! Phase 2: the image.
+//! Phase 2: the image. What an archive says is read by the labs themselves; that it runs is tried with
+//! the Docker engine where there is one, and on every node of the cluster.
 
-use crate::claim::Claim;
+use crate::archive::{Archive, digest_of};
+use crate::claim::{Claim, Verdict};
 use crate::context::Context;
 use crate::lab::Lab;
+use anyhow::Context as _;
+use lab_environment::Image;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+mod cluster;
 
 /// This phase, as the list of labs shows it.
 pub const LAB: Lab = Lab {
     name: "phase2",
     title: "The image",
-    summary: "Opens the images, compares two builds of each, and runs them as containers.",
-    article: "“The image”: alpine plus a binary, pushed to gcr.io; today built from scratch, and loaded or pushed to Artifact Registry.",
+    summary: "Opens the images of both versions, compares two builds of each, and runs them as \
+              containers.",
+    article: "“Phase 2: The Docker Image”. There it is alpine and a binary, pushed to Google \
+              Container Registry, which closed in March 2025; here it is the binary alone, loaded \
+              into the cluster or pushed to a registry such as Artifact Registry.",
     claims: &[
         Claim {
             id: "image-entrypoint",
@@ -30,12 +41,271 @@ pub const LAB: Lab = Lab {
         },
         Claim {
             id: "image-reachable",
-            sentence: "Every node can start it without extra credentials: loaded (embedded, kind, minikube, k3s) or pushed (a registry, Artifact Registry on GKE).",
+            sentence: "Every node can start it without extra credentials.",
         },
     ],
     run: |context| Box::pin(run(context)),
 };
 
-async fn run(_context: &Context) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+/// What a running container answers to `/version`, or why it does not.
+type Answered = Result<String, String>;
+
+async fn run(context: &Context) -> anyhow::Result<()> {
+    let images = [context.stable()?, context.canary()?];
+    let mut archives = Vec::new();
+    {
+        let _step = context.step("reading the images");
+        for image in images {
+            archives.push(Archive::read(&image.archive)?);
+        }
+        let mut entrypoint = Lines::default();
+        let mut reproducible = Lines::default();
+        let mut small = Lines::default();
+        for (image, archive) in images.iter().zip(&archives) {
+            let binary = std::fs::read(&image.binary)
+                .with_context(|| format!("reading {}", image.binary.display()))?;
+            let rebuilt = Archive::read(&image.rebuilt)?;
+            let version = &image.version;
+            entrypoint.add(version, starts_app(archive, &digest_of(&binary)));
+            reproducible.add(version, same_digest(archive, &rebuilt));
+            small.add(version, nothing_else(archive));
+        }
+        context.judge("image-entrypoint", entrypoint.verdict())?;
+        context.judge("image-reproducible", reproducible.verdict())?;
+        context.judge("image-small", small.verdict())?;
+    }
+
+    let on_nodes = cluster::run(context, &images).await?;
+    context.judge("image-reachable", on_nodes.reachable())?;
+    let (engine, answered) = match docker(context, &images).await? {
+        Some(answered) => ("the Docker engine", answered),
+        None => ("the cluster", on_nodes.answered),
+    };
+    let mut runs = Lines::default();
+    for (image, answer) in images.iter().zip(&answered) {
+        runs.add(&image.version, answers(answer, &image.version));
+    }
+    let runs = runs.verdict();
+    let told = format!("run by {engine}: {}", runs.evidence);
+    context.judge("image-runs", Verdict { evidence: told, ..runs })?;
+    let argument = one_recipe(&images, &archives, &answered);
+    context.judge("image-version-argument", argument)?;
+    Ok(())
+}
+
+/// What the images answer when the Docker engine runs them; `None` where that cannot be tried.
+async fn docker(
+    _context: &Context,
+    _images: &[&Image; 2],
+) -> anyhow::Result<Option<Vec<Answered>>> {
+    Ok(None)
+}
+
+/// A finding for each version, and whether all are right.
+#[derive(Debug, Default)]
+struct Lines {
+    lines: Vec<String>,
+    wrong: bool,
+}
+
+impl Lines {
+    fn add(&mut self, version: &str, (right, line): (bool, String)) {
+        self.wrong |= !right;
+        self.lines.push(format!("{version}: {line}"));
+    }
+
+    fn verdict(&self) -> Verdict {
+        Verdict::of(!self.wrong && !self.lines.is_empty(), self.lines.join("; "))
+    }
+}
+
+fn starts_app(archive: &Archive, binary: &str) -> (bool, String) {
+    let files = archive.files();
+    let app = files.get("app");
+    let (packed, state) = match app {
+        None => (false, "no /app in it"),
+        Some(app) if app.mode & 0o111 != 0o111 => (false, "/app in it may not be executed by all"),
+        Some(app) if app.digest != binary => (false, "/app in it is another file than was built"),
+        Some(_) => (true, "/app in it is the binary that was built"),
+    };
+    let exposed = archive.ports.iter().any(|port| port == "8080/tcp");
+    let right = packed && exposed && archive.entrypoint == ["/app"];
+    let (start, ports) = (archive.entrypoint.join(" "), archive.ports.join(", "));
+    (right, format!("starts {start}, exposes {ports}, {state}"))
+}
+
+fn same_digest(archive: &Archive, rebuilt: &Archive) -> (bool, String) {
+    let same = archive.digest == rebuilt.digest && archive.file_digest == rebuilt.file_digest;
+    let word = if same { "again" } else { "then" };
+    (same, format!("{}, {word} {}", short(&archive.digest), short(&rebuilt.digest)))
+}
+
+/// Enough of a digest to tell two apart by eye.
+fn short(digest: &str) -> &str {
+    digest.get(..19).unwrap_or(digest)
+}
+
+fn nothing_else(archive: &Archive) -> (bool, String) {
+    let files = archive.files();
+    let bytes = archive.layers.iter().map(|layer| layer.bytes).sum::<u64>();
+    let names: Vec<_> = files.keys().map(|path| format!("/{path}")).collect();
+    let layers = archive.layers.len();
+    let plural = if layers == 1 { "layer" } else { "layers" };
+    let size = format!("{:.2} MB in {layers} {plural}", bytes as f64 / 1e6);
+    match names.as_slice() {
+        [one] => (one == "/app", format!("{one} alone, {size}")),
+        other => (false, format!("{} files, {size}", other.len())),
+    }
+}
+
+fn answers(answer: &Answered, version: &str) -> (bool, String) {
+    match answer {
+        Ok(text) => (*text == format!("{version}\n"), format!("/version answers {text:?}")),
+        Err(why) => (false, why.clone()),
+    }
+}
+
+/// Whether the images differ in nothing but the binary and the version's name, come of one build input
+/// with two values, and answer with those.
+fn one_recipe(images: &[&Image; 2], archives: &[Archive], answered: &[Answered]) -> Verdict {
+    let mut faults = Vec::new();
+    let inputs = images.map(|image| image.build_input.as_str());
+    let [one, two] = inputs.map(|input| input.split_once('=').map_or(input, |(name, _)| name));
+    if one != two || inputs.iter().zip(images).any(|(i, image)| !i.ends_with(&image.version)) {
+        faults.push("the build inputs differ in more than the version".to_owned());
+    }
+    if let [stable, canary] = archives {
+        let recipe = |archive: &Archive, image: &Image| {
+            let mut files: BTreeMap<String, u32> =
+                archive.files().into_iter().map(|(p, file)| (p.to_owned(), file.mode)).collect();
+            _ = files.insert(archive.config_without(&image.version), 0);
+            files
+        };
+        let [first, second] = images;
+        if recipe(stable, first) != recipe(canary, second) {
+            faults.push("the images differ in more than the binary and its version".to_owned());
+        }
+    }
+    for (image, answer) in images.iter().zip(answered) {
+        if let (false, line) = answers(answer, &image.version) {
+            faults.push(format!("{}: {line}", image.version));
+        }
+    }
+    let line = match faults.as_slice() {
+        [] => {
+            format!("one recipe, {}: each answers so, and only /app differs", inputs.join(" and "))
+        }
+        faults => faults.join("; "),
+    };
+    Verdict::of(faults.is_empty(), line).with(json!({ "inputs": inputs }))
+}
+
+impl Archive {
+    /// The config with the version's name and what follows from the binary taken out.
+    fn config_without(&self, version: &str) -> String {
+        let mut config = self.config.clone();
+        if let Some(digests) = config.pointer_mut("/rootfs/diff_ids").and_then(Value::as_array_mut)
+        {
+            digests.iter_mut().for_each(|digest| *digest = Value::Null);
+        }
+        config.to_string().replace(version, "VERSION")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::{File, Layer};
+    use crate::claim::Outcome;
+
+    fn archive(version: &str) -> Archive {
+        let digest = digest_of(version.as_bytes());
+        let app = File { mode: 0o755, bytes: 9, digest: digest.clone() };
+        let config = json!({"config": {"Labels": {"version": version}},
+            "rootfs": {"diff_ids": [digest]}});
+        Archive {
+            digest: digest.clone(),
+            file_digest: digest,
+            bytes: 10_000,
+            names: vec![format!("kubeapp:{version}")],
+            entrypoint: vec!["/app".to_owned()],
+            ports: vec!["8080/tcp".to_owned()],
+            config,
+            layers: vec![Layer { bytes: 1_370_000, files: [("app".to_owned(), app)].into() }],
+        }
+    }
+
+    fn image(version: &str) -> Image {
+        Image {
+            version: version.to_owned(),
+            manifest_name: format!("kubeapp:{version}"),
+            name: format!("kubeapp:{version}"),
+            archive: "a".into(),
+            rebuilt: "r".into(),
+            binary: "b".into(),
+            build_input: format!("KUBEAPP_VERSION={version}"),
+        }
+    }
+
+    #[test]
+    fn the_image_must_start_the_binary_that_was_built() {
+        let built = digest_of(b"1.0");
+        let right = |change: fn(&mut Archive)| {
+            let mut archive = archive("1.0");
+            change(&mut archive);
+            starts_app(&archive, &built).0
+        };
+        assert!(right(|_| {}));
+        assert!(!right(|a| a.entrypoint = vec!["/bin/sh".into(), "/app".into()]));
+        assert!(!right(|a| a.ports.clear()));
+        assert!(!right(|a| a.layers.clear()));
+        assert!(!right(|a| a.layers[0].files.get_mut("app").unwrap().mode = 0o644));
+        assert!(!right(|a| a.layers[0].files.get_mut("app").unwrap().digest.clear()));
+    }
+
+    #[test]
+    fn two_builds_must_be_the_same_to_the_byte() {
+        let one = archive("1.0");
+        assert!(same_digest(&one, &one.clone()).0);
+        assert!(!same_digest(&one, &archive("2.0")).0);
+        let other = Archive { file_digest: "sha256:other".into(), ..one.clone() };
+        assert!(!same_digest(&one, &other).0);
+    }
+
+    #[test]
+    fn anything_beside_the_app_is_too_much() {
+        let mut image = archive("1.0");
+        assert_eq!(nothing_else(&image), (true, "/app alone, 1.37 MB in 1 layer".to_owned()));
+        let more = image.layers[0].files["app"].clone();
+        image.layers[0].files.insert("bin/sh".into(), more);
+        assert!(!nothing_else(&image).0);
+    }
+
+    #[test]
+    fn one_recipe_differs_in_the_version_alone() {
+        let images = [&image("1.0"), &image("2.0")];
+        let answered = [Ok("1.0\n".to_owned()), Ok("2.0\n".to_owned())];
+        let archives = [archive("1.0"), archive("2.0")];
+        let judge = |images: &[&Image; 2], archives: &[Archive], answered: &[Answered]| {
+            one_recipe(images, archives, answered).outcome
+        };
+        assert_eq!(judge(&images, &archives, &answered), Outcome::Holds);
+
+        let mut changed = archives.clone();
+        changed[1].config["config"]["Env"] = json!(["DEBUG=1"]);
+        assert_eq!(judge(&images, &changed, &answered), Outcome::Fails, "another config");
+        let mut changed = archives.clone();
+        let file = changed[1].layers[0].files["app"].clone();
+        changed[1].layers[0].files.insert("other".into(), file);
+        assert_eq!(judge(&images, &changed, &answered), Outcome::Fails, "another file");
+
+        let same = [Ok("1.0\n".to_owned()), Ok("1.0\n".to_owned())];
+        assert_eq!(judge(&images, &archives, &same), Outcome::Fails, "2.0 answers 1.0");
+        let mute = [Ok("1.0\n".to_owned()), Err("does not start".to_owned())];
+        assert_eq!(judge(&images, &archives, &mute), Outcome::Fails);
+
+        let other = Image { build_input: "OTHER=2.0".to_owned(), ..image("2.0") };
+        let images = [images[0], &other];
+        assert_eq!(judge(&images, &archives, &answered), Outcome::Fails, "another input");
+    }
 }
