@@ -3,7 +3,11 @@
 
 use serde_json::Value;
 
-use crate::kinds::Kind;
+use crate::{kinds::Kind, schema::tree::forest};
+
+mod apply;
+mod fields;
+mod strategic;
 
 /// Why a patch could not be applied.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -47,9 +51,18 @@ pub enum Operation {
 /// # Errors
 /// `BadRequest` where the patch cannot be read, `Unprocessable` where it does not fit.
 pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
+    if !patch.is_array() {
+        return Err(PatchError::BadRequest(format!(
+            "error decoding patch: json: cannot unmarshal {} into Go value of type \
+             []handlers.jsonPatchOp",
+            crate::schema::type_name(patch)
+        )));
+    }
+    // Kubernetes says no more than this, of a failed `test` and of a missing path alike.
+    let refused = "the server rejected our request due to an error in our request";
     let patch: json_patch::Patch = serde_json::from_value(patch.clone())
-        .map_err(|error| PatchError::BadRequest(error.to_string()))?;
-    json_patch::patch(target, &patch).map_err(|error| PatchError::Unprocessable(error.to_string()))
+        .map_err(|_| PatchError::Unprocessable(refused.to_owned()))?;
+    json_patch::patch(target, &patch).map_err(|_| PatchError::Unprocessable(refused.to_owned()))
 }
 
 /// RFC 7386, `application/merge-patch+json`.
@@ -61,17 +74,18 @@ pub fn merge(target: &mut Value, patch: &Value) {
 ///
 /// # Errors
 /// `BadRequest` where a directive is malformed, `Unprocessable` where an element lacks its merge
-/// key.
+/// key. The target is then half patched.
 pub fn strategic(kind: &Kind, target: &mut Value, patch: &Value) -> Result<(), PatchError> {
-    let _ = kind;
-    merge(target, patch);
-    Ok(())
+    match (target.as_object_mut(), patch.as_object()) {
+        (Some(target), Some(patch)) => strategic::merge(forest().root(kind), target, patch),
+        _ => Err(PatchError::BadRequest("invalid JSON document".to_owned())),
+    }
 }
 
 /// Server-side apply: the object as it is to be stored, `metadata.managedFields` included.
 ///
 /// `current` is `None` where the object is to be created. `subresource` is empty for the object
-/// itself.
+/// itself. Applying the same again gives the same object.
 ///
 /// # Errors
 /// `BadRequest`, or `Conflict` unless `force`.
@@ -84,15 +98,12 @@ pub fn apply(
     subresource: &str,
     now: jiff::Timestamp,
 ) -> Result<Value, PatchError> {
-    let _ = (kind, manager, force, subresource, now);
-    let mut object = current.cloned().unwrap_or_default();
-    merge(&mut object, applied);
-    Ok(object)
+    apply::apply(kind, current, applied, manager, force, subresource, now)
 }
 
 /// Brings `new.metadata.managedFields` up to date after a create, update or patch: `manager` owns
 /// what differs from `old` (everything where `old` is `None`), others lose it. To be called on the
-/// object as it is about to be stored, defaults included.
+/// object with its defaults, before what admission and allocation add.
 pub fn track_update(
     kind: &Kind,
     old: Option<&Value>,
@@ -102,5 +113,5 @@ pub fn track_update(
     subresource: &str,
     now: jiff::Timestamp,
 ) {
-    let _ = (kind, old, new, manager, operation, subresource, now);
+    apply::track_update(kind, old, new, manager, operation, subresource, now);
 }

@@ -62,3 +62,8 @@ pub fn openapi_groups() -> Vec<(String, String)> {
 pub fn openapi(group: &str, version: &str) -> Option<Arc<Vec<u8>>> {
     openapi::document(group, version)
 }
+
+/// What Go's JSON decoder calls a value: `string`, `object`, …
+pub(crate) fn type_name(value: &Value) -> &'static str {
+    check::kind_of(value)
+}
