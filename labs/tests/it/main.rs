@@ -1,0 +1,8 @@
+//! Proves that the labs can fail: each plays a phase on an embedded cluster that is wrong on purpose,
+//! and demands that precisely the claims which speak of that fault fail. One plays them on a cluster
+//! that is right.
+
+mod archives;
+mod meddle;
+mod world;
+mod worlds;

@@ -1,0 +1,88 @@
+//! People and programs that change a cluster behind a lab's back, for faults that no manifest can
+//! express. Each goes on until it is dropped.
+
+use futures::StreamExt as _;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, Service},
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+    runtime::watcher::{self, Event, watcher},
+};
+use serde_json::{Value, json};
+use std::{fmt::Debug, pin::pin};
+
+pub const PRODUCTION: &str = "kubeapp-production";
+pub const CANARY: &str = "kubeapp-canary";
+
+/// Watches one kind of object in `production` and acts on whatever `moved` says yes to, once.
+pub async fn once<K, F>(client: Client, seen: impl Fn(&K) -> bool, act: impl FnOnce(Client) -> F)
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + serde::de::DeserializeOwned
+        + Debug
+        + Send
+        + 'static,
+    F: Future<Output = ()>,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), "production");
+    let mut events = pin!(watcher(api, watcher::Config::default()));
+    while let Some(event) = events.next().await {
+        if let Ok(Event::Apply(object) | Event::InitApply(object)) = event
+            && seen(&object)
+        {
+            act(client).await;
+            break;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Whether this is production after its template was changed in that way.
+pub fn production(deployment: &Deployment, changed: impl Fn(&Value) -> bool) -> bool {
+    let value = serde_json::to_value(deployment).expect("JSON");
+    deployment.metadata.name.as_deref() == Some(PRODUCTION) && changed(&value)
+}
+
+/// Whether production was told to run that image.
+pub fn promoted(deployment: &Deployment) -> bool {
+    production(deployment, |value| {
+        value.pointer("/spec/template/spec/containers/0/image") == Some(&json!("kubeapp:2.0"))
+    })
+}
+
+/// A merge patch of a Deployment.
+pub async fn patch_deployment(client: Client, name: &str, patch: Value) {
+    let api: Api<Deployment> = Api::namespaced(client, "production");
+    let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    patched.expect("a patched Deployment");
+}
+
+/// A merge patch of the load balancer.
+pub async fn patch_service(client: Client, patch: Value) {
+    let api: Api<Service> = Api::namespaced(client, "production");
+    let patched = api.patch("app-lb", &PatchParams::default(), &Patch::Merge(patch)).await;
+    patched.expect("a patched Service");
+}
+
+/// A strategic merge patch of a Deployment.
+pub async fn strategic_patch_deployment(client: Client, name: &str, patch: Value) {
+    let api: Api<Deployment> = Api::namespaced(client, "production");
+    let patched = api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+    patched.expect("a patched Deployment");
+}
+
+/// Deletes pods by label, without grace.
+pub async fn delete_pods_now(client: Client, labels: &'static str) {
+    let api: Api<Pod> = Api::namespaced(client, "production");
+    let selected = ListParams::default().labels(labels);
+    let now = DeleteParams::default().grace_period(0);
+    let pods = api.list(&selected).await.expect("pods");
+    for pod in pods {
+        let name = pod.metadata.name.unwrap_or_default();
+        _ = api.delete(&name, &now).await.expect("a deleted pod");
+    }
+}

@@ -1,0 +1,203 @@
+//! A cluster of its own for each test, with manifests and images that can be made wrong.
+
+use crate::archives;
+use kube_embedded::{Cluster, Config};
+use lab_environment::{Environment, Image, NearestWrong, Patience};
+use labs::{
+    claim::Outcome,
+    event::Events,
+    kubernetes::manifest,
+    lab::LABS,
+    run::{Runner, Summary},
+};
+use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A world that is right until somebody makes it wrong.
+pub struct World {
+    folder: Folder,
+    /// What the labs are told.
+    pub environment: Environment,
+}
+
+/// How a lab ended there.
+pub struct Played {
+    summary: Summary,
+    lab: &'static str,
+    events: Vec<String>,
+}
+
+impl World {
+    /// The manifests of this repository, the images that `cargo xtask images` built, and plans that
+    /// are content with few requests.
+    pub fn new() -> Self {
+        let folder = Folder::new();
+        let manifests = folder.0.join("manifests");
+        fs::create_dir_all(manifests.join("lb")).expect("a folder for manifests");
+        let ours = repository().join("manifests/lb");
+        for file in fs::read_dir(&ours).expect("our manifests") {
+            let file = file.expect("our manifests").path();
+            fs::copy(&file, manifests.join("lb").join(file.file_name().expect("a name")))
+                .expect("a copy of our manifests");
+        }
+        let images = ["1.0", "2.0"].map(archives::image);
+        let environment = Environment {
+            provider: "embedded".into(),
+            kubeconfig: folder.0.join("kubeconfig"),
+            started_in: Some(0.0),
+            manifests,
+            images: images.to_vec(),
+            pull_policy: "IfNotPresent".into(),
+            app: repository().join("app"),
+            docker: false,
+            patience: Patience { rollout: 20, address: 10, request: 5 },
+            nearest_wrong: NearestWrong::Even,
+            absent: vec![],
+        };
+        Self { folder, environment }
+    }
+
+    /// Tells one replica too many or too few, as on a cluster where requests are cheap.
+    pub fn telling_replicas_apart(mut self) -> Self {
+        self.environment.nearest_wrong = NearestWrong::NearestReplica;
+        self
+    }
+
+    /// For worlds in which something is awaited in vain: seconds for each wait.
+    pub fn impatient(mut self, seconds: u64) -> Self {
+        self.environment.patience =
+            Patience { rollout: seconds, address: seconds, request: seconds.min(2) };
+        self
+    }
+
+    /// Changes the object of a manifest: `app-canary.yml`.
+    pub fn edit(self, file: &str, change: impl FnOnce(&mut Value)) -> Self {
+        let path = self.environment.manifests.join("lb").join(file);
+        let mut object = manifest::read(&path).expect("our manifest").remove(0).object;
+        let before = object.clone();
+        change(&mut object);
+        assert_ne!(before, object, "the sabotage of {file} changed nothing");
+        // JSON is YAML.
+        fs::write(&path, object.to_string()).expect("the changed manifest");
+        self
+    }
+
+    /// Sets one field of a manifest, given as a JSON pointer whose parent is there.
+    pub fn set(self, file: &str, pointer: &str, value: Value) -> Self {
+        self.edit(file, |object| {
+            let (parent, field) = pointer.rsplit_once('/').expect("a JSON pointer");
+            let parent = object.pointer_mut(parent).expect("the parent is in the manifest");
+            parent[field] = value;
+        })
+    }
+
+    /// Puts another archive in the place of an image.
+    pub fn with_image(mut self, image: usize, change: impl FnOnce(&Image, &Path) -> Image) -> Self {
+        let changed = change(&self.environment.images[image], &self.folder.0);
+        self.environment.images[image] = changed;
+        self
+    }
+
+    /// Plays a lab.
+    pub async fn play(&self, lab: &'static str) -> Played {
+        self.play_while(lab, |_| std::future::pending()).await
+    }
+
+    /// Plays a lab while somebody meddles with the cluster.
+    pub async fn play_while<F>(
+        &self,
+        lab: &'static str,
+        meddle: impl FnOnce(kube::Client) -> F,
+    ) -> Played
+    where
+        F: Future<Output = ()>,
+    {
+        let images = self.environment.images.iter().map(|image| image.archive.clone());
+        let cluster = Cluster::start(Config {
+            images: images.collect(),
+            state: Some(self.folder.0.clone()),
+            ..Config::default()
+        })
+        .await
+        .expect("a cluster");
+        fs::write(&self.environment.kubeconfig, cluster.kubeconfig()).expect("a kubeconfig");
+        let (events, told) = Events::channel();
+        let runner = Runner {
+            environment: Arc::new(self.environment.clone()),
+            events,
+            failures: None,
+            keep: false,
+        };
+        let found = LABS.iter().find(|known| known.name == lab).expect("a lab of that name");
+        let labs = [found];
+        let summary = tokio::select! {
+            summary = runner.run(&labs, std::future::pending()) => summary,
+            () = meddle(cluster.client()) => unreachable!("a meddler that ends should wait instead"),
+        };
+        cluster.stop().await;
+        drop(runner);
+        let events = told.iter().map(|event| serde_json::to_string(&event).expect("JSON"));
+        Played { summary, lab, events: events.collect() }
+    }
+}
+
+impl Played {
+    /// Demands that these claims fail and no others.
+    pub fn fails(&self, expected: &[&str]) {
+        self.ends(expected, &[]);
+    }
+
+    /// Demands that these claims fail, these are not checked, and the others hold.
+    pub fn ends(&self, fails: &[&str], skipped: &[&str]) {
+        let with = |outcome| -> BTreeSet<&str> {
+            let all = self.summary.verdicts.iter();
+            all.filter(|(_, verdict)| verdict.outcome == outcome).map(|(id, _)| *id).collect()
+        };
+        let expected = |ids: &[&'static str]| ids.iter().copied().collect::<BTreeSet<&str>>();
+        let wrong = with(Outcome::Fails) != fails.iter().copied().collect()
+            || with(Outcome::Skipped) != skipped.iter().copied().collect()
+            || (fails.is_empty() && skipped.is_empty() && !self.summary.errors.is_empty());
+        _ = expected;
+        if wrong {
+            let verdicts = self.summary.verdicts.iter().map(|(id, verdict)| {
+                format!("  {id} {}: {}", verdict.outcome.word(), verdict.evidence)
+            });
+            panic!(
+                "{}: expected failures {fails:?}, skipped {skipped:?}, and the rest to hold:\n{}\n\
+                 errors: {:#?}\nevents:\n{}",
+                self.lab,
+                verdicts.collect::<Vec<_>>().join("\n"),
+                self.summary.errors,
+                self.events.join("\n"),
+            );
+        }
+    }
+}
+
+/// The root of this repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("labs is in the repository").to_owned()
+}
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let name = format!("canary-labs-test-{}-{:x}", std::process::id(), rand::random::<u64>());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).expect("a temporary folder");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.0);
+    }
+}
