@@ -7,6 +7,7 @@ mod archive;
 mod layer;
 mod root;
 
+pub(crate) use archive::architecture;
 pub(crate) use root::resolve as resolve_in_root;
 
 use std::{

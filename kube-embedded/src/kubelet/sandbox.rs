@@ -16,6 +16,7 @@ mod sys;
 pub(crate) use detect::detect;
 pub(crate) use pause::{Pause, PauseConfig};
 pub(crate) use process::{Exit, Process};
+pub(crate) use sockets::Sockets;
 pub(crate) use spawner::Spawner;
 
 use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
@@ -77,6 +78,11 @@ pub(crate) enum LaunchError {
     Exec(String, std::io::Error),
     #[error("cannot {0}: {1}")]
     Step(&'static str, std::io::Error),
+}
+
+/// Whether what failed is the overlay, for which there is another way.
+pub(crate) fn is_overlay(step: &str) -> bool {
+    sys::STEPS.get(sys::Step::Overlay as usize) == Some(&step)
 }
 
 #[cfg(test)]

@@ -60,7 +60,9 @@ impl Process {
 
     /// Waits for the end. May be called by several and repeatedly.
     pub(crate) async fn wait(&self) -> io::Result<Exit> {
-        let watch = AsyncFd::with_interest(self.pidfd.clone(), tokio::io::Interest::READABLE)?;
+        let watch =
+            // SAFETY: the descriptor stays open and the same as long as the Arc is held.
+            unsafe { AsyncFd::register_with_interest(self.pidfd.clone(), tokio::io::Interest::READABLE)? };
         loop {
             if let Some(exit) = self.reap(libc::WNOHANG)? {
                 return Ok(exit);

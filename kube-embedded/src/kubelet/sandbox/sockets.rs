@@ -45,8 +45,9 @@ struct Shared {
 impl Sockets {
     /// Must be called within a Tokio runtime.
     pub(crate) fn new(pause: &Pause) -> io::Result<Self> {
-        let channel =
-            AsyncFd::with_interest(pause.socket.clone(), Interest::READABLE | Interest::WRITABLE)?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        // SAFETY: the descriptor stays open and the same as long as the Arc is held.
+        let channel = unsafe { AsyncFd::register_with_interest(pause.socket.clone(), both)? };
         let shared = Arc::new(Shared {
             pool: Mutex::default(),
             target: AtomicUsize::new(IDLE),

@@ -1,0 +1,352 @@
+//! What Kubernetes shows of a pod, computed from what is known of its containers. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Map, Value, json};
+use std::net::Ipv4Addr;
+
+/// All that a pod's status is made of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PodView {
+    pub(crate) host_ip: Option<Ipv4Addr>,
+    pub(crate) ip: Option<Ipv4Addr>,
+    pub(crate) started_at: Option<Timestamp>,
+    /// Whether the pod's namespaces stand.
+    pub(crate) sandbox: bool,
+    pub(crate) init: Vec<View>,
+    pub(crate) containers: Vec<View>,
+    /// Whether it was deleted and everything in it has ended.
+    pub(crate) ended: bool,
+}
+
+/// One container.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub(crate) name: String,
+    pub(crate) image: String,
+    pub(crate) image_id: String,
+    pub(crate) container_id: String,
+    pub(crate) state: State,
+    pub(crate) last: Option<Terminated>,
+    pub(crate) restarts: i32,
+    pub(crate) started: bool,
+    pub(crate) ready: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum State {
+    Waiting { reason: String, message: Option<String> },
+    Running { at: Timestamp },
+    Terminated(Terminated),
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Waiting { reason: "ContainerCreating".to_owned(), message: None }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Terminated {
+    pub(crate) exit_code: i32,
+    pub(crate) reason: String,
+    pub(crate) message: Option<String>,
+    pub(crate) started_at: Timestamp,
+    pub(crate) finished_at: Timestamp,
+    pub(crate) container_id: String,
+}
+
+/// Whether a container that ended is started again.
+pub(crate) fn restarts(policy: &str, exit_code: i32) -> bool {
+    match policy {
+        "Never" => false,
+        "OnFailure" => exit_code != 0,
+        _ => true,
+    }
+}
+
+/// The policy of a pod, with Kubernetes' default.
+pub(crate) fn policy(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always")
+}
+
+/// The whole status, as it is to be merged into the object. `pod` is the object as it was last seen: its conditions keep
+/// their transition times where nothing changed.
+pub(crate) fn status(pod: &Pod, view: &PodView, now: Timestamp) -> Value {
+    let phase = phase(policy(pod), view);
+    let generation = pod.metadata.generation;
+    let mut status = json!({
+        "phase": phase,
+        "conditions": conditions(pod, view, phase, now),
+        "containerStatuses": view.containers.iter().map(container).collect::<Vec<_>>(),
+        "startTime": view.started_at.map(time),
+        "qosClass": qos(pod),
+    });
+    if let (Value::Object(map), Some(generation)) = (&mut status, generation) {
+        map.insert("observedGeneration".to_owned(), json!(generation));
+    }
+    if let Value::Object(map) = &mut status {
+        if !view.init.is_empty() {
+            let init: Vec<_> = view.init.iter().map(container).collect();
+            map.insert("initContainerStatuses".to_owned(), json!(init));
+        }
+        if let Some(ip) = view.host_ip {
+            map.insert("hostIP".to_owned(), json!(ip));
+            map.insert("hostIPs".to_owned(), json!([{ "ip": ip }]));
+        }
+        if let Some(ip) = view.ip {
+            map.insert("podIP".to_owned(), json!(ip));
+            map.insert("podIPs".to_owned(), json!([{ "ip": ip }]));
+        }
+    }
+    status
+}
+
+/// As `getPhase` of the kubelet decides it.
+pub(crate) fn phase(policy: &str, view: &PodView) -> &'static str {
+    let failed = |v: &View| matches!(&v.state, State::Terminated(t) if t.exit_code != 0);
+    if view.ended {
+        return if view.containers.iter().any(|v| !succeeded(v)) { "Failed" } else { "Succeeded" };
+    }
+    if view.init.iter().any(|v| failed(v) && policy == "Never") {
+        return "Failed";
+    }
+    if !initialized(view) {
+        return "Pending";
+    }
+    let (mut waiting, mut running, mut stopped, mut succeeded_) = (0, 0, 0, 0);
+    for v in &view.containers {
+        match &v.state {
+            State::Running { .. } => running += 1,
+            State::Waiting { .. } if v.last.is_none() => waiting += 1,
+            State::Waiting { .. } => stopped += 1,
+            State::Terminated(t) => {
+                stopped += 1;
+                succeeded_ += i32::from(t.exit_code == 0);
+            }
+        }
+    }
+    match (policy, stopped) {
+        _ if waiting > 0 => "Pending",
+        _ if running > 0 => "Running",
+        ("OnFailure" | "Never", n) if n == succeeded_ => "Succeeded",
+        ("Never", _) => "Failed",
+        _ => "Running",
+    }
+}
+
+fn succeeded(v: &View) -> bool {
+    matches!(&v.state, State::Terminated(t) if t.exit_code == 0)
+}
+
+fn initialized(view: &PodView) -> bool {
+    view.init.iter().all(succeeded)
+}
+
+fn conditions(pod: &Pod, view: &PodView, phase: &str, now: Timestamp) -> Vec<Value> {
+    let over = match phase {
+        "Succeeded" => Some("PodCompleted"),
+        "Failed" => Some("PodFailed"),
+        _ => None,
+    };
+    let names = |views: &[View], bad: fn(&View) -> bool| {
+        views.iter().filter(|v| bad(v)).map(|v| v.name.as_str()).collect::<Vec<_>>().join(" ")
+    };
+    let uninitialized = names(&view.init, |v| !succeeded(v));
+    let unready = names(&view.containers, |v| !v.ready);
+    let init = match over {
+        Some(reason @ "PodCompleted") => (true, Some((reason, String::new()))),
+        _ if uninitialized.is_empty() => (true, None),
+        _ => (
+            false,
+            Some((
+                "ContainersNotInitialized",
+                format!("containers with incomplete status: [{uninitialized}]"),
+            )),
+        ),
+    };
+    let ready = match over {
+        Some(reason) => (false, Some((reason, String::new()))),
+        None if unready.is_empty() => (true, None),
+        None => (
+            false,
+            Some(("ContainersNotReady", format!("containers with unready status: [{unready}]"))),
+        ),
+    };
+    let known = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let own = [
+        ("PodReadyToStartContainers", (view.sandbox, None)),
+        ("Initialized", init),
+        ("Ready", ready.clone()),
+        ("ContainersReady", ready),
+    ];
+    let mut conditions: Vec<Value> = own
+        .iter()
+        .map(|(kind, (holds, why))| {
+            let status = if *holds { "True" } else { "False" };
+            let since = known
+                .iter()
+                .find(|c| c.type_ == *kind && c.status == status)
+                .and_then(|c| c.last_transition_time.as_ref())
+                .map_or(now, |t| t.0);
+            let mut condition = Map::new();
+            condition.insert("type".into(), json!(kind));
+            condition.insert("status".into(), json!(status));
+            condition.insert("lastProbeTime".into(), Value::Null);
+            condition.insert("lastTransitionTime".into(), time(since));
+            if let Some(generation) = pod.metadata.generation {
+                condition.insert("observedGeneration".into(), json!(generation));
+            }
+            if let Some((reason, message)) = why {
+                condition.insert("reason".into(), json!(reason));
+                if !message.is_empty() {
+                    condition.insert("message".into(), json!(message));
+                }
+            }
+            Value::Object(condition)
+        })
+        .collect();
+    // What the scheduler and others wrote stays.
+    let others = known.iter().filter(|c| !own.iter().any(|(kind, _)| *kind == c.type_));
+    conditions.extend(others.filter_map(|c| serde_json::to_value(c).ok()));
+    conditions
+}
+
+fn container(v: &View) -> Value {
+    let state = match &v.state {
+        State::Waiting { reason, message: None } => json!({ "waiting": { "reason": reason } }),
+        State::Waiting { reason, message } => {
+            json!({ "waiting": { "reason": reason, "message": message } })
+        }
+        State::Running { at } => json!({ "running": { "startedAt": time(*at) } }),
+        State::Terminated(t) => json!({ "terminated": terminated(t) }),
+    };
+    let mut status = json!({
+        "name": v.name,
+        "image": v.image,
+        "imageID": v.image_id,
+        "ready": v.ready,
+        "started": v.started,
+        "restartCount": v.restarts,
+        "state": state,
+        "lastState": v.last.as_ref().map_or(json!({}), |t| json!({ "terminated": terminated(t) })),
+    });
+    if let (Value::Object(map), false) = (&mut status, v.container_id.is_empty()) {
+        map.insert("containerID".to_owned(), json!(v.container_id));
+    }
+    status
+}
+
+fn terminated(t: &Terminated) -> Value {
+    let mut value = json!({
+        "exitCode": t.exit_code,
+        "reason": t.reason,
+        "startedAt": time(t.started_at),
+        "finishedAt": time(t.finished_at),
+        "containerID": t.container_id,
+    });
+    if let Value::Object(map) = &mut value {
+        // Like containerd, Kubernetes tells a signal only through the exit code, 128 and its number.
+        if let Some(message) = &t.message {
+            map.insert("message".to_owned(), json!(message));
+        }
+    }
+    value
+}
+
+/// Kubernetes' times have whole seconds.
+pub(crate) fn time(at: Timestamp) -> Value {
+    json!(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// How the pod would fare when memory runs short, from its requests and limits.
+fn qos(pod: &Pod) -> &'static str {
+    let Some(spec) = &pod.spec else { return "BestEffort" };
+    let (mut any, mut guaranteed) = (false, true);
+    for c in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let resources = c.resources.as_ref();
+        let limits = resources.and_then(|r| r.limits.as_ref());
+        let requests = resources.and_then(|r| r.requests.as_ref());
+        for name in ["cpu", "memory"] {
+            let limit = limits.and_then(|l| l.get(name));
+            let request = requests.and_then(|r| r.get(name)).or(limit);
+            any |= limit.is_some() || request.is_some();
+            guaranteed &= limit.is_some() && request == limit;
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (_, true) => "Guaranteed",
+        _ => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(policy: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": { "name": "p", "generation": 1 },
+            "spec": { "restartPolicy": policy, "containers": [{ "name": "app" }] },
+            "status": { "conditions": [
+                { "type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" },
+                { "type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:01Z" },
+            ] },
+        }))
+        .unwrap()
+    }
+
+    fn ended(exit_code: i32) -> State {
+        State::Terminated(Terminated { exit_code, ..Terminated::default() })
+    }
+
+    fn view(states: Vec<State>) -> PodView {
+        let containers =
+            states.into_iter().map(|state| View { name: "app".into(), state, ..View::default() });
+        PodView { containers: containers.collect(), ..PodView::default() }
+    }
+
+    #[test]
+    fn phases() {
+        let running = || State::Running { at: Timestamp::UNIX_EPOCH };
+        for (policy, states, expected) in [
+            ("Always", vec![State::default()], "Pending"),
+            ("Always", vec![running(), State::default()], "Pending"),
+            ("Always", vec![running(), ended(1)], "Running"),
+            ("Always", vec![ended(0)], "Running"),
+            ("OnFailure", vec![ended(0)], "Succeeded"),
+            ("OnFailure", vec![ended(0), ended(1)], "Running"),
+            ("Never", vec![ended(0), ended(1)], "Failed"),
+            ("Never", vec![ended(0), ended(0)], "Succeeded"),
+        ] {
+            assert_eq!(phase(policy, &view(states.clone())), expected, "{policy} {states:?}");
+        }
+        let mut crashing = view(vec![State::default()]);
+        crashing.containers[0].last = Some(Terminated::default());
+        assert_eq!(phase("Always", &crashing), "Running");
+        let mut init = view(vec![State::default()]);
+        init.init = view(vec![ended(1)]).containers;
+        assert_eq!((phase("Always", &init), phase("Never", &init)), ("Pending", "Failed"));
+    }
+
+    #[test]
+    fn conditions_keep_their_time_until_they_change() {
+        let at = |s: &Value, kind: &str| {
+            let all = s["conditions"].as_array().unwrap();
+            all.iter().find(|c| c["type"] == kind).unwrap().clone()
+        };
+        let mut view = view(vec![State::Running { at: Timestamp::UNIX_EPOCH }]);
+        let now: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
+        let told = status(&pod("Always"), &view, now);
+        assert_eq!(at(&told, "Ready")["lastTransitionTime"], "2026-01-01T00:00:01Z");
+        assert_eq!(at(&told, "Ready")["message"], "containers with unready status: [app]");
+        assert_eq!(at(&told, "ContainersReady")["lastTransitionTime"], "2026-01-02T00:00:00Z");
+        assert_eq!(at(&told, "PodScheduled")["status"], "True");
+        view.containers[0].ready = true;
+        let told = status(&pod("Always"), &view, now);
+        assert_eq!(at(&told, "Ready")["status"], "True");
+        assert_eq!(at(&told, "Ready")["lastTransitionTime"], "2026-01-02T00:00:00Z");
+        assert_eq!(told["qosClass"], "BestEffort");
+    }
+}
