@@ -296,3 +296,6 @@ fn local(policy: &Option<String>) -> bool {
 fn port_number(port: i32) -> Option<u16> {
     u16::try_from(port).ok().filter(|p| *p > 0)
 }
+
+#[cfg(test)]
+mod tests;

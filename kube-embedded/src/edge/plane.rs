@@ -7,14 +7,7 @@ use super::{
     route::Route,
 };
 use crate::network::{Network, PodSockets};
-use std::{
-    io,
-    net::{SocketAddr, TcpListener as StdListener},
-    os::fd::{AsRawFd, FromRawFd, IntoRawFd},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, thread, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     runtime::{Builder, Handle},
@@ -24,7 +17,7 @@ use tokio::{
 };
 
 /// Connections that the kernel keeps for us before they are accepted.
-const BACKLOG: u16 = 4096;
+const BACKLOG: u32 = 4096;
 /// Connections that one listener carries at a time; more wait in the backlog.
 const CONNECTIONS: usize = 8192;
 /// An endpoint that does not answer for so long is passed over.
@@ -32,7 +25,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// A bound port on which nobody listens yet: connections are refused.
 #[derive(Debug)]
-pub struct Port(StdListener);
+pub struct Port(TcpSocket);
 
 /// What a listener has to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,31 +76,12 @@ impl Port {
         // A restarted cluster must get its ports back while old connections are in TIME_WAIT.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        // SAFETY: the descriptor was just given up by `socket`, and is a TCP socket.
-        Ok(Self(unsafe { StdListener::from_raw_fd(socket.into_raw_fd()) }))
+        Ok(Self(socket))
     }
 
     /// The address, with the port that was chosen if 0 was asked for.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
-    }
-
-    fn open(self) -> io::Result<TcpListener> {
-        // SAFETY: a call on a descriptor that `self` owns.
-        if unsafe { libc::listen(self.0.as_raw_fd(), BACKLOG.into()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        TcpListener::from_std(self.0)
-    }
-
-    /// Linux keeps the port bound when a listening socket is shut down, and refuses from then on.
-    fn close(listener: TcpListener) -> io::Result<Self> {
-        let listener = listener.into_std()?;
-        // SAFETY: a call on a descriptor that `listener` owns.
-        if unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RD) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self(listener))
     }
 }
 
@@ -135,7 +109,12 @@ impl Plane {
     /// Carries connections to the port along the route.
     pub fn serve(&self, port: Port, route: Arc<Route>) -> Listening {
         let shared = self.network.clone();
-        Listening(self.handle.spawn(async move { serve(shared, port, route).await }))
+        Listening(self.handle.spawn(async move {
+            // Cannot fail for a bound socket; without an address there is nothing to listen on.
+            if let Ok(at) = port.address() {
+                serve(shared, Door::Host { at, held: Some(port) }, route).await;
+            }
+        }))
     }
 
     /// The same on an address inside of a pod. A listener that cannot be had there (the pod's own
@@ -147,12 +126,7 @@ impl Plane {
         route: Arc<Route>,
     ) -> Listening {
         let shared = self.network.clone();
-        Listening(self.handle.spawn(async move {
-            match pod.listen(at).await.and_then(Port::close) {
-                Ok(port) => serve(shared, port, route).await,
-                Err(_) => shared.tell(at, Trouble::CannotListen),
-            }
-        }))
+        Listening(self.handle.spawn(serve(shared, Door::Pod { at, pod }, route)))
     }
 }
 
@@ -180,16 +154,55 @@ impl Drop for Listening {
     }
 }
 
+/// Where a listener listens when it does.
+enum Door {
+    /// While it does not, the port stays bound: nobody else can take it, and clients are refused.
+    Host {
+        at: SocketAddr,
+        held: Option<Port>,
+    },
+    Pod {
+        at: SocketAddr,
+        pod: Arc<dyn PodSockets>,
+    },
+}
+
+impl Door {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Host { at, .. } | Self::Pod { at, .. } => *at,
+        }
+    }
+
+    async fn open(&mut self) -> io::Result<TcpListener> {
+        match self {
+            Self::Host { at, held } => {
+                let port = held.take().map_or_else(|| Port::bind(*at), Ok)?;
+                port.0.listen(BACKLOG)
+            }
+            Self::Pod { at, pod } => pod.listen(*at).await,
+        }
+    }
+
+    fn close(&mut self, listener: TcpListener) {
+        drop(listener);
+        if let Self::Host { at, held } = self {
+            // Should somebody be quicker, opening reports it.
+            *held = Port::bind(*at).ok();
+        }
+    }
+}
+
 /// Listens while the route leads anywhere, refuses while it does not.
-async fn serve(shared: Shared, mut port: Port, route: Arc<Route>) {
-    let Ok(address) = port.address() else { return };
+async fn serve(shared: Shared, mut door: Door, route: Arc<Route>) {
+    let address = door.address();
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let mut routing = route.changes();
     loop {
         if routing.wait_for(|routing| !routing.backends.is_empty()).await.is_err() {
             return;
         }
-        let Ok(listener) = port.open() else {
+        let Ok(listener) = door.open().await else {
             shared.tell(address, Trouble::CannotListen);
             return;
         };
@@ -198,10 +211,7 @@ async fn serve(shared: Shared, mut port: Port, route: Arc<Route>) {
             () = accept(&shared, address, &listener, &route, &connections) => {}
             _ = routing.wait_for(|routing| routing.backends.is_empty()) => {}
         }
-        match Port::close(listener) {
-            Ok(closed) => port = closed,
-            Err(_) => return,
-        }
+        door.close(listener);
     }
 }
 
@@ -227,15 +237,15 @@ async fn accept(
             Ok((client, peer)) => {
                 tokio::spawn(carry(shared.network.clone(), client, peer, route.clone(), permit));
             }
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+            Err(error) => {
+                let starved = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+                // Otherwise the client left before it was accepted.
+                if error.raw_os_error().is_some_and(|code| starved.contains(&code)) {
                     shared.tell(address, Trouble::OutOfDescriptors);
                     // Nothing tells when a descriptor is free again.
                     time::sleep(Duration::from_millis(20)).await;
                 }
-                // The client left before it was accepted.
-                _ => {}
-            },
+            }
         }
     }
 }
@@ -276,3 +286,6 @@ impl Shared {
         let _ = self.troubles.try_send((address, trouble));
     }
 }
+
+#[cfg(test)]
+mod tests;
