@@ -1,7 +1,11 @@
 //! `cargo xtask ci`: everything that must be green before a change is merged. `.ci/run` and the
 //! GitHub workflow run this, so that nothing can be green there and red here.
 
-use crate::{cargo, flags, lab, project::Project};
+use crate::{
+    cargo::{self, Progress},
+    flags, images, lab,
+    project::Project,
+};
 use anyhow::{Context, Result};
 use std::time::Instant;
 use xshell::{Shell, cmd};
@@ -18,6 +22,9 @@ pub(crate) fn run() -> Result<()> {
         let clippy = cmd!(shell, "cargo clippy --workspace --all-targets {features...}");
         Ok(clippy.args(["--", "--deny", "warnings"]).run()?)
     })?;
+    // The labs' tests play phases with them.
+    step("images", || images::build(&project, Progress::Shown).map(drop))?;
+    let _images = shell.push_env("CANARY_IMAGES", images::folder(&project));
     step("tests", || Ok(cmd!(shell, "cargo test --workspace {features...}").run()?))?;
     step("all labs on the embedded cluster", || lab::run(&all()))?;
     eprintln!("all green in {:.0} s", began.elapsed().as_secs_f64());
