@@ -75,7 +75,7 @@ pub(crate) fn run(mut command: Command, progress: Progress, what: &str) -> Resul
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot run cargo; is it on the PATH?")?;
-    let mut said = Said { text: Vec::new(), shown: false };
+    let mut said = Said::default();
     if let Some(mut stderr) = child.stderr.take() {
         let mut buffer = [0; 4096];
         while let Ok(n @ 1..) = stderr.read(&mut buffer) {
@@ -85,46 +85,59 @@ pub(crate) fn run(mut command: Command, progress: Progress, what: &str) -> Resul
     let status = child.wait().context("cannot wait for cargo")?;
     if !status.success() {
         said.show();
+        if is_read_only(&said.text) {
+            bail!(
+                "{what} does not build; CARGO_TARGET_DIR=<folder> builds in one that can be written"
+            );
+        }
         bail!("{what} does not build");
     }
     Ok(())
 }
 
 /// What cargo said. Held back until it turns out to be more than "Finished".
+#[derive(Default)]
 struct Said {
     text: Vec<u8>,
-    shown: bool,
+    /// Bytes that were shown.
+    shown: usize,
 }
 
 impl Said {
     fn more(&mut self, bytes: &[u8], progress: Progress) {
         self.text.extend_from_slice(bytes);
-        if self.shown {
+        if self.shown > 0 {
             self.show();
         } else if progress == Progress::Shown && is_work(&self.text) {
-            announce();
+            announce(&self.text);
             self.show();
         }
     }
 
     fn show(&mut self) {
-        let _ = io::stderr().write_all(&self.text);
-        self.text.clear();
-        self.shown = true;
+        let new = self.text.get(self.shown..).unwrap_or_default();
+        let _ = io::stderr().write_all(new);
+        self.shown = self.text.len();
     }
 }
 
 fn is_work(text: &[u8]) -> bool {
+    has(text, &["Compiling", "Downloading", "Updating", "Blocking", "warning", "error"])
+}
+
+fn is_read_only(text: &[u8]) -> bool {
+    has(text, &["Read-only file system", "Permission denied"]) && has(text, &[".cargo-lock"])
+}
+
+fn has(text: &[u8], words: &[&str]) -> bool {
     let text = String::from_utf8_lossy(text);
-    ["Compiling", "Downloading", "Updating", "Blocking", "warning", "error"]
-        .iter()
-        .any(|word| text.contains(word))
+    words.iter().any(|word| text.contains(word))
 }
 
 /// Said once a run, however many builds it takes.
-fn announce() {
+fn announce(text: &[u8]) {
     static SAID: AtomicBool = AtomicBool::new(false);
-    if !SAID.swap(true, Ordering::Relaxed) {
+    if !has(text, &["error"]) && !SAID.swap(true, Ordering::Relaxed) {
         eprintln!("building (the first run takes a few minutes)…");
     }
 }
@@ -138,6 +151,9 @@ mod tests {
         let finished = b"    Finished `dev` profile [optimized + debuginfo] target(s) in 0.14s\n";
         assert!(!is_work(finished));
         assert!(is_work(b"\x1b[1m\x1b[32m   Compiling\x1b[0m kubeapp v0.1.0\n"));
+        let locked =
+            b"error: failed to open: /t/debug/.cargo-lock\n\nCaused by:\n  Read-only file system";
+        assert!(is_read_only(locked) && !is_read_only(b"error: Permission denied"));
         assert!(is_work(b"    Blocking waiting for file lock on build directory\n"));
     }
 }

@@ -81,6 +81,11 @@ pub(crate) fn folder(project: &Project) -> PathBuf {
 pub(crate) fn build(project: &Project, progress: Progress) -> Result<Vec<Image>> {
     let folder = folder(project);
     let second = folder.join("rebuilt");
+    let stamp = folder.join("stamp.json");
+    let inputs = inputs(project)?;
+    if let Some(images) = remembered(&stamp, &inputs) {
+        return Ok(images);
+    }
     fs::create_dir_all(&second).with_context(|| {
         format!(
             "cannot make the folder {}: images need a target folder that can be written",
@@ -89,8 +94,7 @@ pub(crate) fn build(project: &Project, progress: Progress) -> Result<Vec<Image>>
     })?;
     // Both versions leave cargo under one name: two builds at a time would mix them up.
     let _lock = Lock::wait(&folder.join(".lock"))?;
-    let inputs = inputs(project)?;
-    let stamp = folder.join("stamp.json");
+    // Another run may have built them meanwhile.
     if let Some(images) = remembered(&stamp, &inputs) {
         return Ok(images);
     }
