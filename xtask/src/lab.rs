@@ -116,6 +116,11 @@ fn attend(labs: &mut Child, cluster: &mut Cluster, signals: &Signals) -> Result<
             }
             return Ok(status);
         }
+        // Looked at before each wait: the cluster may have ended before we came here.
+        if !lost && cluster.process.as_mut().is_some_and(embedded::Process::ended) {
+            (lost, told, until) = (true, true, Instant::now() + CLEAN_UP);
+            signal(labs, libc::SIGTERM);
+        }
         match signals.wait(None, until)? {
             Wake::Late if told => {
                 eprintln!("the labs do not end within {CLEAN_UP:?}: killing them");
@@ -123,13 +128,7 @@ fn attend(labs: &mut Child, cluster: &mut Cluster, signals: &Signals) -> Result<
                 until = Instant::now() + far;
             }
             Wake::Late => until = Instant::now() + far,
-            Wake::Readable => {}
-            Wake::Signal(libc::SIGCHLD) => {
-                if !lost && cluster.process.as_mut().is_some_and(embedded::Process::ended) {
-                    (lost, told, until) = (true, true, Instant::now() + CLEAN_UP);
-                    signal(labs, libc::SIGTERM);
-                }
-            }
+            Wake::Readable | Wake::Signal(libc::SIGCHLD) => {}
             Wake::Signal(number) => {
                 (told, until) = (true, Instant::now() + CLEAN_UP);
                 signal(labs, number);
