@@ -35,6 +35,9 @@ use std::{
 
 /// Longest body of a request, as in Kubernetes.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
+/// Kubernetes says it with every answer.
+const ENDPOINTS_ARE_DEPRECATED: &str =
+    r#"299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice""#;
 /// The one user there is.
 pub(crate) const USER: &str = "kubernetes-admin";
 
@@ -159,10 +162,18 @@ async fn answer(inner: &Arc<Inner>, parts: &Parts, body: &Bytes) -> ApiResult<Re
     let (method, headers) = (&parts.method, &parts.headers);
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match path::parse(parts.uri.path())? {
-        Route::Resource(target) => resource(inner, method, &target, &query, headers, body).await,
+        Route::Resource(target) => {
+            let mut response = resource(inner, method, &target, &query, headers, body).await?;
+            if (target.kind.group, target.kind.plural) == ("", "endpoints") {
+                let warning = http::HeaderValue::from_static(ENDPOINTS_ARE_DEPRECATED);
+                response.headers_mut().append(http::header::WARNING, warning);
+            }
+            Ok(response)
+        }
         Route::Review(plural) if *method == Method::POST => {
             discovery::review(plural, &query, headers, body)
         }
+        Route::Nothing => Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n")),
         _ if !reads => Err(ApiError::method_not_allowed()),
         Route::Review(_) => Err(ApiError::method_not_allowed()),
         Route::Resources { group, version } => Ok(discovery::resources(group, version)),
@@ -173,7 +184,6 @@ async fn answer(inner: &Arc<Inner>, parts: &Parts, body: &Bytes) -> ApiResult<Re
         Route::OpenApi { group, version } => discovery::openapi(group, version),
         Route::Version => Ok(discovery::version()),
         Route::Health => Ok(plain(StatusCode::OK, "ok")),
-        Route::Nothing => Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n")),
     }
 }
 

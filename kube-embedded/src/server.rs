@@ -15,7 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{JoinHandle, JoinSet},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -96,10 +96,8 @@ async fn accept(
                     let _ = watcher.watch(connection.into_owned()).await;
                 });
             }
-            // Out of descriptors: wait for a connection to end, or for a moment.
-            Err(_) => {
-                let _ = timeout(Duration::from_millis(50), connections.join_next()).await;
-            }
+            // Out of descriptors: trying again at once would only burn the processor.
+            Err(_) => sleep(Duration::from_millis(50)).await,
         }
     }
     drop(listener);

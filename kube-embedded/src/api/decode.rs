@@ -204,9 +204,8 @@ pub(super) fn check_fields(
         let why = format!("strict decoding error: {}", unknown.join(", "));
         return Err(if patched { ApiError::bad_request(why) } else { as_is(&why) });
     }
-    if validation == FieldValidation::Ignore || !unknown.is_empty() {
-        schema::prune(kind, value);
-    }
+    // Not of unknown fields alone: what Go's types would lose is lost here, too.
+    schema::prune(kind, value);
     Ok(unknown)
 }
 

@@ -251,7 +251,10 @@ pub(super) fn change(
             refuse_invalid(kind, name, (kind.validate)(&new, Some(old)))?;
             warnings = (kind.warnings)(&new);
         }
-        metadata::count_generation(kind, &mut new, old);
+        // Being put on a node is no change of what was asked for.
+        if target.subresource != "binding" {
+            metadata::count_generation(kind, &mut new, old);
+        }
         let _held = services::allocate(inner, kind, &mut new, Some(old))
             .map_err(|errors| ApiError::invalid(kind, name, &errors))?;
         let ok = |object| Ok(Written { code: StatusCode::OK, object, warnings });

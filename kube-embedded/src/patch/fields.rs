@@ -89,17 +89,18 @@ impl Fields {
         set
     }
 
-    /// Removes whole fields below a path of names, themselves included.
+    /// Removes whole fields below a path of names, themselves included, and what then is empty.
     pub(super) fn remove(&mut self, path: &[&str]) {
-        let Some((last, parents)) = path.split_last() else { return };
-        let mut set = self;
-        for name in parents {
-            match set.children.get_mut(&format!("f:{name}")) {
-                Some(child) => set = child,
-                None => return,
+        let Some((first, below)) = path.split_first() else { return };
+        let step = format!("f:{first}");
+        if below.is_empty() {
+            self.children.remove(&step);
+        } else if let Some(child) = self.children.get_mut(&step) {
+            child.remove(below);
+            if child.is_empty() {
+                self.children.remove(&step);
             }
         }
-        set.children.remove(&format!("f:{last}"));
     }
 
     /// The node itself is no longer a member, what is below it may be.

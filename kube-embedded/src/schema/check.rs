@@ -64,7 +64,8 @@ fn unknown_in(shape: &Shape, value: &Value, path: &mut String, tell: &mut impl F
 pub(super) fn prune(structure: &Structure, value: &mut Value) {
     if let Some(object) = value.as_object_mut() {
         object.retain(|name, value| match structure.field(name) {
-            Some(_) if value.is_null() => false,
+            // A time without `omitempty`: Kubernetes writes it as null itself.
+            Some(_) if value.is_null() => name == "lastProbeTime",
             Some(field) => {
                 prune_in(&field.shape, value);
                 match field.shape {

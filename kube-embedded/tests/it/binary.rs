@@ -1,0 +1,103 @@
+//! The `kube-embedded` program.
+
+use serde_json::Value;
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_kube-embedded");
+
+fn serve(folder: &Path, more: &[&str]) -> (Child, Value) {
+    let mut child = Command::new(PROGRAM)
+        .args(["serve", "--sandbox", "plain", "--nodes", "1", "--state"])
+        .arg(folder)
+        .arg("--kubeconfig")
+        .arg(folder.join("config"))
+        .args(more)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (child, serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}")))
+}
+
+/// A folder that goes when the test does, however it ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn folder() -> Folder {
+    let name = format!("binary-{}-{:08x}", std::process::id(), rand::random::<u32>());
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    Folder(path)
+}
+
+#[test]
+fn it_says_when_it_is_ready_and_ends_with_its_parent() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    let (mut child, ready) = serve(folder.path(), &["--exit-with-stdin"]);
+    assert_eq!(ready["ready"], true);
+    assert!(ready["server"].as_str().unwrap().starts_with("https://127."));
+    let config = folder.path().join("config");
+    assert_eq!(ready["kubeconfig"], config.to_str().unwrap());
+    let mode = config.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn it_ends_on_a_signal_and_clears_up_after_those_that_were_killed() {
+    let folder = folder();
+    let (mut killed, _) = serve(folder.path(), &[]);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(std::fs::read_dir(folder.path()).unwrap().count() > 0);
+    let (mut child, _) = serve(folder.path(), &[]);
+    // SAFETY: the process is a child of this one that nobody has waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    assert!(child.wait().unwrap().success());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn it_explains_what_is_wrong() {
+    let run = |arguments: &[&str]| {
+        let mut child = Command::new(PROGRAM)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut text = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        (child.wait().unwrap().code(), text)
+    };
+    let (code, text) = run(&["serv"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("unknown command \"serv\""), "{text}");
+    let (code, text) = run(&["serve", "--sandbox", "plain", "--state", "/dev/null/x"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("cannot use /dev/null/x for state"), "{text}");
+    let (code, text) = run(&["serve", "--sandbox", "plain", "--images", "/no/such.tar"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("/no/such.tar"), "{text}");
+}

@@ -1,0 +1,15 @@
+//! A whole cluster, used as its users do: kube-rs in the process and over TLS, and kubectl.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends where something is not as it should be; helpers are no exception"
+)]
+
+mod binary;
+mod clients;
+mod kubectl;
+mod requests;
+mod watches;
+mod world;

@@ -1,0 +1,78 @@
+//! Watches: what they tell, where they start, when they end.
+
+use crate::world::{CONFIG_MAPS, ask, cluster, config_map, get, patch, post};
+use serde_json::{Value, json};
+
+/// The lines of a watch that ends after a second.
+async fn lines(cluster: &kube_embedded::Cluster, query: &str) -> Vec<Value> {
+    let answer = get(cluster, &format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&{query}")).await;
+    answer.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn told(lines: &[Value]) -> Vec<String> {
+    let name = |line: &Value| line["object"]["metadata"]["name"].as_str().map(str::to_owned);
+    lines
+        .iter()
+        .map(|line| {
+            format!("{} {}", line["type"].as_str().unwrap(), name(line).unwrap_or_default())
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_tells_what_happened_since_a_version() {
+    let cluster = cluster().await;
+    let first = post(&cluster, CONFIG_MAPS, &config_map("a")).await.json();
+    let since = first["metadata"]["resourceVersion"].as_str().unwrap();
+    post(&cluster, CONFIG_MAPS, &config_map("b")).await;
+    let labels = json!({ "metadata": { "labels": { "x": "1" } } });
+    patch(&cluster, &format!("{CONFIG_MAPS}/a"), "merge-patch+json", &labels).await;
+    let labels = json!({ "metadata": { "labels": { "x": null } } });
+    patch(&cluster, &format!("{CONFIG_MAPS}/a"), "merge-patch+json", &labels).await;
+    ask(&cluster, "DELETE", &format!("{CONFIG_MAPS}/b"), &[], "").await;
+    // The cluster's own config map may come at any moment.
+    let mine = "fieldSelector=metadata.name!%3Dkube-root-ca.crt";
+    let query = format!("resourceVersion={since}&{mine}");
+    assert_eq!(
+        told(&lines(&cluster, &query).await),
+        ["ADDED b", "MODIFIED a", "MODIFIED a", "DELETED b"]
+    );
+    let selected = format!("{query}&labelSelector=x");
+    assert_eq!(
+        told(&lines(&cluster, &selected).await),
+        ["ADDED a", "DELETED a"],
+        "objects come into a selection and leave it"
+    );
+    assert_eq!(told(&lines(&cluster, mine).await), ["ADDED a"], "without a version: what is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn initial_events_end_with_a_bookmark() {
+    let cluster = cluster().await;
+    post(&cluster, CONFIG_MAPS, &config_map("a")).await;
+    let query = "sendInitialEvents=true&allowWatchBookmarks=true&\
+                 resourceVersionMatch=NotOlderThan&fieldSelector=metadata.name%3Da";
+    let lines = lines(&cluster, query).await;
+    assert_eq!(told(&lines[..2]), ["ADDED a", "BOOKMARK "]);
+    let annotations = &lines[1]["object"]["metadata"]["annotations"];
+    assert_eq!(annotations["k8s.io/initial-events-end"], "true");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_forgotten_is_gone() {
+    let cluster = cluster().await;
+    let first = post(&cluster, CONFIG_MAPS, &config_map("a")).await.json();
+    let since = first["metadata"]["resourceVersion"].as_str().unwrap();
+    for n in 0..2100 {
+        let data = json!({ "data": { "k": n.to_string() } });
+        patch(&cluster, &format!("{CONFIG_MAPS}/a"), "merge-patch+json", &data).await;
+    }
+    let lines = lines(&cluster, &format!("resourceVersion={since}")).await;
+    assert_eq!(lines[0]["type"], "ERROR");
+    assert_eq!(
+        (&lines[0]["object"]["code"], &lines[0]["object"]["reason"]),
+        (&json!(410), &json!("Expired"))
+    );
+    let answer = get(&cluster, &format!("{CONFIG_MAPS}?watch=1&resourceVersion=zz")).await;
+    assert_eq!(answer.code, 500);
+}
