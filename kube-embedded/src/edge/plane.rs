@@ -97,6 +97,13 @@ impl Plane {
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
+        // While a sooner timer is pending, the deadline of a connect is set without waking the
+        // thread from within, which costs a system call each time.
+        handle.spawn(async {
+            loop {
+                time::sleep(CONNECT / 2).await;
+            }
+        });
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name("edge".into()).spawn(move || {
             // Ends when the sender is dropped; all tasks, and so all sockets, end with the runtime.

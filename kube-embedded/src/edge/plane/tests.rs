@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const NOBODY: &str = "127.0.0.1:1";
 
 struct World {
-    plane: Plane,
+    _plane: Plane,
     route: Arc<Route>,
     address: SocketAddr,
     listening: Option<Listening>,
@@ -23,7 +23,7 @@ impl World {
         let port = Port::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = port.address().unwrap();
         let listening = Some(plane.serve(port, route.clone()));
-        Self { plane, route, address, listening, _troubles: troubles }
+        Self { _plane: plane, route, address, listening, _troubles: troubles }
     }
 
     /// The first connection that is not refused: listening starts on another thread.
