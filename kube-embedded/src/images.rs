@@ -6,6 +6,10 @@
 mod archive;
 mod layer;
 mod root;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use archive::architecture;
 pub(crate) use root::resolve as resolve_in_root;
@@ -246,6 +250,3 @@ fn short(name: &str) -> &str {
 fn null_is_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     Ok(<Option<Vec<String>> as serde::Deserialize>::deserialize(from)?.unwrap_or_default())
 }
-
-#[cfg(test)]
-mod tests;

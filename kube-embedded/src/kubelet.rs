@@ -16,7 +16,7 @@ mod probe;
 mod sandbox;
 mod status;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod volumes;
