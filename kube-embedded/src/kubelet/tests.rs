@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{api, store::Store};
-use k8s_openapi::api::core::v1::{Event as CoreEvent, Node as NodeObject};
+use k8s_openapi::api::core::v1::{Event as CoreEvent, Namespace, Node as NodeObject};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 use std::{fs, path::Path, time::Duration};
@@ -21,6 +21,12 @@ impl World {
         let folder = Folder::new();
         let addresses = Addresses { block: 77, sandbox };
         let api = api::Api::new(Store::default(), addresses);
+        let namespaces: Api<Namespace> = Api::all(api.client());
+        let default = json!({ "metadata": { "name": "default" } });
+        namespaces
+            .create(&PostParams::default(), &serde_json::from_value(default).unwrap())
+            .await
+            .unwrap();
         let images = Arc::new(ImageStore::new(folder.0.join("images")));
         let archive = folder.0.join("tool.tar");
         crate::images::testing::archive(
