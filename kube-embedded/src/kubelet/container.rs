@@ -9,7 +9,7 @@ use super::{
     status::{self, State, Terminated, View},
     volumes,
 };
-use crate::images::Image;
+use crate::images::{Image, normalise};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
 use std::{
@@ -162,6 +162,10 @@ impl Runner<'_> {
             if let Ok(Some(image)) =
                 tokio::task::spawn_blocking(move || images.resolve(&wanted)).await
             {
+                self.change(|v| {
+                    v.image = normalise(&name);
+                    v.image_id.clone_from(&image.id);
+                });
                 self.pod.host.report_images().await;
                 self.note(
                     "Pulled",
