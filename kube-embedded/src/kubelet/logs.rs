@@ -133,6 +133,7 @@ impl Log {
             number: number.unwrap_or_default(),
             part: 0,
             offset: 0,
+            file: None,
             since: options
                 .since_seconds
                 .and_then(|s| Timestamp::now().checked_sub(SignedDuration::from_secs(s)).ok()),
@@ -184,6 +185,8 @@ struct Reader {
     /// Where it has come to: in which part of the run, and at which byte of it.
     part: u64,
     offset: u64,
+    /// The file of that part, held open: the pod's folder may be removed while somebody follows.
+    file: Option<(u64, File)>,
     since: Option<Timestamp>,
     timestamps: bool,
     left: Option<usize>,
@@ -242,10 +245,14 @@ impl Reader {
                     continue;
                 }
             };
-            let mut file = File::open(path)?;
+            let mut file = match self.file.take() {
+                Some((part, file)) if part == self.part => file,
+                _ => File::open(path)?,
+            };
             file.seek(SeekFrom::Start(self.offset))?;
             self.offset += file.read_to_end(&mut raw)? as u64;
             if self.part == run.part {
+                self.file = Some((self.part, file));
                 break;
             }
             (self.part, self.offset) = (self.part + 1, 0);
