@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use lab_environment::{Environment, Image};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// Handed to each lab as it runs.
 pub struct Context {
@@ -19,6 +20,7 @@ pub struct Context {
     events: Events,
     production: Arc<Production>,
     told: Mutex<Told>,
+    failed: Notify,
 }
 
 /// What a lab has judged and measured so far.
@@ -40,7 +42,15 @@ impl Context {
         production: Arc<Production>,
     ) -> Self {
         let events = events.of_lab(lab.name);
-        Self { lab, environment, client, events, production, told: Mutex::default() }
+        Self {
+            lab,
+            environment,
+            client,
+            events,
+            production,
+            told: Mutex::default(),
+            failed: Notify::new(),
+        }
     }
 
     /// What differs between clusters.
@@ -123,6 +133,9 @@ impl Context {
         }
         let (claim, sentence) = (claim.id, claim.sentence);
         self.events.send(Event::ClaimJudged { claim, sentence, verdict });
+        if outcome == Outcome::Fails {
+            self.failed.notify_one();
+        }
         Ok(outcome)
     }
 
@@ -173,6 +186,11 @@ impl Context {
     /// What has been judged and measured so far.
     pub fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends when a claim fails, or has failed since this was last awaited.
+    pub async fn failed(&self) {
+        self.failed.notified().await;
     }
 
     /// The namespace this run may own.

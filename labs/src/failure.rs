@@ -1,11 +1,256 @@
-//! What is gathered when a lab goes wrong.
+//! When a lab goes wrong: one folder with everything that helps, and one line that says which layer is
+//! at fault. Gathering and judging are apart, so that the judgement can be tested without a cluster.
 
 use crate::context::Context;
 use crate::event::Event;
-use std::path::Path;
+use crate::sample::{Failure, Sample};
+use anyhow::Context as _;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Event as ClusterEvent, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::api::{ListParams, LogParams};
+use kube::{Api, ResourceExt as _};
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-/// Writes the folder and names the layer at fault.
+mod layer;
+
+pub use layer::{Facts, Layer, PodFacts, SampleFacts, ServiceFacts};
+
+/// Gathers what there is, writes it below `folder` and names the layer at fault. What cannot be had is
+/// left out: this runs when something is broken already.
 pub async fn gather(context: &Context, error: Option<&str>, folder: Option<&Path>) -> Event {
-    _ = (context, folder);
-    Event::Diagnosis { verdict: error.unwrap_or_default().to_owned(), folder: None }
+    let found = Found::of(context).await;
+    let facts = found.facts(context);
+    let verdict = facts.verdict();
+    let written = folder.map(|folder| {
+        let folder = folder.join(format!("{}-{}", context.lab().name, std::process::id()));
+        (folder.clone(), found.write(&folder, context, error, &verdict, &facts))
+    });
+    match written {
+        Some((folder, Ok(()))) => {
+            let folder = Some(folder.display().to_string());
+            Event::Diagnosis { verdict, folder }
+        }
+        Some((_, Err(error))) => Event::Diagnosis {
+            verdict: format!("{verdict} (nothing could be kept: {error:#})"),
+            folder: None,
+        },
+        None => Event::Diagnosis { verdict, folder: None },
+    }
+}
+
+/// What the cluster shows of the labs' namespace.
+#[derive(Default)]
+struct Found {
+    unreachable: Option<String>,
+    pods: Vec<Pod>,
+    services: Vec<Service>,
+    slices: Vec<EndpointSlice>,
+    events: Vec<ClusterEvent>,
+    /// Other objects as YAML, by the name of a file.
+    others: Vec<(&'static str, String)>,
+    /// Logs by pod.
+    logs: Vec<(String, String)>,
+}
+
+impl Found {
+    async fn of(context: &Context) -> Self {
+        let (client, namespace) = (context.client(), context.namespace());
+        let mut found = Self::default();
+        match list(Api::namespaced(client.clone(), namespace)).await {
+            Ok(pods) => found.pods = pods,
+            Err(error) => {
+                found.unreachable = Some(format!("{error:#}"));
+                return found;
+            }
+        }
+        found.services = list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
+        found.slices = list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
+        found.events = list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
+        let deployments = list::<Deployment>(Api::namespaced(client.clone(), namespace)).await;
+        let sets = list::<ReplicaSet>(Api::namespaced(client.clone(), namespace)).await;
+        let ingresses = list::<Ingress>(Api::namespaced(client.clone(), namespace)).await;
+        let nodes = list::<Node>(Api::all(client.clone())).await;
+        found.others = vec![
+            ("deployments", yaml(&deployments.unwrap_or_default())),
+            ("replicasets", yaml(&sets.unwrap_or_default())),
+            ("ingresses", yaml(&ingresses.unwrap_or_default())),
+            ("nodes", yaml(&nodes.unwrap_or_default())),
+        ];
+        let pods: Api<Pod> = Api::namespaced(client, namespace);
+        for pod in &found.pods {
+            let name = pod.name_any();
+            let limits = LogParams { limit_bytes: Some(1 << 20), ..LogParams::default() };
+            if let Ok(log) = pods.logs(&name, &limits).await {
+                found.logs.push((name.clone(), log));
+            }
+            let before = LogParams { previous: true, ..limits };
+            if let Ok(log) = pods.logs(&name, &before).await {
+                found.logs.push((format!("{name}-previous"), log));
+            }
+        }
+        found
+    }
+
+    fn facts(&self, context: &Context) -> Facts {
+        let told = context.told();
+        let fails = told.judged.iter().find(|(_, v)| v.outcome == crate::claim::Outcome::Fails);
+        Facts {
+            unreachable: self.unreachable.clone(),
+            pods: self.pods.iter().map(PodFacts::of).collect(),
+            services: self
+                .services
+                .iter()
+                .map(|service| ServiceFacts::of(service, &self.pods, &self.slices))
+                .collect(),
+            samples: told.samples.iter().map(|(what, s)| SampleFacts::of(what, s)).collect(),
+            failing: fails.map(|(claim, verdict)| format!("{}: {}", claim.id, verdict.evidence)),
+        }
+    }
+
+    fn write(
+        &self,
+        folder: &Path,
+        context: &Context,
+        error: Option<&str>,
+        verdict: &str,
+        facts: &Facts,
+    ) -> anyhow::Result<()> {
+        let put = |name: &str, text: &str| {
+            let path: PathBuf = folder.join(name);
+            let parent = path.parent().unwrap_or(folder);
+            fs::create_dir_all(parent)
+                .and_then(|()| fs::write(&path, text))
+                .with_context(|| format!("writing {}", path.display()))
+        };
+        let mut summary = format!("at fault: {verdict}\n");
+        if let Some(error) = error {
+            summary += &format!("stopped: {error}\n");
+        }
+        let told = context.told();
+        for (claim, verdict) in &told.judged {
+            let word = verdict.outcome.word();
+            _ = writeln!(summary, "{word:<7}  {:<23}  {}", claim.id, verdict.evidence);
+        }
+        put("verdict.txt", &summary)?;
+        put("facts.json", &serde_json::to_string_pretty(facts)?)?;
+        put("objects/pods.yaml", &yaml(&self.pods))?;
+        put("objects/services.yaml", &yaml(&self.services))?;
+        put("objects/endpointslices.yaml", &yaml(&self.slices))?;
+        put("events.yaml", &yaml(&self.events))?;
+        for (kind, text) in &self.others {
+            put(&format!("objects/{kind}.yaml"), text)?;
+        }
+        for (pod, log) in &self.logs {
+            put(&format!("logs/{pod}.log"), log)?;
+        }
+        for (index, (what, sample)) in told.samples.iter().enumerate() {
+            let name: String =
+                what.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+            put(&format!("samples/{:02}-{name}.csv", index + 1), &csv(sample))?;
+        }
+        Ok(())
+    }
+}
+
+async fn list<K>(api: Api<K>) -> anyhow::Result<Vec<K>>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    Ok(api.list(&ListParams::default()).await?.items)
+}
+
+/// One YAML document an object.
+fn yaml<T: Serialize>(objects: &[T]) -> String {
+    let documents = objects.iter().map(|object| {
+        serde_saphyr::to_string(object).unwrap_or_else(|error| format!("# not shown: {error}\n"))
+    });
+    documents.map(|document| format!("---\n{document}")).collect()
+}
+
+/// A line for each request: seconds since the start, seconds it took, version, pod, failure.
+fn csv(sample: &Sample) -> String {
+    let mut text = String::from("at,latency,version,pod,failure\n");
+    for answer in &sample.answers {
+        let (version, pod, failure) = match &answer.result {
+            Ok(reply) => (
+                reply.version.as_deref().unwrap_or_default(),
+                reply.pod.as_deref().unwrap_or_default(),
+                String::new(),
+            ),
+            Err(failure) => ("", "", failure.to_string()),
+        };
+        let (at, latency) = (answer.at, answer.latency);
+        _ = writeln!(text, "{at:.6},{latency:.6},{version},{},{}", quoted(pod), quoted(&failure));
+    }
+    text
+}
+
+/// As RFC 4180 wants it where it holds more than plain text.
+fn quoted(text: &str) -> String {
+    if text.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
+impl SampleFacts {
+    /// What a sample tells about the way of its requests.
+    fn of(what: &str, sample: &Sample) -> Self {
+        let mut facts = Self { what: what.to_owned(), total: sample.total(), ..Self::default() };
+        for (_, failure) in sample.failures() {
+            match failure {
+                Failure::Connect(_) | Failure::Broken(_) | Failure::Timeout => facts.lost += 1,
+                Failure::Status(_) | Failure::Malformed(_) => facts.wrong += 1,
+            }
+            facts.example.get_or_insert_with(|| failure.to_string());
+        }
+        facts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{Answer, Reply};
+
+    fn sample() -> Sample {
+        let reply = Reply { version: Some("1.0".into()), pod: Some("a,b".into()) };
+        let results = [
+            Ok(reply),
+            Err(Failure::Status(503)),
+            Err(Failure::Connect("refused, \"now\"".into())),
+        ];
+        let answers = results.map(|result| Answer { at: 0.5, latency: 0.001, result }).into();
+        Sample { answers, seconds: 1.0 }
+    }
+
+    #[test]
+    fn samples_are_kept_as_csv() {
+        assert_eq!(
+            csv(&sample()),
+            "at,latency,version,pod,failure\n\
+             0.500000,0.001000,1.0,\"a,b\",\n\
+             0.500000,0.001000,,,status 503\n\
+             0.500000,0.001000,,,\"no connection: refused, \"\"now\"\"\"\n"
+        );
+    }
+
+    #[test]
+    fn lost_requests_and_wrong_answers_are_told_apart() {
+        let facts = SampleFacts::of("lb", &sample());
+        assert_eq!((facts.total, facts.lost, facts.wrong), (3, 1, 1));
+        assert_eq!(facts.example.as_deref(), Some("status 503"));
+    }
+
+    #[test]
+    fn objects_are_written_as_yaml_documents() {
+        let text = yaml(&[serde_json::json!({"kind": "Pod"}), serde_json::json!({"kind": "Pod"})]);
+        assert_eq!(text, "---\nkind: Pod\n---\nkind: Pod\n");
+    }
 }

@@ -163,14 +163,24 @@ impl Runner {
     async fn lab(&self, context: &Context) -> Result<(), String> {
         let (lab, since) = (context.lab(), Instant::now());
         context.events().send(Event::LabStarted { title: lab.title, claims: lab.claims.len() });
-        let played = AssertUnwindSafe((lab.run)(context)).catch_unwind();
-        let mut error = tokio::select! {
-            played = played => match played {
-                Ok(result) => result.err().map(|error| format!("{error:#}")),
-                Err(panic) => Some(format!("a bug in these labs: {}", said(&*panic))),
-            },
-            why = context.production().lost() => {
-                Some(format!("another run has taken over this cluster: {why}"))
+        let mut played = pin!(AssertUnwindSafe((lab.run)(context)).catch_unwind());
+        let mut lost = pin!(context.production().lost());
+        let mut diagnosed = false;
+        let mut error = loop {
+            tokio::select! {
+                biased;
+                // The lab stands still meanwhile, so that what is gathered is what was judged.
+                () = context.failed(), if !diagnosed => {
+                    diagnosed = true;
+                    self.diagnose(context, None).await;
+                }
+                why = &mut lost => {
+                    break Some(format!("another run has taken over this cluster: {why}"));
+                }
+                played = &mut played => break match played {
+                    Ok(result) => result.err().map(|error| format!("{error:#}")),
+                    Err(panic) => Some(format!("a bug in these labs: {}", said(&*panic))),
+                },
             }
         };
         let judged = verdicts(context);
@@ -181,7 +191,7 @@ impl Runner {
         if error.is_none() && !missed.is_empty() {
             error = Some(format!("a bug in these labs: no verdict on {}", missed.join(", ")));
         }
-        if fails || error.is_some() {
+        if !diagnosed && (fails || error.is_some()) {
             self.diagnose(context, error.as_deref()).await;
         }
         if let Some(error) = &error {
