@@ -7,6 +7,8 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
+use crate::schema;
+
 mod cells;
 mod config_map;
 mod deployment;
@@ -85,7 +87,7 @@ pub struct Kind {
     pub schema: &'static str,
     /// Adds the definition, and all that it refers to, to a schema generator.
     pub define: fn(&mut SchemaGenerator),
-    /// Fills in what Kubernetes would fill in, on every write.
+    /// Fills in what Kubernetes would fill in; see [`Kind::fill_in`].
     pub defaults: fn(&mut Value),
     /// The strategy's `PrepareForCreate`: drops status and the like, and does what admission does
     /// on creation. After [`crate::patch::track_update`], since nobody owns what it sets.
@@ -120,6 +122,13 @@ impl Kind {
         } else {
             format!("{}/{}", self.group, self.version)
         }
+    }
+
+    /// What Kubernetes stores of what a client sends: without nulls and empty lists, and with every
+    /// default. To be called on every write of the object itself.
+    pub fn fill_in(&self, object: &mut Value) {
+        schema::normalize(self, object);
+        (self.defaults)(object);
     }
 
     /// A kind with nothing to it, to be completed by struct update.

@@ -115,3 +115,6 @@ pub fn track_update(
 ) {
     apply::track_update(kind, old, new, manager, operation, subresource, now);
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,11 +32,18 @@ pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
     found
 }
 
-/// Removes what decoding into Kubernetes' types and encoding again would lose: fields that the kind
-/// does not have, nulls, and empty lists and maps.
+/// Removes fields that the kind does not have.
 pub fn prune(kind: &Kind, object: &mut Value) {
     if let Some(root) = tree::forest().root(kind) {
-        check::prune(root, object);
+        check::prune(root, object, check::Pruned::Unknown);
+    }
+}
+
+/// Removes what decoding into Kubernetes' types and encoding again would lose of known fields:
+/// nulls, and empty lists and maps.
+pub fn normalize(kind: &Kind, object: &mut Value) {
+    if let Some(root) = tree::forest().root(kind) {
+        check::prune(root, object, check::Pruned::Empty);
     }
 }
 
@@ -67,3 +74,6 @@ pub fn openapi(group: &str, version: &str) -> Option<Arc<Vec<u8>>> {
 pub(crate) fn type_name(value: &Value) -> &'static str {
     check::kind_of(value)
 }
+
+#[cfg(test)]
+mod tests;

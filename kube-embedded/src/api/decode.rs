@@ -204,7 +204,6 @@ pub(super) fn check_fields(
         let why = format!("strict decoding error: {}", unknown.join(", "));
         return Err(if patched { ApiError::bad_request(why) } else { as_is(&why) });
     }
-    // Not of unknown fields alone: what Go's types would lose is lost here, too.
     schema::prune(kind, value);
     Ok(unknown)
 }

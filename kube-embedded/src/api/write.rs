@@ -125,7 +125,7 @@ pub(super) fn create_object(
         ));
     }
     metadata::begin(kind, &mut object);
-    (kind.defaults)(&mut object);
+    kind.fill_in(&mut object);
     if track {
         let (manager, at) = (&options.manager, Timestamp::now());
         patch::track_update(kind, None, &mut object, manager, Operation::Update, "", at);
@@ -240,6 +240,7 @@ pub(super) fn change(
             "finalize" => spec_finalizers_only(&mut new, old),
             _ => {}
         }
+        crate::schema::normalize(kind, &mut new);
         if track {
             let at = Timestamp::now();
             let (manager, below) = (&options.manager, &target.subresource);
@@ -289,7 +290,7 @@ fn main_resource(kind: &Kind, new: &mut Value, old: &Value) {
     if kind.subresources.contains(&"status") {
         take(new, old, "status");
     }
-    (kind.defaults)(new);
+    kind.fill_in(new);
 }
 
 /// Of a write of the status, only the status counts, and what controllers keep beside it in

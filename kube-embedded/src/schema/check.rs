@@ -60,39 +60,45 @@ fn unknown_in(shape: &Shape, value: &Value, path: &mut String, tell: &mut impl F
     }
 }
 
-/// Removes unknown fields, nulls, and empty lists and maps.
-pub(super) fn prune(structure: &Structure, value: &mut Value) {
-    if let Some(object) = value.as_object_mut() {
-        object.retain(|name, value| match structure.field(name) {
-            // A time without `omitempty`: Kubernetes writes it as null itself.
-            Some(_) if value.is_null() => name == "lastProbeTime",
-            Some(field) => {
-                prune_in(&field.shape, value);
-                match field.shape {
-                    Shape::List(_) => {
-                        field.always || value.as_array().is_none_or(|l| !l.is_empty())
-                    }
-                    Shape::Map(_) => value.as_object().is_none_or(|m| !m.is_empty()),
-                    _ => true,
-                }
-            }
-            None => false,
-        });
-    }
+/// What pruning removes.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Pruned {
+    /// Fields that the structure does not have.
+    Unknown,
+    /// Nulls, and empty lists and maps.
+    Empty,
 }
 
-fn prune_in(shape: &Shape, value: &mut Value) {
+pub(super) fn prune(structure: &Structure, value: &mut Value, what: Pruned) {
+    let Some(object) = value.as_object_mut() else { return };
+    object.retain(|name, value| {
+        let Some(field) = structure.field(name) else { return what == Pruned::Empty };
+        prune_in(&field.shape, value, what);
+        if what == Pruned::Unknown {
+            return true;
+        }
+        match (&field.shape, value) {
+            // A time without `omitempty`: Kubernetes writes it as null itself.
+            (_, Value::Null) => name == "lastProbeTime",
+            (Shape::List(_), Value::Array(items)) => field.always || !items.is_empty(),
+            (Shape::Map(_), Value::Object(entries)) => !entries.is_empty(),
+            _ => true,
+        }
+    });
+}
+
+fn prune_in(shape: &Shape, value: &mut Value, what: Pruned) {
     match (shape, value) {
         (Shape::Struct(_), value) => {
             if let Some(structure) = forest().structure(shape) {
-                prune(structure, value);
+                prune(structure, value, what);
             }
         }
         (Shape::List(element), Value::Array(items)) => {
-            items.iter_mut().for_each(|item| prune_in(element, item));
+            items.iter_mut().for_each(|item| prune_in(element, item, what));
         }
         (Shape::Map(element), Value::Object(items)) => {
-            items.values_mut().for_each(|item| prune_in(element, item));
+            items.values_mut().for_each(|item| prune_in(element, item, what));
         }
         _ => {}
     }
@@ -103,7 +109,7 @@ pub(super) fn types(structure: &Structure, value: &Value) -> Result<(), String> 
     if !value.is_object() && !value.is_null() {
         return Err(format!(
             "json: cannot unmarshal {} into Go value of type v1.{}",
-            described(value),
+            kind_of(value),
             structure.short_name()
         ));
     }
@@ -134,7 +140,10 @@ fn check<'a>(
     let wrong = |value: &Value, shape: &Shape| {
         Err(format!(
             "json: cannot unmarshal {} into Go struct field {}.{} of type {}",
-            described(value),
+            match shape {
+                Shape::Int32 | Shape::Int64 => described(value),
+                _ => kind_of(value).to_owned(),
+            },
             owner.short_name(),
             path.join("."),
             go_type(shape)

@@ -176,3 +176,14 @@ fn find(owner: &str, field: &str) -> Option<&'static Keyed> {
 fn short(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or_default()
 }
+
+/// Every field that the tables name.
+#[cfg(test)]
+pub(super) fn named() -> impl Iterator<Item = (&'static str, &'static str)> {
+    KEYED
+        .iter()
+        .map(|keyed| (keyed.owner, keyed.field))
+        .chain(SETS.iter().copied())
+        .chain(ATOMIC_MAPS.iter().copied())
+        .chain(ALWAYS.iter().copied())
+}
