@@ -207,7 +207,10 @@ impl Node {
         let Node::Map(entries) = self else { return false };
         entries.iter().any(|(k, v)| match &v.value {
             Node::Scalar(Value::String(text)) => k.value == key && text == value,
-            Node::Scalar(scalar) => k.value == key && scalar.to_string() == value,
+            Node::Scalar(scalar) => {
+                let text = scalar.to_string();
+                k.value == key && text == value
+            }
             _ => false,
         })
     }

@@ -2,7 +2,14 @@
 //! and demands that precisely the claims which speak of that fault fail. One plays them on a cluster
 //! that is right.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what these helpers cannot do is a failure of the test that uses them"
+)]
+
 mod archives;
+mod fake;
 mod meddle;
 mod world;
 mod worlds;

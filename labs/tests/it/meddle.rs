@@ -9,7 +9,10 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams},
-    runtime::watcher::{self, Event, watcher},
+    runtime::{
+        wait::await_condition,
+        watcher::{self, Event, watcher},
+    },
 };
 use serde_json::{Value, json};
 use std::{fmt::Debug, pin::pin};
@@ -59,6 +62,19 @@ pub async fn patch_deployment(client: Client, name: &str, patch: Value) {
     let api: Api<Deployment> = Api::namespaced(client, "production");
     let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
     patched.expect("a patched Deployment");
+}
+
+/// Sets a Deployment's replicas, also whenever somebody else has set them, while it is there.
+pub async fn insist_on_replicas(client: Client, name: &str, replicas: i32) {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), "production");
+    let count = |deployment: &Deployment| deployment.spec.as_ref().and_then(|spec| spec.replicas);
+    loop {
+        let other = |found: Option<&Deployment>| found.is_some_and(|d| count(d) != Some(replicas));
+        await_condition(api.clone(), name, other).await.expect("a watch of a Deployment");
+        let patch = json!({"spec": {"replicas": replicas}});
+        // It may have gone in the meantime.
+        _ = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    }
 }
 
 /// A merge patch of the load balancer.

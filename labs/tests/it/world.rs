@@ -8,7 +8,7 @@ use labs::{
     event::Events,
     kubernetes::manifest,
     lab::LABS,
-    run::{Runner, Summary},
+    run::{Exit, Runner, Summary},
 };
 use serde_json::Value;
 use std::{
@@ -23,6 +23,7 @@ pub struct World {
     folder: Folder,
     /// What the labs are told.
     pub environment: Environment,
+    nodes: u8,
 }
 
 /// How a lab ended there.
@@ -59,7 +60,7 @@ impl World {
             nearest_wrong: NearestWrong::Even,
             absent: vec![],
         };
-        Self { folder, environment }
+        Self { folder, environment, nodes: 3 }
     }
 
     /// Tells one replica too many or too few, as on a cluster where requests are cheap.
@@ -72,6 +73,12 @@ impl World {
     pub fn impatient(mut self, seconds: u64) -> Self {
         self.environment.patience =
             Patience { rollout: seconds, address: seconds, request: seconds.min(2) };
+        self
+    }
+
+    /// A cluster of so many nodes.
+    pub fn nodes(mut self, nodes: u8) -> Self {
+        self.nodes = nodes;
         self
     }
 
@@ -119,6 +126,7 @@ impl World {
     {
         let images = self.environment.images.iter().map(|image| image.archive.clone());
         let cluster = Cluster::start(Config {
+            nodes: self.nodes,
             images: images.collect(),
             state: Some(self.folder.0.clone()),
             ..Config::default()
@@ -126,20 +134,29 @@ impl World {
         .await
         .expect("a cluster");
         fs::write(&self.environment.kubeconfig, cluster.kubeconfig()).expect("a kubeconfig");
-        let (events, told) = Events::channel();
-        let runner = Runner {
-            environment: Arc::new(self.environment.clone()),
-            events,
-            failures: None,
-            keep: false,
-        };
-        let found = LABS.iter().find(|known| known.name == lab).expect("a lab of that name");
-        let labs = [found];
-        let summary = tokio::select! {
-            summary = runner.run(&labs, std::future::pending()) => summary,
+        let played = tokio::select! {
+            played = self.run(lab) => played,
             () = meddle(cluster.client()) => unreachable!("a meddler that ends should wait instead"),
         };
         cluster.stop().await;
+        played
+    }
+
+    /// Plays a lab on a cluster that is gone.
+    pub async fn play_without_cluster(&self, lab: &'static str) -> Played {
+        let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await;
+        let cluster = cluster.expect("a cluster");
+        fs::write(&self.environment.kubeconfig, cluster.kubeconfig()).expect("a kubeconfig");
+        cluster.stop().await;
+        self.run(lab).await
+    }
+
+    async fn run(&self, lab: &'static str) -> Played {
+        let (events, told) = Events::channel();
+        let environment = Arc::new(self.environment.clone());
+        let runner = Runner { environment, events, failures: None, keep: false };
+        let found = LABS.iter().find(|known| known.name == lab).expect("a lab of that name");
+        let summary = runner.run(&[found], std::future::pending()).await;
         drop(runner);
         let events = told.iter().map(|event| serde_json::to_string(&event).expect("JSON"));
         Played { summary, lab, events: events.collect() }
@@ -152,17 +169,22 @@ impl Played {
         self.ends(expected, &[]);
     }
 
+    /// Demands that the run ends with an error of the environment that says this.
+    pub fn failed_for_the_environment(&self, said: &str) {
+        let errors = self.summary.errors.join("; ");
+        assert_eq!(self.summary.exit, Exit::Infrastructure, "{errors}");
+        assert!(errors.contains(said), "{errors}");
+    }
+
     /// Demands that these claims fail, these are not checked, and the others hold.
     pub fn ends(&self, fails: &[&str], skipped: &[&str]) {
         let with = |outcome| -> BTreeSet<&str> {
             let all = self.summary.verdicts.iter();
             all.filter(|(_, verdict)| verdict.outcome == outcome).map(|(id, _)| *id).collect()
         };
-        let expected = |ids: &[&'static str]| ids.iter().copied().collect::<BTreeSet<&str>>();
         let wrong = with(Outcome::Fails) != fails.iter().copied().collect()
             || with(Outcome::Skipped) != skipped.iter().copied().collect()
             || (fails.is_empty() && skipped.is_empty() && !self.summary.errors.is_empty());
-        _ = expected;
         if wrong {
             let verdicts = self.summary.verdicts.iter().map(|(id, verdict)| {
                 format!("  {id} {}: {}", verdict.outcome.word(), verdict.evidence)

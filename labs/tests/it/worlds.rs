@@ -1,7 +1,8 @@
 //! The wrong worlds, each with the claims that must fail in it, and the right one.
 
 use crate::{
-    archives::mistagged,
+    archives::{self, mistagged},
+    fake,
     meddle::{self, CANARY, PRODUCTION},
     world::World,
 };
@@ -10,6 +11,7 @@ use k8s_openapi::api::{
     core::v1::{Pod, Service},
 };
 use kube::{Api, Client, ResourceExt as _, api::PostParams};
+use lab_environment::Image;
 use labs::lab::LABS;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -43,6 +45,61 @@ worlds! {
     right_phase3: "phase3" fails [], in World::new();
 
     right_phase4: "phase4" fails [], in World::new();
+
+    /// A cluster of a single node.
+    single_node: "phase0" fails ["cluster-has-workers"], in World::new().nodes(1);
+
+    /// The program that was built as 2.0 is 1.0.
+    stale_build: "phase1" fails ["app-front-page", "app-version"],
+        in World::new().with_image(1, |canary, _| {
+            let stable = archives::image("1.0");
+            Image { binary: stable.binary, ..canary.clone() }
+        });
+
+    /// A program that answers as the app does, except that it is never healthy, and that is a script.
+    unhealthy_script: "phase1" fails ["app-health", "app-static"],
+        in World::new().with_image(1, |canary, folder| {
+            Image { binary: fake::script(folder, &canary.version), ..canary.clone() }
+        });
+
+    /// The versions are built with different inputs.
+    other_input_phase1: "phase1" fails ["app-differs-by-version"],
+        in World::new().with_image(1, |canary, _| {
+            Image { build_input: "OTHER=2.0".into(), ..canary.clone() }
+        });
+
+    other_input_phase2: "phase2" fails ["image-version-argument"],
+        in World::new().with_image(1, |canary, _| {
+            Image { build_input: "OTHER=2.0".into(), ..canary.clone() }
+        });
+
+    /// The image holds another file than was built.
+    other_binary: "phase2" fails ["image-entrypoint"],
+        in World::new().with_image(1, |canary, _| {
+            let stable = archives::image("1.0");
+            Image { binary: stable.binary, ..canary.clone() }
+        });
+
+    /// A second build that differs.
+    not_reproducible: "phase2" fails ["image-reproducible"],
+        in World::new().with_image(1, |canary, _| {
+            let stable = archives::image("1.0");
+            Image { rebuilt: stable.archive, ..canary.clone() }
+        });
+
+    /// The wrong build under the right name, both times.
+    image_of_stable: "phase2" fails ["image-runs", "image-version-argument"],
+        in World::new().with_image(1, |canary, folder| {
+            let stable = archives::image("1.0");
+            let wrong = mistagged(canary, &stable, folder);
+            Image { binary: stable.binary, rebuilt: wrong.archive.clone(), ..wrong }
+        });
+
+    /// An image that was never loaded.
+    image_not_loaded: "phase2" fails ["image-reachable", "image-runs", "image-version-argument"],
+        in World::new().impatient(8).with_image(1, |canary, _| {
+            Image { name: "kubeapp:9.9".into(), ..canary.clone() }
+        });
 
     /// Two replicas where the article has three.
     two_replicas: "phase3"
@@ -167,10 +224,7 @@ worlds! {
                         d.pointer("/spec/replicas") == Some(&json!(9))
                     })
                 },
-                |client| async {
-                    let patch = json!({"spec": {"replicas": 3}});
-                    meddle::patch_deployment(client, CANARY, patch).await;
-                },
+                |client| meddle::insist_on_replicas(client, CANARY, 3),
             )
         };
 
@@ -250,23 +304,31 @@ async fn interrupt(client: Client) {
     meddle::patch_service(client, selector("kubeapp")).await;
 }
 
-/// Claims that no world makes fail yet. Only ever make this shorter.
-const UNPROVED: &[&str] = &[
-    "cluster-answers",
-    "cluster-has-workers",
-    "app-front-page",
-    "app-health",
-    "app-version",
-    "app-port",
-    "app-static",
-    "app-differs-by-version",
-    "image-entrypoint",
-    "image-version-argument",
-    "image-reproducible",
-    "image-runs",
-    "image-small",
-    "image-reachable",
-];
+/// A program that does not listen leaves nothing to ask, so the lab ends there.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_program() {
+    let world = World::new().with_image(1, |canary, folder| {
+        let binary = fake::executable(folder, "silent", "#!/bin/sh\nexit 1\n");
+        Image { binary, ..canary.clone() }
+    });
+    let rest =
+        ["app-front-page", "app-health", "app-version", "app-static", "app-differs-by-version"];
+    world.play("phase1").await.ends(&["app-port"], &rest);
+}
+
+/// A cluster that is not there is no verdict on anything: the run says so, with an exit code of its
+/// own.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_cluster() {
+    let world = World::new().impatient(2);
+    let played = world.play_without_cluster("phase0").await;
+    played.ends(&[], &["cluster-answers", "cluster-has-workers"]);
+    played.failed_for_the_environment("does not answer");
+}
+
+/// Claims that no world makes fail: their failure is one of the environment (`no_cluster`), or is
+/// proved by a test of another form (`silent_program`), or is still to be proved.
+const UNPROVED: &[&str] = &["cluster-answers", "app-port", "image-small"];
 
 /// A claim that cannot fail proves nothing, so none may be added without a world that breaks it.
 #[test]
