@@ -9,7 +9,7 @@ use std::{
 };
 
 /// One version as `cargo xtask images` left it.
-pub fn image(version: &str) -> Image {
+pub(crate) fn image(version: &str) -> Image {
     let folder = folder();
     let archive = folder.join(format!("kubeapp-{version}.tar"));
     assert!(
@@ -31,7 +31,7 @@ pub fn image(version: &str) -> Image {
 
 /// The same image under the name of another: what `kubeapp:2.0` would be if somebody had tagged the
 /// wrong build.
-pub fn mistagged(image: &Image, content: &Image, folder: &Path) -> Image {
+pub(crate) fn mistagged(image: &Image, content: &Image, folder: &Path) -> Image {
     let archive = folder.join(format!("mistagged-{}.tar", image.version));
     let (from, to) = (content.version.as_str(), image.version.as_str());
     rewrite(&content.archive, &archive, |name, bytes| {
@@ -51,7 +51,7 @@ pub fn mistagged(image: &Image, content: &Image, folder: &Path) -> Image {
 }
 
 /// Copies a tar file with the content of its files changed.
-pub fn rewrite(from: &Path, to: &Path, change: impl Fn(&str, Vec<u8>) -> Vec<u8>) {
+pub(crate) fn rewrite(from: &Path, to: &Path, change: impl Fn(&str, Vec<u8>) -> Vec<u8>) {
     let mut archive = tar::Archive::new(fs::File::open(from).expect("the archive"));
     let mut changed = tar::Builder::new(fs::File::create(to).expect("a new archive"));
     for entry in archive.entries().expect("a tar file") {

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// An executable script.
-pub fn executable(folder: &Path, name: &str, script: &str) -> PathBuf {
+pub(crate) fn executable(folder: &Path, name: &str, script: &str) -> PathBuf {
     let path = folder.join(name);
     fs::write(&path, script).expect("a script");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("an executable script");
@@ -18,7 +18,7 @@ pub fn executable(folder: &Path, name: &str, script: &str) -> PathBuf {
 }
 
 /// A script that runs [`never_healthy`] as that version.
-pub fn script(folder: &Path, version: &str) -> PathBuf {
+pub(crate) fn script(folder: &Path, version: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let script = format!(
         "#!/bin/sh\nCANARY_FAKE={version} exec '{}' --exact fake::never_healthy --ignored\n",

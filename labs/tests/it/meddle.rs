@@ -17,12 +17,15 @@ use kube::{
 use serde_json::{Value, json};
 use std::{fmt::Debug, pin::pin};
 
-pub const PRODUCTION: &str = "kubeapp-production";
-pub const CANARY: &str = "kubeapp-canary";
+pub(crate) const PRODUCTION: &str = "kubeapp-production";
+pub(crate) const CANARY: &str = "kubeapp-canary";
 
 /// Watches one kind of object in `production` and acts on whatever `moved` says yes to, once.
-pub async fn once<K, F>(client: Client, seen: impl Fn(&K) -> bool, act: impl FnOnce(Client) -> F)
-where
+pub(crate) async fn once<K, F>(
+    client: Client,
+    seen: impl Fn(&K) -> bool,
+    act: impl FnOnce(Client) -> F,
+) where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + Clone
         + serde::de::DeserializeOwned
@@ -45,27 +48,27 @@ where
 }
 
 /// Whether this is production after its template was changed in that way.
-pub fn production(deployment: &Deployment, changed: impl Fn(&Value) -> bool) -> bool {
+pub(crate) fn production(deployment: &Deployment, changed: impl Fn(&Value) -> bool) -> bool {
     let value = serde_json::to_value(deployment).expect("JSON");
     deployment.metadata.name.as_deref() == Some(PRODUCTION) && changed(&value)
 }
 
 /// Whether production was told to run that image.
-pub fn promoted(deployment: &Deployment) -> bool {
+pub(crate) fn promoted(deployment: &Deployment) -> bool {
     production(deployment, |value| {
         value.pointer("/spec/template/spec/containers/0/image") == Some(&json!("kubeapp:2.0"))
     })
 }
 
 /// A merge patch of a Deployment.
-pub async fn patch_deployment(client: Client, name: &str, patch: Value) {
+pub(crate) async fn patch_deployment(client: Client, name: &str, patch: Value) {
     let api: Api<Deployment> = Api::namespaced(client, "production");
     let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
     patched.expect("a patched Deployment");
 }
 
 /// Sets a Deployment's replicas, also whenever somebody else has set them, while it is there.
-pub async fn insist_on_replicas(client: Client, name: &str, replicas: i32) {
+pub(crate) async fn insist_on_replicas(client: Client, name: &str, replicas: i32) {
     let api: Api<Deployment> = Api::namespaced(client.clone(), "production");
     let count = |deployment: &Deployment| deployment.spec.as_ref().and_then(|spec| spec.replicas);
     loop {
@@ -78,21 +81,21 @@ pub async fn insist_on_replicas(client: Client, name: &str, replicas: i32) {
 }
 
 /// A merge patch of the load balancer.
-pub async fn patch_service(client: Client, patch: Value) {
+pub(crate) async fn patch_service(client: Client, patch: Value) {
     let api: Api<Service> = Api::namespaced(client, "production");
     let patched = api.patch("app-lb", &PatchParams::default(), &Patch::Merge(patch)).await;
     patched.expect("a patched Service");
 }
 
 /// A strategic merge patch of a Deployment.
-pub async fn strategic_patch_deployment(client: Client, name: &str, patch: Value) {
+pub(crate) async fn strategic_patch_deployment(client: Client, name: &str, patch: Value) {
     let api: Api<Deployment> = Api::namespaced(client, "production");
     let patched = api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
     patched.expect("a patched Deployment");
 }
 
 /// Deletes pods by label, without grace.
-pub async fn delete_pods_now(client: Client, labels: &'static str) {
+pub(crate) async fn delete_pods_now(client: Client, labels: &'static str) {
     let api: Api<Pod> = Api::namespaced(client, "production");
     let selected = ListParams::default().labels(labels);
     let now = DeleteParams::default().grace_period(0);

@@ -19,15 +19,15 @@ use std::{
 };
 
 /// A world that is right until somebody makes it wrong.
-pub struct World {
+pub(crate) struct World {
     folder: Folder,
     /// What the labs are told.
-    pub environment: Environment,
+    pub(crate) environment: Environment,
     nodes: u8,
 }
 
 /// How a lab ended there.
-pub struct Played {
+pub(crate) struct Played {
     summary: Summary,
     lab: &'static str,
     events: Vec<String>,
@@ -36,7 +36,7 @@ pub struct Played {
 impl World {
     /// The manifests of this repository, the images that `cargo xtask images` built, and plans that
     /// are content with few requests.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = Folder::new();
         let manifests = folder.0.join("manifests");
         fs::create_dir_all(manifests.join("lb")).expect("a folder for manifests");
@@ -64,26 +64,26 @@ impl World {
     }
 
     /// Tells one replica too many or too few, as on a cluster where requests are cheap.
-    pub fn telling_replicas_apart(mut self) -> Self {
+    pub(crate) fn telling_replicas_apart(mut self) -> Self {
         self.environment.nearest_wrong = NearestWrong::NearestReplica;
         self
     }
 
     /// For worlds in which something is awaited in vain: seconds for each wait.
-    pub fn impatient(mut self, seconds: u64) -> Self {
+    pub(crate) fn impatient(mut self, seconds: u64) -> Self {
         self.environment.patience =
             Patience { rollout: seconds, address: seconds, request: seconds.min(2) };
         self
     }
 
     /// A cluster of so many nodes.
-    pub fn nodes(mut self, nodes: u8) -> Self {
+    pub(crate) fn nodes(mut self, nodes: u8) -> Self {
         self.nodes = nodes;
         self
     }
 
     /// Changes the object of a manifest: `app-canary.yml`.
-    pub fn edit(self, file: &str, change: impl FnOnce(&mut Value)) -> Self {
+    pub(crate) fn edit(self, file: &str, change: impl FnOnce(&mut Value)) -> Self {
         let path = self.environment.manifests.join("lb").join(file);
         let mut object = manifest::read(&path).expect("our manifest").remove(0).object;
         let before = object.clone();
@@ -95,7 +95,7 @@ impl World {
     }
 
     /// Sets one field of a manifest, given as a JSON pointer whose parent is there.
-    pub fn set(self, file: &str, pointer: &str, value: Value) -> Self {
+    pub(crate) fn set(self, file: &str, pointer: &str, value: Value) -> Self {
         self.edit(file, |object| {
             let (parent, field) = pointer.rsplit_once('/').expect("a JSON pointer");
             let parent = object.pointer_mut(parent).expect("the parent is in the manifest");
@@ -104,19 +104,23 @@ impl World {
     }
 
     /// Puts another archive in the place of an image.
-    pub fn with_image(mut self, image: usize, change: impl FnOnce(&Image, &Path) -> Image) -> Self {
+    pub(crate) fn with_image(
+        mut self,
+        image: usize,
+        change: impl FnOnce(&Image, &Path) -> Image,
+    ) -> Self {
         let changed = change(&self.environment.images[image], &self.folder.0);
         self.environment.images[image] = changed;
         self
     }
 
     /// Plays a lab.
-    pub async fn play(&self, lab: &'static str) -> Played {
+    pub(crate) async fn play(&self, lab: &'static str) -> Played {
         self.play_while(lab, |_| std::future::pending()).await
     }
 
     /// Plays a lab while somebody meddles with the cluster.
-    pub async fn play_while<F>(
+    pub(crate) async fn play_while<F>(
         &self,
         lab: &'static str,
         meddle: impl FnOnce(kube::Client) -> F,
@@ -143,7 +147,7 @@ impl World {
     }
 
     /// Plays a lab on a cluster that is gone.
-    pub async fn play_without_cluster(&self, lab: &'static str) -> Played {
+    pub(crate) async fn play_without_cluster(&self, lab: &'static str) -> Played {
         let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await;
         let cluster = cluster.expect("a cluster");
         fs::write(&self.environment.kubeconfig, cluster.kubeconfig()).expect("a kubeconfig");
@@ -165,19 +169,19 @@ impl World {
 
 impl Played {
     /// Demands that these claims fail and no others.
-    pub fn fails(&self, expected: &[&str]) {
+    pub(crate) fn fails(&self, expected: &[&str]) {
         self.ends(expected, &[]);
     }
 
     /// Demands that the run ends with an error of the environment that says this.
-    pub fn failed_for_the_environment(&self, said: &str) {
+    pub(crate) fn failed_for_the_environment(&self, said: &str) {
         let errors = self.summary.errors.join("; ");
         assert_eq!(self.summary.exit, Exit::Infrastructure, "{errors}");
         assert!(errors.contains(said), "{errors}");
     }
 
     /// Demands that these claims fail, these are not checked, and the others hold.
-    pub fn ends(&self, fails: &[&str], skipped: &[&str]) {
+    pub(crate) fn ends(&self, fails: &[&str], skipped: &[&str]) {
         let with = |outcome| -> BTreeSet<&str> {
             let all = self.summary.verdicts.iter();
             all.filter(|(_, verdict)| verdict.outcome == outcome).map(|(id, _)| *id).collect()
@@ -202,7 +206,7 @@ impl Played {
 }
 
 /// The root of this repository.
-pub fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("labs is in the repository").to_owned()
 }
 
