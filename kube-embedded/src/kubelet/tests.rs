@@ -226,10 +226,12 @@ async fn sigterm_comes_first_and_output_until_the_end_is_kept() {
         world.run("web", &["on-term", "bye"], hook).await;
         world.ready("web").await;
         let follow = LogOptions { follow: true, ..LogOptions::default() };
-        let stream = world.kubelet.logs("default", "web", follow).await.unwrap();
+        let mut stream = world.kubelet.logs("default", "web", follow).await.unwrap();
+        // Only then does it handle SIGTERM.
+        assert_eq!(stream.next().await.unwrap(), "started\n");
         world.pods().delete("web", &DeleteParams::default()).await.unwrap();
         let chunks: Vec<Bytes> = stream.collect().await;
-        assert_eq!(String::from_utf8(chunks.concat()).unwrap(), "started\nbye\n");
+        assert_eq!(String::from_utf8(chunks.concat()).unwrap(), "bye\n");
         world.gone("web").await;
         assert_eq!(world.event("web", "Killing").await, "Stopping container app");
     }
@@ -319,6 +321,9 @@ async fn liveness_restarts_and_exec_probes_look_inside() {
         )
         .await;
     world.ready("web").await;
+    // As the first process of its namespace it would not notice a SIGTERM before it handles it.
+    let mut probe = probe;
+    probe["initialDelaySeconds"] = json!(1);
     world.run("ill", &["on-term", "bye"], json!({ "livenessProbe": probe })).await;
     let pod = world
         .until("ill", "restarted", |p| p["status"]["containerStatuses"][0]["restartCount"] == 1)

@@ -13,8 +13,12 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     sync::{Arc, mpsc},
     thread,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
+
+/// How long a program that is being written may stay so.
+const BUSY: Duration = Duration::from_secs(2);
 
 type Job = Box<dyn FnOnce(&Thread) + Send>;
 
@@ -53,8 +57,20 @@ impl Spawner {
 
     /// Starts a program. Returns once it runs, or with what kept it from running.
     pub(crate) async fn launch(self: &Arc<Self>, launch: Launch) -> Result<Process, LaunchError> {
-        let keep = self.clone();
-        self.on_thread(move |thread| thread.launch(&launch, keep)).await
+        let launch = Arc::new(launch);
+        let begin = Instant::now();
+        loop {
+            let (keep, launch) = (self.clone(), launch.clone());
+            let launched = self.on_thread(move |thread| thread.launch(&launch, keep)).await;
+            match launched {
+                // A program that was unpacked a moment ago may still be open for writing in a child
+                // that another thread has forked and that has not executed anything yet.
+                Err(LaunchError::Exec(_, e))
+                    if e.raw_os_error() == Some(libc::ETXTBSY) && begin.elapsed() < BUSY => {}
+                other => return other,
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Makes the namespaces of a pod and the process that holds them.
