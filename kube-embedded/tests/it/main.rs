@@ -9,6 +9,7 @@
 
 mod binary;
 mod clients;
+mod controllers;
 mod kubectl;
 mod requests;
 mod watches;

@@ -126,6 +126,13 @@ impl Planner<'_> {
         self.sets.iter().map(size).sum()
     }
 
+    /// How many pods there are or may be. A set that was shrunk has its pods until it says that it
+    /// deleted them; Kubernetes goes by the wanted sizes alone, and so goes beyond the surge for as
+    /// long as one replica set is quicker than another.
+    fn occupied(&self) -> i32 {
+        self.sets.iter().map(|set| size(set).max(existing(set))).sum()
+    }
+
     fn resize(&mut self, index: usize, replicas: i32) {
         let (desired, maximum) = (self.limits.replicas, self.limits.maximum());
         if let Some(set) = self.sets.get_mut(index) {
@@ -152,7 +159,7 @@ impl Planner<'_> {
                 (revision, "FoundNewReplicaSet", format!("Found new replica set {name:?}"))
             }
             None if create => {
-                let replicas = self.limits.new_size(0, self.total());
+                let replicas = self.limits.new_size(0, self.occupied());
                 let maximum = self.limits.maximum();
                 let set = history::new_replica_set(self.before, replicas, revision, maximum);
                 let name = set.metadata.name.clone().unwrap_or_default();
@@ -229,7 +236,7 @@ impl Planner<'_> {
         let wanted = if own > self.limits.replicas {
             self.limits.replicas
         } else {
-            self.limits.new_size(own, self.total())
+            self.limits.new_size(own, self.occupied())
         };
         if wanted != own {
             return self.resize(newest, wanted);
