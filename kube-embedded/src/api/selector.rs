@@ -100,7 +100,7 @@ fn parse_fields(kind: &Kind, text: &str) -> ApiResult<Vec<(String, bool, String)
             };
             let always = ["metadata.name", "metadata.namespace"];
             if !always.contains(&path) && !kind.selectable.contains(&path) {
-                return Err(unknown_field(kind, path, text));
+                return Err(unknown_field(kind, path));
             }
             Ok((path.to_owned(), equal, value.to_owned()))
         })
@@ -109,19 +109,15 @@ fn parse_fields(kind: &Kind, text: &str) -> ApiResult<Vec<(String, bool, String)
 
 /// Kubernetes words it in one way for kinds that have conversions of field labels of their own,
 /// and in another for all others.
-fn unknown_field(kind: &Kind, path: &str, selector: &str) -> ApiError {
-    if kind.selectable.is_empty() {
-        return ApiError::bad_request(format!(
+fn unknown_field(kind: &Kind, path: &str) -> ApiError {
+    ApiError::bad_request(if kind.selectable.is_empty() {
+        format!(
             "{path:?} is not a known field selector: only \"metadata.name\", \
              \"metadata.namespace\""
-        ));
-    }
-    let group = if kind.group.is_empty() { "/".into() } else { format!("{}/", kind.group) };
-    ApiError::bad_request(format!(
-        "Unable to find {:?} that match label selector \"\", field selector {selector:?}: field \
-         label not supported: {path}",
-        format!("{group}{}, Resource={}", kind.version, kind.plural)
-    ))
+        )
+    } else {
+        format!("field label not supported: {path}")
+    })
 }
 
 fn parse_labels(text: &str) -> ApiResult<Vec<Requirement>> {
