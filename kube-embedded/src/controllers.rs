@@ -24,7 +24,7 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, Resource,
     core::PartialObjectMeta,
-    runtime::watcher::{self, metadata_watcher, watcher},
+    runtime::watcher::{self, watcher},
 };
 use serde::de::DeserializeOwned;
 use std::{fmt::Debug, sync::Arc};
@@ -103,10 +103,7 @@ impl World {
         self.follow_one(tasks, |world| &world.services);
         self.follow_one(tasks, |world| &world.slices);
         self.follow_one(tasks, |world| &world.endpoints);
-        let world = self.clone();
-        let api: Api<ConfigMap> = Api::all(world.client.clone());
-        let events = metadata_watcher(api, watcher::Config::default());
-        tasks.spawn(async move { world.config_maps.follow(events).await });
+        self.follow_one(tasks, |world| &world.config_maps);
     }
 
     fn follow_one<K>(self: &Arc<Self>, tasks: &mut JoinSet<()>, cache: fn(&Self) -> &Cache<K>)

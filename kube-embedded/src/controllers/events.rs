@@ -31,7 +31,8 @@ pub struct Recorder {
 /// What makes two events the same, as client-go's correlator has it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Identity {
-    object: (Option<String>, Option<String>, Option<String>, Option<String>, Option<String>),
+    /// Kind, namespace, name, uid and path of the field.
+    object: [Option<String>; 5],
     type_: String,
     reason: String,
     message: String,
@@ -62,13 +63,13 @@ impl Recorder {
     /// (its namespace is going away, say) is lost, as in Kubernetes.
     pub fn publish(&self, object: &ObjectReference, type_: &str, reason: &str, message: &str) {
         let identity = Identity {
-            object: (
+            object: [
                 object.kind.clone(),
                 object.namespace.clone(),
                 object.name.clone(),
                 object.uid.clone(),
                 object.field_path.clone(),
-            ),
+            ],
             type_: type_.to_owned(),
             reason: reason.to_owned(),
             message: message.to_owned(),
@@ -176,7 +177,7 @@ mod tests {
                 ..Default::default()
             },
             identity: Identity {
-                object: (Some("Pod".into()), None, Some("web".into()), None, None),
+                object: [Some("Pod".into()), None, Some("web".into()), None, None],
                 type_: "Normal".into(),
                 reason: "Pulled".into(),
                 message: message.into(),

@@ -16,7 +16,7 @@ use kube::{
     Api, Client, Resource,
     api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy},
     core::{ApiResource, DynamicObject, PartialObjectMeta},
-    runtime::watcher::{self, metadata_watcher},
+    runtime::watcher::{self, watcher},
 };
 use serde_json::{Value, json};
 use std::{
@@ -84,8 +84,9 @@ impl Collector {
         let cache: Cache<PartialObjectMeta<DynamicObject>> = Cache::default();
         let name = Arc::new((kind.resource.api_version.clone(), kind.resource.kind.clone()));
         listen_as(&cache, &self.shared, name);
-        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind.resource);
-        async move { cache.follow(metadata_watcher(api, watcher::Config::default())).await }
+        let api: Api<PartialObjectMeta<DynamicObject>> =
+            Api::all_with(self.client.clone(), &kind.resource);
+        async move { cache.follow(watcher(api, watcher::Config::default())).await }
     }
 
     async fn collect(&self, kinds: &[Kind], uid: &str) -> kube::Result<()> {
