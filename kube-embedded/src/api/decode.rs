@@ -180,11 +180,24 @@ pub(super) fn name_kind(kind: &Kind, value: &mut Value) {
     }
 }
 
-/// Checks the types of all fields, and does with unknown ones what the client asked for. Returns
-/// the warnings.
+/// Checks the types of all fields, does with unknown ones what the client asked for, and leaves what
+/// Kubernetes would have after decoding. Returns the warnings.
 pub(super) fn check_fields(
     kind: &Kind,
     value: &mut Value,
+    validation: FieldValidation,
+    patched: bool,
+) -> ApiResult<Vec<String>> {
+    let unknown = check_applied(kind, value, validation, patched)?;
+    schema::prune(kind, value);
+    Ok(unknown)
+}
+
+/// The same for the body of an apply patch, where an empty map or list is a field that the manager
+/// owns: nothing is taken away, apply passes over what the kind does not have.
+pub(super) fn check_applied(
+    kind: &Kind,
+    value: &Value,
     validation: FieldValidation,
     patched: bool,
 ) -> ApiResult<Vec<String>> {
@@ -204,7 +217,6 @@ pub(super) fn check_fields(
         let why = format!("strict decoding error: {}", unknown.join(", "));
         return Err(if patched { ApiError::bad_request(why) } else { as_is(&why) });
     }
-    schema::prune(kind, value);
     Ok(unknown)
 }
 

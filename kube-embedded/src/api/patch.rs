@@ -10,6 +10,7 @@ use super::{
 use crate::{
     kinds::{FieldError, Kind},
     patch::{self, PatchError},
+    schema,
 };
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -152,12 +153,16 @@ fn apply(
         applied["metadata"]["name"] = target.name.clone().into();
     }
     check_address(target, &applied)?;
-    let warnings = decode::check_fields(kind, &mut applied, options.validation, false)?;
+    let warnings = decode::check_applied(kind, &applied, options.validation, false)?;
     let force = query.flag("force");
     let below = &*target.subresource;
     let merged = |old: Option<&Value>| {
         let now = Timestamp::now();
-        patch::apply(kind, old, &applied, manager, force, below, now).map_err(refusal)
+        let mut merged = patch::apply(kind, old, &applied, manager, force, below, now);
+        if let Ok(merged) = &mut merged {
+            schema::prune(kind, merged);
+        }
+        merged.map_err(refusal)
     };
     loop {
         let written = match read::find(inner, target) {
