@@ -118,7 +118,7 @@ fn plan_ports(
 ) -> Result<(), Vec<FieldError>> {
     let before: Vec<Value> =
         old.and_then(|old| old["ports"].as_array()).cloned().unwrap_or_default();
-    let Some(ports) = spec["ports"].as_array_mut() else { return Ok(()) };
+    let Some(ports) = spec.get_mut("ports").and_then(Value::as_array_mut) else { return Ok(()) };
     let mut chosen = HashSet::new();
     let mut errors = Vec::new();
     for (n, port) in ports.iter_mut().enumerate() {
