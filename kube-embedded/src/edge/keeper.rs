@@ -224,10 +224,11 @@ impl Keeper {
     fn remember_address(&mut self, service: &Service) {
         let uid = service.metadata.uid.clone().unwrap_or_default();
         let key = key(service);
-        if is_balancer(service) && !self.held.contains_key(&key) {
-            if let Some(address) = Status::of(service).address() {
-                self.pool.take(address, &uid);
-            }
+        if is_balancer(service)
+            && !self.held.contains_key(&key)
+            && let Some(address) = Status::of(service).address()
+        {
+            self.pool.take(address, &uid);
         }
     }
 
@@ -278,7 +279,7 @@ impl Keeper {
         let observed = Status::of(service);
         if plan.balanced.is_empty() {
             let ours = observed.address().is_some_and(|a| self.pool.contains(a.into()));
-            if held.balancer.take().is_none() && !(ours && !is_balancer(service)) {
+            if held.balancer.take().is_none() && (!ours || is_balancer(service)) {
                 return;
             }
             self.pool.release(&held.uid);

@@ -15,6 +15,7 @@ use std::{
 pub(super) type Key = (String, String);
 
 /// One event of one of the watches.
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, and is looked at at once")]
 pub(super) enum Seen {
     Service(Event<Service>),
     Slice(Event<EndpointSlice>),

@@ -240,7 +240,7 @@ impl<T: DeepMerge + DeserializeOwned + Serialize> Probe<'_, T> {
         let (one, two) = (filled(element, 1, &[]), filled(element, 2, &[]));
         if let Some(count) = self.merged(&one, &two, path) {
             let keyed = count == 2;
-            if keyed != !ours.is_empty() {
+            if keyed == ours.is_empty() {
                 self.wrong.push(format!("{name}: {count} elements left, our keys are {ours:?}"));
                 return;
             }
