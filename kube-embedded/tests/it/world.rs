@@ -8,32 +8,32 @@ use serde_json::{Value, json};
 use tower::Service;
 
 /// A cluster without nodes: nothing runs that a test of the API does not ask for.
-pub async fn cluster() -> Cluster {
+pub(crate) async fn cluster() -> Cluster {
     let config = Config { nodes: 0, sandbox: Some(Sandbox::Plain), ..Config::default() };
     Cluster::start(config).await.expect("a cluster")
 }
 
 /// What a server answered.
-pub struct Answer {
-    pub code: u16,
-    pub media_type: String,
-    pub warnings: Vec<String>,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) media_type: String,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
     /// Code and message of a refusal.
-    pub fn refusal(&self) -> (u16, String) {
+    pub(crate) fn refusal(&self) -> (u16, String) {
         (self.code, self.json()["message"].as_str().unwrap_or_default().to_owned())
     }
 }
 
 /// One request to the API in the process.
-pub async fn ask(
+pub(crate) async fn ask(
     cluster: &Cluster,
     method: &str,
     path: &str,
@@ -62,26 +62,26 @@ pub async fn ask(
     }
 }
 
-pub async fn get(cluster: &Cluster, path: &str) -> Answer {
+pub(crate) async fn get(cluster: &Cluster, path: &str) -> Answer {
     ask(cluster, "GET", path, &[], "").await
 }
 
-pub async fn post(cluster: &Cluster, path: &str, body: &Value) -> Answer {
+pub(crate) async fn post(cluster: &Cluster, path: &str, body: &Value) -> Answer {
     ask(cluster, "POST", path, &[("content-type", "application/json")], body.to_string()).await
 }
 
-pub async fn patch(cluster: &Cluster, path: &str, kind: &str, body: &Value) -> Answer {
+pub(crate) async fn patch(cluster: &Cluster, path: &str, kind: &str, body: &Value) -> Answer {
     let media_type = format!("application/{kind}");
     ask(cluster, "PATCH", path, &[("content-type", &*media_type)], body.to_string()).await
 }
 
-pub const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-pub fn config_map(name: &str) -> Value {
+pub(crate) fn config_map(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": { "k": "v" } })
 }
 
-pub fn deployment(name: &str, replicas: u32) -> Value {
+pub(crate) fn deployment(name: &str, replicas: u32) -> Value {
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",

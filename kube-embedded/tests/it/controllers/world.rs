@@ -154,9 +154,9 @@ impl World {
         last
     }
 
-    pub(crate) async fn until_gone<K: Object>(&self, api: &Api<K>, name: &str)
+    pub(crate) async fn until_gone<K>(&self, api: &Api<K>, name: &str)
     where
-        K: Resource<DynamicType = ()>,
+        K: Object + Resource<DynamicType = ()>,
     {
         let mut last = Vec::new();
         let wish = |all: &[K]| all.iter().all(|object| object.name_any() != name);
