@@ -9,6 +9,7 @@ mod metadata;
 mod output;
 mod patch;
 mod path;
+mod protobuf;
 mod read;
 mod selector;
 mod services;
@@ -99,7 +100,7 @@ impl Api {
         let kind = crate::kinds::find_kind(group, version, object["kind"].as_str().unwrap_or(""))
             .ok_or_else(|| format!("there is no kind {}", object["kind"]))?;
         metadata::begin(kind, &mut object);
-        (kind.defaults)(&mut object);
+        kind.fill_in(&mut object);
         let key = crate::store::Key {
             resource: kind.storage,
             namespace: text(&object["metadata"]["namespace"]),

@@ -1,7 +1,8 @@
-//! Bodies of requests: JSON or YAML into a value, with refusals worded as Kubernetes words them.
+//! Bodies of requests: JSON, YAML or protobuf into a value, with refusals worded as Kubernetes words them.
 
 use super::{
     path::FieldValidation,
+    protobuf,
     status::{ApiError, ApiResult},
 };
 use crate::{
@@ -23,12 +24,7 @@ pub(super) fn object(kind: &Kind, headers: &HeaderMap, body: &Bytes) -> ApiResul
     let mut value = match media_type(headers) {
         "" | "application/json" => json(kind.kind, body)?,
         "application/yaml" => yaml(body)?,
-        "application/vnd.kubernetes.protobuf" => {
-            return Err(ApiError::unsupported_media_type(
-                "the body of the request was in protobuf, which this server does not read yet: \
-                 send application/json or application/yaml (with kubectl: `create -f` or `apply`)",
-            ));
-        }
+        protobuf::MEDIA_TYPE => protobuf::decode(body)?,
         other => return Err(unknown_media_type(other)),
     };
     check_kind(kind, &value)?;
@@ -36,10 +32,10 @@ pub(super) fn object(kind: &Kind, headers: &HeaderMap, body: &Bytes) -> ApiResul
     Ok(value)
 }
 
-/// JSON or YAML, whatever it holds: of apply patches, reviews, options.
+/// Any of them, whatever it holds: of apply patches, reviews, options.
 pub(super) fn any(headers: &HeaderMap, body: &Bytes) -> ApiResult<Value> {
     match media_type(headers) {
-        "application/vnd.kubernetes.protobuf" => Err(unknown_media_type(media_type(headers))),
+        protobuf::MEDIA_TYPE => protobuf::decode(body),
         _ => match serde_json::from_slice(body) {
             Ok(value) => Ok(value),
             Err(_) => yaml(body),
@@ -123,7 +119,7 @@ pub(super) fn json_error(text: &str, error: &serde_json::Error) -> String {
 fn unknown_media_type(given: &str) -> ApiError {
     ApiError::unsupported_media_type(format!(
         "the body of the request was in an unknown format - accepted media types include: \
-         application/json, application/yaml (got {given:?})"
+         application/json, application/yaml, application/vnd.kubernetes.protobuf (got {given:?})"
     ))
 }
 
