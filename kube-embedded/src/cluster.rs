@@ -268,7 +268,7 @@ impl Drop for Work {
 }
 
 /// Claims a block of addresses by listening where its API server will: nobody else can.
-fn claim_block() -> io::Result<(tokio::net::TcpListener, u8)> {
+pub(crate) fn claim_block() -> io::Result<(tokio::net::TcpListener, u8)> {
     let count = u32::from(BLOCKS.end() - BLOCKS.start()) + 1;
     let start = std::process::id().wrapping_mul(31).wrapping_add(rand::random_range(0..count));
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);

@@ -30,8 +30,14 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use objects::{Objects, Seen};
-use plane::Plane;
-use std::{fmt::Debug, future, net::Ipv4Addr, sync::Arc, time::Duration};
+use plane::{Plane, Port};
+use std::{
+    fmt::Debug,
+    future, io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::mpsc,
     time::{self, Instant},
@@ -58,6 +64,13 @@ pub struct Config {
 /// Keeps listeners as the cluster's Services ask for, until dropped; dropping closes all of them
 /// and every connection. Returns only if the process can have no more threads or descriptors.
 pub async fn run(client: Client, config: Config) {
+    run_with(client, config, Port::bind).await;
+}
+
+/// How a port of the host is had.
+type Bind = fn(SocketAddr) -> io::Result<Port>;
+
+async fn run_with(client: Client, config: Config, bind: Bind) {
     let (troubles, mut troubled) = mpsc::channel(64);
     let plane = match Plane::start(config.network.clone(), troubles) {
         Ok(plane) => plane,
@@ -66,7 +79,7 @@ pub async fn run(client: Client, config: Config) {
             return;
         }
     };
-    let mut keeper = Keeper::new(client.clone(), &config, plane);
+    let mut keeper = Keeper::new(client.clone(), &config, plane, bind);
     let mut objects = Objects::default();
     let mut seen = watch(&client, config.addresses.sandbox);
     let (_, mut attached) = config.network.attached();
@@ -127,3 +140,6 @@ where
         .default_backoff()
         .filter_map(|event| future::ready(event.ok()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Keeps what is bound equal to what Services ask for, and tells the API what came of it.
 
 use super::{
-    Config,
+    Bind, Config,
     balancer::{self, Pool, Status},
     objects::{Key, Objects},
     plan::{self, Action, FromPods, Place, RouteKey, Scope, Wanted},
@@ -36,12 +36,13 @@ pub(super) struct Keeper {
     recorder: Recorder,
     place: Place,
     pool: Pool,
+    bind: Bind,
     held: BTreeMap<Key, Held>,
     pod_doors: PodDoors,
     /// Services for which something could not be bound or written: looked at again after a while,
     /// because nothing tells when another program frees a port.
     pub(super) unfinished: BTreeSet<Key>,
-    // Last, so that the listeners above are gone before their thread ends.
+    // Last, so that the listeners above are gone before their threads end.
     plane: Plane,
 }
 
@@ -68,7 +69,7 @@ struct Balancer {
 }
 
 impl Keeper {
-    pub(super) fn new(client: Client, config: &Config, plane: Plane) -> Self {
+    pub(super) fn new(client: Client, config: &Config, plane: Plane, bind: Bind) -> Self {
         Self {
             recorder: Recorder::new(client.clone(), "service-controller", ""),
             client,
@@ -77,6 +78,7 @@ impl Keeper {
                 cluster_addresses_on_host: config.addresses.sandbox == Sandbox::Plain,
             },
             pool: Pool::new(config.addresses.load_balancers()),
+            bind,
             held: BTreeMap::new(),
             pod_doors: PodDoors::new(config.network.clone()),
             unfinished: BTreeSet::new(),
@@ -257,7 +259,7 @@ impl Keeper {
         let bound = held.bound();
         for action in plan::changes(&held.doors_wanted(&plan), &bound) {
             let Action::Open(at, route) = action else { continue };
-            let opened = Port::bind(at).map(|port| held.serve(&self.plane, at, port, route));
+            let opened = (self.bind)(at).map(|port| held.serve(&self.plane, at, port, route));
             if let Err(error) = opened {
                 held.say(&self.recorder, "PortNotBound", &not_bound(at, &error));
                 self.unfinished.insert(key.clone());
@@ -310,7 +312,7 @@ impl Keeper {
         let missing: Vec<u16> =
             missing.into_iter().filter(|port| !balancer.ports.contains_key(port)).collect();
         if !missing.is_empty() {
-            let Some(published) = balancer::publish(&candidates.addresses, &missing, Port::bind)
+            let Some(published) = balancer::publish(&candidates.addresses, &missing, self.bind)
             else {
                 let message = "all external addresses of the pool are taken";
                 held.say(&self.recorder, "SyncLoadBalancerFailed", message);

@@ -1,20 +1,33 @@
-//! The data plane: listeners and connections, on a thread of their own, so that traffic neither
-//! waits for the API server's work nor delays it, and so that stopping the thread is enough to
+//! The data plane: listeners and connections, on threads of their own, so that traffic neither
+//! waits for the API server's work nor delays it, and so that stopping the threads is enough to
 //! close everything.
+//!
+//! The first thread has all listeners: one that is dropped is closed before any that is opened
+//! after it, as the port they share requires. Connections are spread over all threads.
 
 use super::{
     pump::{self, Pump},
     route::Route,
 };
 use crate::network::{Network, PodSockets};
-use std::{io, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    net::{self, SocketAddr},
+    os::fd::OwnedFd,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+use threads::{Lanes, Threads};
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpSocket, TcpStream},
-    runtime::{Builder, Handle},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinHandle,
     time,
 };
+
+mod threads;
 
 /// Connections that the kernel keeps for us before they are accepted.
 const BACKLOG: u32 = 4096;
@@ -22,6 +35,8 @@ const BACKLOG: u32 = 4096;
 const CONNECTIONS: usize = 8192;
 /// An endpoint that does not answer for so long is passed over.
 const CONNECT: Duration = Duration::from_secs(5);
+/// More threads would only take cores from the pods that answer.
+const THREADS: usize = 4;
 
 /// A bound port on which nobody listens yet: connections are refused.
 #[derive(Debug)]
@@ -38,13 +53,11 @@ pub enum Trouble {
     CannotListen,
 }
 
-/// The thread that carries all traffic.
+/// The threads that carry all traffic.
 #[derive(Debug)]
 pub struct Plane {
-    handle: Handle,
-    network: Shared,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
+    threads: Threads,
+    shared: Shared,
 }
 
 /// A running listener. Dropping it closes the port; its connections go on.
@@ -54,6 +67,7 @@ pub struct Listening(JoinHandle<()>);
 #[derive(Clone)]
 struct Shared {
     network: Arc<Network>,
+    lanes: Lanes,
     troubles: mpsc::Sender<(SocketAddr, Trouble)>,
 }
 
@@ -86,8 +100,8 @@ impl Port {
 }
 
 impl Plane {
-    /// Starts the thread. Troubles of listeners are sent to `troubles` with their address, and
-    /// dropped while it is full.
+    /// Starts as many threads as there are cores, up to four. Troubles of listeners are sent to
+    /// `troubles` with their address, and dropped while it is full.
     ///
     /// # Errors
     /// The process may have no more threads or descriptors.
@@ -95,28 +109,23 @@ impl Plane {
         network: Arc<Network>,
         troubles: mpsc::Sender<(SocketAddr, Trouble)>,
     ) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        // While a sooner timer is pending, the deadline of a connect is set without waking the
-        // thread from within, which costs a system call each time.
-        handle.spawn(async {
-            loop {
-                time::sleep(CONNECT / 2).await;
-            }
-        });
-        let (stop, stopped) = oneshot::channel();
-        let thread = thread::Builder::new().name("edge".into()).spawn(move || {
-            // Ends when the sender is dropped; all tasks, and so all sockets, end with the runtime.
-            let _ = runtime.block_on(stopped);
-        })?;
-        let network = Shared { network, troubles };
-        Ok(Self { handle, network, stop: Some(stop), thread: Some(thread) })
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self::with_threads(cores.min(THREADS), network, troubles)
+    }
+
+    fn with_threads(
+        count: usize,
+        network: Arc<Network>,
+        troubles: mpsc::Sender<(SocketAddr, Trouble)>,
+    ) -> io::Result<Self> {
+        let (threads, lanes) = Threads::start(count, CONNECT / 2)?;
+        Ok(Self { threads, shared: Shared { network, lanes, troubles } })
     }
 
     /// Carries connections to the port along the route.
     pub fn serve(&self, port: Port, route: Arc<Route>) -> Listening {
-        let shared = self.network.clone();
-        Listening(self.handle.spawn(async move {
+        let shared = self.shared.clone();
+        Listening(self.threads.first().spawn(async move {
             // Cannot fail for a bound socket; without an address there is nothing to listen on.
             if let Ok(at) = port.address() {
                 serve(shared, Door::Host { at, held: Some(port) }, route).await;
@@ -132,18 +141,8 @@ impl Plane {
         at: SocketAddr,
         route: Arc<Route>,
     ) -> Listening {
-        let shared = self.network.clone();
-        Listening(self.handle.spawn(serve(shared, Door::Pod { at, pod }, route)))
-    }
-}
-
-impl Drop for Plane {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // It only panics if a task did in a way that tokio could not catch.
-            let _ = thread.join();
-        }
+        let shared = self.shared.clone();
+        Listening(self.threads.first().spawn(serve(shared, Door::Pod { at, pod }, route)))
     }
 }
 
@@ -181,23 +180,38 @@ impl Door {
         }
     }
 
-    async fn open(&mut self) -> io::Result<TcpListener> {
-        match self {
+    async fn open(&mut self) -> io::Result<Listener> {
+        let listener = match self {
             Self::Host { at, held } => {
                 let port = held.take().map_or_else(|| Port::bind(*at), Ok)?;
-                port.0.listen(BACKLOG)
+                port.0.listen(BACKLOG)?
             }
-            Self::Pod { at, pod } => pod.listen(*at).await,
-        }
+            Self::Pod { at, pod } => pod.listen(*at).await?,
+        };
+        listener_of(listener)
     }
 
-    fn close(&mut self, listener: TcpListener) {
+    fn close(&mut self, listener: Listener) {
         drop(listener);
         if let Self::Host { at, held } = self {
             // Should somebody be quicker, opening reports it.
             *held = Port::bind(*at).ok();
         }
     }
+}
+
+/// Accepts sockets that belong to no runtime yet: the thread that carries one registers it.
+type Listener = AsyncFd<net::TcpListener>;
+
+fn listener_of(listener: TcpListener) -> io::Result<Listener> {
+    let listener = listener.into_std()?;
+    // Without it small answers wait for acknowledgements; where it fails they are only slower.
+    // Accepted sockets inherit it, which saves a system call for each.
+    let same_socket = net::TcpStream::from(OwnedFd::from(listener.try_clone()?));
+    let _ = same_socket.set_nodelay(true);
+    // SAFETY: the listener owns its descriptor, and keeps it as long as it is registered.
+    let listener = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE)? };
+    Ok(listener)
 }
 
 /// Listens while the route leads anywhere, refuses while it does not.
@@ -225,7 +239,7 @@ async fn serve(shared: Shared, mut door: Door, route: Arc<Route>) {
 async fn accept(
     shared: &Shared,
     address: SocketAddr,
-    listener: &TcpListener,
+    listener: &Listener,
     route: &Arc<Route>,
     connections: &Arc<Semaphore>,
 ) {
@@ -240,9 +254,10 @@ async fn accept(
                 }
             }
         };
-        match listener.accept().await {
+        match listener.async_io(Interest::READABLE, net::TcpListener::accept).await {
             Ok((client, peer)) => {
-                tokio::spawn(carry(shared.network.clone(), client, peer, route.clone(), permit));
+                let (network, route) = (shared.network.clone(), route.clone());
+                shared.lanes.put(Arrival { client, peer, network, route, _permit: permit });
             }
             Err(error) => {
                 let starved = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
@@ -257,21 +272,27 @@ async fn accept(
     }
 }
 
-async fn carry(
-    network: Arc<Network>,
-    client: TcpStream,
+/// A connection that was accepted, and what carrying it takes.
+struct Arrival {
+    client: net::TcpStream,
     peer: SocketAddr,
+    network: Arc<Network>,
     route: Arc<Route>,
     _permit: OwnedSemaphorePermit,
-) {
-    let Some(endpoint) = connect(&network, &route, peer).await else {
-        pump::reset(&client);
-        return;
-    };
-    // Without it small answers wait for acknowledgements; where it fails they are only slower.
-    let _ = client.set_nodelay(true);
-    let _ = endpoint.set_nodelay(true);
-    Pump::new(client, endpoint).await;
+}
+
+impl Arrival {
+    async fn carry(self) {
+        // Fails only where descriptors or memory are short; the client sees the connection end.
+        let registered = self.client.set_nonblocking(true).map(|()| self.client);
+        let Ok(client) = registered.and_then(TcpStream::from_std) else { return };
+        let Some(endpoint) = connect(&self.network, &self.route, self.peer).await else {
+            pump::reset(&client);
+            return;
+        };
+        let _ = endpoint.set_nodelay(true);
+        Pump::new(client, endpoint).await;
+    }
 }
 
 /// Connects to a random endpoint. Nothing has been sent yet, so where one went away between the

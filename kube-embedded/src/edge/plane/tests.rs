@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const NOBODY: &str = "127.0.0.1:1";
 
 struct World {
-    _plane: Plane,
+    plane: Plane,
     route: Arc<Route>,
     address: SocketAddr,
     listening: Option<Listening>,
@@ -18,12 +18,13 @@ struct World {
 impl World {
     fn new(endpoints: &[SocketAddr]) -> Self {
         let (tell, troubles) = mpsc::channel(8);
-        let plane = Plane::start(Arc::default(), tell).unwrap();
+        // Three, so that connections are handed over also where there is one core.
+        let plane = Plane::with_threads(3, Arc::default(), tell).unwrap();
         let route = Arc::new(Route::new(routing(endpoints), Arc::new(Affinity::default())));
         let port = Port::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = port.address().unwrap();
         let listening = Some(plane.serve(port, route.clone()));
-        Self { _plane: plane, route, address, listening, _troubles: troubles }
+        Self { plane, route, address, listening, _troubles: troubles }
     }
 
     /// The first connection that is not refused: listening starts on another thread.
@@ -208,6 +209,30 @@ async fn dropping_the_plane_closes_everything() {
     drop(world);
     assert!(one_byte(&mut stream).await.is_err());
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn accepted_sockets_inherit_that_nothing_is_held_back() {
+    let port = Port::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = port.address().unwrap();
+    let listener = listener_of(port.0.listen(1).unwrap()).unwrap();
+    let _client = TcpStream::connect(address).await.unwrap();
+    let accept = listener.async_io(Interest::READABLE, net::TcpListener::accept);
+    assert!(accept.await.unwrap().0.nodelay().unwrap());
+}
+
+#[tokio::test]
+async fn connections_are_spread_over_the_threads() {
+    let world = World::new(&[echo().await]);
+    let mut open = Vec::new();
+    for _ in 0..9 {
+        let mut stream = world.connect().await;
+        round_trip(&mut stream).await;
+        open.push(stream);
+    }
+    assert_eq!(world.plane.shared.lanes.loads(), [3, 3, 3]);
+    open.clear();
+    eventually(async || (world.plane.shared.lanes.loads() == [0, 0, 0]).then_some(())).await;
 }
 
 /// Bytes that repeat with no power of two, so that a lost or doubled chunk shows.
