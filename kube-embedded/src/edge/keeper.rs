@@ -113,6 +113,9 @@ impl Keeper {
                 let plan = plan::plan(service, objects.slices_of(&key), &self.place);
                 let held = self.held.entry(key.clone()).or_insert_with(|| Held::new(service));
                 held.close(&plan).await;
+                if plan.balanced.is_empty() {
+                    self.pool.release(&held.uid);
+                }
                 wanted.push((key, service, plan));
             }
         }
@@ -281,14 +284,24 @@ impl Keeper {
         let observed = Status::of(service);
         if plan.balanced.is_empty() {
             let ours = observed.address().is_some_and(|a| self.pool.contains(a.into()));
-            if held.balancer.take().is_none() && (!ours || is_balancer(service)) {
+            // The API takes the address from a Service that is no load balancer any more, but
+            // leaves the annotation.
+            let left = ours || observed.published_port.is_some();
+            if held.balancer.take().is_none() && (!left || is_balancer(service)) {
                 return;
             }
-            self.pool.release(&held.uid);
-            if ours && !held.writing {
-                let (reason, message) = ("DeletingLoadBalancer", "Deleting load balancer");
+            if left && held.writing {
+                return;
+            }
+            let (reason, message) = ("DeletingLoadBalancer", "Deleting load balancer");
+            self.recorder.publish(&held.reference, "Normal", reason, message);
+            if left {
+                let ingress = if ours { Vec::new() } else { observed.ingress };
+                let status = Status { ingress, published_port: None };
+                writes.push(write(self.client.clone(), key, held, status));
+            } else {
+                let (reason, message) = ("DeletedLoadBalancer", "Deleted load balancer");
                 self.recorder.publish(&held.reference, "Normal", reason, message);
-                writes.push(write(self.client.clone(), key, held, Status::default()));
             }
             return;
         }

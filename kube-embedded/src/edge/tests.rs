@@ -361,6 +361,16 @@ async fn port_80_is_published_elsewhere_for_who_may_not_bind_it() {
     for at in node_ports {
         answers(at, 'x').await;
     }
+
+    let patch = json!({ "spec": { "type": "ClusterIP" } });
+    world.services().patch("app", &<_>::default(), &Patch::Merge(patch)).await.unwrap();
+    world.event("DeletedLoadBalancer").await;
+    eventually("neither address nor annotation", async || {
+        let service = world.services().get("app").await.unwrap();
+        (balancer::Status::of(&service) == balancer::Status::default()).then_some(())
+    })
+    .await;
+    refuses(at).await;
 }
 
 /// A pod's network namespace, in which each address is a port of the host's loopback.
