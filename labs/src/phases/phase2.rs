@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 mod cluster;
+#[cfg(feature = "docker")]
+mod docker;
 
 /// This phase, as the list of labs shows it.
 pub const LAB: Lab = Lab {
@@ -77,9 +79,9 @@ async fn run(context: &Context) -> anyhow::Result<()> {
 
     let on_nodes = cluster::run(context, &images).await?;
     context.judge("image-reachable", on_nodes.reachable())?;
-    let (engine, answered) = match docker(context, &images).await? {
-        Some(answered) => ("the Docker engine", answered),
-        None => ("the cluster", on_nodes.answered),
+    let (engine, answered) = match on_engine(context, &images).await {
+        Ok(answered) => ("the Docker engine".to_owned(), answered),
+        Err(why) => (format!("the cluster, as {why}"), on_nodes.answered),
     };
     let mut runs = Lines::default();
     for (image, answer) in images.iter().zip(&answered) {
@@ -93,12 +95,29 @@ async fn run(context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the images answer when the Docker engine runs them; `None` where that cannot be tried.
-async fn docker(
-    _context: &Context,
-    _images: &[&Image; 2],
-) -> anyhow::Result<Option<Vec<Answered>>> {
-    Ok(None)
+/// What the images answer as containers of the Docker engine, or why that cannot be said.
+async fn on_engine(context: &Context, images: &[&Image; 2]) -> Result<Vec<Answered>, String> {
+    if !context.environment().docker {
+        return Err("no Docker engine answers".to_owned());
+    }
+    with_docker(context, images).await
+}
+
+#[cfg(feature = "docker")]
+async fn with_docker(context: &Context, images: &[&Image; 2]) -> Result<Vec<Answered>, String> {
+    let _step = context.step("running both images with Docker");
+    let (image, request) = (context.rollout_patience(), context.request_patience());
+    match docker::run(images, docker::Patience { image, request }).await {
+        Ok(answers) => Ok(answers.into_iter().map(Ok).collect()),
+        // The image may be at fault, or the engine: the cluster runs it as well, and knows.
+        Err(error) => Err(format!("Docker did not run them ({error:#})")),
+    }
+}
+
+#[cfg(not(feature = "docker"))]
+#[expect(clippy::unused_async, reason = "as with the feature, which speaks to the engine")]
+async fn with_docker(_context: &Context, _images: &[&Image; 2]) -> Result<Vec<Answered>, String> {
+    Err("these labs were built without their feature `docker`, though an engine answers".to_owned())
 }
 
 /// A finding for each version, and whether all are right.
