@@ -171,7 +171,7 @@ impl Context {
         Ok(sample)
     }
 
-    /// Starts traffic that goes on until [`Background::stop`] is called or it is dropped; hand what
+    /// Starts traffic that goes on until [`Background::stop_after`] is called or it is dropped; hand what
     /// that returns to [`Context::keep_sample`].
     pub fn background(&self, what: &str, sampler: &Sampler, per_second: u32) -> Background {
         let (events, what) = (self.events.clone(), what.to_owned());

@@ -101,7 +101,7 @@ impl Found {
         let fails = told.judged.iter().find(|(_, v)| v.outcome == crate::claim::Outcome::Fails);
         Facts {
             unreachable: self.unreachable.clone(),
-            pods: self.pods.iter().map(PodFacts::of).collect(),
+            pods: self.pods.iter().map(|pod| PodFacts::of(pod, &self.events)).collect(),
             services: self
                 .services
                 .iter()

@@ -194,11 +194,9 @@ impl Runner {
         if !diagnosed && (fails || error.is_some()) {
             self.diagnose(context, error.as_deref()).await;
         }
-        if let Some(error) = &error {
-            let reason = format!("not reached: {error}");
-            for id in missed {
-                _ = context.judge(id, Verdict::skipped(&reason));
-            }
+        // The error itself is told once, at the end of the lab.
+        for id in missed {
+            _ = context.judge(id, Verdict::skipped("not reached"));
         }
         let seconds = since.elapsed().as_secs_f64();
         context.events().send(Event::LabEnded { seconds, error: error.clone() });

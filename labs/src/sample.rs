@@ -121,13 +121,14 @@ impl Sampler {
         Ok(Sample { answers, seconds: started.elapsed().as_secs_f64() })
     }
 
-    /// Traffic at a constant rate until it is stopped or dropped.
+    /// Traffic until it is stopped or dropped: as much as is answered, eight requests at a time, but
+    /// no more than `per_second`.
     pub fn background(
         &self,
         per_second: u32,
         mut progress: impl FnMut(&State) + Send + 'static,
     ) -> Background {
-        let (stop, mut stopped) = oneshot::channel::<()>();
+        let (stop, mut stopped) = oneshot::channel::<usize>();
         let sampler = self.clone();
         let task = tokio::spawn(async move {
             let started = Instant::now();
@@ -135,14 +136,24 @@ impl Sampler {
             let mut state = State::default();
             let mut answers = Vec::new();
             let mut running = FuturesUnordered::new();
-            let mut pace = tokio::time::interval(Duration::from_secs(1) / per_second.max(1));
-            // A machine that is busy gets less traffic, never a flood to catch up.
-            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut stopping = false;
+            let mut allowance = Allowance::new(per_second, sampler.in_flight);
+            // The finest that timers are here; a tick may allow several requests.
+            let mut pace = tokio::time::interval(Duration::from_millis(1));
+            pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            // How many requests are enough; at first none are.
+            let mut enough = None;
             loop {
+                let sent = answers.len() + running.len();
+                // After a failure more of them show nothing more.
+                let ends = enough.is_some_and(|enough| sent >= enough || state.failures > 0);
                 tokio::select! {
-                    _ = &mut stopped, if !stopping => stopping = true,
-                    _ = pace.tick(), if !stopping => running.push(sampler.answer(started)),
+                    stop = &mut stopped, if enough.is_none() => enough = Some(stop.unwrap_or(0)),
+                    _ = pace.tick(), if !ends => {
+                        let free = sampler.in_flight - running.len();
+                        for _ in 0..allowance.take(started.elapsed(), free) {
+                            running.push(sampler.answer(started));
+                        }
+                    }
                     Some(answer) = running.next() => {
                         state.count(&answer);
                         answers.push(answer);
@@ -236,17 +247,43 @@ impl State {
     }
 }
 
+/// How many requests a rate allows as time goes by.
+struct Allowance {
+    per_second: f64,
+    /// Since the start, used or forfeited.
+    used: f64,
+    /// What may be made up for at most: a machine that is busy gets less traffic, never a flood.
+    burst: f64,
+}
+
+impl Allowance {
+    fn new(per_second: u32, burst: usize) -> Self {
+        Self { per_second: per_second.into(), used: 0.0, burst: burst as f64 }
+    }
+
+    /// So many of `wanted` may be sent now.
+    fn take(&mut self, elapsed: Duration, wanted: usize) -> usize {
+        let due = elapsed.as_secs_f64() * self.per_second;
+        self.used = self.used.max(due - self.burst);
+        let taken = wanted.min((due - self.used) as usize);
+        self.used += taken as f64;
+        taken
+    }
+}
+
 /// Traffic that goes on beside something else.
 #[derive(Debug)]
 pub struct Background {
-    stop: Option<oneshot::Sender<()>>,
+    stop: Option<oneshot::Sender<usize>>,
     task: Option<JoinHandle<Sample>>,
 }
 
 impl Background {
-    /// Sends no more, waits for the answers under way, and hands over every one.
-    pub async fn stop(mut self) -> anyhow::Result<Sample> {
-        drop(self.stop.take());
+    /// Sends no more once `enough` were sent in all or one has failed, waits for the answers under
+    /// way, and hands over every one.
+    pub async fn stop_after(mut self, enough: usize) -> anyhow::Result<Sample> {
+        // A task that is gone shows below.
+        _ = self.stop.take().map(|stop| stop.send(enough));
         let task = self.task.take().context("the traffic was stopped before")?;
         task.await.context("the background traffic broke down")
     }
@@ -261,3 +298,28 @@ impl Drop for Background {
 }
 
 const TELL_EVERY: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_allows_what_it_says_and_no_flood() {
+        let mut allowance = Allowance::new(4000, 8);
+        // Milliseconds, requests wanted, requests allowed.
+        for (at, wanted, allowed) in [
+            (0, 8, 0),
+            (1, 8, 4),
+            (2, 3, 3),
+            (3, 8, 5),
+            (3, 8, 0),
+            (4, 0, 0),
+            (500, 8, 8),
+            (500, 8, 0),
+            (501, 8, 4),
+        ] {
+            let taken = allowance.take(Duration::from_millis(at), wanted);
+            assert_eq!(taken, allowed, "after {at} ms");
+        }
+    }
+}

@@ -1,12 +1,15 @@
 //! From what is known of a cluster to the layer at fault: the first, from the image to the app, that
 //! does not do its part. A later one cannot be blamed for what an earlier one withholds from it.
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Event, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
 use serde::Serialize;
 
-use crate::kubernetes::{pods, service};
+use crate::kubernetes::{
+    pods::{self, Blame},
+    service,
+};
 
 /// A link of the chain from an image to an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -71,6 +74,8 @@ pub struct PodFacts {
     pub image_trouble: Option<String>,
     /// Why its container does not stay up, or why it has no node.
     pub trouble: Option<String>,
+    /// What its probe said last, where one failed.
+    pub probe: Option<String>,
     /// Whether it is ready.
     pub ready: bool,
     /// Whether it is on its way out.
@@ -117,11 +122,12 @@ impl Facts {
         if let Some(why) = staying().find_map(|pod| pod.image_trouble.as_ref()) {
             return Some((Layer::Image, why.clone()));
         }
-        if let Some((name, why)) = staying().find_map(|p| Some((&p.name, p.trouble.as_ref()?))) {
-            return Some((Layer::Pod, format!("{name}: {why}")));
+        if let Some(why) = staying().find_map(|pod| pod.trouble.as_ref()) {
+            return Some((Layer::Pod, why.clone()));
         }
         if let Some(pod) = staying().find(|pod| !pod.ready) {
-            return Some((Layer::Readiness, format!("{} runs but is not ready", pod.name)));
+            let why = pod.probe.iter().map(|why| format!(": {why}")).collect::<String>();
+            return Some((Layer::Readiness, format!("{} runs but is not ready{why}", pod.name)));
         }
         let ready = staying().filter(|pod| pod.ready).count();
         for ServiceFacts { name, matching, endpoints, .. } in &self.services {
@@ -164,24 +170,27 @@ impl Facts {
 
 impl PodFacts {
     /// What the API shows of a pod.
-    pub fn of(pod: &Pod) -> Self {
+    pub fn of(pod: &Pod, events: &[Event]) -> Self {
         let status = pod.status.as_ref();
         let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         let unscheduled =
             conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-        let unscheduled = unscheduled.map(|c| c.message.clone().unwrap_or_default());
+        let name = pod.name_any();
+        let unscheduled = unscheduled
+            .map(|c| format!("pod {name} has no node: {}", c.message.as_deref().unwrap_or("?")));
         let (image, other) = match pods::trouble(pod) {
             // A first try that failed is about the image too, even if it may yet pass.
-            Some(trouble) if trouble.image || trouble.reason == "ErrImagePull" => {
+            Some(trouble) if trouble.blame == Blame::Image || trouble.reason == "ErrImagePull" => {
                 (Some(trouble.to_string()), None)
             }
             Some(trouble) => (None, Some(trouble.to_string())),
             None => (None, None),
         };
         let failed = status.and_then(|status| status.phase.as_deref()) == Some("Failed");
-        let failed = failed.then(|| "it has failed".to_owned());
+        let failed = failed.then(|| format!("pod {name} has failed"));
         Self {
-            name: pod.name_any(),
+            probe: pods::unhealthy(&name, events),
+            name,
             image_trouble: image,
             trouble: other.or(unscheduled).or(failed),
             ready: pods::is_ready(pod),
@@ -272,8 +281,12 @@ mod tests {
                 Layer::Endpoints,
                 "endpoints: the selector of app-lb matches none of 2 ready pods",
             ),
-            (|f| f.pods[1].ready = false, Layer::Readiness, "readiness: b runs but is not ready"),
-            (|f| f.pods[1].trouble = Some("it crashes".into()), Layer::Pod, "pod: b: it crashes"),
+            (
+                |f| (f.pods[1].ready, f.pods[1].probe) = (false, Some("status 503".into())),
+                Layer::Readiness,
+                "readiness: b runs but is not ready: status 503",
+            ),
+            (|f| f.pods[1].trouble = Some("b crashes".into()), Layer::Pod, "pod: b crashes"),
             (
                 |f| f.pods[0].image_trouble = Some("no such image".into()),
                 Layer::Image,
@@ -341,7 +354,8 @@ mod tests {
     #[test]
     fn a_pod_without_a_node_or_image_is_seen() {
         let facts = |status: serde_json::Value| {
-            PodFacts::of(&serde_json::from_value(json!({ "status": status })).unwrap())
+            let pod = json!({"metadata": {"name": "p"}, "status": status});
+            PodFacts::of(&serde_json::from_value(pod).unwrap(), &[])
         };
         let waiting = |reason: &str| {
             json!({"containerStatuses": [{"name": "c", "image": "kubeapp:1.0", "imageID": "",
@@ -352,7 +366,8 @@ mod tests {
         assert!(facts(waiting("CrashLoopBackOff")).trouble.is_some());
         let unscheduled = json!({"conditions": [{"type": "PodScheduled", "status": "False",
             "message": "no node takes it"}]});
-        assert_eq!(facts(unscheduled).trouble.as_deref(), Some("no node takes it"));
+        let said = facts(unscheduled).trouble;
+        assert_eq!(said.as_deref(), Some("pod p has no node: no node takes it"));
         assert!(facts(json!({"phase": "Failed"})).trouble.is_some());
     }
 }

@@ -59,15 +59,36 @@ pub struct Trouble {
     pub reason: String,
     /// What the kubelet adds to it.
     pub message: String,
-    /// Whether the image is to blame: no time will heal that.
-    pub image: bool,
+    /// How the program ended before: `ended with exit code 1 (Error)`.
+    pub ended: Option<String>,
+    /// Whose fault it is.
+    pub blame: Blame,
+}
+
+/// Whose fault a [`Trouble`] is, and so whether waiting can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// It may pass: the first try to pull an image, say.
+    Unclear,
+    /// The image is not to be had, which no time will heal.
+    Image,
+    /// The container cannot be made, or its program does not stay up.
+    Container,
 }
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { pod, wants, reason, message, .. } = self;
-        write!(f, "pod {pod} waits for image {wants}: {reason}")?;
-        if message.is_empty() { Ok(()) } else { write!(f, " ({message})") }
+        let Self { pod, wants, reason, message, ended, .. } = self;
+        match self.blame {
+            Blame::Container => write!(f, "pod {pod} ({wants}) does not stay up: {reason}")?,
+            Blame::Image | Blame::Unclear => {
+                write!(f, "pod {pod} waits for image {wants}: {reason}")?
+            }
+        }
+        if !message.is_empty() {
+            write!(f, " ({message})")?;
+        }
+        ended.iter().try_for_each(|ended| write!(f, "; its program {ended}"))
     }
 }
 
@@ -77,20 +98,49 @@ pub fn trouble(pod: &Pod) -> Option<Trouble> {
     statuses.iter().find_map(|status| {
         let waiting = status.state.as_ref()?.waiting.as_ref()?;
         let reason = waiting.reason.clone()?;
-        // `ErrImagePull` may pass: the first try of a registry that is slow to answer.
-        let image = matches!(
-            reason.as_str(),
-            "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName"
-        );
+        let blame = match reason.as_str() {
+            "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" => Blame::Image,
+            "CrashLoopBackOff"
+            | "RunContainerError"
+            | "CreateContainerError"
+            | "CreateContainerConfigError" => Blame::Container,
+            // `ErrImagePull` may pass: the first try of a registry that is slow to answer.
+            _ => Blame::Unclear,
+        };
+        let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        let ended = last.map(|last| {
+            let why = last.message.as_deref().or(last.reason.as_deref()).unwrap_or("no reason");
+            match last.reason.as_deref() {
+                Some("StartError") => format!("could not be started ({why})"),
+                _ => format!("ended with exit code {} ({why})", last.exit_code),
+            }
+        });
+        // Of a back-off it only says how long it is, and of what, at length.
+        let message = waiting.message.as_deref().filter(|_| reason != "CrashLoopBackOff");
+        let message = message.unwrap_or_default().to_owned();
+        // As the manifest has it; a status may tell it in full.
+        let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let wants = containers.find(|container| container.name == status.name);
+        let wants = wants.and_then(|container| container.image.as_ref()).unwrap_or(&status.image);
         let harmless = matches!(reason.as_str(), "ContainerCreating" | "PodInitializing");
         (!harmless).then(|| Trouble {
             pod: pod.name_any(),
-            wants: status.image.clone(),
+            wants: wants.clone(),
             reason,
-            message: waiting.message.clone().unwrap_or_default(),
-            image,
+            message,
+            ended,
+            blame,
         })
     })
+}
+
+/// What a pod's probe said last, where one failed.
+pub fn unhealthy(pod: &str, events: &[Event]) -> Option<String> {
+    let ours = events.iter().filter(|event| {
+        event.involved_object.name.as_deref() == Some(pod)
+            && event.reason.as_deref() == Some("Unhealthy")
+    });
+    ours.max_by_key(|event| event.last_timestamp.clone())?.message.clone()
 }
 
 impl Scope {
@@ -259,24 +309,43 @@ mod tests {
 
     #[test]
     fn troubles_are_told_apart_from_a_start() {
-        for (reason, troubled, image) in [
-            ("ContainerCreating", false, false),
-            ("ErrImagePull", true, false),
-            ("ImagePullBackOff", true, true),
-            ("ErrImageNeverPull", true, true),
-            ("InvalidImageName", true, true),
-            ("CrashLoopBackOff", true, false),
+        for (reason, blame) in [
+            ("ContainerCreating", None),
+            ("PodInitializing", None),
+            ("ErrImagePull", Some(Blame::Unclear)),
+            ("ImagePullBackOff", Some(Blame::Image)),
+            ("ErrImageNeverPull", Some(Blame::Image)),
+            ("InvalidImageName", Some(Blame::Image)),
+            ("CrashLoopBackOff", Some(Blame::Container)),
+            ("CreateContainerError", Some(Blame::Container)),
+            ("CreateContainerConfigError", Some(Blame::Container)),
         ] {
             let pod = json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [{
                 "name": "c", "image": "kubeapp:3.0", "imageID": "", "ready": false,
                 "restartCount": 0, "state": {"waiting": {"reason": reason, "message": "why"}}}]}});
             let found = trouble(&serde_json::from_value(pod).unwrap());
-            assert_eq!(found.is_some(), troubled, "{reason}");
-            if let Some(found) = found {
-                assert_eq!(found.image, image, "{reason}");
-                let said = format!("pod p waits for image kubeapp:3.0: {reason} (why)");
-                assert_eq!(found.to_string(), said);
-            }
+            assert_eq!(found.map(|found| found.blame), blame, "{reason}");
         }
+    }
+
+    #[test]
+    fn troubles_say_what_is_wrong() {
+        let said = |reason: &str, last: serde_json::Value| {
+            let pod = json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [{
+                "name": "c", "image": "kubeapp:3.0", "imageID": "", "ready": false,
+                "restartCount": 0, "lastState": last,
+                "state": {"waiting": {"reason": reason, "message": "why"}}}]}});
+            trouble(&serde_json::from_value(pod).unwrap()).unwrap().to_string()
+        };
+        assert_eq!(
+            said("ImagePullBackOff", json!({})),
+            "pod p waits for image kubeapp:3.0: ImagePullBackOff (why)"
+        );
+        let last = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+        assert_eq!(
+            said("CrashLoopBackOff", last),
+            "pod p (kubeapp:3.0) does not stay up: CrashLoopBackOff; its program ended with exit \
+             code 1 (Error)"
+        );
     }
 }

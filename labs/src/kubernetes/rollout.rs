@@ -2,17 +2,23 @@
 
 use super::{
     Scope,
-    pods::trouble,
+    pods::{self, Blame, Trouble, is_wanted, trouble},
     wait::{self, Seen, WaitError, until},
 };
 use anyhow::{Context as _, anyhow};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Event, Pod},
+};
 use kube::{
     ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
 };
 use serde_json::json;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Whether a rollout is through, by the rules and in the words of `kubectl rollout status`.
 pub fn status(deployment: &Deployment) -> Seen<()> {
@@ -49,9 +55,9 @@ impl Scope {
     /// Waits until a Deployment has rolled out, and hands it over.
     ///
     /// # Errors
-    /// Ends before the deadline when the progress deadline is exceeded; and when a pod waits for an
-    /// image that is not to be had, which is the environment's fault: the error names pod, image and
-    /// reason.
+    /// Ends before the deadline when the progress deadline is exceeded; when a pod of the newest
+    /// template does not stay up; and when one waits for an image that is not to be had, which is the
+    /// environment's fault. The error names pod, image and reason.
     pub async fn rolled_out(&self, name: &str) -> Result<Deployment, WaitError> {
         let awaited = format!("rollout of {name}");
         let rolled = until(
@@ -68,54 +74,92 @@ impl Scope {
                 },
             },
         );
-        // Longer than the rollout may take: it only ever ends early, never the other way.
-        let patience = self.rollout + Duration::from_secs(60);
-        let prefix = format!("{name}-");
-        let stuck = until(
-            self.api(),
-            wait::Config::default(),
-            &awaited,
-            patience,
-            |pods: &BTreeMap<String, Pod>| {
-                let ours = pods.values().filter(|pod| pod.name_any().starts_with(&prefix));
-                match ours.filter_map(trouble).find(|trouble| trouble.image) {
-                    Some(trouble) => Seen::<WaitError>::Never(trouble.to_string()),
-                    None => Seen::Waiting(String::new()),
-                }
-            },
-        );
         let result = tokio::select! {
             biased;
             rolled = rolled => rolled,
-            stuck = stuck => Err(match stuck {
-                Ok(error) | Err(error @ WaitError::Environment { .. }) => error,
-                Err(error) => WaitError::Environment { awaited, source: anyhow!("{error}") },
-            }),
+            stuck = self.stuck(name) => {
+                let trouble = stuck?;
+                return Err(match trouble.blame {
+                    Blame::Image => {
+                        WaitError::Environment { awaited, source: anyhow!("{trouble}") }
+                    }
+                    _ => WaitError::Never { awaited, why: self.with_last_words(&trouble).await },
+                });
+            }
         };
         match result {
             Err(WaitError::TimedOut { awaited, seen, after }) => {
-                let seen = self.with_troubles(seen, &prefix).await;
+                let seen = self.with_troubles(seen, name).await;
                 Err(WaitError::TimedOut { awaited, seen, after })
             }
             Err(WaitError::Never { awaited, why }) => {
-                let why = self.with_troubles(why, &prefix).await;
+                let why = self.with_troubles(why, name).await;
                 Err(WaitError::Never { awaited, why })
             }
             other => other,
         }
     }
 
-    /// Adds to a sentence what ails the pods, so that a rollout that hangs names its reason.
-    async fn with_troubles(&self, said: String, prefix: &str) -> String {
-        let pods = self.api::<Pod>().list(&Default::default()).await.map(|list| list.items);
-        let troubles: Vec<String> = pods
-            .unwrap_or_default()
-            .iter()
-            .filter(|pod| pod.name_any().starts_with(prefix))
-            .filter_map(trouble)
-            .map(|trouble| trouble.to_string())
+    /// Ends when a pod of a Deployment's newest template is in trouble that waiting does not heal.
+    async fn stuck(&self, name: &str) -> Result<Trouble, WaitError> {
+        // Until the controller has seen the newest template, pods in trouble are of an older one.
+        self.observed(name).await?;
+        let newest = self.replica_sets(name).await;
+        let awaited = format!("rollout of {name}");
+        let newest = newest
+            .map_err(|source| WaitError::Environment { awaited: awaited.clone(), source })?
+            .pop()
+            .map(|set| set.name_any());
+        until(
+            self.api(),
+            wait::Config::default(),
+            &awaited,
+            // Longer than the rollout may take: this only ever ends early.
+            self.rollout + Duration::from_secs(60),
+            |pods: &BTreeMap<String, Pod>| {
+                let ours = pods.values().filter(|pod| {
+                    let owner = pods::owner(&pod.metadata).map(|owner| owner.name.as_str());
+                    is_wanted(pod) && owner.is_some() && owner == newest.as_deref()
+                });
+                match ours.filter_map(trouble).find(|trouble| trouble.blame != Blame::Unclear) {
+                    Some(trouble) => Seen::Done(trouble),
+                    None => Seen::Waiting(String::new()),
+                }
+            },
+        )
+        .await
+    }
+
+    /// Adds to what ails a container the last line that its program wrote.
+    async fn with_last_words(&self, trouble: &Trouble) -> String {
+        let before = LogParams { previous: true, tail_lines: Some(1), ..LogParams::default() };
+        let log = self.api::<Pod>().logs(&trouble.pod, &before).await.unwrap_or_default();
+        match log.trim() {
+            "" => trouble.to_string(),
+            line => format!("{trouble}, and last wrote: {line}"),
+        }
+    }
+
+    /// Adds to a sentence what ails the pods of a Deployment, so that a rollout that hangs names its
+    /// reason.
+    async fn with_troubles(&self, said: String, name: &str) -> String {
+        let all = ListParams::default();
+        let pods = self.api::<Pod>().list(&all).await.map(|list| list.items).unwrap_or_default();
+        let events = self.api::<Event>().list(&all).await.map(|l| l.items).unwrap_or_default();
+        let prefix = format!("{name}-");
+        let ours = pods.iter().filter(|pod| is_wanted(pod) && pod.name_any().starts_with(&prefix));
+        let troubles: BTreeSet<String> = ours
+            .filter(|pod| !pods::is_ready(pod))
+            .filter_map(|pod| match trouble(pod) {
+                Some(trouble) => Some(trouble.to_string()),
+                None => {
+                    let why = pods::unhealthy(&pod.name_any(), &events)?;
+                    Some(format!("pod {}: {why}", pod.name_any()))
+                }
+            })
             .filter(|trouble| !said.contains(trouble.as_str()))
             .collect();
+        let troubles: Vec<String> = troubles.into_iter().collect();
         if troubles.is_empty() { said } else { format!("{said}; {}", troubles.join("; ")) }
     }
 

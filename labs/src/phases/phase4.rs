@@ -88,9 +88,11 @@ const OTHERS: [(Ratio, Ratio); 2] =
 const REQUESTS: u64 = 500;
 /// One client's connections. At 3:1 it misses the canary on all of them once in 3e12 runs.
 const CONNECTIONS: u64 = 100;
-/// Requests a second while something changes: enough that each change meets some, and few enough
-/// that the pods are not short of time to change.
-const RATE: u32 = 500;
+/// Requests a second at most while something changes, which leaves the pods time to change.
+const RATE: u32 = 4000;
+/// Requests at least that such a change meets, while it goes on and right after: they bound what is
+/// lost to 0.3%.
+const UNDER_LOAD: usize = 1000;
 
 async fn run(context: &Context) -> anyhow::Result<()> {
     context.own_namespace().await?;
@@ -140,9 +142,13 @@ impl Play<'_> {
         let canary = deployments.get(CANARY).await.context("failed to get the canary")?;
         context.judge("canary-differs-by-env", differences(&production, &canary))?;
 
-        let joined = match (ready_before, rolled) {
-            (Err(why), _) | (_, Err(why)) => Err(why),
-            (Ok(()), Ok(_)) => {
+        if let Err(why) = rolled {
+            // Nothing can be sent to a canary that is not there.
+            return context.require("canary-joins-untouched", Verdict::fails(why));
+        }
+        let joined = match ready_before {
+            Err(why) => Err(why),
+            Ok(()) => {
                 let mut all = stable.clone();
                 all.extend(pods::names(&scope.pods(CANARY_PODS).await?));
                 evidence(scope.endpoints_are(BALANCER, &all).await)?.map(|()| all)
@@ -222,7 +228,7 @@ impl Play<'_> {
         let load = context.background("while the canary is ditched", sampler, RATE);
         let gone = evidence(scope.delete_deployment(CANARY).await?)?;
         let after = self.settle().await?;
-        let during = load.stop().await?;
+        let during = load.stop_after(UNDER_LOAD).await?;
         context.keep_sample("while the canary is ditched", &during);
         let sample = context.sample("after the canary", sampler, REQUESTS, None).await?;
         let verdict = both(
@@ -279,7 +285,7 @@ impl Play<'_> {
         let (rolled, seen) = self.watch_rollout(image).await?;
         let rolled_after = step.seconds();
         let after = self.settle().await?;
-        let during = load.stop().await?;
+        let during = load.stop_after(UNDER_LOAD).await?;
         context.keep_sample("while production is promoted", &during);
 
         let sets = scope.replica_sets(PRODUCTION).await?;

@@ -1,8 +1,10 @@
 //! The images under test, and ways to make them wrong.
 
 use lab_environment::Image;
+use labs::archive::digest_of;
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     fs,
     io::Read as _,
     path::{Path, PathBuf},
@@ -48,6 +50,69 @@ pub(crate) fn mistagged(image: &Image, content: &Image, folder: &Path) -> Image 
         json.to_string().into_bytes()
     });
     Image { archive, ..image.clone() }
+}
+
+/// The same image with one more file in it, in the archive and in the second build.
+pub(crate) fn with_more(image: &Image, folder: &Path) -> Image {
+    let mut members = BTreeMap::new();
+    let mut archive = tar::Archive::new(fs::File::open(&image.archive).expect("the archive"));
+    for entry in archive.entries().expect("a tar file") {
+        let mut entry = entry.expect("an entry");
+        let name = entry.path().expect("a name").to_string_lossy().into_owned();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).expect("its content");
+        if entry.header().entry_type().is_file() {
+            members.insert(name, bytes);
+        }
+    }
+    let mut take = |name: &str| members.remove(name).expect("a member of the archive");
+    let json = |bytes: Vec<u8>| serde_json::from_slice::<Value>(&bytes).expect("JSON");
+    let path =
+        |digest: &Value| format!("blobs/{}", digest.as_str().expect("a digest").replace(':', "/"));
+
+    let (mut index, mut docker) = (json(take("index.json")), json(take("manifest.json")));
+    let mut manifest = json(take(&path(&index["manifests"][0]["digest"])));
+    let mut config = json(take(&path(&manifest["config"]["digest"])));
+    let mut layer = take(&path(&manifest["layers"][0]["digest"]));
+    // Before the end of a tar file, which is two empty blocks.
+    let end = layer.iter().rposition(|byte| *byte != 0).expect("a layer") / 512 * 512 + 512;
+    layer.truncate(end);
+    let mut more = tar::Builder::new(layer);
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(5);
+    more.append_data(&mut header, "etc/more", &b"more\n"[..]).expect("one more file");
+    let layer = more.into_inner().expect("a layer");
+
+    let mut put = |bytes: Vec<u8>| {
+        let (digest, size) = (digest_of(&bytes), bytes.len());
+        members.insert(path(&digest.as_str().into()), bytes);
+        (digest, size)
+    };
+    let describe = |descriptor: &mut Value, (digest, size): &(String, usize)| {
+        (descriptor["digest"], descriptor["size"]) = (digest.as_str().into(), (*size).into());
+    };
+    let layer = put(layer);
+    config["rootfs"]["diff_ids"][0] = layer.0.as_str().into();
+    let config = put(config.to_string().into_bytes());
+    describe(&mut manifest["layers"][0], &layer);
+    describe(&mut manifest["config"], &config);
+    describe(&mut index["manifests"][0], &put(manifest.to_string().into_bytes()));
+    docker[0]["Config"] = path(&config.0.into()).into();
+    docker[0]["Layers"][0] = path(&layer.0.into()).into();
+    members.insert("index.json".into(), index.to_string().into_bytes());
+    members.insert("manifest.json".into(), docker.to_string().into_bytes());
+
+    let archive = folder.join(format!("more-{}.tar", image.version));
+    let mut changed = tar::Builder::new(fs::File::create(&archive).expect("a new archive"));
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(bytes.len() as u64);
+        changed.append_data(&mut header, name, bytes.as_slice()).expect("an entry");
+    }
+    changed.finish().expect("the new archive");
+    Image { rebuilt: archive.clone(), archive, ..image.clone() }
 }
 
 /// Copies a tar file with the content of its files changed.

@@ -10,6 +10,7 @@
 
 mod archives;
 mod fake;
+mod faults;
 mod meddle;
 mod world;
 mod worlds;

@@ -128,6 +128,17 @@ impl World {
     where
         F: Future<Output = ()>,
     {
+        let cluster = self.cluster().await;
+        let played = tokio::select! {
+            played = self.run(lab, std::future::pending()) => played,
+            () = meddle(cluster.client()) => unreachable!("a meddler that ends should wait instead"),
+        };
+        cluster.stop().await;
+        played
+    }
+
+    /// A cluster to play on with [`World::run`].
+    pub(crate) async fn cluster(&self) -> Cluster {
         let images = self.environment.images.iter().map(|image| image.archive.clone());
         let cluster = Cluster::start(Config {
             nodes: self.nodes,
@@ -138,12 +149,7 @@ impl World {
         .await
         .expect("a cluster");
         fs::write(&self.environment.kubeconfig, cluster.kubeconfig()).expect("a kubeconfig");
-        let played = tokio::select! {
-            played = self.run(lab) => played,
-            () = meddle(cluster.client()) => unreachable!("a meddler that ends should wait instead"),
-        };
-        cluster.stop().await;
-        played
+        cluster
     }
 
     /// Plays a lab on a cluster that is gone.
@@ -152,15 +158,20 @@ impl World {
         let cluster = cluster.expect("a cluster");
         fs::write(&self.environment.kubeconfig, cluster.kubeconfig()).expect("a kubeconfig");
         cluster.stop().await;
-        self.run(lab).await
+        self.run(lab, std::future::pending()).await
     }
 
-    async fn run(&self, lab: &'static str) -> Played {
+    /// Plays a lab on the cluster that was started last, until it is interrupted.
+    pub(crate) async fn run(
+        &self,
+        lab: &'static str,
+        interrupted: impl Future<Output = ()>,
+    ) -> Played {
         let (events, told) = Events::channel();
         let environment = Arc::new(self.environment.clone());
         let runner = Runner { environment, events, failures: None, keep: false };
         let found = LABS.iter().find(|known| known.name == lab).expect("a lab of that name");
-        let summary = runner.run(&[found], std::future::pending()).await;
+        let summary = runner.run(&[found], interrupted).await;
         drop(runner);
         let events = told.iter().map(|event| serde_json::to_string(&event).expect("JSON"));
         Played { summary, lab, events: events.collect() }
@@ -171,6 +182,23 @@ impl Played {
     /// Demands that these claims fail and no others.
     pub(crate) fn fails(&self, expected: &[&str]) {
         self.ends(expected, &[]);
+    }
+
+    /// How the run ended.
+    pub(crate) fn exit(&self) -> Exit {
+        self.summary.exit
+    }
+
+    /// What the verdict on a claim stands on.
+    pub(crate) fn evidence(&self, claim: &str) -> &str {
+        self.summary.verdict(claim).map_or("no verdict", |verdict| &verdict.evidence)
+    }
+
+    /// Demands that the run names that layer as the one at fault, in these words.
+    pub(crate) fn blames(&self, layer: &str) {
+        let diagnosis = self.events.iter().find(|event| event.contains("\"diagnosis\""));
+        let diagnosis = diagnosis.map(String::as_str).unwrap_or_default();
+        assert!(diagnosis.contains(&format!("\"verdict\":\"{layer}")), "{diagnosis}");
     }
 
     /// Demands that the run ends with an error of the environment that says this.

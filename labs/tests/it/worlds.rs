@@ -87,6 +87,12 @@ worlds! {
             Image { rebuilt: stable.archive, ..canary.clone() }
         });
 
+    /// Both images hold another file beside the app.
+    image_with_more: "phase2" fails ["image-small"],
+        in World::new()
+            .with_image(0, archives::with_more)
+            .with_image(1, archives::with_more);
+
     /// The wrong build under the right name, both times.
     image_of_stable: "phase2" fails ["image-runs", "image-version-argument"],
         in World::new().with_image(1, |canary, folder| {
@@ -327,8 +333,8 @@ async fn no_cluster() {
 }
 
 /// Claims that no world makes fail: their failure is one of the environment (`no_cluster`), or is
-/// proved by a test of another form (`silent_program`), or is still to be proved.
-const UNPROVED: &[&str] = &["cluster-answers", "app-port", "image-small"];
+/// proved by a test of another form (`silent_program`).
+const UNPROVED: &[&str] = &["cluster-answers", "app-port"];
 
 /// A claim that cannot fail proves nothing, so none may be added without a world that breaks it.
 #[test]

@@ -100,7 +100,8 @@ async fn started(
             let mut nodes: BTreeMap<String, Option<String>> = BTreeMap::new();
             let mut settled = 0;
             for pod in found.values() {
-                let trouble = pods::trouble(pod).filter(|trouble| trouble.image);
+                let trouble =
+                    pods::trouble(pod).filter(|trouble| trouble.blame != pods::Blame::Unclear);
                 settled += usize::from(pods::is_ready(pod) || trouble.is_some());
                 let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
                 let of_node = nodes.entry(node.unwrap_or_default()).or_default();

@@ -1,0 +1,209 @@
+//! Faults of the world rather than of what it claims: what the labs say then, and that they leave
+//! nothing behind and take nothing that is not theirs.
+
+use crate::{meddle, world::World};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Namespace, Pod},
+};
+use kube::{Api, Client, api::PostParams};
+use labs::{namespace::Production, run::Exit};
+use serde_json::{Value, json};
+use std::{fmt::Debug, fs, pin::pin, time::Duration};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A run that finds another one at work leaves it alone and says who it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn second_run() {
+    let world = World::new();
+    let cluster = world.cluster().await;
+    let client = cluster.client();
+    let other = Production::default();
+    other.own(&client, PATIENCE).await.expect("the first run's namespace");
+    let lease: Api<Lease> = Api::namespaced(client.clone(), "default");
+    let lease = lease.get("canary-labs").await.expect("the first run's lease");
+    let holder = lease.spec.and_then(|spec| spec.holder_identity).expect("a holder");
+
+    let played = world.run("phase4", std::future::pending()).await;
+    played.failed_for_the_environment(&format!("other labs run on this cluster: {holder}"));
+    assert_eq!(left(&client).await, (1, 1), "what the first run has is still there");
+    other.release(&client, false, PATIENCE).await.expect("the first run's end");
+    assert_eq!(left(&client).await, (0, 0));
+    cluster.stop().await;
+}
+
+/// A namespace of the article's name that somebody else made is not for the labs.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_namespace() {
+    let world = World::new();
+    let cluster = world.cluster().await;
+    let client = cluster.client();
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    create(&namespaces, json!({"metadata": {"name": "production"}})).await;
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "production");
+    create(&maps, json!({"metadata": {"name": "dear"}, "data": {"to": "somebody"}})).await;
+
+    let played = world.run("phase4", std::future::pending()).await;
+    played.failed_for_the_environment("was not made by these labs, so they leave it alone");
+    let found = maps.get("dear").await.expect("what was in the namespace");
+    assert_eq!(found.data.unwrap_or_default()["to"], "somebody");
+    assert_eq!(left(&client).await, (1, 0), "the namespace stays, the lease goes");
+    cluster.stop().await;
+}
+
+/// Waits that can only end in vain end as soon as that is clear: here each may take an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_image() {
+    let image = "/spec/template/spec/containers/0/image";
+    let world = World::new().impatient(3600).set("app-canary.yml", image, json!("kubeapp:3.0"));
+    let played = fails_cleanly(&world).await;
+    for said in ["waits for image", "kubeapp:3.0", "is not loaded", "kubeapp:1.0", "--images"] {
+        played.failed_for_the_environment(said);
+    }
+    played.blames("image: ");
+}
+
+/// A program that ends as soon as it starts is told with what it wrote last.
+#[tokio::test(flavor = "multi_thread")]
+async fn crashing_pod() {
+    let port = json!([{"name": "PORT", "value": "eighty"}]);
+    let env = "/spec/template/spec/containers/0/env";
+    let world = World::new().impatient(3600).set("app-production.yml", env, port);
+    let played = fails_cleanly(&world).await;
+    for said in ["does not stay up", "exit code 1", "last wrote: kubeapp 1.0: PORT=eighty"] {
+        played.failed_for_the_environment(said);
+    }
+    played.blames("pod: ");
+}
+
+/// A canary that crashes fails its claim and ends the lab: what follows would measure nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn crashing_canary() {
+    let port = json!([{"name": "PORT", "value": "eighty"}]);
+    let env = "/spec/template/spec/containers/0/env";
+    let world = World::new().impatient(3600).set("app-canary.yml", env, port);
+    let played = fails_cleanly(&world).await;
+    assert_eq!(played.exit(), Exit::Fails);
+    let evidence = played.evidence("canary-joins-untouched");
+    assert!(evidence.contains("last wrote: kubeapp 2.0: PORT=eighty"), "{evidence}");
+    assert_eq!(played.evidence("promotion-by-image"), "not reached");
+}
+
+/// The same for one that cannot be started.
+#[tokio::test(flavor = "multi_thread")]
+async fn program_not_there() {
+    let command = "/spec/template/spec/containers/0/command";
+    let world = World::new().impatient(3600).set("app-production.yml", command, json!(["/ap"]));
+    let played = fails_cleanly(&world).await;
+    for said in ["could not be started", "\"/ap\""] {
+        played.failed_for_the_environment(said);
+    }
+    played.blames("pod: ");
+}
+
+/// And for one that waits for a Secret that nobody made.
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_secret() {
+    let from = json!([{"secretRef": {"name": "keys"}}]);
+    let env = "/spec/template/spec/containers/0/envFrom";
+    let world = World::new().impatient(3600).set("app-production.yml", env, from);
+    let played = fails_cleanly(&world).await;
+    for said in ["CreateContainerConfigError", "keys"] {
+        played.failed_for_the_environment(said);
+    }
+    played.blames("pod: ");
+}
+
+/// A pod may get ready at any time, so this takes all the time there is; then the probe's words are
+/// told.
+#[tokio::test(flavor = "multi_thread")]
+async fn never_ready() {
+    let path = "/spec/template/spec/containers/0/readinessProbe/httpGet/path";
+    let world = World::new().impatient(4).set("app-production.yml", path, json!("/nowhere"));
+    let played = fails_cleanly(&world).await;
+    for said in
+        ["no rollout of kubeapp-production within 4 s", "0 of 3", "Readiness probe failed", "404"]
+    {
+        played.failed_for_the_environment(said);
+    }
+    played.blames("readiness: ");
+}
+
+/// What is wrong with a manifest is told with file, line and field, and in the API's words.
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_manifests() {
+    for (right, wrong, said) in [
+        ("  replicas: 1", "  replicas: one", "replicas"),
+        ("  replicas: 1", "  replica: 1", "unknown field \"spec.replica\""),
+        ("kind: Deployment", "kind: Deploymend", "the cluster does not know Deploymend in apps/v1"),
+        ("spec:", "spec: ]", "not valid YAML"),
+    ] {
+        let world = World::new();
+        let path = world.environment.manifests.join("lb/app-canary.yml");
+        let text = fs::read_to_string(&path).expect("our manifest");
+        let line = 1 + text.lines().position(|line| line == right).expect("the line");
+        fs::write(&path, text.replacen(right, wrong, 1)).expect("the changed manifest");
+        let played = fails_cleanly(&world).await;
+        played.failed_for_the_environment(&format!("app-canary.yml:{line}:"));
+        played.failed_for_the_environment(said);
+    }
+}
+
+/// Whenever a run is interrupted, it takes its namespace and its lease away.
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted() {
+    let world = World::new();
+    let cluster = world.cluster().await;
+    let client = cluster.client();
+    let canary = |pod: &Pod| pod.metadata.labels.as_ref().is_some_and(|l| l["env"] == "canary");
+    for at in 0..3 {
+        let (told, seen) = tokio::sync::oneshot::channel();
+        let seen = async move { seen.await.expect("the moment") };
+        let client = client.clone();
+        let moment = async move {
+            let tell = |_| async move { _ = told.send(()) };
+            match at {
+                // At once, when pods start, and when there is traffic.
+                0 => tell(client).await,
+                1 => meddle::once(client, |_: &Pod| true, tell).await,
+                _ => meddle::once(client, canary, tell).await,
+            }
+            std::future::pending::<()>().await
+        };
+        let mut moment = pin!(moment);
+        let played = tokio::select! {
+            played = world.run("phase4", seen) => played,
+            () = &mut moment => unreachable!("it waits for ever"),
+        };
+        assert_eq!(played.exit(), Exit::Interrupted, "at {at}");
+        assert_eq!(left(&cluster.client()).await, (0, 0), "at {at}");
+    }
+    cluster.stop().await;
+}
+
+/// Plays phase 4 on a cluster of its own and demands that nothing is left on it.
+async fn fails_cleanly(world: &World) -> crate::world::Played {
+    let cluster = world.cluster().await;
+    let played = world.run("phase4", std::future::pending()).await;
+    assert_eq!(left(&cluster.client()).await, (0, 0), "a namespace or a lease is left");
+    cluster.stop().await;
+    played
+}
+
+/// How many namespaces of the labs' name, and how many leases of theirs, there are.
+async fn left(client: &Client) -> (usize, usize) {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
+    let namespace = namespaces.get_opt("production").await.expect("an answer");
+    let lease = leases.get_opt("canary-labs").await.expect("an answer");
+    (usize::from(namespace.is_some()), usize::from(lease.is_some()))
+}
+
+async fn create<K>(api: &Api<K>, object: Value)
+where
+    K: serde::Serialize + serde::de::DeserializeOwned + Clone + Debug,
+{
+    let object = serde_json::from_value(object).expect("an object");
+    api.create(&PostParams::default(), &object).await.expect("a created object");
+}
