@@ -9,6 +9,7 @@
 )]
 
 mod archives;
+mod docker;
 mod fake;
 mod faults;
 mod meddle;
