@@ -75,8 +75,8 @@ async fn one(
     let docker = docker_client_instance().await?;
     let answered = timeout(patience.image, tried(&docker, image, &name, patience, stopped)).await;
     _ = timeout(CLEAN_UP, remove(&docker, &name, &image.version)).await;
-    let seconds = patience.image.as_secs();
-    answered.with_context(|| format!("{} took longer than {seconds} s", image.manifest_name))?
+    let (name, seconds) = (&image.manifest_name, patience.image.as_secs());
+    answered.unwrap_or_else(|_| bail!("{name} took longer than {seconds} s"))
 }
 
 async fn tried(
@@ -189,4 +189,4 @@ fn renamed(archive: &[u8], name: &str, tag: &str) -> anyhow::Result<Vec<u8>> {
 const PORT: u16 = 8080;
 const PROBE_EVERY: Duration = Duration::from_millis(20);
 /// For the engine to remove a container and an image.
-const CLEAN_UP: Duration = Duration::from_secs(20);
+const CLEAN_UP: Duration = Duration::from_secs(10);
