@@ -8,13 +8,13 @@ use tokio::{
     process::Command,
 };
 
-struct Kubectl {
+pub(crate) struct Kubectl {
     kubeconfig: PathBuf,
 }
 
 impl Kubectl {
     /// `None`, with the reason printed, where there is no kubectl.
-    async fn new(cluster: &Cluster) -> Option<Self> {
+    pub(crate) async fn new(cluster: &Cluster) -> Option<Self> {
         let there = Command::new("kubectl").args(["version", "--client"]).output().await;
         if !there.is_ok_and(|output| output.status.success()) {
             println!("skipped: no kubectl in PATH");
@@ -36,7 +36,7 @@ impl Kubectl {
     }
 
     /// Standard output, or standard error if it failed.
-    async fn run(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+    pub(crate) async fn run(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut child = self.command(arguments).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(input.as_bytes()).await.unwrap();

@@ -7,6 +7,7 @@
     reason = "a test ends where something is not as it should be; helpers are no exception"
 )]
 
+mod article;
 mod binary;
 mod clients;
 mod controllers;
