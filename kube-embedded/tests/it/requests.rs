@@ -49,7 +49,9 @@ async fn bad_requests_are_refused_as_kubernetes_refuses_them() {
     let answer = get(&cluster, "/api/v1/namespaces/default/nosuchthings").await;
     assert_eq!(answer.refusal(), (404, "the server could not find the requested resource".into()));
     let protobuf = ("content-type", "application/vnd.kubernetes.protobuf");
-    assert_eq!(ask(&cluster, "POST", CONFIG_MAPS, &[protobuf], "k8s\0").await.code, 415);
+    assert_eq!(ask(&cluster, "POST", CONFIG_MAPS, &[protobuf], "k8s\0").await.code, 400);
+    let unknown = ("content-type", "text/plain");
+    assert_eq!(ask(&cluster, "POST", CONFIG_MAPS, &[unknown], "{}").await.code, 415);
     let long = vec![b' '; 3 * 1024 * 1024 + 1];
     assert_eq!(ask(&cluster, "POST", CONFIG_MAPS, &[JSON], long).await.code, 413);
     assert_eq!(ask(&cluster, "PUT", CONFIG_MAPS, &[JSON], "{}").await.code, 405);
