@@ -8,7 +8,7 @@ mod status;
 use super::{
     World,
     cache::Key,
-    events::Recorder,
+    events::{self, Recorder},
     queue::Queue,
     selection::{
         Claim, claim, controlled_by, controller, controller_named, is_controlled_by, matches,
@@ -20,7 +20,7 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     core::v1::Pod,
 };
-use kube::{Api, Resource};
+use kube::Api;
 use plan::{Action, plan};
 use std::{sync::Arc, time::Duration};
 
@@ -122,14 +122,9 @@ impl Controller {
                     write::delete(&sets_api, &world.replica_sets, &*set).await?;
                 }
                 Action::Annotate(new) => {
-                    write::update(
-                        &api,
-                        &world.deployments,
-                        Part::Main,
-                        &*current,
-                        &with_status(&new, &current),
-                    )
-                    .await?;
+                    // As Kubernetes does: a write of the main part would be about the spec.
+                    let new = with_status(&new, &current);
+                    write::update(&api, &world.deployments, Part::Status, &*current, &new).await?;
                     match world.deployments.get(key) {
                         Some(written) => current = written,
                         None => return Ok(None),
@@ -140,7 +135,7 @@ impl Controller {
                     write::update(&api, &world.deployments, Part::Status, &*current, &new).await?;
                 }
                 Action::Tell(text) => {
-                    let about = deployment.object_ref(&());
+                    let about = events::about(&*deployment);
                     self.events.publish(&about, "Normal", "ScalingReplicaSet", &text);
                 }
             }
@@ -231,7 +226,7 @@ impl Controller {
                 );
                 status::set(known, condition);
                 write::update(api, &self.world.deployments, Part::Status, deployment, &new).await?;
-                let about = deployment.object_ref(&());
+                let about = events::about(deployment);
                 self.events.publish(&about, "Warning", "ReplicaSetCreateError", &text);
                 Err(error)
             }
@@ -239,7 +234,7 @@ impl Controller {
     }
 }
 
-/// `new` with the status as it is stored, so that a write of the main part is about nothing else.
+/// `new` with the status as it is stored, so that a write is about the metadata alone.
 fn with_status(new: &Deployment, stored: &Deployment) -> Deployment {
     Deployment { status: stored.status.clone(), ..new.clone() }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
@@ -78,6 +78,12 @@ impl Recorder {
         // The task outlives every sender, so this fails only while the runtime is shut down.
         let _ = self.events.send(entry);
     }
+}
+
+/// What an event is about, in the version that its publisher saw.
+pub(crate) fn about<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
+    let resource_version = object.meta().resource_version.clone();
+    ObjectReference { resource_version, ..object.object_ref(&()) }
 }
 
 async fn write(client: Client, source: EventSource, mut queue: mpsc::UnboundedReceiver<Entry>) {

@@ -5,7 +5,7 @@ mod plan;
 use super::{
     World,
     cache::Key,
-    events::Recorder,
+    events::{self, Recorder},
     queue::Queue,
     selection::{Claim, claim, controlled_by, controller, controller_named, matches},
     write::{self, Part},
@@ -111,7 +111,7 @@ impl Controller {
         api: &Api<Pod>,
         plan: &plan::Plan,
     ) -> Option<(&'static str, kube::Error)> {
-        let about = set.object_ref(&());
+        let about = events::about(set);
         let cache = &self.world.pods;
         let created = join_all(plan.create.iter().map(|pod| write::create(api, cache, pod))).await;
         let mut failed = None;

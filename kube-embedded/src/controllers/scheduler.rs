@@ -8,7 +8,7 @@ mod quantity;
 use super::{
     World,
     cache::Key,
-    events::{Recorder, whole_seconds},
+    events::{self, Recorder, whole_seconds},
     queue::Queue,
     write::{self, Part},
 };
@@ -17,7 +17,7 @@ use k8s_openapi::{
     api::core::v1::{Binding, Node, ObjectReference, Pod, PodCondition},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status, Time},
 };
-use kube::{Api, Resource};
+use kube::Api;
 use plan::{Decision, decide};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -106,7 +106,7 @@ impl Scheduler {
         let nodes = world.nodes.all();
         let services = world.services.in_namespace(&key.namespace);
         let api: Api<Pod> = Api::namespaced(world.client.clone(), &key.namespace);
-        let about = pod.object_ref(&());
+        let about = events::about(&*pod);
         match decide(&pod, &nodes, &pods, promised, &services) {
             Decision::Bind(node) => {
                 let binding = Binding {

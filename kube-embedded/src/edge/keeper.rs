@@ -9,11 +9,14 @@ use super::{
     pods::{Inhabitant, PodDoors, PodRoute},
     route::{Affinity, Route},
 };
-use crate::{controllers::events::Recorder, network::Sandbox};
+use crate::{
+    controllers::events::{self, Recorder},
+    network::Sandbox,
+};
 use futures::{future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use kube::{
-    Api, Client, Resource,
+    Api, Client,
     api::{Patch, PatchParams},
 };
 use serde_json::json;
@@ -386,7 +389,7 @@ impl Held {
     fn new(service: &Service) -> Self {
         Self {
             uid: service.metadata.uid.clone().unwrap_or_default(),
-            reference: service.object_ref(&()),
+            reference: events::about(service),
             routes: BTreeMap::new(),
             affinities: BTreeMap::new(),
             doors: BTreeMap::new(),

@@ -61,9 +61,6 @@ const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower ca
     characters, '-' or '.', and must start and end with an alphanumeric character (e.g. \
     'example.com', regex used for validation is \
     '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or \
-    '-', start with an alphabetic character, and end with an alphanumeric character (e.g. \
-    'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and \
     must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or \
     '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
@@ -79,14 +76,6 @@ pub(super) fn dns_label(name: &str) -> Vec<String> {
         && !name.starts_with('-')
         && !name.ends_with('-');
     told(shaped, LABEL, name, 63)
-}
-
-/// What is wrong with a name that must also start with a letter.
-pub(super) fn dns_1035_label(name: &str) -> Vec<String> {
-    let shaped = dns_label(&name.chars().take(63).collect::<String>()).is_empty()
-        && name.starts_with(|first: char| first.is_ascii_lowercase())
-        && !name.ends_with('-');
-    told(shaped, LABEL_1035, name, 63)
 }
 
 /// What is wrong with a name of labels joined by dots.
@@ -353,8 +342,6 @@ mod tests {
             assert_eq!(dns_subdomain(name).is_empty(), subdomain, "{name}");
         }
         assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
-        assert!(dns_1035_label("a1").is_empty());
-        assert!(!dns_1035_label("1a").is_empty());
     }
 
     #[test]

@@ -59,7 +59,16 @@ pub(super) const EVENTS_KIND: Kind = Kind {
         "type",
     ],
     storage: ("", "events"),
-    from_storage: |event| rename(event, "v1", "events.k8s.io/v1", |(old, new)| (old, new)),
+    from_storage: |event| {
+        rename(event, "v1", "events.k8s.io/v1", |(old, new)| (old, new));
+        if let Some(event) = event.as_object_mut() {
+            // Encoded here only where they say something.
+            event.retain(|name, value| {
+                !matches!(name.as_str(), "reportingController" | "reportingInstance")
+                    || *value != ""
+            });
+        }
+    },
     to_storage: |event| rename(event, "events.k8s.io/v1", "v1", |(old, new)| (new, old)),
     ..Kind::of::<NewEvent>("event", "io.k8s.api.events.v1.Event")
 };
@@ -157,9 +166,12 @@ const COLUMNS: &[Column] = &[
         let count = either(event, "count", "deprecatedCount").as_i64().filter(|count| *count != 0);
         series.or(count).unwrap_or(1).into()
     }),
-    wide("Name", "Name must be unique within a namespace.", |event, _| {
-        text(event, &["metadata", "name"]).into()
-    }),
+    Column {
+        format: "name",
+        ..wide("Name", "Name must be unique within a namespace.", |event, _| {
+            text(event, &["metadata", "name"]).into()
+        })
+    },
 ];
 
 fn either<'a>(event: &'a Value, old: &str, new: &str) -> &'a Value {

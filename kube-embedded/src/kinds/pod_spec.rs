@@ -106,6 +106,11 @@ fn container_defaults(container: &mut Value, host_network: bool) {
         {
             default_empty(reference, "apiVersion", "v1");
         }
+        if let Some(reference) =
+            existing(env, "valueFrom").and_then(|from| existing(from, "resourceFieldRef"))
+        {
+            default(reference, "divisor", "0");
+        }
     }
 }
 
@@ -163,6 +168,9 @@ fn field_reference_defaults(downward: &mut Value) {
     for item in each(downward, "items") {
         if let Some(reference) = existing(item, "fieldRef") {
             default_empty(reference, "apiVersion", "v1");
+        }
+        if let Some(reference) = existing(item, "resourceFieldRef") {
+            default(reference, "divisor", "0");
         }
     }
 }

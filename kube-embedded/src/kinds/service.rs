@@ -9,8 +9,8 @@ use super::{
     FieldError, Kind,
     cells::{self, AGE, column, or_none, wide},
     errors::{
-        IMMUTABLE, dns_1035_label, dns_label, dns_subdomain, duplicate, forbidden, invalid, labels,
-        metadata, not_supported, port, port_or_name, required,
+        IMMUTABLE, dns_label, dns_subdomain, duplicate, forbidden, invalid, labels, metadata,
+        not_supported, port, port_or_name, required,
     },
     values::{default, default_empty, each, list, object, remove, text},
 };
@@ -165,7 +165,7 @@ fn validate(service: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &service["spec"];
     let of = text(spec, &["type"]);
     let headless = spec["clusterIP"] == "None";
-    let mut errors = metadata(service, old, dns_1035_label);
+    let mut errors = metadata(service, old, dns_label);
     let ports = list(spec, &["ports"]);
     if ports.is_empty() && !headless && of != "ExternalName" {
         errors.push(required("spec.ports", ""));

@@ -208,7 +208,12 @@ fn conditions(pod: &Pod, view: &PodView, phase: &str, now: Timestamp) -> Vec<Val
         .collect();
     // What the scheduler and others wrote stays.
     let others = known.iter().filter(|c| !own.iter().any(|(kind, _)| *kind == c.type_));
-    conditions.extend(others.filter_map(|c| serde_json::to_value(c).ok()));
+    conditions.extend(others.filter_map(|c| {
+        let mut condition = serde_json::to_value(c).ok()?;
+        // Kubernetes encodes it even where there was no probe; the type leaves it out.
+        condition.as_object_mut()?.entry("lastProbeTime").or_insert(Value::Null);
+        Some(condition)
+    }));
     conditions
 }
 
