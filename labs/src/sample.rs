@@ -8,9 +8,11 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 mod http1;
@@ -98,27 +100,33 @@ impl Sampler {
     /// Sends `n` requests and tells `progress` ten times a second how far it is. Failed requests
     /// count among the `n` and are never sent again.
     pub async fn take(&self, n: u64, mut progress: impl FnMut(&State)) -> anyhow::Result<Sample> {
-        let started = Instant::now();
-        let mut left = n;
-        let mut state = State::default();
         let mut answers = Vec::with_capacity(usize::try_from(n).context("sample too large")?);
-        let mut told = started;
-        let mut running = FuturesUnordered::new();
+        let common = Arc::new(Common {
+            sampler: self.clone(),
+            started: Instant::now(),
+            left: AtomicU64::new(n),
+            state: Mutex::default(),
+        });
+        // A task for each request in flight keeps all cores busy; dropping the set ends them.
+        let mut tasks = JoinSet::new();
+        for _ in 0..n.min(self.in_flight as u64) {
+            tasks.spawn(common.clone().ask_what_is_left());
+        }
+        let mut tell = tokio::time::interval(TELL_EVERY);
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            while left > 0 && running.len() < self.in_flight {
-                left -= 1;
-                running.push(self.answer(started));
-            }
-            let Some(answer) = running.next().await else { break };
-            state.count(&answer);
-            answers.push(answer);
-            if told.elapsed() >= TELL_EVERY {
-                told = Instant::now();
-                progress(&state);
+            tokio::select! {
+                ended = tasks.join_next() => match ended {
+                    Some(part) => answers.extend(part.context("the traffic broke down")?),
+                    None => break,
+                },
+                _ = tell.tick() => progress(&common.state()),
             }
         }
-        progress(&state);
-        Ok(Sample { answers, seconds: started.elapsed().as_secs_f64() })
+        let seconds = common.started.elapsed().as_secs_f64();
+        progress(&common.state());
+        answers.sort_by(|one: &Answer, other| one.ended().total_cmp(&other.ended()));
+        Ok(Sample { answers, seconds })
     }
 
     /// Traffic until it is stopped or dropped: as much as is answered, eight requests at a time, but
@@ -175,6 +183,44 @@ impl Sampler {
         let result = self.ask().await;
         let at = begun.duration_since(started).as_secs_f64();
         Answer { at, latency: begun.elapsed().as_secs_f64(), result }
+    }
+}
+
+impl Answer {
+    /// Seconds from the start of the sample to the end of this request.
+    fn ended(&self) -> f64 {
+        self.at + self.latency
+    }
+}
+
+/// What the tasks of one sample share.
+struct Common {
+    sampler: Sampler,
+    started: Instant,
+    /// Requests that nobody has begun.
+    left: AtomicU64,
+    state: Mutex<State>,
+}
+
+impl Common {
+    /// One request after another, until all of the sample's are begun.
+    async fn ask_what_is_left(self: Arc<Self>) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        let begin = |left: u64| left.checked_sub(1);
+        while self.left.try_update(Ordering::Relaxed, Ordering::Relaxed, begin).is_ok() {
+            let answer = self.sampler.answer(self.started).await;
+            self.lock().count(&answer);
+            answers.push(answer);
+        }
+        answers
+    }
+
+    fn state(&self) -> State {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -302,6 +348,9 @@ const TELL_EVERY: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
 
     #[test]
     fn a_rate_allows_what_it_says_and_no_flood() {
@@ -320,6 +369,54 @@ mod tests {
         ] {
             let taken = allowance.take(Duration::from_millis(at), wanted);
             assert_eq!(taken, allowed, "after {at} ms");
+        }
+    }
+
+    /// Resets every fifth connection, and tells how many there were and the most at a time.
+    async fn server() -> (SocketAddr, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (all, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (counted, highest) = (all.clone(), most.clone());
+        tokio::spawn(async move {
+            let now = Arc::new(AtomicUsize::new(0));
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let nth = counted.fetch_add(1, Ordering::SeqCst);
+                highest.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let now = now.clone();
+                tokio::spawn(async move {
+                    let _ = stream.read(&mut [0; 1024]).await;
+                    tokio::task::yield_now().await;
+                    now.fetch_sub(1, Ordering::SeqCst);
+                    match nth % 5 {
+                        0 => drop(stream.set_zero_linger()),
+                        _ => {
+                            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n1.0\n";
+                            let _ = stream.write_all(answer).await;
+                        }
+                    }
+                });
+            }
+        });
+        (address, all, most)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_sample_has_exactly_as_many_requests_as_asked_for() {
+        for (n, in_flight) in [(0, 8), (1, 8), (7, 1), (250, 8), (251, 3)] {
+            let (address, all, most) = server().await;
+            let deadline = Duration::from_secs(10);
+            let sampler = Sampler::new(address, "host", "/", deadline).in_flight(in_flight);
+            let mut told = State::default();
+            let sample = sampler.take(n, |state| told = state.clone()).await.unwrap();
+            assert_eq!(sample.total(), n);
+            assert_eq!(all.load(Ordering::SeqCst) as u64, n, "none is sent again");
+            assert!(most.load(Ordering::SeqCst) <= in_flight, "{most:?} at a time");
+            assert_eq!(sample.failures().count() as u64, n.div_ceil(5));
+            assert_eq!(sample.hits("1.0"), n - n.div_ceil(5));
+            assert_eq!(told.failures, n.div_ceil(5), "the last progress is complete");
+            assert_eq!(told.counts, sample.by_version());
+            assert!(sample.answers.is_sorted_by(|one, other| one.ended() <= other.ended()));
         }
     }
 }
