@@ -233,5 +233,10 @@ mod tests {
         assert_eq!(cells(&stored)[3], "pod/p");
         (EVENTS_KIND.to_storage)(&mut viewed);
         assert_eq!(viewed, stored);
+        let mut unsaid = stored.clone();
+        unsaid["reportingComponent"] = "".into();
+        unsaid["reportingInstance"] = "".into();
+        (EVENTS_KIND.from_storage)(&mut unsaid);
+        assert_eq!(unsaid.get("reportingController").or(unsaid.get("reportingInstance")), None);
     }
 }

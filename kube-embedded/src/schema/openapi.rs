@@ -154,7 +154,11 @@ fn operation(kind: &Kind, action: &str, parameters: &[&str]) -> Value {
 /// `allOf`, and the merge markers.
 fn decorate(name: &str, schema: &mut Value) {
     if name.ends_with(".IntOrString") {
-        *schema = json!({ "type": "string", "format": "int-or-string", "description": schema["description"] });
+        *schema = json!({
+            "oneOf": [{ "type": "integer" }, { "type": "string" }],
+            "format": "int-or-string",
+            "description": schema["description"],
+        });
         return;
     }
     if name.ends_with(".Quantity") {

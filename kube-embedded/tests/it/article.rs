@@ -142,6 +142,7 @@ async fn the_commands_beside_it_work_too() {
         ("events", "Scaled up replica set"),
         ("wait --for=condition=Available deployment/kubeapp-canary", "condition met"),
         ("explain deployment.spec.replicas", "Number of desired pods."),
+        ("explain deployment.spec.strategy.rollingUpdate", "maxSurge\t<IntOrString>"),
         ("api-resources", "deployments"),
         ("label deployment kubeapp-canary a=b", "labeled"),
         ("annotate deployment kubeapp-canary kubernetes.io/change-cause=why", "annotated"),
