@@ -63,6 +63,7 @@ pub(crate) fn start(
     command.stdin(pid.share()).current_dir("/");
     let build = running::build(&embedded::program(project))?;
     let (process, ready, started_in) = embedded::launch(command, &files.log, signals)?;
+    ready.tell_of_sandbox(sandbox);
     let about = About {
         pid: process.id().context("the cluster has ended")?,
         server: ready.server,

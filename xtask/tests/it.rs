@@ -182,6 +182,31 @@ fn a_cluster_that_fails_is_the_environments_fault() {
 }
 
 #[test]
+fn pods_that_are_kept_apart_less_than_asked_are_told() {
+    let world = World::new("plain");
+    for (line, told) in [("lab phase4", true), ("lab phase4 --sandbox plain", false), ("up", true)]
+    {
+        let (code, text) = world.run(line);
+        let found = text.contains("pods run as plain processes: no namespaces here");
+        assert_eq!((code, found), (0, told), "{line}: {text}");
+    }
+    assert_eq!(world.run("down").0, 0);
+}
+
+/// Root may write everywhere, so that the folder is read-only is shown with one that cannot be made.
+#[test]
+fn a_home_that_cannot_be_written_is_named() {
+    let world = World::new("read-only");
+    for line in ["lab phase4", "up"] {
+        let mut command = world.command(line);
+        let (code, text) = ended(command.env("CANARY_HOME", "/dev/null/home").output().unwrap());
+        assert_eq!(code, 3, "{line}: {text}");
+        assert!(text.contains("/dev/null/home"), "{line}: {text}");
+    }
+    assert_eq!(world.pids("clusters").len(), 0);
+}
+
+#[test]
 fn runs_at_the_same_time_have_clusters_of_their_own() {
     let world = World::new("two");
     let (one, two) = (world.started(), world.started());

@@ -77,6 +77,37 @@ fn it_ends_on_a_signal_and_clears_up_after_those_that_were_killed() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+/// In a user namespace in which no other may be made, as where an administrator forbids them.
+#[test]
+fn without_namespaces_pods_are_plain_processes_and_it_says_why() {
+    let folder = folder();
+    let script = format!(
+        "echo 0 >/proc/sys/user/max_user_namespaces && exec '{PROGRAM}' serve --exit-with-stdin \
+         --state '{}'",
+        folder.path().display()
+    );
+    let child = Command::new("unshare")
+        .args(["--user", "--map-root-user", "sh", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else { return eprintln!("not tested: unshare is not installed") };
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    drop(child.stdin.take());
+    let ended = child.wait().unwrap();
+    if line.is_empty() {
+        return eprintln!("not tested: no user namespace to forbid others in ({ended})");
+    }
+    let ready: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(ready["sandbox"], "plain", "{ready}");
+    let reason = ready["sandboxReason"].as_str().unwrap();
+    assert!(reason.starts_with("namespaces do not work here: "), "{reason}");
+    assert!(reason.contains("sudo sysctl user.max_user_namespaces=10000"), "{reason}");
+    assert!(ended.success());
+}
+
 #[test]
 fn it_explains_what_is_wrong() {
     let run = |arguments: &[&str]| {

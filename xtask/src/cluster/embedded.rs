@@ -36,7 +36,8 @@ pub(crate) fn start(request: &Request) -> Result<Cluster> {
     let log = request.folder.join("cluster.log");
     let mut command = serve(request.project, request.folder, request.sandbox);
     command.arg("--exit-with-stdin").stdin(Stdio::piped());
-    let (process, _, seconds) = launch(command, &log, request.signals)?;
+    let (process, ready, seconds) = launch(command, &log, request.signals)?;
+    ready.tell_of_sandbox(request.sandbox);
     Ok(cluster(kubeconfig, Some(seconds), Some(process)))
 }
 
@@ -82,6 +83,18 @@ pub(crate) struct Ready {
     pub(crate) server: String,
     /// `namespaced` or `plain`.
     pub(crate) sandbox: String,
+    /// Why that one.
+    #[serde(default, rename = "sandboxReason")]
+    pub(crate) sandbox_reason: String,
+}
+
+impl Ready {
+    /// Says so if pods are kept apart less than they could be, and nobody asked for that.
+    pub(crate) fn tell_of_sandbox(&self, asked: Option<&str>) {
+        if self.sandbox == "plain" && asked != Some("plain") {
+            eprintln!("pods run as plain processes: {}", self.sandbox_reason);
+        }
+    }
 }
 
 /// Starts the command and waits for its line. Answers the seconds that took, too.
