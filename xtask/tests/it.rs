@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -76,8 +77,7 @@ impl World {
     }
 
     fn left(&self) -> usize {
-        let folders = fs::read_dir(self.folder.join("home/runs")).unwrap();
-        folders.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
+        folders(&self.folder.join("home/runs"))
     }
 }
 
@@ -193,7 +193,38 @@ fn pods_that_are_kept_apart_less_than_asked_are_told() {
     assert_eq!(world.run("down").0, 0);
 }
 
-/// Root may write everywhere, so that the folder is read-only is shown with one that cannot be made.
+/// In a mount namespace in which the target folder is read-only.
+#[test]
+fn a_read_only_target_folder_is_worked_around_or_named() {
+    let world = World::new("mount");
+    let target = &world.folder;
+    let state = target.with_extension("state");
+    let cargo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand-ins/cargo");
+    let script = format!(
+        "mount --bind '{0}' '{0}' && mount -o remount,ro,bind '{0}' && echo mounted && \
+         exec '{0}/debug/xtask' lab phase4",
+        target.display()
+    );
+    for (prebuilt, code, part) in [
+        (true, 0, "run phase4 --environment"),
+        (false, 3, "does not build; CARGO_TARGET_DIR=<folder> builds in one that can be written"),
+    ] {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--mount", "--map-root-user", "sh", "-c", &script]);
+        command.env_remove("CANARY_HOME").env("XDG_STATE_HOME", &state).env("CARGO", &cargo);
+        command.env_remove("CANARY_PREBUILT").envs(prebuilt.then_some(("CANARY_PREBUILT", "1")));
+        let output = command.output();
+        let (ended, text) = output.map_or_else(|e| (-1, e.to_string()), ended);
+        if !text.contains("mounted") {
+            return eprintln!("not tested: nothing can be mounted here: {text}");
+        }
+        assert_eq!(ended, code, "{text}");
+        assert!(text.contains(part), "{text}");
+    }
+    let _ = fs::remove_dir_all(state);
+}
+
+/// Root may write everywhere, so this is a folder that cannot even be made.
 #[test]
 fn a_home_that_cannot_be_written_is_named() {
     let world = World::new("read-only");
@@ -262,4 +293,75 @@ fn kept_clusters_are_the_ones_of_up() {
     assert_eq!((world.alive("clusters"), world.left()), (1, 0));
     assert_eq!(world.run("down").0, 0);
     assert_eq!(world.alive("clusters"), 0);
+}
+
+/// The programs themselves instead of stand-ins, interrupted and killed at several moments.
+#[test]
+fn the_real_programs_leave_nothing_either() {
+    let Some(binaries) = Path::new(env!("CARGO_BIN_EXE_xtask")).parent() else { return };
+    for file in ["labs", "kube-embedded", "../images/stamp.json"] {
+        if !binaries.join(file).exists() {
+            return eprintln!("not tested: {file} is not built (`cargo xtask images` does that)");
+        }
+    }
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("xtask-real");
+    let _ = fs::remove_dir_all(&home);
+    for signal in ["-INT", "-KILL"] {
+        for moment in ["run-started", "step-started", "sample-progress"] {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_xtask"))
+                .args(["lab", "phase4", "--json"])
+                .env("CANARY_PREBUILT", "1")
+                .env("CANARY_HOME", &home)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let reached = lines.any(|line| line.unwrap().contains(&format!("\"{moment}\"")));
+            assert!(reached, "no {moment} in the events");
+            // What follows is of no interest, but has to be read.
+            let rest = thread::spawn(move || lines.count());
+            if moment == "sample-progress" {
+                assert!(
+                    belonging_to(&home).len() >= 3 + 4,
+                    "xtask, labs, the cluster and its pods"
+                );
+            }
+            kill(signal, &child);
+            let code = child.wait().unwrap().code();
+            match signal {
+                "-INT" => {
+                    assert_eq!(code, Some(130), "at {moment}");
+                    assert_eq!(belonging_to(&home), [""; 0], "at {moment}");
+                    assert_eq!(folders(&home.join("runs")), 0, "at {moment}");
+                }
+                _ => eventually("all end", || belonging_to(&home).is_empty()),
+            }
+            rest.join().unwrap();
+        }
+    }
+    let _ = fs::remove_dir_all(home);
+}
+
+/// Processes of which the environment, the command line, a mount or the program tells of that folder.
+fn belonging_to(folder: &Path) -> Vec<String> {
+    let folder = folder.to_string_lossy();
+    let tells = |process: &Path| {
+        let files = ["environ", "cmdline", "mountinfo"].map(|file| fs::read(process.join(file)));
+        let program = fs::read_link(process.join("exe")).unwrap_or_default();
+        let files = files
+            .into_iter()
+            .flatten()
+            .any(|bytes| String::from_utf8_lossy(&bytes).contains(&*folder));
+        files || program.to_string_lossy().contains(&*folder)
+    };
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap());
+    let processes = processes.filter(|entry| tells(&entry.path()));
+    processes.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn folders(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).unwrap();
+    entries.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
 }
