@@ -293,7 +293,7 @@ fn list() -> String {
     for lab in LABS {
         text += &format!("{}  {}\n", lab.name, lab.title);
         for claim in lab.claims {
-            text += &format!("  {:<26}{}\n", claim.id, claim.sentence);
+            text += &format!("  {:<28}{}\n", claim.id, claim.sentence);
         }
     }
     text
@@ -310,7 +310,7 @@ fn list_as_json() -> String {
 }
 
 fn explain(lab: &Lab) -> String {
-    let claims = lab.claims.iter().map(|claim| format!("  {:<26}{}\n", claim.id, claim.sentence));
+    let claims = lab.claims.iter().map(|claim| format!("  {:<28}{}\n", claim.id, claim.sentence));
     format!(
         "{}: {}\n\n{}\n\nIn the article: {}\n\nClaims\n{}",
         lab.name,

@@ -1,13 +1,12 @@
 //! Building: quiet when there is nothing to do, cargo's own progress when there is.
 
 use crate::{
-    docker,
     images::{self, Image},
     project::Project,
 };
 use anyhow::{Context, Result, anyhow, bail};
 use std::{
-    env, fs,
+    env,
     io::{self, IsTerminal, Read, Write},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -23,23 +22,23 @@ pub(crate) enum Progress {
 
 /// Builds all that a lab needs: its binaries and the images, at the same time, as neither fills two
 /// cores to its end. Answers the images.
-pub(crate) fn everything(project: &Project) -> Result<Vec<Image>> {
+pub(crate) fn everything(project: &Project, docker: Docker) -> Result<Vec<Image>> {
     thread::scope(|scope| {
         let images = scope.spawn(|| images::build(project, Progress::Hidden));
-        let binaries = binaries(project);
+        let binaries = binaries(project, docker);
         let images = images.join().map_err(|_| anyhow!("building the images panicked"))?;
         binaries.and(images)
     })
 }
 
 /// Builds `labs` and `kube-embedded` in one go, and so with one set of features.
-pub(crate) fn binaries(project: &Project) -> Result<()> {
+pub(crate) fn binaries(project: &Project, docker: Docker) -> Result<()> {
     if prebuilt() {
         return Ok(());
     }
     let mut command = command(project);
     command.args(["build", "--package", "labs", "--package", "kube-embedded"]);
-    command.args(features(project));
+    command.args(docker.features());
     run(command, Progress::Shown, "the workspace")
 }
 
@@ -49,12 +48,21 @@ pub(crate) fn prebuilt() -> bool {
     env::var_os("CANARY_PREBUILT").is_some()
 }
 
-/// Features of the labs that pay only where their other half is there.
-pub(crate) fn features(project: &Project) -> &'static [&'static str] {
-    let manifest = fs::read_to_string(project.root.join("labs/Cargo.toml")).unwrap_or_default();
-    match manifest.contains("\ndocker = [") && docker::answers() {
-        true => &["--features", "labs/docker"],
-        false => &[],
+/// Whether the labs are to speak to a Docker engine. A client for it is a quarter of all that there
+/// is to compile, so it is built only where an engine answers and something will ask it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Docker {
+    With,
+    Without,
+}
+
+impl Docker {
+    /// Cargo's arguments.
+    pub(crate) fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::With => &["--features", "labs/docker"],
+            Self::Without => &[],
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 //! GitHub workflow run this, so that nothing can be green there and red here.
 
 use crate::{
-    cargo::{self, Progress},
-    flags, images, lab,
+    cargo::{Docker, Progress},
+    docker, flags, images, lab,
     project::Project,
 };
 use anyhow::{Context, Result};
@@ -15,7 +15,8 @@ pub(crate) fn run() -> Result<()> {
     let shell = Shell::new()?;
     shell.change_dir(&project.root);
     // The features of the labs, or the tests would compile everything a second time.
-    let features = cargo::features(&project);
+    let docker = if docker::answers() { Docker::With } else { Docker::Without };
+    let features = docker.features();
     let began = Instant::now();
     step("formatting", || Ok(cmd!(shell, "cargo fmt --all --check").run()?))?;
     step("lints", || {

@@ -4,7 +4,7 @@
 //! up on the cluster, and the cluster goes last.
 
 use crate::{
-    cargo,
+    cargo::{self, Docker},
     cluster::{self, Cluster, Request, embedded},
     docker,
     failure::Failure,
@@ -32,7 +32,8 @@ pub(crate) fn run(flags: &flags::Lab) -> Result<()> {
     let (provider, start) = cluster::provider(flags.on.as_deref())?;
     up::check_sandbox(flags.sandbox.as_deref())?;
     let project = Project::find()?;
-    let images = cargo::everything(&project)?;
+    let docker = docker(&flags.phase);
+    let images = cargo::everything(&project, docker)?;
     labs::check(&project, &flags.phase)?;
     let home = project.home()?;
     let failures = project.failures()?;
@@ -50,7 +51,7 @@ pub(crate) fn run(flags: &flags::Lab) -> Result<()> {
         None => (start(&request)?, None),
     };
 
-    let environment = cluster.environment(&project, &images, docker::answers());
+    let environment = cluster.environment(&project, &images, docker == Docker::With);
     let file = scratch.path().join("environment.json");
     fs::write(&file, serde_json::to_vec_pretty(&environment)?)
         .with_context(|| format!("cannot write {}", file.display()))?;
@@ -80,6 +81,12 @@ pub(crate) fn run(flags: &flags::Lab) -> Result<()> {
         0 => Ok(()),
         code => bail!(Failure::Child(code)),
     }
+}
+
+/// Only phase 2 runs images by an engine.
+fn docker(phases: &[String]) -> Docker {
+    let asks = phases.iter().any(|phase| phase == "phase2" || phase == "all");
+    if asks && docker::answers() { Docker::With } else { Docker::Without }
 }
 
 /// The cluster of `up`, if it runs, is what was asked for, and no other run is using it.

@@ -1,13 +1,19 @@
 //! `cargo xtask labs`: the phases and their claims, as the `labs` binary lists them.
 
-use crate::{cargo, failure::Failure, flags, nearest::nearest, project::Project};
+use crate::{
+    cargo::{self, Docker},
+    failure::Failure,
+    flags,
+    nearest::nearest,
+    project::Project,
+};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use std::process::Command;
 
 pub(crate) fn run(flags: &flags::Labs) -> Result<()> {
     let project = Project::find()?;
-    cargo::binaries(&project)?;
+    cargo::binaries(&project, Docker::Without)?;
     let mut command = Command::new(project.binaries.join("labs"));
     command.arg("list").args(flags.json.then_some("--json"));
     let status = command.status().context("cannot run labs")?;

@@ -2,7 +2,7 @@
 //! need not start one.
 
 use crate::{
-    cargo,
+    cargo::{self, Docker},
     cluster::embedded,
     failure::Failure,
     flags,
@@ -18,7 +18,7 @@ use std::{fs, path::Path};
 pub(crate) fn run(flags: &flags::Up) -> Result<()> {
     check_sandbox(flags.sandbox.as_deref())?;
     let project = Project::find()?;
-    let images = cargo::everything(&project)?;
+    let images = cargo::everything(&project, Docker::Without)?;
     let home = project.home()?;
     let signals = Signals::block()?;
     let about = start(&project, &home, flags.sandbox.as_deref(), &images, &signals)?;
