@@ -28,18 +28,28 @@ serve prints one line of JSON when the API answers, and serves until SIGTERM or 
 ";
 
 const LIMITS: &str = "\
-What this cluster does not do:
-  - Requests in protobuf (`kubectl create deployment|configmap|…` without -f) are answered 415;
-    `kubectl apply`, `create -f`, `run`, `expose` and `edit` send JSON and work.
-  - Kinds that are not listed below are 404, as on a server without them. There are no custom
-    resources, no admission webhooks, no RBAC: who has the kubeconfig can do everything.
-  - exec, attach, cp and port-forward; resource limits, quotas, priorities and preemption; persistent
-    volumes; network policies; pod affinity and topology beyond an even spread.
+Refused:
+  - Kinds that are not listed below: 404, as on a server without them. No custom resources, no
+    Ingress, no Jobs.
+  - exec, attach, cp and port-forward; service account tokens. Answers in protobuf (406): requests
+    in it are read, answers are JSON.
+  - A continue token or a watch from a resource version that the history no longer holds (2048
+    events a resource): 410, as in Kubernetes.
+Accepted, and not acted upon:
+  - Pods: resource limits and requests beyond scheduling, seccomp and capabilities, readinessGates,
+    init containers that stay (restartPolicy: Always), HTTPS and gRPC probes, projected and
+    downwardAPI volumes, resourceFieldRef, persistent volumes, a user per container.
+  - Pods as plain processes: all volume mounts; only static programs run.
+  - Scheduling: affinity between pods, priorities, preemption. Nodes never fail, and hold no Lease.
+  - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6, ExternalName (there is no
+    DNS). Pods see connections come from the cluster, not from the client. A pod that declares a port
+    cannot reach other Services on that port by their cluster address.
+  - RBAC, admission webhooks, quotas, network policies: who has the kubeconfig can do everything.
+Otherwise than in Kubernetes:
   - Objects live in memory: they are gone when the process is.
   - A list in pages is not a snapshot: pages after the first show the objects as they are by then,
     with the resource version of the first.
-  - A continue token or a watch from a resource version that the history no longer holds (2048
-    events a resource) is answered 410, as in Kubernetes.
+  - A rollout never has more pods than its surge allows, not even for a moment.
 
 Kinds that are served:
 ";
