@@ -52,12 +52,12 @@ async fn main() -> Result<()> {
     furnished(cluster.client()).await?;
     tokio::time::sleep(Duration::from_secs(1)).await; // a pace: memory is that of a cluster at rest
     let idle = memory()?;
-    println!("memory at rest            {:>8.1} MiB resident", mib(idle));
+    println!("memory at rest            {:>8.1} MiB", mib(idle));
     for pods in [4, 20] {
         let took = deployment(cluster.client(), pods).await?;
         let all = memory()?;
         println!("{pods:>2} pods ready after       {took:>8.1} ms");
-        println!("memory with {pods:>2} pods       {:>8.1} MiB resident, pods apart", mib(all));
+        println!("memory with {pods:>2} pods       {:>8.1} MiB, pods apart", mib(all));
         gone(cluster.client()).await?;
     }
     println!(
@@ -144,8 +144,8 @@ fn median(all: &mut [Duration]) -> f64 {
     all.get(all.len() / 2).map_or(0.0, |d| d.as_secs_f64() * 1e3)
 }
 
-/// Resident bytes of this process and of the pause processes it forked: what a pod costs beside
-/// its program. Proportional shares, as forks share their pages.
+/// Bytes of this process and of the pause processes it forked, which are what a pod costs beside its
+/// program. Proportional shares (`Pss`), as forks share their pages.
 fn memory() -> Result<u64> {
     let own = std::process::id();
     let mut total = pss(own)?;
