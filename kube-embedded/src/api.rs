@@ -5,6 +5,7 @@ mod body;
 mod decode;
 mod delete;
 mod discovery;
+mod list_options;
 mod metadata;
 mod output;
 mod patch;

@@ -166,6 +166,48 @@ impl Store {
         Page { objects, revision: inner.revision }
     }
 
+    /// [`Store::list`] as it was at an earlier revision, as far as the history reaches back.
+    pub fn list_at(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        after: Option<&(String, String)>,
+        revision: u64,
+    ) -> Result<Page, Expired> {
+        let inner = self.lock();
+        let Some(table) = inner.tables.get(&resource) else {
+            return Ok(Page { objects: Vec::new(), revision });
+        };
+        table.reaches(revision)?;
+        let start = match (after, namespace) {
+            (Some(after), _) => Bound::Excluded(after.clone()),
+            (None, Some(namespace)) => Bound::Included((namespace.to_owned(), String::new())),
+            (None, None) => Bound::Unbounded,
+        };
+        let listed = |at: &(String, String)| {
+            namespace.is_none_or(|namespace| namespace == at.0)
+                && after.is_none_or(|after| at > after)
+        };
+        let since = table.history.partition_point(|event| event.revision <= revision);
+        let mut then = BTreeMap::new();
+        // From the newest back, so that the oldest change has the last word.
+        for event in table.history.range(since..).rev() {
+            let key = &event.object.key;
+            let at = (key.namespace.clone(), key.name.clone());
+            if listed(&at) {
+                then.insert(at, event.before.clone());
+            }
+        }
+        let now = table.objects.range((start, Bound::Unbounded));
+        let unchanged = now
+            .take_while(|(at, _)| namespace.is_none_or(|namespace| namespace == at.0))
+            .filter(|(at, _)| !then.contains_key(at))
+            .map(|(at, object)| (at, object));
+        let changed = then.iter().filter_map(|(at, object)| Some((at, object.as_ref()?)));
+        let objects = merge(unchanged, changed).cloned().collect();
+        Ok(Page { objects, revision })
+    }
+
     /// Puts an object where there is none. `make` gets the revision of the write.
     pub fn create(
         &self,
@@ -311,6 +353,22 @@ impl Watch {
     }
 }
 
+/// Two sequences in order as one.
+fn merge<'a, K: Ord + 'a, V: 'a>(
+    one: impl Iterator<Item = (&'a K, &'a V)>,
+    other: impl Iterator<Item = (&'a K, &'a V)>,
+) -> impl Iterator<Item = &'a V> {
+    let (mut one, mut other) = (one.peekable(), other.peekable());
+    std::iter::from_fn(move || {
+        let first = match (one.peek(), other.peek()) {
+            (Some((a, _)), Some((b, _))) => a <= b,
+            (a, _) => a.is_some(),
+        };
+        let next = if first { one.next() } else { other.next() };
+        next.map(|(_, value)| value)
+    })
+}
+
 fn new_object(key: Key, revision: u64, value: Value) -> Arc<Object> {
     Arc::new(Object { key, revision, value, encoded: OnceLock::new() })
 }
@@ -358,6 +416,47 @@ mod tests {
         assert_eq!(names(Some("a"), Some(("a", "1"))), ["a/2"]);
         assert_eq!(names(None, Some(("a", "2"))), ["ab/1", "b/1"]);
         assert!(store.list(("", "others"), None, None).objects.is_empty());
+    }
+
+    #[test]
+    fn lists_go_back_to_a_revision() {
+        let store = Store::default();
+        let of = |namespace: &str, name: &str| Key {
+            resource: THINGS,
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        for (namespace, name) in [("a", "1"), ("a", "3"), ("b", "1")] {
+            store.create(of(namespace, name), |_| json!("old")).unwrap();
+        }
+        let revision = store.revision();
+        store.replace(&of("a", "1"), 1, |_| json!("new")).unwrap();
+        store.create(of("a", "2"), |_| json!("new")).unwrap();
+        store.remove(&of("a", "3"), 2, |_| json!("gone")).unwrap();
+        let again = store.create(of("a", "3"), |_| json!("new")).unwrap();
+        store.replace(&of("a", "3"), again.revision, |_| json!("newer")).unwrap();
+        store.remove(&of("b", "1"), 3, |_| json!("gone")).unwrap();
+        let list = |namespace, after: Option<(&str, &str)>, revision| -> Vec<String> {
+            let after = after.map(|(a, b)| (a.to_owned(), b.to_owned()));
+            let page = store.list_at(THINGS, namespace, after.as_ref(), revision).unwrap();
+            page.objects
+                .iter()
+                .map(|o| {
+                    format!("{}/{} {}", o.key.namespace, o.key.name, o.value.as_str().unwrap())
+                })
+                .collect()
+        };
+        assert_eq!(list(None, None, revision), ["a/1 old", "a/3 old", "b/1 old"]);
+        assert_eq!(list(Some("a"), Some(("a", "1")), revision), ["a/3 old"]);
+        assert_eq!(list(None, Some(("a", "1")), revision), ["a/3 old", "b/1 old"]);
+        assert_eq!(list(None, None, 1), ["a/1 old"]);
+        let now = store.revision();
+        assert_eq!(list(None, None, now), ["a/1 new", "a/2 new", "a/3 newer"]);
+        for _ in 0..=HISTORY {
+            let seen = store.get(&of("a", "1")).unwrap().revision;
+            store.replace(&of("a", "1"), seen, |_| json!("later")).unwrap();
+        }
+        assert!(store.list_at(THINGS, None, None, revision).is_err());
     }
 
     #[test]

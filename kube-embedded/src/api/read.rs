@@ -3,13 +3,17 @@
 use super::{
     Inner,
     body::Body,
+    list_options,
     output::{self, Form},
     path::{Query, Target},
     selector::Selector,
     status::{ApiError, ApiResult},
     watch,
 };
-use crate::store::{Key, Object};
+use crate::{
+    kinds::Kind,
+    store::{Key, Object, Page},
+};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
@@ -87,14 +91,37 @@ fn list(
     selector: &Selector,
 ) -> ApiResult<Response<Body>> {
     let kind = target.kind;
-    if let Some(text) = query.get("resourceVersion") {
-        text.parse::<u64>().map_err(|_| ApiError::bad_resource_version(text))?;
-    }
+    list_options::check(query, false)?;
     let limit = query.number("limit")?.filter(|limit| *limit > 0);
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let version = list_options::resource_version(query)?;
     let token = query.get("continue").map(Token::decode).transpose()?;
-    let after = token.as_ref().map(|token| (token.namespace.clone(), token.name.clone()));
-    let page = inner.store.list(kind.storage, namespace(target), after);
+    if token.is_some() && version > 0 {
+        return Err(ApiError::bad_request(
+            "specifying resource version is not allowed when using continue",
+        ));
+    }
+    let namespace = namespace(target);
+    let page = match token {
+        Some(token) => token.page(inner, kind, namespace)?,
+        None => {
+            let current = inner.store.revision();
+            if version > current {
+                return Err(ApiError::too_large_resource_version(version, current));
+            }
+            // Older clients ask for exactly a version by naming one with a limit.
+            let exact = match query.get("resourceVersionMatch") {
+                Some(how) => how == "Exact",
+                None => version > 0 && limit < usize::MAX,
+            };
+            if exact {
+                let page = inner.store.list_at(kind.storage, namespace, None, version);
+                page.map_err(|_| ApiError::expired_list())?
+            } else {
+                inner.store.list(kind.storage, namespace, None)
+            }
+        }
+    };
     let mut chosen: Vec<&Object> = Vec::with_capacity(page.objects.len().min(limit));
     let mut rest = page.objects.iter();
     let mut more = None;
@@ -108,12 +135,11 @@ fn list(
         }
         chosen.push(object);
     }
-    // All pages of a list carry the revision of the first: a watch from there misses nothing.
-    let revision = token.map_or(page.revision, |token| token.revision);
+    let revision = page.revision;
     let mut meta = json!({ "resourceVersion": revision.to_string() });
     if let Some(last) = more {
-        let token =
-            Token { revision, namespace: last.key.namespace.clone(), name: last.key.name.clone() };
+        let after = (last.key.namespace.clone(), last.key.name.clone());
+        let token = Token { revision: Some(revision), after };
         meta["continue"] = token.encode().into();
         if selector.is_empty() {
             meta["remainingItemCount"] = (rest.len() + 1).into();
@@ -134,17 +160,31 @@ pub(super) fn matches(kind: &crate::kinds::Kind, selector: &Selector, object: &O
 
 /// Where the next page of a list starts.
 struct Token {
-    revision: u64,
-    namespace: String,
-    name: String,
+    /// That of the first page, so that all pages are of one moment; none to go on with what is there
+    /// now.
+    revision: Option<u64>,
+    /// Namespace and name.
+    after: (String, String),
 }
 
 impl Token {
+    /// What is left of the list.
+    fn page(self, inner: &Inner, kind: &Kind, namespace: Option<&str>) -> ApiResult<Page> {
+        let Some(revision) = self.revision else {
+            return Ok(inner.store.list(kind.storage, namespace, Some(self.after)));
+        };
+        let page = inner.store.list_at(kind.storage, namespace, Some(&self.after), revision);
+        page.map_err(|_| {
+            ApiError::expired_continue(Self { revision: None, after: self.after }.encode())
+        })
+    }
+
     fn encode(&self) -> String {
+        let (namespace, name) = &self.after;
         let token = json!({
             "v": "meta.k8s.io/v1",
-            "rv": self.revision,
-            "start": format!("{}/{}\0", self.namespace, self.name),
+            "rv": self.revision.map_or(json!(-1), Value::from),
+            "start": format!("{namespace}/{name}\0"),
         });
         STANDARD_NO_PAD.encode(token.to_string())
     }
@@ -155,11 +195,11 @@ impl Token {
             let token: Value = serde_json::from_slice(&bytes).ok()?;
             let start = token["start"].as_str()?.strip_suffix('\0')?;
             let (namespace, name) = start.split_once('/')?;
-            Some(Self {
-                revision: token["rv"].as_u64()?,
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-            })
+            let revision = match token["rv"].as_i64()? {
+                -1 => None,
+                revision => Some(u64::try_from(revision).ok()?),
+            };
+            Some(Self { revision, after: (namespace.to_owned(), name.to_owned()) })
         };
         decode().ok_or_else(ApiError::bad_continue)
     }

@@ -13,13 +13,14 @@ pub(crate) struct ApiError {
     reason: &'static str,
     message: String,
     details: Option<Value>,
+    metadata: Value,
 }
 
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self { code, reason, message: message.into(), details: None, metadata: json!({}) }
     }
 
     fn with_details(mut self, details: Value) -> Self {
@@ -198,6 +199,11 @@ impl ApiError {
         Self::invalid_object(options, "meta.k8s.io", "", &[error])
     }
 
+    /// Of the options of a list or watch, which contradict each other.
+    pub(crate) fn invalid_list_options(errors: &[FieldError]) -> Self {
+        Self::invalid_object("ListOptions", "meta.k8s.io", "", errors)
+    }
+
     fn invalid_object(kind: &str, group: &str, name: &str, errors: &[FieldError]) -> Self {
         let lines: Vec<_> =
             errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
@@ -235,6 +241,41 @@ impl ApiError {
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
+    /// The revision that a list asks for exactly is older than the history.
+    pub(crate) fn expired_list() -> Self {
+        let message = "The resourceVersion for the provided list is too old.";
+        Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// The pages of a list reach further back than the history; with the token, the rest can be had
+    /// as it is now.
+    pub(crate) fn expired_continue(token: String) -> Self {
+        let mut error = Self::new(
+            StatusCode::GONE,
+            "Expired",
+            "The provided continue parameter is too old to display a consistent list result. You \
+             can start a new list without the continue parameter, or use the continue token in \
+             this response to retrieve the remainder of the results. Continuing with the provided \
+             token results in an inconsistent list - objects that were created, modified, or \
+             deleted between the time the first chunk was returned and now may show up in the \
+             list.",
+        );
+        error.metadata = json!({ "continue": token });
+        error
+    }
+
+    /// The client has seen a newer revision than there is: of another server, most likely.
+    pub(crate) fn too_large_resource_version(asked: u64, current: u64) -> Self {
+        let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message).with_details(json!({
+            "causes": [{
+                "reason": "ResourceVersionTooLarge",
+                "message": "Too large resource version",
+            }],
+            "retryAfterSeconds": 1,
+        }))
+    }
+
     /// The continue token is of no use any more, or was never one.
     pub(crate) fn bad_continue() -> Self {
         Self::bad_request("continue key is not valid: cannot be decoded; start the list again")
@@ -245,7 +286,7 @@ impl ApiError {
         let mut status = json!({
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": self.metadata,
             "status": "Failure",
             "message": self.message,
             "code": self.code.as_u16(),

@@ -3,6 +3,7 @@
 use super::{
     Inner,
     body::Body,
+    list_options,
     output::{self, Form},
     path::{Query, Target},
     read,
@@ -32,10 +33,8 @@ pub(super) fn start(
     form: Form,
     selector: Selector,
 ) -> ApiResult<Response<Body>> {
-    let from = match query.get("resourceVersion") {
-        None => 0,
-        Some(text) => text.parse().map_err(|_| ApiError::bad_resource_version(text))?,
-    };
+    list_options::check(query, true)?;
+    let from = list_options::resource_version(query)?;
     let bookmarks = query.flag("allowWatchBookmarks");
     let initial_events = query.flag("sendInitialEvents");
     let timeout = match query.number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()) {

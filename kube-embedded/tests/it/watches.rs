@@ -76,3 +76,61 @@ async fn a_version_that_is_forgotten_is_gone() {
     let answer = get(&cluster, &format!("{CONFIG_MAPS}?watch=1&resourceVersion=zz")).await;
     assert_eq!(answer.code, 500);
 }
+
+/// The names of a page, and its continue token.
+fn page(list: &Value) -> (Vec<&str>, Option<&str>) {
+    let items = list["items"].as_array().unwrap();
+    let names = items.iter().map(|item| item["metadata"]["name"].as_str().unwrap());
+    (names.collect(), list["metadata"]["continue"].as_str())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pages_of_a_list_are_of_one_moment() {
+    let cluster = cluster().await;
+    for name in ["a", "c", "e"] {
+        let mut map = config_map(name);
+        map["metadata"]["labels"] = json!({ "paged": "yes" });
+        post(&cluster, CONFIG_MAPS, &map).await;
+    }
+    let list = format!("{CONFIG_MAPS}?labelSelector=paged&limit=1");
+    let first = get(&cluster, &list).await.json();
+    let (names, token) = page(&first);
+    assert_eq!(names, ["a"]);
+    let mut late = config_map("d");
+    late["metadata"]["labels"] = json!({ "paged": "yes" });
+    post(&cluster, CONFIG_MAPS, &late).await;
+    ask(&cluster, "DELETE", &format!("{CONFIG_MAPS}/e"), &[], "").await;
+
+    let rest = format!("{CONFIG_MAPS}?labelSelector=paged&continue={}", token.unwrap());
+    let second = get(&cluster, &rest).await.json();
+    assert_eq!(page(&second), (vec!["c", "e"], None));
+    let version = |list: &Value| list["metadata"]["resourceVersion"].clone();
+    assert_eq!(version(&second), version(&first));
+    let exactly = format!(
+        "{CONFIG_MAPS}?labelSelector=paged&resourceVersionMatch=Exact&resourceVersion={}",
+        version(&first).as_str().unwrap()
+    );
+    assert_eq!(page(&get(&cluster, &exactly).await.json()).0, ["a", "c", "e"]);
+
+    for n in 0..2100 {
+        let data = json!({ "data": { "k": n.to_string() } });
+        patch(&cluster, &format!("{CONFIG_MAPS}/a"), "merge-patch+json", &data).await;
+    }
+    assert_eq!(get(&cluster, &exactly).await.json()["reason"], "Expired");
+    let expired = get(&cluster, &rest).await.json();
+    assert_eq!((&expired["code"], &expired["reason"]), (&json!(410), &json!("Expired")));
+    let token = expired["metadata"]["continue"].as_str().unwrap();
+    let rest = format!("{CONFIG_MAPS}?labelSelector=paged&continue={token}");
+    assert_eq!(page(&get(&cluster, &rest).await.json()), (vec!["c", "d"], None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_not_there_yet_is_refused() {
+    let cluster = cluster().await;
+    let answer = get(&cluster, &format!("{CONFIG_MAPS}?resourceVersion=99999999")).await;
+    let status = answer.json();
+    assert_eq!((answer.code, &status["reason"]), (504, &json!("Timeout")));
+    assert_eq!(status["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    let both = format!("{CONFIG_MAPS}?resourceVersionMatch=Exact");
+    assert_eq!(get(&cluster, &both).await.code, 422);
+}
