@@ -5,6 +5,8 @@
 //! as kube-proxy does; a load balancer is an address of the host's loopback range.
 
 mod balancer;
+#[allow(dead_code, reason = "nobody listens for it yet")]
+mod ingress;
 mod keeper;
 mod objects;
 mod plan;
