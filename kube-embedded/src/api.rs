@@ -1,6 +1,7 @@
 //! The Kubernetes API as one tower service: every client, in the process or behind TLS, comes
 //! through [`Api::handle`]. The only module that touches the store.
 
+mod admission;
 mod body;
 mod decode;
 mod delete;

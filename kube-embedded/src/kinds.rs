@@ -16,6 +16,8 @@ mod endpoint_slice;
 mod endpoints;
 mod errors;
 mod event;
+pub(crate) mod ingress;
+pub(crate) mod ingress_class;
 mod lease;
 mod namespace;
 mod node;
@@ -42,6 +44,8 @@ static ALL: &[&Kind] = &[
     &replica_set::KIND,
     &endpoint_slice::KIND,
     &event::EVENTS_KIND,
+    &ingress_class::KIND,
+    &ingress::KIND,
     &lease::KIND,
 ];
 

@@ -29,8 +29,8 @@ serve prints one line of JSON when the API answers, and serves until SIGTERM or 
 
 const LIMITS: &str = "\
 Refused:
-  - Kinds that are not listed below: 404, as on a server without them. No custom resources, no
-    Ingress, no Jobs.
+  - Kinds that are not listed below: 404, as on a server without them. No custom resources,
+    no Jobs.
   - exec, attach, cp and port-forward; service account tokens. Answers in protobuf (406): requests
     in it are read, answers are JSON.
   - A continue token or a watch from a resource version that the history no longer holds (2048

@@ -2,7 +2,7 @@
 //! allocate, track, store.
 
 use super::{
-    Inner,
+    Inner, admission,
     body::Body,
     decode, metadata,
     output::{self, now},
@@ -131,6 +131,7 @@ pub(super) fn create_object(
         patch::track_update(kind, None, &mut object, manager, Operation::Update, "", at);
     }
     (kind.prepare_create)(&mut object);
+    admission::admit(inner, kind, &mut object);
     namespace_takes_new(inner, target, &object)?;
     let generated = metadata::generates_name(&object);
     // A generated name may be taken; seven tries are what Kubernetes makes, too.

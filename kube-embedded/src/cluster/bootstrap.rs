@@ -4,6 +4,9 @@ use crate::{api::Api, network::Addresses};
 use serde_json::json;
 use std::net::Ipv4Addr;
 
+/// The `spec.controller` of the Ingress classes that the edge serves.
+const INGRESS_CONTROLLER: &str = "canary-labs.dev/edge";
+
 /// Stores them. They go past the controllers: nothing has to run for them to be there.
 pub(super) fn run(api: &Api, addresses: &Addresses, authority: &str) -> Result<(), String> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
@@ -21,6 +24,13 @@ pub(super) fn run(api: &Api, addresses: &Addresses, authority: &str) -> Result<(
         "kind": "ConfigMap",
         "metadata": { "namespace": "kube-system", "name": "kube-root-ca.crt" },
         "data": { "ca.crt": authority },
+    }))?;
+    // Not the default one: an Ingress without a class is served as well.
+    api.seed(json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "IngressClass",
+        "metadata": { "name": "edge" },
+        "spec": { "controller": INGRESS_CONTROLLER },
     }))?;
     let own = first_service_address(addresses).to_string();
     let labels = json!({ "component": "apiserver", "provider": "kubernetes" });

@@ -43,6 +43,12 @@ pub(super) fn not_found(field: impl Into<String>, value: &Value) -> FieldError {
     error("FieldValueNotFound", field, format!("Not found: {value}"))
 }
 
+/// `Too long: may not be more than 250 bytes`.
+pub(super) fn too_long(field: impl Into<String>, most: usize) -> FieldError {
+    let message = format!("Too long: may not be more than {most} bytes");
+    error("FieldValueTooLong", field, message)
+}
+
 fn error(reason: &'static str, field: impl Into<String>, message: String) -> FieldError {
     FieldError { reason, field: field.into(), message }
 }
@@ -106,6 +112,35 @@ fn name_part(name: &str) -> bool {
     edge(bytes.first())
         && edge(bytes.last())
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+}
+
+/// What is wrong with a name that is to be one part of a path.
+pub(super) fn path_segment(name: &str) -> Vec<String> {
+    if matches!(name, "." | "..") {
+        return vec![format!("may not be '{name}'")];
+    }
+    let not_allowed = ["/", "%"].into_iter().filter(|part| name.contains(part));
+    not_allowed.map(|part| format!("may not contain '{part}'")).collect()
+}
+
+/// Errors of a name such as `acme.io/foo`.
+pub(super) fn domain_prefixed_path(name: &str, field: &str) -> Vec<FieldError> {
+    if name.is_empty() {
+        return vec![required(field, "")];
+    }
+    let parts = name.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty());
+    let Some((host, path)) = parts else {
+        let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+        return vec![invalid(field, &name.into(), detail)];
+    };
+    let wrong = dns_subdomain(host);
+    let mut errors: Vec<_> = wrong.iter().map(|w| invalid(field, &host.into(), w)).collect();
+    if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+        let detail = "Invalid path (regex used for validation is \
+                      '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        errors.push(invalid(field, &path.into(), detail));
+    }
+    errors
 }
 
 /// What is wrong with the key of a label or an annotation.
@@ -288,11 +323,7 @@ pub(super) fn metadata(
         }
     }
     if size > 256 * 1024 {
-        errors.push(error(
-            "FieldValueTooLong",
-            "metadata.annotations",
-            "Too long: may not be more than 262144 bytes".to_owned(),
-        ));
+        errors.push(too_long("metadata.annotations", 256 * 1024));
     }
     for (at, owner) in list(metadata, &["ownerReferences"]).iter().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {

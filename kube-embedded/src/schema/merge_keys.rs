@@ -95,6 +95,7 @@ const ATOMIC_STRUCTURES: &[&str] = &[
     "ScopeSelector",
     "SecretKeySelector",
     "SecretReference",
+    "ServiceBackendPort",
     "TypedLocalObjectReference",
 ];
 
@@ -118,6 +119,10 @@ const ALWAYS: &[(&str, &str)] = &[
     ("Event", "regarding"),
     ("Event", "source"),
     ("Event", "deprecatedSource"),
+    ("HTTPIngressPath", "backend"),
+    ("HTTPIngressRuleValue", "paths"),
+    ("IngressServiceBackend", "port"),
+    ("IngressStatus", "loadBalancer"),
     ("NodeDaemonEndpoints", "kubeletEndpoint"),
     ("NodeStatus", "daemonEndpoints"),
     ("NodeStatus", "nodeInfo"),

@@ -11,6 +11,7 @@ mod article;
 mod binary;
 mod clients;
 mod controllers;
+mod ingress;
 mod kubectl;
 mod requests;
 mod watches;

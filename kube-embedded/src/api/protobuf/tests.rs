@@ -81,6 +81,34 @@ fn captured() -> Vec<(&'static str, Vec<u8>, Value)> {
                 "status": {} }),
         ),
         (
+            "create ingress app --class=edge --rule=foo.bar/*=web:80,tls=cert \
+             --rule=*.foo.bar/x=web:http --default-backend=web:80",
+            "azhzAAofChRuZXR3b3JraW5nLms4cy5pby92MRIHSW5ncmVzcxKeAQoTCgNhcHASABoAIgAqADIAOABCABKC\
+             AQoNIgsKA3dlYhIECgAQUBIPCgdmb28uYmFyEgRjZXJ0GikKB2Zvby5iYXISHgocChoKAS8SDSILCgN3ZWIS\
+             BAoAEFAaBlByZWZpeBovCgkqLmZvby5iYXISIgogCh4KAi94EhEiDwoDd2ViEggKBGh0dHAQABoFRXhhY3Qi\
+             BGVkZ2UaAgoAGgAiAA==",
+            json!({ "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+                "metadata": { "name": "app" },
+                "spec": {
+                    "ingressClassName": "edge",
+                    "defaultBackend": { "service": { "name": "web", "port": { "number": 80 } } },
+                    "tls": [{ "hosts": ["foo.bar"], "secretName": "cert" }],
+                    "rules": [
+                        { "host": "foo.bar", "http": { "paths": [{
+                            "path": "/",
+                            "pathType": "Prefix",
+                            "backend": { "service": { "name": "web", "port": { "number": 80 } } },
+                        }] } },
+                        { "host": "*.foo.bar", "http": { "paths": [{
+                            "path": "/x",
+                            "pathType": "Exact",
+                            "backend": { "service": { "name": "web", "port": { "name": "http" } } },
+                        }] } },
+                    ],
+                },
+                "status": { "loadBalancer": {} } }),
+        ),
+        (
             "auth whoami",
             "azhzAAotChhhdXRoZW50aWNhdGlvbi5rOHMuaW8vdjESEVNlbGZTdWJqZWN0UmV2aWV3EhoKEAoAEgAaACIAKgAy\
              ADgAQgASBgoECgASABoAIgA=",
