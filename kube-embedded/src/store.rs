@@ -201,8 +201,7 @@ impl Store {
         let now = table.objects.range((start, Bound::Unbounded));
         let unchanged = now
             .take_while(|(at, _)| namespace.is_none_or(|namespace| namespace == at.0))
-            .filter(|(at, _)| !then.contains_key(at))
-            .map(|(at, object)| (at, object));
+            .filter(|(at, _)| !then.contains_key(at));
         let changed = then.iter().filter_map(|(at, object)| Some((at, object.as_ref()?)));
         let objects = merge(unchanged, changed).cloned().collect();
         Ok(Page { objects, revision })
