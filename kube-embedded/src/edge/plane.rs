@@ -6,7 +6,12 @@
 //! after it, as the port they share requires. Connections are spread over all threads.
 
 use super::{
-    pump::{self, Pump},
+    ingress::{
+        front::{Front, self_signed},
+        proxy::Door as Requests,
+        table::{Backend, Table},
+    },
+    pump::{Pump, Side as _},
     route::Route,
 };
 use crate::network::{Network, PodSockets};
@@ -22,7 +27,7 @@ use threads::{Lanes, Threads};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinHandle,
     time,
 };
@@ -34,7 +39,7 @@ const BACKLOG: u32 = 4096;
 /// Connections that one listener carries at a time; more wait in the backlog.
 const CONNECTIONS: usize = 8192;
 /// An endpoint that does not answer for so long is passed over.
-const CONNECT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT: Duration = Duration::from_secs(5);
 /// More threads would only take cores from the pods that answer.
 const THREADS: usize = 4;
 
@@ -133,7 +138,47 @@ impl Plane {
         }))
     }
 
-    /// The same on an address inside of a pod. A listener that cannot be had there (the pod's own
+    /// Answers HTTP on the port as the front says. The port listens as long as this does: a host or
+    /// path without endpoints is an answer, not a refusal. When it is closed, connections end after
+    /// the requests that they are in.
+    pub(super) fn serve_http(&self, port: Port, front: Arc<Front>) -> Listening {
+        self.serve_requests(port, front, false)
+    }
+
+    /// The same over TLS, HTTP/2 if the client can.
+    #[allow(dead_code, reason = "nobody listens for it yet")]
+    pub(super) fn serve_https(&self, port: Port, front: Arc<Front>) -> Listening {
+        self.serve_requests(port, front, true)
+    }
+
+    /// Answers HTTP on the port from the endpoints of one route, as for an Ingress that has nothing
+    /// but a default backend.
+    ///
+    /// # Errors
+    /// When the TLS library cannot be set up, although nothing here speaks TLS.
+    pub fn serve_http_along(&self, port: Port, route: Arc<Route>) -> io::Result<Listening> {
+        let front = self_signed().and_then(Front::new).map_err(io::Error::other)?;
+        let backend = Backend { name: "default backend".to_owned(), route };
+        front.set_table(Table::new([], Some(Arc::new(backend))));
+        Ok(self.serve_http(port, Arc::new(front)))
+    }
+
+    fn serve_requests(&self, port: Port, front: Arc<Front>, tls: bool) -> Listening {
+        let shared = self.shared.clone();
+        Listening(self.threads.first().spawn(async move {
+            let Ok(at) = port.address() else { return };
+            // Ends with the listener, whichever way that does.
+            let (_open, closing) = watch::channel(());
+            let way = Way::Requests(Requests::new(front, tls, at, closing));
+            let connections = Arc::new(Semaphore::new(CONNECTIONS));
+            match port.0.listen(BACKLOG).and_then(listener_of) {
+                Ok(listener) => accept(&shared, at, &listener, &way, &connections).await,
+                Err(_) => shared.tell(at, Trouble::CannotListen),
+            }
+        }))
+    }
+
+    /// The same as [`Plane::serve`] on an address inside of a pod. A listener that cannot be had there (the pod's own
     /// program listens on all addresses, say) is reported as a trouble.
     pub(super) fn serve_inside(
         &self,
@@ -219,6 +264,7 @@ async fn serve(shared: Shared, mut door: Door, route: Arc<Route>) {
     let address = door.address();
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let mut routing = route.changes();
+    let way = Way::Route(route);
     loop {
         if routing.wait_for(|routing| !routing.backends.is_empty()).await.is_err() {
             return;
@@ -229,7 +275,7 @@ async fn serve(shared: Shared, mut door: Door, route: Arc<Route>) {
         };
         tokio::select! {
             biased;
-            () = accept(&shared, address, &listener, &route, &connections) => {}
+            () = accept(&shared, address, &listener, &way, &connections) => {}
             _ = routing.wait_for(|routing| routing.backends.is_empty()) => {}
         }
         door.close(listener);
@@ -240,7 +286,7 @@ async fn accept(
     shared: &Shared,
     address: SocketAddr,
     listener: &Listener,
-    route: &Arc<Route>,
+    way: &Way,
     connections: &Arc<Semaphore>,
 ) {
     loop {
@@ -256,8 +302,8 @@ async fn accept(
         };
         match listener.async_io(Interest::READABLE, net::TcpListener::accept).await {
             Ok((client, peer)) => {
-                let (network, route) = (shared.network.clone(), route.clone());
-                shared.lanes.put(Arrival { client, peer, network, route, _permit: permit });
+                let (network, way) = (shared.network.clone(), way.clone());
+                shared.lanes.put(Arrival { client, peer, network, way, _permit: permit });
             }
             Err(error) => {
                 let starved = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
@@ -277,8 +323,17 @@ struct Arrival {
     client: net::TcpStream,
     peer: SocketAddr,
     network: Arc<Network>,
-    route: Arc<Route>,
+    way: Way,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What becomes of the connections of a listener.
+#[derive(Clone)]
+enum Way {
+    /// Each goes to an endpoint as it is.
+    Route(Arc<Route>),
+    /// Each brings requests of HTTP.
+    Requests(Requests),
 }
 
 impl Arrival {
@@ -286,8 +341,14 @@ impl Arrival {
         // Fails only where descriptors or memory are short; the client sees the connection end.
         let registered = self.client.set_nonblocking(true).map(|()| self.client);
         let Ok(client) = registered.and_then(TcpStream::from_std) else { return };
-        let Some(endpoint) = connect(&self.network, &self.route, self.peer).await else {
-            pump::reset(&client);
+        let route = match self.way {
+            Way::Requests(requests) => {
+                return requests.carry(client, self.peer, self.network).await;
+            }
+            Way::Route(route) => route,
+        };
+        let Some(endpoint) = connect(&self.network, &route, self.peer).await else {
+            client.reset();
             return;
         };
         let _ = endpoint.set_nodelay(true);

@@ -14,6 +14,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
 
 /// What one read takes at most, and so what a connection holds while its receiver is slow.
 const CHUNK: usize = 64 * 1024;
@@ -24,29 +25,55 @@ thread_local! {
 
 /// Resolves when both directions have ended; an established connection knows nothing of endpoints
 /// that come and go.
-pub(super) struct Pump {
-    client: TcpStream,
-    endpoint: TcpStream,
+pub(super) struct Pump<C, E> {
+    client: C,
+    endpoint: E,
     upward: Direction,
     downward: Direction,
     /// The endpoint ended without reading all that the client sent.
     unread: bool,
 }
 
-impl Pump {
-    pub(super) fn new(client: TcpStream, endpoint: TcpStream) -> Self {
+/// One end of what is carried.
+pub(super) trait Side: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Makes the connection end so that the peer learns it did not end well.
+    fn reset(&self);
+}
+
+impl Side for TcpStream {
+    fn reset(&self) {
+        // A socket that is gone already needs no reset.
+        let _ = self.set_zero_linger();
+    }
+}
+
+impl Side for TlsStream<TcpStream> {
+    fn reset(&self) {
+        self.get_ref().0.reset();
+    }
+}
+
+impl<C: Side, E: Side> Pump<C, E> {
+    pub(super) fn new(client: C, endpoint: E) -> Self {
         let (upward, downward) = Default::default();
         Self { client, endpoint, upward, downward, unread: false }
     }
 
+    /// With what has been read already, of the client and of the endpoint.
+    pub(super) fn with_read(mut self, client: Vec<u8>, endpoint: Vec<u8>) -> Self {
+        self.upward.left = client;
+        self.downward.left = endpoint;
+        self
+    }
+
     fn reset(&self) -> Poll<()> {
-        reset(&self.client);
-        reset(&self.endpoint);
+        self.client.reset();
+        self.endpoint.reset();
         Poll::Ready(())
     }
 }
 
-impl Future for Pump {
+impl<C: Side, E: Side> Future for Pump<C, E> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -71,12 +98,6 @@ impl Future for Pump {
             false => Poll::Pending,
         }
     }
-}
-
-/// Ends a connection so that the peer learns it did not end well.
-pub(super) fn reset(stream: &TcpStream) {
-    // A socket that is gone already needs no reset.
-    let _ = stream.set_zero_linger();
 }
 
 #[derive(Default)]
@@ -113,8 +134,8 @@ impl Direction {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut impl Side,
+        to: &mut impl Side,
         last: bool,
     ) -> Result<(), Failure> {
         loop {
@@ -148,8 +169,8 @@ impl Direction {
     fn pass(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut impl Side,
+        to: &mut impl Side,
         scratch: &mut [u8],
     ) -> Poll<Result<(), Failure>> {
         let mut read = ReadBuf::new(scratch);

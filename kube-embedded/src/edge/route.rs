@@ -94,6 +94,11 @@ impl Route {
         });
     }
 
+    /// Whether new connections may go to the endpoint.
+    pub fn leads_to(&self, endpoint: SocketAddr) -> bool {
+        self.current.borrow().backends.contains(endpoint)
+    }
+
     /// Tells when the endpoints are others.
     pub fn changes(&self) -> watch::Receiver<Arc<Routing>> {
         self.current.subscribe()

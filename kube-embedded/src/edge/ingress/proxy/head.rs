@@ -1,0 +1,300 @@
+//! Heads of requests and answers: which are refused, and what the other side is told. No I/O.
+//!
+//! hyper refuses what it cannot frame: two lengths that differ, a coding that does not end in
+//! `chunked`, chunks of no size, a space before a colon, folded lines, control characters. Of a
+//! request with both a length and a coding it takes the coding, as RFC 9112, 6.3 says, and ends the
+//! connection after it. A line that ends in LF alone it takes, as nginx does. Whatever came in, an
+//! endpoint gets a head written anew, and one framing.
+
+use super::{Seen, answer::Refusal};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, request,
+    response, uri::PathAndQuery,
+};
+use percent_encoding::percent_decode_str;
+use rand::RngExt;
+
+/// Bytes of path and query: as many as nginx takes.
+const TARGET: usize = 8 * 1024;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
+const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
+
+/// What holds for one connection only, whether `Connection` names it or not.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Where a request wants to go.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// As the client wrote it, for the endpoint.
+    host: Option<HeaderValue>,
+    uri: Uri,
+}
+
+impl Target {
+    pub(super) fn host(&self) -> Option<&str> {
+        self.host.as_ref().and_then(|host| host.to_str().ok())
+    }
+
+    /// As sent, without a query. The rules compare it with what is encoded decoded and with `..`
+    /// resolved; the endpoint gets it as it is.
+    pub(super) fn path(&self) -> &str {
+        match self.uri.path() {
+            // `OPTIONS *`: the server as a whole.
+            "*" => "/",
+            path => path,
+        }
+    }
+}
+
+/// Checks what hyper leaves to us.
+pub(super) fn target<B>(request: &Request<B>) -> Result<Target, Refusal> {
+    let uri = request.uri();
+    if [Method::CONNECT, Method::TRACE].contains(request.method()) {
+        let text = "CONNECT and TRACE are for proxies of other kinds";
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, text));
+    }
+    let query = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    if query.len() > TARGET {
+        return Err(Refusal::new(StatusCode::URI_TOO_LONG, "the path is too long"));
+    }
+    if hides_dots(uri.path()) {
+        return Err(Refusal::bad("the path hides dots behind an encoded slash"));
+    }
+    if uri.scheme().is_none() && uri.authority().is_some() {
+        return Err(Refusal::bad("the path is no path"));
+    }
+    coding(request.headers())?;
+    let host = host(request)?;
+    // Origin form, whatever form it came in.
+    let uri = match uri.scheme().is_some() {
+        true => query.parse().map_err(|_| Refusal::bad("the path is no path"))?,
+        false => uri.clone(),
+    };
+    if !uri.path().starts_with('/') && uri.path() != "*" {
+        return Err(Refusal::bad("the path is no path"));
+    }
+    Ok(Target { host, uri })
+}
+
+/// The host that the request is for, and that the endpoint is told.
+fn host<B>(request: &Request<B>) -> Result<Option<HeaderValue>, Refusal> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let sent = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refusal::bad("more than one Host"));
+    }
+    if sent.is_some_and(|host| !is_host(host.as_bytes())) {
+        return Err(Refusal::bad("the Host is no host"));
+    }
+    match request.uri().authority() {
+        Some(authority) => {
+            let named = authority.as_str();
+            if !is_host(named.as_bytes()) {
+                return Err(Refusal::bad("the target names no host"));
+            }
+            // In HTTP/1.1 that of the target counts (RFC 9112, 3.2.2); in HTTP/2 they must not
+            // differ (RFC 9113, 8.3.1).
+            let differs =
+                |sent: &HeaderValue| !sent.as_bytes().eq_ignore_ascii_case(named.as_bytes());
+            if request.version() == Version::HTTP_2 && sent.is_some_and(differs) {
+                return Err(Refusal::bad("Host and authority differ"));
+            }
+            let named = HeaderValue::from_str(named);
+            named.map(Some).map_err(|_| Refusal::bad("the target names no host"))
+        }
+        None if sent.is_none() && request.version() >= Version::HTTP_11 => {
+            Err(Refusal::bad("no Host"))
+        }
+        None => Ok(sent.cloned()),
+    }
+}
+
+/// Whether these could be a name or an address, with or without a port; no more than that, so that
+/// nobody reads another host out of it.
+fn is_host(host: &[u8]) -> bool {
+    let valid = |b: &u8| b.is_ascii_alphanumeric() || b"-._~:[]".contains(b);
+    !host.is_empty() && host.len() <= 255 + ":65535".len() && host.iter().all(valid)
+}
+
+/// One transfer coding, and `chunked`: whatever else hyper would pass on without undoing it.
+fn coding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => {
+            let text = "the only transfer coding is chunked";
+            Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, text))
+        }
+    }
+}
+
+/// Whether somebody who takes an encoded slash for a slash finds dots between them that a rule did
+/// not see.
+fn hides_dots(path: &str) -> bool {
+    let is_slash = |c| c == '/' || c == '\\';
+    path.contains(['%', '\\'])
+        && path.split('/').any(|element| {
+            let decoded = percent_decode_str(element).decode_utf8_lossy();
+            decoded.contains(is_slash) && decoded.split(is_slash).any(|e| e == "." || e == "..")
+        })
+}
+
+/// The protocols that the client would rather speak, if an endpoint may be asked for them. `h2c`
+/// is not one: what came over it would pass by all rules.
+pub(super) fn wanted_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
+    let headers = request.headers();
+    if !headers.contains_key(header::UPGRADE)
+        || request.version() != Version::HTTP_11
+        || !connection(headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
+    {
+        return None;
+    }
+    let mut wanted = headers.get_all(header::UPGRADE).iter();
+    let only = wanted.next().filter(|_| wanted.next().is_none())?;
+    let is_h2c = |name: &str| name.trim().eq_ignore_ascii_case("h2c");
+    (!only.to_str().ok()?.split(',').any(is_h2c)).then(|| only.clone())
+}
+
+/// Makes a client's head one for an endpoint.
+pub(super) fn for_endpoint(
+    parts: &mut request::Parts,
+    target: Target,
+    seen: &Seen,
+    upgrade: Option<&HeaderValue>,
+    has_body: bool,
+) -> Result<(), Refusal> {
+    let multiplexed = parts.version > Version::HTTP_11;
+    let headers = &mut parts.headers;
+    let trailers = headers.get_all(header::TE).iter().any(|te| te.as_bytes() == b"trailers");
+    strip(headers);
+    headers.remove(header::EXPECT);
+    headers.remove(HTTP2_SETTINGS);
+    headers.remove(FORWARDED);
+    drop_lookalikes(headers);
+    if multiplexed {
+        join_cookies(headers)?;
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(upgrade) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, upgrade.clone());
+    }
+    // hyper would take a GET for one without a body.
+    if has_body && !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    match target.host {
+        Some(host) => {
+            headers.insert(header::HOST, host.clone());
+            headers.insert(X_FORWARDED_HOST, host);
+        }
+        // HTTP/1.1 asks for one, and an empty one says that there is none.
+        None => {
+            headers.insert(header::HOST, HeaderValue::from_static(""));
+            headers.remove(X_FORWARDED_HOST);
+        }
+    }
+    headers.insert(X_REAL_IP, seen.peer.clone());
+    // Replaced: whoever connects can write what he likes.
+    headers.insert(X_FORWARDED_FOR, seen.peer.clone());
+    headers.insert(X_FORWARDED_PORT, seen.port.clone());
+    headers.insert(X_FORWARDED_PROTO, seen.proto.clone());
+    headers.insert(X_FORWARDED_SCHEME, seen.proto.clone());
+    headers.insert(X_SCHEME, seen.proto.clone());
+    if !headers.contains_key(X_REQUEST_ID) {
+        let id = format!("{:032x}", rand::rng().random::<u128>());
+        if let Ok(id) = HeaderValue::from_maybe_shared(bytes::Bytes::from(id)) {
+            headers.insert(X_REQUEST_ID, id);
+        }
+    }
+    parts.uri = target.uri;
+    parts.version = Version::HTTP_11;
+    Ok(())
+}
+
+/// Makes an endpoint's head one for a client.
+pub(super) fn for_client(parts: &mut response::Parts, switched: bool) {
+    let upgrade = switched.then(|| parts.headers.get(header::UPGRADE).cloned()).flatten();
+    strip(&mut parts.headers);
+    if let Some(upgrade) = upgrade {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, upgrade);
+    }
+    // Ours is written by hyper, for the version that the client speaks.
+    parts.version = Version::HTTP_11;
+}
+
+/// Takes out what holds for one connection only.
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = connection(headers)
+        .filter(|option| !["close", "keep-alive", "upgrade", "te"].contains(option))
+        .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
+        // The length belongs to the body, and both stay.
+        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
+        .collect();
+    for name in HOP_BY_HOP.iter().chain(&named) {
+        headers.remove(name);
+    }
+}
+
+fn connection(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// `X_Forwarded_For` is the same variable as `X-Forwarded-For` to programs that speak CGI or WSGI.
+fn drop_lookalikes(headers: &mut HeaderMap) {
+    let is_ours = |name: &HeaderName| {
+        let name = name.as_str();
+        name.contains('_') && {
+            let dashed = name.replace('_', "-");
+            dashed.starts_with("x-forwarded-")
+                || ["forwarded", "x-real-ip", "x-scheme", "x-request-id", "host"]
+                    .contains(&dashed.as_str())
+                || ["content-length", "transfer-encoding"].contains(&dashed.as_str())
+        }
+    };
+    if headers.keys().any(is_ours) {
+        let names: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
+/// HTTP/2 may send cookies one by one, HTTP/1.1 in one field (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return Ok(());
+    }
+    let cookies: Vec<&[u8]> =
+        headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..]));
+    headers.insert(header::COOKIE, joined.map_err(|_| Refusal::bad("a cookie is no cookie"))?);
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! The client's end of a connection, as hyper reads and writes it.
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+pub(super) use crate::edge::pump::Side;
+
+/// A stream that ends with a reset if an answer on it was cut short: what ends an answer to a client
+/// of HTTP/1.0 is the end of its connection, and an orderly one would say that the answer is whole.
+pub(super) struct ClientIo<S: Side> {
+    /// None only once taken.
+    stream: Option<TokioIo<S>>,
+    truncated: Arc<AtomicBool>,
+}
+
+impl<S: Side> ClientIo<S> {
+    pub(super) fn new(stream: S, truncated: Arc<AtomicBool>) -> Self {
+        Self { stream: Some(TokioIo::new(stream)), truncated }
+    }
+
+    pub(super) fn into_inner(mut self) -> Option<S> {
+        self.stream.take().map(TokioIo::into_inner)
+    }
+
+    fn stream(self: Pin<&mut Self>) -> io::Result<Pin<&mut TokioIo<S>>> {
+        let stream = self.get_mut().stream.as_mut().map(Pin::new);
+        stream.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl<S: Side> Drop for ClientIo<S> {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream
+            && self.truncated.load(Ordering::Relaxed)
+        {
+            stream.inner().reset();
+        }
+    }
+}
+
+impl<S: Side> Read for ClientIo<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream()?.poll_read(cx, buffer)
+    }
+}
+
+impl<S: Side> Write for ClientIo<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // An orderly end would come before the reset.
+        if self.truncated.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        self.stream()?.poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.as_ref().is_some_and(Write::is_write_vectored)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write_vectored(cx, bytes)
+    }
+}

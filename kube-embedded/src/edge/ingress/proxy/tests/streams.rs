@@ -1,0 +1,258 @@
+//! Bodies and upgraded connections: nothing is kept, lost or made up.
+
+use super::*;
+
+/// Bytes that repeat with no power of two, so that a lost or doubled chunk shows.
+fn pattern(from: usize, len: usize) -> Vec<u8> {
+    (from..from + len).map(|n| (n % 251) as u8).collect()
+}
+
+async fn send_pattern(to: &mut (impl AsyncWrite + Unpin), len: usize) {
+    for from in (0..len).step_by(100_003) {
+        to.write_all(&pattern(from, 100_003.min(len - from))).await.unwrap();
+    }
+}
+
+async fn check_pattern(from: &mut (impl AsyncRead + Unpin), len: usize) {
+    let mut chunk = vec![0; 37_000];
+    let mut got = 0;
+    while got < len {
+        let most = chunk.len().min(len - got);
+        let n = within(from.read(&mut chunk[..most])).await.unwrap();
+        assert!(n > 0, "it ended after {got}");
+        assert!(chunk[..n] == pattern(got, n), "wrong bytes after {got}");
+        got += n;
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_arrive_whole_in_both_directions() {
+    const LEN: usize = 24 << 20;
+    for tls in [false, true] {
+        let world = World::with(
+            &[endpoint(|mut stream| async move {
+                head(&mut stream).await;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n");
+                check_pattern(&mut stream, LEN).await;
+                stream.write_all(head.as_bytes()).await.unwrap();
+                send_pattern(&mut stream, LEN).await;
+            })
+            .await],
+            tls,
+        );
+        let request = format!("POST / HTTP/1.1\r\nHost: foo.bar\r\nContent-Length: {LEN}\r\n\r\n");
+        let mut client: Box<dyn Both> = match tls {
+            true => Box::new(world.connect_tls("http/1.1").await),
+            false => Box::new(world.connect().await),
+        };
+        client.write_all(request.as_bytes()).await.unwrap();
+        send_pattern(&mut client, LEN).await;
+        client.flush().await.unwrap();
+        assert_eq!(status(&head(&mut client).await), 200);
+        check_pattern(&mut client, LEN).await;
+    }
+}
+
+trait Both: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Both for T {}
+
+#[tokio::test]
+async fn whoever_does_not_read_stops_whoever_writes() {
+    // An endpoint that reads a head and nothing more.
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let world = World::new(&[endpoint(move |mut stream| {
+        let tell = tell.clone();
+        async move {
+            head(&mut stream).await;
+            let _ = tell.send(stream);
+        }
+    })
+    .await]);
+    let mut client = world.connect().await;
+    client
+        .write_all(b"POST / HTTP/1.1\r\nHost: foo.bar\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await
+        .unwrap();
+    let chunk = [b"10000\r\n".as_slice(), &[1; 65_536], b"\r\n"].concat();
+    stops(&mut client, &chunk).await;
+    // And a client that does not read what the endpoint sends.
+    let mut stuck = within(told.recv()).await.unwrap();
+    stuck.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    stops(&mut stuck, &chunk).await;
+}
+
+/// Writes chunks until they are no longer taken: the kernel's buffers and the proxy's are full.
+async fn stops(stream: &mut TcpStream, chunk: &[u8]) {
+    let mut sent = 0;
+    while time::timeout(Duration::from_millis(500), stream.write_all(chunk)).await.is_ok() {
+        sent += chunk.len();
+        assert!(sent < 64 << 20, "the sender is never stopped");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_request() {
+    let requests = [
+        "GET / HTTP/1.1\r\nHost: foo.bar\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: foo.bar\r\nContent-Length: 10\r\n\r\nhalf",
+        "POST / HTTP/1.1\r\nHost: foo.bar\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ];
+    let answers = ["", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"];
+    for request in requests {
+        for answer in answers {
+            let (tell, mut told) = mpsc::unbounded_channel();
+            let world = World::new(&[endpoint(move |mut stream| {
+                let tell = tell.clone();
+                async move {
+                    let seen = head(&mut stream).await;
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    let _ = tell.send(seen);
+                    let _ = tell.send(rest(&mut stream).await);
+                }
+            })
+            .await]);
+            let mut client = world.connect().await;
+            client.write_all(request.as_bytes()).await.unwrap();
+            within(told.recv()).await.unwrap();
+            drop(client);
+            let seen = within(told.recv()).await.unwrap();
+            assert!(!seen.contains("0\r\n\r\n"), "half a body ended as a whole one: {seen:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broken_answer_never_looks_whole() {
+    let answers = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz",
+    ];
+    for answer in answers {
+        let world = World::new(&[says(answer, true).await]);
+        let seen = world.ask("GET / HTTP/1.1\r\nHost: foo.bar\r\n\r\n").await;
+        assert!(status(&seen) == 200 || seen.is_empty(), "{seen}");
+        assert!(!seen.ends_with("0\r\n\r\n"), "{seen}");
+        // Here nothing but the end of the connection ends the answer.
+        let mut client = world.connect().await;
+        client.write_all(b"GET / HTTP/1.0\r\nHost: foo.bar\r\n\r\n").await.unwrap();
+        let mut seen = Vec::new();
+        let ended = within(client.read_to_end(&mut seen)).await;
+        let whole = String::from_utf8(seen).unwrap();
+        let sized = field(&whole, "content-length").is_some();
+        assert!(ended.is_err() || sized, "{answer:?} ended well after {whole:?}");
+    }
+}
+
+#[tokio::test]
+async fn answers_of_other_versions_are_framed_for_the_client() {
+    let until_closed = says("HTTP/1.0 200 OK\r\n\r\nall of it", true).await;
+    let chunked =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nall of it\r\n0\r\n\r\n";
+    let chunked = says(chunked, true).await;
+    for from in [until_closed, chunked] {
+        let world = World::new(&[from]);
+        let answer =
+            world.ask("GET / HTTP/1.1\r\nHost: foo.bar\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.ends_with("\r\n0\r\n\r\n") && answer.contains("all of it"), "{answer}");
+        let answer = world.ask("GET / HTTP/1.0\r\nHost: foo.bar\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.0 200 ") && answer.ends_with("\r\n\r\nall of it"));
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_counts_although_the_request_was_not_read() {
+    let world = World::new(&[endpoint(|mut stream| async move {
+        head(&mut stream).await;
+        let answer = b"HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\n\r\ntoo";
+        stream.write_all(answer).await.unwrap();
+        rest(&mut stream).await;
+    })
+    .await]);
+    let mut client = world.connect().await;
+    let request = "POST / HTTP/1.1\r\nHost: foo.bar\r\nContent-Length: 1000000\r\n\r\nstart";
+    client.write_all(request.as_bytes()).await.unwrap();
+    assert_eq!(status(&head(&mut client).await), 413);
+}
+
+/// Talks over an upgraded connection; both sides send their first bytes along with their heads.
+async fn talk(client: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    client
+        .write_all(
+            b"GET /chat HTTP/1.1\r\nHost: foo.bar\r\nConnection: keep-alive, Upgrade\r\n\
+              Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\nclient first",
+        )
+        .await
+        .unwrap();
+    client.flush().await.unwrap();
+    let answer = head(client).await;
+    assert_eq!(status(&answer), 101, "{answer}");
+    assert_eq!(field(&answer, "connection"), Some("upgrade"));
+    assert_eq!(field(&answer, "upgrade"), Some("websocket"));
+    assert_eq!(field(&answer, "sec-websocket-accept"), Some("y"));
+    let mut first = [0; 14];
+    within(client.read_exact(&mut first)).await.unwrap();
+    assert_eq!(&first, b"endpoint first");
+    for n in 0..100 {
+        let sent = format!("message {n:04}");
+        client.write_all(sent.as_bytes()).await.unwrap();
+        client.flush().await.unwrap();
+        let mut echoed = [0; 12];
+        within(client.read_exact(&mut echoed)).await.unwrap();
+        assert_eq!(echoed, sent.as_bytes());
+    }
+    client.shutdown().await.unwrap();
+    assert_eq!(rest(client).await, "bye");
+}
+
+async fn chat(mut stream: TcpStream) {
+    let seen = head(&mut stream).await;
+    assert_eq!(field(&seen, "connection"), Some("upgrade"));
+    assert_eq!(field(&seen, "upgrade"), Some("websocket"));
+    let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                  Sec-WebSocket-Accept: y\r\n\r\nendpoint first";
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"client first");
+    let (mut read, mut write) = stream.split();
+    tokio::io::copy(&mut read, &mut write).await.unwrap();
+    write.write_all(b"bye").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_carries_bytes_both_ways() {
+    let world = World::new(&[endpoint(chat).await]);
+    let mut client = world.connect().await;
+    talk(&mut client).await;
+    let world = World::with(&[endpoint(chat).await], true);
+    let mut client = world.connect_tls("http/1.1").await;
+    talk(&mut client).await;
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_refused_or_unasked_is_an_ordinary_answer() {
+    let world = World::new(&[endpoint(mirror).await]);
+    let ask = "GET / HTTP/1.1\r\nHost: foo.bar\r\nConnection: Upgrade, close\r\nUpgrade: x\r\n\r\n";
+    let answer = world.ask(ask).await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    let switches = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let world = World::new(&[says(switches, false).await]);
+    assert_eq!(world.get().await, 502);
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_ends_with_its_plane_and_outlives_its_listener() {
+    let mut world = World::new(&[endpoint(chat).await]);
+    let mut client = world.connect().await;
+    let request = b"GET / HTTP/1.1\r\nHost: foo.bar\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nclient first";
+    client.write_all(request).await.unwrap();
+    assert_eq!(status(&head(&mut client).await), 101);
+    world.listening.take().unwrap().close().await;
+    client.write_all(b"still").await.unwrap();
+    let mut echoed = [0; "endpoint firststill".len()];
+    within(client.read_exact(&mut echoed)).await.unwrap();
+    assert_eq!(&echoed, b"endpoint firststill");
+    drop(world);
+    assert_eq!(rest(&mut client).await, "");
+}
