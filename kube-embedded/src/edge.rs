@@ -1,11 +1,10 @@
-//! What lets traffic in: Service addresses, node ports and load balancers.
+//! What lets traffic in: Service addresses, node ports, load balancers and Ingresses.
 //!
 //! It speaks only [`kube::Client`], so it serves any cluster whose endpoints it can dial. Services
 //! and EndpointSlices become listeners that choose a ready endpoint at random for each connection,
 //! as kube-proxy does; a load balancer is an address of the host's loopback range.
 
 mod balancer;
-#[allow(dead_code, reason = "nobody listens for it yet")]
 mod ingress;
 mod keeper;
 mod objects;
@@ -16,6 +15,7 @@ mod pump;
 pub mod route;
 
 pub use balancer::PUBLISHED_PORT;
+pub use ingress::CONTROLLER as INGRESS_CONTROLLER;
 
 use crate::network::{Addresses, Network, Sandbox};
 use futures::{
@@ -32,11 +32,12 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use objects::{Objects, Seen};
-use plane::{Plane, Port};
+use plane::{Plane, Port, Trouble};
 use std::{
+    collections::BTreeSet,
     fmt::Debug,
     future, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -63,7 +64,7 @@ pub struct Config {
     pub nodes: Vec<(String, Ipv4Addr)>,
 }
 
-/// Keeps listeners as the cluster's Services ask for, until dropped; dropping closes all of them
+/// Keeps listeners as the cluster's Services and Ingresses ask for, until dropped; dropping closes all of them
 /// and every connection. Returns only if the process can have no more threads or descriptors.
 pub async fn run(client: Client, config: Config) {
     run_with(client, config, Port::bind).await;
@@ -73,7 +74,7 @@ pub async fn run(client: Client, config: Config) {
 type Bind = fn(SocketAddr) -> io::Result<Port>;
 
 async fn run_with(client: Client, config: Config, bind: Bind) {
-    let (troubles, mut troubled) = mpsc::channel(64);
+    let (troubles, troubled) = mpsc::channel(64);
     let plane = match Plane::start(config.network.clone(), troubles) {
         Ok(plane) => plane,
         Err(error) => {
@@ -81,7 +82,25 @@ async fn run_with(client: Client, config: Config, bind: Bind) {
             return;
         }
     };
-    let mut keeper = Keeper::new(client.clone(), &config, plane, bind);
+    let plane = Arc::new(plane);
+    let (told, troubles) = mpsc::channel(64);
+    let ingresses = ingress::run(client.clone(), &config, plane.clone(), bind, troubles);
+    let services = serve(client, &config, plane, bind, troubled, told);
+    // Two loops, so that neither waits for what the other does.
+    futures::join!(ingresses, services);
+}
+
+/// Keeps listeners for Services, and hands on what the data plane tells about those of Ingresses.
+async fn serve(
+    client: Client,
+    config: &Config,
+    plane: Arc<Plane>,
+    bind: Bind,
+    mut troubled: mpsc::Receiver<(SocketAddr, Trouble)>,
+    ingresses: mpsc::Sender<(SocketAddr, Trouble)>,
+) {
+    let of_ingresses: BTreeSet<Ipv4Addr> = config.addresses.ingresses().collect();
+    let mut keeper = Keeper::new(client.clone(), config, plane, bind);
     let mut objects = Objects::default();
     let mut seen = watch(&client, config.addresses.sandbox);
     let (_, mut attached) = config.network.attached();
@@ -105,7 +124,11 @@ async fn run_with(client: Client, config: Config, bind: Bind) {
                 more.take(ROUND).for_each(|event| objects.see(event));
             }
             Some(written) = writes.next() => keeper.written(written, &mut objects),
-            Some((at, trouble)) = troubled.recv() => keeper.trouble(at, trouble),
+            Some((at, trouble)) = troubled.recv() => match at.ip() {
+                // A full channel has told enough.
+                IpAddr::V4(v4) if of_ingresses.contains(&v4) => drop(ingresses.try_send((at, trouble))),
+                _ => keeper.trouble(at, trouble),
+            },
             Ok(()) = attached.changed() => keeper.keep_pods(&objects),
             () = retry => {
                 retry_at = None;

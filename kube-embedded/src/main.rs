@@ -44,11 +44,17 @@ Accepted, and not acted upon:
   - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6, ExternalName (there is no
     DNS). Pods see connections come from the cluster, not from the client. A pod that declares a port
     cannot reach other Services on that port by their cluster address.
+  - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
+    that are resources or ExternalName Services (503, and an event).
   - RBAC, admission webhooks, quotas, network policies: who has the kubeconfig can do everything.
 Otherwise than in Kubernetes:
   - Objects live in memory: they are gone when the process is.
   - A list in pages is not a snapshot: pages after the first show the objects as they are by then,
     with the resource version of the first.
+  - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.
+    Every address answers HTTP and HTTPS, with a self-signed certificate where no Secret has one.
+    pathType ImplementationSpecific is Prefix. A host that has rules takes no paths from a wildcard,
+    nor from rules without a host. An Ingress without a class is served.
   - A rollout never has more pods than its surge allows, not even for a moment.
 
 Kinds that are served:

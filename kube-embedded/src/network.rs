@@ -52,6 +52,12 @@ impl Addresses {
         (1..=254).map(move |n| Ipv4Addr::new(127, block, 1, n))
     }
 
+    /// The addresses that Ingresses get, one a namespace, in the order they are handed out.
+    pub fn ingresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let block = self.block;
+        (1..=254).map(move |n| Ipv4Addr::new(127, block, 2, n))
+    }
+
     /// First address and prefix length of the range that cluster addresses are taken from. The
     /// first usable address is that of the `kubernetes` Service.
     pub fn services(&self) -> (Ipv4Addr, u8) {

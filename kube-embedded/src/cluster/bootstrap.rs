@@ -1,11 +1,8 @@
 //! The objects that are there before anybody asks: the namespaces, and the way to the API itself.
 
-use crate::{api::Api, network::Addresses};
+use crate::{api::Api, edge::INGRESS_CONTROLLER, network::Addresses};
 use serde_json::json;
 use std::net::Ipv4Addr;
-
-/// The `spec.controller` of the Ingress classes that the edge serves.
-const INGRESS_CONTROLLER: &str = "canary-labs.dev/edge";
 
 /// Stores them. They go past the controllers: nothing has to run for them to be there.
 pub(super) fn run(api: &Api, addresses: &Addresses, authority: &str) -> Result<(), String> {

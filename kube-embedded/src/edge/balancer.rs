@@ -1,7 +1,14 @@
-//! External addresses: who has which, on which ports they could be published, and how that is
+//! External addresses of load balancers and Ingresses: who has which, on which ports they could be published, and how that is
 //! written where people and programs look for it.
 
-use k8s_openapi::api::core::v1::{LoadBalancerIngress, PortStatus, Service};
+use super::plane::Trouble;
+use k8s_openapi::api::{
+    core::v1::{LoadBalancerIngress, PortStatus, Service},
+    networking::v1::{
+        Ingress, IngressLoadBalancerIngress, IngressLoadBalancerStatus, IngressPortStatus,
+    },
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::{
     collections::BTreeMap,
     io,
@@ -18,7 +25,8 @@ const DETOUR: u16 = 10_000;
 /// on 0.0.0.0 is in the way on all of them.
 const ADDRESSES_TRIED: usize = 4;
 
-/// The addresses of a cluster's load balancers and the Services (by uid) that have them.
+/// The addresses of a cluster's load balancers and the Services (by uid) that have them, or those
+/// of its Ingresses and the namespaces.
 #[derive(Debug)]
 pub(super) struct Pool {
     all: Vec<Ipv4Addr>,
@@ -40,7 +48,7 @@ pub(super) struct Published<P> {
     pub(super) ports: Vec<(u16, io::Result<(u16, P)>)>,
 }
 
-/// What is written to the Service.
+/// What is written to the Service, or to each Ingress of a namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Status {
     pub(super) ingress: Vec<LoadBalancerIngress>,
@@ -125,6 +133,40 @@ pub(super) fn publish<P>(
     None
 }
 
+/// Why a port is not published as it was asked for.
+pub(super) fn moved(asked: SocketAddr, at: SocketAddr) -> String {
+    format!(
+        "{asked} may not be bound or is in use; published as {at} instead \
+         (annotation {PUBLISHED_PORT})"
+    )
+}
+
+/// Why a port is not bound.
+pub(super) fn not_bound(at: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("{at} is in use by another program; it is tried again until it is free")
+        }
+        io::ErrorKind::PermissionDenied => format!("{at} may not be bound by this user"),
+        _ => format!("{at} could not be bound: {error}"),
+    }
+}
+
+/// Reason and message of the event for what a listener has to tell.
+pub(super) fn trouble(at: SocketAddr, trouble: Trouble) -> (&'static str, String) {
+    match trouble {
+        Trouble::Full => (
+            "ConnectionLimitReached",
+            format!("{at} carries as many connections as it may; others wait"),
+        ),
+        Trouble::OutOfDescriptors => (
+            "OutOfFileDescriptors",
+            format!("{at} accepts slowly: the process has no file descriptors left"),
+        ),
+        Trouble::CannotListen => ("PortNotBound", format!("another program listens on {at}")),
+    }
+}
+
 fn bind_or_detour<P>(
     address: Ipv4Addr,
     port: u16,
@@ -181,8 +223,51 @@ impl Status {
         let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
         Self {
             ingress: balancer.and_then(|b| b.ingress.clone()).unwrap_or_default(),
-            published_port: annotation(service),
+            published_port: annotation(&service.metadata),
         }
+    }
+
+    /// What the Ingress says now.
+    pub(super) fn of_ingress(ingress: &Ingress) -> Self {
+        let balancer = ingress.status.as_ref().and_then(|s| s.load_balancer.as_ref());
+        let addresses = balancer.and_then(|b| b.ingress.as_deref()).unwrap_or_default();
+        let port = |port: &IngressPortStatus| PortStatus {
+            error: port.error.clone(),
+            port: port.port,
+            protocol: port.protocol.clone(),
+        };
+        let address = |address: &IngressLoadBalancerIngress| LoadBalancerIngress {
+            hostname: address.hostname.clone(),
+            ip: address.ip.clone(),
+            ip_mode: None,
+            ports: address.ports.as_ref().map(|ports| ports.iter().map(port).collect()),
+        };
+        Self {
+            ingress: addresses.iter().map(address).collect(),
+            published_port: annotation(&ingress.metadata),
+        }
+    }
+
+    /// The same in the words of an Ingress, whose addresses have no mode.
+    pub(super) fn for_ingress(mut self) -> Self {
+        self.ingress.iter_mut().for_each(|address| address.ip_mode = None);
+        self
+    }
+
+    /// For the status of an Ingress.
+    pub(super) fn ingress_status(&self) -> IngressLoadBalancerStatus {
+        let port = |port: &PortStatus| IngressPortStatus {
+            error: port.error.clone(),
+            port: port.port,
+            protocol: port.protocol.clone(),
+        };
+        let address = |address: &LoadBalancerIngress| IngressLoadBalancerIngress {
+            hostname: address.hostname.clone(),
+            ip: address.ip.clone(),
+            ports: address.ports.as_ref().map(|ports| ports.iter().map(port).collect()),
+        };
+        let addresses = self.ingress.iter().map(address).collect();
+        IngressLoadBalancerStatus { ingress: Some(addresses) }
     }
 
     /// The address that was published before.
@@ -191,8 +276,8 @@ impl Status {
     }
 }
 
-fn annotation(service: &Service) -> Option<String> {
-    service.metadata.annotations.as_ref()?.get(PUBLISHED_PORT).cloned()
+fn annotation(meta: &ObjectMeta) -> Option<String> {
+    meta.annotations.as_ref()?.get(PUBLISHED_PORT).cloned()
 }
 
 #[cfg(test)]

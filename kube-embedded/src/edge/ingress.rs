@@ -1,5 +1,86 @@
 //! Ingress: HTTP by host and path, and TLS, on one address for each namespace that has any.
+//!
+//! The Ingresses of a namespace share an address and are one set of rules, in which the oldest wins;
+//! another namespace cannot disturb them. A loop of its own beside that of the Services: neither
+//! waits for the other, and both listen on the same data plane.
 
+mod certificate;
 pub(in crate::edge) mod front;
+mod keeper;
+mod objects;
+mod plan;
 pub(in crate::edge) mod proxy;
 pub(in crate::edge) mod table;
+
+use super::{
+    Bind, Config, RETRY, ROUND,
+    plane::{Plane, Trouble},
+};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use keeper::Keeper;
+use kube::Client;
+use objects::{Objects, Secrets, Watches};
+use std::{future, net::SocketAddr, sync::Arc};
+use tokio::{
+    sync::mpsc,
+    time::{self, Instant},
+};
+
+/// The `spec.controller` of IngressClasses that are served here.
+pub const CONTROLLER: &str = "canary-labs.dev/edge";
+
+/// Keeps what listens for Ingresses as they ask for, until dropped. `troubled` is what the data
+/// plane has to tell about its addresses.
+pub(super) async fn run(
+    client: Client,
+    config: &Config,
+    plane: Arc<Plane>,
+    bind: Bind,
+    mut troubled: mpsc::Receiver<(SocketAddr, Trouble)>,
+) {
+    let mut keeper = match Keeper::new(client.clone(), config, plane, bind) {
+        Ok(keeper) => keeper,
+        Err(error) => {
+            eprintln!("edge: no Ingress is served: {error}");
+            return;
+        }
+    };
+    let mut watches = Watches::new();
+    let mut secrets = Secrets::new(client.clone());
+    let mut objects = Objects::new(client, &mut watches);
+    let mut writes = FuturesUnordered::new();
+    let mut retry_at = None;
+    loop {
+        retry_at = match keeper.unfinished.is_empty() {
+            true => None,
+            false => retry_at.or_else(|| Some(Instant::now() + RETRY)),
+        };
+        let retry = async {
+            match retry_at {
+                Some(at) => time::sleep_until(at).await,
+                None => future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(first) = watches.next() => {
+                objects.see(first, &mut secrets);
+                let more = std::iter::from_fn(|| watches.next().now_or_never().flatten());
+                more.take(ROUND).for_each(|event| objects.see(event, &mut secrets));
+            }
+            Some(written) = writes.next() => keeper.written(written, &mut objects),
+            Some((at, trouble)) = troubled.recv() => keeper.trouble(at, trouble),
+            () = retry => {
+                retry_at = None;
+                std::mem::take(&mut keeper.unfinished)
+                    .into_iter()
+                    .for_each(|namespace| objects.look_again(namespace));
+            }
+        }
+        if objects.complete(&mut watches) {
+            keeper.keep(&mut objects, &mut secrets, &mut watches, &mut writes).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

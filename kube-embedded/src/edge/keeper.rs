@@ -22,7 +22,6 @@ use kube::{
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -46,7 +45,7 @@ pub(super) struct Keeper {
     /// because nothing tells when another program frees a port.
     pub(super) unfinished: BTreeSet<Key>,
     // Last, so that the listeners above are gone before their threads end.
-    plane: Plane,
+    plane: Arc<Plane>,
 }
 
 /// What one Service has now.
@@ -72,7 +71,7 @@ struct Balancer {
 }
 
 impl Keeper {
-    pub(super) fn new(client: Client, config: &Config, plane: Plane, bind: Bind) -> Self {
+    pub(super) fn new(client: Client, config: &Config, plane: Arc<Plane>, bind: Bind) -> Self {
         Self {
             recorder: Recorder::new(client.clone(), "service-controller", ""),
             client,
@@ -159,26 +158,17 @@ impl Keeper {
         }
         if let Some(left_out) = self.pod_doors.sync(&self.plane, &wanted, &pods) {
             let limit = super::pods::LISTENERS;
-            self.warn(left_out, "ClusterAddressNotOpened", |_| {
-                format!("{left_out} is not open in every pod: {limit} such listeners are the limit")
-            });
+            let message = format!(
+                "{left_out} is not open in every pod: {limit} such listeners are the limit"
+            );
+            self.warn(left_out, "ClusterAddressNotOpened", &message);
         }
     }
 
     /// Something went wrong on the data plane.
     pub(super) fn trouble(&mut self, at: SocketAddr, trouble: Trouble) {
-        let reason = match trouble {
-            Trouble::Full => "ConnectionLimitReached",
-            Trouble::OutOfDescriptors => "OutOfFileDescriptors",
-            Trouble::CannotListen => "PortNotBound",
-        };
-        self.warn(at, reason, |_| match trouble {
-            Trouble::Full => format!("{at} carries as many connections as it may; others wait"),
-            Trouble::OutOfDescriptors => {
-                format!("{at} accepts slowly: the process has no file descriptors left")
-            }
-            Trouble::CannotListen => format!("another program listens on {at}"),
-        });
+        let (reason, message) = balancer::trouble(at, trouble);
+        self.warn(at, reason, &message);
         if trouble == Trouble::CannotListen {
             for (key, held) in &mut self.held {
                 if held.doors.remove(&at).is_some() {
@@ -220,12 +210,11 @@ impl Keeper {
         }
     }
 
-    fn warn(&mut self, at: SocketAddr, reason: &str, message: impl Fn(&Held) -> String) {
+    fn warn(&mut self, at: SocketAddr, reason: &str, message: &str) {
         let concerned =
             |held: &&mut Held| held.doors.contains_key(&at) || held.pods.contains_key(&at);
         for held in self.held.values_mut().filter(concerned) {
-            let message = message(held);
-            held.say(&self.recorder, reason, &message);
+            held.say(&self.recorder, reason, message);
         }
     }
 
@@ -267,7 +256,7 @@ impl Keeper {
             let Action::Open(at, route) = action else { continue };
             let opened = (self.bind)(at).map(|port| held.serve(&self.plane, at, port, route));
             if let Err(error) = opened {
-                held.say(&self.recorder, "PortNotBound", &not_bound(at, &error));
+                held.say(&self.recorder, "PortNotBound", &balancer::not_bound(at, &error));
                 self.unfinished.insert(key.clone());
             }
         }
@@ -346,16 +335,16 @@ impl Keeper {
                         held.serve(&self.plane, at, bound, wanted.route.clone());
                         balancer.ports.insert(port, at);
                         if number != port {
-                            let message = format!(
-                                "{asked} may not be bound or is in use; published as {at} instead \
-                                 (annotation {})",
-                                balancer::PUBLISHED_PORT
-                            );
+                            let message = balancer::moved(asked, at);
                             held.say(&self.recorder, "PortNotBound", &message);
                         }
                     }
                     Err(error) => {
-                        held.say(&self.recorder, "PortNotBound", &not_bound(asked, &error));
+                        held.say(
+                            &self.recorder,
+                            "PortNotBound",
+                            &balancer::not_bound(asked, &error),
+                        );
                         self.unfinished.insert(key.clone());
                     }
                 }
@@ -484,16 +473,6 @@ fn is_balancer(service: &Service) -> bool {
 fn key(service: &Service) -> Key {
     let meta = &service.metadata;
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
-}
-
-fn not_bound(at: SocketAddr, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("{at} is in use by another program; it is tried again until it is free")
-        }
-        io::ErrorKind::PermissionDenied => format!("{at} may not be bound by this user"),
-        _ => format!("{at} could not be bound: {error}"),
-    }
 }
 
 /// The annotation goes first: who waits for the address must find it complete.

@@ -140,21 +140,21 @@ fn service_of(slice: &EndpointSlice) -> Option<Key> {
 }
 
 /// Managed fields are often larger than the rest, and nothing here reads them.
-fn light<K: Resource>(mut object: K) -> K {
+pub(super) fn light<K: Resource>(mut object: K) -> K {
     object.meta_mut().managed_fields = None;
     object
 }
 
 /// All objects of a kind, kept over lost watches: a new list replaces what was there.
-struct Mirror<V> {
-    items: BTreeMap<Key, V>,
+pub(super) struct Mirror<V> {
+    pub(super) items: BTreeMap<Key, V>,
     listing: Option<BTreeMap<Key, V>>,
-    complete: bool,
+    pub(super) complete: bool,
 }
 
-struct Change<V> {
-    key: Key,
-    before: Option<V>,
+pub(super) struct Change<V> {
+    pub(super) key: Key,
+    pub(super) before: Option<V>,
 }
 
 impl<V> Default for Mirror<V> {
@@ -164,7 +164,11 @@ impl<V> Default for Mirror<V> {
 }
 
 impl<V> Mirror<V> {
-    fn apply<K: Resource>(&mut self, event: Event<K>, view: impl Fn(K) -> V) -> Vec<Change<V>> {
+    pub(super) fn apply<K: Resource>(
+        &mut self,
+        event: Event<K>,
+        view: impl Fn(K) -> V,
+    ) -> Vec<Change<V>> {
         match event {
             Event::Init => {
                 self.listing = Some(BTreeMap::new());

@@ -111,6 +111,16 @@ pub(super) fn plan<'a>(
     wanted
 }
 
+/// Where connections to a port of the Service go, wherever they come from.
+pub(super) fn routing<'a>(
+    spec: &ServiceSpec,
+    port: &ServicePort,
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+) -> Routing {
+    let endpoints = endpoints(slices, port.name.as_deref().unwrap_or_default());
+    Routing { backends: Backends::alike(endpoints.usable(None)), affinity: affinity(spec) }
+}
+
 /// What to close and open; a listener whose route stays is not touched.
 pub(super) fn changes(
     wanted: &BTreeMap<SocketAddr, RouteKey>,

@@ -146,7 +146,6 @@ impl Plane {
     }
 
     /// The same over TLS, HTTP/2 if the client can.
-    #[allow(dead_code, reason = "nobody listens for it yet")]
     pub(super) fn serve_https(&self, port: Port, front: Arc<Front>) -> Listening {
         self.serve_requests(port, front, true)
     }

@@ -16,11 +16,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-struct World {
-    client: Client,
-    addresses: Addresses,
+pub(super) struct World {
+    pub(super) client: Client,
+    pub(super) addresses: Addresses,
     network: Arc<Network>,
     running: JoinHandle<()>,
+    config: Config,
+    bind: Bind,
     /// Keeps other tests and clusters from the block.
     _block: TcpListener,
 }
@@ -32,11 +34,11 @@ impl Drop for World {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(Sandbox::Plain, Port::bind).await
     }
 
-    async fn with(sandbox: Sandbox, bind: Bind) -> Self {
+    pub(super) async fn with(sandbox: Sandbox, bind: Bind) -> Self {
         let (claimed, block) = cluster::claim_block().unwrap();
         let addresses = Addresses { block, sandbox };
         let client = api::Api::new(Store::default(), addresses).client();
@@ -47,8 +49,16 @@ impl World {
         let nodes = (0..2).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
         let network = Arc::new(Network::default());
         let config = Config { network: network.clone(), addresses, nodes };
-        let running = tokio::spawn(run_with(client.clone(), config, bind));
-        Self { client, addresses, network, running, _block: claimed }
+        let running = tokio::spawn(run_with(client.clone(), config.clone(), bind));
+        Self { client, addresses, network, running, config, bind, _block: claimed }
+    }
+
+    /// Ends the edge and starts it anew on the same API.
+    pub(super) async fn restart(&mut self) {
+        self.running.abort();
+        let _ = (&mut self.running).await;
+        let run = run_with(self.client.clone(), self.config.clone(), self.bind);
+        self.running = tokio::spawn(run);
     }
 
     /// The address of a load balancer, counted from 1.
@@ -61,22 +71,27 @@ impl World {
         says(SocketAddr::from(([127, self.addresses.block, 128, host], port)), letter).await
     }
 
-    fn services(&self) -> Api<Service> {
+    pub(super) fn services(&self) -> Api<Service> {
         Api::default_namespaced(self.client.clone())
     }
 
-    async fn service(&self, name: &str, spec: Value) -> Service {
+    pub(super) async fn service(&self, name: &str, spec: Value) -> Service {
         let service = json!({ "metadata": { "name": name }, "spec": spec });
         let service = serde_json::from_value(service).unwrap();
         self.services().create(&PostParams::default(), &service).await.unwrap()
     }
 
-    async fn endpoints(&self, service: &str, endpoints: &[SocketAddr]) {
+    pub(super) async fn endpoints(&self, service: &str, endpoints: &[SocketAddr]) {
         self.endpoints_of_port(service, "", endpoints).await;
     }
 
     /// The endpoints of a named port of the Service, in a slice of their own.
-    async fn endpoints_of_port(&self, service: &str, name: &str, endpoints: &[SocketAddr]) {
+    pub(super) async fn endpoints_of_port(
+        &self,
+        service: &str,
+        name: &str,
+        endpoints: &[SocketAddr],
+    ) {
         let slice_name = format!("{service}{name}");
         let api: Api<EndpointSlice> = Api::default_namespaced(self.client.clone());
         let port = endpoints.first().map_or(1, SocketAddr::port);
@@ -116,7 +131,7 @@ impl World {
         .await
     }
 
-    async fn event(&self, reason: &str) -> Event {
+    pub(super) async fn event(&self, reason: &str) -> Event {
         let api: Api<Event> = Api::default_namespaced(self.client.clone());
         eventually(reason, async || {
             let events = api.list(&ListParams::default()).await.unwrap();
@@ -126,7 +141,7 @@ impl World {
     }
 }
 
-async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+pub(super) async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let wait = async {
         loop {
             if let Some(found) = check().await {
@@ -334,7 +349,7 @@ async fn an_external_port_in_use_is_avoided_or_published_elsewhere() {
 }
 
 /// As for a user who may not bind ports below 1024.
-fn unprivileged(at: SocketAddr) -> io::Result<Port> {
+pub(super) fn unprivileged(at: SocketAddr) -> io::Result<Port> {
     match at.port() {
         ..1024 => Err(io::ErrorKind::PermissionDenied.into()),
         _ => Port::bind(at),

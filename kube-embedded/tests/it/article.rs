@@ -20,7 +20,7 @@ const MANY: usize = 300;
 
 /// A cluster that has the images, and its kubectl; `None`, with the reason printed, where there is
 /// no kubectl or nobody built the images.
-async fn lab() -> Option<(Cluster, Kubectl)> {
+pub(crate) async fn lab() -> Option<(Cluster, Kubectl)> {
     let folder = std::env::var_os("CANARY_IMAGES").map(PathBuf::from).or_else(|| {
         // A test lies in TARGET/PROFILE/deps.
         Some(std::env::current_exe().ok()?.ancestors().nth(3)?.join("images"))
@@ -53,7 +53,7 @@ async fn typed(kubectl: &Kubectl, line: &str) -> Result<String, String> {
     run.unwrap_or_else(|_| panic!("kubectl {line} did not end"))
 }
 
-async fn say(kubectl: &Kubectl, line: &str) -> String {
+pub(crate) async fn say(kubectl: &Kubectl, line: &str) -> String {
     typed(kubectl, line).await.unwrap_or_else(|error| panic!("kubectl {line}: {error}"))
 }
 

@@ -12,6 +12,7 @@ mod binary;
 mod clients;
 mod controllers;
 mod ingress;
+mod ingress_traffic;
 mod kubectl;
 mod requests;
 mod watches;
