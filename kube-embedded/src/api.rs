@@ -16,6 +16,7 @@ mod read;
 mod selector;
 mod services;
 mod status;
+mod streams;
 mod subresources;
 mod watch;
 mod write;
@@ -156,6 +157,9 @@ impl tower::Service<Request<kube::client::Body>> for Api {
 
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
         let api = self.clone();
+        if request.headers().contains_key(http::header::UPGRADE) {
+            return Box::pin(async move { Ok(streams::in_process(api, request).await) });
+        }
         Box::pin(async move { Ok(api.handle(request).await) })
     }
 }
@@ -165,6 +169,9 @@ async fn answer(inner: &Arc<Inner>, parts: &Parts, body: &Bytes) -> ApiResult<Re
     let (method, headers) = (&parts.method, &parts.headers);
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match path::parse(parts.uri.path())? {
+        Route::Resource(target) if streams::takes_over(&target) => {
+            streams::switch(inner, parts, &target, &query)
+        }
         Route::Resource(target) => {
             let mut response = resource(inner, method, &target, &query, headers, body).await?;
             if (target.kind.group, target.kind.plural) == ("", "endpoints") {

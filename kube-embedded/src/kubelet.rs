@@ -9,6 +9,7 @@ mod container;
 mod env;
 mod host;
 mod limits;
+mod live;
 mod logs;
 mod node;
 mod pod;
@@ -25,7 +26,7 @@ use crate::{
     controllers::events::Recorder,
     images::ImageStore,
     network::{Addresses, Network, Sandbox},
-    node_api::{LogOptions, NodeApi, NodeError},
+    node_api::{LogOptions, NodeApi, NodeError, Session, StreamOptions},
 };
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
@@ -38,6 +39,7 @@ use kube::{
         watcher::{self, Event},
     },
 };
+use live::Live;
 use pod::{PodWorker, Update};
 use std::{
     collections::{HashMap, HashSet},
@@ -49,6 +51,7 @@ use std::{
     },
 };
 use tokio::{
+    net::TcpStream,
     sync::watch,
     task::{AbortHandle, JoinSet},
 };
@@ -183,21 +186,86 @@ impl NodeApi for Kubelet {
         pod: &str,
         options: LogOptions,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Bytes>, NodeError>> {
-        let found = lock(&self.pods)
+        let result = self.pod(namespace, pod).and_then(|worker| worker.read_log(&options));
+        async move { result }.boxed()
+    }
+
+    fn exec(
+        &self,
+        namespace: &str,
+        pod: &str,
+        command: Vec<String>,
+        options: StreamOptions,
+    ) -> BoxFuture<'_, Result<Session, NodeError>> {
+        let live = self.live(namespace, pod, &options.container);
+        async move { live?.exec(command, &options).await }.boxed()
+    }
+
+    fn attach(
+        &self,
+        namespace: &str,
+        pod: &str,
+        options: StreamOptions,
+    ) -> BoxFuture<'_, Result<Session, NodeError>> {
+        let live = self.live(namespace, pod, &options.container);
+        async move { Ok(live?.attach(&options).await) }.boxed()
+    }
+
+    fn connect(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> BoxFuture<'_, Result<TcpStream, NodeError>> {
+        let worker = self.pod(namespace, pod);
+        async move { worker?.connect(port).await }.boxed()
+    }
+}
+
+impl Kubelet {
+    fn pod(&self, namespace: &str, pod: &str) -> Result<Arc<PodWorker>, NodeError> {
+        let pods = lock(&self.pods);
+        let found = pods
             .values()
             .filter(|h| h.worker.namespace == namespace && h.worker.name == pod)
-            .map(|h| (h.updates.borrow().gone, h.worker.clone()))
             // A pod of the same name that is gone may still be ending.
-            .min_by_key(|(gone, _)| *gone);
-        let result = match found {
-            Some((_, worker)) => worker.read_log(&options),
-            None => Err(NodeError::NotFound(format!("pods {pod:?} not found"))),
-        };
-        async move { result }.boxed()
+            .min_by_key(|h| h.updates.borrow().gone);
+        let found = found.map(|h| h.worker.clone());
+        found.ok_or_else(|| NodeError::NotFound(format!("pods {pod:?} not found")))
+    }
+
+    fn live(&self, namespace: &str, pod: &str, container: &str) -> Result<Arc<Live>, NodeError> {
+        let live = self.pod(namespace, pod)?.running().get(container).cloned();
+        live.ok_or_else(|| NodeError::Internal(format!("container not found ({container:?})")))
     }
 }
 
 impl PodWorker {
+    /// Connects to a port as if from inside the pod: a program may listen on its loopback alone.
+    async fn connect(&self, port: u16) -> Result<TcpStream, NodeError> {
+        let (ip, running) = {
+            let view = self.view();
+            (view.ip, view.sandbox)
+        };
+        let Some(ip) = ip.filter(|_| running) else {
+            return Err(NodeError::Internal(format!("pod {:?} is not running", self.name)));
+        };
+        let host = &self.host;
+        let stream = match host.sandbox {
+            Sandbox::Namespaced => {
+                let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                host.network.connect_from(ip.into(), to).await
+            }
+            Sandbox::Plain => host.network.connect(SocketAddr::from((ip, port))).await,
+        };
+        stream.map_err(|e| {
+            NodeError::Internal(format!(
+                "failed to connect to localhost:{port} inside namespace of pod {:?}: {e}",
+                self.name
+            ))
+        })
+    }
+
     fn read_log(&self, options: &LogOptions) -> Result<BoxStream<'static, Bytes>, NodeError> {
         let view = self.view();
         let all =

@@ -31,8 +31,7 @@ const LIMITS: &str = "\
 Refused:
   - Kinds that are not listed below: 404, as on a server without them. No custom resources,
     no Jobs.
-  - exec, attach, cp and port-forward; service account tokens. Answers in protobuf (406): requests
-    in it are read, answers are JSON.
+  - Service account tokens. Answers in protobuf (406): requests in it are read, answers are JSON.
   - A continue token or a watch from a resource version that the history no longer holds (2048
     events a resource): 410, as in Kubernetes.
 Accepted, and not acted upon:
@@ -48,6 +47,7 @@ Accepted, and not acted upon:
     that are resources or ExternalName Services (503, and an event).
   - RBAC, admission webhooks, quotas, network policies: who has the kubeconfig can do everything.
 Otherwise than in Kubernetes:
+  - A program that exec started is killed when its client goes; there it may run on.
   - Objects live in memory: they are gone when the process is.
   - A list in pages is not a snapshot: pages after the first show the objects as they are by then,
     with the resource version of the first.

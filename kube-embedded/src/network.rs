@@ -116,6 +116,15 @@ impl Network {
         (pods.iter().map(|(ip, s)| (*ip, s.clone())).collect(), changes)
     }
 
+    /// Connects to `to` from inside a pod that has a network of its own.
+    pub async fn connect_from(&self, pod: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+        let sockets = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&pod).cloned();
+        match sockets {
+            Some(sockets) => sockets.connect(to).await,
+            None => Err(nowhere(pod)),
+        }
+    }
+
     /// Connects to a pod. An address that is neither attached nor loopback is refused rather than
     /// dialled: outside the cluster somebody else may own it.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
@@ -123,10 +132,12 @@ impl Network {
         match pod {
             Some(pod) => pod.connect(to).await,
             None if to.ip().is_loopback() => TcpStream::connect(to).await,
-            None => Err(io::Error::new(
-                io::ErrorKind::HostUnreachable,
-                format!("no pod of this cluster has the address {}", to.ip()),
-            )),
+            None => Err(nowhere(to.ip())),
         }
     }
+}
+
+fn nowhere(ip: IpAddr) -> io::Error {
+    let why = format!("no pod of this cluster has the address {ip}");
+    io::Error::new(io::ErrorKind::HostUnreachable, why)
 }

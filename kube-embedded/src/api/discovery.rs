@@ -277,10 +277,14 @@ fn describe(
     subresource: &str,
 ) -> (&'static str, &'static str, &'static str, &'static [&'static str]) {
     const PART: &[&str] = &["get", "patch", "update"];
+    const STREAM: &[&str] = &["create", "get"];
     match subresource {
         "scale" => ("autoscaling", "v1", "Scale", PART),
         "eviction" => ("policy", "v1", "Eviction", &["create"]),
         "binding" => ("", "v1", "Binding", &["create"]),
+        "exec" => ("", "v1", "PodExecOptions", STREAM),
+        "attach" => ("", "v1", "PodAttachOptions", STREAM),
+        "portforward" => ("", "v1", "PodPortForwardOptions", STREAM),
         "log" => (kind.group, kind.version, kind.kind, &["get"]),
         "finalize" => (kind.group, kind.version, kind.kind, &["update"]),
         _ => (kind.group, kind.version, kind.kind, PART),

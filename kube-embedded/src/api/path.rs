@@ -171,6 +171,11 @@ impl Query {
             .filter(|value| !value.is_empty())
     }
 
+    /// Every value given, in order.
+    pub(crate) fn all(&self, name: &str) -> Vec<String> {
+        self.0.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone()).collect()
+    }
+
     /// Kubernetes reads any value but `false` and `0` as true, even none.
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.0

@@ -233,7 +233,7 @@ pub(super) async fn log(
     Ok(response)
 }
 
-fn choose_container(name: &str, pod: &Value, asked: Option<&str>) -> ApiResult<String> {
+pub(super) fn choose_container(name: &str, pod: &Value, asked: Option<&str>) -> ApiResult<String> {
     let names = |field: &str| -> Vec<&str> {
         let list = pod["spec"][field].as_array().into_iter().flatten();
         list.filter_map(|container| container["name"].as_str()).collect()
@@ -245,7 +245,7 @@ fn choose_container(name: &str, pod: &Value, asked: Option<&str>) -> ApiResult<S
             Err(ApiError::bad_request(format!("container {asked} is not valid for pod {name}")))
         }
         None => match containers.as_slice() {
-            [one] if init.is_empty() => Ok((*one).to_owned()),
+            [one] => Ok((*one).to_owned()),
             _ => Err(ApiError::bad_request(format!(
                 "a container name must be specified for pod {name}, choose one of: [{}]{}",
                 containers.join(" "),

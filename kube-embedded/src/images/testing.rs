@@ -1,6 +1,5 @@
 //! Archives for tests: OCI layout and docker-archive at once.
 
-use super::archive::{architecture, hex};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -19,7 +18,15 @@ pub(crate) fn layer(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 pub(crate) fn digest(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }
 
 /// The files of an archive with these layers (as stored, and uncompressed), before they are packed.

@@ -15,7 +15,16 @@ use super::{
 pub(super) const KIND: Kind = Kind {
     short_names: &["po"],
     categories: &["all"],
-    subresources: &["status", "log", "binding", "eviction", "ephemeralcontainers"],
+    subresources: &[
+        "status",
+        "log",
+        "exec",
+        "attach",
+        "portforward",
+        "binding",
+        "eviction",
+        "ephemeralcontainers",
+    ],
     generation: true,
     defaults,
     prepare_create,

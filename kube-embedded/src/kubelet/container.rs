@@ -3,9 +3,10 @@
 use super::{
     backoff::Backoff,
     env,
+    live::Live,
     pod::{PodSandbox, PodWorker},
     probe::{self, Purpose, Target},
-    sandbox::{self, Exit, Launch, LaunchError, Place, Process, Root},
+    sandbox::{self, Exit, Launch, LaunchError, Place, Process, Root, Stdio},
     status::{self, State, Terminated, View},
     volumes,
 };
@@ -19,7 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    task::JoinSet,
+    sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -46,7 +47,7 @@ enum End {
 
 struct Running {
     process: Arc<Process>,
-    target: Target,
+    target: Arc<Target>,
     id: String,
     at: Timestamp,
 }
@@ -229,6 +230,11 @@ impl Runner<'_> {
             env: environment.clone(),
             cwd: cwd.clone(),
             place,
+            stdio: match (container.tty, container.stdin) {
+                (Some(true), _) => Stdio::Terminal,
+                (_, Some(true)) => Stdio::Piped,
+                _ => Stdio::Output,
+            },
         };
         let spawner = &self.pod.host.spawner;
         let mut rootfs = None;
@@ -257,7 +263,7 @@ impl Runner<'_> {
             }
         };
         let process = Arc::new(started.map_err(Failure::Start)?);
-        let target = Target {
+        let target = Arc::new(Target {
             ip: self.sandbox.location.pod_ip,
             network: self.pod.host.network.clone(),
             spawner: spawner.clone(),
@@ -267,13 +273,17 @@ impl Runner<'_> {
             cwd,
             rootfs,
             started: Instant::now(),
-        };
+        });
         Ok(Running { process, target, id, at: Timestamp::now() })
     }
 
     /// From the start of the program to its end.
     async fn attend(&self, running: Running) -> Terminated {
         let Running { process, target, id, at } = running;
+        let log = self.log();
+        let (over, ended) = watch::channel(());
+        let (live, mut output) = Live::begin(target.clone(), process.streams().ok(), log, ended);
+        self.pod.running().insert(self.container.name.clone(), live);
         self.change(|v| {
             v.state = State::Running { at };
             v.container_id.clone_from(&id);
@@ -281,13 +291,6 @@ impl Runner<'_> {
             v.ready = v.started && (self.init || self.container.readiness_probe.is_none());
         });
         self.note("Started", &format!("Started container {}", self.container.name));
-        let log = self.log();
-        let mut output = JoinSet::new();
-        if let Ok((out, err)) = process.output() {
-            let (a, b) = (log.clone(), log.clone());
-            output.spawn(async move { a.copy("stdout", out).await });
-            output.spawn(async move { b.copy("stderr", err).await });
-        }
         let mut stopping = self.pod.stopping();
         let tell = |purpose: Purpose, holds: bool| {
             self.change(|v| match purpose {
@@ -333,6 +336,8 @@ impl Runner<'_> {
         let _ = timeout(DRAIN, drained).await;
         output.shutdown().await;
         log.end();
+        self.pod.running().remove(&self.container.name);
+        drop(over);
         let exit = exit.unwrap_or(Exit { code: 137, signal: Some(libc::SIGKILL) });
         Terminated {
             exit_code: exit.code,

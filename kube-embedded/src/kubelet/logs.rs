@@ -1,6 +1,7 @@
 //! What containers print: a file for each run, in the format of the container runtime interface
 //! (`TIME stdout F text`), so that a reader may come late, filter by time, and wait for more.
 
+use super::live::Listeners;
 use crate::node_api::{LogOptions, NodeError};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -60,11 +61,19 @@ impl Log {
         Ok(())
     }
 
-    /// Copies a stream of the current run until its end.
-    pub(crate) async fn copy(&self, name: &str, mut from: impl AsyncRead + Unpin) {
+    /// Copies a stream of the current run until its end, to those who read along as it comes.
+    pub(crate) async fn copy(
+        &self,
+        name: &str,
+        mut from: impl AsyncRead + Unpin,
+        along: Option<&Listeners>,
+    ) {
         let mut line: Vec<u8> = Vec::new();
         let mut buffer = vec![0; LINE];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            if let Some(along) = along {
+                along.tell(buffer.get(..read).unwrap_or_default()).await;
+            }
             for piece in buffer.get(..read).unwrap_or_default().split_inclusive(|b| *b == b'\n') {
                 line.extend_from_slice(piece);
                 if line.last() == Some(&b'\n') || line.len() >= LINE {
@@ -316,7 +325,7 @@ mod tests {
             .to_string();
         assert_eq!(early, "container \"app\" in pod \"p\" is waiting to start: ContainerCreating");
         log.begin(0).unwrap();
-        log.copy("stdout", &b"one\ntwo\nthree"[..]).await;
+        log.copy("stdout", &b"one\ntwo\nthree"[..], None).await;
         assert_eq!(read(&log, LogOptions::default()).await, "one\ntwo\nthree");
         assert_eq!(
             read(&log, LogOptions { tail_lines: Some(2), ..Default::default() }).await,
@@ -350,7 +359,7 @@ mod tests {
 
         let options = LogOptions { follow: true, tail_lines: Some(0), ..Default::default() };
         let follower = log.read(&options, "app", "p", "").unwrap();
-        log.copy("stderr", &b"four\n"[..]).await;
+        log.copy("stderr", &b"four\n"[..], None).await;
         log.end();
         let chunks: Vec<Bytes> = follower.collect().await;
         assert_eq!(chunks.concat(), b"four\n");
@@ -371,7 +380,7 @@ mod tests {
         let follower =
             log.read(&LogOptions { follow: true, ..Default::default() }, "app", "p", "").unwrap();
         for _ in 0..12 {
-            log.copy("stdout", &line[..]).await;
+            log.copy("stdout", &line[..], None).await;
         }
         log.end();
         let size: usize = follower.map(|c| c.len()).collect::<Vec<_>>().await.iter().sum();

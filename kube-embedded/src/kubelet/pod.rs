@@ -5,6 +5,7 @@ use super::{
     container::Runner,
     env::{Location, Referred},
     host::{Host, Node},
+    live::Live,
     logs::Log,
     sandbox::{LaunchError, Pause, PauseConfig, Sockets},
     status::{self, PodView, State, View},
@@ -20,7 +21,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
@@ -57,6 +58,8 @@ pub(crate) struct PodWorker {
     pub(crate) init_logs: Vec<Arc<Log>>,
     pub(crate) logs: Vec<Arc<Log>>,
     view: Mutex<PodView>,
+    /// Containers that run, by name.
+    live: Mutex<HashMap<String, Arc<Live>>>,
     changed: Notify,
     /// When everything in the pod must have ended, once that is known.
     stopping: watch::Sender<Option<Instant>>,
@@ -128,6 +131,7 @@ impl PodWorker {
             init_logs,
             logs,
             view: Mutex::new(view),
+            live: Mutex::default(),
             changed: Notify::new(),
             stopping: watch::Sender::new(None),
             folder,
@@ -168,6 +172,11 @@ impl PodWorker {
 
     pub(crate) fn view(&self) -> MutexGuard<'_, PodView> {
         self.view.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Containers that run, by name.
+    pub(crate) fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
+        self.live.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Tells by when everything has to end, once it has to.

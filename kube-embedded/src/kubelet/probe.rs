@@ -1,6 +1,6 @@
 //! Probes: whether a container has started, is ready, is alive.
 
-use super::sandbox::{Launch, Place, Process, Spawner};
+use super::sandbox::{Launch, LaunchError, Place, Process, Spawner, Stdio};
 use crate::network::Network;
 use k8s_openapi::{
     api::core::v1::{Container, Probe},
@@ -68,6 +68,24 @@ pub(crate) struct Target {
     /// The root file system, for plain processes.
     pub(crate) rootfs: Option<std::path::PathBuf>,
     pub(crate) started: Instant,
+}
+
+impl Target {
+    /// Starts a program beside the container's. Dropped before its end, it is killed.
+    pub(crate) async fn beside(
+        &self,
+        argv: Vec<String>,
+        variables: &[&str],
+        stdio: Stdio,
+    ) -> Result<Process, LaunchError> {
+        let place = match &self.rootfs {
+            Some(rootfs) => Place::Host { rootfs: rootfs.clone() },
+            None => Place::Beside(self.process.pidfd()),
+        };
+        let mut env = self.env.clone();
+        env.extend(variables.iter().map(|v| (*v).to_owned()));
+        self.spawner.launch(Launch { argv, env, cwd: self.cwd.clone(), place, stdio }).await
+    }
 }
 
 /// What a probe is for.
@@ -233,14 +251,15 @@ async fn check(target: &Target, probe: &Probe) -> Result<(), String> {
 /// Runs a program beside the container's and returns exit code and output. Dropped before its
 /// end, the program is killed.
 pub(crate) async fn execute(target: &Target, argv: Vec<String>) -> Result<(i32, String), String> {
-    let place = match &target.rootfs {
-        Some(rootfs) => Place::Host { rootfs: rootfs.clone() },
-        None => Place::Beside(target.process.pidfd()),
+    let process = target.beside(argv, &[], Stdio::Output).await.map_err(|e| e.to_string())?;
+    let streams = process.streams().map_err(|e| e.to_string())?;
+    let err = async {
+        match streams.stderr {
+            Some(err) => read_some(err).await,
+            None => String::new(),
+        }
     };
-    let launch = Launch { argv, env: target.env.clone(), cwd: target.cwd.clone(), place };
-    let process = target.spawner.launch(launch).await.map_err(|e| e.to_string())?;
-    let (out, err) = process.output().map_err(|e| e.to_string())?;
-    let (out, err) = tokio::join!(read_some(out), read_some(err));
+    let (out, err) = tokio::join!(read_some(streams.stdout), err);
     let exit = process.wait().await.map_err(|e| e.to_string())?;
     Ok((exit.code, out + &err))
 }

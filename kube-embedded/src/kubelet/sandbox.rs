@@ -11,6 +11,7 @@ mod prepared;
 mod process;
 mod sockets;
 mod spawner;
+mod stdio;
 mod sys;
 
 pub(crate) use detect::detect;
@@ -18,6 +19,7 @@ pub(crate) use pause::{Pause, PauseConfig};
 pub(crate) use process::{Exit, Process};
 pub(crate) use sockets::Sockets;
 pub(crate) use spawner::Spawner;
+pub(crate) use stdio::{Stdio, Streams, Terminal};
 
 use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
@@ -30,6 +32,7 @@ pub(crate) struct Launch {
     /// Working directory as the program sees it; made if it is not there.
     pub(crate) cwd: String,
     pub(crate) place: Place,
+    pub(crate) stdio: Stdio,
 }
 
 pub(crate) enum Place {

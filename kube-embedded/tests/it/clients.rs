@@ -11,7 +11,7 @@ use kube::{
 use kube_embedded::Cluster;
 use serde_json::json;
 
-async fn over_tls(cluster: &Cluster) -> Client {
+pub(crate) async fn over_tls(cluster: &Cluster) -> Client {
     let kubeconfig = Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();

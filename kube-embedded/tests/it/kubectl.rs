@@ -25,7 +25,7 @@ impl Kubectl {
         Some(Self { kubeconfig })
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
         // Its cache of discovery goes where the cluster goes.
         let home = self.kubeconfig.parent().unwrap();

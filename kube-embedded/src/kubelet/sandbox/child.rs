@@ -14,6 +14,8 @@ pub(super) struct Descriptors {
     pub(super) stdin: c_int,
     pub(super) stdout: c_int,
     pub(super) stderr: c_int,
+    /// Whether these are a terminal, which the program's session shall own.
+    pub(super) terminal: bool,
     /// Pidfd of the cluster process.
     pub(super) parent: c_int,
     /// Pidfd of the process whose namespaces are entered.
@@ -74,6 +76,9 @@ fn become_program(prepared: &Prepared, fds: Descriptors, limit: libc::rlimit) ->
         libc::umask(0o022);
         for (from, to) in [(fds.stdin, 0), (fds.stdout, 1), (fds.stderr, 2)] {
             check(libc::dup2(from, to).into(), Step::Process)?;
+        }
+        if fds.terminal {
+            libc::ioctl(0, libc::TIOCSCTTY, 0);
         }
         libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         if prepared.container.is_some() {

@@ -1,7 +1,7 @@
 //! Which sandbox works here, found by doing what a pod would do.
 
 use super::{
-    Container, Launch, LaunchError, PauseConfig, Place, Root,
+    Container, Launch, LaunchError, PauseConfig, Place, Root, Stdio,
     pause::{self, Pause},
     spawner::Spawner,
 };
@@ -46,6 +46,7 @@ fn attempt() -> Result<(), LaunchError> {
         env: Vec::new(),
         cwd: "/".to_owned(),
         place: Place::Container(Box::new(container)),
+        stdio: Stdio::Output,
     };
     let keep: Arc<Spawner> = spawner.clone();
     spawner.blocking(move |thread| thread.launch(&launch, keep)).map(drop)

@@ -4,6 +4,7 @@
 
 use super::{
     LaunchError, Process, Spawner,
+    process::Reach,
     spawner::{Thread, owned, pidfd_open},
     sys::{self, Done, Step, check},
 };
@@ -94,9 +95,8 @@ pub(super) fn start(
     }
     drop(theirs);
     let pidfd = pidfd_open(pid).map_err(failed)?;
-    let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(failed);
     // Owned from here on, so that every way out ends it.
-    let process = Process::new(pid, pidfd, false, null()?, null()?, keep);
+    let process = Process::new(pid, pidfd, Reach::Alone, None, keep);
     let mut message = [0; 8];
     // SAFETY: the buffer lives through the call.
     let read =

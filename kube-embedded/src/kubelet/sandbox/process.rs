@@ -1,12 +1,15 @@
 //! A started program: its exit, signals to it, and its end when nobody holds it any more.
 
-use super::Spawner;
+use super::{
+    Spawner,
+    stdio::{Ours, Streams},
+};
 use std::{
     io, mem,
     os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex},
 };
-use tokio::{io::unix::AsyncFd, net::unix::pipe};
+use tokio::io::unix::AsyncFd;
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,13 +19,23 @@ pub(crate) struct Exit {
     pub(crate) signal: Option<i32>,
 }
 
+/// Whom signals to a program reach, and what its end takes along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The process: what it starts lives in a pid namespace that ends with it.
+    Alone,
+    /// All of its group; but what it left behind when it ended by itself stays in the container.
+    Group,
+    /// The same, and nothing stays: there is no container around it.
+    GroupToTheLast,
+}
+
 /// A running program. Dropped before it ended, it is killed and waited for.
 pub(crate) struct Process {
     pub(crate) pid: libc::pid_t,
     pidfd: Arc<OwnedFd>,
-    /// Whether signals go to the process group: there is no pid namespace that would end with it.
-    group: bool,
-    output: Mutex<Option<(OwnedFd, OwnedFd)>>,
+    reach: Reach,
+    streams: Mutex<Option<Ours>>,
     exit: Mutex<Option<Exit>>,
     _spawner: Arc<Spawner>,
 }
@@ -31,16 +44,15 @@ impl Process {
     pub(super) fn new(
         pid: libc::pid_t,
         pidfd: OwnedFd,
-        group: bool,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
+        reach: Reach,
+        streams: Option<Ours>,
         spawner: Arc<Spawner>,
     ) -> Self {
         Self {
             pid,
             pidfd: Arc::new(pidfd),
-            group,
-            output: Mutex::new(Some((stdout, stderr))),
+            reach,
+            streams: Mutex::new(streams),
             exit: Mutex::new(None),
             _spawner: spawner,
         }
@@ -51,11 +63,10 @@ impl Process {
         self.pidfd.clone()
     }
 
-    /// Standard output and error; once.
-    pub(crate) fn output(&self) -> io::Result<(pipe::Receiver, pipe::Receiver)> {
-        let taken = self.output.lock().unwrap_or_else(|e| e.into_inner()).take();
-        let (out, err) = taken.ok_or_else(|| io::Error::other("the output is read already"))?;
-        Ok((pipe::Receiver::from_owned_fd(out)?, pipe::Receiver::from_owned_fd(err)?))
+    /// What it reads and writes; once.
+    pub(crate) fn streams(&self) -> io::Result<Streams> {
+        let taken = self.streams.lock().unwrap_or_else(|e| e.into_inner()).take();
+        taken.ok_or_else(|| io::Error::other("the output is read already"))?.streams()
     }
 
     /// Waits for the end. May be called by several and repeatedly.
@@ -80,7 +91,7 @@ impl Process {
         // SAFETY: plain calls on values. The group exists as long as its leader is not reaped, which
         // the lock prevents.
         unsafe {
-            if self.group {
+            if self.reach != Reach::Alone {
                 libc::kill(-self.pid, signal);
             } else {
                 libc::syscall(
@@ -125,7 +136,7 @@ impl Process {
             if pid == 0 {
                 return Ok(None);
             }
-            if self.group {
+            if self.reach == Reach::GroupToTheLast {
                 // What the program left running, while its group still bears its number.
                 // SAFETY: plain call on values.
                 unsafe { libc::kill(-self.pid, libc::SIGKILL) };

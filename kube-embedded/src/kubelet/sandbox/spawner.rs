@@ -5,6 +5,8 @@ use super::{
     child::{self, Descriptors},
     pause,
     prepared::Prepared,
+    process::Reach,
+    stdio::{Ends, pipe},
     sys,
 };
 use std::{
@@ -122,8 +124,8 @@ impl Thread {
         let failed = |e: io::Error| LaunchError::Step("prepare the process", e);
         let prepared = Prepared::new(launch).map_err(failed)?;
         let (report, report_end) = pipe().map_err(failed)?;
-        let (stdout, stdout_end) = pipe().map_err(failed)?;
-        let (stderr, stderr_end) = pipe().map_err(failed)?;
+        let ends = Ends::make(launch.stdio).map_err(failed)?;
+        let [stdin, stdout, stderr] = ends.theirs(self.null.as_raw_fd());
         let join: Option<&OwnedFd> = match &launch.place {
             Place::Host { .. } => None,
             Place::Container(container) => Some(&container.pause),
@@ -131,9 +133,10 @@ impl Thread {
         };
         let fds = Descriptors {
             report: report_end.as_raw_fd(),
-            stdin: self.null.as_raw_fd(),
-            stdout: stdout_end.as_raw_fd(),
-            stderr: stderr_end.as_raw_fd(),
+            stdin,
+            stdout,
+            stderr,
+            terminal: ends.is_terminal(),
             parent: self.parent.as_raw_fd(),
             join: join.map_or(-1, AsRawFd::as_raw_fd),
         };
@@ -145,7 +148,8 @@ impl Thread {
         if first < 0 {
             return Err(LaunchError::Step("fork", io::Error::last_os_error()));
         }
-        drop((report_end, stdout_end, stderr_end));
+        drop(report_end);
+        let ours = ends.keep_ours();
         let mut pid = join.is_none().then_some(first);
         let mut error = None;
         let mut report = File::from(report);
@@ -165,8 +169,12 @@ impl Thread {
             (Some(pid), None) => {
                 let pidfd =
                     pidfd_open(pid).map_err(|e| LaunchError::Step("watch the process", e))?;
-                let group = matches!(launch.place, Place::Host { .. });
-                Ok(Process::new(pid, pidfd, group, stdout, stderr, keep))
+                let reach = match launch.place {
+                    Place::Host { .. } => Reach::GroupToTheLast,
+                    Place::Container(_) => Reach::Alone,
+                    Place::Beside(_) => Reach::Group,
+                };
+                Ok(Process::new(pid, pidfd, reach, Some(ours), keep))
             }
             (pid, error) => {
                 pid.into_iter().for_each(reap);
@@ -207,21 +215,4 @@ pub(super) fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just handed it out and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Reading and writing end. The writing end is never one of the standard descriptors, which a
-/// child replaces one after another.
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut ends = [0; 2];
-    // SAFETY: the array has room for two.
-    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let [read, write] = ends;
-    let (read, write) = (owned(read)?, owned(write)?);
-    if write.as_raw_fd() > 2 {
-        return Ok((read, write));
-    }
-    // SAFETY: duplicates a descriptor that is open.
-    Ok((read, owned(unsafe { libc::fcntl(write.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) })?))
 }

@@ -49,7 +49,9 @@ impl World {
     async fn run(&self, place: Place, argv: &[&str]) -> Result<Process, LaunchError> {
         let argv = argv.iter().map(|a| a.to_string()).collect();
         let env = vec!["A=1".to_owned(), "PATH=/nowhere:/".to_owned()];
-        self.spawner.launch(Launch { argv, env, cwd: "/".to_owned(), place }).await
+        self.spawner
+            .launch(Launch { argv, env, cwd: "/".to_owned(), place, stdio: Stdio::Output })
+            .await
     }
 
     async fn output(&self, place: Place, argv: &[&str]) -> (String, Exit) {
@@ -60,10 +62,10 @@ impl World {
 }
 
 async fn all(process: &Process) -> String {
-    let (mut out, mut err) = process.output().unwrap();
+    let mut streams = process.streams().unwrap();
     let mut text = String::new();
-    out.read_to_string(&mut text).await.unwrap();
-    err.read_to_string(&mut text).await.unwrap();
+    streams.stdout.read_to_string(&mut text).await.unwrap();
+    streams.stderr.unwrap().read_to_string(&mut text).await.unwrap();
     text
 }
 
@@ -143,7 +145,7 @@ async fn sockets_reach_into_a_pod_and_out_of_it() {
     let sockets = Sockets::new(&pause).unwrap();
     let place = || Place::Container(Box::new(world.container(&pause)));
     let server = world.run(place(), &["/tool", "serve", "8080"]).await.unwrap();
-    let (mut out, _err) = server.output().unwrap();
+    let mut out = server.streams().unwrap().stdout;
     let mut line = [0; 10];
     out.read_exact(&mut line).await.unwrap();
     tokio::spawn(async move { tokio::io::copy(&mut out, &mut tokio::io::sink()).await });

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{Read, Write},
+    io::{IsTerminal, Read, Write},
     net::{TcpListener, TcpStream},
     process::exit,
     sync::atomic::{AtomicBool, Ordering},
@@ -14,6 +14,7 @@ static TERMINATED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     fn signal(number: i32, handler: usize) -> usize;
+    fn ioctl(file: i32, request: u64, ...) -> i32;
 }
 
 extern "C" fn on_term(_: i32) {
@@ -39,6 +40,36 @@ fn main() {
             let status = fs::read_to_string("/proc/self/status").unwrap();
             let uid = status.lines().find(|l| l.starts_with("Uid:")).unwrap();
             println!("pid {} {} cwd {}", std::process::id(), uid.replace('\t', " "), env::current_dir().unwrap().display());
+        }
+        ["copy"] => {
+            std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).unwrap();
+        }
+        ["both", out, err, code] => {
+            print!("{out}");
+            eprint!("{err}");
+            exit(code.parse().unwrap());
+        }
+        ["window"] => {
+            println!("ready");
+            // Until the size is told: nothing else says that it was.
+            let mut size = [0_u16; 4];
+            while size[0] == 0 {
+                unsafe { ioctl(0, 0x5413, size.as_mut_ptr()) };
+                sleep(Duration::from_millis(5));
+            }
+            println!("terminal {} columns {} rows {}", std::io::stdin().is_terminal(), size[1], size[0]);
+        }
+        ["answer", address] => {
+            let listener = TcpListener::bind(address).unwrap();
+            println!("listening");
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                std::thread::spawn(move || {
+                    let mut back = stream.try_clone().unwrap();
+                    let _ = std::io::copy(&mut stream, &mut back);
+                    let _ = back.write_all(b"goodbye");
+                });
+            }
         }
         ["fetch", address] => {
             let mut stream = TcpStream::connect(address).unwrap();
