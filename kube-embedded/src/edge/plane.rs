@@ -164,21 +164,26 @@ impl Plane {
 
     fn serve_requests(&self, port: Port, front: Arc<Front>, tls: bool) -> Listening {
         let shared = self.shared.clone();
+        // At once rather than on its thread: the caller tells the world that the port listens.
+        let inside = self.threads.first().enter();
+        let listening = port.address().map(|at| (at, port.0.listen(BACKLOG).and_then(listener_of)));
+        drop(inside);
         Listening(self.threads.first().spawn(async move {
-            let Ok(at) = port.address() else { return };
+            // Cannot fail for a bound socket.
+            let Ok((at, listener)) = listening else { return };
             // Ends with the listener, whichever way that does.
             let (_open, closing) = watch::channel(());
             let way = Way::Requests(Requests::new(front, tls, at, closing));
             let connections = Arc::new(Semaphore::new(CONNECTIONS));
-            match port.0.listen(BACKLOG).and_then(listener_of) {
+            match listener {
                 Ok(listener) => accept(&shared, at, &listener, &way, &connections).await,
                 Err(_) => shared.tell(at, Trouble::CannotListen),
             }
         }))
     }
 
-    /// The same as [`Plane::serve`] on an address inside of a pod. A listener that cannot be had there (the pod's own
-    /// program listens on all addresses, say) is reported as a trouble.
+    /// The same as [`Plane::serve`] on an address inside of a pod. A listener that cannot be had
+    /// there (the pod's own program listens on all addresses, say) is reported as a trouble.
     pub(super) fn serve_inside(
         &self,
         pod: Arc<dyn PodSockets>,
