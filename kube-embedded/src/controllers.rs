@@ -7,6 +7,7 @@ mod discovered;
 mod endpoints;
 pub mod events;
 mod garbage;
+mod job;
 mod namespaces;
 mod queue;
 mod replicaset;
@@ -18,6 +19,7 @@ use crate::network::Addresses;
 use cache::Cache;
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
+    batch::v1::Job,
     core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
 };
@@ -38,6 +40,7 @@ pub async fn run(client: Client, _addresses: Addresses) {
     let collector = garbage::Collector::new(&world, namespaces.emptied());
     let deployments = deployment::Controller::new(&world);
     let replica_sets = replicaset::Controller::new(&world);
+    let jobs = job::Controller::new(&world);
     let endpoints = endpoints::Controller::new(&world);
     let scheduler = scheduler::Scheduler::new(&world);
     // Dropped with this future, and all tasks with it.
@@ -51,6 +54,7 @@ pub async fn run(client: Client, _addresses: Addresses) {
     tasks.spawn(collector.run());
     tasks.spawn(deployments.run());
     tasks.spawn(replica_sets.run());
+    tasks.spawn(jobs.run());
     tasks.spawn(endpoints.run());
     tasks.spawn(scheduler.run());
     while tasks.join_next().await.is_some() {}
@@ -65,6 +69,7 @@ pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) deployments: Cache<Deployment>,
     pub(crate) replica_sets: Cache<ReplicaSet>,
+    pub(crate) jobs: Cache<Job>,
     pub(crate) pods: Cache<Pod>,
     pub(crate) services: Cache<Service>,
     pub(crate) slices: Cache<EndpointSlice>,
@@ -82,6 +87,7 @@ impl World {
             client,
             deployments: Cache::default(),
             replica_sets: Cache::default(),
+            jobs: Cache::default(),
             pods: Cache::default(),
             services: Cache::default(),
             slices: Cache::default(),
@@ -99,6 +105,7 @@ impl World {
         self.follow_one(tasks, |world| &world.nodes);
         self.follow_one(tasks, |world| &world.deployments);
         self.follow_one(tasks, |world| &world.replica_sets);
+        self.follow_one(tasks, |world| &world.jobs);
         self.follow_one(tasks, |world| &world.pods);
         self.follow_one(tasks, |world| &world.services);
         self.follow_one(tasks, |world| &world.slices);
@@ -120,6 +127,7 @@ impl World {
         tokio::join!(
             self.deployments.complete(),
             self.replica_sets.complete(),
+            self.jobs.complete(),
             self.pods.complete(),
             self.services.complete(),
             self.slices.complete(),

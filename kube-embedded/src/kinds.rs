@@ -18,6 +18,8 @@ mod errors;
 mod event;
 pub(crate) mod ingress;
 pub(crate) mod ingress_class;
+mod job;
+mod job_policy;
 mod lease;
 mod namespace;
 mod node;
@@ -44,6 +46,7 @@ static ALL: &[&Kind] = &[
     &replica_set::KIND,
     &endpoint_slice::KIND,
     &event::EVENTS_KIND,
+    &job::KIND,
     &ingress_class::KIND,
     &ingress::KIND,
     &lease::KIND,

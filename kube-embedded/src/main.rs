@@ -30,7 +30,7 @@ serve prints one line of JSON when the API answers, and serves until SIGTERM or 
 const LIMITS: &str = "\
 Refused:
   - Kinds that are not listed below: 404, as on a server without them. No custom resources,
-    no Jobs.
+    no CronJobs.
   - Service account tokens. Answers in protobuf (406): requests in it are read, answers are JSON.
   - A continue token or a watch from a resource version that the history no longer holds (2048
     events a resource): 410, as in Kubernetes.
@@ -40,6 +40,7 @@ Accepted, and not acted upon:
     downwardAPI volumes, resourceFieldRef, persistent volumes, a user per container.
   - Pods as plain processes: all volume mounts; only static programs run.
   - Scheduling: affinity between pods, priorities, preemption. Nodes never fail, and hold no Lease.
+  - Jobs: podFailurePolicy, successPolicy, backoffLimitPerIndex and maxFailedIndexes.
   - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6, ExternalName (there is no
     DNS). Pods see connections come from the cluster, not from the client. A pod that declares a port
     cannot reach other Services on that port by their cluster address.

@@ -14,7 +14,7 @@ use crate::{
     store::{Object, WriteError},
 };
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -122,7 +122,25 @@ pub(super) fn delete(
             Bytes::from(status::deleted(kind, &target.name, uid).to_string())
         }
     };
-    Ok(output::respond(code, "application/json", bytes))
+    Ok(warned(kind, &options, output::respond(code, "application/json", bytes)))
+}
+
+/// Says so where dependents stay because nobody said what shall become of them.
+fn warned(kind: &Kind, options: &Options, mut response: Response<Body>) -> Response<Body> {
+    if orphans_by_default(kind) && options.propagation.is_none() && options.orphan.is_none() {
+        let warning = HeaderValue::from_static(
+            "299 - \"child pods are preserved by default when jobs are deleted; set \
+             propagationPolicy=Background to remove them or set propagationPolicy=Orphan to \
+             suppress this warning\"",
+        );
+        response.headers_mut().append(header::WARNING, warning);
+    }
+    response
+}
+
+/// Jobs are older than the rule that dependents go along.
+fn orphans_by_default(kind: &Kind) -> bool {
+    (kind.group, kind.kind) == ("batch", "Job")
 }
 
 /// Kinds whose deletion answers with the object as it was last.
@@ -159,7 +177,7 @@ pub(super) fn delete_collection(
     let objects: Vec<&Object> = chosen.into_iter().map(|object| &**object).collect();
     let meta = json!({ "resourceVersion": page.revision.to_string() });
     let bytes = output::list(kind, form, &objects, meta);
-    Ok(output::respond(StatusCode::OK, "application/json", bytes))
+    Ok(warned(kind, &options, output::respond(StatusCode::OK, "application/json", bytes)))
 }
 
 /// Deletes one object as the options say.
@@ -179,7 +197,7 @@ pub(super) fn delete_object(
             return Err(ApiError::forbidden(kind, name, "this namespace may not be deleted"));
         }
         let mut new = stored.value.clone();
-        set_finalizers(&mut new, options);
+        set_finalizers(kind, &mut new, options);
         match grace_period(kind, &new, options) {
             _ if kind.kind == "Namespace" && kind.group.is_empty() => {
                 if new["metadata"].get("deletionTimestamp").is_none() {
@@ -252,13 +270,17 @@ fn check_preconditions(
 }
 
 /// The garbage collector reads from a finalizer what shall become of dependents.
-fn set_finalizers(object: &mut Value, options: &Options) {
+fn set_finalizers(kind: &Kind, object: &mut Value, options: &Options) {
     const ORPHAN: &str = "orphan";
     const FOREGROUND: &str = "foregroundDeletion";
+    let said = object["metadata"]["finalizers"].as_array().is_some_and(|finalizers| {
+        finalizers.iter().any(|known| known == ORPHAN || known == FOREGROUND)
+    });
     let wanted = match (options.propagation, options.orphan) {
         (Some(Propagation::Orphan), _) | (None, Some(true)) => Some(ORPHAN),
         (Some(Propagation::Foreground), _) => Some(FOREGROUND),
         (Some(Propagation::Background), _) | (None, Some(false)) => None,
+        (None, None) if orphans_by_default(kind) && !said => Some(ORPHAN),
         (None, None) => return,
     };
     let Some(metadata) = object["metadata"].as_object_mut() else { return };

@@ -130,19 +130,21 @@ pub(super) fn create_object(
         let (manager, at) = (&options.manager, Timestamp::now());
         patch::track_update(kind, None, &mut object, manager, Operation::Update, "", at);
     }
+    let generated = metadata::generates_name(&object);
+    if let Some(base) = &generated {
+        object["metadata"]["name"] = metadata::generate_name(base).into();
+    }
     (kind.prepare_create)(&mut object);
     admission::admit(inner, kind, &mut object);
     namespace_takes_new(inner, target, &object)?;
-    let generated = metadata::generates_name(&object);
     // A generated name may be taken; seven tries are what Kubernetes makes, too.
     for last in [false, false, false, false, false, false, true] {
-        if let Some(base) = &generated {
-            object["metadata"]["name"] = metadata::generate_name(base).into();
-        }
-        match store_new(inner, target, options, &mut object) {
-            Err(error) if error.code() == StatusCode::CONFLICT && generated.is_some() && !last => {}
-            Err(error) => return Err(error),
-            Ok(outcome) => {
+        match (store_new(inner, target, options, &mut object), &generated) {
+            (Err(error), Some(base)) if error.code() == StatusCode::CONFLICT && !last => {
+                object["metadata"]["name"] = metadata::generate_name(base).into();
+            }
+            (Err(error), _) => return Err(error),
+            (Ok(outcome), _) => {
                 warnings.extend((kind.warnings)(&object));
                 return Ok(Written { code: StatusCode::CREATED, object: outcome, warnings });
             }

@@ -24,7 +24,7 @@ use plan::{Failure, Observed};
 use serde::de::DeserializeOwned;
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
-pub(crate) use plan::is_ready;
+pub(crate) use plan::{is_active, is_ready, rank};
 
 /// The controller, listening to what it depends on.
 pub(crate) struct Controller {

@@ -49,6 +49,12 @@ pub(super) fn too_long(field: impl Into<String>, most: usize) -> FieldError {
     error("FieldValueTooLong", field, message)
 }
 
+/// `Too many: 21: must have at most 20 items`, where there are.
+pub(super) fn too_many(field: impl Into<String>, count: usize, most: usize) -> Option<FieldError> {
+    let message = format!("Too many: {count}: must have at most {most} items");
+    (count > most).then(|| error("FieldValueTooMany", field, message))
+}
+
 fn error(reason: &'static str, field: impl Into<String>, message: String) -> FieldError {
     FieldError { reason, field: field.into(), message }
 }

@@ -73,10 +73,18 @@ const KEYED: &[Keyed] = &[
     keyed("NodeStatus", "conditions", &["type"]),
     keyed("DeploymentStatus", "conditions", &["type"]),
     keyed("ReplicaSetStatus", "conditions", &["type"]),
+    patch_only("JobStatus", "conditions", "type"),
 ];
 
 /// Lists of distinct scalars, which a strategic merge patch merges too.
 const SETS: &[(&str, &str)] = &[("ObjectMeta", "finalizers"), ("NodeSpec", "podCIDRs")];
+
+/// Lists of distinct scalars for server-side apply alone.
+const APPLY_SETS: &[(&str, &str)] = &[
+    ("PodFailurePolicyOnExitCodesRequirement", "values"),
+    ("UncountedTerminatedPods", "failed"),
+    ("UncountedTerminatedPods", "succeeded"),
+];
 
 /// Structures owned as a whole.
 const ATOMIC_STRUCTURES: &[&str] = &[
@@ -123,6 +131,7 @@ const ALWAYS: &[(&str, &str)] = &[
     ("HTTPIngressRuleValue", "paths"),
     ("IngressServiceBackend", "port"),
     ("IngressStatus", "loadBalancer"),
+    ("JobSpec", "template"),
     ("NodeDaemonEndpoints", "kubeletEndpoint"),
     ("NodeStatus", "daemonEndpoints"),
     ("NodeStatus", "nodeInfo"),
@@ -135,7 +144,9 @@ const ALWAYS: &[(&str, &str)] = &[
 pub(super) fn topology(owner: &str, field: &str, shape: &Shape, schema: &Value) -> Topology {
     let owner = short(owner);
     match shape {
-        Shape::List(_) if SETS.contains(&(owner, field)) => Topology::Set,
+        Shape::List(_) if [SETS, APPLY_SETS].iter().any(|sets| sets.contains(&(owner, field))) => {
+            Topology::Set
+        }
         Shape::List(_) => match find(owner, field) {
             Some(keyed) if !keyed.keys.is_empty() => Topology::Keyed(keyed.keys),
             _ => Topology::Atomic,
@@ -153,7 +164,7 @@ pub(super) fn topology(owner: &str, field: &str, shape: &Shape, schema: &Value) 
 /// What a strategic merge patch does with the field.
 pub(super) fn strategy(owner: &str, field: &str, topology: Topology) -> Option<Strategy> {
     let owner = short(owner);
-    if topology == Topology::Set {
+    if topology == Topology::Set && SETS.contains(&(owner, field)) {
         return Some(Strategy { key: None, merge: true, retain_keys: false });
     }
     if (owner, field) == ("DeploymentSpec", "strategy") {
@@ -189,6 +200,7 @@ pub(super) fn named() -> impl Iterator<Item = (&'static str, &'static str)> {
         .iter()
         .map(|keyed| (keyed.owner, keyed.field))
         .chain(SETS.iter().copied())
+        .chain(APPLY_SETS.iter().copied())
         .chain(ATOMIC_MAPS.iter().copied())
         .chain(ALWAYS.iter().copied())
 }

@@ -178,6 +178,8 @@ async fn create_makes_every_kind_it_knows() {
         ("create serviceaccount robot", "serviceaccount/robot"),
         ("create service loadbalancer lb --tcp=80:8080", "service/lb"),
         ("create deployment web --image=kubeapp:1.0 --replicas=0", "deployment.apps/web"),
+        ("create ingress web --rule=foo.bar/*=web:80", "ingress.networking.k8s.io/web"),
+        ("create job once --image=kubeapp:1.0", "job.batch/once"),
         ("run one --image=kubeapp:1.0", "pod/one"),
     ] {
         assert_eq!(say(&kubectl, line).await, format!("{made} created\n"), "kubectl {line}");

@@ -1,6 +1,7 @@
 //! The controllers on a real API. There is no kubelet: a stand-in makes pods ready as soon as they
 //! have a node, and lets them go when they are deleted.
 
+mod jobs;
 mod world;
 
 use k8s_openapi::{

@@ -141,7 +141,8 @@ fn is_leaving(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
-fn is_active(pod: &Pod) -> bool {
+/// Whether a pod is neither finished nor on its way out.
+pub(crate) fn is_active(pod: &Pod) -> bool {
     !is_leaving(pod) && !is_finished(pod)
 }
 
@@ -165,7 +166,7 @@ fn pod(set: &ReplicaSet) -> Pod {
 }
 
 /// Sorts pods so that those to delete come first: Kubernetes' `ActivePodsWithRanks`.
-fn rank(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], now: Timestamp) {
+pub(crate) fn rank(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], now: Timestamp) {
     let mut on_node: HashMap<&str, usize> = HashMap::new();
     for pod in related.iter().filter(|pod| is_active(pod)) {
         *on_node.entry(node(pod).unwrap_or_default()).or_default() += 1;
