@@ -53,13 +53,28 @@ impl App {
     }
 
     fn page(&self, path: &str, leaving: bool) -> Answer {
-        match path {
+        match behind_door(path) {
             "/" => text(StatusCode::OK, self.front.clone()),
             "/version" => text(StatusCode::OK, self.version.clone()),
             "/health" if leaving => text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n"),
             "/health" => Response::new(Full::default()),
             _ => text(StatusCode::NOT_FOUND, "not found: try /, /version or /health\n"),
         }
+    }
+}
+
+/// Doors that an Ingress may fan out over. Most controllers pass a path on as the client sent it, so
+/// both versions have all their pages behind either door: which of them answers there is up to the
+/// Ingress alone.
+const DOORS: [&str; 2] = ["/stable", "/canary"];
+
+/// The path of the page that is asked for.
+fn behind_door(path: &str) -> &str {
+    let behind = DOORS.iter().find_map(|door| path.strip_prefix(door));
+    match behind {
+        Some("") => "/",
+        Some(page) if page.starts_with('/') => page,
+        _ => path,
     }
 }
 
@@ -92,10 +107,31 @@ mod tests {
             (Method::GET, "/health", 200),
             (Method::GET, "/health/", 404),
             (Method::GET, "/nothing", 404),
+            (Method::GET, "/stable", 200),
+            (Method::GET, "/canary/", 200),
+            (Method::GET, "/canary/version", 200),
+            (Method::GET, "/stable/nothing", 404),
+            (Method::GET, "/stable/canary", 404),
+            (Method::GET, "/stables", 404),
             (Method::POST, "/", 405),
             (Method::DELETE, "/nothing", 405),
         ] {
             assert_eq!(status(method.clone(), path, false), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn every_page_is_behind_either_door() {
+        for (path, page) in [
+            ("/", "/"),
+            ("/version", "/version"),
+            ("/stable", "/"),
+            ("/canary/", "/"),
+            ("/stable/version", "/version"),
+            ("/canary/health", "/health"),
+            ("/canaryversion", "/canaryversion"),
+        ] {
+            assert_eq!(behind_door(path), page, "{path}");
         }
     }
 
