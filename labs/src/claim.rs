@@ -2,6 +2,7 @@
 //! whether the claim holds or not, so every verdict carries some.
 
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// A sentence of the article that a lab puts to the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -67,6 +68,18 @@ impl Verdict {
     /// The claim cannot be checked here, and why.
     pub fn skipped(reason: impl Into<String>) -> Self {
         Self::new(Outcome::Skipped, reason)
+    }
+
+    /// Holds if all parts hold; the evidence of all, each under its name, in order.
+    pub fn all<N: Into<String>>(parts: impl IntoIterator<Item = (N, Self)>) -> Self {
+        let parts = parts.into_iter().map(|(name, part)| (name.into(), part));
+        let parts: Vec<(String, Self)> = parts.collect();
+        let holds = parts.iter().all(|(_, part)| part.outcome == Outcome::Holds);
+        let said: Vec<String> =
+            parts.iter().map(|(name, part)| format!("{name}: {}", part.evidence)).collect();
+        let data: BTreeMap<String, _> =
+            parts.into_iter().map(|(name, part)| (name, part.data)).collect();
+        Self::of(holds && !data.is_empty(), said.join("; ")).with(data)
     }
 
     /// Adds the evidence as data. What cannot be expressed in JSON is left out.

@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+/// How the names of samples begin that go to a node, past every load balancer and Ingress.
+pub const NODE_PORT: &str = "the node port of";
+
 /// Handed to each lab as it runs.
 pub struct Context {
     lab: &'static Lab,

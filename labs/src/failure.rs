@@ -1,23 +1,26 @@
 //! When a lab goes wrong: one folder with everything that helps, and one line that says which layer is
 //! at fault. Gathering and judging are apart, so that the judgement can be tested without a cluster.
 
-use crate::context::Context;
+use crate::context::{Context, NODE_PORT};
 use crate::event::Event;
 use crate::sample::{Failure, Sample};
 use anyhow::Context as _;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Event as ClusterEvent, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Event as ClusterEvent, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{ListParams, LogParams};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, ResourceExt};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod ingress;
 mod layer;
 
+pub use ingress::IngressFacts;
 pub use layer::{Facts, Layer, PodFacts, SampleFacts, ServiceFacts};
 
 /// Gathers what there is, writes it below `folder` and names the layer at fault. What cannot be had is
@@ -50,6 +53,9 @@ struct Found {
     pods: Vec<Pod>,
     services: Vec<Service>,
     slices: Vec<EndpointSlice>,
+    ingresses: Vec<Ingress>,
+    /// Names alone: what is in them is nobody's business.
+    secrets: BTreeSet<String>,
     events: Vec<ClusterEvent>,
     /// Other objects as YAML, by the name of a file.
     others: Vec<(&'static str, String)>,
@@ -71,14 +77,18 @@ impl Found {
         found.services = list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
         found.slices = list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
         found.events = list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
+        found.ingresses =
+            list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        if let Ok(secrets) = secrets.list_metadata(&ListParams::default()).await {
+            found.secrets = secrets.iter().map(ResourceExt::name_any).collect();
+        }
         let deployments = list::<Deployment>(Api::namespaced(client.clone(), namespace)).await;
         let sets = list::<ReplicaSet>(Api::namespaced(client.clone(), namespace)).await;
-        let ingresses = list::<Ingress>(Api::namespaced(client.clone(), namespace)).await;
         let nodes = list::<Node>(Api::all(client.clone())).await;
         found.others = vec![
             ("deployments", yaml(&deployments.unwrap_or_default())),
             ("replicasets", yaml(&sets.unwrap_or_default())),
-            ("ingresses", yaml(&ingresses.unwrap_or_default())),
             ("nodes", yaml(&nodes.unwrap_or_default())),
         ];
         let pods: Api<Pod> = Api::namespaced(client, namespace);
@@ -107,7 +117,19 @@ impl Found {
                 .iter()
                 .map(|service| ServiceFacts::of(service, &self.pods, &self.slices))
                 .collect(),
-            samples: told.samples.iter().map(|(what, s)| SampleFacts::of(what, s)).collect(),
+            ingresses: self
+                .ingresses
+                .iter()
+                .map(|ingress| IngressFacts::of(ingress, &self.services, &self.secrets))
+                .collect(),
+            samples: told
+                .samples
+                .iter()
+                .map(|(what, sample)| {
+                    let by_ingress = !self.ingresses.is_empty() && !what.starts_with(NODE_PORT);
+                    SampleFacts { by_ingress, ..SampleFacts::of(what, sample) }
+                })
+                .collect(),
             failing: fails.map(|(claim, verdict)| format!("{}: {}", claim.id, verdict.evidence)),
         }
     }
@@ -141,6 +163,7 @@ impl Found {
         put("objects/pods.yaml", &yaml(&self.pods))?;
         put("objects/services.yaml", &yaml(&self.services))?;
         put("objects/endpointslices.yaml", &yaml(&self.slices))?;
+        put("objects/ingresses.yaml", &yaml(&self.ingresses))?;
         put("events.yaml", &yaml(&self.events))?;
         for (kind, text) in &self.others {
             put(&format!("objects/{kind}.yaml"), text)?;
@@ -206,6 +229,10 @@ impl SampleFacts {
         for (_, failure) in sample.failures() {
             match failure {
                 Failure::Connect(_) | Failure::Broken(_) | Failure::Timeout => facts.lost += 1,
+                Failure::Status(404 | 502..=504) => {
+                    facts.wrong += 1;
+                    facts.refused += 1;
+                }
                 Failure::Status(_) | Failure::Malformed(_) => facts.wrong += 1,
             }
             facts.example.get_or_insert_with(|| failure.to_string());
@@ -244,7 +271,7 @@ mod tests {
     #[test]
     fn lost_requests_and_wrong_answers_are_told_apart() {
         let facts = SampleFacts::of("lb", &sample());
-        assert_eq!((facts.total, facts.lost, facts.wrong), (3, 1, 1));
+        assert_eq!((facts.total, facts.lost, facts.wrong, facts.refused), (3, 1, 1, 1));
         assert_eq!(facts.example.as_deref(), Some("status 503"));
     }
 

@@ -2,11 +2,16 @@
 //! they lead to, and look at what is there. Nothing here knows which cluster it is.
 
 mod apply;
+pub mod certificate;
+pub mod external;
 mod field_path;
 pub mod manifest;
+pub mod nodes;
 pub mod pods;
+pub mod promotion;
 pub mod rollout;
 pub mod service;
+mod settle;
 pub mod variant;
 pub mod wait;
 

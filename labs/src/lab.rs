@@ -44,6 +44,7 @@ pub static LABS: &[Lab] = &[
     phases::phase2::LAB,
     phases::phase3::LAB,
     phases::phase4::LAB,
+    phases::phase5::LAB,
 ];
 
 /// The known word that `word` was probably meant to be: the one with the fewest letters to change,

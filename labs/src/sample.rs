@@ -1,6 +1,7 @@
 //! Traffic that opens a new connection for every request, because a load balancer chooses a pod per
-//! connection: only then is a split a binomial sample. Plain TCP and a small strict HTTP/1.1 client,
-//! since a pooling client would do the one thing that must not happen here.
+//! connection: only then is a split a binomial sample. Plain TCP (or TLS) and a small strict HTTP/1.1
+//! client, since a pooling client would do the one thing that must not happen here. Only a
+//! [`Session`] keeps its connection, on purpose.
 
 use crate::event::{Band, Event, SampleProgress};
 use anyhow::Context as _;
@@ -11,18 +12,25 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use target::Target;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 mod http1;
+mod session;
+mod target;
+mod tls;
 
 pub use http1::{Failure, Reply, Response};
+pub use session::Session;
+pub use tls::{Certificate, Tls};
 
 /// Where and how to ask.
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    address: SocketAddr,
+    target: Target,
+    /// What [`Target::request`] makes.
     request: Vec<u8>,
     deadline: Duration,
     in_flight: usize,
@@ -61,8 +69,41 @@ impl Sampler {
     /// Asks `GET path` of the server at `address`, by the name `host`, eight requests at a time; each
     /// must end within `deadline`.
     pub fn new(address: SocketAddr, host: &str, path: &str, deadline: Duration) -> Self {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        Self { address, request: request.into_bytes(), deadline, in_flight: 8 }
+        let (host, path) = (Some(host.to_owned()), path.to_owned());
+        let target = Target { address, host, path, tls: None };
+        Self { request: target.request(false), target, deadline, in_flight: 8 }
+    }
+
+    /// The same server by another name, looked up nowhere.
+    #[must_use]
+    pub fn host(self, host: &str) -> Self {
+        let target = Target { host: Some(host.to_owned()), ..self.target };
+        Self { request: target.request(false), target, ..self }
+    }
+
+    /// The same server with no name in the request, which only HTTP/1.0 may leave out.
+    #[must_use]
+    pub fn without_host(self) -> Self {
+        let target = Target { host: None, ..self.target };
+        Self { request: target.request(false), target, ..self }
+    }
+
+    /// Another path.
+    #[must_use]
+    pub fn path(self, path: &str) -> Self {
+        let target = Target { path: path.to_owned(), ..self.target };
+        Self { request: target.request(false), target, ..self }
+    }
+
+    /// The same over TLS.
+    #[must_use]
+    pub fn over(self, tls: Tls) -> Self {
+        Self { target: Target { tls: Some(tls), ..self.target }, ..self }
+    }
+
+    /// A client that keeps its connection.
+    pub fn session(&self) -> Session {
+        Session::new(self.target.clone(), self.deadline)
     }
 
     /// The same for a plain `http://host[:port]/path`; the name is looked up here, once.
@@ -89,12 +130,12 @@ impl Sampler {
 
     /// One request on a connection of its own.
     pub async fn ask(&self) -> Result<Reply, Failure> {
-        http1::ask(self.address, &self.request, self.deadline).await
+        http1::ask(&self.target, &self.request, self.deadline).await
     }
 
     /// The same, with all of the answer, whatever its status.
     pub async fn fetch(&self) -> Result<Response, Failure> {
-        http1::fetch(self.address, &self.request, self.deadline).await
+        http1::fetch(&self.target, &self.request, self.deadline).await
     }
 
     /// Sends `n` requests and tells `progress` ten times a second how far it is. Failed requests

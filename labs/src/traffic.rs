@@ -36,6 +36,41 @@ pub fn all_are(sample: &Sample, version: &str) -> Verdict {
     }))
 }
 
+/// Every request of each of these samples got this version; those that did not are named.
+pub fn each_is(samples: &[(String, Sample)], version: &str) -> Verdict {
+    let total: u64 = samples.iter().map(|(_, sample)| sample.total()).sum();
+    let hits: u64 = samples.iter().map(|(_, sample)| sample.hits(version)).sum();
+    let holds = hits == total && samples.iter().all(|(_, sample)| sample.total() > 0) && total > 0;
+    let names: Vec<&str> = samples.iter().map(|(what, _)| what.as_str()).collect();
+    let mut evidence = format!("{}: {hits} of {total} got {version}", names.join(", "));
+    if holds {
+        evidence = format!("{evidence}; {}", bound("anything else", total));
+    }
+    for (what, sample) in samples.iter().filter(|(_, s)| s.hits(version) != s.total()) {
+        evidence = format!("{evidence}; {what}: {}", rest(sample, version));
+    }
+    let counts: BTreeMap<&str, _> =
+        samples.iter().map(|(what, sample)| (what.as_str(), sample.by_version())).collect();
+    Verdict::of(holds, evidence).with(json!({
+        "total": total, "counts": counts, "upperBound": upper_bound_of_none(total),
+    }))
+}
+
+/// One client met one version, from the first answer to the last.
+pub fn steady(sample: &Sample) -> Verdict {
+    let Runs { total, switches, .. } = Runs::of(versions(sample));
+    let met: Vec<String> = sample.by_version().into_keys().collect();
+    let failures = failures(sample);
+    let mut evidence = format!("{total} answers, {switches} switches, {}", met.join(" and "));
+    if let Some(failures) = &failures {
+        evidence = format!("{evidence}; {failures}");
+    }
+    let holds = met.len() == 1 && switches == 0 && failures.is_none();
+    Verdict::of(holds, evidence).with(json!({
+        "total": sample.total(), "switches": switches, "counts": sample.by_version(),
+    }))
+}
+
 /// No request failed.
 pub fn none_failed(sample: &Sample) -> Verdict {
     let (total, failures) = (sample.total(), failures(sample));
@@ -94,14 +129,10 @@ pub fn even(sample: &Sample, pods: &BTreeSet<String>) -> Verdict {
 }
 
 /// One client's answers in order: how often the version changed, and the longest time it did not.
-pub fn flips(sample: &Sample, versions: [&str; 2]) -> Verdict {
-    let answers: Vec<&str> = sample
-        .answers
-        .iter()
-        .filter_map(|answer| answer.result.as_ref().ok()?.version.as_deref())
-        .collect();
+pub fn flips(sample: &Sample, wanted: [&str; 2]) -> Verdict {
+    let answers = versions(sample);
     let Runs { switches, longest, .. } = Runs::of(&answers);
-    let met = versions.iter().all(|version| answers.contains(version));
+    let met = wanted.iter().all(|version| answers.contains(version));
     let counts: Vec<String> =
         sample.by_version().iter().map(|(version, n)| format!("{version} {n} times")).collect();
     let evidence = format!(
@@ -114,17 +145,28 @@ pub fn flips(sample: &Sample, versions: [&str; 2]) -> Verdict {
     }))
 }
 
+/// The versions answered, in order.
+fn versions(sample: &Sample) -> Vec<&str> {
+    let replies = sample.answers.iter().filter_map(|answer| answer.result.as_ref().ok());
+    replies.filter_map(|reply| reply.version.as_deref()).collect()
+}
+
+/// `connection refused (2), status 503 (1)`; nothing where none failed.
+pub fn failure_kinds(sample: &Sample) -> String {
+    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
+    for (_, failure) in sample.failures() {
+        *kinds.entry(failure.to_string()).or_default() += 1;
+    }
+    let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{kind} ({n})")).collect();
+    kinds.join(", ")
+}
+
 /// `3 requests failed: connection refused (2), status 503 (1), the first after 0.12 s`.
 fn failures(sample: &Sample) -> Option<String> {
-    let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
-    let mut first = None::<f64>;
-    for (at, failure) in sample.failures() {
-        *kinds.entry(failure.to_string()).or_default() += 1;
-        first = Some(first.map_or(at, |first| first.min(at)));
-    }
-    let total: u64 = kinds.values().sum();
-    let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{kind} ({n})")).collect();
-    first.map(|at| format!("{total} failed: {}, the first after {at:.2} s", kinds.join(", ")))
+    let total = sample.failures().count();
+    let first = sample.failures().map(|(at, _)| at).reduce(f64::min)?;
+    let kinds = failure_kinds(sample);
+    Some(format!("{total} failed: {kinds}, the first after {first:.2} s"))
 }
 
 /// What the others got, of a sample that should be of one version.
@@ -215,6 +257,38 @@ mod tests {
             (&[], Outcome::Fails),
         ] {
             assert_eq!(none_failed(&sample(answers)).outcome, outcome, "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn several_samples_are_told_apart_where_they_differ() {
+        let named = |parts: &[(&str, &[(&str, usize)])]| -> Vec<(String, Sample)> {
+            parts.iter().map(|(what, answers)| (what.to_string(), sample(answers))).collect()
+        };
+        let verdict = each_is(&named(&[("a", &[("1.0@x", 100)]), ("b", &[("1.0@x", 200)])]), "1.0");
+        assert_eq!(verdict.outcome, Outcome::Holds);
+        let said = "a, b: 300 of 300 got 1.0; anything else below 0.99% with 95% confidence";
+        assert_eq!(verdict.evidence, said);
+        let wrong = named(&[("a", &[("1.0@x", 9)]), ("b", &[("2.0@x", 2), ("!", 1)])]);
+        let verdict = each_is(&wrong, "1.0");
+        assert_eq!(verdict.outcome, Outcome::Fails);
+        let said = "a, b: 9 of 12 got 1.0; b: 2 got 2.0, 1 failed: no answer in time (1), \
+                    the first after 0.50 s";
+        assert_eq!(verdict.evidence, said);
+        assert_eq!(each_is(&[], "1.0").outcome, Outcome::Fails);
+        assert_eq!(each_is(&named(&[("a", &[])]), "1.0").outcome, Outcome::Fails);
+    }
+
+    #[test]
+    fn a_steady_client_meets_one_version() {
+        for (answers, outcome) in [
+            (&[("1.0@a", 50), ("1.0@b", 50)][..], Outcome::Holds),
+            (&[("1.0@a", 99), ("2.0@b", 1)], Outcome::Fails),
+            (&[("1.0@a", 99), ("!", 1)], Outcome::Fails),
+            (&[], Outcome::Fails),
+        ] {
+            let verdict = steady(&sample(answers));
+            assert_eq!(verdict.outcome, outcome, "{}", verdict.evidence);
         }
     }
 

@@ -6,6 +6,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
 use serde::Serialize;
 
+use super::IngressFacts;
 use crate::kubernetes::{
     pods::{self, Blame},
     service,
@@ -58,6 +59,8 @@ pub struct Facts {
     pub pods: Vec<PodFacts>,
     /// The Services in the namespace.
     pub services: Vec<ServiceFacts>,
+    /// The Ingresses in the namespace.
+    pub ingresses: Vec<IngressFacts>,
     /// The samples that the lab took, oldest first.
     pub samples: Vec<SampleFacts>,
     /// The first claim that fails, with its evidence.
@@ -108,6 +111,10 @@ pub struct SampleFacts {
     pub lost: u64,
     /// Answers with another status than 200, or that were no good HTTP.
     pub wrong: u64,
+    /// Those among them that say that no way leads on: 404, 502, 503, 504.
+    pub refused: u64,
+    /// Whether the requests went through an Ingress.
+    pub by_ingress: bool,
     /// The first failure.
     pub example: Option<String>,
 }
@@ -144,11 +151,28 @@ impl Facts {
         if let Some(service) = self.services.iter().find(|service| service.awaits_address) {
             return Some((Layer::LoadBalancer, format!("{} has no address", service.name)));
         }
+        for IngressFacts { name, missing, awaits_address } in &self.ingresses {
+            if let Some(missing) = missing.first() {
+                let why = format!("{name} names what is not there: {missing}");
+                return Some((Layer::Ingress, why));
+            }
+            if *awaits_address {
+                return Some((Layer::Ingress, format!("{name} has no address")));
+            }
+        }
         let example = |sample: &SampleFacts| sample.example.clone().unwrap_or_default();
         if let Some(sample) = self.samples.iter().find(|sample| sample.lost > 0) {
-            let SampleFacts { what, total, lost, .. } = sample;
+            let SampleFacts { what, total, lost, by_ingress, .. } = sample;
             let why = format!("{what}: {lost} of {total} requests lost ({})", example(sample));
-            return Some((Layer::LoadBalancer, why));
+            let layer = if *by_ingress { Layer::Ingress } else { Layer::LoadBalancer };
+            return Some((layer, why));
+        }
+        // Of these the app itself knows only 404, for a page that no lab asks for.
+        let refused = |sample: &&SampleFacts| sample.by_ingress && sample.refused > 0;
+        if let Some(sample) = self.samples.iter().find(refused) {
+            let SampleFacts { what, total, refused, .. } = sample;
+            let why = format!("{what}: {refused} of {total} led nowhere ({})", example(sample));
+            return Some((Layer::Ingress, why));
         }
         let sample = self.samples.iter().find(|sample| sample.wrong > 0)?;
         let SampleFacts { what, total, wrong, .. } = sample;
@@ -244,7 +268,9 @@ mod tests {
             awaits_address: false,
         };
         let sample = SampleFacts { what: "lb".into(), total: 9, ..SampleFacts::default() };
+        let ingress = IngressFacts { name: "app-ingress".into(), ..IngressFacts::default() };
         Facts {
+            ingresses: vec![ingress],
             pods: vec![pod("a"), pod("b")],
             services: vec![service],
             samples: vec![sample],
@@ -256,7 +282,7 @@ mod tests {
     fn the_first_layer_that_fails_is_at_fault() {
         type Spoil = fn(&mut Facts);
         // From the last layer to the first: each hides those before it in this table.
-        let table: [(Spoil, Layer, &str); 9] = [
+        let table: [(Spoil, Layer, &str); 13] = [
             (|f| f.samples[0].wrong = 1, Layer::App, "app: lb: 1 of 9 answers wrong ()"),
             (
                 |f| {
@@ -265,6 +291,26 @@ mod tests {
                 },
                 Layer::LoadBalancer,
                 "load balancer: lb: 2 of 9 requests lost (no answer in time)",
+            ),
+            (
+                |f| (f.samples[0].by_ingress, f.samples[0].refused) = (true, 1),
+                Layer::Ingress,
+                "ingress: lb: 1 of 9 led nowhere ()",
+            ),
+            (
+                |f| (f.samples[0].by_ingress, f.samples[0].lost) = (true, 1),
+                Layer::Ingress,
+                "ingress: lb: 1 of 9 requests lost ()",
+            ),
+            (
+                |f| f.ingresses[0].awaits_address = true,
+                Layer::Ingress,
+                "ingress: app-ingress has no address",
+            ),
+            (
+                |f| f.ingresses[0].missing = vec!["canary:80 for foo.bar/".into()],
+                Layer::Ingress,
+                "ingress: app-ingress names what is not there: canary:80 for foo.bar/",
             ),
             (
                 |f| f.services[0].awaits_address = true,

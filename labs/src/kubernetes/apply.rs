@@ -131,15 +131,42 @@ pub(crate) mod tests {
     #[test]
     fn our_manifests_can_be_read() {
         let environment = environment();
-        for (file, kind, name) in [
-            ("lb/app-production.yml", "Deployment", "kubeapp-production"),
-            ("lb/app-canary.yml", "Deployment", "kubeapp-canary"),
-            ("lb/app-lb.yml", "Service", "app-lb"),
+        let production = ("Deployment", "kubeapp-production");
+        let canary = ("Deployment", "kubeapp-canary");
+        let ingress = ("Ingress", "app-ingress");
+        for (file, objects) in [
+            ("lb/app-production.yml", &[production][..]),
+            ("lb/app-canary.yml", &[canary]),
+            ("lb/app-lb.yml", &[("Service", "app-lb")]),
+            (
+                "ingress/app-production.yml",
+                &[production, ("Service", "kubeapp-production-service")],
+            ),
+            ("ingress/app-canary.yml", &[canary, ("Service", "kubeapp-canary-service")]),
+            ("ingress/app-ingress-production.yml", &[ingress]),
+            ("ingress/app-ingress-canary.yml", &[ingress]),
+            ("ingress/app-ingress-fanout.yml", &[ingress]),
+            ("ingress/app-ingress-tls.yml", &[ingress]),
         ] {
             let manifests = Scope::manifests(&environment, file).unwrap();
-            assert_eq!(manifests.len(), 1, "{file}");
-            assert_eq!((manifests[0].kind(), manifests[0].name()), (kind, name));
-            assert_eq!(manifests[0].object.pointer("/metadata/namespace"), None, "{file}");
+            let found: Vec<_> = manifests.iter().map(|m| (m.kind(), m.name())).collect();
+            assert_eq!(found, objects, "{file}");
+            for manifest in &manifests {
+                assert_eq!(manifest.object.pointer("/metadata/namespace"), None, "{file}");
+            }
+        }
+    }
+
+    /// The pods of both halves of the article are the same, so that what is said of one is true of
+    /// the other.
+    #[test]
+    fn both_halves_deploy_the_same() {
+        let environment = environment();
+        for file in ["app-production.yml", "app-canary.yml"] {
+            let [lb, ingress] = ["lb", "ingress"].map(|half| {
+                Scope::manifests(&environment, &format!("{half}/{file}")).unwrap().remove(0).object
+            });
+            assert_eq!(lb, ingress, "{file}");
         }
     }
 

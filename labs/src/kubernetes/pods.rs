@@ -8,12 +8,12 @@ use anyhow::Context as _;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet},
-        core::v1::{Event, Node, NodeCondition, Pod, Service},
+        core::v1::{Event, Pod, Service},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{
-    Api, ResourceExt,
+    ResourceExt,
     api::{DeleteParams, ListParams},
 };
 use std::{
@@ -229,22 +229,6 @@ impl Scope {
         let deleted = self.api::<Pod>().delete(name, &DeleteParams::default()).await;
         deleted.with_context(|| format!("failed to delete the pod {name}"))?;
         Ok(())
-    }
-
-    /// Names of the nodes that take pods: ready, not cordoned and without a taint that keeps them off.
-    pub async fn nodes_for_pods(&self) -> anyhow::Result<Vec<String>> {
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        let nodes = nodes.list(&ListParams::default()).await.context("failed to list nodes")?;
-        let takes_pods = |node: &Node| {
-            let spec = node.spec.clone().unwrap_or_default();
-            let status = node.status.clone().unwrap_or_default();
-            let ready = |c: &NodeCondition| c.type_ == "Ready" && c.status == "True";
-            let taints = spec.taints.unwrap_or_default();
-            status.conditions.unwrap_or_default().iter().any(ready)
-                && spec.unschedulable != Some(true)
-                && !taints.iter().any(|taint| taint.effect != "PreferNoSchedule")
-        };
-        Ok(nodes.items.iter().filter(|n| takes_pods(n)).map(ResourceExt::name_any).collect())
     }
 
     /// Deployments, pods and Services as `kind/name`.

@@ -3,9 +3,9 @@
 use crate::claim::{Claim, Outcome, Verdict};
 use crate::context::Context;
 use crate::kubernetes::{
-    Scope, pods,
-    service::External,
-    variant,
+    Scope,
+    external::External,
+    pods, variant,
     wait::{evidence, noting},
 };
 use crate::lab::Lab;
@@ -149,7 +149,7 @@ async fn publish(context: &Context, scope: &Scope) -> anyhow::Result<Option<Exte
         let applied = scope.apply(&manifest).await?;
         at_once |= applied.data.pointer("/status/loadBalancer/ingress").is_some();
     }
-    let external = evidence(scope.external(BALANCER, PORT).await)?;
+    let external = evidence(scope.external::<Service>(BALANCER, PORT).await)?;
     let had_address = step.seconds();
     let (verdict, external) = match external {
         Err(why) => (Verdict::fails(why), None),
@@ -351,7 +351,7 @@ async fn replace(
             let settled = evidence(scope.settled(sampler, &new).await)?;
             let now =
                 scope.api::<Service>().get(BALANCER).await.context("failed to get the Service")?;
-            let address = evidence(scope.external(BALANCER, PORT).await)?;
+            let address = evidence(scope.external::<Service>(BALANCER, PORT).await)?;
             let sample =
                 context.sample("after all pods were replaced", sampler, FEW_REQUESTS, None).await?;
             let answered = traffic::none_failed(&sample);

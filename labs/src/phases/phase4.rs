@@ -1,24 +1,20 @@
 //! Phase 4: the canary.
 
-use crate::claim::{Claim, Outcome, Verdict};
+use crate::claim::{Claim, Verdict};
 use crate::context::Context;
 use crate::kubernetes::{
     Scope, pods, variant,
-    wait::{Config, Seen, evidence, noting, until},
+    wait::{evidence, noting},
 };
 use crate::lab::Lab;
 use crate::sample::Sampler;
 use crate::statistics::{Ratio, Split};
 use crate::traffic;
 use anyhow::Context as _;
-use k8s_openapi::api::{
-    apps::v1::{Deployment, ReplicaSet},
-    core::v1::{Pod, Service},
-};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use kube::ResourceExt;
 use lab_environment::NearestWrong;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeSet;
 
 /// This phase, as the list of labs shows it.
 pub const LAB: Lab = Lab {
@@ -114,7 +110,7 @@ async fn prepare(context: &Context, scope: &Scope) -> anyhow::Result<Sampler> {
     scope.apply_file(context.environment(), "lb/app-lb.yml").await?;
     scope.apply_file(context.environment(), "lb/app-production.yml").await?;
     let (rolled, external) =
-        tokio::join!(scope.rolled_out(PRODUCTION), scope.external(BALANCER, PORT));
+        tokio::join!(scope.rolled_out(PRODUCTION), scope.external::<Service>(BALANCER, PORT));
     rolled?;
     let sampler = scope.answering(&external?).await?;
     Ok(sampler)
@@ -212,9 +208,9 @@ impl Play<'_> {
             let what = format!("the load balancer at {ratio}");
             let sample = context.sample(&what, sampler, split.plan.n, band).await?;
             let verdict = noting(traffic::share(&sample, &split, version), ready.and(settled));
-            verdicts.push((ratio, verdict));
+            verdicts.push((ratio.to_string(), verdict));
         }
-        context.judge("ratio-follows-replicas", all(verdicts))?;
+        context.judge("ratio-follows-replicas", Verdict::all(verdicts))?;
         let _step = context.step("scale back to three");
         scope.scale(PRODUCTION, i32::try_from(ARTICLE.stable)?).await?;
         self.ready(STABLE_PODS, ARTICLE.stable).await?.map_err(anyhow::Error::msg)
@@ -231,10 +227,10 @@ impl Play<'_> {
         let during = load.stop_after(UNDER_LOAD).await?;
         context.keep_sample("while the canary is ditched", &during);
         let sample = context.sample("after the canary", sampler, REQUESTS, None).await?;
-        let verdict = both(
+        let verdict = Verdict::all([
             ("meanwhile", traffic::none_failed(&during)),
             ("after", traffic::all_are(&sample, &context.stable()?.version)),
-        );
+        ]);
         context.judge("canary-can-be-ditched", noting(verdict, settled.and(gone).and(after)))?;
         Ok(())
     }
@@ -259,7 +255,8 @@ impl Play<'_> {
                     Ok(()) => Verdict::holds("no ready endpoint"),
                     Err(why) => Verdict::fails(why),
                 };
-                both((&format!("{pod} runs, {condition}"), endpoint), ("requests", verdict))
+                let pod = format!("{pod} runs, {condition}");
+                Verdict::all([(pod.as_str(), endpoint), ("requests", verdict)])
             }
         };
         context.judge("bad-canary-contained", verdict)?;
@@ -276,37 +273,15 @@ impl Play<'_> {
                 context.progress(why);
             }
         }
-        let step = context.step("set production's image to the canary's, under load");
-        let before = scope.replica_sets(PRODUCTION).await?;
-        let old_pods = pods::names(&scope.pods(STABLE_PODS).await?);
+        let _step = context.step("set production's image to the canary's, under load");
         let settled = self.settle().await?;
         let load = context.background("while production is promoted", sampler, RATE);
         let image = &context.canary()?.name;
-        let (rolled, seen) = self.watch_rollout(image).await?;
-        let rolled_after = step.seconds();
+        let promotion = scope.promote(PRODUCTION, STABLE_PODS, CONTAINER, image).await?;
         let after = self.settle().await?;
         let during = load.stop_after(UNDER_LOAD).await?;
         context.keep_sample("while production is promoted", &during);
-
-        let sets = scope.replica_sets(PRODUCTION).await?;
-        let pods = scope.pods(STABLE_PODS).await?;
-        let kept = old_pods.intersection(&pods::names(&pods)).count();
-        let moved = !pods.is_empty() && pods.iter().all(|pod| pods::image(pod) == image);
-        let holds =
-            rolled.is_ok() && moved && kept == 0 && seen.len() > 1 && sets.len() > before.len();
-        let seen: Vec<&str> = seen.iter().map(String::as_str).collect();
-        let verdict = Verdict::of(
-            holds,
-            format!(
-                "replica sets {} → {}; ready pods ran {} while it rolled for {rolled_after:.2} s; {kept} of {} \
-             old pods left",
-                replica_counts(&before),
-                replica_counts(&sets),
-                seen.join(" and "),
-                old_pods.len(),
-            ),
-        );
-        context.judge("promotion-by-image", noting(verdict, rolled))?;
+        context.judge("promotion-by-image", promotion.verdict())?;
         let verdict = traffic::none_failed(&during);
         context.judge("promotion-drops-nothing", noting(verdict, settled.and(after)))?;
         Ok(())
@@ -323,44 +298,9 @@ impl Play<'_> {
         let left = left.contains(&format!("deployment/{CANARY}"));
         let verdict = traffic::all_are(&sample, &context.canary()?.version);
         let canary = if left { Verdict::fails("still there") } else { Verdict::holds("gone") };
-        let verdict = both((CANARY, canary), ("requests", verdict));
+        let verdict = Verdict::all([(CANARY, canary), ("requests", verdict)]);
         context.judge("canary-retires", noting(verdict, gone.and(settled)))?;
         Ok(())
-    }
-
-    /// Sets the image and waits for the rollout; meanwhile collects the images that ready pods of
-    /// production run, at each moment at which there is more than one, or at the end.
-    async fn watch_rollout(
-        &self,
-        image: &str,
-    ) -> anyhow::Result<(Result<(), String>, BTreeSet<String>)> {
-        let images = Mutex::new(BTreeSet::new());
-        let watching = until(
-            self.scope.api(),
-            Config::default().labels(STABLE_PODS),
-            "end of the rollout",
-            // Longer than the rollout may take: that one ends the watch.
-            self.context.rollout_patience() * 2,
-            |pods: &BTreeMap<String, Pod>| {
-                let wanted =
-                    pods.values().filter(|pod| pods::is_ready(pod) && pods::is_wanted(pod));
-                let now: BTreeSet<String> = wanted.map(|pod| pods::image(pod).to_owned()).collect();
-                let mut images = images.lock().unwrap_or_else(PoisonError::into_inner);
-                if now.len() > images.len() {
-                    *images = now;
-                }
-                Seen::<()>::Waiting(String::new())
-            },
-        );
-        let rolling = async {
-            self.scope.set_image(PRODUCTION, CONTAINER, image).await?;
-            evidence(self.scope.rolled_out(PRODUCTION).await)
-        };
-        let rolled = tokio::select! {
-            rolled = rolling => rolled?.map(drop),
-            watched = watching => evidence(watched)?,
-        };
-        Ok((rolled, images.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Waits until all pods of the app there are answer through the load balancer, and no others.
@@ -422,33 +362,4 @@ fn available(deployment: &Deployment) -> String {
         || "Available=Unknown".to_owned(),
         |c| format!("Available={} ({})", c.status, c.reason.as_deref().unwrap_or("-")),
     )
-}
-
-/// `1.0 3, 2.0 0`: the image's tag and the replicas of each.
-fn replica_counts(sets: &[ReplicaSet]) -> String {
-    let one = |set: &ReplicaSet| {
-        let template = set.spec.as_ref().and_then(|spec| spec.template.as_ref());
-        let containers = template.and_then(|t| t.spec.as_ref()).map(|spec| &spec.containers);
-        let image = containers.and_then(|all| all.first()?.image.clone()).unwrap_or_default();
-        let replicas = set.status.as_ref().map_or(0, |status| status.replicas);
-        format!("{image} ×{replicas}")
-    };
-    format!("[{}]", sets.iter().map(one).collect::<Vec<_>>().join(", "))
-}
-
-/// Holds if all hold; the evidence of all, in order.
-fn all(verdicts: Vec<(Ratio, Verdict)>) -> Verdict {
-    let holds = verdicts.iter().all(|(_, verdict)| verdict.outcome == Outcome::Holds);
-    let said: Vec<String> =
-        verdicts.iter().map(|(ratio, verdict)| format!("{ratio}: {}", verdict.evidence)).collect();
-    let data: BTreeMap<String, _> =
-        verdicts.into_iter().map(|(ratio, verdict)| (ratio.to_string(), verdict.data)).collect();
-    Verdict::of(holds, said.join("; ")).with(data)
-}
-
-/// Holds if both hold.
-fn both(first: (&str, Verdict), second: (&str, Verdict)) -> Verdict {
-    let holds = [&first.1, &second.1].iter().all(|verdict| verdict.outcome == Outcome::Holds);
-    let said = [&first, &second].map(|(name, verdict)| format!("{name}: {}", verdict.evidence));
-    Verdict::of(holds, said.join("; ")).with([first.1.data, second.1.data])
 }

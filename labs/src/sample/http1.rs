@@ -1,13 +1,12 @@
 //! One HTTP/1.1 request on one connection, read strictly: an answer that a careful client would
 //! refuse is a failure, never a hit. Message framing is that of RFC 9112, section 6.3.
 
+use super::target::Target;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A good answer: status 200, completely received.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -70,29 +69,20 @@ impl Response {
 
 /// Asks and keeps what a sample counts.
 pub(super) async fn ask(
-    address: SocketAddr,
+    target: &Target,
     request: &[u8],
     deadline: Duration,
 ) -> Result<Reply, Failure> {
-    exchange(address, request, deadline, |message| {
-        if message.status != 200 {
-            return Err(Failure::Status(message.status));
-        }
-        let text = std::str::from_utf8(&message.body).ok();
-        let version = text.map(|text| text.strip_suffix('\n').unwrap_or(text));
-        let version = version.filter(|text| is_version(text)).map(str::to_owned);
-        Ok(Reply { version, pod: message.header("x-pod").map(str::to_owned) })
-    })
-    .await
+    exchange(target, request, deadline, reply).await
 }
 
 /// Asks and keeps everything.
 pub(super) async fn fetch(
-    address: SocketAddr,
+    target: &Target,
     request: &[u8],
     deadline: Duration,
 ) -> Result<Response, Failure> {
-    exchange(address, request, deadline, |message| {
+    exchange(target, request, deadline, |message| {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let headers = message.headers.iter().map(owned).collect();
         Ok(Response { status: message.status, headers, body: message.body.to_vec() })
@@ -101,22 +91,17 @@ pub(super) async fn fetch(
 }
 
 async fn exchange<T>(
-    address: SocketAddr,
+    target: &Target,
     request: &[u8],
     deadline: Duration,
-    keep: impl Fn(Message<'_>) -> Result<T, Failure>,
+    keep: impl FnMut(Message<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let talk = async {
-        let connected = TcpStream::connect(address).await;
-        let mut stream = connected.map_err(|error| Failure::Connect(error.to_string()))?;
-        let broken = |error: std::io::Error| Failure::Broken(error.to_string());
-        stream.write_all(request).await.map_err(broken)?;
+        let mut stream = target.dial().await?;
         let mut bytes = Vec::with_capacity(1024);
-        loop {
-            let end = stream.read_buf(&mut bytes).await.map_err(broken)? == 0;
-            if let Some(message) = parse(&bytes, end)? {
-                return keep(message);
-            }
+        match &target.tls {
+            None => converse(&mut stream, request, &mut bytes, keep).await,
+            Some(tls) => converse(&mut tls.over(stream).await?, request, &mut bytes, keep).await,
         }
     };
     match tokio::time::timeout(deadline, talk).await {
@@ -125,12 +110,43 @@ async fn exchange<T>(
     }
 }
 
+/// Sends a request and reads its answer into `bytes`, which are empty before.
+pub(super) async fn converse<T>(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: &[u8],
+    bytes: &mut Vec<u8>,
+    mut keep: impl FnMut(Message<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let broken = |error: std::io::Error| Failure::Broken(error.to_string());
+    stream.write_all(request).await.map_err(broken)?;
+    stream.flush().await.map_err(broken)?;
+    loop {
+        let end = stream.read_buf(bytes).await.map_err(broken)? == 0;
+        if let Some(message) = parse(bytes, end)? {
+            return keep(message);
+        }
+    }
+}
+
+/// What a sample counts of an answer.
+pub(super) fn reply(message: Message<'_>) -> Result<Reply, Failure> {
+    if message.status != 200 {
+        return Err(Failure::Status(message.status));
+    }
+    let text = std::str::from_utf8(&message.body).ok();
+    let version = text.map(|text| text.strip_suffix('\n').unwrap_or(text));
+    let version = version.filter(|text| is_version(text)).map(str::to_owned);
+    Ok(Reply { version, pod: message.header("x-pod").map(str::to_owned) })
+}
+
 /// A complete answer.
 #[derive(Debug, PartialEq)]
-struct Message<'a> {
+pub(super) struct Message<'a> {
     status: u16,
     headers: Vec<(&'a str, &'a str)>,
     body: Cow<'a, [u8]>,
+    /// Whether the connection ends with it, by its header or because nothing else tells its end.
+    pub(super) last: bool,
 }
 
 impl<'a> Message<'a> {
@@ -182,7 +198,11 @@ fn parse(bytes: &[u8], end: bool) -> Result<Option<Message<'_>>, Failure> {
             Framing::Close if end => Cow::Borrowed(body),
             Framing::Close => return if bytes.len() > MOST { more() } else { Ok(None) },
         };
-        return Ok(Some(Message { status, headers, body }));
+        let closes = |(key, value): &(&str, &str)| {
+            key.eq_ignore_ascii_case("connection") && value.eq_ignore_ascii_case("close")
+        };
+        let last = end || headers.iter().any(closes) || rest.starts_with(b"HTTP/1.0");
+        return Ok(Some(Message { status, headers, body, last }));
     }
 }
 

@@ -56,7 +56,7 @@ async fn foreign_namespace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_image() {
     let image = "/spec/template/spec/containers/0/image";
-    let world = World::new().impatient(3600).set("app-canary.yml", image, json!("kubeapp:3.0"));
+    let world = World::new().impatient(3600).set("lb/app-canary.yml", image, json!("kubeapp:3.0"));
     let played = fails_cleanly(&world).await;
     for said in ["waits for image", "kubeapp:3.0", "is not loaded", "kubeapp:1.0", "--images"] {
         played.failed_for_the_environment(said);
@@ -69,7 +69,7 @@ async fn missing_image() {
 async fn crashing_pod() {
     let port = json!([{"name": "PORT", "value": "eighty"}]);
     let env = "/spec/template/spec/containers/0/env";
-    let world = World::new().impatient(3600).set("app-production.yml", env, port);
+    let world = World::new().impatient(3600).set("lb/app-production.yml", env, port);
     let played = fails_cleanly(&world).await;
     for said in ["does not stay up", "exit code 1", "last wrote: kubeapp 1.0: PORT=eighty"] {
         played.failed_for_the_environment(said);
@@ -82,7 +82,7 @@ async fn crashing_pod() {
 async fn crashing_canary() {
     let port = json!([{"name": "PORT", "value": "eighty"}]);
     let env = "/spec/template/spec/containers/0/env";
-    let world = World::new().impatient(3600).set("app-canary.yml", env, port);
+    let world = World::new().impatient(3600).set("lb/app-canary.yml", env, port);
     let played = fails_cleanly(&world).await;
     assert_eq!(played.exit(), Exit::Fails);
     let evidence = played.evidence("canary-joins-untouched");
@@ -94,7 +94,7 @@ async fn crashing_canary() {
 #[tokio::test(flavor = "multi_thread")]
 async fn program_not_there() {
     let command = "/spec/template/spec/containers/0/command";
-    let world = World::new().impatient(3600).set("app-production.yml", command, json!(["/ap"]));
+    let world = World::new().impatient(3600).set("lb/app-production.yml", command, json!(["/ap"]));
     let played = fails_cleanly(&world).await;
     for said in ["could not be started", "\"/ap\""] {
         played.failed_for_the_environment(said);
@@ -107,7 +107,7 @@ async fn program_not_there() {
 async fn missing_secret() {
     let from = json!([{"secretRef": {"name": "keys"}}]);
     let env = "/spec/template/spec/containers/0/envFrom";
-    let world = World::new().impatient(3600).set("app-production.yml", env, from);
+    let world = World::new().impatient(3600).set("lb/app-production.yml", env, from);
     let played = fails_cleanly(&world).await;
     for said in ["CreateContainerConfigError", "keys"] {
         played.failed_for_the_environment(said);
@@ -115,12 +115,23 @@ async fn missing_secret() {
     played.blames("pod: ");
 }
 
+/// An Ingress whose rule leads to a Service that is not there is named as what is at fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn ingress_to_nowhere() {
+    let service = "/spec/rules/0/http/paths/0/backend/service/name";
+    let world =
+        World::new().impatient(4).set("ingress/app-ingress-canary.yml", service, json!("nobody"));
+    let played = world.play("phase5").await;
+    played.fails(&["vhost-canary", "sessions-hold", "ingress-promotes"]);
+    played.blames("ingress: app-ingress names what is not there: nobody:80 for canary.foo.bar/");
+}
+
 /// A pod may get ready at any time, so this takes all the time there is; then the probe's words are
 /// told.
 #[tokio::test(flavor = "multi_thread")]
 async fn never_ready() {
     let path = "/spec/template/spec/containers/0/readinessProbe/httpGet/path";
-    let world = World::new().impatient(4).set("app-production.yml", path, json!("/nowhere"));
+    let world = World::new().impatient(4).set("lb/app-production.yml", path, json!("/nowhere"));
     let played = fails_cleanly(&world).await;
     for said in
         ["no rollout of kubeapp-production within 4 s", "0 of 3", "Readiness probe failed", "404"]

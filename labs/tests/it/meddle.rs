@@ -80,10 +80,10 @@ pub(crate) async fn insist_on_replicas(client: Client, name: &str, replicas: i32
     }
 }
 
-/// A merge patch of the load balancer.
-pub(crate) async fn patch_service(client: Client, patch: Value) {
+/// A merge patch of a Service.
+pub(crate) async fn patch_service(client: Client, name: &str, patch: Value) {
     let api: Api<Service> = Api::namespaced(client, "production");
-    let patched = api.patch("app-lb", &PatchParams::default(), &Patch::Merge(patch)).await;
+    let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
     patched.expect("a patched Service");
 }
 

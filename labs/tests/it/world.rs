@@ -39,12 +39,14 @@ impl World {
     pub(crate) fn new() -> Self {
         let folder = Folder::new();
         let manifests = folder.0.join("manifests");
-        fs::create_dir_all(manifests.join("lb")).expect("a folder for manifests");
-        let ours = repository().join("manifests/lb");
-        for file in fs::read_dir(&ours).expect("our manifests") {
-            let file = file.expect("our manifests").path();
-            fs::copy(&file, manifests.join("lb").join(file.file_name().expect("a name")))
-                .expect("a copy of our manifests");
+        for kind in ["lb", "ingress"] {
+            let copies = manifests.join(kind);
+            fs::create_dir_all(&copies).expect("a folder for manifests");
+            for file in fs::read_dir(repository().join("manifests").join(kind)).expect("ours") {
+                let file = file.expect("our manifests").path();
+                fs::copy(&file, copies.join(file.file_name().expect("a name")))
+                    .expect("a copy of our manifests");
+            }
         }
         let images = ["1.0", "2.0"].map(archives::image);
         let environment = Environment {
@@ -82,15 +84,20 @@ impl World {
         self
     }
 
-    /// Changes the object of a manifest: `app-canary.yml`.
+    /// Changes an object of a manifest: the first, or that of a kind (`ingress/app-canary.yml#Service`).
     pub(crate) fn edit(self, file: &str, change: impl FnOnce(&mut Value)) -> Self {
-        let path = self.environment.manifests.join("lb").join(file);
-        let mut object = manifest::read(&path).expect("our manifest").remove(0).object;
+        let (file, kind) = file.split_once('#').map_or((file, None), |(f, k)| (f, Some(k)));
+        let path = self.environment.manifests.join(file);
+        let objects = manifest::read(&path).expect("our manifest");
+        let mut objects: Vec<Value> = objects.into_iter().map(|m| m.object).collect();
+        let mut found = objects.iter_mut().filter(|o| kind.is_none_or(|kind| o["kind"] == kind));
+        let object = found.next().expect("an object of that kind");
         let before = object.clone();
-        change(&mut object);
-        assert_ne!(before, object, "the sabotage of {file} changed nothing");
+        change(object);
+        assert_ne!(before, *object, "the sabotage of {file} changed nothing");
         // JSON is YAML.
-        fs::write(&path, object.to_string()).expect("the changed manifest");
+        let documents: Vec<String> = objects.iter().map(Value::to_string).collect();
+        fs::write(&path, documents.join("\n---\n")).expect("the changed manifest");
         self
     }
 

@@ -31,7 +31,7 @@ macro_rules! worlds {
         )*
 
         /// Each claim that some world makes fail.
-        fn proved() -> BTreeSet<&'static str> {
+        pub(super) fn proved() -> BTreeSet<&'static str> {
             let mut proved = BTreeSet::new();
             $(proved.extend::<&[&str]>(&$fails);)*
             proved
@@ -40,6 +40,9 @@ macro_rules! worlds {
     (@play $world:ident, $lab:literal) => { $world.play($lab) };
     (@play $world:ident, $lab:literal, $meddle:expr) => { $world.play_while($lab, $meddle) };
 }
+
+// Below the macro, which it uses.
+mod ingress;
 
 worlds! {
     right_phase3: "phase3" fails [], in World::new();
@@ -110,40 +113,40 @@ worlds! {
     /// Two replicas where the article has three.
     two_replicas: "phase3"
         fails ["rollout-completes", "deployment-owns-replicaset", "self-heals"],
-        in World::new().impatient(5).set("app-production.yml", "/spec/replicas", json!(2));
+        in World::new().impatient(5).set("lb/app-production.yml", "/spec/replicas", json!(2));
 
     /// Pods that choose their node themselves are not spread, and nobody scheduled them.
     one_node: "phase3" fails ["pods-spread", "events-tell"],
         in World::new()
             .impatient(5)
-            .set("app-production.yml", "/spec/template/spec/nodeName", json!("node-2"));
+            .set("lb/app-production.yml", "/spec/template/spec/nodeName", json!("node-2"));
 
     /// A selector that misses.
     selector_misses: "phase3"
         fails ["lb-gets-address", "lb-finds-pods", "stable-serves-all", "load-spreads",
             "readiness-gates", "service-outlives-pods"],
-        in World::new().impatient(4).set("app-lb.yml", "/spec/selector/app", json!("kubeap"));
+        in World::new().impatient(4).set("lb/app-lb.yml", "/spec/selector/app", json!("kubeap"));
 
     /// A target port at which nobody listens.
     wrong_port: "phase3"
         fails ["lb-gets-address", "stable-serves-all", "load-spreads", "readiness-gates",
             "service-outlives-pods"],
-        in World::new().impatient(4).set("app-lb.yml", "/spec/ports/0/targetPort", json!(9090));
+        in World::new().impatient(4).set("lb/app-lb.yml", "/spec/ports/0/targetPort", json!(9090));
 
     /// One client stays with one pod, as with keep-alive.
     pinned_phase3: "phase3" fails ["load-spreads"],
-        in World::new().impatient(5).set("app-lb.yml", "/spec/sessionAffinity", json!("ClientIP"));
+        in World::new().impatient(5).set("lb/app-lb.yml", "/spec/sessionAffinity", json!("ClientIP"));
 
     /// Readiness ignored.
     unready_published_phase3: "phase3" fails ["readiness-gates"],
         in World::new()
             .impatient(5)
-            .set("app-lb.yml", "/spec/publishNotReadyAddresses", json!(true));
+            .set("lb/app-lb.yml", "/spec/publishNotReadyAddresses", json!(true));
 
     /// Production runs the canary's version.
     stable_is_canary: "phase3" fails ["stable-serves-all"],
         in World::new().set(
-            "app-production.yml",
+            "lb/app-production.yml",
             "/spec/template/spec/containers/0/image",
             json!("kubeapp:2.0"),
         );
@@ -204,7 +207,7 @@ worlds! {
                 let pods = pods.list(&Default::default()).await.expect("pods");
                 let hash = pods.items[0].labels()["pod-template-hash"].clone();
                 let patch = json!({"spec": {"selector": {"pod-template-hash": hash}}});
-                meddle::patch_service(client, patch).await;
+                meddle::patch_service(client, "app-lb", patch).await;
             })
         };
 
@@ -212,13 +215,13 @@ worlds! {
     two_to_one: "phase4" fails ["quarter-to-canary"],
         in World::new()
             .telling_replicas_apart()
-            .set("app-production.yml", "/spec/replicas", json!(2));
+            .set("lb/app-production.yml", "/spec/replicas", json!(2));
 
     /// 4:1.
     four_to_one: "phase4" fails ["quarter-to-canary"],
         in World::new()
             .telling_replicas_apart()
-            .set("app-production.yml", "/spec/replicas", json!(4));
+            .set("lb/app-production.yml", "/spec/replicas", json!(4));
 
     /// Somebody scales the canary along with production.
     canary_scaled_along: "phase4" fails ["ratio-follows-replicas"],
@@ -237,13 +240,13 @@ worlds! {
     /// One client stays with one pod, as with keep-alive.
     pinned_phase4: "phase4"
         fails ["quarter-to-canary", "ratio-follows-replicas", "sessions-flip"],
-        in World::new().impatient(4).set("app-lb.yml", "/spec/sessionAffinity", json!("ClientIP"));
+        in World::new().impatient(4).set("lb/app-lb.yml", "/spec/sessionAffinity", json!("ClientIP"));
 
     /// Readiness ignored.
     unready_published_phase4: "phase4" fails ["bad-canary-contained"],
         in World::new()
             .impatient(5)
-            .set("app-lb.yml", "/spec/publishNotReadyAddresses", json!(true));
+            .set("lb/app-lb.yml", "/spec/publishNotReadyAddresses", json!(true));
 
     /// A canary that answers 1.0: the wrong build under the right name.
     canary_answers_stable: "phase4"
@@ -260,8 +263,8 @@ worlds! {
             "ratio-follows-replicas", "sessions-flip", "bad-canary-contained"],
         in World::new()
             .impatient(4)
-            .set("app-canary.yml", "/spec/selector/matchLabels/app", json!("canary"))
-            .set("app-canary.yml", "/spec/template/metadata/labels/app", json!("canary"));
+            .set("lb/app-canary.yml", "/spec/selector/matchLabels/app", json!("canary"))
+            .set("lb/app-canary.yml", "/spec/template/metadata/labels/app", json!("canary"));
 
     /// Traffic stops for a moment when the canary goes.
     ditch_drops: "phase4" fails ["canary-can-be-ditched"], in World::new(), while |client| {
@@ -271,14 +274,14 @@ worlds! {
                 pod.metadata.deletion_timestamp.is_some()
                     && pod.labels().get("env").is_some_and(|env| env == "canary")
             },
-            interrupt,
+            |client| interrupt(client, "app-lb"),
         )
     };
 
     /// All of production goes before anything new comes, and the canary does not stand in.
     promotion_recreates: "phase4"
         fails ["promotion-by-image", "promotion-drops-nothing"],
-        in World::new().set("app-production.yml", "/spec/strategy", json!({"type": "Recreate"})),
+        in World::new().set("lb/app-production.yml", "/spec/strategy", json!({"type": "Recreate"})),
         while |client| {
             meddle::once(client, meddle::promoted, |client| async {
                 let patch = json!({"spec": {"replicas": 0}});
@@ -302,12 +305,12 @@ fn paused(deployment: &Deployment) -> bool {
     meddle::production(deployment, |d| d.pointer("/spec/paused") == Some(&json!(true)))
 }
 
-/// Takes every pod from the load balancer until it has noticed, and gives them back.
-async fn interrupt(client: Client) {
+/// Takes every pod from a Service until load balancers have noticed, and gives them back.
+async fn interrupt(client: Client, service: &str) {
     let selector = |app: &str| json!({"spec": {"selector": {"app": app}}});
-    meddle::patch_service(client.clone(), selector("nobody")).await;
+    meddle::patch_service(client.clone(), service, selector("nobody")).await;
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    meddle::patch_service(client, selector("kubeapp")).await;
+    meddle::patch_service(client, service, selector("kubeapp")).await;
 }
 
 /// A program that does not listen leaves nothing to ask, so the lab ends there.
@@ -339,7 +342,7 @@ const UNPROVED: &[&str] = &["cluster-answers", "app-port"];
 /// A claim that cannot fail proves nothing, so none may be added without a world that breaks it.
 #[test]
 fn every_claim_fails_somewhere() {
-    let proved = proved();
+    let proved: BTreeSet<&str> = &proved() | &ingress::proved();
     let all = LABS.iter().flat_map(|lab| lab.claims).map(|claim| claim.id);
     let unproved: Vec<&str> = all.clone().filter(|id| !proved.contains(id)).collect();
     assert_eq!(unproved, UNPROVED, "claims that no world makes fail");

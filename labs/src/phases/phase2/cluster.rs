@@ -121,7 +121,7 @@ async fn started(
 
 async fn ask(scope: &Scope, version: &str) -> anyhow::Result<Answered> {
     let name = name_of(version);
-    let external = match evidence(scope.external(&name, 80).await)? {
+    let external = match evidence(scope.external::<Service>(&name, 80).await)? {
         Ok(external) => external,
         Err(why) => return Ok(Err(why)),
     };
