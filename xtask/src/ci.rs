@@ -41,5 +41,15 @@ fn step(name: &'static str, run: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 fn all() -> flags::Lab {
-    flags::Lab { phase: vec!["all".into()], on: None, sandbox: None, keep: false, json: false }
+    flags::Lab {
+        phase: vec!["all".into()],
+        on: None,
+        image: None,
+        context: None,
+        registry: None,
+        yes: false,
+        sandbox: None,
+        keep: false,
+        json: false,
+    }
 }

@@ -1,8 +1,14 @@
 //! Clusters that the labs can run on: one file and one line in [`PROVIDERS`] each. A provider is
-//! one function that answers one plain struct with a kubeconfig of its own; what differs between
-//! clusters is in its fields.
+//! what answers one plain struct with a kubeconfig of its own; what differs between clusters is in
+//! its fields.
 
+pub(crate) mod current;
 pub(crate) mod embedded;
+pub(crate) mod gke;
+pub(crate) mod k3s;
+pub(crate) mod kind;
+pub(crate) mod minikube;
+pub(crate) mod outside;
 
 use crate::{
     failure::Failure, images::Image, nearest::nearest, process::Signals, project::Project,
@@ -11,13 +17,29 @@ use anyhow::Result;
 use lab_environment::{Absent, Environment, NearestWrong, Patience};
 use std::path::{Path, PathBuf};
 
-/// A provider by the name that `--on` takes.
-type Provider = (&'static str, fn(&Request) -> Result<Cluster>);
+/// How a cluster is had.
+#[derive(Clone, Copy)]
+pub(crate) enum Provider {
+    /// A process of ours.
+    Embedded,
+    /// By other people's programs.
+    Outside(&'static dyn outside::Provider),
+}
 
-/// The first is the default.
-const PROVIDERS: [Provider; 1] = [("embedded", embedded::start)];
+/// All of them, by the name that `--on` takes. The first is the default.
+pub(crate) const PROVIDERS: [(&str, Provider); 6] = [
+    (embedded::NAME, Provider::Embedded),
+    ("kind", Provider::Outside(&kind::Kind)),
+    ("k3s", Provider::Outside(&k3s::K3s)),
+    ("minikube", Provider::Outside(&minikube::Minikube)),
+    ("gke", Provider::Outside(&gke::Gke)),
+    ("current", Provider::Outside(&current::Current)),
+];
 
-/// What a provider gets.
+/// What clusters are called unless `--name` says otherwise.
+pub(crate) const NAME: &str = "canary-labs";
+
+/// What the embedded provider gets.
 pub(crate) struct Request<'a> {
     /// Where binaries and images are.
     pub(crate) project: &'a Project,
@@ -29,6 +51,17 @@ pub(crate) struct Request<'a> {
     pub(crate) sandbox: Option<&'a str>,
 }
 
+/// What differs between clusters, apart from where they are.
+#[derive(Clone, Debug)]
+pub(crate) struct Differences {
+    /// Deadlines here.
+    pub(crate) patience: Patience,
+    /// How fine a sample is affordable here.
+    pub(crate) nearest_wrong: NearestWrong,
+    /// Claims that cannot be checked here.
+    pub(crate) absent: Vec<Absent>,
+}
+
 /// What a provider yields.
 pub(crate) struct Cluster {
     /// The provider's name.
@@ -37,12 +70,10 @@ pub(crate) struct Cluster {
     pub(crate) kubeconfig: PathBuf,
     /// Seconds until its API answered; `None` if it already ran.
     pub(crate) started_in: Option<f64>,
-    /// Deadlines here.
-    pub(crate) patience: Patience,
-    /// How fine a sample is affordable here.
-    pub(crate) nearest_wrong: NearestWrong,
-    /// Claims that cannot be checked here.
-    pub(crate) absent: Vec<Absent>,
+    /// Where its nodes pull the images from; `None` if they have them.
+    pub(crate) registry: Option<String>,
+    /// See [`Differences`].
+    pub(crate) differences: Differences,
     /// What has to be ended afterwards.
     pub(crate) process: Option<embedded::Process>,
 }
@@ -65,32 +96,38 @@ impl Cluster {
                 .map(|image| lab_environment::Image {
                     version: image.version.clone(),
                     manifest_name: image.name.clone(),
-                    name: image.name.clone(),
+                    name: match &self.registry {
+                        Some(registry) => format!("{registry}/{}", image.name),
+                        None => image.name.clone(),
+                    },
                     archive: image.archive.clone(),
                     rebuilt: image.rebuilt.clone(),
                     binary: image.binary.clone(),
                     build_input: image.build_input.clone(),
                 })
                 .collect(),
-            pull_policy: "IfNotPresent".into(),
+            // A tag is pushed again when the app changes, and nodes would go on with the old one;
+            // what was loaded cannot be pulled at all.
+            pull_policy: if self.registry.is_some() { "Always" } else { "IfNotPresent" }.into(),
             app: project.root.join("app"),
             docker,
-            patience: self.patience.clone(),
-            nearest_wrong: self.nearest_wrong,
-            absent: self.absent.clone(),
+            patience: self.differences.patience.clone(),
+            nearest_wrong: self.differences.nearest_wrong,
+            absent: self.differences.absent.clone(),
         }
     }
 }
 
 /// The provider called `name`, or the default.
 pub(crate) fn provider(name: Option<&str>) -> Result<Provider> {
-    let Some(name) = name else { return Ok(PROVIDERS[0]) };
-    PROVIDERS.into_iter().find(|(known, _)| *known == name).ok_or_else(|| {
+    let Some(name) = name else { return Ok(Provider::Embedded) };
+    let found = PROVIDERS.into_iter().find(|(known, _)| *known == name);
+    found.map(|(_, provider)| provider).ok_or_else(|| {
         let known = PROVIDERS.map(|(known, _)| known);
         let hint =
-            nearest(name, known).map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
-        Failure::Usage(format!("no cluster provider `{name}`{hint} There is: {}", known.join(", ")))
-            .into()
+            nearest(name, known).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
+        let message = format!("no cluster provider `{name}`; {hint}there are {}", known.join(", "));
+        Failure::Usage(message).into()
     })
 }
 
@@ -98,11 +135,8 @@ pub(crate) fn provider(name: Option<&str>) -> Result<Provider> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_environment_is_what_the_labs_read() {
-        let project =
-            Project { root: "/r".into(), binaries: "/t/debug".into(), target: "/t".into() };
-        let image = Image {
+    fn image() -> Image {
+        Image {
             version: "1.0".into(),
             name: "kubeapp:1.0".into(),
             digest: "sha256:0".into(),
@@ -111,22 +145,57 @@ mod tests {
             rebuilt: "/t/images/rebuilt/kubeapp-1.0.tar".into(),
             binary: "/t/images/kubeapp-1.0".into(),
             build_input: "KUBEAPP_VERSION=1.0".into(),
-        };
-        let cluster = embedded::cluster("/k".into(), Some(0.012), None);
-        let text = serde_json::to_string(&cluster.environment(&project, &[image], true)).unwrap();
-        let read: Environment = serde_json::from_str(&text).unwrap();
+        }
+    }
+
+    fn written(cluster: &Cluster) -> Environment {
+        let project =
+            Project { root: "/r".into(), binaries: "/t/debug".into(), target: "/t".into() };
+        let text = serde_json::to_string(&cluster.environment(&project, &[image()], true)).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn the_environment_is_what_the_labs_read() {
+        let read = written(&embedded::cluster("/k".into(), Some(0.012), None));
         assert_eq!((read.provider.as_str(), read.started_in), ("embedded", Some(0.012)));
         assert_eq!(read.manifests, Path::new("/r/manifests"));
-        assert_eq!(read.images[0].manifest_name, "kubeapp:1.0");
+        assert_eq!(
+            (&*read.images[0].manifest_name, &*read.images[0].name),
+            ("kubeapp:1.0", "kubeapp:1.0")
+        );
         assert!(read.docker && read.nearest_wrong == NearestWrong::NearestReplica);
+        assert_eq!(read.pull_policy, "IfNotPresent", "what was loaded cannot be pulled");
+    }
+
+    #[test]
+    fn images_of_a_registry_have_its_name_and_are_pulled() {
+        let cluster = Cluster {
+            registry: Some("eu-docker.pkg.dev/p/r".into()),
+            ..embedded::cluster("/k".into(), None, None)
+        };
+        let read = written(&cluster);
+        assert_eq!(read.images[0].manifest_name, "kubeapp:1.0");
+        assert_eq!(read.images[0].name, "eu-docker.pkg.dev/p/r/kubeapp:1.0");
+        assert_eq!(read.pull_policy, "Always");
     }
 
     #[test]
     fn an_unknown_provider_is_wrong_usage() {
-        assert_eq!(provider(None).unwrap().0, "embedded");
-        assert_eq!(provider(Some("embedded")).unwrap().0, "embedded");
-        let error = provider(Some("embeded")).unwrap_err();
-        assert!(error.to_string().contains("did you mean `embedded`?"), "{error}");
-        assert!(matches!(error.downcast_ref(), Some(Failure::Usage(_))));
+        assert!(matches!(provider(None).unwrap(), Provider::Embedded));
+        for (name, known) in PROVIDERS {
+            match (provider(Some(name)).unwrap(), known) {
+                (Provider::Outside(found), Provider::Outside(_)) => assert_eq!(found.name(), name),
+                (found, _) => assert!(matches!(found, Provider::Embedded), "{name}"),
+            }
+        }
+        for (typed, near) in
+            [("embeded", "embedded"), ("kint", "kind"), ("k3d", "k3s"), ("gkee", "gke")]
+        {
+            let error = provider(Some(typed)).err().unwrap();
+            let hint = format!("did you mean `{near}`?");
+            assert!(error.to_string().contains(&hint), "{error}");
+            assert!(matches!(error.downcast_ref(), Some(Failure::Usage(_))));
+        }
     }
 }

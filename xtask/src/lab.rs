@@ -5,8 +5,11 @@
 
 use crate::{
     cargo::{self, Docker},
-    cluster::{self, Cluster, Request, embedded},
-    docker,
+    cluster::{
+        self, Cluster, Provider, Request, embedded,
+        outside::{self, Asked, House},
+    },
+    docker, doctor,
     failure::Failure,
     flags, images, labs,
     lock::Lock,
@@ -29,57 +32,122 @@ use std::{
 const CLEAN_UP: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(flags: &flags::Lab) -> Result<()> {
-    let (provider, start) = cluster::provider(flags.on.as_deref())?;
-    up::check_sandbox(flags.sandbox.as_deref())?;
+    let provider = cluster::provider(flags.on.as_deref())?;
+    up::check_sandbox(flags.sandbox.as_deref(), provider)?;
+    if let Provider::Outside(provider) = provider {
+        // The quick reasons not to begin, before anything is compiled.
+        doctor::preflight(provider.name(), None)?;
+    }
     let project = Project::find()?;
     let docker = docker(&flags.phase);
     let images = cargo::everything(&project, docker)?;
     labs::check(&project, &flags.phase)?;
     let home = project.home()?;
-    let failures = project.failures()?;
-
     let signals = Signals::block()?;
-    let scratch = Scratch::new(&home)?;
-    if flags.keep && provider == embedded::NAME {
-        up::start(&project, &home, flags.sandbox.as_deref(), &images, &signals)?;
+    let run =
+        Run { flags, project: &project, home: &home, images: &images, docker, signals: &signals };
+    match provider {
+        Provider::Embedded => run.embedded(),
+        Provider::Outside(provider) => run.outside(provider),
     }
-    let borrowed = borrow(flags, &project, &home, &images)?;
-    let sandbox = flags.sandbox.as_deref();
-    let request = Request { project: &project, signals: &signals, folder: scratch.path(), sandbox };
-    let (mut cluster, in_use) = match borrowed {
-        Some((cluster, in_use)) => (cluster, Some(in_use)),
-        None => (start(&request)?, None),
-    };
+}
 
-    let environment = cluster.environment(&project, &images, docker == Docker::With);
-    let file = scratch.path().join("environment.json");
-    fs::write(&file, serde_json::to_vec_pretty(&environment)?)
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    let mut command = Command::new(project.binaries.join("labs"));
-    command.arg("run").args(&flags.phase).arg("--environment").arg(&file);
-    command.arg("--failures").arg(failures);
-    command.args(flags.json.then_some("--json")).args(flags.keep.then_some("--keep"));
-    // On a cluster that stays, labs that lose us clean up; with a cluster that goes there is
-    // nothing to clean, and they go at once.
-    if in_use.is_some() {
-        command.arg("--exit-with-stdin").stdin(Stdio::piped());
-        supervise(&mut command, Place::Group, None);
-    } else {
-        command.stdin(Stdio::null());
-        supervise(&mut command, Place::Group, Some(libc::SIGKILL));
+/// One run of the labs.
+struct Run<'a> {
+    flags: &'a flags::Lab,
+    project: &'a Project,
+    home: &'a Path,
+    images: &'a [images::Image],
+    docker: Docker,
+    signals: &'a Signals,
+}
+
+impl Run<'_> {
+    /// On a cluster of our own, or on the one of `up`.
+    fn embedded(&self) -> Result<()> {
+        let Self { flags, project, home, images, signals, .. } = *self;
+        let (scratch, sandbox) = (Scratch::new(home)?, flags.sandbox.as_deref());
+        if flags.keep {
+            up::start(project, home, sandbox, images, signals)?;
+        }
+        let borrowed = borrow(flags, project, home, images)?;
+        let (mut cluster, _in_use) = match borrowed {
+            Some((cluster, in_use)) => (cluster, Some(in_use)),
+            None => {
+                let request = Request { project, signals, folder: scratch.path(), sandbox };
+                (embedded::start(&request)?, None)
+            }
+        };
+        let status = self.labs(&mut cluster, &scratch);
+        if let Some(process) = &mut cluster.process {
+            process.stop(signals);
+        }
+        self.end(exit_code(status?)?, &cluster.kubeconfig)
     }
-    let mut child = command.spawn().context("cannot run labs")?;
-    let status = attend(&mut child, &mut cluster, &signals);
-    if let Some(process) = &mut cluster.process {
-        process.stop(&signals);
+
+    /// On a cluster of other people's programs: the one of `up`, or one for this run alone.
+    fn outside(&self, provider: &'static dyn outside::Provider) -> Result<()> {
+        let Self { flags, home, images, signals, .. } = *self;
+        let scratch = Scratch::new(home)?;
+        let asked = Asked {
+            image: flags.image.clone(),
+            context: flags.context.clone(),
+            registry: flags.registry.clone(),
+            yes: flags.yes,
+            ..Asked::default()
+        };
+        let mut held = House::of(home, provider)?.hold(&asked, images, flags.keep, signals)?;
+        let mut cluster = held.cluster();
+        let status = self.labs(&mut cluster, &scratch);
+        let code = status.and_then(exit_code);
+        // Labs that had no verdict: was it the cluster?
+        let died = matches!(code, Ok(3)) && !held.answers(signals);
+        if flags.keep {
+            held.keep()?;
+        }
+        held.release(signals);
+        if died {
+            bail!(
+                "the {0} cluster died under the labs: it no longer answers; `cargo xtask doctor --on {0}` \
+                 looks for the reason, `cargo xtask up --on {0}` makes it anew",
+                provider.name()
+            );
+        }
+        self.end(code?, &cluster.kubeconfig)
     }
-    let code = exit_code(status?)?;
-    if flags.keep {
-        eprintln!("kept: {}", up::how_to_use(&cluster.kubeconfig));
+
+    /// Runs the labs to their end.
+    fn labs(&self, cluster: &mut Cluster, scratch: &Scratch) -> Result<ExitStatus> {
+        let Self { flags, project, images, docker, signals, .. } = *self;
+        let environment = cluster.environment(project, images, docker == Docker::With);
+        let file = scratch.path().join("environment.json");
+        fs::write(&file, serde_json::to_vec_pretty(&environment)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        let mut command = Command::new(project.binaries.join("labs"));
+        command.arg("run").args(&flags.phase).arg("--environment").arg(&file);
+        command.arg("--failures").arg(project.failures()?);
+        command.args(flags.json.then_some("--json")).args(flags.keep.then_some("--keep"));
+        // On a cluster that stays, labs that lose us clean up; with a cluster that goes there is
+        // nothing to clean, and they go at once.
+        if cluster.process.is_none() {
+            command.arg("--exit-with-stdin").stdin(Stdio::piped());
+            supervise(&mut command, Place::Group, None);
+        } else {
+            command.stdin(Stdio::null());
+            supervise(&mut command, Place::Group, Some(libc::SIGKILL));
+        }
+        let mut child = command.spawn().context("cannot run labs")?;
+        attend(&mut child, cluster, signals)
     }
-    match code {
-        0 => Ok(()),
-        code => bail!(Failure::Child(code)),
+
+    fn end(&self, code: u8, kubeconfig: &Path) -> Result<()> {
+        if self.flags.keep {
+            eprintln!("kept: {}", up::how_to_use(kubeconfig));
+        }
+        match code {
+            0 => Ok(()),
+            code => bail!(Failure::Child(code)),
+        }
     }
 }
 

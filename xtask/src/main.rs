@@ -19,6 +19,7 @@ mod project;
 mod running;
 mod scratch;
 mod status;
+mod tool;
 mod up;
 
 use flags::{Xtask, XtaskCmd};
@@ -31,11 +32,12 @@ fn main() -> ExitCode {
             XtaskCmd::Lab(flags) => lab::run(&flags),
             XtaskCmd::Labs(flags) => labs::run(&flags),
             XtaskCmd::Up(flags) => up::run(&flags),
-            XtaskCmd::Down(_) => down::run(),
-            XtaskCmd::Status(_) => status::run(),
+            XtaskCmd::Down(flags) => down::run(&flags),
+            XtaskCmd::Status(flags) => status::run(&flags),
             XtaskCmd::Images(flags) => images::run(&flags),
-            XtaskCmd::Kubectl(flags) => kubectl::run(flags.args),
-            XtaskCmd::Doctor(_) => doctor::run(),
+            // Never: its arguments are taken as they are, before ours are read.
+            XtaskCmd::Kubectl(_) => Ok(()),
+            XtaskCmd::Doctor(flags) => doctor::run(&flags),
             XtaskCmd::Ci(_) => ci::run(),
         },
     };

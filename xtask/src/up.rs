@@ -1,12 +1,16 @@
-//! `cargo xtask up`: an embedded cluster that stays, for kubectl by hand and for labs that then
-//! need not start one.
+//! `cargo xtask up`: a cluster that stays, for kubectl by hand and for labs that then need not start
+//! one. The embedded one is started here; [`outside`](cluster::outside) makes the others.
 
 use crate::{
-    cargo::{self, Docker},
-    cluster::embedded,
+    cargo::{self, Docker, Progress},
+    cluster::{
+        self, Provider, embedded,
+        outside::{Asked, House},
+    },
+    doctor,
     failure::Failure,
     flags,
-    images::Image,
+    images::{self, Image, VERSIONS},
     lock::Lock,
     process::Signals,
     project::Project,
@@ -16,8 +20,46 @@ use anyhow::{Context, Result, bail};
 use std::{fs, path::Path};
 
 pub(crate) fn run(flags: &flags::Up) -> Result<()> {
-    check_sandbox(flags.sandbox.as_deref())?;
+    let provider = cluster::provider(flags.on.as_deref())?;
+    check_sandbox(flags.sandbox.as_deref(), provider)?;
+    let Provider::Outside(provider) = provider else { return run_embedded(flags) };
+    let asked = Asked {
+        name: flags.name.clone(),
+        image: flags.image.clone(),
+        context: flags.context.clone(),
+        registry: flags.registry.clone(),
+        project: flags.project.clone(),
+        location: flags.location.clone(),
+        standard: flags.standard,
+        nodes: flags.nodes,
+        hours: flags.ttl,
+        yes: flags.yes,
+    };
     let project = Project::find()?;
+    let house = House::of(&project.home()?, provider)?;
+    if flags.dry_run {
+        return house.rehearse(
+            &asked,
+            &VERSIONS.map(|v| format!("kubeapp:{v}")),
+            &Signals::block()?,
+        );
+    }
+    doctor::preflight(provider.name(), None)?;
+    let images = images::build(&project, Progress::Shown)?;
+    let kubeconfig = house.kubeconfig();
+    house.hold(&asked, &images, true, &Signals::block()?)?;
+    println!("{}", how_to_use(&kubeconfig));
+    Ok(())
+}
+
+fn run_embedded(flags: &flags::Up) -> Result<()> {
+    let project = Project::find()?;
+    if flags.dry_run {
+        let folder = Files::of(&project.home()?).state;
+        let command = embedded::serve(&project, &folder, flags.sandbox.as_deref());
+        println!("{command:?}");
+        return Ok(());
+    }
     let images = cargo::everything(&project, Docker::Without)?;
     let home = project.home()?;
     let signals = Signals::block()?;
@@ -93,11 +135,15 @@ pub(crate) fn how_to_use(kubeconfig: &Path) -> String {
     format!("export KUBECONFIG={}", kubeconfig.display())
 }
 
-/// Wrong usage if there is no such sandbox.
-pub(crate) fn check_sandbox(sandbox: Option<&str>) -> Result<()> {
-    match sandbox {
-        None | Some("auto" | "namespaced" | "plain") => Ok(()),
-        Some(other) => bail!(Failure::Usage(format!(
+/// Wrong usage if there is no such sandbox, or none at all.
+pub(crate) fn check_sandbox(sandbox: Option<&str>, provider: Provider) -> Result<()> {
+    match (sandbox, provider) {
+        (None, _) | (Some("auto" | "namespaced" | "plain"), Provider::Embedded) => Ok(()),
+        (Some(_), Provider::Outside(provider)) => bail!(Failure::Usage(format!(
+            "`--sandbox` is for the embedded cluster; {} has nodes of its own",
+            provider.name()
+        ))),
+        (Some(other), Provider::Embedded) => bail!(Failure::Usage(format!(
             "there is no sandbox `{other}`; there are auto, namespaced and plain"
         ))),
     }

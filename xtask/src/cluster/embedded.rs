@@ -5,7 +5,7 @@
 //! even a `kill -9` of us leaves nothing behind.
 
 use crate::{
-    cluster::{Cluster, Request},
+    cluster::{Cluster, Differences, Request},
     failure::Failure,
     images,
     process::{Place, Signals, Wake, signal, supervise},
@@ -51,10 +51,13 @@ pub(crate) fn cluster(
         provider: NAME,
         kubeconfig,
         started_in,
-        // Rollouts take some tenths of a second; the rest is for machines under load.
-        patience: Patience { rollout: 60, address: 30, request: 10 },
-        nearest_wrong: NearestWrong::NearestReplica,
-        absent: Vec::new(),
+        registry: None,
+        differences: Differences {
+            // Rollouts take some tenths of a second; the rest is for machines under load.
+            patience: Patience { rollout: 60, address: 30, request: 10 },
+            nearest_wrong: NearestWrong::NearestReplica,
+            absent: Vec::new(),
+        },
         process,
     }
 }

@@ -5,10 +5,11 @@
 //! Byte-reproducible: no clock, no owner, no order that could vary. The documents are structs, not
 //! JSON maps, because the order of a map's keys depends on what else is compiled with serde_json.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 /// An image as bytes.
 pub(crate) struct Archive {
@@ -87,6 +88,49 @@ pub(crate) fn pack(binary: &[u8], version: &str) -> Result<Archive> {
     Ok(Archive { bytes, digest: manifest.digest })
 }
 
+/// The image of an archive, ready to be pushed.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    /// Of the manifest.
+    pub(crate) digest: String,
+    /// The manifest's bytes.
+    pub(crate) manifest: Vec<u8>,
+    /// What the manifest names, by digest: configuration and layers.
+    pub(crate) blobs: Vec<(String, Vec<u8>)>,
+}
+
+/// Reads an archive back; what does not match its digest is an error.
+pub(crate) fn unpack(file: &Path) -> Result<Packed> {
+    let problem = || format!("{} is not an image archive as these tools write it", file.display());
+    let archive = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut files = BTreeMap::new();
+    for entry in tar::Archive::new(archive).entries().with_context(problem)? {
+        let mut entry = entry.with_context(problem)?;
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).with_context(problem)?;
+        files.insert(entry.path()?.to_string_lossy().into_owned(), bytes);
+    }
+    let index = files.remove("index.json").with_context(problem)?;
+    let index: Value = serde_json::from_slice(&index).with_context(problem)?;
+    let mut blob = |digest: &str| -> Result<Vec<u8>> {
+        let bytes = files.remove(&format!("blobs/{}", digest.replace(':', "/")));
+        let bytes = bytes.with_context(problem)?;
+        ensure!(self::digest(&bytes) == digest, "{}: {digest} is damaged", file.display());
+        Ok(bytes)
+    };
+    let named = |value: &Value| value.get("digest").and_then(Value::as_str).map(str::to_owned);
+    let digest = index.pointer("/manifests/0").and_then(named).with_context(problem)?;
+    let manifest = blob(&digest)?;
+    let parsed: Value = serde_json::from_slice(&manifest).with_context(problem)?;
+    let layers = parsed.get("layers").and_then(Value::as_array).with_context(problem)?;
+    let mut blobs = Vec::new();
+    for descriptor in layers.iter().chain(parsed.get("config")) {
+        let digest = named(descriptor).with_context(problem)?;
+        blobs.push((digest.clone(), blob(&digest)?));
+    }
+    Ok(Packed { digest, manifest, blobs })
+}
+
 /// `sha256:` and the digest in hexadecimal.
 pub(crate) fn digest(bytes: &[u8]) -> String {
     let mut text = String::from("sha256:");
@@ -98,7 +142,8 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Media type of a manifest.
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 /// Nobody in particular, but not root: a number, as a scratch image has no /etc/passwd.
 const USER: &str = "65532:65532";
@@ -245,8 +290,6 @@ struct DockerManifest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
-    use std::io::Read;
 
     fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
         let mut tar = tar::Archive::new(archive);
@@ -297,6 +340,24 @@ mod tests {
         assert_eq!(files[docker["Layers"][0].as_str().unwrap()], layer);
         let content = self::files(layer);
         assert_eq!(content.into_iter().collect::<Vec<_>>(), [("app".into(), b"program".to_vec())]);
+    }
+
+    #[test]
+    fn what_was_packed_is_unpacked_and_damage_is_named() {
+        let packed = pack(b"program", "1.0").unwrap();
+        let file = std::env::temp_dir().join(format!("canary-archive-{}.tar", std::process::id()));
+        std::fs::write(&file, &packed.bytes).unwrap();
+        let image = unpack(&file).unwrap();
+        assert_eq!((&image.digest, image.blobs.len()), (&packed.digest, 2));
+        assert_eq!(digest(&image.manifest), packed.digest);
+        let at = packed.bytes.windows(7).position(|bytes| bytes == b"program").unwrap();
+        let mut damaged = packed.bytes.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&file, damaged).unwrap();
+        assert!(unpack(&file).unwrap_err().to_string().contains("is damaged"));
+        std::fs::write(&file, "no tar").unwrap();
+        assert!(unpack(&file).unwrap_err().to_string().contains("is not an image archive"));
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]

