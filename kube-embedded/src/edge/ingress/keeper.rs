@@ -126,7 +126,17 @@ impl Keeper {
         for namespace in dirty {
             self.unfinished.remove(&namespace);
             self.keep_namespace(&namespace, objects, secrets, watches).await;
-            self.tell(&namespace, objects, writes);
+            let ingresses = || objects.ingresses(&namespace);
+            let there: BTreeSet<String> = ingresses().map(ResourceExt::name_any).collect();
+            self.told.retain(|(other, name), _| *other != namespace || there.contains(name));
+            for ingress in ingresses() {
+                self.tell(&namespace, ingress, objects, writes);
+            }
+        }
+        for key in objects.take_restated() {
+            if let Some(ingress) = objects.ingress(&key) {
+                self.tell(&key.0, ingress, objects, writes);
+            }
         }
     }
 
@@ -242,38 +252,31 @@ impl Keeper {
         }
     }
 
-    /// Writes the status of every Ingress that says something else than what is so: also of those
-    /// that were served here and are no longer.
-    fn tell(&mut self, namespace: &str, objects: &Objects, writes: &mut Writes) {
-        let status = self.held.get(namespace).map(Held::status).unwrap_or_default();
-        let mut there = BTreeSet::new();
-        for ingress in objects.ingresses(namespace) {
-            let key = (namespace.to_owned(), ingress.name_any());
-            there.insert(key.1.clone());
-            let observed = Status::of_ingress(ingress);
-            let ours = objects.is_ours(ingress);
-            let wanted = match ours {
-                // Its namespace is about to be served: what it says may well become true again.
-                true if !self.held.contains_key(namespace) => continue,
-                true => status.clone(),
-                false if !self.left_behind(&observed) => {
-                    self.told.remove(&key);
-                    continue;
-                }
-                false => Status::default(),
-            };
-            let told = told(&mut self.told, key.clone(), ingress);
-            let due = wanted != observed && told.sent.as_ref() != Some(&wanted);
-            if wanted == observed {
-                told.sent = None;
+    /// Writes the status of an Ingress that says something else than what is so: also of one that
+    /// was served here and is no longer.
+    fn tell(&mut self, namespace: &str, ingress: &Ingress, objects: &Objects, writes: &mut Writes) {
+        let key = (namespace.to_owned(), ingress.name_any());
+        let observed = Status::of_ingress(ingress);
+        let wanted = match (objects.is_ours(ingress), self.held.get(namespace)) {
+            (true, Some(held)) => held.status(),
+            // Its namespace is about to be served: what it says may well become true again.
+            (true, None) => return,
+            (false, _) if self.left_behind(&observed) => Status::default(),
+            (false, _) => {
+                self.told.remove(&key);
+                return;
             }
-            if due && !told.writing {
-                told.sent = Some(wanted.clone());
-                told.writing = true;
-                writes.push(write(self.client.clone(), key, told.uid.clone(), observed, wanted));
-            }
+        };
+        let told = told(&mut self.told, key.clone(), ingress);
+        let due = wanted != observed && told.sent.as_ref() != Some(&wanted);
+        if wanted == observed {
+            told.sent = None;
         }
-        self.told.retain(|(other, name), _| other != namespace || there.contains(name));
+        if due && !told.writing {
+            told.sent = Some(wanted.clone());
+            told.writing = true;
+            writes.push(write(self.client.clone(), key, told.uid.clone(), observed, wanted));
+        }
     }
 
     /// Whether a status that is no longer ours was written here.
@@ -283,7 +286,6 @@ impl Keeper {
 
     /// A write has ended; a namespace where one failed is looked at again later.
     pub(super) fn written(&mut self, written: Written, objects: &mut Objects) {
-        let (namespace, _) = &written.ingress;
         let Some(told) = self.told.get_mut(&written.ingress).filter(|t| t.uid == written.uid)
         else {
             return;
@@ -296,7 +298,7 @@ impl Keeper {
                     None => "Address released".to_owned(),
                 };
                 self.recorder.publish(&told.reference, "Normal", "Sync", &message);
-                objects.look_again(namespace.clone());
+                objects.restate(written.ingress);
             }
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => {
@@ -305,7 +307,7 @@ impl Keeper {
                 if told.said.insert(trouble.clone()) {
                     self.recorder.publish(&told.reference, "Warning", trouble.0, &trouble.1);
                 }
-                self.unfinished.insert(namespace.clone());
+                self.unfinished.insert(written.ingress.0);
             }
         }
     }
@@ -399,7 +401,7 @@ impl Held {
             };
             let instead = match tls.hosts.is_empty() {
                 true => "the default certificate is served".to_owned(),
-                false => format!("{} has the default certificate", tls.hosts.join(", ")),
+                false => format!("the default certificate is served for {}", tls.hosts.join(", ")),
             };
             match secrets.get(namespace, &tls.secret) {
                 None => {}
@@ -424,8 +426,8 @@ impl Held {
                             certificates.add(Some(host), certificate.key.clone());
                         } else {
                             let message = format!(
-                                "holds a certificate whose alternative names do not cover {host}, \
-                                 which has the default certificate"
+                                "holds a certificate whose alternative names do not cover {host}; \
+                                 the default certificate is served for it"
                             );
                             trouble("CertificateHostMismatch", message);
                         }

@@ -56,6 +56,7 @@ pub(super) struct Objects {
     classes: Mirror<Option<String>>,
     services: Option<services::Objects>,
     dirty: BTreeSet<String>,
+    restated: BTreeSet<Key>,
 }
 
 /// The Secrets that Ingresses name.
@@ -83,14 +84,20 @@ impl Objects {
             classes: Mirror::default(),
             services: None,
             dirty: BTreeSet::new(),
+            restated: BTreeSet::new(),
         }
     }
 
     pub(super) fn see(&mut self, seen: Seen, secrets: &mut Secrets) {
         match seen {
             Seen::Ingress(event) => {
-                for Change { key, .. } in self.ingresses.apply(event, services::light) {
-                    self.dirty.insert(key.0);
+                for Change { key, before } in self.ingresses.apply(event, services::light) {
+                    let now = self.ingresses.items.get(&key);
+                    if before.zip(now).is_some_and(|(before, now)| asks_the_same(&before, now)) {
+                        self.restated.insert(key);
+                    } else {
+                        self.dirty.insert(key.0);
+                    }
                 }
             }
             Seen::Class(event) => {
@@ -138,8 +145,21 @@ impl Objects {
         std::mem::take(&mut self.dirty)
     }
 
+    /// Ingresses of which no more than the status may be other than it was.
+    pub(super) fn take_restated(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.restated)
+    }
+
+    pub(super) fn restate(&mut self, ingress: Key) {
+        self.restated.insert(ingress);
+    }
+
     pub(super) fn look_again(&mut self, namespace: String) {
         self.dirty.insert(namespace);
+    }
+
+    pub(super) fn ingress(&self, key: &Key) -> Option<&Ingress> {
+        self.ingresses.items.get(key)
     }
 
     pub(super) fn ingresses(&self, namespace: &str) -> impl Iterator<Item = &Ingress> {
@@ -167,6 +187,15 @@ impl Objects {
         let services = self.services.as_ref();
         services.into_iter().flat_map(move |services| services.slices_of(key))
     }
+}
+
+/// Whether all that counts for the rules is as before; a status is not among it.
+fn asks_the_same(before: &Ingress, now: &Ingress) -> bool {
+    let asks = |ingress: &Ingress| {
+        let meta = &ingress.metadata;
+        (meta.uid.clone(), meta.generation, meta.deletion_timestamp.is_some())
+    };
+    asks(before) == asks(now) && plan::class(before) == plan::class(now)
 }
 
 impl Secrets {

@@ -97,13 +97,17 @@ impl Target {
     }
 }
 
-/// Whether this controller serves the Ingress: its class is one of ours, or it names none.
-pub(super) fn is_ours(ingress: &Ingress, is_our_class: impl Fn(&str) -> bool) -> bool {
+/// The class that the Ingress names, in its spec or as it was done before.
+pub(super) fn class(ingress: &Ingress) -> Option<&str> {
     let field = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
     let annotations = ingress.metadata.annotations.as_ref();
     let annotation = || annotations.and_then(|a| a.get(CLASS_ANNOTATION)).map(String::as_str);
-    let class = field.or_else(annotation).filter(|class| !class.is_empty());
-    class.is_none_or(is_our_class)
+    field.or_else(annotation).filter(|class| !class.is_empty())
+}
+
+/// Whether this controller serves the Ingress: its class is one of ours, or it names none.
+pub(super) fn is_ours(ingress: &Ingress, is_our_class: impl Fn(&str) -> bool) -> bool {
+    class(ingress).is_none_or(is_our_class)
 }
 
 /// Oldest first, as who comes first keeps a host and path that others claim too.

@@ -585,7 +585,7 @@ async fn a_bad_secret_is_told_and_harms_no_other_host() {
     world.ingress("app", json!({ "defaultBackend": backend("a"), "tls": tls })).await;
     let (_, https) = world.published("default", "app").await;
     for told in [
-        "TLSSecretNotFound Secret \"none\" does not exist; none.bar has the default certificate",
+        "TLSSecretNotFound Secret \"none\" does not exist; the default certificate is served for none.bar",
         "TLSSecretInvalid Secret \"text\" holds no certificate (PEM) in tls.crt",
         "TLSSecretInvalid Secret \"foreign\" holds a tls.key that does not fit",
         "CertificateHostMismatch Secret \"other\" holds a certificate whose alternative names do \
