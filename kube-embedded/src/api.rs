@@ -3,6 +3,7 @@
 
 mod admission;
 mod body;
+mod custom;
 mod decode;
 mod delete;
 mod discovery;
@@ -23,7 +24,7 @@ mod write;
 
 pub use body::Body;
 
-use crate::{network::Addresses, node_api::NodeApi, store::Store};
+use crate::{kinds::Served, network::Addresses, node_api::NodeApi, store::Store};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
@@ -57,6 +58,7 @@ struct Inner {
     nodes: OnceLock<Weak<dyn NodeApi>>,
     /// Held from the choice of a Service's address until it is stored.
     services: Mutex<()>,
+    customs: custom::Customs,
     stopping: tokio::sync::watch::Sender<bool>,
 }
 
@@ -74,6 +76,7 @@ impl Api {
             addresses,
             nodes: OnceLock::new(),
             services: Mutex::new(()),
+            customs: custom::Customs::default(),
             stopping: tokio::sync::watch::Sender::new(false),
         };
         Self { inner: Arc::new(inner) }
@@ -105,7 +108,7 @@ impl Api {
         metadata::begin(kind, &mut object);
         kind.fill_in(&mut object);
         let key = crate::store::Key {
-            resource: kind.storage,
+            resource: kind.resource(),
             namespace: text(&object["metadata"]["namespace"]),
             name: text(&object["metadata"]["name"]),
         };
@@ -140,7 +143,7 @@ impl Api {
 
     /// Whether a path may be asked for by anybody.
     pub(crate) fn is_public(path: &str) -> bool {
-        matches!(path::parse(path), Ok(Route::Version | Route::Health))
+        matches!(path::parse(&Served::default(), path), Ok(Route::Version | Route::Health))
     }
 }
 
@@ -168,14 +171,25 @@ async fn answer(inner: &Arc<Inner>, parts: &Parts, body: &Bytes) -> ApiResult<Re
     let query = Query::parse(parts.uri.query());
     let (method, headers) = (&parts.method, &parts.headers);
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    match path::parse(parts.uri.path())? {
+    let served = &*inner.customs.served();
+    match path::parse(served, parts.uri.path())? {
         Route::Resource(target) if streams::takes_over(&target) => {
             streams::switch(inner, parts, &target, &query)
         }
         Route::Resource(target) => {
-            let mut response = resource(inner, method, &target, &query, headers, body).await?;
+            let answered = resource(inner, method, &target, &query, headers, body).await;
+            if !reads && concerns_definitions(&target) {
+                custom::settle(inner)?;
+            }
+            let mut response = answered?;
             if (target.kind.group, target.kind.plural) == ("", "endpoints") {
                 let warning = http::HeaderValue::from_static(ENDPOINTS_ARE_DEPRECATED);
+                response.headers_mut().append(http::header::WARNING, warning);
+            }
+            let deprecation = target.kind.custom.and_then(|custom| custom.deprecation.as_ref());
+            if let Some(deprecation) = deprecation
+                && let Ok(warning) = http::HeaderValue::from_str(&format!("299 - {deprecation:?}"))
+            {
                 response.headers_mut().append(http::header::WARNING, warning);
             }
             Ok(response)
@@ -186,15 +200,21 @@ async fn answer(inner: &Arc<Inner>, parts: &Parts, body: &Bytes) -> ApiResult<Re
         Route::Nothing => Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n")),
         _ if !reads => Err(ApiError::method_not_allowed()),
         Route::Review(_) => Err(ApiError::method_not_allowed()),
-        Route::Resources { group, version } => Ok(discovery::resources(group, version)),
-        Route::Group(group) => discovery::group(group),
-        Route::CoreVersions => Ok(discovery::core_versions(headers, &inner.addresses)),
-        Route::Groups => Ok(discovery::groups(headers)),
-        Route::OpenApiIndex => Ok(discovery::openapi_index()),
-        Route::OpenApi { group, version } => discovery::openapi(group, version),
+        Route::Resources { group, version } => Ok(discovery::resources(served, group, version)),
+        Route::Group(group) => discovery::group(served, group),
+        Route::CoreVersions => Ok(discovery::core_versions(served, headers, &inner.addresses)),
+        Route::Groups => Ok(discovery::groups(served, headers)),
+        Route::OpenApiIndex => Ok(discovery::openapi_index(served)),
+        Route::OpenApi { group, version } => discovery::openapi(served, group, version),
         Route::Version => Ok(discovery::version()),
         Route::Health => Ok(plain(StatusCode::OK, "ok")),
     }
+}
+
+/// Whether a write may change what is served, or be what a definition on its way out waits for.
+fn concerns_definitions(target: &Target) -> bool {
+    custom::is_definition(&target.kind)
+        || target.kind.custom.is_some_and(|custom| custom.terminating)
 }
 
 fn plain(code: StatusCode, text: &'static str) -> Response<Body> {
@@ -204,12 +224,12 @@ fn plain(code: StatusCode, text: &'static str) -> Response<Body> {
 async fn resource(
     inner: &Arc<Inner>,
     method: &Method,
-    target: &Target,
+    target: &Target<'_>,
     query: &Query,
     headers: &HeaderMap,
     body: &Bytes,
 ) -> ApiResult<Response<Body>> {
-    let kind = target.kind;
+    let kind = &target.kind;
     let respond = |written: write::Written| written.respond(kind, query, headers);
     if target.name.is_empty() {
         let somewhere = !kind.namespaced || !target.namespace.is_empty();

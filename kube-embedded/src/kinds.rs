@@ -7,14 +7,17 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-use crate::schema;
+use crate::{schema, store};
+use std::sync::Arc;
 
 mod cells;
 mod config_map;
+pub(crate) mod custom;
+mod custom_resource_definition;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
-mod errors;
+pub(crate) mod errors;
 mod event;
 pub(crate) mod ingress;
 pub(crate) mod ingress_class;
@@ -27,12 +30,16 @@ mod pod;
 mod pod_spec;
 mod replica_set;
 mod secret;
+mod served;
 mod service;
 mod service_account;
 mod values;
 
+pub use custom::Custom;
+pub use served::{Kept, Served};
+
 /// Every kind served, in the order that discovery lists groups.
-static ALL: &[&Kind] = &[
+static ALL: &[&Kind<'static>] = &[
     &namespace::KIND,
     &node::KIND,
     &pod::KIND,
@@ -50,36 +57,38 @@ static ALL: &[&Kind] = &[
     &ingress_class::KIND,
     &ingress::KIND,
     &lease::KIND,
+    &custom_resource_definition::KIND,
 ];
 
-/// Every kind served, core group first.
-pub fn all() -> &'static [&'static Kind] {
+/// Every kind of the table, core group first. What a cluster serves besides, [`Served`] knows.
+pub fn all() -> &'static [&'static Kind<'static>] {
     ALL
 }
 
 /// The kind behind a path, `("apps", "v1", "deployments")`.
-pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind<'static>> {
     ALL.iter().copied().find(|k| k.group == group && k.version == version && k.plural == plural)
 }
 
 /// The kind of an object, `("apps", "v1", "Deployment")`.
-pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
+pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind<'static>> {
     ALL.iter().copied().find(|k| k.group == group && k.version == version && k.kind == kind)
 }
 
 /// One kind as the API serves it. Adding a kind is one file with one such constant, and a line in
-/// [`all`].
-pub struct Kind {
+/// [`all`]. A custom resource is one, too, that borrows from its definition.
+#[derive(Clone, Copy)]
+pub struct Kind<'a> {
     /// API group; empty for the core group.
-    pub group: &'static str,
+    pub group: &'a str,
     /// `v1`.
-    pub version: &'static str,
+    pub version: &'a str,
     /// `Deployment`.
-    pub kind: &'static str,
+    pub kind: &'a str,
     /// `deployments`.
-    pub plural: &'static str,
+    pub plural: &'a str,
     /// `deployment`.
-    pub singular: &'static str,
+    pub singular: &'a str,
     /// `["deploy"]`.
     pub short_names: &'static [&'static str],
     /// `["all"]`.
@@ -91,7 +100,7 @@ pub struct Kind {
     /// Whether a change of anything but metadata and status counts `metadata.generation` up.
     pub generation: bool,
     /// The OpenAPI definition, `io.k8s.api.apps.v1.Deployment`.
-    pub schema: &'static str,
+    pub schema: &'a str,
     /// Adds the definition, and all that it refers to, to a schema generator.
     pub define: fn(&mut SchemaGenerator),
     /// Fills in what Kubernetes would fill in; see [`Kind::fill_in`].
@@ -119,9 +128,11 @@ pub struct Kind {
     pub from_storage: fn(&mut Value),
     /// The other way.
     pub to_storage: fn(&mut Value),
+    /// What a CustomResourceDefinition says of its kind; `None` for all kinds of the table.
+    pub custom: Option<&'a Arc<Custom>>,
 }
 
-impl Kind {
+impl Kind<'_> {
     /// `apps/v1`, or `v1` in the core group.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {
@@ -135,12 +146,63 @@ impl Kind {
     /// default. To be called on every write of the object itself.
     pub fn fill_in(&self, object: &mut Value) {
         schema::normalize(self, object);
-        (self.defaults)(object);
+        match self.custom {
+            Some(custom) => custom.fill_in(object),
+            None => (self.defaults)(object),
+        }
+    }
+
+    /// Where objects of this kind are stored.
+    pub fn resource(&self) -> store::Resource {
+        match self.custom {
+            Some(custom) => custom.resource.clone(),
+            None => store::Resource::fixed(self.storage.0, self.storage.1),
+        }
+    }
+
+    /// Whether objects are stored as this kind shows them.
+    pub fn owns_storage(&self) -> bool {
+        self.custom.is_some() || self.storage == (self.group, self.plural)
+    }
+
+    /// `["deploy"]`.
+    pub fn short_names(&self) -> Vec<&str> {
+        match self.custom {
+            Some(custom) => custom.short_names.iter().map(String::as_str).collect(),
+            None => self.short_names.to_vec(),
+        }
+    }
+
+    /// `["all"]`.
+    pub fn categories(&self) -> Vec<&str> {
+        match self.custom {
+            Some(custom) => custom.categories.iter().map(String::as_str).collect(),
+            None => self.categories.to_vec(),
+        }
+    }
+
+    /// Whether a field selector may name a field, besides name and namespace.
+    pub fn is_selectable(&self, path: &str) -> bool {
+        match self.custom {
+            Some(custom) => custom.selectable.iter().any(|known| known == path),
+            None => self.selectable.contains(&path),
+        }
+    }
+
+    /// Every error at once (new, old on update).
+    pub fn errors(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        match self.custom {
+            Some(custom) => custom.errors(new, old),
+            None => (self.validate)(new, old),
+        }
     }
 
     /// A kind with nothing to it, to be completed by struct update.
-    const fn of<K: Resource + JsonSchema>(singular: &'static str, schema: &'static str) -> Self {
-        Self {
+    const fn of<K: Resource + JsonSchema>(
+        singular: &'static str,
+        schema: &'static str,
+    ) -> Kind<'static> {
+        Kind {
             group: K::GROUP,
             version: K::VERSION,
             kind: K::KIND,
@@ -165,6 +227,7 @@ impl Kind {
             storage: (K::GROUP, K::URL_PATH_SEGMENT),
             from_storage: |_| {},
             to_storage: |_| {},
+            custom: None,
         }
     }
 }

@@ -29,8 +29,8 @@ serve prints one line of JSON when the API answers, and serves until SIGTERM or 
 
 const LIMITS: &str = "\
 Refused:
-  - Kinds that are not listed below: 404, as on a server without them. No custom resources,
-    no CronJobs.
+  - Kinds that are not listed below: 404, as on a server without them. No CronJobs.
+  - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
   - Service account tokens. Answers in protobuf (406): requests in it are read, answers are JSON.
   - A continue token or a watch from a resource version that the history no longer holds (2048
     events a resource): 410, as in Kubernetes.
@@ -46,12 +46,13 @@ Accepted, and not acted upon:
     cannot reach other Services on that port by their cluster address.
   - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
     that are resources or ExternalName Services (503, and an event).
+  - Custom resources: x-kubernetes-validations (CEL rules), patternProperties, formats other than
+    date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr. A default that a definition gets
+    later shows on older objects once they are written again.
   - RBAC, admission webhooks, quotas, network policies: who has the kubeconfig can do everything.
 Otherwise than in Kubernetes:
   - A program that exec started is killed when its client goes; there it may run on.
   - Objects live in memory: they are gone when the process is.
-  - A list in pages is not a snapshot: pages after the first show the objects as they are by then,
-    with the resource version of the first.
   - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.
     Every address answers HTTP and HTTPS, with a self-signed certificate where no Secret has one.
     pathType ImplementationSpecific is Prefix. A host that has rules takes no paths from a wildcard,

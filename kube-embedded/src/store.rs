@@ -8,7 +8,10 @@
 use bytes::Bytes;
 use serde_json::Value;
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
+    hash::{Hash, Hasher},
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, OnceLock},
 };
@@ -17,8 +20,67 @@ use tokio::sync::watch;
 /// Events kept for each resource; older ones are forgotten.
 const HISTORY: usize = 2048;
 
-/// The name of a resource, in two parts (group and plural).
-pub type Resource = (&'static str, &'static str);
+/// The name of a resource, in two parts (group and plural). Cheap to clone.
+#[derive(Clone)]
+pub struct Resource(Name);
+
+#[derive(Clone)]
+enum Name {
+    Fixed(&'static str, &'static str),
+    Shared(Arc<(String, String)>),
+}
+
+impl Resource {
+    /// A resource whose name is known to the program.
+    pub const fn fixed(group: &'static str, plural: &'static str) -> Self {
+        Self(Name::Fixed(group, plural))
+    }
+
+    /// A resource that somebody named at run time.
+    pub fn named(group: &str, plural: &str) -> Self {
+        Self(Name::Shared(Arc::new((group.to_owned(), plural.to_owned()))))
+    }
+
+    /// Group and plural.
+    pub fn parts(&self) -> (&str, &str) {
+        match &self.0 {
+            Name::Fixed(group, plural) => (group, plural),
+            Name::Shared(name) => (&name.0, &name.1),
+        }
+    }
+}
+
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parts().fmt(f)
+    }
+}
+
+impl PartialEq for Resource {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Resource {}
+
+impl PartialOrd for Resource {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Resource {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.parts().cmp(&other.parts())
+    }
+}
+
+impl Hash for Resource {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
 
 /// Where an object lives.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -215,7 +277,7 @@ impl Store {
     ) -> Result<Arc<Object>, WriteError> {
         let mut inner = self.lock();
         let revision = inner.revision + 1;
-        let table = inner.tables.entry(key.resource).or_default();
+        let table = inner.tables.entry(key.resource.clone()).or_default();
         let at = (key.namespace.clone(), key.name.clone());
         if table.objects.contains_key(&at) {
             return Err(WriteError::Exists);
@@ -282,7 +344,7 @@ impl Store {
     /// Follows a resource from the events after `revision` on.
     pub fn watch(&self, resource: Resource, revision: u64) -> Result<Watch, Expired> {
         let mut inner = self.lock();
-        let table = inner.tables.entry(resource).or_default();
+        let table = inner.tables.entry(resource.clone()).or_default();
         table.reaches(revision)?;
         let news = table.news.subscribe();
         Ok(Watch { store: self.clone(), resource, seen: revision, news })
@@ -377,7 +439,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const THINGS: Resource = ("", "things");
+    const THINGS: Resource = Resource::fixed("", "things");
 
     fn key(name: &str) -> Key {
         Key { resource: THINGS, namespace: "n".into(), name: name.into() }
@@ -414,7 +476,7 @@ mod tests {
         assert_eq!(names(Some("a"), None), ["a/1", "a/2"]);
         assert_eq!(names(Some("a"), Some(("a", "1"))), ["a/2"]);
         assert_eq!(names(None, Some(("a", "2"))), ["ab/1", "b/1"]);
-        assert!(store.list(("", "others"), None, None).objects.is_empty());
+        assert!(store.list(Resource::fixed("", "others"), None, None).objects.is_empty());
     }
 
     #[test]
@@ -479,7 +541,10 @@ mod tests {
         assert!(watch.take(1).is_err());
         assert!(store.watch(THINGS, 3).is_err());
         assert!(store.watch(THINGS, store.revision()).is_ok());
-        assert!(store.watch(("", "others"), 1).is_ok(), "other resources forget nothing");
+        assert!(
+            store.watch(Resource::fixed("", "others"), 1).is_ok(),
+            "other resources forget nothing"
+        );
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ fn default_class(inner: &Inner, ingress: &mut Value) {
         || !ingress["metadata"]["annotations"][kinds::ingress::CLASS_ANNOTATION].is_null();
     let classes = kinds::find("networking.k8s.io", "v1", "ingressclasses");
     let Some(classes) = classes.filter(|_| !named) else { return };
-    let stored = inner.store.list(classes.storage, None, None).objects;
+    let stored = inner.store.list(classes.resource(), None, None).objects;
     let values = stored.iter().map(|object| &object.value);
     if let (Some(name), Some(spec)) =
         (choose(values).map(str::to_owned), ingress["spec"].as_object_mut())

@@ -126,6 +126,9 @@ fn unknown_media_type(given: &str) -> ApiError {
 /// An object may leave out what it is; it may not be something else.
 fn check_kind(kind: &Kind, value: &Value) -> ApiResult<()> {
     let own_version = kind.api_version();
+    if kind.custom.is_some() {
+        return check_custom_kind(kind, &own_version, value);
+    }
     let named = value["kind"].as_str().unwrap_or_default();
     let version = value["apiVersion"].as_str().unwrap_or_default();
     let same_kind = named.is_empty() || named == kind.kind;
@@ -152,6 +155,24 @@ fn check_kind(kind: &Kind, value: &Value) -> ApiResult<()> {
         "{named} in version {short:?} cannot be handled as a {}: {why}",
         kind.kind
     )))
+}
+
+fn check_custom_kind(kind: &Kind, own_version: &str, value: &Value) -> ApiResult<()> {
+    let version = value["apiVersion"].as_str().unwrap_or_default();
+    if !version.is_empty() && version != own_version {
+        return Err(ApiError::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version \
+             ({own_version})"
+        )));
+    }
+    let named = value["kind"].as_str().unwrap_or_default();
+    if named.is_empty() || named == kind.kind {
+        return Ok(());
+    }
+    let why = format!("must be {}", kind.kind);
+    let error = kinds::errors::invalid("kind", &named.into(), &why);
+    let name = value["metadata"]["name"].as_str().unwrap_or_default();
+    Err(ApiError::invalid(kind, name, &[error]))
 }
 
 /// An apply patch must say what it is of.

@@ -3,7 +3,7 @@
 use super::{
     Inner,
     body::Body,
-    decode, metadata, output,
+    custom, decode, metadata, output,
     path::{Query, Target},
     read,
     status::{self, ApiError, ApiResult},
@@ -106,7 +106,7 @@ pub(super) fn delete(
 ) -> ApiResult<Response<Body>> {
     let options = Options::parse(query, headers, body)?;
     let form = output::negotiate(headers, query.get("includeObject"))?;
-    let kind = target.kind;
+    let kind = &target.kind;
     let deleted = delete_object(inner, target, &options)?;
     let waits = matches!(deleted, Deleted::Going(_));
     let code =
@@ -158,9 +158,9 @@ pub(super) fn delete_collection(
 ) -> ApiResult<Response<Body>> {
     let options = Options::parse(query, headers, body)?;
     let form = output::negotiate(headers, query.get("includeObject"))?;
-    let kind = target.kind;
+    let kind = &target.kind;
     let selector = read::selector(target, query)?;
-    let page = inner.store.list(kind.storage, read::namespace(target), None);
+    let page = inner.store.list(kind.resource(), read::namespace(target), None);
     let chosen: Vec<_> =
         page.objects.iter().filter(|object| read::matches(kind, &selector, object)).collect();
     for object in &chosen {
@@ -186,7 +186,7 @@ pub(super) fn delete_object(
     target: &Target,
     options: &Options,
 ) -> ApiResult<Deleted> {
-    let (kind, name) = (target.kind, &target.name);
+    let (kind, name) = (&target.kind, &target.name);
     loop {
         let stored = read::find(inner, target)?;
         check_preconditions(kind, name, &stored.value, options)?;
@@ -197,6 +197,9 @@ pub(super) fn delete_object(
             return Err(ApiError::forbidden(kind, name, "this namespace may not be deleted"));
         }
         let mut new = stored.value.clone();
+        if custom::is_definition(kind) {
+            custom::begin_deletion(&mut new);
+        }
         set_finalizers(kind, &mut new, options);
         match grace_period(kind, &new, options) {
             _ if kind.kind == "Namespace" && kind.group.is_empty() => {

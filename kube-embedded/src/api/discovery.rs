@@ -3,12 +3,12 @@
 
 use super::{
     body::Body,
-    decode, output,
+    custom, decode, output,
     path::{self, Query},
     status::{ApiError, ApiResult},
 };
 use crate::{
-    kinds::{self, Kind},
+    kinds::{Kind, Served},
     network::Addresses,
     schema,
 };
@@ -41,9 +41,13 @@ pub(super) fn version() -> Response<Body> {
 }
 
 /// `GET /api`.
-pub(super) fn core_versions(headers: &HeaderMap, addresses: &Addresses) -> Response<Body> {
+pub(super) fn core_versions(
+    served: &Served,
+    headers: &HeaderMap,
+    addresses: &Addresses,
+) -> Response<Body> {
     if wants_aggregated(headers) {
-        return aggregated(|group| group.is_empty());
+        return aggregated(served, |group| group.is_empty());
     }
     let versions = json!({
         "kind": "APIVersions",
@@ -56,11 +60,11 @@ pub(super) fn core_versions(headers: &HeaderMap, addresses: &Addresses) -> Respo
 }
 
 /// `GET /apis`.
-pub(super) fn groups(headers: &HeaderMap) -> Response<Body> {
+pub(super) fn groups(served: &Served, headers: &HeaderMap) -> Response<Body> {
     if wants_aggregated(headers) {
-        return aggregated(|group| !group.is_empty());
+        return aggregated(served, |group| !group.is_empty());
     }
-    let groups: Vec<Value> = group_versions()
+    let groups: Vec<Value> = group_versions(served)
         .into_iter()
         .filter(|(group, _)| !group.is_empty())
         .map(|(group, versions)| group_value(group, &versions))
@@ -70,8 +74,8 @@ pub(super) fn groups(headers: &HeaderMap) -> Response<Body> {
 }
 
 /// `GET /apis/{group}`.
-pub(super) fn group(group: &str) -> ApiResult<Response<Body>> {
-    let found = group_versions().into_iter().find(|(known, _)| *known == group);
+pub(super) fn group(served: &Served, group: &str) -> ApiResult<Response<Body>> {
+    let found = group_versions(served).into_iter().find(|(known, _)| *known == group);
     let (group, versions) = found.ok_or_else(ApiError::no_such_resource)?;
     let mut value = group_value(group, &versions);
     value["kind"] = "APIGroup".into();
@@ -80,9 +84,9 @@ pub(super) fn group(group: &str) -> ApiResult<Response<Body>> {
 }
 
 /// `GET /api/v1`, `GET /apis/{group}/{version}`.
-pub(super) fn resources(group: &str, version: &str) -> Response<Body> {
+pub(super) fn resources(served: &Served, group: &str, version: &str) -> Response<Body> {
     let mut resources = Vec::new();
-    for kind in kinds_of(group, version) {
+    for kind in kinds_of(served, group, version) {
         resources.push(json!({
             "name": kind.plural,
             "singularName": kind.singular,
@@ -92,7 +96,7 @@ pub(super) fn resources(group: &str, version: &str) -> Response<Body> {
         }));
         if let Some(last) = resources.last_mut() {
             for (field, names) in
-                [("shortNames", kind.short_names), ("categories", kind.categories)]
+                [("shortNames", kind.short_names()), ("categories", kind.categories())]
             {
                 if !names.is_empty() {
                     last[field] = json!(names);
@@ -100,7 +104,7 @@ pub(super) fn resources(group: &str, version: &str) -> Response<Body> {
             }
         }
         for subresource in kind.subresources {
-            let (group, version, name, verbs) = describe(kind, subresource);
+            let (group, version, name, verbs) = describe(&kind, subresource);
             let mut entry = json!({
                 "name": format!("{}/{subresource}", kind.plural),
                 "singularName": "",
@@ -134,9 +138,9 @@ pub(super) fn resources(group: &str, version: &str) -> Response<Body> {
 }
 
 /// `GET /openapi/v3`.
-pub(super) fn openapi_index() -> Response<Body> {
+pub(super) fn openapi_index(served: &Served) -> Response<Body> {
     let mut paths = serde_json::Map::new();
-    for (path, hash) in schema::openapi_groups() {
+    for (path, hash) in schema::openapi_groups(served) {
         let url = format!("/openapi/v3/{path}?hash={hash}");
         paths.insert(path, json!({ "serverRelativeURL": url }));
     }
@@ -144,8 +148,9 @@ pub(super) fn openapi_index() -> Response<Body> {
 }
 
 /// `GET /openapi/v3/apis/{group}/{version}`.
-pub(super) fn openapi(group: &str, version: &str) -> ApiResult<Response<Body>> {
-    let document = schema::openapi(group, version).ok_or_else(ApiError::no_such_resource)?;
+pub(super) fn openapi(served: &Served, group: &str, version: &str) -> ApiResult<Response<Body>> {
+    let document =
+        schema::openapi(served, group, version).ok_or_else(ApiError::no_such_resource)?;
     let bytes = Bytes::from_owner(Shared(document));
     Ok(output::respond(StatusCode::OK, "application/json", bytes))
 }
@@ -192,8 +197,8 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     })
 }
 
-fn aggregated(chosen: impl Fn(&str) -> bool) -> Response<Body> {
-    let items: Vec<Value> = group_versions()
+fn aggregated(served: &Served, chosen: impl Fn(&str) -> bool) -> Response<Body> {
+    let items: Vec<Value> = group_versions(served)
         .into_iter()
         .filter(|(group, _)| chosen(group))
         .map(|(group, versions)| {
@@ -202,7 +207,7 @@ fn aggregated(chosen: impl Fn(&str) -> bool) -> Response<Body> {
                 .map(|version| {
                     json!({
                         "version": version,
-                        "resources": discovered(group, version),
+                        "resources": discovered(served, group, version),
                         "freshness": "Current",
                     })
                 })
@@ -223,9 +228,9 @@ fn aggregated(chosen: impl Fn(&str) -> bool) -> Response<Body> {
     output::respond(StatusCode::OK, AGGREGATED, Bytes::from(list.to_string()))
 }
 
-fn discovered(group: &str, version: &str) -> Vec<Value> {
+fn discovered(served: &Served, group: &str, version: &str) -> Vec<Value> {
     let response_kind = |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
-    let mut resources: Vec<Value> = kinds_of(group, version)
+    let mut resources: Vec<Value> = kinds_of(served, group, version)
         .map(|kind| {
             let mut resource = json!({
                 "resource": kind.plural,
@@ -235,7 +240,7 @@ fn discovered(group: &str, version: &str) -> Vec<Value> {
                 "verbs": VERBS,
             });
             for (field, names) in
-                [("shortNames", kind.short_names), ("categories", kind.categories)]
+                [("shortNames", kind.short_names()), ("categories", kind.categories())]
             {
                 if !names.is_empty() {
                     resource[field] = json!(names);
@@ -245,7 +250,7 @@ fn discovered(group: &str, version: &str) -> Vec<Value> {
                 .subresources
                 .iter()
                 .map(|subresource| {
-                    let (group, version, name, verbs) = describe(kind, subresource);
+                    let (group, version, name, verbs) = describe(&kind, subresource);
                     json!({
                         "subresource": subresource,
                         "responseKind": response_kind(group, version, name),
@@ -272,10 +277,10 @@ fn discovered(group: &str, version: &str) -> Vec<Value> {
 }
 
 /// Group, version and kind that a subresource speaks, and its verbs.
-fn describe(
-    kind: &Kind,
+fn describe<'a>(
+    kind: &Kind<'a>,
     subresource: &str,
-) -> (&'static str, &'static str, &'static str, &'static [&'static str]) {
+) -> (&'a str, &'a str, &'a str, &'static [&'static str]) {
     const PART: &[&str] = &["get", "patch", "update"];
     const STREAM: &[&str] = &["create", "get"];
     match subresource {
@@ -291,8 +296,8 @@ fn describe(
     }
 }
 
-fn kinds_of(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
-    kinds::all().iter().copied().filter(move |kind| kind.group == group && kind.version == version)
+fn kinds_of<'a>(served: &'a Served, group: &str, version: &str) -> impl Iterator<Item = Kind<'a>> {
+    served.kinds().filter(move |kind| kind.group == group && kind.version == version)
 }
 
 fn group_version(group: &str, version: &str) -> String {
@@ -307,10 +312,10 @@ fn group_value(group: &str, versions: &[&str]) -> Value {
     json!({ "name": group, "versions": versions, "preferredVersion": versions.first() })
 }
 
-/// Every group with its versions, in the order of the table of kinds.
-fn group_versions() -> Vec<(&'static str, Vec<&'static str>)> {
+/// Every group with its versions, in the order of the table of kinds; custom resources after them.
+fn group_versions(served: &Served) -> Vec<(&str, Vec<&str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for kind in kinds::all() {
+    for kind in served.kinds() {
         match groups.iter_mut().find(|(group, _)| *group == kind.group) {
             Some((_, versions)) if versions.contains(&kind.version) => {}
             Some((_, versions)) => versions.push(kind.version),
@@ -319,6 +324,9 @@ fn group_versions() -> Vec<(&'static str, Vec<&'static str>)> {
     }
     for group in ["authentication.k8s.io", "authorization.k8s.io"] {
         groups.push((group, vec!["v1"]));
+    }
+    for (_, versions) in &mut groups {
+        versions.sort_by_cached_key(|version| custom::precedence(version));
     }
     groups
 }

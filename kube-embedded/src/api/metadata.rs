@@ -144,8 +144,13 @@ pub(super) fn count_generation(kind: &Kind, new: &mut Value, old: &Value) {
     }
     let differs = |a: &Value, b: &Value| {
         a.as_object().into_iter().flatten().any(|(field, value)| {
-            !matches!(&**field, "metadata" | "status" | "kind" | "apiVersion")
-                && b.get(field) != Some(value)
+            let counts = match &**field {
+                "metadata" | "kind" | "apiVersion" => false,
+                // Of a custom resource without a status apart, it is a field like any other.
+                "status" => kind.custom.is_some() && !kind.subresources.contains(&"status"),
+                _ => true,
+            };
+            counts && b.get(field) != Some(value)
         })
     };
     if differs(new, old) || differs(old, new) {

@@ -113,8 +113,8 @@ pub(crate) fn list(kind: &Kind, form: Form, objects: &[&Object], meta: Value) ->
         let mut out = BytesMut::with_capacity(256 + objects.len() * 1024);
         out.put_slice(
             format!(
-                r#"{{"kind":"{}List","apiVersion":"{}","metadata":{meta},"items":["#,
-                kind.kind,
+                r#"{{"kind":"{}","apiVersion":"{}","metadata":{meta},"items":["#,
+                list_kind(kind),
                 kind.api_version()
             )
             .as_bytes(),
@@ -148,7 +148,7 @@ fn values(kind: &Kind, form: Form, values: &[&Value], meta: Value) -> Bytes {
                 })
                 .collect();
             json!({
-                "kind": format!("{}List", kind.kind),
+                "kind": list_kind(kind),
                 "apiVersion": kind.api_version(),
                 "metadata": meta,
                 "items": items,
@@ -191,7 +191,9 @@ pub(crate) fn watch_event(
 /// The stored object as this kind shows it.
 pub(crate) fn view(kind: &Kind, stored: &Value) -> Value {
     let mut view = stored.clone();
-    if !owns(kind) {
+    if kind.custom.is_some() {
+        super::decode::name_kind(kind, &mut view);
+    } else if !owns(kind) {
         (kind.from_storage)(&mut view);
         view["kind"] = kind.kind.into();
         view["apiVersion"] = kind.api_version().into();
@@ -199,9 +201,16 @@ pub(crate) fn view(kind: &Kind, stored: &Value) -> Value {
     view
 }
 
+fn list_kind(kind: &Kind) -> String {
+    match kind.custom {
+        Some(custom) => custom.list_kind.clone(),
+        None => format!("{}List", kind.kind),
+    }
+}
+
 /// Whether the kind is stored as it is shown.
 pub(crate) fn owns(kind: &Kind) -> bool {
-    kind.storage == (kind.group, kind.plural)
+    kind.owns_storage()
 }
 
 /// Now, as Kubernetes writes times.
@@ -252,7 +261,8 @@ fn metadata_only(value: &Value) -> Value {
 
 fn table(kind: &Kind, include: Include, values: &[&Value], meta: Value, head: bool) -> Value {
     let columns = columns(kind);
-    let definitions: Vec<Value> = columns
+    let own = kind.custom.map(|custom| custom.columns.as_slice()).unwrap_or_default();
+    let mut definitions: Vec<Value> = columns
         .iter()
         .map(|column| {
             json!({
@@ -264,12 +274,22 @@ fn table(kind: &Kind, include: Include, values: &[&Value], meta: Value, head: bo
             })
         })
         .collect();
+    definitions.extend(own.iter().map(|column| {
+        json!({
+            "name": column.name,
+            "type": column.kind,
+            "format": column.format,
+            "description": column.description,
+            "priority": column.priority,
+        })
+    }));
     let now = Timestamp::now();
     let rows: Vec<Value> = values
         .iter()
         .map(|value| {
-            let cells: Vec<Value> =
+            let mut cells: Vec<Value> =
                 columns.iter().map(|column| (column.cell)(value, now)).collect();
+            cells.extend(own.iter().map(|column| column.cell(value, now)));
             match include {
                 Include::Nothing => json!({ "cells": cells, "object": null }),
                 Include::Metadata => json!({ "cells": cells, "object": metadata_only(value) }),
@@ -312,6 +332,9 @@ const CREATED: Column = Column {
 
 /// Events put `Last Seen` first and have no name among their columns.
 fn columns(kind: &Kind) -> Vec<&'static Column> {
+    if kind.custom.is_some() {
+        return vec![&NAME];
+    }
     let own: &'static [Column] = kind.columns;
     if own.is_empty() {
         return vec![&NAME, &CREATED];

@@ -84,11 +84,14 @@ pub(super) fn patch(
     body: &Bytes,
 ) -> ApiResult<Written> {
     let patch = Patch::decode(headers, body)?;
+    if target.kind.custom.is_some() && matches!(patch, Patch::Strategic(_)) {
+        return Err(ApiError::unsupported_patch());
+    }
     if let Patch::Apply(applied) = patch {
         return apply(inner, target, query, headers, applied);
     }
     let options = Options::parse("PatchOptions", query, headers)?;
-    let kind = target.kind;
+    let kind = &target.kind;
     let mut warnings = Vec::new();
     let mut written = write::change(inner, target, &options, true, |old| {
         let mut new = patch.patched(kind, old)?;
@@ -127,7 +130,7 @@ fn apply(
     mut applied: Value,
 ) -> ApiResult<Written> {
     let options = Options::parse("PatchOptions", query, headers)?;
-    let kind = target.kind;
+    let kind = &target.kind;
     let Some(manager) = query.get("fieldManager") else {
         return Err(ApiError::invalid_options(
             "PatchOptions",

@@ -1,14 +1,14 @@
 //! A request's path and query as data.
 
 use super::status::{ApiError, ApiResult};
-use crate::kinds::{self, FieldError, Kind};
+use crate::kinds::{FieldError, Kind, Served};
 use std::borrow::Cow;
 
 /// What a path names.
 #[derive(Debug)]
 pub(crate) enum Route<'a> {
     /// A resource of a kind, one object of it or something below that object.
-    Resource(Target),
+    Resource(Target<'a>),
     /// `/api/v1`, `/apis/apps/v1`: what a version of a group serves.
     Resources { group: &'a str, version: &'a str },
     /// `/apis/apps`.
@@ -34,8 +34,8 @@ pub(crate) enum Route<'a> {
 
 /// A resource, one object of it, or a subresource.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
-    pub kind: &'static Kind,
+pub(crate) struct Target<'a> {
+    pub kind: Kind<'a>,
     /// Empty where the path names none: objects without namespace, or of all namespaces.
     pub namespace: String,
     /// Empty for the whole collection.
@@ -44,7 +44,7 @@ pub(crate) struct Target {
     pub subresource: String,
 }
 
-impl std::fmt::Debug for Kind {
+impl std::fmt::Debug for Kind<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.kind)
     }
@@ -52,7 +52,7 @@ impl std::fmt::Debug for Kind {
 
 /// Takes a path apart. An unknown resource of a known group is an error, as Kubernetes answers it
 /// with a `Status`; all else that is unknown is [`Route::Nothing`].
-pub(crate) fn parse(path: &str) -> ApiResult<Route<'_>> {
+pub(crate) fn parse<'a>(served: &'a Served, path: &'a str) -> ApiResult<Route<'a>> {
     let mut parts = path.split('/').filter(|part| !part.is_empty());
     let route = match parts.next() {
         Some("version") => Route::Version,
@@ -67,12 +67,12 @@ pub(crate) fn parse(path: &str) -> ApiResult<Route<'_>> {
         },
         Some("api") => match parts.next() {
             None => Route::CoreVersions,
-            Some(version) => below_version("", version, parts)?,
+            Some(version) => below_version(served, "", version, parts)?,
         },
         Some("apis") => match (parts.next(), parts.next()) {
             (None, _) => Route::Groups,
-            (Some(group), None) if known_group(group) => Route::Group(group),
-            (Some(group), Some(version)) => below_version(group, version, parts)?,
+            (Some(group), None) if known_group(served, group) => Route::Group(group),
+            (Some(group), Some(version)) => below_version(served, group, version, parts)?,
             _ => Route::Nothing,
         },
         _ => Route::Nothing,
@@ -80,8 +80,8 @@ pub(crate) fn parse(path: &str) -> ApiResult<Route<'_>> {
     Ok(route)
 }
 
-fn known_group(group: &str) -> bool {
-    kinds::all().iter().any(|kind| kind.group == group) || reviews(group).is_some()
+fn known_group(served: &Served, group: &str) -> bool {
+    served.has_group(group) || reviews(group).is_some()
 }
 
 /// The reviews that a group offers.
@@ -97,6 +97,7 @@ pub(crate) fn reviews(group: &str) -> Option<&'static [(&'static str, &'static s
 }
 
 fn below_version<'a>(
+    served: &'a Served,
     group: &'a str,
     version: &'a str,
     mut parts: impl Iterator<Item = &'a str>,
@@ -110,13 +111,14 @@ fn below_version<'a>(
             _ => Err(ApiError::no_such_resource()),
         };
     }
-    if !kinds::all().iter().any(|kind| kind.group == group && kind.version == version) {
+    if !served.has_version(group, version) {
         return Ok(Route::Nothing);
     }
     let parts: Vec<Cow<'_, str>> = parts.map(decode).collect();
     let parts: Vec<&str> = parts.iter().map(|part| &**part).collect();
     let target = |plural: &str, namespace: &str, name: &str, subresource: &str| {
-        let kind = kinds::find(group, version, plural)
+        let kind = served
+            .find(group, version, plural)
             .filter(|kind| kind.namespaced || namespace.is_empty())
             .filter(|kind| {
                 // A namespaced object has no address without its namespace.
@@ -252,7 +254,7 @@ mod tests {
     use super::*;
 
     fn described(path: &str) -> String {
-        match parse(path) {
+        match parse(&Served::default(), path) {
             Ok(Route::Resource(t)) => {
                 format!("{:?} {}/{} {}", t.kind, t.namespace, t.name, t.subresource)
             }

@@ -16,6 +16,8 @@ pub(super) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
 /// Every body starts so.
 const MAGIC: &[u8] = b"k8s\0";
+/// How deep messages may be nested: only schemas are nested at will.
+const DEPTH: usize = 100;
 
 /// The object in a body, with its kind and version; what its kind does not have is left out.
 pub(super) fn decode(body: &[u8]) -> ApiResult<Value> {
@@ -36,7 +38,7 @@ fn object(body: &[u8]) -> Result<Value, String> {
         )
     })?;
     let mut object = Map::new();
-    read(fields, unknown.raw, &mut object)
+    read(fields, unknown.raw, &mut object, 0)
         .map_err(|why| format!("unable to decode {kind} in protobuf: {why}"))?;
     object.insert("apiVersion".into(), version.into());
     object.insert("kind".into(), kind.into());
@@ -77,13 +79,21 @@ impl<'a> Unknown<'a> {
 
 /// Adds the fields of a message to an object. Numbers that are not known are skipped, as ever in
 /// protobuf: a newer client may send them.
-fn read(known: &[Field], bytes: &[u8], object: &mut Map<String, Value>) -> Result<(), Malformed> {
+fn read(
+    known: &[Field],
+    bytes: &[u8],
+    object: &mut Map<String, Value>,
+    depth: usize,
+) -> Result<(), Malformed> {
     let mut fields = Fields::new(bytes);
     while let Some((number, value)) = fields.next()? {
         let Some(field) = known.iter().find(|field| field.number == number) else { continue };
+        if depth > DEPTH {
+            return Err(Malformed::Depth(field.name));
+        }
         match (field.shape, field.of) {
             (_, Type::Message(inlined)) if field.name.is_empty() => {
-                read(fields_of(inlined), bytes_of(inlined, value)?, object)?;
+                read(fields_of(inlined), bytes_of(inlined, value)?, object, depth + 1)?;
             }
             (Shape::List, _) => {
                 let list = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
@@ -91,14 +101,14 @@ fn read(known: &[Field], bytes: &[u8], object: &mut Map<String, Value>) -> Resul
                 match (field.of, value) {
                     (Type::Int32 | Type::Int64, Wire::Bytes(bytes)) => {
                         for number in wire::packed(bytes)? {
-                            list.push(element(field, Wire::Number(number))?);
+                            list.push(element(field, Wire::Number(number), depth)?);
                         }
                     }
-                    _ => list.push(element(field, value)?),
+                    _ => list.push(element(field, value, depth)?),
                 }
             }
             (Shape::Map, _) => {
-                let (key, value) = entry(field, bytes_of(field.name, value)?)?;
+                let (key, value) = entry(field, bytes_of(field.name, value)?, depth)?;
                 let map = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
                 if let Some(map) = map.as_object_mut() {
                     map.insert(key, value);
@@ -108,11 +118,11 @@ fn read(known: &[Field], bytes: &[u8], object: &mut Map<String, Value>) -> Resul
             (_, Type::Message(of)) => {
                 let inner = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
                 if let Some(inner) = inner.as_object_mut() {
-                    read(fields_of(of), bytes_of(field.name, value)?, inner)?;
+                    read(fields_of(of), bytes_of(field.name, value)?, inner, depth + 1)?;
                 }
             }
             (shape, _) => {
-                let value = element(field, value)?;
+                let value = element(field, value, depth)?;
                 if value.is_null() || shape == Shape::Plain && is_zero(field.of, &value) {
                     object.remove(field.name);
                 } else {
@@ -125,7 +135,7 @@ fn read(known: &[Field], bytes: &[u8], object: &mut Map<String, Value>) -> Resul
 }
 
 /// One value: of a field, a list or a map.
-fn element(field: &Field, value: Wire<'_>) -> Result<Value, Malformed> {
+fn element(field: &Field, value: Wire<'_>, depth: usize) -> Result<Value, Malformed> {
     let name = field.name;
     Ok(match field.of {
         Type::String => text_of(name, value)?.into(),
@@ -140,20 +150,38 @@ fn element(field: &Field, value: Wire<'_>) -> Result<Value, Malformed> {
         Type::Json => json(name, bytes_of(name, value)?)?,
         Type::Message(of) => {
             let mut object = Map::new();
-            read(fields_of(of), bytes_of(name, value)?, &mut object)?;
+            read(fields_of(of), bytes_of(name, value)?, &mut object, depth + 1)?;
             object.into()
         }
+        Type::Either(of) => {
+            let mut object = Map::new();
+            read(fields_of(of), bytes_of(name, value)?, &mut object, depth + 1)?;
+            let mut part = |name| object.remove(name);
+            part("schema")
+                .or_else(|| part("list"))
+                .or_else(|| part("allows"))
+                .unwrap_or(false.into())
+        }
+        Type::Float => match value {
+            // As Go writes them: without a fraction where there is none.
+            #[allow(clippy::cast_possible_truncation, reason = "it is a small whole number")]
+            Wire::Double(number) if number.fract() == 0.0 && number.abs() < 1e15 => {
+                (number as i64).into()
+            }
+            Wire::Double(number) => number.into(),
+            _ => return Err(Malformed::Form(name)),
+        },
     })
 }
 
 /// Key and value of a map; a part that is not sent is zero.
-fn entry(field: &Field, bytes: &[u8]) -> Result<(String, Value), Malformed> {
-    let (mut key, mut value) = ("", element(field, Wire::Bytes(&[]))?);
+fn entry(field: &Field, bytes: &[u8], depth: usize) -> Result<(String, Value), Malformed> {
+    let (mut key, mut value) = ("", element(field, Wire::Bytes(&[]), depth)?);
     let mut fields = Fields::new(bytes);
     while let Some((number, part)) = fields.next()? {
         match number {
             1 => key = text_of(field.name, part)?,
-            2 => value = element(field, part)?,
+            2 => value = element(field, part, depth)?,
             _ => {}
         }
     }
@@ -219,6 +247,7 @@ fn is_zero(of: Type, value: &Value) -> bool {
         Type::String | Type::Bytes => value == "",
         Type::Bool => value == false,
         Type::Int32 | Type::Int64 => value == 0,
+        Type::Float => *value == 0.0,
         _ => false,
     }
 }

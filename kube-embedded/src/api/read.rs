@@ -27,19 +27,19 @@ pub(super) fn get(
 ) -> ApiResult<Response<Body>> {
     let form = output::negotiate(headers, query.get("includeObject"))?;
     let object = find(inner, target)?;
-    let bytes = output::object(target.kind, form, &object);
+    let bytes = output::object(&target.kind, form, &object);
     Ok(output::respond(StatusCode::OK, "application/json", bytes))
 }
 
 /// The object that a target names.
 pub(super) fn find(inner: &Inner, target: &Target) -> ApiResult<Arc<Object>> {
-    inner.store.get(&key(target)).ok_or_else(|| ApiError::not_found(target.kind, &target.name))
+    inner.store.get(&key(target)).ok_or_else(|| ApiError::not_found(&target.kind, &target.name))
 }
 
 /// Where a target's object is stored.
 pub(super) fn key(target: &Target) -> Key {
     Key {
-        resource: target.kind.storage,
+        resource: target.kind.resource(),
         namespace: target.namespace.clone(),
         name: target.name.clone(),
     }
@@ -69,17 +69,17 @@ pub(super) fn watch_one(
 ) -> ApiResult<Response<Body>> {
     let form = output::negotiate(headers, query.get("includeObject"))?;
     let name = format!("metadata.name={}", target.name);
-    let selector = Selector::parse(target.kind, query.get("labelSelector"), Some(&name))?;
+    let selector = Selector::parse(&target.kind, query.get("labelSelector"), Some(&name))?;
     watch::start(inner, target, query, form, selector)
 }
 
 /// The selectors of a query.
 pub(super) fn selector(target: &Target, query: &Query) -> ApiResult<Selector> {
-    Selector::parse(target.kind, query.get("labelSelector"), query.get("fieldSelector"))
+    Selector::parse(&target.kind, query.get("labelSelector"), query.get("fieldSelector"))
 }
 
 /// The namespace that a collection is confined to.
-pub(super) fn namespace(target: &Target) -> Option<&str> {
+pub(super) fn namespace<'a>(target: &'a Target<'_>) -> Option<&'a str> {
     Some(&*target.namespace).filter(|namespace| !namespace.is_empty())
 }
 
@@ -90,7 +90,7 @@ fn list(
     form: Form,
     selector: &Selector,
 ) -> ApiResult<Response<Body>> {
-    let kind = target.kind;
+    let kind = &target.kind;
     list_options::check(query, false)?;
     let limit = query.number("limit")?.filter(|limit| *limit > 0);
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
@@ -115,10 +115,10 @@ fn list(
                 None => version > 0 && limit < usize::MAX,
             };
             if exact {
-                let page = inner.store.list_at(kind.storage, namespace, None, version);
+                let page = inner.store.list_at(kind.resource(), namespace, None, version);
                 page.map_err(|_| ApiError::expired_list())?
             } else {
-                inner.store.list(kind.storage, namespace, None)
+                inner.store.list(kind.resource(), namespace, None)
             }
         }
     };
@@ -171,9 +171,9 @@ impl Token {
     /// What is left of the list.
     fn page(self, inner: &Inner, kind: &Kind, namespace: Option<&str>) -> ApiResult<Page> {
         let Some(revision) = self.revision else {
-            return Ok(inner.store.list(kind.storage, namespace, Some(self.after)));
+            return Ok(inner.store.list(kind.resource(), namespace, Some(self.after)));
         };
-        let page = inner.store.list_at(kind.storage, namespace, Some(&self.after), revision);
+        let page = inner.store.list_at(kind.resource(), namespace, Some(&self.after), revision);
         page.map_err(|_| {
             ApiError::expired_continue(Self { revision: None, after: self.after }.encode())
         })

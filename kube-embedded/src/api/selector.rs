@@ -99,7 +99,7 @@ fn parse_fields(kind: &Kind, text: &str) -> ApiResult<Vec<(String, bool, String)
                 )));
             };
             let always = ["metadata.name", "metadata.namespace"];
-            if !always.contains(&path) && !kind.selectable.contains(&path) {
+            if !always.contains(&path) && !kind.is_selectable(path) {
                 return Err(unknown_field(kind, path));
             }
             Ok((path.to_owned(), equal, value.to_owned()))

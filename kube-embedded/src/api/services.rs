@@ -30,7 +30,7 @@ pub(super) fn allocate<'a>(
     }
     let guard = inner.services.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut taken = Taken::default();
-    for other in inner.store.list(kind.storage, None, None).objects {
+    for other in inner.store.list(kind.resource(), None, None).objects {
         let metadata = &service["metadata"];
         if metadata["name"] != other.key.name.as_str()
             || metadata["namespace"] != other.key.namespace.as_str()

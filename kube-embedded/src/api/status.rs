@@ -82,9 +82,25 @@ impl ApiError {
             .with_details(json!({}))
     }
 
+    /// The same, where there is a reason that is not obvious.
+    pub(crate) fn method_not_allowed_because(why: &str) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why).with_details(json!({}))
+    }
+
     pub(crate) fn unsupported_media_type(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
             .with_details(json!({}))
+    }
+
+    /// The patches that custom resources take.
+    pub(crate) fn unsupported_patch() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            "the body of the request was in an unknown format - accepted media types include: \
+             application/json-patch+json, application/merge-patch+json, \
+             application/apply-patch+yaml",
+        )
     }
 
     pub(crate) fn not_acceptable() -> Self {

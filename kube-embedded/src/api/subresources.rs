@@ -12,7 +12,7 @@ use super::{
     write::{self, Options},
 };
 use crate::{
-    kinds::{FieldError, Kind},
+    kinds::{FieldError, Kind, custom::find},
     node_api::{LogOptions, NodeError},
 };
 use bytes::Bytes;
@@ -42,33 +42,45 @@ pub(super) fn scale(
             let options = Options::parse("PatchOptions", query, headers)?;
             let patch = Patch::decode(headers, body)?;
             let written = write::change(inner, target, &options, true, |old| {
-                rescaled(target, old, &patch.patched(target.kind, &scale_of(old))?)
+                rescaled(target, old, &patch.patched(&target.kind, &scale_of(&target.kind, old))?)
             })?;
             written.object.value().clone()
         }
         _ => return Err(ApiError::method_not_allowed()),
     };
-    Ok(output::respond_json(StatusCode::OK, &scale_of(&stored)))
+    Ok(output::respond_json(StatusCode::OK, &scale_of(&target.kind, &stored)))
 }
 
-fn scale_of(object: &Value) -> Value {
+fn scale_of(kind: &Kind, object: &Value) -> Value {
     let metadata = &object["metadata"];
+    let own = kind.custom.and_then(|custom| custom.scale.as_ref());
+    let (replicas, current) = match own {
+        Some(paths) => (find(object, &paths.spec), find(object, &paths.status)),
+        None => (object["spec"].get("replicas"), object["status"].get("replicas")),
+    };
     let mut scale = json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": {},
         "spec": {},
         "status": {
-            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
+            "replicas": current.and_then(Value::as_i64).unwrap_or(0),
         },
     });
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         scale["metadata"][field] = metadata[field].clone();
     }
-    if let Some(replicas) = object["spec"]["replicas"].as_i64().filter(|replicas| *replicas != 0) {
+    let replicas = replicas.and_then(Value::as_i64);
+    if let Some(replicas) = replicas.filter(|replicas| *replicas != 0) {
         scale["spec"]["replicas"] = replicas.into();
     }
-    let selector = selector_text(&object["spec"]["selector"]);
+    let selector = match own {
+        Some(paths) => {
+            let selector = paths.selector.as_ref().and_then(|path| find(object, path));
+            selector.and_then(Value::as_str).unwrap_or_default().to_owned()
+        }
+        None => selector_text(&object["spec"]["selector"]),
+    };
     if !selector.is_empty() {
         scale["status"]["selector"] = selector.into();
     }
@@ -123,13 +135,29 @@ fn rescaled(target: &Target, old: &Value, scale: &Value) -> ApiResult<Value> {
         return Err(ApiError::invalid_scale(&target.name, error));
     }
     let mut new = old.clone();
-    new["spec"]["replicas"] = replicas.into();
+    match target.kind.custom.and_then(|custom| custom.scale.as_ref()) {
+        Some(paths) => set(&mut new, &paths.spec, replicas.into()),
+        None => new["spec"]["replicas"] = replicas.into(),
+    }
     for field in ["uid", "resourceVersion"] {
         if let Some(given) = scale["metadata"][field].as_str() {
             new["metadata"][field] = given.into();
         }
     }
     Ok(new)
+}
+
+/// Sets a value at a path of names, as far as there are objects on the way.
+fn set(object: &mut Value, path: &[String], value: Value) {
+    let Some((last, above)) = path.split_last() else { return };
+    let mut place = object;
+    for step in above {
+        if !place[step].is_object() {
+            place[step] = json!({});
+        }
+        place = &mut place[step];
+    }
+    place[last] = value;
 }
 
 /// Puts a pod on a node: what a scheduler says.
@@ -196,7 +224,7 @@ fn success() -> Value {
 /// The log of one of a pod's containers.
 pub(super) async fn log(
     inner: &Arc<Inner>,
-    target: &Target,
+    target: &Target<'_>,
     query: &Query,
 ) -> ApiResult<Response<Body>> {
     let pod = read::find(inner, target)?;

@@ -11,7 +11,7 @@ use super::{
     status::{ApiError, ApiResult},
 };
 use crate::{
-    kinds::Kind,
+    kinds::{Kept, Served},
     store::{Event, Expired, Object, Watch},
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -41,17 +41,18 @@ pub(super) fn start(
         None | Some(0) => Duration::from_secs(rand::random_range(1800..3600)),
         Some(seconds) => Duration::from_secs(seconds),
     };
-    let kind = target.kind;
+    let kind = &target.kind;
     let mut initial = VecDeque::new();
     let watch = if from == 0 || initial_events {
-        let page = inner.store.list(kind.storage, read::namespace(target), None);
+        let page = inner.store.list(kind.resource(), read::namespace(target), None);
         initial.extend(page.objects);
-        inner.store.watch(kind.storage, page.revision)
+        inner.store.watch(kind.resource(), page.revision)
     } else {
-        inner.store.watch(kind.storage, from)
+        inner.store.watch(kind.resource(), from)
     };
     let stream = Stream {
-        kind,
+        kind: Served::keep(kind),
+        served: kind.custom.map(|custom| custom.served.clone()),
         form,
         namespace: read::namespace(target).map(str::to_owned),
         selector,
@@ -86,7 +87,9 @@ pub(super) fn start(
 }
 
 struct Stream {
-    kind: &'static Kind,
+    kind: Kept,
+    /// Of a custom resource: ends when it is served no longer.
+    served: Option<tokio::sync::watch::Receiver<()>>,
     form: Form,
     namespace: Option<String>,
     selector: Selector,
@@ -114,7 +117,7 @@ impl Stream {
     async fn chunk(&mut self, watch: &mut Watch) -> Option<Bytes> {
         let mut out = BytesMut::new();
         while let Some(object) = self.initial.pop_front() {
-            if read::matches(self.kind, &self.selector, &object) {
+            if read::matches(&self.kind.kind(), &self.selector, &object) {
                 self.line(&mut out, "ADDED", &object);
             }
             if out.len() > 64 * 1024 {
@@ -154,10 +157,19 @@ impl Stream {
                 () = watch.changed() => Woken::News,
                 () = sleep_until(self.end) => Woken::End,
                 () = sleep_until(self.next_bookmark), if self.bookmarks => Woken::Bookmark,
+                () = no_longer(&mut self.served) => Woken::Unserved,
                 () = stopped => return None,
             };
             match woken {
                 Woken::News => {}
+                Woken::Unserved => {
+                    // The last that happened were the deletions.
+                    self.over = true;
+                    for event in watch.take(usize::MAX).map_or_else(|_| Vec::new(), |t| t.0) {
+                        self.event(&mut out, &event);
+                    }
+                    return Some(out.freeze()).filter(|out| !out.is_empty());
+                }
                 Woken::End => {
                     self.over = true;
                     if self.bookmarks {
@@ -182,8 +194,8 @@ impl Stream {
         let was = event
             .before
             .as_ref()
-            .is_some_and(|before| read::matches(self.kind, &self.selector, before));
-        let is = !event.removed && read::matches(self.kind, &self.selector, object);
+            .is_some_and(|before| read::matches(&self.kind.kind(), &self.selector, before));
+        let is = !event.removed && read::matches(&self.kind.kind(), &self.selector, object);
         match (was, is) {
             (false, true) => self.line(out, "ADDED", object),
             (true, true) => self.line(out, "MODIFIED", object),
@@ -193,7 +205,7 @@ impl Stream {
     }
 
     fn line(&mut self, out: &mut BytesMut, event: &str, object: &Object) {
-        output::watch_event(out, self.kind, self.form, event, object, self.first);
+        output::watch_event(out, &self.kind.kind(), self.form, event, object, self.first);
         self.first = false;
     }
 
@@ -206,8 +218,8 @@ impl Stream {
         }
         let object = match self.form {
             Form::Whole => json!({
-                "kind": self.kind.kind,
-                "apiVersion": self.kind.api_version(),
+                "kind": self.kind.kind().kind,
+                "apiVersion": self.kind.kind().api_version(),
                 "metadata": meta,
             }),
             Form::Metadata => json!({
@@ -229,8 +241,17 @@ impl Stream {
     }
 }
 
+/// Waits until a custom resource is served no longer.
+async fn no_longer(served: &mut Option<tokio::sync::watch::Receiver<()>>) {
+    match served {
+        Some(served) => while served.changed().await.is_ok() {},
+        None => std::future::pending().await,
+    }
+}
+
 enum Woken {
     News,
+    Unserved,
     End,
     Bookmark,
 }

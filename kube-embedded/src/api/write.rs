@@ -4,7 +4,7 @@
 use super::{
     Inner, admission,
     body::Body,
-    decode, metadata,
+    custom, decode, metadata,
     output::{self, now},
     path::{FieldValidation, Query, Target},
     read, services,
@@ -100,8 +100,8 @@ pub(super) fn create(
     body: &Bytes,
 ) -> ApiResult<Written> {
     let options = Options::parse("CreateOptions", query, headers)?;
-    let mut object = decode::object(target.kind, headers, body)?;
-    let warnings = decode::check_fields(target.kind, &mut object, options.validation, false)?;
+    let mut object = decode::object(&target.kind, headers, body)?;
+    let warnings = decode::check_fields(&target.kind, &mut object, options.validation, false)?;
     create_object(inner, target, &options, object, warnings, true)
 }
 
@@ -115,7 +115,8 @@ pub(super) fn create_object(
     mut warnings: Vec<String>,
     track: bool,
 ) -> ApiResult<Written> {
-    let kind = target.kind;
+    let kind = &target.kind;
+    custom::takes_new(kind)?;
     metadata::adopt_namespace(target, &mut object)?;
     if let Some(version) = object["metadata"]["resourceVersion"].as_str()
         && !version.is_empty()
@@ -125,6 +126,12 @@ pub(super) fn create_object(
         ));
     }
     metadata::begin(kind, &mut object);
+    if kind.custom.is_some()
+        && kind.subresources.contains(&"status")
+        && let Some(fields) = object.as_object_mut()
+    {
+        fields.remove("status");
+    }
     kind.fill_in(&mut object);
     if track {
         let (manager, at) = (&options.manager, Timestamp::now());
@@ -159,9 +166,9 @@ fn store_new(
     options: &Options,
     object: &mut Value,
 ) -> ApiResult<Outcome> {
-    let kind = target.kind;
+    let kind = &target.kind;
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let mut errors = (kind.validate)(object, None);
+    let mut errors = kind.errors(object, None);
     if name.is_empty() && !errors.iter().any(|error| error.field == "metadata.name") {
         errors.insert(
             0,
@@ -197,8 +204,8 @@ pub(super) fn update(
     body: &Bytes,
 ) -> ApiResult<Written> {
     let options = Options::parse("UpdateOptions", query, headers)?;
-    let mut object = decode::object(target.kind, headers, body)?;
-    let warnings = decode::check_fields(target.kind, &mut object, options.validation, false)?;
+    let mut object = decode::object(&target.kind, headers, body)?;
+    let warnings = decode::check_fields(&target.kind, &mut object, options.validation, false)?;
     metadata::adopt_namespace(target, &mut object)?;
     if let Some(name) = object["metadata"]["name"].as_str()
         && name != target.name
@@ -223,7 +230,7 @@ pub(super) fn change(
     track: bool,
     mut make: impl FnMut(&Value) -> ApiResult<Value>,
 ) -> ApiResult<Written> {
-    let (kind, name) = (target.kind, &target.name);
+    let (kind, name) = (&target.kind, &target.name);
     loop {
         let stored = read::find(inner, target)?;
         let viewed;
@@ -239,11 +246,14 @@ pub(super) fn change(
         metadata::keep(&mut new, old);
         match &*target.subresource {
             "" => main_resource(kind, &mut new, old),
-            "status" => status_only(&mut new, old),
+            "status" => status_only(kind, &mut new, old),
             "finalize" => spec_finalizers_only(&mut new, old),
             _ => {}
         }
         crate::schema::normalize(kind, &mut new);
+        if let Some(custom) = kind.custom {
+            custom.fill_in(&mut new);
+        }
         if track {
             let at = Timestamp::now();
             let (manager, below) = (&options.manager, &target.subresource);
@@ -252,8 +262,10 @@ pub(super) fn change(
         let mut warnings = Vec::new();
         if target.subresource.is_empty() {
             (kind.prepare_update)(&mut new, old);
-            refuse_invalid(kind, name, (kind.validate)(&new, Some(old)))?;
+            refuse_invalid(kind, name, kind.errors(&new, Some(old)))?;
             warnings = (kind.warnings)(&new);
+        } else if kind.custom.is_some() {
+            refuse_invalid(kind, name, kind.errors(&new, Some(old)))?;
         }
         // Being put on a node is no change of what was asked for.
         if target.subresource != "binding" {
@@ -298,7 +310,7 @@ fn main_resource(kind: &Kind, new: &mut Value, old: &Value) {
 
 /// Of a write of the status, only the status counts, and what controllers keep beside it in
 /// annotations and finalizers; labels and owners stay.
-fn status_only(new: &mut Value, old: &Value) {
+fn status_only(kind: &Kind, new: &mut Value, old: &Value) {
     let status = new.get("status").cloned();
     let metadata = new["metadata"].take();
     let mut kept = old.clone();
@@ -308,7 +320,11 @@ fn status_only(new: &mut Value, old: &Value) {
             None => fields.remove("status"),
         };
     }
-    for field in ["annotations", "finalizers", "managedFields"] {
+    let beside: &[&str] = match kind.custom {
+        Some(_) => &["managedFields"],
+        None => &["annotations", "finalizers", "managedFields"],
+    };
+    for field in beside {
         take(&mut kept["metadata"], &metadata, field);
     }
     *new = kept;
@@ -353,12 +369,12 @@ fn namespace_takes_new(inner: &Inner, target: &Target, object: &Value) -> ApiRes
     }
     let namespace = &target.namespace;
     let key =
-        Key { resource: namespaces.storage, namespace: String::new(), name: namespace.clone() };
+        Key { resource: namespaces.resource(), namespace: String::new(), name: namespace.clone() };
     match inner.store.get(&key) {
         None => Err(ApiError::not_found(namespaces, namespace)),
         Some(found) if found.value["metadata"].get("deletionTimestamp").is_some() => {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            Err(ApiError::terminating(target.kind, name, namespace))
+            Err(ApiError::terminating(&target.kind, name, namespace))
         }
         Some(_) => Ok(()),
     }

@@ -1,6 +1,7 @@
 //! The kinds that the API serves, asked from itself, so that what works on all kinds (garbage
 //! collection, emptying a namespace) needs no list of its own.
 
+use super::write;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResourceList;
 use kube::{Client, core::ApiResource};
 
@@ -20,9 +21,13 @@ pub(crate) async fn kinds(client: &Client) -> kube::Result<Vec<Kind>> {
         if group.name == "events.k8s.io" {
             continue;
         }
-        let version = group.preferred_version.or_else(|| group.versions.into_iter().next());
-        if let Some(version) = version {
-            add(&mut kinds, client.list_api_group_resources(&version.group_version).await?);
+        // The preferred version comes first; others count for what only they have.
+        for version in group.versions {
+            match client.list_api_group_resources(&version.group_version).await {
+                // A custom resource may go between two questions.
+                Err(error) if write::is(&error, 404) => {}
+                list => add(&mut kinds, list?),
+            }
         }
     }
     Ok(kinds)
@@ -35,7 +40,12 @@ fn add(kinds: &mut Vec<Kind>, list: APIResourceList) {
     };
     for resource in list.resources {
         let does = |verb: &str| resource.verbs.iter().any(|known| known == verb);
-        if resource.name.contains('/') || !["list", "watch", "delete"].into_iter().all(does) {
+        let known =
+            |kind: &Kind| (&kind.resource.group, &kind.resource.plural) == (&group, &resource.name);
+        if kinds.iter().any(known)
+            || resource.name.contains('/')
+            || !["list", "watch", "delete"].into_iter().all(does)
+        {
             continue;
         }
         kinds.push(Kind {

@@ -11,7 +11,10 @@ use super::{
     write,
 };
 use graph::{Action, Graph, Item, Policy, plan};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::{
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy},
@@ -20,10 +23,13 @@ use kube::{
 };
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
 };
-use tokio::task::JoinSet;
+use tokio::{
+    sync::Notify,
+    task::{AbortHandle, JoinSet},
+};
 
 /// The collector, listening to every kind.
 pub(crate) struct Collector {
@@ -59,24 +65,57 @@ impl Collector {
     }
 
     pub(crate) async fn run(self) {
-        let kinds = loop {
+        // Dropped with this future, and its watches with it.
+        let (mut watches, mut watched) = (JoinSet::new(), HashMap::new());
+        let definitions = self.follow_definitions(&mut watches);
+        loop {
+            let kinds = self.kinds().await;
+            // Of what is served no longer, the watch has nothing to tell.
+            watched.retain(|resource, watch: &mut AbortHandle| {
+                let served = kinds.iter().any(|kind| kind.resource == *resource);
+                if !served {
+                    watch.abort();
+                }
+                served
+            });
+            for kind in kinds.iter().filter(|kind| !is_watched(&kind.resource)) {
+                watched
+                    .entry(kind.resource.clone())
+                    .or_insert_with(|| watches.spawn(self.follow(kind)));
+            }
+            loop {
+                let uid = tokio::select! {
+                    // First, so that nothing is judged by kinds that have changed.
+                    biased;
+                    () = definitions.notified() => break,
+                    uid = self.shared.queue.next() => uid,
+                };
+                match self.collect(&kinds, &uid).await {
+                    Ok(()) => self.shared.queue.succeeded(&uid),
+                    Err(_) => self.shared.queue.failed(uid),
+                }
+            }
+        }
+    }
+
+    async fn kinds(&self) -> Vec<Kind> {
+        loop {
             match discovered::kinds(&self.client).await {
-                Ok(kinds) => break kinds,
+                Ok(kinds) => return kinds,
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
             }
-        };
-        // Dropped with this future, and its watches with it.
-        let mut watches = JoinSet::new();
-        for kind in kinds.iter().filter(|kind| !is_watched(&kind.resource)) {
-            watches.spawn(self.follow(kind));
         }
-        loop {
-            let uid = self.shared.queue.next().await;
-            match self.collect(&kinds, &uid).await {
-                Ok(()) => self.shared.queue.succeeded(&uid),
-                Err(_) => self.shared.queue.failed(uid),
-            }
-        }
+    }
+
+    /// Tells of every change of a CustomResourceDefinition: there may be other kinds then.
+    fn follow_definitions(&self, watches: &mut JoinSet<()>) -> Arc<Notify> {
+        let changed = Arc::new(Notify::new());
+        let cache: Cache<PartialObjectMeta<CustomResourceDefinition>> = Cache::default();
+        let told = changed.clone();
+        cache.on_change(move |_, _| told.notify_one());
+        let api: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(self.client.clone());
+        watches.spawn(async move { cache.follow(watcher(api, watcher::Config::default())).await });
+        changed
     }
 
     /// Watches the metadata of a kind that no controller needs in full.
@@ -99,7 +138,8 @@ impl Collector {
         let mut gone = BTreeSet::new();
         if !item.leaving {
             for owner in unknown {
-                if !self.exists(kinds, &item, &owner).await? {
+                let known = self.shared.graph().is_gone(&owner.uid);
+                if known || !self.exists(kinds, &item, &owner).await? {
                     gone.insert(owner.uid);
                 }
             }

@@ -8,17 +8,17 @@ use super::{
 };
 
 /// `Required value`, with a reason or without.
-pub(super) fn required(field: impl Into<String>, detail: &str) -> FieldError {
+pub(crate) fn required(field: impl Into<String>, detail: &str) -> FieldError {
     error("FieldValueRequired", field, with_detail("Required value", detail))
 }
 
 /// `Invalid value: 99999: must be …`.
-pub(super) fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> FieldError {
+pub(crate) fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> FieldError {
     error("FieldValueInvalid", field, with_detail(&format!("Invalid value: {value}"), detail))
 }
 
 /// `Unsupported value: "x": supported values: "A", "B"`.
-pub(super) fn not_supported(
+pub(crate) fn not_supported(
     field: impl Into<String>,
     value: &Value,
     supported: &[&str],
@@ -29,7 +29,7 @@ pub(super) fn not_supported(
 }
 
 /// `Forbidden: …`.
-pub(super) fn forbidden(field: impl Into<String>, detail: &str) -> FieldError {
+pub(crate) fn forbidden(field: impl Into<String>, detail: &str) -> FieldError {
     error("FieldValueForbidden", field, with_detail("Forbidden", detail))
 }
 

@@ -300,6 +300,9 @@ fn stripped(kind: &Kind, mut set: Fields, subresource: &str) -> Fields {
     }
     set.forget("metadata");
     if subresource == "status" {
+        if kind.custom.is_some() {
+            set.remove(&["metadata"]);
+        }
         set.remove(&["spec"]);
     } else if kind.subresources.contains(&"status") {
         set.remove(&["status"]);
@@ -357,7 +360,7 @@ fn merge(parts_here: &Parts<'_>, live: &mut Value, applied: &Value) {
             *live = Value::Array(interleaved(
                 &live_items,
                 items,
-                |item| key_step(item, keys),
+                |item| key_step(item, *keys),
                 |old, new| {
                     let mut merged = old.clone();
                     merge(&parts(element, None), &mut merged, new);
@@ -375,38 +378,52 @@ fn merge(parts_here: &Parts<'_>, live: &mut Value, applied: &Value) {
     }
 }
 
-/// Applied elements in their order, the others before the applied one that they stood before.
+/// Applied elements in their order, and the others where they stood between those that both have;
+/// where one of either could come first, it is the one that was there.
 fn interleaved(
     live: &[Value],
     applied: &[Value],
     id: impl Fn(&Value) -> String,
     merged: impl Fn(&Value, &Value) -> Value,
 ) -> Vec<Value> {
-    let named: Vec<String> = applied.iter().map(&id).collect();
-    let unnamed = |item: &&Value| !named.contains(&id(item));
-    let (mut list, mut seen) = (Vec::new(), 0);
-    for (item, name) in applied.iter().zip(&named) {
-        match live.iter().position(|old| id(old) == *name) {
-            Some(at) => {
-                list.extend(live.get(seen..at).into_iter().flatten().filter(unnamed).cloned());
-                seen = seen.max(at + 1);
-                list.extend(live.get(at).map(|old| merged(old, item)));
+    let old: Vec<String> = live.iter().map(&id).collect();
+    let new: Vec<String> = applied.iter().map(&id).collect();
+    let mut shared = new.iter().filter(|name| old.contains(name)).peekable();
+    let (mut list, mut left, mut right) = (Vec::new(), 0, 0);
+    loop {
+        match (live.get(left).zip(old.get(left)), applied.get(right).zip(new.get(right))) {
+            (None, None) => return list,
+            (Some((item, name)), _) if !new.contains(name) => {
+                list.push(item.clone());
+                left += 1;
             }
-            None => list.push(item.clone()),
+            // What both have comes when the applied list says so.
+            (Some(_), None) => left += 1,
+            (Some((_, name)), Some((_, next)))
+                if name != next && shared.peek().is_some_and(|wanted| *wanted != name) =>
+            {
+                left += 1;
+            }
+            (here, Some((item, name))) => {
+                let before = old.iter().position(|known| known == name);
+                list.push(match before.and_then(|at| live.get(at)) {
+                    Some(old) => merged(old, item),
+                    None => item.clone(),
+                });
+                if before.is_some() {
+                    shared.next();
+                }
+                if here.is_some_and(|(_, known)| known == name) {
+                    left += 1;
+                }
+                right += 1;
+            }
         }
     }
-    list.extend(live.get(seen..).into_iter().flatten().filter(unnamed).cloned());
-    list
 }
 
 /// A top-level part is thinned out, never removed as a whole.
-fn prune_top(
-    root: &'static Structure,
-    top: &str,
-    object: &mut Value,
-    last: &Fields,
-    kept: &Fields,
-) {
+fn prune_top(root: &Structure, top: &str, object: &mut Value, last: &Fields, kept: &Fields) {
     let name = top.trim_start_matches("f:");
     let (Some(field), Some(last)) = (root.field(name), last.get(top)) else { return };
     let nothing = Fields::default();
@@ -416,7 +433,7 @@ fn prune_top(
     }
 }
 
-fn prune_rest(root: &'static Structure, object: &mut Value, last: &Fields, kept: &Fields) {
+fn prune_rest(root: &Structure, object: &mut Value, last: &Fields, kept: &Fields) {
     let Some(fields) = object.as_object_mut() else { return };
     fields.retain(|name, value| {
         if matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "spec" | "status") {
@@ -445,7 +462,7 @@ fn prune(parts_here: &Parts<'_>, value: &mut Value, last: &Fields, kept: &Fields
             stays(&parts(element, None), value, last.get(&step), kept.get(&step))
         }),
         (Parts::Keyed(element, keys), Value::Array(items)) => items.retain_mut(|item| {
-            let step = key_step(item, keys);
+            let step = key_step(item, *keys);
             stays(&parts(element, None), item, last.get(&step), kept.get(&step))
         }),
         (Parts::Set, Value::Array(items)) => items.retain(|item| {

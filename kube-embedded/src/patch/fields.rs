@@ -148,50 +148,73 @@ pub(super) enum Parts<'a> {
     /// Owned as a whole.
     Leaf,
     /// Named fields of a structure.
-    Struct(&'static Structure),
+    Struct(&'a Structure),
     /// Entries of a map.
     Map(&'a Shape),
     /// Elements told apart by keys.
-    Keyed(&'a Shape, &'static [&'static str]),
+    Keyed(&'a Shape, Keys<'a>),
     /// Distinct scalars.
     Set,
 }
 
+/// The fields by which elements are told apart.
+#[derive(Clone, Copy)]
+pub(super) enum Keys<'a> {
+    Fixed(&'static [&'static str]),
+    Custom(&'a [String]),
+}
+
+impl<'a> Keys<'a> {
+    fn each(self) -> impl Iterator<Item = &'a str> {
+        let (fixed, custom): (&[&str], &[String]) = match self {
+            Self::Fixed(keys) => (keys, &[]),
+            Self::Custom(keys) => (&[], keys),
+        };
+        fixed.iter().copied().chain(custom.iter().map(String::as_str))
+    }
+}
+
 /// What a field's value is made of.
 pub(super) fn parts_of(field: &Field) -> Parts<'_> {
-    parts(&field.shape, Some(field.topology))
+    parts(&field.shape, Some(&field.topology))
 }
 
 /// What an element of a map or a list is made of.
-pub(super) fn parts(shape: &Shape, topology: Option<Topology>) -> Parts<'_> {
+pub(super) fn parts<'a>(shape: &'a Shape, topology: Option<&'a Topology>) -> Parts<'a> {
     match (shape, topology) {
-        (Shape::Struct(_), None | Some(Topology::Granular)) => {
+        (Shape::Struct(_) | Shape::Inline(_), None | Some(Topology::Granular)) => {
             forest().structure(shape).map_or(Parts::Leaf, Parts::Struct)
         }
         (Shape::Map(element), None | Some(Topology::Granular)) => Parts::Map(element),
-        (Shape::List(element), Some(Topology::Keyed(keys))) => Parts::Keyed(element, keys),
+        (Shape::Deduced, None | Some(Topology::Granular)) => Parts::Map(shape),
+        (Shape::List(element), Some(Topology::Keyed(keys))) => {
+            Parts::Keyed(element, Keys::Fixed(keys))
+        }
+        (Shape::List(element), Some(Topology::KeyedBy(keys))) => {
+            Parts::Keyed(element, Keys::Custom(keys))
+        }
         (Shape::List(_), Some(Topology::Set)) => Parts::Set,
         _ => Parts::Leaf,
     }
 }
 
 /// The step to an element of a keyed list.
-pub(super) fn key_step(item: &Value, keys: &[&str]) -> String {
+pub(super) fn key_step(item: &Value, keys: Keys<'_>) -> String {
     let mut step = Map::new();
-    for key in keys {
-        let value = match &item[*key] {
+    for key in keys.each() {
+        let value = match &item[key] {
             // The only key with a default in Kubernetes' schemas.
-            Value::Null if *key == "protocol" => "TCP".into(),
+            Value::Null if key == "protocol" => "TCP".into(),
             Value::Null => continue,
             value => value.clone(),
         };
-        step.insert((*key).to_owned(), value);
+        step.insert(key.to_owned(), value);
     }
     format!("k:{}", Value::Object(step))
 }
 
 /// All fields of an applied object, as its manager owns them.
-pub(super) fn of_object(structure: &'static Structure, object: &Value) -> Fields {
+pub(super) fn of_object(structure: &Structure, object: &Value) -> Fields {
     let mut set = Fields::default();
     owned(&Parts::Struct(structure), object, &mut set);
     set.member = false;
@@ -218,7 +241,7 @@ fn owned(parts: &Parts<'_>, value: &Value, set: &mut Fields) {
         }
         (Parts::Keyed(element, keys), Value::Array(items)) => {
             for item in items {
-                let child = set.child(key_step(item, keys));
+                let child = set.child(key_step(item, *keys));
                 child.member = true;
                 owned(&self::parts(element, None), item, child);
             }
@@ -241,7 +264,7 @@ pub(super) struct Difference {
 }
 
 impl Difference {
-    pub(super) fn between(structure: &'static Structure, old: &Value, new: &Value) -> Self {
+    pub(super) fn between(structure: &Structure, old: &Value, new: &Value) -> Self {
         let mut difference = Self::default();
         let mut path = Vec::new();
         difference.compare(&Parts::Struct(structure), Some(old), Some(new), &mut path);
@@ -283,6 +306,12 @@ impl Difference {
                     self.descend(format!("f:{name}"), &parts_of(field), before, after, path);
                 }
             }
+            // A value that is no map after all is one whole.
+            Parts::Map(_) if [old, new].into_iter().flatten().any(|value| !value.is_object()) => {
+                if old.is_some() && new.is_some() && old != new {
+                    insert(&mut self.modified, path);
+                }
+            }
             Parts::Map(element) => {
                 for name in names(old, new) {
                     let before = old.and_then(|old| old.get(name));
@@ -292,7 +321,7 @@ impl Difference {
                 }
             }
             Parts::Keyed(element, keys) => {
-                let (old, new) = (by_step(old, keys), by_step(new, keys));
+                let (old, new) = (by_step(old, *keys), by_step(new, *keys));
                 let steps: Vec<&String> =
                     new.keys().chain(old.keys().filter(|step| !new.contains_key(*step))).collect();
                 for step in steps {
@@ -361,7 +390,7 @@ fn names<'a>(old: Option<&'a Value>, new: Option<&'a Value>) -> Vec<&'a str> {
     fresh.chain(gone).collect()
 }
 
-fn by_step<'a>(list: Option<&'a Value>, keys: &[&str]) -> BTreeMap<String, &'a Value> {
+fn by_step<'a>(list: Option<&'a Value>, keys: Keys<'_>) -> BTreeMap<String, &'a Value> {
     let items = list.and_then(Value::as_array).into_iter().flatten();
     items.map(|item| (key_step(item, keys), item)).collect()
 }

@@ -107,7 +107,7 @@ fn merge_field(
     Ok(())
 }
 
-fn element(field: &Field) -> Option<&'static Structure> {
+fn element(field: &Field) -> Option<&Structure> {
     match &field.shape {
         Shape::List(element) => forest().structure(element),
         _ => None,

@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::kinds;
 
-fn deployments() -> &'static Kind {
+fn deployments() -> &'static Kind<'static> {
     kinds::find("apps", "v1", "deployments").unwrap()
 }
 
-fn config_maps() -> &'static Kind {
+fn config_maps() -> &'static Kind<'static> {
     kinds::find("", "v1", "configmaps").unwrap()
 }
 

@@ -229,7 +229,7 @@ pub(super) fn kind_of(value: &Value) -> &'static str {
 
 fn go_type(shape: &Shape) -> String {
     match shape {
-        Shape::Any => "interface {}".to_owned(),
+        Shape::Any | Shape::Inline(_) | Shape::Deduced => "interface {}".to_owned(),
         Shape::Boolean => "bool".to_owned(),
         Shape::Int32 => "int32".to_owned(),
         Shape::Int64 => "int64".to_owned(),

@@ -74,6 +74,7 @@ const KEYED: &[Keyed] = &[
     keyed("DeploymentStatus", "conditions", &["type"]),
     keyed("ReplicaSetStatus", "conditions", &["type"]),
     patch_only("JobStatus", "conditions", "type"),
+    apply_only("CustomResourceDefinitionStatus", "conditions", &["type"]),
 ];
 
 /// Lists of distinct scalars, which a strategic merge patch merges too.
@@ -117,6 +118,10 @@ const ALWAYS: &[(&str, &str)] = &[
     ("Container", "resources"),
     ("ContainerStatus", "lastState"),
     ("ContainerStatus", "state"),
+    ("CustomResourceDefinitionSpec", "names"),
+    ("CustomResourceDefinitionStatus", "acceptedNames"),
+    ("CustomResourceDefinitionStatus", "conditions"),
+    ("CustomResourceDefinitionStatus", "storedVersions"),
     ("DeploymentSpec", "strategy"),
     ("DeploymentSpec", "template"),
     ("Endpoint", "conditions"),
@@ -162,9 +167,9 @@ pub(super) fn topology(owner: &str, field: &str, shape: &Shape, schema: &Value) 
 }
 
 /// What a strategic merge patch does with the field.
-pub(super) fn strategy(owner: &str, field: &str, topology: Topology) -> Option<Strategy> {
+pub(super) fn strategy(owner: &str, field: &str, topology: &Topology) -> Option<Strategy> {
     let owner = short(owner);
-    if topology == Topology::Set && SETS.contains(&(owner, field)) {
+    if *topology == Topology::Set && SETS.contains(&(owner, field)) {
         return Some(Strategy { key: None, merge: true, retain_keys: false });
     }
     if (owner, field) == ("DeploymentSpec", "strategy") {
@@ -176,7 +181,8 @@ pub(super) fn strategy(owner: &str, field: &str, topology: Topology) -> Option<S
 
 /// Whether Kubernetes encodes the field even where it is empty.
 pub(super) fn always_encoded(owner: &str, field: &str) -> bool {
-    matches!(field, "metadata" | "spec" | "status") && owner.starts_with("io.k8s.api.")
+    matches!(field, "metadata" | "spec" | "status")
+        && (owner.starts_with("io.k8s.api.") || short(owner) == "CustomResourceDefinition")
         || ALWAYS.contains(&(short(owner), field))
 }
 

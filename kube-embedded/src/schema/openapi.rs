@@ -12,28 +12,31 @@ use super::{
     merge_keys,
     tree::{self, Field, Topology},
 };
-use crate::kinds::{self, Kind};
+use crate::kinds::{Kind, Served};
 
 /// Path and hash of each document.
-pub(super) fn groups() -> Vec<(String, String)> {
+pub(super) fn groups(served: &Served) -> Vec<(String, String)> {
     let mut groups: BTreeMap<String, DefaultHasher> = BTreeMap::new();
-    for kind in kinds::all() {
+    for kind in served.kinds() {
         let hasher = groups.entry(path(kind.group, kind.version)).or_default();
         (env!("CARGO_PKG_VERSION"), kind.kind, kind.subresources).hash(hasher);
+        if let Some(custom) = kind.custom {
+            custom.published.to_string().hash(hasher);
+        }
     }
     groups.into_iter().map(|(path, hash)| (path, format!("{:016X}", hash.finish()))).collect()
 }
 
-/// The document of a group version; built once and kept.
-pub(super) fn document(group: &str, version: &str) -> Option<Arc<Vec<u8>>> {
+/// The document of a group version. Of the kinds of the table it is built once and kept.
+pub(super) fn document(served: &Served, group: &str, version: &str) -> Option<Arc<Vec<u8>>> {
     static DOCUMENTS: OnceLock<Mutex<BTreeMap<String, Arc<Vec<u8>>>>> = OnceLock::new();
-    let served: Vec<&Kind> = kinds::all()
-        .iter()
-        .copied()
-        .filter(|kind| kind.group == group && kind.version == version)
-        .collect();
-    if served.is_empty() {
+    let kinds: Vec<Kind<'_>> =
+        served.kinds().filter(|kind| kind.group == group && kind.version == version).collect();
+    if kinds.is_empty() {
         return None;
+    }
+    if kinds.iter().any(|kind| kind.custom.is_some()) {
+        return Some(Arc::new(build(&kinds).to_string().into_bytes()));
     }
     // Held while building, so that a burst of first requests builds it once.
     let mut documents = match DOCUMENTS.get_or_init(Mutex::default).lock() {
@@ -44,7 +47,7 @@ pub(super) fn document(group: &str, version: &str) -> Option<Arc<Vec<u8>>> {
     if let Some(document) = documents.get(&key) {
         return Some(document.clone());
     }
-    let document = Arc::new(build(&served).to_string().into_bytes());
+    let document = Arc::new(build(&kinds).to_string().into_bytes());
     documents.insert(key, document.clone());
     Some(document)
 }
@@ -53,12 +56,16 @@ fn path(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-fn build(served: &[&Kind]) -> Value {
+fn build(served: &[Kind<'_>]) -> Value {
     let mut schemas = tree::definitions(served.iter().copied());
     for (name, schema) in &mut schemas {
         decorate(name, schema);
     }
     for kind in served {
+        if let Some(custom) = kind.custom {
+            schemas.insert(kind.schema.to_owned(), custom.published.clone());
+            continue;
+        }
         if let Some(schema) = schemas.get_mut(kind.schema).and_then(Value::as_object_mut) {
             schema.insert("x-kubernetes-group-version-kind".to_owned(), json!([identity(kind)]));
         }
@@ -134,6 +141,11 @@ fn operation(kind: &Kind, action: &str, parameters: &[&str]) -> Value {
     });
     let media: &[&str] = match action {
         "post" | "put" => &["application/json"],
+        "patch" if kind.custom.is_some() => &[
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/apply-patch+yaml",
+        ],
         "patch" => &[
             "application/json-patch+json",
             "application/merge-patch+json",
@@ -207,7 +219,7 @@ fn mark(field: &Field, schema: &mut Map<String, Value>) {
             set("x-kubernetes-patch-merge-key", key.into());
         }
     }
-    match (field.topology, &field.shape) {
+    match (&field.topology, &field.shape) {
         (Topology::Keyed(keys), _) => {
             set("x-kubernetes-list-type", "map".into());
             set("x-kubernetes-list-map-keys", json!(keys));

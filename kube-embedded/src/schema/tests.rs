@@ -13,7 +13,7 @@ use super::{
 };
 use crate::kinds;
 
-fn deployments() -> &'static Kind {
+fn deployments() -> &'static Kind<'static> {
     kinds::find("apps", "v1", "deployments").unwrap()
 }
 
@@ -143,9 +143,10 @@ fn pruning_removes_exactly_the_unknown_fields() {
 
 #[test]
 fn documents_have_what_kubectl_looks_up() {
-    let paths: Vec<String> = openapi_groups().into_iter().map(|(path, _)| path).collect();
+    let paths: Vec<String> =
+        openapi_groups(&Served::default()).into_iter().map(|(path, _)| path).collect();
     assert!(paths.contains(&"api/v1".to_owned()) && paths.contains(&"apis/apps/v1".to_owned()));
-    let bytes = openapi("apps", "v1").unwrap();
+    let bytes = openapi(&Served::default(), "apps", "v1").unwrap();
     let document: Value = serde_json::from_slice(&bytes).unwrap();
     let schemas = &document["components"]["schemas"];
     assert_eq!(
@@ -166,7 +167,7 @@ fn documents_have_what_kubectl_looks_up() {
         .map(|parameter| parameter["name"].as_str().unwrap())
         .collect();
     assert!(parameters.contains(&"fieldValidation") && parameters.contains(&"dryRun"));
-    assert!(openapi("nope", "v1").is_none());
+    assert!(openapi(&Served::default(), "nope", "v1").is_none());
     // Every reference leads somewhere.
     let text = String::from_utf8(bytes.to_vec()).unwrap();
     for reference in text.split("\"#/components/schemas/").skip(1) {
@@ -216,7 +217,7 @@ impl<T: DeepMerge + DeserializeOwned + Serialize> Probe<'_, T> {
             // What is below an atomic list is replaced with it, so nothing can be learnt there.
             let replaced = self.replaced;
             if list && !replaced && !DIFFERS.contains(&name.as_str()) {
-                self.probe(&name, below, field.topology, path);
+                self.probe(&name, below, &field.topology, path);
             }
             self.replaced |= list && field.topology == Topology::Atomic;
             self.walk(below, path);
@@ -229,7 +230,7 @@ impl<T: DeepMerge + DeserializeOwned + Serialize> Probe<'_, T> {
         &mut self,
         name: &str,
         element: &Structure,
-        topology: Topology,
+        topology: &Topology,
         path: &[(String, bool)],
     ) {
         let ours: &[&str] = match topology {

@@ -1,8 +1,14 @@
 //! The compact form of the schemas: built once, a few hundred structures, then only read.
 
-use std::{collections::HashMap, sync::OnceLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
-use k8s_openapi::schemars::{SchemaGenerator, generate::SchemaSettings};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    schemars::{SchemaGenerator, generate::SchemaSettings},
+};
 use serde_json::{Map, Value};
 
 use super::merge_keys;
@@ -28,10 +34,14 @@ pub(crate) enum Shape {
     Map(Box<Shape>),
     /// Index into [`Forest::structures`].
     Struct(usize),
+    /// A structure of its own, in the schema of a custom resource.
+    Inline(Arc<Structure>),
+    /// Whatever its value is: a map whose parts are told apart, or one whole.
+    Deduced,
 }
 
 /// How the parts of a value are owned in server-side apply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Topology {
     /// One owner for the whole. Lists are, unless said otherwise.
     Atomic,
@@ -41,6 +51,8 @@ pub(crate) enum Topology {
     Set,
     /// A list of objects told apart by these fields.
     Keyed(&'static [&'static str]),
+    /// The same, as a custom resource says it.
+    KeyedBy(Arc<[String]>),
 }
 
 /// What a strategic merge patch does with a field; replaces where there is none.
@@ -54,7 +66,7 @@ pub(crate) struct Strategy {
     pub(crate) retain_keys: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Field {
     pub(crate) name: String,
     pub(crate) shape: Shape,
@@ -64,18 +76,22 @@ pub(crate) struct Field {
     pub(crate) always: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Structure {
     /// `io.k8s.api.core.v1.PodSpec`.
     pub(crate) name: String,
     /// Sorted by name.
     pub(crate) fields: Vec<Field>,
+    /// What every field is that is not named; without it there are none.
+    pub(crate) other: Option<Box<Field>>,
 }
 
 impl Structure {
     pub(crate) fn field(&self, name: &str) -> Option<&Field> {
-        let at = self.fields.binary_search_by(|field| field.name.as_str().cmp(name)).ok()?;
-        self.fields.get(at)
+        match self.fields.binary_search_by(|field| field.name.as_str().cmp(name)) {
+            Ok(at) => self.fields.get(at),
+            Err(_) => self.other.as_deref(),
+        }
     }
 
     /// `PodSpec`.
@@ -93,14 +109,18 @@ pub(crate) struct Forest {
 
 impl Forest {
     /// The structure of a kind's objects.
-    pub(crate) fn root(&self, kind: &Kind) -> Option<&Structure> {
-        self.named(kind.schema)
+    pub(crate) fn root<'a>(&'a self, kind: &Kind<'a>) -> Option<&'a Structure> {
+        match kind.custom {
+            Some(custom) => Some(&custom.structure),
+            None => self.named(kind.schema),
+        }
     }
 
     /// The structure behind a shape, if it is one.
-    pub(crate) fn structure(&self, shape: &Shape) -> Option<&Structure> {
+    pub(crate) fn structure<'a>(&'a self, shape: &'a Shape) -> Option<&'a Structure> {
         match shape {
             Shape::Struct(at) => self.structures.get(*at),
+            Shape::Inline(structure) => Some(structure),
             _ => None,
         }
     }
@@ -108,6 +128,11 @@ impl Forest {
     /// By full name.
     pub(crate) fn named(&self, name: &str) -> Option<&Structure> {
         self.structures.get(*self.by_name.get(name)?)
+    }
+
+    /// The shape of a structure, by full name.
+    pub(crate) fn shape_of(&self, name: &str) -> Option<Shape> {
+        self.by_name.get(name).copied().map(Shape::Struct)
     }
 
     #[cfg(test)]
@@ -119,15 +144,17 @@ impl Forest {
 /// The forest, built on first use.
 pub(crate) fn forest() -> &'static Forest {
     static FOREST: OnceLock<Forest> = OnceLock::new();
-    FOREST.get_or_init(|| build(&definitions(kinds::all().iter().copied())))
+    FOREST.get_or_init(|| build(&definitions(kinds::all().iter().map(|kind| **kind))))
 }
 
 /// JSON schemas by full name of everything reachable from some kinds; references are
 /// `#/components/schemas/NAME`.
-pub(super) fn definitions<'a>(kinds: impl Iterator<Item = &'a Kind>) -> Map<String, Value> {
+pub(super) fn definitions<'a>(kinds: impl Iterator<Item = Kind<'a>>) -> Map<String, Value> {
     let mut settings = SchemaSettings::openapi3();
     settings.transforms.clear();
     let mut generator = SchemaGenerator::new(settings);
+    // What every object has; custom resources refer to it, too.
+    generator.subschema_for::<ObjectMeta>();
     for kind in kinds {
         (kind.define)(&mut generator);
     }
@@ -150,15 +177,15 @@ fn build(definitions: &Map<String, Value>) -> Forest {
                 let topology = merge_keys::topology(name, field, &shape, schema);
                 Field {
                     name: field.clone(),
-                    topology,
-                    strategy: merge_keys::strategy(name, field, topology),
+                    strategy: merge_keys::strategy(name, field, &topology),
                     always: merge_keys::always_encoded(name, field),
+                    topology,
                     shape,
                 }
             })
             .collect();
         fields.sort_by(|a, b| a.name.cmp(&b.name));
-        forest.structures.push(Structure { name: name.clone(), fields });
+        forest.structures.push(Structure { name: name.clone(), fields, other: None });
     }
     forest
 }

@@ -11,6 +11,7 @@ mod article;
 mod binary;
 mod clients;
 mod controllers;
+mod custom;
 mod exec;
 mod forward;
 mod ingress;

@@ -204,6 +204,18 @@ fn put(bytes: &mut Vec<u8>, number: u32, field: &Field, value: &Value) {
         }
         Type::Json => put_bytes(&mut inner, 1, value.to_string().as_bytes()),
         Type::Message(of) => inner = encode(of, value),
+        Type::Either(of) => {
+            let part = match value {
+                Value::Bool(_) => "allows",
+                Value::Array(_) => "list",
+                _ => "schema",
+            };
+            inner = encode(of, &json!({ part: value }));
+        }
+        Type::Float => {
+            varint(bytes, u64::from(number) << 3 | 1);
+            return bytes.extend(value.as_f64().unwrap().to_le_bytes());
+        }
     }
     put_bytes(bytes, number, &inner);
 }
@@ -308,9 +320,44 @@ fn objects_come_through_whole() {
             "deleteOptions": { "gracePeriodSeconds": 0, "preconditions": { "uid": "u" } },
         }),
         json!({ "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": { "name": "d" }, "spec": { "replicas": 3 } }),
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": { "name": "things.example.com" },
+            "spec": {
+                "group": "example.com", "scope": "Cluster",
+                "names": { "kind": "Thing", "plural": "things" },
+                "versions": [{
+                    "name": "v1", "served": true, "storage": true, "subresources": { "status": {} },
+                    "schema": { "openAPIV3Schema": { "type": "object", "properties": {
+                        "a": { "type": "number", "minimum": 0, "maximum": 0.5, "default": { "x": [1] } },
+                        "b": { "type": "array", "items": { "type": "string", "enum": ["x", 1] } },
+                        "c": { "type": "object", "additionalProperties": true },
+                        "d": { "type": "object", "additionalProperties": { "type": "string" } },
+                        "e": { "x-kubernetes-int-or-string": true, "x-kubernetes-list-type": "map" },
+                    } } },
+                }],
+            },
+        }),
     ] {
         assert_eq!(object(&body_of(&whole)), Ok(whole));
     }
+}
+
+/// A schema nested without end must not take the stack.
+#[test]
+fn depth_has_a_limit() {
+    let mut schema = json!({});
+    for _ in 0..60 {
+        schema = json!({ "not": schema });
+    }
+    let mut bytes = encode("JSONSchemaProps", &schema);
+    for _ in 0..20_000 {
+        let mut outer = Vec::new();
+        put_bytes(&mut outer, 28, &bytes);
+        bytes = outer;
+    }
+    let read = read(fields_of("JSONSchemaProps"), &bytes, &mut Map::new(), 0);
+    assert_eq!(read, Err(Malformed::Depth("not")));
 }
 
 #[test]

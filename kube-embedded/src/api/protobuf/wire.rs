@@ -19,14 +19,18 @@ pub(super) enum Malformed {
     Json(&'static str, String),
     #[error("field {0} is a time out of range")]
     Time(&'static str),
+    #[error("field {0} is nested too deeply")]
+    Depth(&'static str),
 }
 
 /// The value of a field, as far as it is known without its type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Wire<'a> {
     Number(u64),
     Bytes(&'a [u8]),
-    /// 32 or 64 bits of fixed width, which Kubernetes' messages do not use.
+    /// 64 bits of fixed width: a float.
+    Double(f64),
+    /// 32 bits of fixed width, which Kubernetes' messages do not use.
     Fixed,
 }
 
@@ -50,7 +54,11 @@ impl<'a> Fields<'a> {
         let number = number.ok_or(Malformed::Tag(tag))?;
         let value = match tag & 7 {
             0 => Wire::Number(self.number()?),
-            1 => self.take(8).map(|_| Wire::Fixed)?,
+            1 => {
+                let mut bits = [0; 8];
+                bits.copy_from_slice(self.take(8)?);
+                Wire::Double(f64::from_le_bytes(bits))
+            }
             2 => {
                 let length = self.number()?;
                 Wire::Bytes(self.take(length)?)

@@ -3,7 +3,7 @@
 use super::super::cache::Key;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -54,7 +54,14 @@ impl Item {
 pub(crate) struct Graph {
     items: HashMap<String, Item>,
     dependents: BTreeMap<String, BTreeSet<String>>,
+    /// The last that went: whoever names one of them as owner need not ask, and of a custom
+    /// resource that is served no longer nobody could.
+    gone: HashSet<String>,
+    in_order: VecDeque<String>,
 }
+
+/// How many of those that went are remembered.
+const REMEMBERED: usize = 4096;
 
 impl Graph {
     pub(crate) fn get(&self, uid: &str) -> Option<&Item> {
@@ -95,8 +102,21 @@ impl Graph {
     pub(crate) fn remove(&mut self, uid: &str) -> Vec<String> {
         self.unlink(uid);
         let Some(item) = self.items.remove(uid) else { return Vec::new() };
+        if self.gone.insert(uid.to_owned()) {
+            self.in_order.push_back(uid.to_owned());
+        }
+        while self.in_order.len() > REMEMBERED
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.gone.remove(&oldest);
+        }
         let dependents = self.dependents.get(uid).into_iter().flatten().cloned();
         dependents.chain(item.owners.into_iter().map(|owner| owner.uid)).collect()
+    }
+
+    /// Whether an object was seen to go. Uids are never used again.
+    pub(crate) fn is_gone(&self, uid: &str) -> bool {
+        self.gone.contains(uid)
     }
 
     fn unlink(&mut self, uid: &str) {
