@@ -94,14 +94,14 @@ async fn kubectl_creates_shows_and_explains_ingresses() {
     let cluster = cluster().await;
     let Some(kubectl) = Kubectl::new(&cluster).await else { return };
     // The only body of these that is sent in protobuf.
-    let create = ["create", "ingress", "app", "--rule=foo.bar/*=web:80,tls=cert", "--class=edge"];
+    let create = ["create", "ingress", "app", "--rule=foo.bar/*=web:80,tls=cert", "--class=other"];
     let created = kubectl.run(&create, "").await.unwrap();
     assert_eq!(created, "ingress.networking.k8s.io/app created\n");
     let table = kubectl.run(&["get", "ing"], "").await.unwrap();
     let words: Vec<&str> = table.split_whitespace().collect();
     assert_eq!(words[..6], ["NAME", "CLASS", "HOSTS", "ADDRESS", "PORTS", "AGE"]);
-    // The address is empty.
-    assert_eq!(words[6..11], ["app", "edge", "foo.bar", "80,", "443"]);
+    // Nobody serves that class: the address is empty.
+    assert_eq!(words[6..11], ["app", "other", "foo.bar", "80,", "443"]);
     let table = kubectl.run(&["get", "ingressclasses"], "").await.unwrap();
     let words: Vec<&str> = table.split_whitespace().collect();
     assert_eq!(words[..4], ["NAME", "CONTROLLER", "PARAMETERS", "AGE"]);
