@@ -39,6 +39,9 @@ pub(crate) const PROVIDERS: [(&str, Provider); 6] = [
 /// What clusters are called unless `--name` says otherwise.
 pub(crate) const NAME: &str = "canary-labs";
 
+/// Said instead of a registry where the nodes have the images.
+pub(crate) const NO_REGISTRY: &str = "none";
+
 /// What the embedded provider gets.
 pub(crate) struct Request<'a> {
     /// Where binaries and images are.

@@ -19,8 +19,6 @@ pub(crate) struct Current;
 
 /// Label of what labs made, and its value. `labs` writes it.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "canary-labs");
-/// Instead of a registry.
-const NONE: &str = "none";
 
 const FAULTS: &[Fault] = &[
     ("does not exist", "there is no such context", "`kubectl config get-contexts` lists them"),
@@ -132,7 +130,7 @@ impl Provider for Current {
 
     fn registry(&self, work: &Work) -> Result<Option<push::Registry>> {
         match work.spec.registry.as_deref() {
-            None | Some(NONE) => Ok(None),
+            None | Some(super::NO_REGISTRY) => Ok(None),
             Some(name) => push::Registry::of(name).map(Some),
         }
     }

@@ -192,6 +192,7 @@ impl Provider for Gke {
 
     fn registry(&self, work: &Work) -> Result<Option<push::Registry>> {
         let name = match &work.spec.registry {
+            Some(name) if name == super::NO_REGISTRY => return Ok(None),
             Some(name) => return push::Registry::of(name).map(Some),
             None => format!(
                 "{}-docker.pkg.dev/{}/{REPOSITORY}",

@@ -2,6 +2,7 @@
 //! leaves behind, however a run ends. With the real ones, `cargo xtask lab all` is the test.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod gcloud;
 mod providers;
 mod registry;
 
