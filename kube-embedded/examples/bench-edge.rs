@@ -1,5 +1,7 @@
-//! The edge beside haproxy in TCP mode and a direct connection, in one run: requests a second, and
-//! CPU per request of the proxy's process. See `bench/README.md`.
+//! The edge beside its peers and a direct connection, in one run: requests a second, and CPU per
+//! request of the proxy's processes. As a load balancer beside haproxy in TCP mode; with `--ingress`
+//! as an Ingress controller beside nginx, and then also how long requests take at half load. See
+//! `bench/README.md`.
 //!
 //! The machine is noisy, so the contenders take turns, and what counts is the median of each one's
 //! rounds and of the ratios within a round.
@@ -22,7 +24,12 @@ use std::{
     process::{Child, Command, Stdio},
     sync::Arc,
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -34,12 +41,18 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    match arguments.first().map(String::as_str) {
-        None => compare(ROUNDS, SECONDS),
-        Some("--backends") => backends(),
-        Some("--edge") => edge(&arguments[1..]),
-        Some("--quick") => compare(1, 1),
-        Some(other) => Err(format!("unknown argument {other}; --quick is the only one").into()),
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["--backends"] => backends(),
+        ["--edge", way, endpoints @ ..] => edge(*way == "http", endpoints),
+        ["--paced", address, rate, seconds] => paced(address, rate.parse()?, seconds.parse()?),
+        [] => compare(false, ROUNDS, SECONDS),
+        ["--quick"] => compare(false, 1, 1),
+        ["--ingress"] => compare(true, ROUNDS, SECONDS),
+        ["--ingress", "--quick"] => compare(true, 1, 1),
+        other => {
+            Err(format!("unknown arguments {other:?}; there are --ingress and --quick").into())
+        }
     }
 }
 
@@ -68,7 +81,7 @@ async fn answer(_: Request<Incoming>) -> std::result::Result<Response<Full<Bytes
 }
 
 /// The data plane as a cluster runs it, in front of the endpoints; prints its address.
-fn edge(endpoints: &[String]) -> Result<()> {
+fn edge(http: bool, endpoints: &[&str]) -> Result<()> {
     let parsed: std::result::Result<Vec<SocketAddr>, _> =
         endpoints.iter().map(|e| e.parse()).collect();
     let routing = Routing { backends: Backends::alike(parsed?), affinity: None };
@@ -77,8 +90,58 @@ fn edge(endpoints: &[String]) -> Result<()> {
     let plane = Plane::start(Arc::default(), tell)?;
     let port = Port::bind("127.0.0.1:0".parse()?)?;
     let address = port.address()?;
-    let _listening = plane.serve(port, route);
+    let _listening = match http {
+        true => plane.serve_http_along(port, route)?,
+        false => plane.serve(port, route),
+    };
     say(&address.to_string())
+}
+
+/// Sends requests at a constant rate over the usual number of connections that stay; prints how
+/// many microseconds the slowest of a hundred took, and the median, and how many were not sent in
+/// time. A request counts from when it was due: one that waits for its connection waits.
+#[tokio::main]
+async fn paced(address: &str, rate: f64, seconds: u64) -> Result<()> {
+    let interval = Duration::from_secs_f64(f64::from(CONNECTIONS) / rate);
+    let (address, until) = (address.to_owned(), Duration::from_secs(seconds));
+    let mut senders = Vec::new();
+    for n in 0..CONNECTIONS {
+        let address = address.clone();
+        senders.push(tokio::spawn(async move {
+            let mut stream = TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n");
+            let mut took = Vec::new();
+            let start = Instant::now() + interval.mul_f64(f64::from(n) / f64::from(CONNECTIONS));
+            let mut due = start;
+            let mut answer = [0; 1024];
+            while due < start + until {
+                // The timer is a millisecond coarse; what it oversleeps is not the proxy's fault.
+                let early = Instant::now() < due;
+                tokio::time::sleep_until(due).await;
+                let from = if early { Instant::now() } else { due };
+                stream.write_all(request.as_bytes()).await?;
+                let mut got = 0;
+                while !answer.get(..got).is_some_and(|a| a.ends_with(b"1.0\n")) {
+                    match stream.read(answer.get_mut(got..).unwrap_or_default()).await? {
+                        0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                        n => got += n,
+                    }
+                }
+                took.push(from.elapsed());
+                due += interval;
+            }
+            Ok::<_, std::io::Error>(took)
+        }));
+    }
+    let mut took = Vec::new();
+    for sender in senders {
+        took.extend(sender.await??);
+    }
+    took.sort_unstable();
+    let at = |share: usize| took.get(took.len() * share / 100).map_or(0, Duration::as_micros);
+    println!("{} {} {}", at(99), at(50), took.len());
+    Ok(())
 }
 
 /// Tells the parent where we are, and stays until it goes.
@@ -89,18 +152,20 @@ fn say(line: &str) -> Result<()> {
     Ok(())
 }
 
-/// A process that ends with us: by its standard input, and by force.
+/// A process that ends with us: by its standard input, or by a signal.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // nginx ends its workers when it is asked to end, not when it is killed.
+        drop(self.0.stdin.take());
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
     }
 }
 
 impl Running {
-    fn this(arguments: &[String]) -> Result<(Self, String)> {
+    fn this(arguments: &[&str]) -> Result<(Self, String)> {
         let mut child = Command::new(env::current_exe()?)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -112,15 +177,66 @@ impl Running {
         Ok((Self(child), line.trim().to_owned()))
     }
 
-    /// Seconds of CPU so far, of all threads.
+    /// Seconds of CPU so far, of all threads and workers.
     fn cpu(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
-        let after_name = stat.rsplit_once(')').ok_or("unreadable /proc/PID/stat")?.1;
-        let fields: Vec<&str> = after_name.split_whitespace().collect();
-        let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<f64>().ok());
-        let (user, system) = (ticks(11).ok_or("no utime")?, ticks(12).ok_or("no stime")?);
-        Ok((user + system) / TICKS_PER_SECOND)
+        let id = self.0.id();
+        let workers = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+        let workers = workers.split_whitespace().map(str::parse);
+        let mut ticks = 0.0;
+        for process in std::iter::once(Ok(id)).chain(workers) {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", process?))?;
+            let after_name = stat.rsplit_once(')').ok_or("unreadable /proc/PID/stat")?.1;
+            let fields: Vec<&str> = after_name.split_whitespace().collect();
+            let field = |n: usize| fields.get(n).and_then(|f| f.parse::<f64>().ok());
+            ticks += field(11).ok_or("no utime")? + field(12).ok_or("no stime")?;
+        }
+        Ok(ticks / TICKS_PER_SECOND)
     }
+}
+
+/// nginx as one would run it in front of them: connections kept on both sides, nothing logged, as
+/// many workers as cores.
+fn nginx(endpoints: &[&str]) -> Result<(Running, String, PathBuf)> {
+    let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let servers: String = endpoints.iter().map(|e| format!("server {e};")).collect();
+    let folder = env::temp_dir().join(format!("bench-edge-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let config = folder.join("nginx.conf");
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|what| format!("{what}_temp_path {}/{what};", folder.display()))
+        .concat();
+    fs::write(
+        &config,
+        format!(
+            "daemon off; worker_processes auto; pid {0}/pid; error_log {0}/error.log;
+             events {{ worker_connections 8192; }}
+             http {{
+               access_log off; keepalive_requests 1000000000; {temporary}
+               upstream app {{ {servers} keepalive 64; keepalive_requests 1000000000; }}
+               server {{
+                 listen {address} backlog=4096;
+                 location / {{
+                   proxy_pass http://app; proxy_http_version 1.1;
+                   proxy_set_header Connection \"\"; proxy_set_header Host $host;
+                   proxy_set_header X-Real-IP $remote_addr;
+                   proxy_set_header X-Forwarded-For $remote_addr;
+                   proxy_set_header X-Forwarded-Proto $scheme;
+                 }}
+               }}
+             }}",
+            folder.display()
+        ),
+    )?;
+    let child = Command::new("nginx")
+        .arg("-p")
+        .arg(&folder)
+        .arg("-c")
+        .arg(&config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("nginx does not start ({e}); try: apt-get install nginx wrk"))?;
+    Ok((Running(child), address.to_string(), folder))
 }
 
 fn haproxy(endpoints: &[&str]) -> Result<(Running, String, PathBuf)> {
@@ -128,7 +244,9 @@ fn haproxy(endpoints: &[&str]) -> Result<(Running, String, PathBuf)> {
     let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let servers: String =
         endpoints.iter().enumerate().map(|(n, e)| format!("  server s{n} {e}\n")).collect();
-    let config = env::temp_dir().join(format!("bench-edge-{}.cfg", std::process::id()));
+    let folder = env::temp_dir().join(format!("bench-edge-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let config = folder.join("haproxy.cfg");
     fs::write(
         &config,
         format!(
@@ -144,7 +262,7 @@ fn haproxy(endpoints: &[&str]) -> Result<(Running, String, PathBuf)> {
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| format!("haproxy does not start ({e}); try: apt-get install haproxy wrk"))?;
-    Ok((Running(child), address.to_string(), config))
+    Ok((Running(child), address.to_string(), folder))
 }
 
 /// Requests a second, requests, and how many failed.
@@ -186,57 +304,87 @@ struct Figures {
     errors: f64,
 }
 
-fn compare(rounds: usize, seconds: u32) -> Result<()> {
+fn compare(ingress: bool, rounds: usize, seconds: u32) -> Result<()> {
     if cfg!(debug_assertions) {
         println!("note: not a release build; the edge's CPU figures are too high");
     }
-    let (_backends, addresses) = Running::this(&["--backends".into()])?;
+    let (_backends, addresses) = Running::this(&["--backends"])?;
     let endpoints: Vec<&str> = addresses.split(' ').collect();
-    let arguments = ["--edge"].iter().chain(&endpoints).map(|s| (*s).to_owned());
-    let (edge, edge_at) = Running::this(&arguments.collect::<Vec<_>>())?;
-    let (haproxy, haproxy_at, config) = haproxy(&endpoints)?;
+    let way = if ingress { "http" } else { "tcp" };
+    let arguments: Vec<&str> = ["--edge", way].into_iter().chain(endpoints.clone()).collect();
+    let (edge, edge_at) = Running::this(&arguments)?;
+    let (name, (peer, peer_at, folder)) = match ingress {
+        true => ("nginx", nginx(&endpoints)?),
+        false => ("haproxy tcp", haproxy(&endpoints)?),
+    };
     let contenders = [
         ("direct", endpoints.first().copied().unwrap_or_default(), None),
-        ("haproxy tcp", haproxy_at.as_str(), Some(&haproxy)),
+        (name, peer_at.as_str(), Some(&peer)),
         ("our edge", edge_at.as_str(), Some(&edge)),
     ];
     println!("{CONNECTIONS} connections, 3 endpoints, median of {rounds} rounds of {seconds} s");
+    let mut peer_rate = 0.0;
     for (name, fresh) in [("fresh connections", true), ("keep-alive", false)] {
         let mut figures: [Figures; 3] = Default::default();
         for (_, address, _) in &contenders {
             wrk(address, 1, fresh)?;
         }
-        for round in 0..rounds {
-            // Every other round backwards, so that nobody always follows the same neighbour.
-            let mut order = [0, 1, 2];
-            if round % 2 == 1 {
-                order.reverse();
-            }
-            for n in order {
-                let (_, address, process) = &contenders[n];
-                let before = process.map_or(Ok(0.0), Running::cpu)?;
-                let (rate, requests, errors) = wrk(address, seconds, fresh)?;
-                let cpu = process.map_or(Ok(0.0), Running::cpu)? - before;
-                figures[n].rate.push(rate);
-                figures[n].cpu.push(cpu / requests * 1e6);
-                figures[n].errors += errors;
-            }
+        for n in turns(rounds, 3) {
+            let (_, address, process) = &contenders[n];
+            let before = process.map_or(Ok(0.0), Running::cpu)?;
+            let (rate, requests, errors) = wrk(address, seconds, fresh)?;
+            let cpu = process.map_or(Ok(0.0), Running::cpu)? - before;
+            figures[n].rate.push(rate);
+            figures[n].cpu.push(cpu / requests * 1e6);
+            figures[n].errors += errors;
         }
         println!("\n{name:<20}{:>10}{:>14}{:>10}", "req/s", "CPU/req (µs)", "errors");
         for ((who, _, _), f) in contenders.iter().zip(&figures) {
             println!("{who:<20}{:>10.0}{:>14.1}{:>10}", median(&f.rate), median(&f.cpu), f.errors);
         }
-        let ratios = |of: fn(&Figures) -> &Vec<f64>| -> Vec<f64> {
-            of(&figures[2]).iter().zip(of(&figures[1])).map(|(ours, its)| ours / its).collect()
-        };
         println!(
-            "edge / haproxy: {:.2} of the rate, {:.2} of the CPU per request",
-            median(&ratios(|f| &f.rate)),
-            median(&ratios(|f| &f.cpu))
+            "edge / {}: {:.2} of the rate, {:.2} of the CPU per request",
+            contenders[1].0,
+            ratio(&figures[2].rate, &figures[1].rate),
+            ratio(&figures[2].cpu, &figures[1].cpu)
         );
+        peer_rate = median(&figures[1].rate);
     }
-    fs::remove_file(config)?;
+    if ingress {
+        let rate = peer_rate / 2.0;
+        let (mut p99, mut p50): ([Vec<f64>; 3], [Vec<f64>; 3]) = Default::default();
+        for n in turns(rounds, 3) {
+            let (rate, seconds) = (rate.to_string(), seconds.to_string());
+            let arguments = ["--paced", contenders[n].1, &rate, &seconds];
+            let (_, line) = Running::this(&arguments)?;
+            let numbers: Vec<f64> = line.split(' ').filter_map(|n| n.parse().ok()).collect();
+            let [slow, middle, _] = numbers[..] else { return Err("a request failed".into()) };
+            p99[n].push(slow);
+            p50[n].push(middle);
+        }
+        println!("\n{:<20}{:>10}{:>14}", format!("{rate:.0} req/s"), "p50 (µs)", "p99 (µs)");
+        for (n, (who, _, _)) in contenders.iter().enumerate() {
+            println!("{who:<20}{:>10.0}{:>14.0}", median(&p50[n]), median(&p99[n]));
+        }
+        println!("edge / nginx: {:.2} of the p99", ratio(&p99[2], &p99[1]));
+    }
+    drop(peer);
+    fs::remove_dir_all(folder)?;
     Ok(())
+}
+
+/// Who is measured when: every other round backwards, so that nobody always follows the same
+/// neighbour.
+fn turns(rounds: usize, contenders: usize) -> impl Iterator<Item = usize> {
+    (0..rounds).flat_map(move |round| {
+        (0..contenders).map(move |n| if round % 2 == 1 { contenders - 1 - n } else { n })
+    })
+}
+
+/// The median of the rounds' ratios.
+fn ratio(ours: &[f64], its: &[f64]) -> f64 {
+    let ratios: Vec<f64> = ours.iter().zip(its).map(|(ours, its)| ours / its).collect();
+    median(&ratios)
 }
 
 fn median(values: &[f64]) -> f64 {

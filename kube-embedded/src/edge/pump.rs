@@ -7,6 +7,7 @@
 use std::{
     cell::Cell,
     future::Future,
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -38,6 +39,9 @@ pub(super) struct Pump<C, E> {
 pub(super) trait Side: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Makes the connection end so that the peer learns it did not end well.
     fn reset(&self);
+
+    /// Says that nothing more comes, where dropping it would not say so.
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
 impl Side for TcpStream {
@@ -45,11 +49,19 @@ impl Side for TcpStream {
         // A socket that is gone already needs no reset.
         let _ = self.set_zero_linger();
     }
+
+    fn poll_goodbye(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl Side for TlsStream<TcpStream> {
     fn reset(&self) {
         self.get_ref().0.reset();
+    }
+
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self).poll_shutdown(cx)
     }
 }
 

@@ -41,16 +41,18 @@ mod socket;
 mod tunnel;
 mod upload;
 
-/// How long a client has for a whole head, and how long its connection may be idle before one.
-const HEAD: Duration = Duration::from_secs(60);
+/// How long a client has for a whole head, and how long its connection may be idle before one; at
+/// most twice as long.
+const IDLE: Duration = Duration::from_secs(45);
+/// How often it is asked whether a client of HTTP/2 is still there.
+const PING: Duration = Duration::from_secs(60);
 /// How long a client has to agree on TLS.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Bytes of a head, HTTP/1.1 and HTTP/2 alike: as many as ingress-nginx takes.
+/// More than 100 fields hyper refuses as well, and saying so would cost it a fast path.
 const HEAD_BYTES: usize = 32 * 1024;
 /// Bytes kept of a body, each way of each request.
 const BUFFER: usize = 64 * 1024;
-/// Header fields of a request or a response.
-const HEADERS: usize = 100;
 /// Requests at a time on one connection of HTTP/2.
 const STREAMS: u32 = 128;
 /// Flow control of HTTP/2, so what a client may send ahead of its endpoint: of one request, and of
@@ -99,14 +101,22 @@ impl Door {
         let Some(acceptor) = acceptor else {
             return http1(stream, client, closing).await;
         };
-        // Whoever does not get as far as a request is not told in HTTP.
-        let Ok(Ok(stream)) = time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
-            return;
-        };
-        match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => http2(stream, client, closing).await,
-            _ => http1(stream, client, closing).await,
-        }
+        // Apart, so that connections without it need not have the room for it.
+        Box::pin(over_tls(acceptor, stream, client, closing)).await;
+    }
+}
+
+async fn over_tls(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    client: Arc<Client>,
+    closing: watch::Receiver<()>,
+) {
+    // Whoever does not get as far as a request is not told in HTTP.
+    let Ok(Ok(stream)) = time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => http2(stream, client, closing).await,
+        _ => http1(stream, client, closing).await,
     }
 }
 
@@ -148,11 +158,8 @@ async fn http1<S: Side>(stream: S, client: Arc<Client>, mut closing: watch::Rece
     let io = ClientIo::new(stream, client.truncated.clone());
     let service = service_fn(|request| client.clone().answer(request));
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
         .max_buf_size(BUFFER)
         .max_header_size(HEAD_BYTES)
-        .max_headers(HEADERS)
         .serve_connection(io, service)
         .with_upgrades();
     let mut connection = pin!(connection);
@@ -161,12 +168,17 @@ async fn http1<S: Side>(stream: S, client: Arc<Client>, mut closing: watch::Rece
         ended = connection.as_mut() => ended,
         _ = closing.changed() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                biased;
+                ended = connection => ended,
+                () = client.idle() => return,
+            }
         }
+        () = client.idle() => return,
     };
     let tunnel = client.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let (Ok(()), Some(tunnel)) = (ended, tunnel) {
-        tunnel.carry::<S>().await;
+        Box::pin(tunnel.carry::<S>()).await;
     }
 }
 
@@ -182,7 +194,7 @@ async fn http2<S: Side>(stream: S, client: Arc<Client>, mut closing: watch::Rece
         .max_send_buf_size(BUFFER)
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
-        .keep_alive_interval(HEAD)
+        .keep_alive_interval(PING)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
     let ending = async {
@@ -200,11 +212,12 @@ async fn http2<S: Side>(stream: S, client: Arc<Client>, mut closing: watch::Rece
 }
 
 impl Client {
-    /// Returns when no request came for a while and none is being answered.
+    /// Returns when no request came for a while and none is being answered. One timer for a whole
+    /// connection is cheaper than one for each request, so it may take twice as long.
     async fn idle(&self) {
         let mut before = self.served.load(Ordering::Relaxed);
         loop {
-            time::sleep(HEAD).await;
+            time::sleep(IDLE).await;
             let served = self.served.load(Ordering::Relaxed);
             if served == before && self.requests.load(Ordering::Relaxed) == 0 {
                 return;

@@ -216,9 +216,12 @@ async fn accepted_sockets_inherit_that_nothing_is_held_back() {
     let port = Port::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = port.address().unwrap();
     let listener = listener_of(port.0.listen(1).unwrap()).unwrap();
-    let _client = TcpStream::connect(address).await.unwrap();
-    let accept = listener.async_io(Interest::READABLE, net::TcpListener::accept);
-    assert!(accept.await.unwrap().0.nodelay().unwrap());
+    let client = TcpStream::connect(address).await.unwrap();
+    let (accepted, peer) = listener.async_io(Interest::READABLE, accept_one).await.unwrap();
+    assert!(accepted.nodelay().unwrap());
+    assert_eq!(peer, client.local_addr().unwrap());
+    let error = io::Read::read(&mut &accepted, &mut [0]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use super::{
     pool::{self, Lease},
     upload::{Progress, Upload},
 };
-use crate::edge::{ingress::table::Backend, plane::CONNECT};
+use crate::edge::{ingress::table::Backend, plane::CONNECT, route::Route};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
@@ -86,17 +86,26 @@ impl Client {
                 return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
             }
             let left = CONNECTS.saturating_sub(since.get_or_insert_with(Instant::now).elapsed());
-            let connect = self.network.connect(endpoint);
-            failure = match time::timeout(left.min(CONNECT), connect).await {
-                Ok(Ok(stream)) => match Lease::new(stream, endpoint, &backend.route).await {
-                    Some(lease) => return Ok((lease, false)),
-                    None => None,
-                },
-                Ok(Err(error)) => Some(error),
-                Err(_) => Some(io::ErrorKind::TimedOut.into()),
-            };
+            // Apart, because most requests need no connect, nor the room for it.
+            match Box::pin(self.connect(endpoint, &backend.route, left.min(CONNECT))).await {
+                Ok(lease) => return Ok((lease, false)),
+                Err(error) => failure = Some(error),
+            }
             tried.push(endpoint);
         }
+    }
+}
+
+impl Client {
+    async fn connect(
+        &self,
+        endpoint: SocketAddr,
+        route: &Arc<Route>,
+        within: Duration,
+    ) -> io::Result<Lease> {
+        let stream = time::timeout(within, self.network.connect(endpoint)).await??;
+        let lease = Lease::new(stream, endpoint, route).await;
+        lease.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 

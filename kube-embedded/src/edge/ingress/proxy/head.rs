@@ -20,15 +20,12 @@ const TARGET: usize = 8 * 1024;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
-const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
 
 /// What holds for one connection only, whether `Connection` names it or not.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -188,9 +185,11 @@ pub(super) fn for_endpoint(
     let headers = &mut parts.headers;
     let trailers = headers.get_all(header::TE).iter().any(|te| te.as_bytes() == b"trailers");
     strip(headers);
-    headers.remove(header::EXPECT);
-    headers.remove(HTTP2_SETTINGS);
-    headers.remove(FORWARDED);
+    // What follows adds about as many.
+    headers.reserve(8);
+    for name in [header::EXPECT, HTTP2_SETTINGS] {
+        headers.remove(name);
+    }
     drop_lookalikes(headers);
     if multiplexed {
         join_cookies(headers)?;
@@ -215,7 +214,6 @@ pub(super) fn for_endpoint(
         // HTTP/1.1 asks for one, and an empty one says that there is none.
         None => {
             headers.insert(header::HOST, HeaderValue::from_static(""));
-            headers.remove(X_FORWARDED_HOST);
         }
     }
     headers.insert(X_REAL_IP, seen.peer.clone());
@@ -223,17 +221,22 @@ pub(super) fn for_endpoint(
     headers.insert(X_FORWARDED_FOR, seen.peer.clone());
     headers.insert(X_FORWARDED_PORT, seen.port.clone());
     headers.insert(X_FORWARDED_PROTO, seen.proto.clone());
-    headers.insert(X_FORWARDED_SCHEME, seen.proto.clone());
-    headers.insert(X_SCHEME, seen.proto.clone());
-    if !headers.contains_key(X_REQUEST_ID) {
-        let id = format!("{:032x}", rand::rng().random::<u128>());
-        if let Ok(id) = HeaderValue::from_maybe_shared(bytes::Bytes::from(id)) {
-            headers.insert(X_REQUEST_ID, id);
-        }
+    if !headers.contains_key(X_REQUEST_ID)
+        && let Ok(id) = HeaderValue::from_bytes(&request_id(rand::rng().random()))
+    {
+        headers.insert(X_REQUEST_ID, id);
     }
     parts.uri = target.uri;
     parts.version = Version::HTTP_11;
     Ok(())
+}
+
+/// 32 hexadecimal digits.
+fn request_id(id: u128) -> [u8; 32] {
+    std::array::from_fn(|n| {
+        let digit = (id >> (4 * n)) as u8 & 15;
+        digit + if digit < 10 { b'0' } else { b'a' - 10 }
+    })
 }
 
 /// Makes an endpoint's head one for a client.
@@ -266,17 +269,26 @@ fn connection(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
 }
 
-/// `X_Forwarded_For` is the same variable as `X-Forwarded-For` to programs that speak CGI or WSGI.
+/// What would contradict or imitate what we say. `X_Real_Ip` is the same variable as `X-Real-IP` to
+/// programs that speak CGI or WSGI.
 fn drop_lookalikes(headers: &mut HeaderMap) {
+    const OURS: [&str; 7] = [
+        "content-length",
+        "forwarded",
+        "host",
+        "transfer-encoding",
+        "x-real-ip",
+        "x-request-id",
+        "x-scheme",
+    ];
     let is_ours = |name: &HeaderName| {
         let name = name.as_str();
-        name.contains('_') && {
-            let dashed = name.replace('_', "-");
-            dashed.starts_with("x-forwarded-")
-                || ["forwarded", "x-real-ip", "x-scheme", "x-request-id", "host"]
-                    .contains(&dashed.as_str())
-                || ["content-length", "transfer-encoding"].contains(&dashed.as_str())
-        }
+        name.starts_with("x-forwarded-")
+            || ["forwarded", "x-scheme"].contains(&name)
+            || name.contains('_') && {
+                let dashed = name.replace('_', "-");
+                dashed.starts_with("x-forwarded-") || OURS.contains(&dashed.as_str())
+            }
     };
     if headers.keys().any(is_ours) {
         let names: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();

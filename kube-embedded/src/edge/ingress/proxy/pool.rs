@@ -4,7 +4,7 @@
 //! thread. What is in here is alive as far as anybody knows: an endpoint that closes takes its
 //! connection out by itself, one that is no longer ready is swept out.
 
-use super::{BUFFER, HEADERS, upload::Upload};
+use super::{BUFFER, upload::Upload};
 use crate::edge::route::Route;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -77,7 +77,7 @@ impl Lease {
         let _ = stream.set_nodelay(true);
         let opened = Opened::new()?;
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(BUFFER).max_headers(HEADERS);
+        builder.max_buf_size(BUFFER);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
         tokio::spawn(async move {
             let _opened = opened;

@@ -75,7 +75,8 @@ impl<S: Side> Write for ClientIo<S> {
         if self.truncated.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
-        self.stream()?.poll_shutdown(cx)
+        // hyper drops it next, which ends a bare socket as well and costs one call.
+        self.stream()?.inner_mut().poll_goodbye(cx)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -11,7 +11,7 @@ async fn an_endpoint_is_told_who_asks_and_nothing_that_holds_for_one_connection(
              Connection: close, X-Mine, Content-Length\r\nX-Mine: 1\r\nKeep-Alive: 5\r\nTE: gzip\r\n\
              Proxy-Authorization: x\r\nProxy-Connection: x\r\nUpgrade: foo\r\nExpect: nothing\r\n\
              X-Forwarded-For: 1.2.3.4\r\nX_Forwarded_For: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\n\
-             X-Forwarded-Proto: https\r\nX-Request-Id: mine\r\nmy_own: kept\r\n\
+             X-Forwarded-Proto: https\r\nX-Forwarded-Prefix: /x\r\nX-Scheme: https\r\nX-Request-Id: mine\r\nmy_own: kept\r\n\
              Cookie: a=1\r\nX-Twice: 1\r\nX-Twice: 2\r\n\r\n",
         )
         .await;
@@ -29,10 +29,8 @@ async fn an_endpoint_is_told_who_asks_and_nothing_that_holds_for_one_connection(
         "x-forwarded-host: Foo.Bar:8080",
         &port,
         "x-forwarded-proto: http",
-        "x-forwarded-scheme: http",
         "x-real-ip: 127.0.0.1",
         "x-request-id: mine",
-        "x-scheme: http",
         "x-twice: 1",
         "x-twice: 2",
     ];
