@@ -56,7 +56,8 @@ Otherwise than in Kubernetes:
   - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.
     Every address answers HTTP and HTTPS, with a self-signed certificate where no Secret has one.
     pathType ImplementationSpecific is Prefix. A host that has rules takes no paths from a wildcard,
-    nor from rules without a host. An Ingress without a class is served.
+    nor from rules without a host. An Ingress without a class is served. Pods are asked in HTTP/1.1,
+    and have 60 s to begin an answer; HTTP/2 is spoken with clients over TLS; X-Forwarded-* are ours.
   - A rollout never has more pods than its surge allows, not even for a moment.
 
 Kinds that are served:

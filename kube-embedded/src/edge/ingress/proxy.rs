@@ -44,6 +44,8 @@ mod upload;
 /// How long a client has for a whole head, and how long its connection may be idle before one; at
 /// most twice as long.
 const IDLE: Duration = Duration::from_secs(45);
+/// After how many of these a client that takes nothing of its answer is given up.
+const STALLED: u32 = 8;
 /// How often it is asked whether a client of HTTP/2 is still there.
 const PING: Duration = Duration::from_secs(60);
 /// How long a client has to agree on TLS.
@@ -93,7 +95,7 @@ impl Door {
             network,
             peer,
             seen: Seen::new(peer, tls, port),
-            truncated: Arc::default(),
+            signs: Arc::default(),
             tunnel: Mutex::default(),
             requests: AtomicUsize::new(0),
             served: AtomicU64::new(0),
@@ -145,8 +147,7 @@ struct Client {
     network: Arc<Network>,
     peer: SocketAddr,
     seen: Seen,
-    /// An answer broke off that has no other way to say so.
-    truncated: Arc<AtomicBool>,
+    signs: Arc<Signs>,
     /// What the connection becomes when HTTP is done with it.
     tunnel: Mutex<Option<Tunnel>>,
     /// Requests that are being answered, and those that were.
@@ -154,8 +155,19 @@ struct Client {
     served: AtomicU64,
 }
 
+/// What the two ends of hyper have to tell each other.
+#[derive(Default)]
+struct Signs {
+    /// An answer broke off that has no other way to say so.
+    truncated: AtomicBool,
+    /// The client does not take what there is to write.
+    blocked: AtomicBool,
+    /// How often it took something.
+    writes: AtomicUsize,
+}
+
 async fn http1<S: Side>(stream: S, client: Arc<Client>, mut closing: watch::Receiver<()>) {
-    let io = ClientIo::new(stream, client.truncated.clone());
+    let io = ClientIo::new(stream, client.signs.clone());
     let service = service_fn(|request| client.clone().answer(request));
     let connection = http1::Builder::new()
         .max_buf_size(BUFFER)
@@ -183,7 +195,7 @@ async fn http1<S: Side>(stream: S, client: Arc<Client>, mut closing: watch::Rece
 }
 
 async fn http2<S: Side>(stream: S, client: Arc<Client>, mut closing: watch::Receiver<()>) {
-    let io = ClientIo::new(stream, client.truncated.clone());
+    let io = ClientIo::new(stream, client.signs.clone());
     let service = service_fn(|request| client.clone().answer(request));
     // Streams that a client resets before they are answered are bounded by h2 itself: 20 that wait
     // to be seen, and 1024 of our own errors, then the connection ends (CVE-2023-44487).
@@ -197,32 +209,41 @@ async fn http2<S: Side>(stream: S, client: Arc<Client>, mut closing: watch::Rece
         .keep_alive_interval(PING)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
-    let ending = async {
-        tokio::select! {
-            _ = closing.changed() => {}
-            () = client.idle() => {}
-        }
-    };
     tokio::select! {
         biased;
         _ = connection.as_mut() => return,
-        () = ending => connection.as_mut().graceful_shutdown(),
+        _ = closing.changed() => {}
+        () = client.idle() => {}
     }
-    let _ = connection.await;
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        biased;
+        _ = connection => {}
+        () = client.idle() => {}
+    }
 }
 
 impl Client {
-    /// Returns when no request came for a while and none is being answered. One timer for a whole
-    /// connection is cheaper than one for each request, so it may take twice as long.
+    /// Returns when no request came for a while and none is being answered, or the client takes
+    /// nothing of its answer. One timer for a whole connection is cheaper than one for each request,
+    /// so it may take twice as long.
     async fn idle(&self) {
-        let mut before = self.served.load(Ordering::Relaxed);
+        let now =
+            || (self.served.load(Ordering::Relaxed), self.signs.writes.load(Ordering::Relaxed));
+        let (mut before, mut stalled) = (now(), 0);
         loop {
             time::sleep(IDLE).await;
-            let served = self.served.load(Ordering::Relaxed);
-            if served == before && self.requests.load(Ordering::Relaxed) == 0 {
+            let moved = now() != before;
+            match self.signs.blocked.load(Ordering::Relaxed) {
+                // A slow client is not an idle one: the kernel lets us write a megabyte at a time.
+                true => stalled = if moved { 0 } else { stalled + 1 },
+                false if !moved && self.requests.load(Ordering::Relaxed) == 0 => return,
+                false => stalled = 0,
+            }
+            if stalled == STALLED {
                 return;
             }
-            before = served;
+            before = now();
         }
     }
 
@@ -270,7 +291,7 @@ impl Client {
         }
         let (mut parts, body) = response.into_parts();
         head::for_client(&mut parts, switched);
-        let truncated = (version < Version::HTTP_11).then(|| self.truncated.clone());
+        let truncated = (version < Version::HTTP_11).then(|| self.signs.clone());
         Ok(Response::from_parts(parts, Answer::of(body, lease, truncated, counted)))
     }
 }

@@ -1,17 +1,14 @@
 //! What goes back to the client: an endpoint's answer as it comes, or a line that says why there is
 //! none.
 
-use super::{Counted, pool::Lease};
+use super::{Counted, Signs, pool::Lease};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
     borrow::Cow,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
 };
 
@@ -24,7 +21,7 @@ pub(super) enum Answer {
         lease: Option<Lease>,
         /// Where a client cannot tell a broken answer from a whole one unless its connection is
         /// reset.
-        truncated: Option<Arc<AtomicBool>>,
+        truncated: Option<Arc<Signs>>,
         _counted: Counted,
     },
 }
@@ -33,7 +30,7 @@ impl Answer {
     pub(super) fn of(
         body: Incoming,
         lease: Lease,
-        truncated: Option<Arc<AtomicBool>>,
+        truncated: Option<Arc<Signs>>,
         counted: Counted,
     ) -> Self {
         let lease = match body.is_end_stream() {
@@ -62,8 +59,8 @@ impl Body for Answer {
                 match &frame {
                     Some(Err(_)) => {
                         *lease = None;
-                        if let Some(truncated) = truncated {
-                            truncated.store(true, Ordering::Relaxed);
+                        if let Some(signs) = truncated {
+                            signs.truncated.store(true, Ordering::Relaxed);
                         }
                     }
                     Some(Ok(_)) if !body.is_end_stream() => {}

@@ -1,14 +1,12 @@
 //! The client's end of a connection, as hyper reads and writes it.
 
+use super::Signs;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
@@ -19,16 +17,23 @@ pub(super) use crate::edge::pump::Side;
 pub(super) struct ClientIo<S: Side> {
     /// None only once taken.
     stream: Option<TokioIo<S>>,
-    truncated: Arc<AtomicBool>,
+    signs: Arc<Signs>,
 }
 
 impl<S: Side> ClientIo<S> {
-    pub(super) fn new(stream: S, truncated: Arc<AtomicBool>) -> Self {
-        Self { stream: Some(TokioIo::new(stream)), truncated }
+    pub(super) fn new(stream: S, signs: Arc<Signs>) -> Self {
+        Self { stream: Some(TokioIo::new(stream)), signs }
     }
 
     pub(super) fn into_inner(mut self) -> Option<S> {
         self.stream.take().map(TokioIo::into_inner)
+    }
+
+    fn note(&self, written: &Poll<io::Result<usize>>) {
+        self.signs.blocked.store(written.is_pending(), Ordering::Relaxed);
+        if written.is_ready() {
+            self.signs.writes.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn stream(self: Pin<&mut Self>) -> io::Result<Pin<&mut TokioIo<S>>> {
@@ -40,7 +45,7 @@ impl<S: Side> ClientIo<S> {
 impl<S: Side> Drop for ClientIo<S> {
     fn drop(&mut self) {
         if let Some(stream) = &self.stream
-            && self.truncated.load(Ordering::Relaxed)
+            && self.signs.truncated.load(Ordering::Relaxed)
         {
             stream.inner().reset();
         }
@@ -59,11 +64,13 @@ impl<S: Side> Read for ClientIo<S> {
 
 impl<S: Side> Write for ClientIo<S> {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write(cx, bytes)
+        let written = self.as_mut().stream()?.poll_write(cx, bytes);
+        self.note(&written);
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -72,7 +79,7 @@ impl<S: Side> Write for ClientIo<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // An orderly end would come before the reset.
-        if self.truncated.load(Ordering::Relaxed) {
+        if self.signs.truncated.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
         // hyper drops it next, which ends a bare socket as well and costs one call.
@@ -84,10 +91,12 @@ impl<S: Side> Write for ClientIo<S> {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream()?.poll_write_vectored(cx, bytes)
+        let written = self.as_mut().stream()?.poll_write_vectored(cx, bytes);
+        self.note(&written);
+        written
     }
 }
