@@ -8,6 +8,7 @@ use crate::kubernetes::{
 };
 use crate::traffic;
 use k8s_openapi::api::networking::v1::Ingress;
+use std::collections::BTreeSet;
 
 /// What app-ingress-tls.yml calls the Secret.
 const SECRET: &str = "app-tls";
@@ -28,7 +29,7 @@ impl Play<'_> {
             }
         };
         let ours = certificate.as_seen();
-        let mut parts = Vec::new();
+        let (mut parts, mut shown) = (Vec::new(), BTreeSet::new());
         for (host, backend, version) in [
             (STABLE_HOST, STABLE, &context.stable()?.version),
             (CANARY_HOST, TRIED, &context.canary()?.version),
@@ -43,14 +44,15 @@ impl Play<'_> {
             let what = format!("{host} over TLS");
             let sample = context.sample(&what, &sampler, FEW_REQUESTS, None).await?;
             let answers = noting(traffic::all_are(&sample, version), settled);
-            let seen = tls.seen();
-            let only_ours = seen.len() == 1 && seen.contains(&ours);
-            let shown: Vec<String> = seen.iter().map(ToString::to_string).collect();
-            let made = if only_ours { "made in this run" } else { "not the one made in this run" };
-            let said = format!("{made}: {}", shown.join(" and "));
-            parts.push((format!("{host}, certificate"), Verdict::of(only_ours, said).with(seen)));
-            parts.push(("behind it".to_owned(), answers));
+            shown.extend(tls.seen());
+            parts.push((host, answers));
         }
+        let only_ours = shown.len() == 1 && shown.contains(&ours);
+        let whose =
+            if only_ours { "the one made in this run" } else { "not the one made in this run" };
+        let said: Vec<String> = shown.iter().map(ToString::to_string).collect();
+        let said = format!("{whose}: {}", said.join(" and "));
+        parts.insert(0, ("certificate", Verdict::of(only_ours, said).with(shown)));
         context.judge("tls-terminates", Verdict::all(parts))?;
         Ok(())
     }
