@@ -13,7 +13,7 @@ use crate::{
     tool::{Fault, Line},
 };
 use anyhow::{Context, Result, bail};
-use lab_environment::{NearestWrong, Patience};
+use lab_environment::{Absent, NearestWrong, Patience};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -124,7 +124,10 @@ impl Provider for Gke {
             patience: Patience { rollout: 600, address: 900, request: 15 },
             // Requests cross the Internet: hundreds, not thousands.
             nearest_wrong: NearestWrong::Even,
-            absent: Vec::new(),
+            absent: vec![Absent {
+                claim: "nodeport-in-range".into(),
+                reason: "GKE's firewall lets nobody reach the ports of nodes from outside".into(),
+            }],
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     tool::{Fault, Line},
 };
 use anyhow::{Context, Result, bail, ensure};
-use lab_environment::{NearestWrong, Patience};
+use lab_environment::{Absent, NearestWrong, Patience};
 use std::{
     fmt::Write as _,
     fs::File,
@@ -71,7 +71,12 @@ impl Provider for K3s {
         Differences {
             patience: Patience { rollout: 180, address: 120, request: 10 },
             nearest_wrong: NearestWrong::NearestReplica,
-            absent: Vec::new(),
+            absent: vec![Absent {
+                claim: "vhost-default".into(),
+                reason: "Traefik, which k3s brings, heeds a default backend only in an Ingress \
+                         without rules"
+                    .into(),
+            }],
         }
     }
 
