@@ -19,10 +19,12 @@ mod services;
 mod status;
 mod streams;
 mod subresources;
+mod tokens;
 mod watch;
 mod write;
 
 pub use body::Body;
+pub(crate) use tokens::User;
 
 use crate::{kinds::Served, network::Addresses, node_api::NodeApi, store::Store};
 use bytes::Bytes;
@@ -56,6 +58,7 @@ struct Inner {
     store: Store,
     addresses: Addresses,
     nodes: OnceLock<Weak<dyn NodeApi>>,
+    signer: tokens::Signer,
     /// Held from the choice of a Service's address until it is stored.
     services: Mutex<()>,
     customs: custom::Customs,
@@ -75,6 +78,7 @@ impl Api {
             store,
             addresses,
             nodes: OnceLock::new(),
+            signer: tokens::Signer::default(),
             services: Mutex::new(()),
             customs: custom::Customs::default(),
             stopping: tokio::sync::watch::Sender::new(false),
@@ -136,6 +140,11 @@ impl Api {
         answer(&self.inner, &parts, &body).await.unwrap_or_else(ApiError::into_response)
     }
 
+    /// Whose token this is, if it is one of a service account.
+    pub(crate) fn authenticate(&self, token: &str) -> Option<User> {
+        tokens::authenticate(&self.inner, token, &[])
+    }
+
     /// The answer to a client that did not say who it is.
     pub(crate) fn unauthorized() -> Response<Body> {
         ApiError::unauthorized().into_response()
@@ -195,7 +204,8 @@ async fn answer(inner: &Arc<Inner>, parts: &Parts, body: &Bytes) -> ApiResult<Re
             Ok(response)
         }
         Route::Review(plural) if *method == Method::POST => {
-            discovery::review(plural, &query, headers, body)
+            let user = parts.extensions.get::<User>().cloned().unwrap_or_default();
+            discovery::review(inner, &user, plural, &query, headers, body)
         }
         Route::Nothing => Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n")),
         _ if !reads => Err(ApiError::method_not_allowed()),
@@ -236,6 +246,9 @@ async fn resource(
         return match *method {
             Method::GET => read::collection(inner, target, query, headers),
             Method::POST if somewhere => {
+                if (kind.group, kind.kind) == ("", "Pod") {
+                    admission::wait_for_default(inner, &target.namespace).await;
+                }
                 respond(write::create(inner, target, query, headers, body)?)
             }
             Method::DELETE if somewhere => {
@@ -259,6 +272,7 @@ async fn resource(
         ("", &Method::DELETE) => delete::delete(inner, target, query, headers, body),
         ("scale", _) => subresources::scale(inner, method, target, query, headers, body),
         ("log", &Method::GET) => subresources::log(inner, target, query).await,
+        ("token", &Method::POST) => tokens::request(inner, target, query, headers, body),
         ("binding", &Method::POST) => subresources::bind(inner, target, query, headers, body),
         ("eviction", &Method::POST) => subresources::evict(inner, target, query, headers, body),
         _ => Err(ApiError::method_not_allowed()),

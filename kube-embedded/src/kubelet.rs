@@ -8,6 +8,7 @@ mod backoff;
 mod container;
 mod env;
 mod host;
+mod lease;
 mod limits;
 mod live;
 mod logs;
@@ -155,9 +156,13 @@ impl Kubelet {
         let pods: Arc<Pods> = Arc::default();
         let stop = watch::Sender::new(false);
         let (tell_stopped, stopped) = watch::channel(false);
+        let leases = lease::keep(host.client.clone(), host.nodes.keys().cloned().collect());
         let work = work(host, pods.clone(), stop.subscribe());
         let task = tokio::spawn(async move {
-            work.await;
+            tokio::select! {
+                () = work => {}
+                () = leases => {}
+            }
             tell_stopped.send_replace(true);
         });
         Ok(Arc::new(Self { pods, stop, stopped, task: task.abort_handle() }))

@@ -31,15 +31,17 @@ const LIMITS: &str = "\
 Refused:
   - Kinds that are not listed below: 404, as on a server without them. No CronJobs.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
-  - Service account tokens. Answers in protobuf (406): requests in it are read, answers are JSON.
+  - Answers in protobuf (406): requests in it are read, answers are JSON.
   - A continue token or a watch from a resource version that the history no longer holds (2048
     events a resource): 410, as in Kubernetes.
 Accepted, and not acted upon:
   - Pods: resource limits and requests beyond scheduling, seccomp and capabilities, readinessGates,
-    init containers that stay (restartPolicy: Always), HTTPS and gRPC probes, projected and
-    downwardAPI volumes, resourceFieldRef, persistent volumes, a user per container.
-  - Pods as plain processes: all volume mounts; only static programs run.
-  - Scheduling: affinity between pods, priorities, preemption. Nodes never fail, and hold no Lease.
+    init containers that stay (restartPolicy: Always), HTTPS and gRPC probes, persistent
+    volumes, a user per container.
+  - Pods as plain processes: all volume mounts, so also the token of the service account; only
+    static programs run.
+  - Scheduling: affinity between pods, priorities, preemption. Nodes never fail; they
+    renew their Leases, and nobody looks at these.
   - Jobs: podFailurePolicy, successPolicy, backoffLimitPerIndex and maxFailedIndexes.
   - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6, ExternalName (there is no
     DNS). Pods see connections come from the cluster, not from the client. A pod that declares a port
@@ -49,7 +51,8 @@ Accepted, and not acted upon:
   - Custom resources: x-kubernetes-validations (CEL rules), patternProperties, formats other than
     date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr. A default that a definition gets
     later shows on older objects once they are written again.
-  - RBAC, admission webhooks, quotas, network policies: who has the kubeconfig can do everything.
+  - RBAC, admission webhooks, quotas, network policies: who has the kubeconfig, or the token
+    of any service account, can do everything.
 Otherwise than in Kubernetes:
   - A program that exec started is killed when its client goes; there it may run on.
   - Objects live in memory: they are gone when the process is.

@@ -1,15 +1,22 @@
 //! What Kubernetes' admission plugins fill into new objects with the help of others that are
 //! stored. After [`crate::patch::track_update`], since nobody owns what it sets.
 
-use super::Inner;
+mod service_account;
+
+pub(super) use service_account::wait_for_default;
+
+use super::{Inner, status::ApiResult};
 use crate::kinds::{self, Kind};
 use serde_json::Value;
 
 /// To be called once the object is prepared, before it is validated.
-pub(super) fn admit(inner: &Inner, kind: &Kind, object: &mut Value) {
-    if (kind.group, kind.kind) == ("networking.k8s.io", "Ingress") {
-        default_class(inner, object);
+pub(super) fn admit(inner: &Inner, kind: &Kind, object: &mut Value) -> ApiResult<()> {
+    match (kind.group, kind.kind) {
+        ("networking.k8s.io", "Ingress") => default_class(inner, object),
+        ("", "Pod") => service_account::admit(inner, kind, object)?,
+        _ => {}
     }
+    Ok(())
 }
 
 /// `DefaultIngressClass`: an Ingress that names no class gets the one that is marked, and the

@@ -2,10 +2,12 @@
 //! OpenAPI, and the questions about oneself.
 
 use super::{
+    Inner,
     body::Body,
     custom, decode, output,
     path::{self, Query},
     status::{ApiError, ApiResult},
+    tokens::{self, User},
 };
 use crate::{
     kinds::{Kind, Served},
@@ -165,6 +167,8 @@ impl AsRef<[u8]> for Shared {
 
 /// `POST` of a review: whoever may ask here may do everything.
 pub(super) fn review(
+    inner: &Inner,
+    user: &User,
     plural: &str,
     query: &Query,
     headers: &HeaderMap,
@@ -179,10 +183,8 @@ pub(super) fn review(
             "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
             "incomplete": false,
         }),
-        _ => json!({ "userInfo": {
-            "username": super::USER,
-            "groups": ["system:masters", "system:authenticated"],
-        }}),
+        "tokenreviews" => tokens::review(inner, &review["spec"]),
+        _ => json!({ "userInfo": user.info() }),
     };
     Ok(output::respond_json(StatusCode::CREATED, &review))
 }
@@ -290,6 +292,7 @@ fn describe<'a>(
         "exec" => ("", "v1", "PodExecOptions", STREAM),
         "attach" => ("", "v1", "PodAttachOptions", STREAM),
         "portforward" => ("", "v1", "PodPortForwardOptions", STREAM),
+        "token" => ("authentication.k8s.io", "v1", "TokenRequest", &["create"]),
         "log" => (kind.group, kind.version, kind.kind, &["get"]),
         "finalize" => (kind.group, kind.version, kind.kind, &["update"]),
         _ => (kind.group, kind.version, kind.kind, PART),

@@ -91,7 +91,9 @@ pub(crate) fn reviews(group: &str) -> Option<&'static [(&'static str, &'static s
             ("selfsubjectaccessreviews", "SelfSubjectAccessReview"),
             ("selfsubjectrulesreviews", "SelfSubjectRulesReview"),
         ]),
-        "authentication.k8s.io" => Some(&[("selfsubjectreviews", "SelfSubjectReview")]),
+        "authentication.k8s.io" => {
+            Some(&[("selfsubjectreviews", "SelfSubjectReview"), ("tokenreviews", "TokenReview")])
+        }
         _ => None,
     }
 }

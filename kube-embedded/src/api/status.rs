@@ -205,6 +205,11 @@ impl ApiError {
         Self::invalid_object("Scale", "autoscaling", name, &[error])
     }
 
+    /// Of a request for a token.
+    pub(crate) fn invalid_token_request(error: FieldError) -> Self {
+        Self::invalid_object("TokenRequest", "authentication.k8s.io", "", &[error])
+    }
+
     /// A subresource that does not fit the object as it is.
     pub(crate) fn conflict_below(what: &str, name: &str, why: &str) -> Self {
         Self::conflict_because(what, json!({ "name": name, "kind": what }), name, why)

@@ -142,8 +142,8 @@ pub(super) fn create_object(
         object["metadata"]["name"] = metadata::generate_name(base).into();
     }
     (kind.prepare_create)(&mut object);
-    admission::admit(inner, kind, &mut object);
     namespace_takes_new(inner, target, &object)?;
+    admission::admit(inner, kind, &mut object)?;
     // A generated name may be taken; seven tries are what Kubernetes makes, too.
     for last in [false, false, false, false, false, false, true] {
         match (store_new(inner, target, options, &mut object), &generated) {

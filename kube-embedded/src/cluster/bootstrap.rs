@@ -14,6 +14,12 @@ pub(super) fn run(api: &Api, addresses: &Addresses, authority: &str) -> Result<(
             "spec": { "finalizers": ["kubernetes"] },
             "status": { "phase": "Active" },
         }))?;
+        // Else the first pods would have to wait for the namespace controller.
+        api.seed(json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": { "namespace": name, "name": "default" },
+        }))?;
     }
     // From here the namespace controller copies it into every namespace.
     api.seed(json!({

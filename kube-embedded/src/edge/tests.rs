@@ -3,7 +3,7 @@
 use super::*;
 use crate::{api, cluster, network::PodSockets, store::Store};
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Event, Namespace};
+use k8s_openapi::api::core::v1::{Event, Namespace, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use std::{
@@ -410,6 +410,9 @@ impl PodSockets for FakePod {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_reach_services_at_their_cluster_addresses() {
     let world = World::with(Sandbox::Namespaced, Port::bind).await;
+    let accounts: Api<ServiceAccount> = Api::default_namespaced(world.client.clone());
+    let account = json!({ "metadata": { "name": "default" } });
+    accounts.create(&<_>::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
     let pods: Api<Pod> = Api::default_namespaced(world.client.clone());
     let pod = json!({
         "metadata": { "name": "caller" },

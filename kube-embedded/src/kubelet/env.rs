@@ -1,8 +1,10 @@
 //! What a container is started with: environment, program, arguments. Pure, once the objects it
 //! refers to have been fetched.
 
-use crate::images::ImageConfig;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret, Service};
+use crate::{images::ImageConfig, schema::quantity};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVar, Pod, ResourceFieldSelector, Secret, Service,
+};
 use std::{
     collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
@@ -14,6 +16,8 @@ pub(crate) struct Referred {
     pub(crate) config_maps: HashMap<String, Option<ConfigMap>>,
     pub(crate) secrets: HashMap<String, Option<Secret>>,
     pub(crate) services: Vec<Service>,
+    /// By volume and path.
+    pub(crate) tokens: HashMap<(String, String), String>,
 }
 
 /// Names of the config maps and secrets that a container takes its environment from.
@@ -81,7 +85,10 @@ pub(crate) fn variables(
                 let look = |name: &str| known.get(name).or_else(|| services.get(name)).cloned();
                 Some(expand(variable.value.as_deref().unwrap_or_default(), &look))
             }
-            Some(_) => sourced(pod, variable, at, referred, namespace)?,
+            Some(source) => match &source.resource_field_ref {
+                Some(wanted) => Some(resource(pod, Some(container), wanted)?),
+                None => sourced(pod, variable, at, referred, namespace)?,
+            },
         };
         if let Some(value) = value {
             known.insert(variable.name.clone(), value.clone());
@@ -133,6 +140,60 @@ fn sourced(
         };
     }
     Err(format!("variable {}: this source of a value is not supported here", variable.name))
+}
+
+/// A field as a file of a volume holds it: also all labels, or all annotations, one a line.
+pub(crate) fn field_of_object(pod: &Pod, path: &str) -> Result<String, String> {
+    let nowhere = Location { pod_ip: Ipv4Addr::UNSPECIFIED, host_ip: Ipv4Addr::UNSPECIFIED };
+    let map = match path {
+        "metadata.labels" => &pod.metadata.labels,
+        "metadata.annotations" => &pod.metadata.annotations,
+        _ => return field_value(pod, path, nowhere),
+    };
+    let lines: Vec<String> = map.iter().flatten().map(|(k, v)| format!("{k}={v:?}")).collect();
+    Ok(lines.join("\n"))
+}
+
+/// A limit or request of a container, in units of the divisor, rounded up. Without a limit it is
+/// what the node has.
+pub(crate) fn resource(
+    pod: &Pod,
+    own: Option<&Container>,
+    wanted: &ResourceFieldSelector,
+) -> Result<String, String> {
+    let named = wanted.container_name.as_deref().filter(|name| !name.is_empty());
+    let containers =
+        pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let mut named = containers.filter(|c| named == Some(&c.name));
+    let Some(container) = named.next().or(own) else {
+        return Err(format!("container {:?} not found", wanted.container_name));
+    };
+    let unknown = || format!("unsupported container resource : {}", wanted.resource);
+    let (list, name) = wanted.resource.split_once('.').ok_or_else(unknown)?;
+    let resources = container.resources.as_ref();
+    let list = match list {
+        "limits" => resources.and_then(|r| r.limits.as_ref()),
+        "requests" => resources.and_then(|r| r.requests.as_ref()),
+        _ => return Err(unknown()),
+    };
+    // In billionths.
+    const ONE: i128 = 1_000_000_000;
+    let parse = |text: &str| quantity::parse(text);
+    let value = match list.and_then(|list| list.get(name)) {
+        Some(quantity) => parse(&quantity.0)?,
+        None => match (wanted.resource.starts_with("limits"), name) {
+            (false, _) => 0,
+            (true, "cpu") => ONE * super::node::processors() as i128,
+            (true, "memory") => parse(&format!("{}Ki", super::node::memory()))?,
+            (true, _) => return Err(unknown()),
+        },
+    };
+    let divisor = wanted.divisor.as_ref().map_or("0", |d| &d.0);
+    let divisor = match parse(divisor)? {
+        ..=0 => ONE,
+        divisor => divisor,
+    };
+    Ok((value / divisor + i128::from(value % divisor > 0)).to_string())
 }
 
 fn field_value(pod: &Pod, path: &str, at: Location) -> Result<String, String> {

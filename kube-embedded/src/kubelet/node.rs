@@ -64,12 +64,9 @@ pub(crate) async fn report_images(client: &Client, name: &str, loaded: &[Arc<Ima
 fn status(name: &str, ip: Ipv4Addr, loaded: &[Arc<Image>], now: Timestamp) -> Value {
     let now = super::status::time(now);
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let memory = read("/proc/meminfo")
-        .lines()
-        .find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok())
-        .unwrap_or(1 << 20);
+    let memory = memory();
     let resources = json!({
-        "cpu": std::thread::available_parallelism().map_or(1, |n| n.get()).to_string(),
+        "cpu": processors().to_string(),
         "memory": format!("{memory}Ki"),
         "ephemeral-storage": "10485760Ki",
         "hugepages-1Gi": "0",
@@ -112,6 +109,19 @@ fn status(name: &str, ip: Ipv4Addr, loaded: &[Arc<Image>], now: Timestamp) -> Va
             "systemUUID": id,
         },
     })
+}
+
+/// Of the machine, in KiB.
+pub(crate) fn memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total =
+        |line: &str| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok();
+    text.lines().find_map(total).unwrap_or(1 << 20)
+}
+
+/// Of the machine.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
 fn os_name(release: &str) -> String {

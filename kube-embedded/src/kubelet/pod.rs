@@ -14,10 +14,16 @@ use super::{
 use crate::network::Sandbox;
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, ObjectReference, Pod, Secret, Service};
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{
+        ConfigMap, Container, ObjectReference, Pod, Secret, Service, ServiceAccount,
+        ServiceAccountTokenProjection,
+    },
+};
 use kube::{
     Api,
-    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::{Value, json};
 use std::{
@@ -60,6 +66,8 @@ pub(crate) struct PodWorker {
     view: Mutex<PodView>,
     /// Containers that run, by name.
     live: Mutex<HashMap<String, Arc<Live>>>,
+    /// By volume and path, and until when each is used.
+    tokens: Mutex<HashMap<(String, String), (String, Instant)>>,
     changed: Notify,
     /// When everything in the pod must have ended, once that is known.
     stopping: watch::Sender<Option<Instant>>,
@@ -132,6 +140,7 @@ impl PodWorker {
             logs,
             view: Mutex::new(view),
             live: Mutex::default(),
+            tokens: Mutex::default(),
             changed: Notify::new(),
             stopping: watch::Sender::new(None),
             folder,
@@ -151,7 +160,7 @@ impl PodWorker {
             tokio::select! {
                 _ = self.follow(following) => {}
                 _ = self.write_status(updates.clone()) => {}
-                _ = self.live() => {}
+                _ = self.live(updates.clone()) => {}
             }
         }
         let (gone, stop) = {
@@ -202,16 +211,26 @@ impl PodWorker {
         &self.folder
     }
 
-    async fn live(&self) {
+    async fn live(&self, updates: watch::Receiver<Update>) {
         let mut stopping = self.stopping();
         let sandbox = tokio::select! {
             sandbox = self.make_sandbox() => sandbox,
             _ = stopping.wait_for(Option::is_some) => return,
         };
+        tokio::select! {
+            () = self.run_containers(&sandbox) => {}
+            () = self.keep_volumes(updates) => {}
+        }
+        drop(sandbox);
+        self.change(|view| view.sandbox = false);
+        let _ = stopping.wait_for(Option::is_some).await;
+    }
+
+    async fn run_containers(&self, sandbox: &PodSandbox) {
         let spec = self.pod.spec.clone().unwrap_or_default();
         let init = spec.init_containers.unwrap_or_default();
         for (index, container) in init.iter().enumerate() {
-            let runner = Runner { pod: self, sandbox: &sandbox, container, index, init: true };
+            let runner = Runner { pod: self, sandbox, container, index, init: true };
             if !runner.run().await {
                 break;
             }
@@ -228,14 +247,70 @@ impl PodWorker {
                 }
             });
             let runs = spec.containers.iter().enumerate().map(|(index, container)| {
-                let runner = Runner { pod: self, sandbox: &sandbox, container, index, init: false };
+                let runner = Runner { pod: self, sandbox, container, index, init: false };
                 async move { runner.run().await }
             });
             join_all(runs).await;
         }
-        drop(sandbox);
-        self.change(|view| view.sandbox = false);
-        let _ = stopping.wait_for(Option::is_some).await;
+    }
+
+    /// Brings the volumes up to date from time to time. Never returns.
+    async fn keep_volumes(&self, updates: watch::Receiver<Update>) {
+        let Some(period) = volumes::period(&self.pod) else { return std::future::pending().await };
+        loop {
+            sleep(period).await;
+            let pod = updates.borrow().pod.clone();
+            // What cannot be had now stays as it is, and is looked for again.
+            let _ = self.make_volumes(&pod).await;
+        }
+    }
+
+    async fn make_volumes(&self, pod: &Pod) -> Result<BTreeMap<String, PathBuf>, String> {
+        let (maps, secrets) = volumes::references(pod);
+        let mut referred = self.fetch(maps, secrets, false).await?;
+        for (volume, token) in volumes::tokens(pod) {
+            let key = (volume.to_owned(), token.path.clone());
+            referred.tokens.insert(key.clone(), self.token(key, token).await?);
+        }
+        volumes::make(pod, &self.folder.join("volumes"), &referred)
+    }
+
+    /// A token for a volume: the one there was, or another when most of its time is over.
+    async fn token(
+        &self,
+        key: (String, String),
+        wanted: &ServiceAccountTokenProjection,
+    ) -> Result<String, String> {
+        let lock = || self.tokens.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((token, until)) = lock().get(&key)
+            && Instant::now() < *until
+        {
+            return Ok(token.clone());
+        }
+        let account = self.pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref());
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                audiences: wanted.audience.clone().map(|audience| vec![audience]),
+                expiration_seconds: wanted.expiration_seconds,
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".to_owned()),
+                    kind: Some("Pod".to_owned()),
+                    name: Some(self.name.clone()),
+                    uid: Some(self.uid.clone()),
+                }),
+            }),
+            ..TokenRequest::default()
+        };
+        let api: Api<ServiceAccount> = Api::namespaced(self.host.client.clone(), &self.namespace);
+        let made = api
+            .create_token_request(account.unwrap_or("default"), &PostParams::default(), &request)
+            .await
+            .map_err(|e| format!("failed to fetch token: {e}"))?;
+        let token = made.status.and_then(|status| status.token).unwrap_or_default();
+        let life = wanted.expiration_seconds.unwrap_or(3600).max(0) as u64;
+        let until = Instant::now() + Duration::from_secs(life * 4 / 5);
+        lock().insert(key, (token.clone(), until));
+        Ok(token)
     }
 
     async fn make_sandbox(&self) -> PodSandbox {
@@ -260,10 +335,7 @@ impl PodWorker {
     }
 
     async fn try_sandbox(&self) -> Result<PodSandbox, (&'static str, String)> {
-        let (maps, secrets) = volumes::references(&self.pod);
-        let referred = self.fetch(maps, secrets, false).await.map_err(|e| ("FailedMount", e))?;
-        let volumes = volumes::make(&self.pod, &self.folder.join("volumes"), &referred)
-            .map_err(|e| ("FailedMount", e))?;
+        let volumes = self.make_volumes(&self.pod).await.map_err(|e| ("FailedMount", e))?;
         let failed =
             |e: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}"));
         let taken = self.node.addresses.lock().unwrap_or_else(|e| e.into_inner()).take();

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::{api, store::Store};
-use k8s_openapi::api::core::v1::{Event as CoreEvent, Namespace, Node as NodeObject};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event as CoreEvent, Namespace, Node as NodeObject, ServiceAccount,
+};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 use std::{fs, path::Path, time::Duration};
@@ -25,6 +27,15 @@ impl World {
         let default = json!({ "metadata": { "name": "default" } });
         namespaces
             .create(&PostParams::default(), &serde_json::from_value(default).unwrap())
+            .await
+            .unwrap();
+        let accounts: Api<ServiceAccount> = Api::namespaced(api.client(), "default");
+        let account = serde_json::from_value(json!({ "metadata": { "name": "default" } })).unwrap();
+        accounts.create(&PostParams::default(), &account).await.unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(api.client(), "default");
+        let authority =
+            json!({ "metadata": { "name": "kube-root-ca.crt" }, "data": { "ca.crt": "-" } });
+        maps.create(&PostParams::default(), &serde_json::from_value(authority).unwrap())
             .await
             .unwrap();
         let images = Arc::new(ImageStore::new(folder.0.join("images")));

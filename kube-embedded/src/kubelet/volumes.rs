@@ -1,13 +1,24 @@
 //! Volumes of a pod as folders of the host, to be mounted into its containers.
 
-use super::{env::Referred, sandbox::Mount};
+use super::{
+    env::{self, Referred},
+    sandbox::Mount,
+};
 use crate::images::resolve_in_root;
-use k8s_openapi::api::core::v1::{Container, KeyToPath, Pod, Volume};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, DownwardAPIVolumeFile, KeyToPath, Pod, Secret,
+    ServiceAccountTokenProjection, Volume,
+};
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+/// What files of a volume may be done with where nobody says it: `rw-r--r--`.
+const MODE: i32 = 0o644;
 
 /// Names of the config maps and secrets that the volumes are made of.
 pub(crate) fn references(pod: &Pod) -> (Vec<String>, Vec<String>) {
@@ -15,12 +26,38 @@ pub(crate) fn references(pod: &Pod) -> (Vec<String>, Vec<String>) {
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         maps.extend(volume.config_map.as_ref().map(|m| m.name.clone()));
         secrets.extend(volume.secret.as_ref().and_then(|s| s.secret_name.clone()));
+        for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
+            maps.extend(source.config_map.as_ref().map(|m| m.name.clone()));
+            secrets.extend(source.secret.as_ref().map(|s| s.name.clone()));
+        }
     }
     (maps, secrets)
 }
 
-/// Makes the volumes below `folder` and returns where each is. One of a kind that is not supported
-/// is left out: the container that mounts it will be told.
+/// How often the volumes of a pod are brought up to date, if anything in them may ever change.
+pub(crate) fn period(pod: &Pod) -> Option<Duration> {
+    let volumes = || pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    // What admission adds holds a certificate that stays, and a token that is good for an hour.
+    let (maps, secrets) = references(pod);
+    let referred = !secrets.is_empty() || maps.iter().any(|name| name != "kube-root-ca.crt");
+    if referred || volumes().any(|volume| volume.downward_api.is_some()) {
+        return Some(Duration::from_secs(10));
+    }
+    volumes().any(|volume| volume.projected.is_some()).then(|| Duration::from_secs(60))
+}
+
+/// The tokens that the volumes hold, each with the name of its volume.
+pub(crate) fn tokens(pod: &Pod) -> impl Iterator<Item = (&str, &ServiceAccountTokenProjection)> {
+    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    volumes.flat_map(|volume| {
+        let sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+        let tokens = sources.filter_map(|source| source.service_account_token.as_ref());
+        tokens.map(|token| (volume.name.as_str(), token))
+    })
+}
+
+/// Makes the volumes below `folder`, or brings them up to date, and returns where each is. One of a
+/// kind that is not supported is left out: the container that mounts it will be told.
 ///
 /// # Errors
 /// As Kubernetes words a `FailedMount`.
@@ -35,15 +72,15 @@ pub(crate) fn make(
         let failed = |what: String| {
             format!("MountVolume.SetUp failed for volume {:?} : {what}", volume.name)
         };
-        if let Some(content) = content(volume, referred).map_err(failed)? {
+        if let Some(content) = content(pod, volume, referred).map_err(failed)? {
             fs::create_dir_all(&at).map_err(|e| failed(e.to_string()))?;
-            for (path, bytes) in content {
+            for (path, bytes, mode) in content {
                 // Keys are checked by the API, item paths may have folders; neither leaves the volume.
                 let file = resolve_in_root(&at, Path::new(&path), true)
                     .map_err(|e| failed(e.to_string()))?;
                 let parent = file.parent().unwrap_or(&at);
                 fs::create_dir_all(parent).map_err(|e| failed(e.to_string()))?;
-                fs::write(&file, bytes).map_err(|e| failed(e.to_string()))?;
+                write(&file, &bytes, mode).map_err(|e| failed(e.to_string()))?;
             }
             made.insert(volume.name.clone(), at);
         } else if let Some(host) = &volume.host_path {
@@ -53,51 +90,118 @@ pub(crate) fn make(
     Ok(made)
 }
 
-type Content = Vec<(String, Vec<u8>)>;
+/// Puts a file in its place at once: somebody may be reading the one that is there.
+fn write(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    if fs::read(file).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    let mut draft = file.as_os_str().to_owned();
+    draft.push("..new");
+    fs::write(&draft, bytes)?;
+    fs::set_permissions(&draft, fs::Permissions::from_mode(mode))?;
+    fs::rename(&draft, file)
+}
 
-fn content(volume: &Volume, referred: &Referred) -> Result<Option<Content>, String> {
+/// Path, content and mode of each file.
+type Content = Vec<(String, Vec<u8>, u32)>;
+
+fn content(pod: &Pod, volume: &Volume, referred: &Referred) -> Result<Option<Content>, String> {
     if volume.empty_dir.is_some() {
         return Ok(Some(Vec::new()));
     }
     if let Some(source) = &volume.config_map {
-        let Some(map) = referred.config_maps.get(&source.name).and_then(Option::as_ref) else {
-            return missing(source.optional, format!("configmap {:?} not found", source.name));
-        };
-        let mut all: BTreeMap<String, Vec<u8>> =
-            map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes())).collect();
-        all.extend(map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())));
-        return items(all, source.items.as_deref(), source.optional).map(Some);
+        let all = config_map(&source.name, referred);
+        let mode = source.default_mode.unwrap_or(MODE);
+        return items(all, source.items.as_deref(), source.optional, mode).map(Some);
     }
     if let Some(source) = &volume.secret {
-        let name = source.secret_name.as_deref().unwrap_or_default();
-        let Some(secret) = referred.secrets.get(name).and_then(Option::as_ref) else {
-            return missing(source.optional, format!("secret {name:?} not found"));
-        };
-        let all = secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect();
-        return items(all, source.items.as_deref(), source.optional).map(Some);
+        let all = secret(source.secret_name.as_deref().unwrap_or_default(), referred);
+        let mode = source.default_mode.unwrap_or(MODE);
+        return items(all, source.items.as_deref(), source.optional, mode).map(Some);
     }
-    Ok(None)
+    if let Some(source) = &volume.downward_api {
+        let mode = source.default_mode.unwrap_or(MODE);
+        return downward(pod, source.items.as_deref(), mode).map(Some);
+    }
+    let Some(projected) = &volume.projected else { return Ok(None) };
+    let mode = projected.default_mode.unwrap_or(MODE);
+    let mut content = Content::new();
+    for source in projected.sources.iter().flatten() {
+        if let Some(source) = &source.config_map {
+            let all = config_map(&source.name, referred);
+            content.extend(items(all, source.items.as_deref(), source.optional, mode)?);
+        }
+        if let Some(source) = &source.secret {
+            let all = secret(&source.name, referred);
+            content.extend(items(all, source.items.as_deref(), source.optional, mode)?);
+        }
+        if let Some(source) = &source.downward_api {
+            content.extend(downward(pod, source.items.as_deref(), mode)?);
+        }
+        if let Some(source) = &source.service_account_token {
+            let key = (volume.name.clone(), source.path.clone());
+            let token = referred.tokens.get(&key).ok_or("there is no token for it")?;
+            content.push((source.path.clone(), token.clone().into_bytes(), mode as u32 & 0o777));
+        }
+    }
+    Ok(Some(content))
 }
 
-fn missing(optional: Option<bool>, what: String) -> Result<Option<Content>, String> {
-    if optional == Some(true) { Ok(Some(Vec::new())) } else { Err(what) }
+type Keys = BTreeMap<String, Vec<u8>>;
+
+fn config_map(name: &str, referred: &Referred) -> Result<Keys, String> {
+    let found = referred.config_maps.get(name).and_then(Option::as_ref);
+    let map: &ConfigMap = found.ok_or_else(|| format!("configmap {name:?} not found"))?;
+    let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
+    let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
+    Ok(text.chain(binary).collect())
+}
+
+fn secret(name: &str, referred: &Referred) -> Result<Keys, String> {
+    let found = referred.secrets.get(name).and_then(Option::as_ref);
+    let secret: &Secret = found.ok_or_else(|| format!("secret {name:?} not found"))?;
+    Ok(secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect())
 }
 
 fn items(
-    all: BTreeMap<String, Vec<u8>>,
+    all: Result<Keys, String>,
     items: Option<&[KeyToPath]>,
     optional: Option<bool>,
+    mode: i32,
 ) -> Result<Content, String> {
-    let Some(items) = items.filter(|i| !i.is_empty()) else { return Ok(all.into_iter().collect()) };
+    let all = match all {
+        Err(_) if optional == Some(true) => return Ok(Content::new()),
+        all => all?,
+    };
+    let bits = |own: Option<i32>| own.unwrap_or(mode) as u32 & 0o777;
+    let Some(items) = items.filter(|i| !i.is_empty()) else {
+        return Ok(all.into_iter().map(|(path, bytes)| (path, bytes, bits(None))).collect());
+    };
     let mut chosen = Vec::new();
     for item in items {
         match all.get(&item.key) {
-            Some(bytes) => chosen.push((item.path.clone(), bytes.clone())),
+            Some(bytes) => chosen.push((item.path.clone(), bytes.clone(), bits(item.mode))),
             None if optional == Some(true) => {}
             None => return Err(format!("references non-existent config key: {}", item.key)),
         }
     }
     Ok(chosen)
+}
+
+fn downward(
+    pod: &Pod,
+    items: Option<&[DownwardAPIVolumeFile]>,
+    mode: i32,
+) -> Result<Content, String> {
+    let files = items.unwrap_or_default().iter().map(|item| {
+        let text = match (&item.field_ref, &item.resource_field_ref) {
+            (Some(field), _) => env::field_of_object(pod, &field.field_path)?,
+            (None, Some(wanted)) => env::resource(pod, None, wanted)?,
+            (None, None) => return Err(format!("nothing is said of {:?}", item.path)),
+        };
+        Ok((item.path.clone(), text.into_bytes(), item.mode.unwrap_or(mode) as u32 & 0o777))
+    });
+    files.collect()
 }
 
 /// What to mount into a container.
@@ -111,12 +215,8 @@ pub(crate) fn mounts(
     let mut mounts = Vec::new();
     for wanted in container.volume_mounts.iter().flatten() {
         let Some(volume) = volumes.get(&wanted.name) else {
-            // Admission puts a token into every pod. There is none here, and few programs need it.
-            if wanted.mount_path.starts_with("/var/run/secrets/kubernetes.io/") {
-                continue;
-            }
             return Err(format!(
-                "volume {:?} is of a kind that is not supported here (emptyDir, configMap, secret and hostPath are)",
+                "volume {:?} is of a kind that is not supported here (emptyDir, configMap, secret, downwardAPI, projected and hostPath are)",
                 wanted.name
             ));
         };
@@ -149,14 +249,28 @@ mod tests {
     #[test]
     fn volumes_hold_what_they_refer_to() {
         let folder = Folder::new();
-        let pod: Pod = serde_json::from_value(json!({ "metadata": {}, "spec": { "containers": [], "volumes": [
+        let pod: Pod = serde_json::from_value(json!({ "metadata": { "labels": { "a": "x\ny" } }, "spec": {
+            "containers": [{ "name": "c", "resources": { "limits": { "memory": "1Mi" } } }], "volumes": [
             { "name": "tmp", "emptyDir": {} },
             { "name": "conf", "configMap": { "name": "cm", "items": [{ "key": "a", "path": "deep/a.txt" }] } },
-            { "name": "token", "projected": {} },
+            { "name": "all", "projected": { "defaultMode": 256, "sources": [
+                { "serviceAccountToken": { "path": "token" } },
+                { "configMap": { "name": "none", "optional": true } },
+                { "downwardAPI": { "items": [
+                    { "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } },
+                    { "path": "limit", "mode": 292, "resourceFieldRef":
+                        { "containerName": "c", "resource": "limits.memory", "divisor": "1Ki" } },
+                ] } },
+            ] } },
         ] } }))
         .unwrap();
-        assert_eq!(references(&pod), (vec!["cm".to_owned()], vec![]));
+        assert_eq!(references(&pod), (vec!["cm".to_owned(), "none".to_owned()], vec![]));
+        assert_eq!(
+            tokens(&pod).map(|(volume, token)| (volume, &*token.path)).collect::<Vec<_>>(),
+            [("all", "token")]
+        );
         let mut referred = Referred::default();
+        referred.tokens.insert(("all".into(), "token".into()), "secret".into());
         let error = make(&pod, &folder.0, &referred).unwrap_err();
         assert_eq!(
             error,
@@ -168,6 +282,14 @@ mod tests {
         let volumes = make(&pod, &folder.0, &referred).unwrap();
         assert_eq!(fs::read_to_string(folder.0.join("conf/deep/a.txt")).unwrap(), "1");
         assert!(!folder.0.join("conf/b").exists());
+        let read = |path: &str| fs::read_to_string(folder.0.join(path)).unwrap();
+        assert_eq!((&*read("all/token"), &*read("all/labels")), ("secret", "a=\"x\\ny\""));
+        assert_eq!(read("all/limit"), "1024");
+        let mode = |path: &str| fs::metadata(folder.0.join(path)).unwrap().permissions().mode();
+        assert_eq!((mode("all/token") & 0o777, mode("all/limit") & 0o777), (0o400, 0o444));
+        referred.tokens.insert(("all".into(), "token".into()), "other".into());
+        make(&pod, &folder.0, &referred).unwrap();
+        assert_eq!(read("all/token"), "other");
         let container = |mounts| {
             serde_json::from_value::<Container>(json!({ "name": "c", "volumeMounts": mounts }))
                 .unwrap()
@@ -176,7 +298,6 @@ mod tests {
             &container(json!([
                 { "name": "tmp", "mountPath": "/data/inner/" },
                 { "name": "conf", "mountPath": "/data", "readOnly": true },
-                { "name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount" },
             ])),
             &volumes,
         )
@@ -184,7 +305,7 @@ mod tests {
         let told: Vec<_> = made.iter().map(|m| (m.target.as_str(), m.read_only)).collect();
         assert_eq!(told, [("/data", true), ("/data/inner", false)]);
         assert!(
-            mounts(&container(json!([{ "name": "token", "mountPath": "/x" }])), &volumes).is_err()
+            mounts(&container(json!([{ "name": "none", "mountPath": "/x" }])), &volumes).is_err()
         );
     }
 }

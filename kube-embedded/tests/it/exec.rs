@@ -87,7 +87,7 @@ async fn programs_run_beside_the_containers_own() {
         }
         if sandbox == Sandbox::Namespaced {
             let (out, ..) = exec(&pods(cluster.client()), "one", &["/tool", "list", "/"]).await;
-            assert_eq!(out, "dev etc proc tool\n");
+            assert_eq!(out, "dev etc proc tool var\n");
         }
     }
 }

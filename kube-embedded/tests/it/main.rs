@@ -19,5 +19,6 @@ mod ingress_traffic;
 mod kubectl;
 mod pods;
 mod requests;
+mod tokens;
 mod watches;
 mod world;

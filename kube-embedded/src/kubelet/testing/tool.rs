@@ -41,6 +41,11 @@ fn main() {
             let uid = status.lines().find(|l| l.starts_with("Uid:")).unwrap();
             println!("pid {} {} cwd {}", std::process::id(), uid.replace('\t', " "), env::current_dir().unwrap().display());
         }
+        ["reach-api"] => {
+            let name = |name: &str| env::var(format!("KUBERNETES_SERVICE_{name}")).unwrap();
+            TcpStream::connect(format!("{}:{}", name("HOST"), name("PORT"))).unwrap();
+            println!("reached");
+        }
         ["copy"] => {
             std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).unwrap();
         }
