@@ -386,10 +386,12 @@ impl House {
     /// Takes away what an attempt has left, and tells if it cannot.
     fn undo(&self, work: &Work, error: anyhow::Error) -> anyhow::Error {
         let name = self.provider.name();
-        eprintln!("{name}: removing what was begun");
         let removed = work.tools.undisturbed(|| match self.provider.exists(work) {
             Ok(false) => Ok(()),
-            _ => self.provider.delete(work),
+            _ => {
+                eprintln!("{name}: removing what was begun");
+                self.provider.delete(work)
+            }
         });
         match removed {
             Ok(()) => {
