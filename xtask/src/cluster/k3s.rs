@@ -80,6 +80,10 @@ impl Provider for K3s {
         }
     }
 
+    fn lacks(&self) -> Option<&'static str> {
+        Some("it runs without an Ingress controller, which phase 5 needs")
+    }
+
     fn exists(&self, work: &Work) -> Result<bool> {
         let networks = work.ask(&networks(work.spec))?;
         Ok(!networks.trim().is_empty() || !containers(work)?.is_empty())

@@ -86,10 +86,15 @@ impl Provider for Kind {
         Differences {
             patience: Patience { rollout: 180, address: 60, request: 10 },
             nearest_wrong: NearestWrong::NearestReplica,
-            // Load balancers and Ingresses are not kind's own: whoever gives them addresses, the
-            // labs see no difference. Until something does, they wait for one in vain and say so.
             absent: Vec::new(),
         }
+    }
+
+    fn lacks(&self) -> Option<&'static str> {
+        Some(
+            "it gives load balancers and Ingresses no addresses; from phase 2 on labs need something \
+             that does, such as cloud-provider-kind",
+        )
     }
 
     fn exists(&self, work: &Work) -> Result<bool> {

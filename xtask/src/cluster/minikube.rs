@@ -62,9 +62,15 @@ impl Provider for Minikube {
         Differences {
             patience: Patience { rollout: 180, address: 60, request: 10 },
             nearest_wrong: NearestWrong::NearestReplica,
-            // As for kind: somebody else gives addresses, `minikube tunnel` for one.
             absent: Vec::new(),
         }
+    }
+
+    fn lacks(&self) -> Option<&'static str> {
+        Some(
+            "it gives load balancers no addresses by itself; from phase 2 on labs need \
+             `minikube tunnel --profile <name>` beside them",
+        )
     }
 
     fn exists(&self, work: &Work) -> Result<bool> {

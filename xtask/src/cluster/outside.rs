@@ -38,6 +38,11 @@ pub(crate) trait Provider: Sync {
     fn cost(&self, _: &Spec) -> Option<String> {
         None
     }
+    /// What traffic from outside lacks there, told to people. Where this is something, an edge of
+    /// our own on the host would belong, started by [`House::hold`] and kept in [`Held`].
+    fn lacks(&self) -> Option<&'static str> {
+        None
+    }
     /// Whether a cluster of that name is there, whoever made it.
     fn exists(&self, work: &Work) -> Result<bool>;
     /// Whether [`Provider::create`] finishes what was begun; else it is removed first.
@@ -355,6 +360,9 @@ impl House {
             started_in = Some(began.elapsed().as_secs_f64());
             record.state = State::Up;
             self.remember(&record)?;
+        }
+        if let Some(lacks) = provider.lacks() {
+            eprintln!("{name}: {lacks}");
         }
         let mut held = Held {
             goes: !record.stays,
