@@ -2,67 +2,19 @@
 //! hands out an embedded cluster: the whole way from `up --on gke` to a green phase and to `down`,
 //! without an account. Where one of these programs is missing, the test says that it did not run.
 
-use super::{World, ended};
+use super::{
+    World, ended,
+    real::{Embedded, images, lacking},
+};
 use serde_json::{Value, json};
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
     sync::{Arc, Mutex},
     thread,
 };
-
-fn images(binaries: &Path) -> PathBuf {
-    binaries.with_file_name("images")
-}
-
-/// An embedded cluster that ends with its handle.
-struct Embedded {
-    child: Child,
-    /// `127.1.0.1:6443`.
-    endpoint: String,
-    authority: String,
-    token: String,
-}
-
-impl Embedded {
-    fn start(binaries: &Path, folder: &Path) -> Self {
-        let kubeconfig = folder.join("embedded-kubeconfig");
-        let mut command = Command::new(binaries.join("kube-embedded"));
-        command.arg("serve").arg("--kubeconfig").arg(&kubeconfig);
-        command.arg("--state").arg(folder.join("embedded")).arg("--exit-with-stdin");
-        // As nodes that have pulled them: kubeapp:1.0 and 2.0, where they are built.
-        command.arg("--images").arg(images(binaries));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: Value = serde_json::from_str(&line).unwrap();
-        let endpoint = ready["server"].as_str().unwrap().trim_start_matches("https://").to_owned();
-        let config = fs::read_to_string(&kubeconfig).unwrap();
-        let field = |name: &str| {
-            let name = format!("{name}:");
-            let value = config.lines().find_map(|line| line.trim().strip_prefix(&*name)?.into());
-            value.unwrap().trim().trim_matches('"').to_owned()
-        };
-        Self {
-            child,
-            endpoint,
-            authority: field("certificate-authority-data"),
-            token: field("token"),
-        }
-    }
-}
-
-impl Drop for Embedded {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
-}
 
 /// What Google's side knows: whether the cluster is there, and what it was asked.
 #[derive(Default)]
@@ -171,22 +123,12 @@ fn converse(stream: TcpStream, google: &Mutex<Google>, cluster: &Value) -> std::
 #[test]
 fn the_real_gcloud_makes_a_cluster_for_a_phase_and_takes_it_apart() {
     let Some(binaries) = Path::new(env!("CARGO_BIN_EXE_xtask")).parent() else { return };
-    for program in ["gcloud", "gke-gcloud-auth-plugin", "kubectl"] {
-        if Command::new(program).arg("--help").output().is_err() {
-            return eprintln!("not tested: {program} is not installed");
-        }
-    }
-    for program in ["kube-embedded", "labs", "../images"] {
-        if !binaries.join(program).exists() {
-            return eprintln!("not tested: {program} is not built");
-        }
+    if let Some(lack) = lacking(&["gcloud", "gke-gcloud-auth-plugin", "kubectl"]) {
+        return eprintln!("not tested: {lack}");
     }
     let world = World::new("gcloud");
     super::registry::write_images(&world.folder);
-    let labs = world.folder.join("debug/labs");
-    fs::remove_file(&labs).unwrap();
-    symlink(binaries.join("labs"), labs).unwrap();
-    let embedded = Embedded::start(binaries, &world.folder);
+    let embedded = Embedded::start(binaries, &world);
     let token = world.folder.join("token");
     fs::write(&token, &embedded.token).unwrap();
     let google = Arc::new(Mutex::new(Google::default()));

@@ -4,6 +4,7 @@
 
 mod gcloud;
 mod providers;
+mod real;
 mod registry;
 
 use std::{

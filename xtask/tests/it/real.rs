@@ -1,0 +1,125 @@
+//! An embedded cluster as somebody else's: what `--on current` does with the real kubectl and the real
+//! labs. Where a program is missing, the test says that it did not run.
+
+use super::{World, ended};
+use serde_json::Value;
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+/// What a test with real programs lacks here, if anything.
+pub(crate) fn lacking(programs: &[&str]) -> Option<String> {
+    let missing = |program: &&&str| Command::new(program).arg("--help").output().is_err();
+    if let Some(program) = programs.iter().find(missing) {
+        return Some(format!("{program} is not installed"));
+    }
+    let binaries = Path::new(env!("CARGO_BIN_EXE_xtask")).parent()?;
+    let built = |file: &&&str| !binaries.join(file).exists();
+    let file = ["kube-embedded", "labs", "../images"].iter().find(built)?;
+    Some(format!("{file} is not built"))
+}
+
+/// The app's own images, where they are built.
+pub(crate) fn images(binaries: &Path) -> PathBuf {
+    binaries.with_file_name("images")
+}
+
+/// An embedded cluster that ends with its handle.
+pub(crate) struct Embedded {
+    child: Child,
+    pub(crate) kubeconfig: PathBuf,
+    /// `127.1.0.1:6443`.
+    pub(crate) endpoint: String,
+    pub(crate) authority: String,
+    pub(crate) token: String,
+}
+
+impl Embedded {
+    /// Starts one, and puts the real labs into the world.
+    pub(crate) fn start(binaries: &Path, world: &World) -> Self {
+        let (folder, labs) = (&world.folder, world.folder.join("debug/labs"));
+        fs::remove_file(&labs).unwrap();
+        symlink(binaries.join("labs"), labs).unwrap();
+        let kubeconfig = folder.join("embedded-kubeconfig");
+        let mut command = Command::new(binaries.join("kube-embedded"));
+        command.arg("serve").arg("--kubeconfig").arg(&kubeconfig);
+        command.arg("--state").arg(folder.join("embedded")).arg("--exit-with-stdin");
+        // As nodes that have pulled them: kubeapp:1.0 and 2.0, where they are built.
+        command.arg("--images").arg(images(binaries));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        let endpoint = ready["server"].as_str().unwrap().trim_start_matches("https://").to_owned();
+        let config = fs::read_to_string(&kubeconfig).unwrap();
+        let field = |name: &str| {
+            let name = format!("{name}:");
+            let value = config.lines().find_map(|line| line.trim().strip_prefix(&*name)?.into());
+            value.unwrap().trim().trim_matches('"').to_owned()
+        };
+        Self {
+            child,
+            kubeconfig,
+            endpoint,
+            authority: field("certificate-authority-data"),
+            token: field("token"),
+        }
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_context_of_the_users_works_with_the_real_kubectl() {
+    let Some(binaries) = Path::new(env!("CARGO_BIN_EXE_xtask")).parent() else { return };
+    if let Some(lack) = lacking(&["kubectl"]) {
+        return eprintln!("not tested: {lack}");
+    }
+    let world = World::new("context");
+    super::registry::write_images(&world.folder);
+    let embedded = Embedded::start(binaries, &world);
+    let before = fs::read(&embedded.kubeconfig).unwrap();
+    let run = |line: &str| {
+        ended(world.command(line).env("KUBECONFIG", &embedded.kubeconfig).output().unwrap())
+    };
+    let kubectl = |line: &str| {
+        let mut kubectl = Command::new("kubectl");
+        kubectl.env("KUBECONFIG", &embedded.kubeconfig).args(line.split_whitespace());
+        assert!(kubectl.output().unwrap().status.success(), "{line}");
+    };
+    let phases =
+        if images(binaries).join("kubeapp-2.0.tar").exists() { "phase0 phase4" } else { "phase0" };
+    let lab = format!("lab {phases} --on current --context kube-embedded --registry none");
+    let (code, text) = run(&lab);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("every claim holds: "), "{text}");
+
+    kubectl("create namespace production");
+    let (code, text) = run(&format!("{lab} --yes"));
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("was not made by these labs"), "{text}");
+    kubectl("label namespace production app.kubernetes.io/managed-by=canary-labs");
+    let (code, text) = run(&lab);
+    assert_eq!((code, text.contains("`--yes` says so")), (2, true), "{text}");
+    kubectl("get namespace production");
+
+    let (code, text) = run("lab phase0 --on current --context another --registry none");
+    assert_eq!((code, text.contains("there is no such context")), (3, true), "{text}");
+    assert_eq!(fs::read(&embedded.kubeconfig).unwrap(), before, "the user's own is only read");
+    let gone = fs::read_to_string(&embedded.kubeconfig).unwrap();
+    let elsewhere = world.folder.join("gone");
+    fs::write(&elsewhere, gone.replace(&embedded.endpoint, "127.0.0.1:9")).unwrap();
+    let output = world.command(&lab).env("KUBECONFIG", &elsewhere).output();
+    let (code, text) = ended(output.unwrap());
+    assert_eq!((code, text.contains("the context is not reachable")), (3, true), "{text}");
+}
