@@ -7,6 +7,7 @@ use crate::{
 use anyhow::{Context, Result, anyhow, bail};
 use std::{
     env,
+    ffi::OsStr,
     io::{self, IsTerminal, Read, Write},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -70,7 +71,19 @@ impl Docker {
 pub(crate) fn command(project: &Project) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(&project.root);
+    // What cargo says of this package is not for the next cargo. Build scripts may ask to run again when
+    // it changes, as ring's does: after every build without us all that stands on ring, kube for one,
+    // would be compiled anew.
+    for (name, _) in env::vars_os().filter(|(name, _)| is_of_a_package(name)) {
+        command.env_remove(name);
+    }
     command
+}
+
+/// Whether cargo sets that variable for the one package that it runs.
+fn is_of_a_package(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Runs a build. `what` is for the error.
@@ -153,6 +166,20 @@ fn announce(text: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// This test is run by cargo, which says of what package it is.
+    #[test]
+    fn a_build_does_not_know_who_asked_for_it() {
+        assert!(
+            env::var_os("CARGO_PKG_NAME").is_some() && env::var_os("CARGO_MANIFEST_DIR").is_some()
+        );
+        let project = Project { root: "/".into(), binaries: "/b".into(), target: "/t".into() };
+        let command = command(&project);
+        for name in ["CARGO_PKG_NAME", "CARGO_PKG_VERSION_MAJOR", "CARGO_MANIFEST_DIR"] {
+            let removed = (OsStr::new(name), None);
+            assert!(command.get_envs().any(|change| change == removed), "{name}");
+        }
+    }
 
     #[test]
     fn a_build_with_nothing_to_do_is_not_shown() {
