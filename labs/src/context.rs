@@ -77,6 +77,11 @@ impl Context {
         self.production.own(&self.client, self.rollout_patience()).await
     }
 
+    /// The same with nothing in it, whatever earlier labs of this run have left there.
+    pub async fn new_namespace(&self) -> anyhow::Result<()> {
+        self.production.renew(&self.client, self.rollout_patience()).await
+    }
+
     /// The version that is rolled out first.
     pub fn stable(&self) -> anyhow::Result<&Image> {
         self.environment.images.first().context("the environment names no images")

@@ -39,8 +39,22 @@ impl Production {
     /// Makes the namespace, or leaves it if this run has made it. What an earlier run left behind is
     /// deleted first, so that a run always starts from nothing.
     pub async fn own(&self, client: &kube::Client, patience: Duration) -> anyhow::Result<()> {
+        self.make(client, patience, false).await
+    }
+
+    /// The same, and also deletes what this run has made, as the article does before its second half.
+    pub async fn renew(&self, client: &kube::Client, patience: Duration) -> anyhow::Result<()> {
+        self.make(client, patience, true).await
+    }
+
+    async fn make(
+        &self,
+        client: &kube::Client,
+        patience: Duration,
+        anew: bool,
+    ) -> anyhow::Result<()> {
         let mut state = self.state.lock().await;
-        if state.made {
+        if state.made && !anew {
             return Ok(());
         }
         if state.lock.is_none() {

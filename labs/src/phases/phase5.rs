@@ -96,7 +96,7 @@ struct Backend {
 /// What has a step of its own, in the order of the article; only the promotion waits until the end,
 /// since after it both versions are the same.
 async fn run(context: &Context) -> anyhow::Result<()> {
-    context.own_namespace().await?;
+    context.new_namespace().await?;
     let scope = Scope::new(context);
     let external = publish::run(context, &scope).await?;
     let play = Play { context, scope, external };
