@@ -13,7 +13,7 @@ pub(crate) mod outside;
 use crate::{
     failure::Failure, images::Image, nearest::nearest, process::Signals, project::Project,
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
 use lab_environment::{Absent, Environment, NearestWrong, Patience};
 use std::path::{Path, PathBuf};
 
@@ -134,6 +134,34 @@ pub(crate) fn provider(name: Option<&str>) -> Result<Provider> {
     })
 }
 
+/// Flags and the providers that they mean something to.
+const FLAGS: [(&str, &[&str]); 10] = [
+    ("--sandbox", &[embedded::NAME]),
+    ("--name", &["kind", "k3s", "minikube", "gke"]),
+    ("--image", &["kind", "k3s", "minikube", "gke"]),
+    ("--context", &["current"]),
+    ("--registry", &["gke", "current"]),
+    ("--project", &["gke"]),
+    ("--location", &["gke"]),
+    ("--standard", &["gke"]),
+    ("--nodes", &["gke"]),
+    ("--ttl", &["gke"]),
+];
+
+/// Wrong usage if a flag was given that means nothing to the provider: silence would be taken for
+/// consent.
+pub(crate) fn check_flags(on: Option<&str>, given: &[(&str, bool)]) -> Result<()> {
+    let on = on.unwrap_or(embedded::NAME);
+    for (flag, _) in given.iter().filter(|(_, given)| *given) {
+        let Some((_, providers)) = FLAGS.iter().find(|(known, _)| known == flag) else { continue };
+        if !providers.contains(&on) {
+            let providers = providers.join(", ");
+            bail!(Failure::Usage(format!("`{flag}` is for {providers}; {on} knows none")));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +209,24 @@ mod tests {
         assert_eq!(read.images[0].manifest_name, "kubeapp:1.0");
         assert_eq!(read.images[0].name, "eu-docker.pkg.dev/p/r/kubeapp:1.0");
         assert_eq!(read.pull_policy, "Always");
+    }
+
+    #[test]
+    fn a_flag_that_means_nothing_there_is_wrong_usage() {
+        for (on, flag, fits) in [
+            (None, "--sandbox", true),
+            (None, "--image", false),
+            (Some("kind"), "--image", true),
+            (Some("kind"), "--context", false),
+            (Some("current"), "--context", true),
+            (Some("current"), "--name", false),
+            (Some("minikube"), "--project", false),
+        ] {
+            assert_eq!(check_flags(on, &[(flag, true)]).is_ok(), fits, "{on:?} {flag}");
+            assert!(check_flags(on, &[(flag, false)]).is_ok());
+        }
+        let known = PROVIDERS.map(|(name, _)| name);
+        assert!(FLAGS.iter().all(|(_, on)| on.iter().all(|name| known.contains(name))));
     }
 
     #[test]

@@ -33,7 +33,16 @@ const CLEAN_UP: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(flags: &flags::Lab) -> Result<()> {
     let provider = cluster::provider(flags.on.as_deref())?;
-    up::check_sandbox(flags.sandbox.as_deref(), provider)?;
+    cluster::check_flags(
+        flags.on.as_deref(),
+        &[
+            ("--sandbox", flags.sandbox.is_some()),
+            ("--image", flags.image.is_some()),
+            ("--context", flags.context.is_some()),
+            ("--registry", flags.registry.is_some()),
+        ],
+    )?;
+    up::check_sandbox(flags.sandbox.as_deref())?;
     if let Provider::Outside(provider) = provider {
         // The quick reasons not to begin, before anything is compiled.
         doctor::preflight(provider.name(), None)?;

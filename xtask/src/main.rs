@@ -25,10 +25,21 @@ mod up;
 use flags::{Xtask, XtaskCmd};
 use std::{env, process::ExitCode};
 
+/// What was typed. `images build` is what `images` does anyway, and xflags wants no name for that.
+fn xtask() -> Xtask {
+    let mut words: Vec<_> = env::args_os().skip(1).collect();
+    if words.first().is_some_and(|word| word == "images")
+        && words.get(1).is_some_and(|word| word == "build")
+    {
+        words.remove(1);
+    }
+    Xtask::from_vec(words).unwrap_or_else(|wrong| wrong.exit())
+}
+
 fn main() -> ExitCode {
     let done = match kubectl::arguments(env::args_os().skip(1)) {
         Some(arguments) => kubectl::run(arguments),
-        None => match Xtask::from_env_or_exit().subcommand {
+        None => match xtask().subcommand {
             XtaskCmd::Lab(flags) => lab::run(&flags),
             XtaskCmd::Labs(flags) => labs::run(&flags),
             XtaskCmd::Up(flags) => up::run(&flags),

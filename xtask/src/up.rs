@@ -21,7 +21,22 @@ use std::{fs, path::Path};
 
 pub(crate) fn run(flags: &flags::Up) -> Result<()> {
     let provider = cluster::provider(flags.on.as_deref())?;
-    check_sandbox(flags.sandbox.as_deref(), provider)?;
+    cluster::check_flags(
+        flags.on.as_deref(),
+        &[
+            ("--sandbox", flags.sandbox.is_some()),
+            ("--name", flags.name.is_some()),
+            ("--image", flags.image.is_some()),
+            ("--context", flags.context.is_some()),
+            ("--registry", flags.registry.is_some()),
+            ("--project", flags.project.is_some()),
+            ("--location", flags.location.is_some()),
+            ("--standard", flags.standard),
+            ("--nodes", flags.nodes.is_some()),
+            ("--ttl", flags.ttl.is_some()),
+        ],
+    )?;
+    check_sandbox(flags.sandbox.as_deref())?;
     let Provider::Outside(provider) = provider else { return run_embedded(flags) };
     let asked = Asked {
         name: flags.name.clone(),
@@ -135,15 +150,11 @@ pub(crate) fn how_to_use(kubeconfig: &Path) -> String {
     format!("export KUBECONFIG={}", kubeconfig.display())
 }
 
-/// Wrong usage if there is no such sandbox, or none at all.
-pub(crate) fn check_sandbox(sandbox: Option<&str>, provider: Provider) -> Result<()> {
-    match (sandbox, provider) {
-        (None, _) | (Some("auto" | "namespaced" | "plain"), Provider::Embedded) => Ok(()),
-        (Some(_), Provider::Outside(provider)) => bail!(Failure::Usage(format!(
-            "`--sandbox` is for the embedded cluster; {} has nodes of its own",
-            provider.name()
-        ))),
-        (Some(other), Provider::Embedded) => bail!(Failure::Usage(format!(
+/// Wrong usage if there is no such sandbox.
+pub(crate) fn check_sandbox(sandbox: Option<&str>) -> Result<()> {
+    match sandbox {
+        None | Some("auto" | "namespaced" | "plain") => Ok(()),
+        Some(other) => bail!(Failure::Usage(format!(
             "there is no sandbox `{other}`; there are auto, namespaced and plain"
         ))),
     }

@@ -35,11 +35,9 @@ const FAULTS: &[Fault] = &[
     ("DRV_AS_ROOT", "its docker driver does not run as root", "run as an ordinary user"),
     ("RSRC_INSUFFICIENT", "this machine is too small for it", "give it more memory or cores"),
     ("RSRC_DOCKER_STORAGE", "the disk is full", "`docker system prune` frees some of it"),
-    (
-        "K8S_UNSUPPORTED_VERSION",
-        "it does not know that version of Kubernetes",
-        "name another with `--image`, or update minikube",
-    ),
+    ("K8S_NEW_UNSUPPORTED", "it is older than that version of Kubernetes", "update minikube"),
+    ("K8S_OLD_UNSUPPORTED", "it no longer runs that version of Kubernetes", "name a newer one"),
+    ("INET_", "it cannot fetch what it needs", "check the network"),
     ("failed to pull", "its base image cannot be pulled", "check the network"),
 ];
 
@@ -49,9 +47,10 @@ impl Provider for Minikube {
     }
 
     fn spec(&self, asked: &Asked) -> Result<Spec> {
-        // minikube itself knows its newest and oldest by these words.
+        // It knows its own newest; the oldest is the one of kind.
         let image = asked.image.as_deref().map(|image| match image {
             "newest" => "latest".to_owned(),
+            "oldest" => "v1.34.11".to_owned(),
             other => other.to_owned(),
         });
         let name = asked.name.clone().unwrap_or_else(|| super::NAME.into());
@@ -160,6 +159,8 @@ mod tests {
         ] {
             assert_eq!(line.to_string(), expected);
         }
+        let oldest = Asked { image: Some("oldest".into()), ..Asked::default() };
+        assert_eq!(Minikube.spec(&oldest).unwrap().image.as_deref(), Some("v1.34.11"));
         let default = Minikube.spec(&Asked::default()).unwrap();
         assert!(!start(&default, k).to_string().contains("--kubernetes-version"));
     }

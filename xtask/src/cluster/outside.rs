@@ -312,12 +312,14 @@ impl House {
                     eprintln!("{name}: `{}` is up", spec.name);
                     (record, false)
                 } else if provider.is_cheap() {
-                    eprintln!(
-                        "{name}: `{}` is there and does not answer: making it anew",
-                        spec.name
-                    );
-                    provider.delete(&work)?;
-                    (Record::new(&spec, stays), true)
+                    let spec = &spec.name;
+                    if provider.finishes() {
+                        eprintln!("{name}: `{spec}` is there and does not answer: starting it");
+                    } else {
+                        eprintln!("{name}: `{spec}` is there and does not answer: making it anew");
+                        provider.delete(&work)?;
+                    }
+                    (Record::new(&record.spec, record.stays || stays), true)
                 } else {
                     bail!(
                         "the {name} cluster `{}` does not answer; look at it, or remove it with \

@@ -152,7 +152,9 @@ fn wrong_usage_ends_with_2_before_anything_is_made() {
         ("up --on gke --project p --location l", "`--yes` says so"),
         ("up --on current", "which context?"),
         ("lab phase4 --on current --context c", "which registry"),
-        ("lab phase4 --on kind --sandbox plain", "`--sandbox` is for the embedded cluster"),
+        ("lab phase4 --on kind --sandbox plain", "`--sandbox` is for embedded; kind knows none"),
+        ("up --image oldest", "`--image` is for kind, k3s, minikube, gke; embedded knows none"),
+        ("up --on kind --context c", "`--context` is for current"),
         ("up --on kine", "did you mean `kind`?"),
         ("down --on kine", "did you mean `kind`?"),
         ("images push user", "names no registry"),
@@ -406,6 +408,28 @@ fn k3s_nodes_are_containers_that_get_the_images_one_by_one() {
     outside.well("lab phase4 --on k3s");
     outside.well("down --on k3s");
     assert!(!outside.there("containers") && !outside.there("networks"));
+}
+
+#[test]
+fn images_are_built_with_or_without_the_word() {
+    let outside = Outside::new("images");
+    let text = outside.well("images build");
+    assert!(text.starts_with("kubeapp:1.0  sha256:"), "{text}");
+    assert_eq!(outside.well("images"), text);
+    assert!(outside.well("images build --out out-of-the-world --help").contains("images push"));
+}
+
+#[test]
+fn a_stopped_minikube_is_started_and_not_made_anew() {
+    let outside = Outside::new("stopped");
+    outside.well("up --on minikube");
+    fs::write(outside.world.folder.join("dead"), "").unwrap();
+    outside.calls("minikube");
+    let (_, text) = outside.run("up --on minikube");
+    assert!(text.contains("does not answer: starting it"), "{text}");
+    let calls = outside.calls("minikube");
+    let started = calls.iter().position(|call| call.starts_with("minikube start")).unwrap();
+    assert!(!calls[..started].iter().any(|call| call.starts_with("minikube delete")), "{calls:?}");
 }
 
 #[test]
