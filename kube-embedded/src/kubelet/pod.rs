@@ -319,8 +319,10 @@ impl PodWorker {
             match self.try_sandbox().await {
                 Ok(sandbox) => {
                     let ip = sandbox.location.pod_ip;
+                    let user = self.user();
                     self.change(|view| {
                         view.ip = Some(ip);
+                        view.user = user;
                         view.sandbox = true;
                     });
                     return sandbox;

@@ -1,7 +1,7 @@
 //! What Kubernetes shows of a pod, computed from what is known of its containers. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Map, Value, json};
 use std::net::Ipv4Addr;
 
@@ -11,6 +11,8 @@ pub(crate) struct PodView {
     pub(crate) host_ip: Option<Ipv4Addr>,
     pub(crate) ip: Option<Ipv4Addr>,
     pub(crate) started_at: Option<Timestamp>,
+    /// The user and group that its programs see.
+    pub(crate) user: (u32, u32),
     /// Whether the pod's namespaces stand.
     pub(crate) sandbox: bool,
     pub(crate) init: Vec<View>,
@@ -78,7 +80,7 @@ pub(crate) fn status(pod: &Pod, view: &PodView, now: Timestamp) -> Value {
     let mut status = json!({
         "phase": phase,
         "conditions": conditions(pod, view, phase, now),
-        "containerStatuses": view.containers.iter().map(container).collect::<Vec<_>>(),
+        "containerStatuses": containers(pod, view, false),
         "startTime": view.started_at.map(time),
         "qosClass": qos(pod),
     });
@@ -87,8 +89,7 @@ pub(crate) fn status(pod: &Pod, view: &PodView, now: Timestamp) -> Value {
     }
     if let Value::Object(map) = &mut status {
         if !view.init.is_empty() {
-            let init: Vec<_> = view.init.iter().map(container).collect();
-            map.insert("initContainerStatuses".to_owned(), json!(init));
+            map.insert("initContainerStatuses".to_owned(), containers(pod, view, true));
         }
         if let Some(ip) = view.host_ip {
             map.insert("hostIP".to_owned(), json!(ip));
@@ -215,6 +216,51 @@ fn conditions(pod: &Pod, view: &PodView, phase: &str, now: Timestamp) -> Vec<Val
         Some(condition)
     }));
     conditions
+}
+
+fn containers(pod: &Pod, view: &PodView, init: bool) -> Value {
+    let spec = pod.spec.as_ref();
+    let (views, specs) = if init {
+        (&view.init, spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default())
+    } else {
+        (&view.containers, spec.map(|s| s.containers.as_slice()).unwrap_or_default())
+    };
+    let all = views.iter().map(|v| {
+        let mut status = container(v);
+        if let (Value::Object(map), Some(spec)) =
+            (&mut status, specs.iter().find(|c| c.name == v.name))
+        {
+            describe(map, spec, v, view.user);
+        }
+        status
+    });
+    all.collect()
+}
+
+/// What is told of a container's spec, as it was acted upon.
+fn describe(map: &mut Map<String, Value>, spec: &Container, v: &View, (uid, gid): (u32, u32)) {
+    let mounts = spec.volume_mounts.iter().flatten().map(|mount| {
+        let mut told = json!(mount);
+        if mount.read_only == Some(true)
+            && let Value::Object(told) = &mut told
+        {
+            told.entry("recursiveReadOnly").or_insert_with(|| json!("Disabled"));
+        }
+        told
+    });
+    let mounts: Vec<Value> = mounts.collect();
+    if !mounts.is_empty() {
+        map.insert("volumeMounts".to_owned(), mounts.into());
+    }
+    let resources = spec.resources.as_ref();
+    if let Some(requests) = resources.and_then(|r| r.requests.as_ref()) {
+        map.insert("allocatedResources".to_owned(), json!(requests));
+    }
+    if !v.container_id.is_empty() {
+        map.insert("resources".to_owned(), resources.map_or(json!({}), |r| json!(r)));
+        let linux = json!({ "uid": uid, "gid": gid, "supplementalGroups": [gid] });
+        map.insert("user".to_owned(), json!({ "linux": linux }));
+    }
 }
 
 fn container(v: &View) -> Value {

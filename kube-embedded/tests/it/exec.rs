@@ -131,7 +131,11 @@ async fn a_terminal_has_a_size_and_both_outputs_in_one() {
         futures::SinkExt::send(&mut size, TerminalSize { width: 123, height: 45 }).await.unwrap();
         let mut text = String::new();
         in_time(stdout.read_to_string(&mut text)).await.unwrap();
-        assert_eq!(text, "terminal true columns 123 rows 45\r\n");
+        let (name, rest) = text.split_once("\r\n").unwrap();
+        assert_eq!(rest, "terminal true columns 123 rows 45\r\n");
+        if sandbox == Sandbox::Namespaced {
+            assert_eq!(name, "/dev/pts/0 there true");
+        }
     }
 }
 
@@ -312,4 +316,69 @@ async fn kubectl_execs_copies_and_attaches() {
 
     let line = "run once -i --rm --quiet --restart=Never --image=busybox:1.0 --command -- cat";
     assert_eq!(run(line, "through\n").await.unwrap(), "through\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_shows_the_logs_of_all_that_ran() {
+    let cluster = cluster(None).await;
+    let Some(kubectl) = Kubectl::new(&cluster).await else { return };
+    let container = |name: &str, args: &[&str]| {
+        json!({
+            "name": name, "image": "tool:1.0", "command": ["/tool"], "args": args,
+            "volumeMounts": [{ "name": "work", "mountPath": "/work" }],
+        })
+    };
+    let namespaced = cluster.addresses().sandbox == Sandbox::Namespaced;
+    let prepare = if namespaced {
+        container("prepare", &["write", "/work/seed", "sown"])
+    } else {
+        container("prepare", &["print"])
+    };
+    let spec = json!({
+        "initContainers": [container("first", &["print", "first"]), prepare],
+        "containers": [container("a", &["on-term", "a"]), container("b", &["on-term", "b"])],
+        "volumes": [{ "name": "work", "emptyDir": {} }],
+    });
+    run(&cluster, "two", spec).await;
+    let say = async |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        in_time(kubectl.run(&words, "")).await
+    };
+    if namespaced {
+        let seed = say("exec two -c b -- /tool cat /work/seed").await.unwrap();
+        assert_eq!(seed, "sown", "a folder of all containers of the pod");
+    }
+    let printed = async |line: &str, expected: &[&str]| {
+        let mut told = Vec::new();
+        until(line, async || {
+            let text = say(line).await.unwrap_or_default();
+            told = text.lines().map(str::to_owned).collect();
+            told.sort();
+            told == expected
+        })
+        .await;
+    };
+    printed("logs two -c first", &["first"]).await;
+    printed("logs two --all-containers", &["first", "started", "started"]).await;
+    let named = ["[pod/two/a] started", "[pod/two/b] started", "[pod/two/first] first"];
+    printed("logs two --all-containers --prefix", &named).await;
+    printed("logs -l app=two --all-containers --prefix", &named).await;
+    let refused = say("logs two -c a -p").await.unwrap_err();
+    let expected = "previous terminated container \"a\" in pod \"two\" not found";
+    assert!(refused.contains(expected), "{refused}");
+    // The first run ends by itself, the next is another's to tell of.
+    let pods = pods(cluster.client());
+    let crash = json!({
+        "metadata": { "name": "crash" },
+        "spec": { "containers": [container("c", &["both", "last words", "", "1"])] ,
+            "volumes": [{ "name": "work", "emptyDir": {} }] },
+    });
+    let crash = serde_json::from_value(crash).unwrap();
+    pods.create(&Default::default(), &crash).await.unwrap();
+    let restarted = |pod: Option<&Pod>| {
+        let status = pod.and_then(|p| p.status.as_ref()?.container_statuses.as_ref()?.first());
+        status.is_some_and(|status| status.restart_count > 0)
+    };
+    in_time(kube::runtime::wait::await_condition(pods, "crash", restarted)).await.unwrap();
+    printed("logs crash -p", &["last words"]).await;
 }

@@ -212,6 +212,15 @@ fn device_folder(container: &PreparedContainer, devices: &[c_int]) -> Done {
         // SAFETY: both strings end in NUL; a missing link is not worth failing for.
         unsafe { libc::symlink(to.as_ptr(), link.as_ptr()) };
     }
+    // Terminals of its own, so that programs find theirs by name. Without, they still have one.
+    sys::mkdir(c"/dev/pts");
+    let options = c"newinstance,ptmxmode=0666,mode=0620";
+    let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
+    if sys::mount(c"devpts", c"/dev/pts", Some(c"devpts"), flags, Some(options), Step::Dev).is_ok()
+    {
+        // SAFETY: both strings end in NUL.
+        unsafe { libc::symlink(c"pts/ptmx".as_ptr(), c"/dev/ptmx".as_ptr()) };
+    }
     sys::mkdir(c"/dev/shm");
     sys::mount(
         c"shm",

@@ -124,7 +124,11 @@ impl Thread {
         let failed = |e: io::Error| LaunchError::Step("prepare the process", e);
         let prepared = Prepared::new(launch).map_err(failed)?;
         let (report, report_end) = pipe().map_err(failed)?;
-        let ends = Ends::make(launch.stdio).map_err(failed)?;
+        let beside = match &launch.place {
+            Place::Beside(process) => pid_of(process),
+            _ => None,
+        };
+        let ends = Ends::make(launch.stdio, beside).map_err(failed)?;
         let [stdin, stdout, stderr] = ends.theirs(self.null.as_raw_fd());
         let join: Option<&OwnedFd> = match &launch.place {
             Place::Host { .. } => None,
@@ -207,6 +211,14 @@ pub(super) fn reap(pid: libc::pid_t) {
 pub(super) fn pidfd_open(pid: libc::pid_t) -> io::Result<OwnedFd> {
     // SAFETY: plain call on values.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as RawFd)
+}
+
+/// The process that a descriptor stands for, as long as it runs.
+fn pid_of(pidfd: &OwnedFd) -> Option<libc::pid_t> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    pid.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 pub(super) fn owned(fd: RawFd) -> io::Result<OwnedFd> {

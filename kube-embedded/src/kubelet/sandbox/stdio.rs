@@ -2,6 +2,7 @@
 
 use super::spawner::owned;
 use std::{
+    ffi::CString,
     io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::Arc,
@@ -58,9 +59,14 @@ pub(super) struct Ours {
 }
 
 impl Ends {
-    pub(super) fn make(stdio: Stdio) -> io::Result<Self> {
+    /// A terminal is one of the container that the process `beside` is in, if there is one.
+    pub(super) fn make(stdio: Stdio, beside: Option<libc::pid_t>) -> io::Result<Self> {
         if stdio == Stdio::Terminal {
-            let (master, slave) = terminal()?;
+            let own = beside.map(|pid| terminal(Some(&format!("/proc/{pid}/root/dev/ptmx"))));
+            let (master, slave) = match own {
+                Some(Ok(own)) => own,
+                _ => terminal(None)?,
+            };
             let ours = Ours { stdin: None, stdout: master, stderr: None, terminal: true };
             return Ok(Self { ours, stdin: None, stdout: slave, stderr: None });
         }
@@ -119,12 +125,13 @@ impl Ours {
     }
 }
 
-/// A terminal: our end, and the program's.
-fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+/// A terminal: our end, and the program's. Made where `path` leads, or among the host's.
+fn terminal(path: Option<&str>) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: plain calls on values and on descriptors that are open.
+    let path = CString::new(path.unwrap_or("/dev/ptmx"))?;
+    // SAFETY: the path ends in NUL; else plain calls on values and on descriptors that are open.
     unsafe {
-        let master = owned(libc::posix_openpt(flags))?;
+        let master = owned(libc::open(path.as_ptr(), flags))?;
         let unlocked: libc::c_int = 0;
         if libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlocked) < 0 {
             return Err(io::Error::last_os_error());

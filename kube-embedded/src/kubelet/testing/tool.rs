@@ -62,6 +62,8 @@ fn main() {
                 unsafe { ioctl(0, 0x5413, size.as_mut_ptr()) };
                 sleep(Duration::from_millis(5));
             }
+            let name = fs::read_link("/proc/self/fd/0").unwrap();
+            println!("{} there {}", name.display(), name.exists());
             println!("terminal {} columns {} rows {}", std::io::stdin().is_terminal(), size[1], size[0]);
         }
         ["answer", address] => {
