@@ -11,7 +11,7 @@ use std::{
     cell::Cell,
     fmt,
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, IsTerminal, Read, Write},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -21,6 +21,8 @@ use std::{
 
 /// After an interruption, for a program to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
+/// For a person to answer.
+const ANSWER: Duration = Duration::from_secs(600);
 
 /// One command line.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -285,6 +287,38 @@ impl<'a> Tools<'a> {
         let done = work();
         self.deaf.set(before);
         done
+    }
+
+    /// Asks a person; a script has to have said `--yes`. A signal is an answer, too.
+    pub(crate) fn consent(&self, yes: bool, what: &str) -> Result<()> {
+        if yes {
+            return Ok(());
+        }
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            bail!(Failure::Usage(format!(
+                "nobody is there to be asked whether to {what}: `--yes` says so"
+            )));
+        }
+        eprint!("{what}? [y/N] ");
+        let _ = io::stderr().flush();
+        loop {
+            match self.signals.wait(Some(stdin.as_fd()), Instant::now() + ANSWER)? {
+                Wake::Signal(libc::SIGCHLD) => {}
+                Wake::Signal(_) => {
+                    eprintln!();
+                    bail!(Failure::Interrupted);
+                }
+                Wake::Late => bail!("nobody has answered within {} s", ANSWER.as_secs()),
+                Wake::Readable => break,
+            }
+        }
+        let mut answer = String::new();
+        stdin.read_line(&mut answer).context("cannot read the answer")?;
+        match answer.trim() {
+            "y" | "Y" | "yes" => Ok(()),
+            _ => bail!("left as it is"),
+        }
     }
 
     /// Waits a moment; a signal ends the run.

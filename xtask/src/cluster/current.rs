@@ -4,7 +4,7 @@
 use crate::{
     cluster::{
         Differences,
-        outside::{self, Asked, Provider, Spec, Work},
+        outside::{Asked, Provider, Spec, Work},
     },
     failure::Failure,
     images::{Image, push},
@@ -117,7 +117,7 @@ impl Provider for Current {
         );
         match owner(&work.ask(&line)?)? {
             Owner::Nobody => Ok(()),
-            Owner::Labs => outside::consent(
+            Owner::Labs => work.tools.consent(
                 yes,
                 "delete the namespace `production`, which earlier labs have left there, and go on",
             ),

@@ -8,19 +8,17 @@
 use crate::{
     cluster::{Cluster, Differences},
     doctor,
-    failure::Failure,
     images::{Image, push},
     lock::Lock,
     process::Signals,
     running,
     tool::{Fault, Line, Tools},
 };
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, BufRead, IsTerminal, Write},
+    fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -352,7 +350,7 @@ impl House {
             );
             if let Some(cost) = provider.cost(&spec) {
                 eprintln!("{name}: {cost}");
-                consent(asked.yes, "make it")?;
+                tools.consent(asked.yes, "make it")?;
             }
             let began = Instant::now();
             self.remember(&record)?;
@@ -526,26 +524,6 @@ impl Record {
     fn new(spec: &Spec, stays: bool) -> Self {
         let (state, since) = (State::Half, running::now());
         Self { spec: spec.clone(), state, since, stays, images: BTreeMap::new() }
-    }
-}
-
-/// Asks a person; a script has to have said `--yes`.
-pub(crate) fn consent(yes: bool, what: &str) -> Result<()> {
-    if yes {
-        return Ok(());
-    }
-    if !io::stdin().is_terminal() {
-        bail!(Failure::Usage(format!(
-            "nobody is there to be asked whether to {what}: `--yes` says so"
-        )));
-    }
-    eprint!("{what}? [y/N] ");
-    let _ = io::stderr().flush();
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(anyhow!("left as it is")),
     }
 }
 
