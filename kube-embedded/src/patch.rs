@@ -49,7 +49,8 @@ pub enum Operation {
 /// RFC 6902, `application/json-patch+json`.
 ///
 /// # Errors
-/// `BadRequest` where the patch cannot be read, `Unprocessable` where it does not fit.
+/// `BadRequest` where the patch cannot be read, `Unprocessable` where it does not fit. The target is
+/// then half patched.
 pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     if !patch.is_array() {
         return Err(PatchError::BadRequest(format!(
@@ -62,7 +63,25 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let refused = "the server rejected our request due to an error in our request";
     let patch: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|_| PatchError::Unprocessable(refused.to_owned()))?;
-    json_patch::patch(target, &patch).map_err(|_| PatchError::Unprocessable(refused.to_owned()))
+    for operation in patch.0 {
+        if is_absent(target, &operation) {
+            continue;
+        }
+        json_patch::patch(target, &[operation])
+            .map_err(|_| PatchError::Unprocessable(refused.to_owned()))?;
+    }
+    Ok(())
+}
+
+/// Whether an operation tests a field of an object for null that is not there, which Kubernetes'
+/// library takes for the same: it is how clients say that they add the first finalizer.
+fn is_absent(target: &Value, operation: &json_patch::PatchOperation) -> bool {
+    let json_patch::PatchOperation::Test(test) = operation else { return false };
+    let path = test.path.as_str();
+    let Some((parent, _)) = path.rsplit_once('/').filter(|_| test.value.is_null()) else {
+        return false;
+    };
+    target.pointer(path).is_none() && target.pointer(parent).is_some_and(Value::is_object)
 }
 
 /// RFC 7386, `application/merge-patch+json`.

@@ -20,6 +20,9 @@ use serde_json::{Value, json};
 
 const VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// The order in which custom resources have them.
+const CUSTOM_VERBS: [&str; 8] =
+    ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// `GET /version`: the Kubernetes that this server follows.
@@ -94,8 +97,13 @@ pub(super) fn resources(served: &Served, group: &str, version: &str) -> Response
             "singularName": kind.singular,
             "namespaced": kind.namespaced,
             "kind": kind.kind,
-            "verbs": VERBS,
+            "verbs": verbs_of(&kind),
         }));
+        if let (Some(last), Some(custom)) = (resources.last_mut(), kind.custom)
+            && let Some(hash) = &custom.storage_hash
+        {
+            last["storageVersionHash"] = hash.as_str().into();
+        }
         if let Some(last) = resources.last_mut() {
             for (field, names) in
                 [("shortNames", kind.short_names()), ("categories", kind.categories())]
@@ -239,7 +247,7 @@ fn discovered(served: &Served, group: &str, version: &str) -> Vec<Value> {
                 "responseKind": response_kind(kind.group, kind.version, kind.kind),
                 "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
                 "singularResource": kind.singular,
-                "verbs": VERBS,
+                "verbs": verbs_of(&kind),
             });
             for (field, names) in
                 [("shortNames", kind.short_names()), ("categories", kind.categories())]
@@ -276,6 +284,10 @@ fn discovered(served: &Served, group: &str, version: &str) -> Vec<Value> {
         })
     }));
     resources
+}
+
+fn verbs_of(kind: &Kind) -> [&'static str; 8] {
+    if kind.custom.is_some() { CUSTOM_VERBS } else { VERBS }
 }
 
 /// Group, version and kind that a subresource speaks, and its verbs.

@@ -123,7 +123,12 @@ pub(crate) fn list(kind: &Kind, form: Form, objects: &[&Object], meta: Value) ->
             if n > 0 {
                 out.put_u8(b',');
             }
-            out.put_slice(object.encoded(encode));
+            // Items say what they are where no type of the client does.
+            if kind.custom.is_some() {
+                put_object(&mut out, kind, object);
+            } else {
+                out.put_slice(object.encoded(encode));
+            }
         }
         out.put_slice(b"]}");
         return out.freeze();

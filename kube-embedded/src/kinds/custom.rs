@@ -14,7 +14,9 @@ use crate::{
     },
     store,
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
+use sha2::Digest;
 use std::sync::Arc;
 
 pub(crate) mod path;
@@ -39,6 +41,8 @@ pub struct Custom {
     pub(crate) resource: store::Resource,
     pub(crate) columns: Vec<CustomColumn>,
     pub(crate) scale: Option<Scale>,
+    /// What discovery tells of the version that objects are stored in, so that clients see it change.
+    pub(crate) storage_hash: Option<String>,
     /// Told with every answer of a version that shall no longer be used.
     pub(crate) deprecation: Option<String>,
     /// Nothing new may be created: the definition is on its way out.
@@ -116,6 +120,11 @@ impl Custom {
                 spec: steps(text(of_scale, &["specReplicasPath"])),
                 status: steps(text(of_scale, &["statusReplicasPath"])),
                 selector: of_scale["labelSelectorPath"].as_str().map(steps),
+            }),
+            storage_hash: (version["storage"] == true).then(|| {
+                let named = format!("{group}/{version_name}/{kind}");
+                let hash = sha2::Sha256::digest(named.as_bytes());
+                BASE64_STANDARD.encode(hash.get(..8).unwrap_or_default())
             }),
             deprecation: (version["deprecated"] == true).then(|| {
                 let given = version["deprecationWarning"].as_str().map(str::to_owned);

@@ -39,6 +39,16 @@ fn json_patches() {
         (json!([{ "op": "replace", "path": "/data/a", "value": "2" }]), Some(json!({ "a": "2" }))),
         (json!([{ "op": "test", "path": "/data/a", "value": "2" }]), None),
         (json!([{ "op": "remove", "path": "/data/z" }]), None),
+        // What is not there is null, in an object that is.
+        (
+            json!([
+                { "op": "test", "path": "/data/z", "value": null },
+                { "op": "add", "path": "/data/z", "value": "1" },
+            ]),
+            Some(json!({ "a": "1", "z": "1" })),
+        ),
+        (json!([{ "op": "test", "path": "/none/z", "value": null }]), None),
+        (json!([{ "op": "test", "path": "/data/a", "value": null }]), None),
     ] {
         let mut target = map.clone();
         match (json(&mut target, &patch), expected) {

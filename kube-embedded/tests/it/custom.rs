@@ -144,6 +144,8 @@ async fn a_definition_is_served_as_soon_as_it_is_there() {
         resources["resources"].as_array().unwrap().iter().map(|r| &r["name"]).collect();
     assert_eq!(json!(names), json!(["canaries", "canaries/status", "canaries/scale"]));
     assert_eq!(resources["resources"][0]["shortNames"], json!(["cny"]));
+    // The first eight bytes of the SHA-256 of shop.example.com/v1/Canary.
+    assert_eq!(resources["resources"][0]["storageVersionHash"], "K+wB0//WnGE=");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,6 +169,8 @@ async fn objects_are_held_to_their_schema() {
         })
     );
     assert_eq!((&object["metadata"]["generation"], object.get("status")), (&json!(1), None));
+    let listed = get(&cluster, CANARIES).await.json();
+    assert_eq!(listed["items"][0]["kind"], "Canary", "clients decode items by what they say");
     for (spec, expected) in [
         (json!({}), "spec.weight: Required value"),
         (

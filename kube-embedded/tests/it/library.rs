@@ -136,8 +136,11 @@ async fn reconcile(canary: Arc<Canary>, context: Arc<Context>) -> Result<Action,
     });
     match done.await {
         Ok(action) => Ok(action),
-        // Somebody else was quicker: the watch brings us back.
-        Err(_) => Ok(Action::requeue(Duration::from_millis(50))),
+        // Somebody else was quicker, say; where a test fails, its output tells.
+        Err(error) => {
+            println!("again after {error:?}");
+            Ok(Action::requeue(Duration::from_millis(50)))
+        }
     }
 }
 
