@@ -8,7 +8,7 @@ use std::borrow::Cow;
 #[derive(Debug)]
 pub(crate) enum Route<'a> {
     /// A resource of a kind, one object of it or something below that object.
-    Resource(Target<'a>),
+    Resource(Box<Target<'a>>),
     /// `/api/v1`, `/apis/apps/v1`: what a version of a group serves.
     Resources { group: &'a str, version: &'a str },
     /// `/apis/apps`.
@@ -127,12 +127,12 @@ fn below_version<'a>(
                 !(kind.namespaced && namespace.is_empty() && !name.is_empty())
             })
             .ok_or_else(ApiError::no_such_resource)?;
-        Ok(Route::Resource(Target {
+        Ok(Route::Resource(Box::new(Target {
             kind,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             subresource: subresource.to_owned(),
-        }))
+        })))
     };
     match parts.as_slice() {
         [] => Ok(Route::Resources { group, version }),

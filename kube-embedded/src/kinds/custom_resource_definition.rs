@@ -210,7 +210,7 @@ fn scale(scale: &Value, path: &str) -> Vec<FieldError> {
             let detail = "should be a simple json path";
             errors.push(invalid(at, &given.into(), detail));
         } else if !given.starts_with(&format!("{part}."))
-            && !(field == "labelSelectorPath" && given.starts_with(".spec."))
+            && (field != "labelSelectorPath" || !given.starts_with(".spec."))
         {
             let detail = match field {
                 "labelSelectorPath" => "should be a json path under either .spec or .status",

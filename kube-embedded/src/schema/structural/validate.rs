@@ -1,6 +1,6 @@
 //! Whether an object is what its schema says, in the words of Kubernetes' validator.
 
-use super::{Additional, ListType, Schema};
+use super::{ListType, Schema};
 use crate::{kinds::FieldError, schema::type_name};
 use serde_json::Value;
 
@@ -68,7 +68,7 @@ impl Checked {
             _ => {}
         }
         if let Value::Array(items) = value {
-            self.items(schema, value, items, old, path);
+            self.items(schema, items, old, path);
         }
         self.allowed(schema, value, path);
         if let Value::Object(fields) = value {
@@ -115,10 +115,10 @@ impl Checked {
         }
     }
 
-    fn alternatives(&mut self, schema: &Schema, value: &Value, path: &mut String) {
+    fn alternatives(&mut self, schema: &Schema, value: &Value, path: &str) {
         let errors_of = |schema: &Schema| {
             let mut other = Self::default();
-            other.value(schema, value, None, &mut path.clone());
+            other.value(schema, value, None, &mut path.to_owned());
             other.errors
         };
         let (any, one) = (&schema.any_of, &schema.one_of);
@@ -208,14 +208,7 @@ impl Checked {
         }
     }
 
-    fn items(
-        &mut self,
-        schema: &Schema,
-        value: &Value,
-        items: &[Value],
-        old: Option<&Value>,
-        path: &mut String,
-    ) {
+    fn items(&mut self, schema: &Schema, items: &[Value], old: Option<&Value>, path: &mut String) {
         let before = path.len();
         let olds = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         if let Some(of_items) = &schema.items {
@@ -237,7 +230,6 @@ impl Checked {
             self.too_many(path, count, most);
         }
         if let Some(least) = schema.count.least.filter(|least| count < *least) {
-            let _ = value;
             let detail = format!("should have at least {least} items");
             self.invalid(path, &count.into(), &detail);
         }
@@ -308,7 +300,6 @@ impl Checked {
             }
             _ => {}
         }
-        let _ = Additional::Any;
     }
 }
 
