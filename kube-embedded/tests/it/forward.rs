@@ -94,3 +94,59 @@ async fn kubectl_forwards_many_connections_to_a_pod_and_a_service() {
         child.kill().await.unwrap();
     }
 }
+
+/// Bytes that are nothing, on connections that were switched: each is given up, and nothing else is.
+#[tokio::test(flavor = "multi_thread")]
+async fn arbitrary_bytes_end_their_connection_alone() {
+    let cluster = cluster(Some(Sandbox::Plain)).await;
+    answering(&cluster).await;
+    let client = over_tls(&cluster).await;
+    let path = "/api/v1/namespaces/default/pods/web";
+    let exec = format!("{path}/exec?command=/tool&command=copy&stdin=true&stdout=true");
+    let forward = format!("{path}/portforward?ports=8080");
+    let (protocol, stream) = ("sec-websocket-protocol", "x-stream-protocol-version");
+    for (path, upgrade, header, name) in [
+        (&exec, "websocket", protocol, "v5.channel.k8s.io"),
+        (&exec, "SPDY/3.1", stream, "v4.channel.k8s.io"),
+        (&forward, "websocket", protocol, "v4.channel.k8s.io"),
+        (&forward, "websocket", protocol, "SPDY/3.1+portforward.k8s.io"),
+        (&forward, "SPDY/3.1", stream, "portforward.k8s.io"),
+    ] {
+        for round in 0..20 {
+            let request = http::Request::get(path)
+                .header("connection", "Upgrade")
+                .header("upgrade", upgrade)
+                .header("sec-websocket-version", "13")
+                .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+                .header(header, name)
+                .body(kube::client::Body::empty())
+                .unwrap();
+            let response = in_time(client.send(request)).await.unwrap();
+            assert_eq!(response.status(), 101, "{upgrade} {name}");
+            let upgraded = in_time(hyper::upgrade::on(response)).await.unwrap();
+            let mut io = hyper_util::rt::TokioIo::new(upgraded);
+            let mut bytes: Vec<u8> =
+                (0..rand::random_range(1..4096)).map(|_| rand::random()).collect();
+            // Every other time the beginning is right: a masked message, or a control frame.
+            if round % 2 == 0 {
+                let begin: &[u8] = match upgrade {
+                    "websocket" => &[0x82, 0xfe, 0, 200, 0, 0, 0, 0],
+                    _ => &[0x80, 3, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1],
+                };
+                bytes.splice(0..0, begin.iter().copied());
+            }
+            // It may be given up before all is said.
+            let _ = in_time(io.write_all(&bytes)).await;
+            let _ = in_time(io.shutdown()).await;
+            let mut rest = Vec::new();
+            let _ = in_time(io.read_to_end(&mut rest)).await;
+        }
+    }
+    let pods: Api<Pod> = Api::default_namespaced(client);
+    let mut forward = in_time(pods.portforward("web", &[8080])).await.unwrap();
+    let mut stream = forward.take_stream(8080).unwrap();
+    in_time(stream.write_all(b"still")).await.unwrap();
+    let mut answer = [0; 5];
+    in_time(stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"still");
+}
