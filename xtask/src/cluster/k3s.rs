@@ -1,4 +1,4 @@
-//! k3s in Docker containers: a server and two agents, with k3s' own load balancer.
+//! k3s in Docker containers: a server and two agents, with k3s' own load balancer and Ingress controller.
 //!
 //! By the `docker` command and not by testcontainers: its containers end with the process that holds
 //! their handles, while `up` makes clusters that stay, and its client is a quarter of all that there
@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lab_environment::{Absent, NearestWrong, Patience};
 use std::{
     fmt::Write as _,
-    fs::File,
+    fs::{self, File},
     io::Read,
     path::Path,
     time::{Duration, Instant},
@@ -33,6 +33,25 @@ const OLDEST: &str = "rancher/k3s:v1.34.11-k3s1";
 /// On everything that belongs to a cluster; its value is the cluster's name.
 const LABEL: &str = "dev.canary-labs.k3s";
 const AGENTS: u8 = 2;
+
+/// Nodes with this label take part in k3s' load balancing, those with the next only for Services that
+/// have it, too: <https://docs.k3s.io/networking/networking-services>.
+const BALANCES: &str = "svccontroller.k3s.cattle.io/enablelb";
+/// See [`BALANCES`].
+const POOL: &str = "svccontroller.k3s.cattle.io/lbpool";
+/// A load balancer of k3s takes its port on each node, so Traefik's would leave no node with a port 80
+/// for the article's: it gets the last agent alone.
+const TRAEFIK: &str = "apiVersion: helm.cattle.io/v1
+kind: HelmChartConfig
+metadata:
+  name: traefik
+  namespace: kube-system
+spec:
+  valuesContent: |-
+    service:
+      labels:
+        svccontroller.k3s.cattle.io/lbpool: ingress
+";
 
 const RUN: Duration = Duration::from_secs(600);
 const START: Duration = Duration::from_secs(180);
@@ -69,7 +88,7 @@ impl Provider for K3s {
 
     fn differences(&self, _: &Spec) -> Differences {
         Differences {
-            patience: Patience { rollout: 180, address: 120, request: 10 },
+            patience: Patience { rollout: 180, address: 240, request: 10 },
             nearest_wrong: NearestWrong::NearestReplica,
             absent: vec![Absent {
                 claim: "vhost-default".into(),
@@ -80,19 +99,20 @@ impl Provider for K3s {
         }
     }
 
-    fn lacks(&self) -> Option<&'static str> {
-        Some("it runs without an Ingress controller, which phase 5 needs")
-    }
-
     fn exists(&self, work: &Work) -> Result<bool> {
         let networks = work.ask(&networks(work.spec))?;
         Ok(!networks.trim().is_empty() || !containers(work)?.is_empty())
     }
 
     fn create(&self, work: &Work) -> Result<()> {
+        let traefik = work.folder.join("traefik.yaml");
+        if !work.tools.is_dry() {
+            fs::write(&traefik, TRAEFIK)
+                .with_context(|| format!("cannot write {}", traefik.display()))?;
+        }
         work.run(&network(work.spec), RUN)?;
         let token = if work.tools.is_dry() { String::new() } else { token()? };
-        work.run(&server(work.spec, &token), RUN)?;
+        work.run(&server(work.spec, &token, &traefik), RUN)?;
         for number in 1..=AGENTS {
             work.run(&agent(work.spec, number, &token), RUN)?;
         }
@@ -189,19 +209,23 @@ fn node(spec: &Spec, name: String, token: &str) -> Line {
         .secret("K3S_TOKEN", token)
 }
 
-/// Without Traefik: its own load balancer takes port 80 of every node, which the article's needs.
-fn server(spec: &Spec, token: &str) -> Line {
+fn server(spec: &Spec, token: &str, traefik: &Path) -> Line {
+    let manifest = "/var/lib/rancher/k3s/server/manifests/traefik-config.yaml";
     node(spec, server_name(spec), token)
         .flag("--publish", "127.0.0.1::6443")
+        .flag("--volume", format!("{}:{manifest}:ro", traefik.display()))
         .args(spec.image.clone())
-        .args(["server", "--tls-san=127.0.0.1", "--disable=traefik", "--disable=metrics-server"])
+        .args(["server", "--tls-san=127.0.0.1", "--disable=metrics-server"])
+        .args([format!("--node-label={BALANCES}=true")])
 }
 
 fn agent(spec: &Spec, number: u8, token: &str) -> Line {
+    let pool = (number == AGENTS).then(|| format!("--node-label={POOL}=ingress"));
     node(spec, agent_name(spec, number), token)
         .flag("--env", format!("K3S_URL=https://{}:6443", server_name(spec)))
         .args(spec.image.clone())
-        .args(["agent"])
+        .args(["agent".into(), format!("--node-label={BALANCES}=true")])
+        .args(pool)
 }
 
 fn port(spec: &Spec) -> Line {
@@ -262,21 +286,32 @@ mod tests {
         let run =
             "K3S_TOKEN=… docker run --detach --privileged --tmpfs /run --tmpfs /var/run --name";
         let common = "--network n-k3s --label dev.canary-labs.k3s=n --env K3S_TOKEN";
+        let balances = "--node-label=svccontroller.k3s.cattle.io/enablelb=true";
+        assert!(TRAEFIK.contains(POOL));
         for (line, expected) in [
             (network(&spec), "docker network create --label dev.canary-labs.k3s=n n-k3s".into()),
             (
-                server(&spec, "secret"),
+                server(&spec, "secret", Path::new("/h/traefik.yaml")),
                 format!(
                     "{run} n-k3s-server --hostname n-k3s-server {common} --publish 127.0.0.1::6443 \
-                     rancher/k3s:v1.34.11-k3s1 server --tls-san=127.0.0.1 --disable=traefik \
-                     --disable=metrics-server"
+                     --volume /h/traefik.yaml:/var/lib/rancher/k3s/server/manifests/\
+                     traefik-config.yaml:ro rancher/k3s:v1.34.11-k3s1 server --tls-san=127.0.0.1 \
+                     --disable=metrics-server {balances}"
+                ),
+            ),
+            (
+                agent(&spec, 1, "secret"),
+                format!(
+                    "{run} n-k3s-agent-1 --hostname n-k3s-agent-1 {common} \
+                     --env K3S_URL=https://n-k3s-server:6443 rancher/k3s:v1.34.11-k3s1 agent {balances}"
                 ),
             ),
             (
                 agent(&spec, 2, "secret"),
                 format!(
                     "{run} n-k3s-agent-2 --hostname n-k3s-agent-2 {common} \
-                     --env K3S_URL=https://n-k3s-server:6443 rancher/k3s:v1.34.11-k3s1 agent"
+                     --env K3S_URL=https://n-k3s-server:6443 rancher/k3s:v1.34.11-k3s1 agent \
+                     {balances} --node-label=svccontroller.k3s.cattle.io/lbpool=ingress"
                 ),
             ),
             (port(&spec), "docker port n-k3s-server 6443/tcp".into()),
