@@ -134,3 +134,31 @@ async fn a_version_that_is_not_there_yet_is_refused() {
     let both = format!("{CONFIG_MAPS}?resourceVersionMatch=Exact");
     assert_eq!(get(&cluster, &both).await.code, 422);
 }
+
+/// Whoever takes nothing costs no more than a place in the history, holds nobody up, and is told that
+/// it missed something as soon as it asks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_that_does_not_read_is_cut_off() {
+    let cluster = cluster().await;
+    let first = post(&cluster, CONFIG_MAPS, &config_map("a")).await.json();
+    let since = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let watch = |query: String| {
+        let request = http::Request::get(format!("{CONFIG_MAPS}?watch=1&{query}"));
+        let request = request.body(kube::client::Body::empty()).unwrap();
+        tower::Service::call(&mut cluster.api().clone(), request)
+    };
+    let idle = watch(format!("resourceVersion={since}")).await.unwrap();
+    let path = format!("{CONFIG_MAPS}/a");
+    for n in 0..2100 {
+        let data = json!({ "data": { "k": n.to_string() } });
+        assert_eq!(patch(&cluster, &path, "merge-patch+json", &data).await.code, 200);
+    }
+    let told = http_body_util::BodyExt::collect(idle.into_body()).await.unwrap().to_bytes();
+    let lines: Vec<Value> = String::from_utf8(told.to_vec())
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 1, "one line, and the end");
+    assert_eq!((&lines[0]["type"], &lines[0]["object"]["code"]), (&json!("ERROR"), &json!(410)));
+}
