@@ -19,6 +19,7 @@ mod endpoint_slice;
 mod endpoints;
 pub(crate) mod errors;
 mod event;
+mod horizontal_pod_autoscaler;
 pub(crate) mod ingress;
 pub(crate) mod ingress_class;
 mod job;
@@ -28,6 +29,7 @@ mod namespace;
 mod node;
 mod pod;
 mod pod_spec;
+mod quotas;
 mod replica_set;
 mod secret;
 mod served;
@@ -49,10 +51,14 @@ static ALL: &[&Kind<'static>] = &[
     &config_map::KIND,
     &secret::KIND,
     &service_account::KIND,
+    &quotas::RESOURCE_QUOTA,
+    &quotas::LIMIT_RANGE,
     &deployment::KIND,
     &replica_set::KIND,
     &endpoint_slice::KIND,
     &event::EVENTS_KIND,
+    &horizontal_pod_autoscaler::KIND,
+    &horizontal_pod_autoscaler::KIND_V1,
     &job::KIND,
     &ingress_class::KIND,
     &ingress::KIND,

@@ -31,6 +31,8 @@ const LIMITS: &str = "\
 Refused:
   - Kinds that are not listed below: 404, as on a server without them. No CronJobs.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
+  - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
+    metrics, and nothing is limited.
   - Answers in protobuf (406): requests in it are read, answers are JSON.
   - A continue token or a watch from a resource version that the history no longer holds (2048
     events a resource): 410, as in Kubernetes.
@@ -51,7 +53,7 @@ Accepted, and not acted upon:
   - Custom resources: x-kubernetes-validations (CEL rules), patternProperties, formats other than
     date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr. A default that a definition gets
     later shows on older objects once they are written again.
-  - RBAC, admission webhooks, quotas, network policies: who has the kubeconfig, or the token
+  - RBAC, admission webhooks, network policies: who has the kubeconfig, or the token
     of any service account, can do everything.
 Otherwise than in Kubernetes:
   - A program that exec started is killed when its client goes; there it may run on.

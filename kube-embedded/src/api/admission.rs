@@ -1,11 +1,15 @@
 //! What Kubernetes' admission plugins fill into new objects with the help of others that are
-//! stored. After [`crate::patch::track_update`], since nobody owns what it sets.
+//! stored, and what no one here would act upon. After [`crate::patch::track_update`], since nobody
+//! owns what it sets.
 
 mod service_account;
 
 pub(super) use service_account::wait_for_default;
 
-use super::{Inner, status::ApiResult};
+use super::{
+    Inner,
+    status::{ApiError, ApiResult},
+};
 use crate::kinds::{self, Kind};
 use serde_json::Value;
 
@@ -17,6 +21,23 @@ pub(super) fn admit(inner: &Inner, kind: &Kind, object: &mut Value) -> ApiResult
         _ => {}
     }
     Ok(())
+}
+
+/// What can be tried (dry run) and not be made, and why: better than to take it and do nothing.
+const NOT_TAKEN: &[(&str, &str, &str)] = &[
+    (
+        "autoscaling",
+        "HorizontalPodAutoscaler",
+        "this cluster has no metrics to scale by: use kubectl scale",
+    ),
+    ("", "ResourceQuota", "this cluster enforces no quotas"),
+    ("", "LimitRange", "this cluster enforces no limit ranges"),
+];
+
+/// To be called last before a new object is stored.
+pub(super) fn refuse(kind: &Kind, name: &str) -> ApiResult<()> {
+    let known = NOT_TAKEN.iter().find(|(group, of, _)| (*group, *of) == (kind.group, kind.kind));
+    known.map_or(Ok(()), |(.., why)| Err(ApiError::forbidden(kind, name, why)))
 }
 
 /// `DefaultIngressClass`: an Ingress that names no class gets the one that is marked, and the

@@ -191,6 +191,7 @@ fn store_new(
     if options.dry_run {
         return Ok(Outcome::Unstored(stored));
     }
+    admission::refuse(kind, &name)?;
     let made = inner.store.create(key, |revision| with_revision(stored, revision));
     made.map(Outcome::Stored).map_err(|_| ApiError::already_exists(kind, &name))
 }

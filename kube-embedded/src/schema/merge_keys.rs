@@ -75,6 +75,7 @@ const KEYED: &[Keyed] = &[
     keyed("ReplicaSetStatus", "conditions", &["type"]),
     patch_only("JobStatus", "conditions", "type"),
     apply_only("CustomResourceDefinitionStatus", "conditions", &["type"]),
+    keyed("HorizontalPodAutoscalerStatus", "conditions", &["type"]),
 ];
 
 /// Lists of distinct scalars, which a strategic merge patch merges too.
@@ -134,9 +135,11 @@ const ALWAYS: &[(&str, &str)] = &[
     ("Event", "deprecatedSource"),
     ("HTTPIngressPath", "backend"),
     ("HTTPIngressRuleValue", "paths"),
+    ("HorizontalPodAutoscalerSpec", "scaleTargetRef"),
     ("IngressServiceBackend", "port"),
     ("IngressStatus", "loadBalancer"),
     ("JobSpec", "template"),
+    ("LimitRangeSpec", "limits"),
     ("NodeDaemonEndpoints", "kubeletEndpoint"),
     ("NodeStatus", "daemonEndpoints"),
     ("NodeStatus", "nodeInfo"),

@@ -91,6 +91,21 @@ async fn kubectl_names_what_is_wrong_with_a_manifest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn kubectl_is_told_that_nothing_scales_by_itself() {
+    let cluster = cluster().await;
+    let Some(kubectl) = Kubectl::new(&cluster).await else { return };
+    kubectl.run(&["apply", "-f", "-"], &deployment("web", 0).to_string()).await.unwrap();
+    // In protobuf, in version 1 or 2 as kubectl's own version has it.
+    let autoscale = ["autoscale", "deployment/web", "--max=3"];
+    let refused = kubectl.run(&autoscale, "").await.unwrap_err();
+    assert!(refused.contains("this cluster has no metrics to scale by"), "{refused}");
+    let tried = [&autoscale[..], &["--dry-run=server", "-o", "name"]].concat();
+    assert_eq!(kubectl.run(&tried, "").await.unwrap(), "horizontalpodautoscaler.autoscaling/web\n");
+    let described = kubectl.run(&["describe", "namespace", "default"], "").await.unwrap();
+    assert!(described.contains("No resource quota.\n\nNo LimitRange resource."), "{described}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kubectl_watches() {
     let cluster = cluster().await;
     let Some(kubectl) = Kubectl::new(&cluster).await else { return };

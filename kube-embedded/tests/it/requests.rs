@@ -305,3 +305,39 @@ async fn pods_are_bound_and_take_their_time_to_go() {
     ask(&cluster, "DELETE", &format!("{pods}/b"), &[], "").await;
     assert_eq!(get(&cluster, &format!("{pods}/b")).await.code, 404, "no kubelet has to stop it");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_acts_upon_can_be_tried_and_is_not_taken() {
+    let cluster = cluster().await;
+    let scaler =
+        json!({ "maxReplicas": 3, "scaleTargetRef": { "kind": "Deployment", "name": "d" } });
+    let hard = json!({ "hard": { "pods": "4" } });
+    for (path, kind, spec, why) in [
+        (
+            "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers",
+            "HorizontalPodAutoscaler",
+            &scaler,
+            "this cluster has no metrics to scale by: use kubectl scale",
+        ),
+        (
+            "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers",
+            "HorizontalPodAutoscaler",
+            &scaler,
+            "this cluster has no metrics to scale by: use kubectl scale",
+        ),
+        (
+            "/api/v1/namespaces/default/resourcequotas",
+            "ResourceQuota",
+            &hard,
+            "this cluster enforces no quotas",
+        ),
+    ] {
+        let body = json!({ "kind": kind, "metadata": { "name": "x" }, "spec": spec });
+        assert_eq!(post(&cluster, &format!("{path}?dryRun=All"), &body).await.code, 201, "{path}");
+        let (code, message) = post(&cluster, path, &body).await.refusal();
+        assert_eq!(code, 403);
+        assert!(message.ends_with(&format!("\"x\" is forbidden: {why}")), "{message}");
+        let list = get(&cluster, path).await.json();
+        assert_eq!(list["items"], json!([]));
+    }
+}

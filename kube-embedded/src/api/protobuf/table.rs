@@ -49,10 +49,10 @@ pub(super) fn message(name: &str) -> Option<&'static [Field]> {
 
 /// The name of a kind's message.
 pub(super) fn of_kind(api_version: &str, kind: &str) -> Option<&'static str> {
-    let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    let own = format!("{}.{kind}", group.split('.').next().unwrap_or_default());
-    let found = all().get_key_value(own.as_str()).or_else(|| all().get_key_value(kind));
-    found.map(|(name, _)| *name)
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let group = group.split('.').next().unwrap_or_default();
+    let names = [format!("{group}.{version}.{kind}"), format!("{group}.{kind}"), kind.to_owned()];
+    names.iter().find_map(|name| all().get_key_value(name.as_str())).map(|(name, _)| *name)
 }
 
 pub(super) fn all() -> &'static HashMap<&'static str, Vec<Field>> {
