@@ -191,6 +191,13 @@ impl Collector {
 
     async fn delete(&self, kinds: &[Kind], item: &Item, policy: Policy) -> kube::Result<()> {
         let Some(kind) = find(kinds, item) else { return Ok(()) };
+        let api = self.api(kind, &item.key);
+        // It may have been orphaned since: that comes by another watch than the end of its owner.
+        let live = api.get_metadata_opt(&item.key.name).await?;
+        if live.is_none_or(|live| live.metadata.owner_references.unwrap_or_default() != item.owners)
+        {
+            return Ok(());
+        }
         let parameters = DeleteParams {
             propagation_policy: Some(match policy {
                 Policy::Background => PropagationPolicy::Background,
@@ -203,7 +210,7 @@ impl Collector {
             }),
             ..Default::default()
         };
-        self.api(kind, &item.key).delete(&item.key.name, &parameters).await?;
+        api.delete(&item.key.name, &parameters).await?;
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use super::{
     cache::Key,
     events::{self, Recorder},
     queue::Queue,
+    replicaset::still_there,
     selection::{controller, controller_named, is_controlled_by},
     write::{self, Part},
 };
@@ -96,6 +97,11 @@ impl Controller {
         let api: Api<Job> = Api::namespaced(world.client.clone(), &key.namespace);
         let known = self.backoffs.get(&uid).copied().unwrap_or_default();
         let plan = plan::plan(&job, &self.mine(&job), known, Timestamp::now());
+        // Pods may have been let go of because of a deletion that is not in the cache yet; what is
+        // made now would outlive the job.
+        if !plan.create.is_empty() && !still_there(&api, &job.metadata).await? {
+            return Ok(None);
+        }
         let failed = self.act(&job, &pods_api, &plan).await.err();
         // Read anew: what was written is in the caches. A pod that ends from here on is not named in
         // this status, and so must not lose its finalizer either.
