@@ -38,12 +38,11 @@ Refused:
     events a resource): 410, as in Kubernetes.
 Accepted, and not acted upon:
   - Pods: resource limits and requests beyond scheduling, seccomp and capabilities, readinessGates,
-    init containers that stay (restartPolicy: Always), HTTPS and gRPC probes, persistent
-    volumes, a user per container.
+    init containers that stay (restartPolicy: Always), HTTPS and gRPC probes, persistent volumes, a user per container, ephemeral containers (`kubectl debug POD`).
   - Pods as plain processes: all volume mounts, so also the token of the service account; only
     static programs run.
-  - Scheduling: affinity between pods, priorities, preemption. Nodes never fail; they
-    renew their Leases, and nobody looks at these.
+  - Scheduling: affinity between pods, priorities, preemption. Nodes never fail; they renew their
+    Leases, and nobody looks at these.
   - Jobs: podFailurePolicy, successPolicy, backoffLimitPerIndex and maxFailedIndexes.
   - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6, ExternalName (there is no
     DNS). Pods see connections come from the cluster, not from the client. A pod that declares a port
@@ -53,8 +52,8 @@ Accepted, and not acted upon:
   - Custom resources: x-kubernetes-validations (CEL rules), patternProperties, formats other than
     date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr. A default that a definition gets
     later shows on older objects once they are written again.
-  - RBAC, admission webhooks, network policies: who has the kubeconfig, or the token
-    of any service account, can do everything.
+  - RBAC, admission webhooks, network policies: who has the kubeconfig, or the token of any service
+    account, can do everything.
 Otherwise than in Kubernetes:
   - A program that exec started is killed when its client goes; there it may run on.
   - Objects live in memory: they are gone when the process is.

@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context, Result, anyhow, bail};
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::{self, IsTerminal, Read, Write},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -71,13 +71,17 @@ impl Docker {
 pub(crate) fn command(project: &Project) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(&project.root);
-    // What cargo says of this package is not for the next cargo. Build scripts may ask to run again when
-    // it changes, as ring's does: after every build without us all that stands on ring, kube for one,
-    // would be compiled anew.
-    for (name, _) in env::vars_os().filter(|(name, _)| is_of_a_package(name)) {
+    for name in own_variables() {
         command.env_remove(name);
     }
     command
+}
+
+/// What cargo says of this package is not for the next cargo: every one that we run has to be without
+/// these variables. Build scripts may ask to run again when they change, as ring's does: after every
+/// build without us all that stands on ring, kube for one, would be compiled anew.
+pub(crate) fn own_variables() -> impl Iterator<Item = OsString> {
+    env::vars_os().map(|(name, _)| name).filter(|name| is_of_a_package(name))
 }
 
 /// Whether cargo sets that variable for the one package that it runs.

@@ -88,6 +88,10 @@ pub(crate) fn status(pod: &Pod, view: &PodView, now: Timestamp) -> Value {
         map.insert("observedGeneration".to_owned(), json!(generation));
     }
     if let Value::Object(map) = &mut status {
+        if phase == "Running" {
+            // What is in force for the pod as a whole: no limit.
+            map.insert("resources".to_owned(), json!({}));
+        }
         if !view.init.is_empty() {
             map.insert("initContainerStatuses".to_owned(), containers(pod, view, true));
         }

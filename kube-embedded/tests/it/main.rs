@@ -19,6 +19,7 @@ mod ingress;
 mod ingress_traffic;
 mod kubectl;
 mod library;
+mod limits;
 mod pods;
 mod python;
 mod requests;
