@@ -115,7 +115,7 @@ impl fmt::Debug for Cluster {
 
 impl Cluster {
     /// Brings up a cluster: its API answers when this returns, its nodes and the default service
-    /// account follow. Must be called within a multi-threaded tokio runtime.
+    /// account follow. Must be called within a tokio runtime, of one thread or of several.
     ///
     /// # Errors
     /// Says what could not be had and what to do; nothing is left behind.

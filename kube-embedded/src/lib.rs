@@ -30,7 +30,7 @@
 //! # }
 //! ```
 //!
-//! The runtime must be multi-threaded: `#[tokio::test(flavor = "multi_thread")]`. Whole examples that
+//! A plain `#[tokio::test]` will do; with pods, `flavor = "multi_thread"` is quicker. Whole examples that
 //! run as tests are in `tests/it/library.rs`: a controller with a CustomResourceDefinition, a finalizer
 //! and events; clusters side by side; a reflector; leader election.
 //!

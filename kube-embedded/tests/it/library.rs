@@ -6,7 +6,7 @@ use futures::StreamExt;
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
-        core::v1::{ConfigMap, Event as CoreEvent},
+        core::v1::{ConfigMap, Event as CoreEvent, Pod, ServiceAccount},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -326,4 +326,32 @@ async fn dropping_a_cluster_stops_everything() {
         }
     })
     .await;
+}
+
+/// With the runtime of a plain `#[tokio::test]`: kubelets, controllers, the API over TLS.
+#[tokio::test]
+async fn one_thread_is_enough() {
+    let cluster = Cluster::start(Config { nodes: 1, ..Config::default() }).await.unwrap();
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await;
+    let pods = Api::<Pod>::default_namespaced(Client::try_from(config.unwrap()).unwrap());
+    let pod = json!({
+        "metadata": { "name": "one" },
+        "spec": { "containers": [{ "name": "c", "image": "nowhere:1", "imagePullPolicy": "Never" }] },
+    });
+    let accounts = Api::<ServiceAccount>::default_namespaced(cluster.client());
+    let there = |account: Option<&ServiceAccount>| account.is_some();
+    let looked_at = |pod: Option<&Pod>| {
+        let status = pod.and_then(|pod| pod.status.as_ref());
+        let all = status.and_then(|status| status.container_statuses.as_ref());
+        let first = all.and_then(|all| all.first()?.state.as_ref()?.waiting.as_ref());
+        first.is_some_and(|waiting| waiting.reason.as_deref() == Some("ErrImageNeverPull"))
+    };
+    let all = async {
+        await_condition(accounts, "default", there).await.unwrap();
+        pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+        await_condition(pods, "one", looked_at).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("the kubelet's word in time");
+    cluster.stop().await;
 }
