@@ -5,7 +5,7 @@ use crate::claim::{Claim, Outcome, Verdict};
 use crate::event::{Band, Event, Events};
 use crate::lab::Lab;
 use crate::namespace::Production;
-use crate::sample::{Background, Sample, Sampler};
+use crate::sample::{Background, Sample, Sampler, State};
 use anyhow::{Context as _, bail};
 use lab_environment::{Environment, Image};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -179,11 +179,18 @@ impl Context {
         Ok(sample)
     }
 
-    /// Starts traffic that goes on until [`Background::stop_after`] is called or it is dropped; hand what
-    /// that returns to [`Context::keep_sample`].
-    pub fn background(&self, what: &str, sampler: &Sampler, per_second: u32) -> Background {
-        let (events, what) = (self.events.clone(), what.to_owned());
-        sampler.background(per_second, move |state| events.send(state.event(&what, 0, &None)))
+    /// Starts traffic and waits until it has begun; it goes on until [`Background::stop_after`] is called
+    /// or it is dropped. Hand what that returns to [`Context::keep_sample`].
+    pub async fn background(
+        &self,
+        what: &str,
+        sampler: &Sampler,
+        per_second: u32,
+    ) -> anyhow::Result<Background> {
+        let (events, named) = (self.events.clone(), what.to_owned());
+        let tell = move |state: &State| events.send(state.event(&named, 0, &None));
+        let begun = sampler.background(per_second, tell).begun().await;
+        begun.with_context(|| format!("failed to start: {what}"))
     }
 
     /// Keeps a sample for the failure folder.

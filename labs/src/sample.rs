@@ -178,6 +178,7 @@ impl Sampler {
         mut progress: impl FnMut(&State) + Send + 'static,
     ) -> Background {
         let (stop, mut stopped) = oneshot::channel::<usize>();
+        let (begin, begun) = oneshot::channel();
         let sampler = self.clone();
         let task = tokio::spawn(async move {
             let started = Instant::now();
@@ -189,6 +190,7 @@ impl Sampler {
             // The finest that timers are here; a tick may allow several requests.
             let mut pace = tokio::time::interval(Duration::from_millis(1));
             pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            let mut begin = Some(begin);
             // How many requests are enough; at first none are.
             let mut enough = None;
             loop {
@@ -206,6 +208,8 @@ impl Sampler {
                     Some(answer) = running.next() => {
                         state.count(&answer);
                         answers.push(answer);
+                        // Whether anybody waits for that is not this task's business.
+                        _ = begin.take().map(|begin| begin.send(()));
                     }
                     else => break,
                 }
@@ -216,7 +220,8 @@ impl Sampler {
             }
             Sample { answers, seconds: started.elapsed().as_secs_f64() }
         });
-        Background { stop: Some(stop), task: Some(task) }
+        // Every request ends within the deadline, so the first answer has no excuse after two.
+        Background { stop: Some(stop), task: Some(task), begun, patience: self.deadline * 2 }
     }
 
     async fn answer(&self, started: Instant) -> Answer {
@@ -363,9 +368,21 @@ impl Allowance {
 pub struct Background {
     stop: Option<oneshot::Sender<usize>>,
     task: Option<JoinHandle<Sample>>,
+    begun: oneshot::Receiver<()>,
+    patience: Duration,
 }
 
 impl Background {
+    /// Waits until the first request has ended, well or not: what changes after that changes under
+    /// load.
+    pub async fn begun(mut self) -> anyhow::Result<Self> {
+        let first = tokio::time::timeout(self.patience, &mut self.begun).await;
+        first
+            .with_context(|| format!("the traffic had not begun after {:?}", self.patience))?
+            .context("the background traffic broke down")?;
+        Ok(self)
+    }
+
     /// Sends no more once `enough` were sent in all or one has failed, waits for the answers under
     /// way, and hands over every one.
     pub async fn stop_after(mut self, enough: usize) -> anyhow::Result<Sample> {
@@ -459,5 +476,22 @@ mod tests {
             assert_eq!(told.counts, sample.by_version());
             assert!(sample.answers.is_sorted_by(|one, other| one.ended() <= other.ended()));
         }
+    }
+
+    #[tokio::test]
+    async fn traffic_has_begun_at_its_first_answer_even_a_bad_one() {
+        let (address, all, _) = server().await;
+        let sampler = Sampler::new(address, "host", "/", Duration::from_secs(10)).in_flight(1);
+        let load = sampler.background(1000, |_| {}).begun().await.unwrap();
+        assert!(all.load(Ordering::SeqCst) > 0, "the first connection, which is reset");
+        assert!(load.stop_after(0).await.unwrap().total() > 0);
+    }
+
+    #[tokio::test]
+    async fn traffic_without_requests_never_begins() {
+        let (address, ..) = server().await;
+        let sampler = Sampler::new(address, "host", "/", Duration::from_millis(50));
+        let error = sampler.background(0, |_| {}).begun().await.unwrap_err();
+        assert!(error.to_string().contains("had not begun"), "{error}");
     }
 }

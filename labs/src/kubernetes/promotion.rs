@@ -19,7 +19,8 @@ use std::{
 pub struct Promotion {
     /// Replica sets before and after, oldest first.
     sets: [Vec<ReplicaSet>; 2],
-    /// Images that ready pods ran at one moment.
+    /// Images that ready pods ran at one moment: that with the most, or the last there was seen of
+    /// one alone.
     seen: BTreeSet<String>,
     /// Pods there were before, and how many of them are left.
     old: (usize, usize),
@@ -65,8 +66,8 @@ impl Scope {
         })
     }
 
-    /// Collects the images that ready pods run, at each moment at which there is more than one, or at
-    /// the end.
+    /// Keeps the images that ready pods run at the moment with the most of them; as long as there was
+    /// never more than one, the last one seen.
     async fn watch_images(
         &self,
         labels: &str,
@@ -83,7 +84,7 @@ impl Scope {
                     pods.values().filter(|pod| pods::is_ready(pod) && pods::is_wanted(pod));
                 let now: BTreeSet<String> = wanted.map(|pod| pods::image(pod).to_owned()).collect();
                 let mut images = images.lock().unwrap_or_else(PoisonError::into_inner);
-                if now.len() > images.len() {
+                if now.len() > images.len() || images.len() < 2 && !now.is_empty() {
                     *images = now;
                 }
                 Seen::<()>::Waiting(String::new())

@@ -221,7 +221,7 @@ impl Play<'_> {
         let Self { context, scope, sampler } = self;
         let _step = context.step("delete the canary under load");
         let settled = self.settle().await?;
-        let load = context.background("while the canary is ditched", sampler, RATE);
+        let load = context.background("while the canary is ditched", sampler, RATE).await?;
         let gone = evidence(scope.delete_deployment(CANARY).await?)?;
         let after = self.settle().await?;
         let during = load.stop_after(UNDER_LOAD).await?;
@@ -275,7 +275,7 @@ impl Play<'_> {
         }
         let _step = context.step("set production's image to the canary's, under load");
         let settled = self.settle().await?;
-        let load = context.background("while production is promoted", sampler, RATE);
+        let load = context.background("while production is promoted", sampler, RATE).await?;
         let image = &context.canary()?.name;
         let promotion = scope.promote(PRODUCTION, STABLE_PODS, CONTAINER, image).await?;
         let after = self.settle().await?;

@@ -39,7 +39,7 @@ impl Play<'_> {
 
         let _step = context.step("add the rules for both hosts, while stable has visitors");
         let before = self.leads_to(&stable, STABLE).await?;
-        let load = context.background("stable while the rules are added", &stable, RATE);
+        let load = context.background("stable while the rules are added", &stable, RATE).await?;
         self.apply(RULES).await?;
         let after = self.leads_to(&canary, TRIED).await?;
         let after = after.and(self.leads_to(&stable, STABLE).await?);
@@ -166,22 +166,26 @@ impl Play<'_> {
         self.apply(RULES).await?;
         let settled = self.leads_to(&canary, TRIED).await?;
         let settled = settled.and(self.leads_to(&stable, STABLE).await?);
-        let loads = [(STABLE_HOST, &stable), (CANARY_HOST, &canary)].map(|(host, sampler)| {
-            let what = format!("{host} while production is promoted");
-            (host, context.background(&what, sampler, RATE), what)
-        });
+        let during = |host: &str| format!("{host} while production is promoted");
+        let [what_stable, what_canary] = [STABLE_HOST, CANARY_HOST].map(during);
+        let on_stable = context.background(&what_stable, &stable, RATE).await?;
+        let on_canary = context.background(&what_canary, &canary, RATE).await?;
         let image = context.canary()?;
         let promotion = scope.promote(PRODUCTION, STABLE.pods, CONTAINER, &image.name).await?;
         let after = self.leads_to(&stable, STABLE).await?;
-        let mut parts = vec![("rollout".to_owned(), promotion.verdict())];
-        for (host, load, what) in loads {
-            let during = load.stop_after(UNDER_LOAD).await?;
-            context.keep_sample(&what, &during);
-            parts.push((host.to_owned(), traffic::none_failed(&during)));
-        }
+        let on_stable = on_stable.stop_after(UNDER_LOAD).await?;
+        let on_canary = on_canary.stop_after(UNDER_LOAD).await?;
+        context.keep_sample(&what_stable, &on_stable);
+        context.keep_sample(&what_canary, &on_canary);
         let what = format!("{STABLE_HOST} after it was promoted");
-        let verdict = self.all_are(&what, &stable, REQUESTS, &image.version).await?;
-        parts.push(("after".to_owned(), verdict));
+        let moved = self.all_are(&what, &stable, REQUESTS, &image.version).await?;
+        let parts = [
+            ("rollout", promotion.verdict()),
+            // Either version is right there, on the canary's host only the one it had.
+            (STABLE_HOST, traffic::none_failed(&on_stable)),
+            (CANARY_HOST, traffic::all_are(&on_canary, &image.version)),
+            ("after", moved),
+        ];
         let verdict = noting(Verdict::all(parts), settled.and(after));
         context.judge("ingress-promotes", verdict)?;
         Ok(())

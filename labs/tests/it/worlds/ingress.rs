@@ -65,14 +65,15 @@ worlds! {
         });
 
     /// Each host has the other's rule.
-    hosts_swapped: "phase5" fails ["vhost-canary", "vhost-stable", "stable-unaffected"],
+    hosts_swapped: "phase5"
+        fails ["vhost-canary", "vhost-stable", "stable-unaffected", "ingress-promotes"],
         in World::new().impatient(4).edit("ingress/app-ingress-canary.yml", |ingress| {
             ingress["spec"]["rules"][0]["host"] = json!("foo.bar");
             ingress["spec"]["rules"][1]["host"] = json!("canary.foo.bar");
         });
 
     /// The canary's host is misspelt.
-    canary_host_missing: "phase5" fails ["vhost-canary"],
+    canary_host_missing: "phase5" fails ["vhost-canary", "ingress-promotes"],
         in World::new()
             .impatient(4)
             .set("ingress/app-ingress-canary.yml", "/spec/rules/0/host", json!("canary.foo.baz"));
@@ -101,6 +102,14 @@ worlds! {
     promotion_recreates_phase5: "phase5" fails ["ingress-promotes"],
         in World::new()
             .set("ingress/app-production.yml", "/spec/strategy", json!({"type": "Recreate"}));
+
+    /// Somebody gives the canary's host all pods while production is promoted.
+    canary_host_shared: "phase5" fails ["ingress-promotes"], in World::new(), while |client| {
+        meddle::once(client, meddle::promoted, |client| async {
+            let patch = json!({"spec": {"selector": {"app": "kubeapp", "env": null}}});
+            meddle::patch_service(client, CANARY_SERVICE, patch).await;
+        })
+    };
 
     /// Each path leads to the other version.
     paths_swapped: "phase5" fails ["fanout-paths"],
