@@ -150,7 +150,7 @@ impl Direction {
         to: &mut impl Side,
         last: bool,
     ) -> Result<(), Failure> {
-        loop {
+        while !self.is_done() {
             while let Some(rest) = self.left.get(self.sent..).filter(|rest| !rest.is_empty()) {
                 match Pin::new(&mut *to).poll_write(cx, rest) {
                     Poll::Ready(Ok(n)) if n > 0 => self.sent += n,
@@ -159,22 +159,28 @@ impl Direction {
                 }
             }
             (self.left, self.sent) = (Vec::new(), 0);
-            match self.state {
-                State::Open => {}
-                State::Ending => {
-                    if !last && Pin::new(&mut *to).poll_shutdown(cx).is_pending() {
-                        return Ok(());
-                    }
+            // TLS takes more than the socket does.
+            match Pin::new(&mut *to).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Err(Failure::Write),
+                Poll::Pending => return Ok(()),
+            }
+            if self.state == State::Ending {
+                let ended = match last {
+                    true => to.poll_goodbye(cx),
+                    false => Pin::new(&mut *to).poll_shutdown(cx),
+                };
+                if ended.is_ready() {
                     self.state = State::Done;
-                    return Ok(());
                 }
-                State::Done => return Ok(()),
+                return Ok(());
             }
             match with_scratch(|scratch| self.pass(cx, from, to, scratch)) {
                 Poll::Ready(result) => result?,
                 Poll::Pending => return Ok(()),
             }
         }
+        Ok(())
     }
 
     /// One read, and a write of what came.

@@ -389,7 +389,8 @@ impl Held {
         Table::new(rules, default.as_ref().and_then(backend))
     }
 
-    /// Handshakes from now on choose from the certificates that are of use.
+    /// Handshakes from now on choose from the certificates that are of use; once all Secrets are
+    /// known, so that none is taken away while the one that comes instead is on its way.
     fn certify(&mut self, namespace: &str, wanted: &mut Wanted, secrets: &Secrets) {
         let mut certificates = Certificates::default();
         let now = Timestamp::now();
@@ -435,7 +436,9 @@ impl Held {
                 }
             }
         }
-        self.front.set_certificates(certificates);
+        if wanted.tls.iter().all(|tls| secrets.get(namespace, &tls.secret).is_some()) {
+            self.front.set_certificates(certificates);
+        }
     }
 
     fn status(&self) -> Status {

@@ -193,7 +193,9 @@ impl Owners {
             wanted.troubles.push(Trouble {
                 ingress: ingress.to_owned(),
                 reason: "Conflict",
-                message: format!("{what} belongs to Ingress {owner:?}, which is older"),
+                message: format!(
+                    "{what} belongs to Ingress {owner:?}, which comes first (by age, then by name)"
+                ),
             });
         }
         false

@@ -326,7 +326,7 @@ async fn of_two_ingresses_with_one_host_and_path_the_oldest_serves() {
     let conflict = world.told("two", "host foo").await;
     assert_eq!(
         conflict,
-        "Conflict host foo, path / (Prefix) belongs to Ingress \"one\", which is older"
+        "Conflict host foo, path / (Prefix) belongs to Ingress \"one\", which comes first (by age, then by name)"
     );
     world.told("two", "Conflict the default backend belongs to Ingress \"one\"").await;
     world.endpoints("b", &[says('B').await]).await;
@@ -567,6 +567,34 @@ async fn certificates_are_chosen_by_name_and_reloaded() {
     shows(https, "foo.bar", &renewed.0).await;
     assert_eq!(ask_over(before, "foo.bar", "/").await.unwrap(), "a");
     assert_eq!(world.events("app").await.len(), 2, "{:?}", world.events("app").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_secret_takes_over_without_a_gap() {
+    let world = World::new().await;
+    world.letter('a').await;
+    let both = ["one", "two"].map(|name| (name, certificate(&["foo.bar"])));
+    for (name, certificate) in &both {
+        world.secret(name, certificate).await;
+    }
+    let tls = |secret| json!([{ "hosts": ["foo.bar"], "secretName": secret }]);
+    world.ingress("app", json!({ "defaultBackend": backend("a"), "tls": tls("one") })).await;
+    let (_, https) = world.published("default", "app").await;
+    let [one, two] = both.map(|(_, (certificate, _))| {
+        CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap().to_vec()
+    });
+    assert_eq!(shown(https, "foo.bar").await, one);
+    for (secret, before, after) in
+        [("two", &one, &two), ("one", &two, &one), ("two", &one, &two), ("one", &two, &one)]
+    {
+        world.change("app", json!({ "spec": { "tls": tls(secret) } })).await;
+        eventually("the other certificate", async || {
+            let shown = shown(https, "foo.bar").await;
+            assert!(shown == *before || shown == *after, "the default certificate was shown");
+            (shown == *after).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

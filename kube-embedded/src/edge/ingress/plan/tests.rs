@@ -94,11 +94,15 @@ fn ingresses_of_a_namespace_are_one_table_and_the_oldest_wins() {
     assert_eq!(
         troubles,
         [
-            ("a", "Conflict", "the default backend belongs to Ingress \"b\", which is older"),
             (
                 "a",
                 "Conflict",
-                "host foo.bar, path / (Prefix) belongs to Ingress \"b\", which is older"
+                "the default backend belongs to Ingress \"b\", which comes first (by age, then by name)"
+            ),
+            (
+                "a",
+                "Conflict",
+                "host foo.bar, path / (Prefix) belongs to Ingress \"b\", which comes first (by age, then by name)"
             ),
         ]
     );

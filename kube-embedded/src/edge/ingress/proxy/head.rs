@@ -241,6 +241,10 @@ fn request_id(id: u128) -> [u8; 32] {
 
 /// Makes an endpoint's head one for a client.
 pub(super) fn for_client(parts: &mut response::Parts, switched: bool) {
+    // The coding counts (RFC 9112, 6.3), and it is hyper's to write: a length would cut the body.
+    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
     let upgrade = switched.then(|| parts.headers.get(header::UPGRADE).cloned()).flatten();
     strip(&mut parts.headers);
     if let Some(upgrade) = upgrade {

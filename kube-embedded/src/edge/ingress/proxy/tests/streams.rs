@@ -150,7 +150,10 @@ async fn answers_of_other_versions_are_framed_for_the_client() {
     let chunked =
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nall of it\r\n0\r\n\r\n";
     let chunked = says(chunked, true).await;
-    for from in [until_closed, chunked] {
+    let both = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n\
+                9\r\nall of it\r\n0\r\n\r\n";
+    let both = says(both, true).await;
+    for from in [until_closed, chunked, both] {
         let world = World::new(&[from]);
         let answer =
             world.ask("GET / HTTP/1.1\r\nHost: foo.bar\r\nConnection: close\r\n\r\n").await;
@@ -228,6 +231,46 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
     let world = World::with(&[endpoint(chat).await], true);
     let mut client = world.connect_tls("http/1.1").await;
     talk(&mut client).await;
+}
+
+#[tokio::test]
+async fn a_burst_over_tls_arrives_whole_although_nothing_follows_it() {
+    const LEN: usize = 12 << 20;
+    for closes in [false, true] {
+        let (tell, _open) = mpsc::unbounded_channel();
+        let sends = endpoint(move |mut stream| {
+            let tell = tell.clone();
+            async move {
+                head(&mut stream).await;
+                let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                              Upgrade: websocket\r\n\r\n";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                if closes {
+                    let _ = stream.read_u8().await;
+                }
+                send_pattern(&mut stream, LEN).await;
+                if !closes {
+                    let _ = tell.send(stream);
+                }
+            }
+        });
+        let world = World::with(&[sends.await], true);
+        let mut client = world.connect_tls("http/1.1").await;
+        let request = b"GET / HTTP/1.1\r\nHost: foo.bar\r\nConnection: upgrade\r\n\
+                        Upgrade: websocket\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        client.flush().await.unwrap();
+        assert_eq!(status(&head(&mut client).await), 101);
+        if closes {
+            client.shutdown().await.unwrap();
+        }
+        // Slower than the endpoint, so that the socket is full all the time.
+        check_pattern(&mut client, LEN).await;
+        if closes {
+            let mut more = [0; 1];
+            assert_eq!(within(client.read(&mut more)).await.unwrap(), 0, "it did not end well");
+        }
+    }
 }
 
 #[tokio::test]
