@@ -142,7 +142,7 @@ impl Api {
 
     /// Whose token this is, if it is one of a service account.
     pub(crate) fn authenticate(&self, token: &str) -> Option<User> {
-        tokens::authenticate(&self.inner, token, &[])
+        tokens::authenticate(&self.inner, token)
     }
 
     /// The answer to a client that did not say who it is.

@@ -100,20 +100,21 @@ impl Signer {
     }
 }
 
-/// Whose token this is, if it is good for one of these audiences; none means the API itself.
-pub(super) fn authenticate(inner: &Inner, token: &str, audiences: &[String]) -> Option<User> {
+/// Whose token this is, if it is good for the API itself.
+pub(super) fn authenticate(inner: &Inner, token: &str) -> Option<User> {
+    recognize(inner, token, &[ISSUER.to_owned()]).map(|(user, _)| user)
+}
+
+/// The same for these audiences, with those of them that it is good for.
+fn recognize(inner: &Inner, token: &str, audiences: &[String]) -> Option<(User, Vec<String>)> {
     let claims = inner.signer.claims(token)?;
     let now = Timestamp::now().as_second();
     let second = |name: &str| claims[name].as_i64();
     if claims["iss"] != ISSUER || now >= second("exp")? || now < second("nbf")? {
         return None;
     }
-    let meant = claims["aud"].as_array()?;
-    let wanted = |audience: &Value| match audiences {
-        [] => audience == ISSUER,
-        _ => audiences.iter().any(|wanted| audience == wanted),
-    };
-    if !meant.iter().any(wanted) {
+    let good = meant(&claims["aud"], audiences);
+    if good.is_empty() {
         return None;
     }
     let own = &claims["kubernetes.io"];
@@ -138,7 +139,7 @@ pub(super) fn authenticate(inner: &Inner, token: &str, audiences: &[String]) -> 
             }
         }
     }
-    Some(User(json!({
+    let user = User(json!({
         "username": format!("{PREFIX}{namespace}:{}", account["name"].as_str()?),
         "uid": account["uid"],
         "groups": [
@@ -147,7 +148,14 @@ pub(super) fn authenticate(inner: &Inner, token: &str, audiences: &[String]) -> 
             "system:authenticated",
         ],
         "extra": extra,
-    })))
+    }));
+    Some((user, good))
+}
+
+/// Those of the audiences that a token names too.
+fn meant(named: &Value, audiences: &[String]) -> Vec<String> {
+    let named = strings(named);
+    audiences.iter().filter(|audience| named.contains(audience)).cloned().collect()
 }
 
 /// Whether an object that a token speaks of is that very one still.
@@ -295,12 +303,14 @@ fn bind(inner: &Inner, target: &Target, bound: &Value, own: &mut Value) -> ApiRe
 
 /// What a `TokenReview` is answered.
 pub(super) fn review(inner: &Inner, spec: &Value) -> Value {
-    let audiences = strings(&spec["audiences"]);
+    let mut audiences = strings(&spec["audiences"]);
+    if audiences.is_empty() {
+        audiences.push(ISSUER.to_owned());
+    }
     let token = spec["token"].as_str().unwrap_or_default();
-    match authenticate(inner, token, &audiences) {
-        Some(user) => {
-            let audiences = if audiences.is_empty() { vec![ISSUER.to_owned()] } else { audiences };
-            json!({ "authenticated": true, "user": user.info(), "audiences": audiences })
+    match recognize(inner, token, &audiences) {
+        Some((user, good)) => {
+            json!({ "authenticated": true, "user": user.info(), "audiences": good })
         }
         None => json!({ "user": {}, "error": "the token is of nobody, or not good any more" }),
     }
@@ -326,6 +336,14 @@ mod tests {
         {
             assert_eq!(signer.claims(wrong), None, "{wrong:.40}");
         }
+    }
+
+    #[test]
+    fn audiences_are_those_both_name() {
+        let asked = ["a", "b", "c"].map(str::to_owned);
+        assert_eq!(meant(&json!(["c", "x", "a"]), &asked), ["a", "c"]);
+        assert!(meant(&json!(["x"]), &asked).is_empty());
+        assert!(meant(&Value::Null, &asked).is_empty());
     }
 
     #[test]

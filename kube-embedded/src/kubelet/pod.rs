@@ -78,7 +78,7 @@ pub(crate) struct PodWorker {
 pub(crate) struct PodSandbox {
     pub(crate) location: Location,
     pub(crate) pause: Option<Pause>,
-    pub(crate) volumes: BTreeMap<String, PathBuf>,
+    pub(crate) volumes: BTreeMap<String, volumes::Made>,
     host: Arc<Host>,
     node: Arc<Node>,
 }
@@ -265,14 +265,20 @@ impl PodWorker {
         }
     }
 
-    async fn make_volumes(&self, pod: &Pod) -> Result<BTreeMap<String, PathBuf>, String> {
+    async fn make_volumes(&self, pod: &Pod) -> Result<BTreeMap<String, volumes::Made>, String> {
         let (maps, secrets) = volumes::references(pod);
         let mut referred = self.fetch(maps, secrets, false).await?;
+        let mut failed = None;
         for (volume, token) in volumes::tokens(pod) {
             let key = (volume.to_owned(), token.path.clone());
-            referred.tokens.insert(key.clone(), self.token(key, token).await?);
+            match self.token(key.clone(), token).await {
+                Ok(token) => drop(referred.tokens.insert(key, token)),
+                // The other volumes can be had all the same.
+                Err(why) => drop(failed.get_or_insert(why)),
+            }
         }
-        volumes::make(pod, &self.folder.join("volumes"), &referred)
+        let made = volumes::make(pod, &self.folder.join("volumes"), &referred);
+        failed.map_or(made, Err)
     }
 
     /// A token for a volume: the one there was, or another when most of its time is over.

@@ -10,8 +10,9 @@ use k8s_openapi::api::core::v1::{
     ServiceAccountTokenProjection, Volume,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
+    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -57,48 +58,103 @@ pub(crate) fn tokens(pod: &Pod) -> impl Iterator<Item = (&str, &ServiceAccountTo
 }
 
 /// Makes the volumes below `folder`, or brings them up to date, and returns where each is. One of a
-/// kind that is not supported is left out: the container that mounts it will be told.
+/// kind that is not supported is left out: the container that mounts it will be told. One that
+/// fails does not keep the others from being made.
 ///
 /// # Errors
-/// As Kubernetes words a `FailedMount`.
+/// As Kubernetes words a `FailedMount`, of the first volume that has one.
 pub(crate) fn make(
     pod: &Pod,
     folder: &Path,
     referred: &Referred,
-) -> Result<BTreeMap<String, PathBuf>, String> {
-    let mut made = BTreeMap::new();
+) -> Result<BTreeMap<String, Made>, String> {
+    let (mut made, mut first) = (BTreeMap::new(), None);
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
-        let at = folder.join(&volume.name);
-        let failed = |what: String| {
-            format!("MountVolume.SetUp failed for volume {:?} : {what}", volume.name)
-        };
-        if let Some(content) = content(pod, volume, referred).map_err(failed)? {
-            fs::create_dir_all(&at).map_err(|e| failed(e.to_string()))?;
-            for (path, bytes, mode) in content {
-                // Keys are checked by the API, item paths may have folders; neither leaves the volume.
-                let file = resolve_in_root(&at, Path::new(&path), true)
-                    .map_err(|e| failed(e.to_string()))?;
-                let parent = file.parent().unwrap_or(&at);
-                fs::create_dir_all(parent).map_err(|e| failed(e.to_string()))?;
-                write(&file, &bytes, mode).map_err(|e| failed(e.to_string()))?;
+        match make_one(pod, volume, folder.join(&volume.name), referred) {
+            Ok(Some(one)) => {
+                made.insert(volume.name.clone(), one);
             }
-            made.insert(volume.name.clone(), at);
-        } else if let Some(host) = &volume.host_path {
-            made.insert(volume.name.clone(), PathBuf::from(&host.path));
+            Ok(None) => {}
+            Err(what) => {
+                first.get_or_insert_with(|| {
+                    format!("MountVolume.SetUp failed for volume {:?} : {what}", volume.name)
+                });
+            }
         }
     }
-    Ok(made)
+    first.map_or(Ok(made), Err)
+}
+
+/// A volume that is there.
+#[derive(Debug)]
+pub(crate) struct Made {
+    at: PathBuf,
+    /// Whether a container may write to it. What the kubelet writes by itself may never be: it
+    /// would follow the links that a container puts there.
+    writable: bool,
+}
+
+fn make_one(
+    pod: &Pod,
+    volume: &Volume,
+    at: PathBuf,
+    referred: &Referred,
+) -> Result<Option<Made>, String> {
+    if volume.empty_dir.is_some() {
+        fs::create_dir_all(&at).map_err(|e| e.to_string())?;
+        return Ok(Some(Made { at, writable: true }));
+    }
+    if let Some(content) = content(pod, volume, referred)? {
+        fill(&at, &content).map_err(|e| e.to_string())?;
+        return Ok(Some(Made { at, writable: false }));
+    }
+    let host = volume.host_path.as_ref();
+    Ok(host.map(|host| Made { at: PathBuf::from(&host.path), writable: true }))
+}
+
+/// Makes a folder hold these files, and no others.
+fn fill(at: &Path, content: &Content) -> io::Result<()> {
+    fs::create_dir_all(at)?;
+    let mut kept = BTreeSet::new();
+    for (path, bytes, mode) in content {
+        // Keys are checked by the API, item paths may have folders; neither leaves the volume.
+        let file = resolve_in_root(at, Path::new(path), true)?;
+        fs::create_dir_all(file.parent().unwrap_or(at))?;
+        write(&file, bytes, *mode)?;
+        kept.insert(file);
+    }
+    remove_others(at, &kept)
+}
+
+/// Folders stay: something may be mounted there.
+fn remove_others(folder: &Path, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if fs::symlink_metadata(&path)?.is_dir() {
+            remove_others(&path, kept)?;
+        } else if !kept.contains(&path) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts a file in its place at once: somebody may be reading the one that is there.
 fn write(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    if fs::read(file).is_ok_and(|there| there == bytes) {
+    let is_file = fs::symlink_metadata(file).is_ok_and(|there| there.is_file());
+    if is_file && fs::read(file).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
     let mut draft = file.as_os_str().to_owned();
     draft.push("..new");
-    fs::write(&draft, bytes)?;
-    fs::set_permissions(&draft, fs::Permissions::from_mode(mode))?;
+    // What an earlier attempt left, or a link that somebody made: never written through.
+    match fs::remove_file(&draft) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut new = fs::OpenOptions::new().write(true).create_new(true).open(&draft)?;
+    new.write_all(bytes)?;
+    new.set_permissions(fs::Permissions::from_mode(mode))?;
     fs::rename(&draft, file)
 }
 
@@ -106,9 +162,6 @@ fn write(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 type Content = Vec<(String, Vec<u8>, u32)>;
 
 fn content(pod: &Pod, volume: &Volume, referred: &Referred) -> Result<Option<Content>, String> {
-    if volume.empty_dir.is_some() {
-        return Ok(Some(Vec::new()));
-    }
     if let Some(source) = &volume.config_map {
         let all = config_map(&source.name, referred);
         let mode = source.default_mode.unwrap_or(MODE);
@@ -210,9 +263,10 @@ fn downward(
 /// Names the volume that cannot be mounted.
 pub(crate) fn mounts(
     container: &Container,
-    volumes: &BTreeMap<String, PathBuf>,
+    volumes: &BTreeMap<String, Made>,
 ) -> Result<Vec<Mount>, String> {
     let mut mounts = Vec::new();
+    let mut ours = Vec::new();
     for wanted in container.volume_mounts.iter().flatten() {
         let Some(volume) = volumes.get(&wanted.name) else {
             return Err(format!(
@@ -221,10 +275,10 @@ pub(crate) fn mounts(
             ));
         };
         let source = match wanted.sub_path.as_deref().filter(|p| !p.is_empty()) {
-            None => volume.clone(),
+            None => volume.at.clone(),
             Some(path) => {
-                let source =
-                    resolve_in_root(volume, Path::new(path), true).map_err(|e| e.to_string())?;
+                let source = resolve_in_root(&volume.at, Path::new(path), true)
+                    .map_err(|e| e.to_string())?;
                 if !source.exists() {
                     fs::create_dir_all(&source)
                         .map_err(|e| format!("failed to create subPath directory {path:?}: {e}"))?;
@@ -233,7 +287,22 @@ pub(crate) fn mounts(
             }
         };
         let target = format!("/{}", wanted.mount_path.trim_matches('/'));
-        mounts.push(Mount { source, target, read_only: wanted.read_only == Some(true) });
+        if !volume.writable && source.is_dir() {
+            ours.push((source.clone(), format!("{}/", target.trim_end_matches('/'))));
+        }
+        let read_only = wanted.read_only == Some(true) || !volume.writable;
+        mounts.push(Mount { source, target, read_only });
+    }
+    // Where something is mounted inside a volume that the container cannot write to, the place for
+    // it has to be there.
+    for (source, outer) in &ours {
+        for inner in mounts.iter().filter_map(|m| m.target.strip_prefix(outer.as_str())) {
+            let place =
+                resolve_in_root(source, Path::new(inner), true).map_err(|e| e.to_string())?;
+            if !place.exists() {
+                fs::create_dir_all(&place).map_err(|e| e.to_string())?;
+            }
+        }
     }
     // Outer folders first, or they would hide the inner ones.
     mounts.sort_by_key(|m| m.target.matches('/').count());
@@ -297,15 +366,57 @@ mod tests {
         let made = mounts(
             &container(json!([
                 { "name": "tmp", "mountPath": "/data/inner/" },
-                { "name": "conf", "mountPath": "/data", "readOnly": true },
+                { "name": "conf", "mountPath": "/data" },
             ])),
             &volumes,
         )
         .unwrap();
         let told: Vec<_> = made.iter().map(|m| (m.target.as_str(), m.read_only)).collect();
         assert_eq!(told, [("/data", true), ("/data/inner", false)]);
+        assert!(folder.0.join("conf/inner").is_dir());
         assert!(
             mounts(&container(json!([{ "name": "none", "mountPath": "/x" }])), &volumes).is_err()
         );
+    }
+
+    #[test]
+    fn files_follow_their_source_and_never_a_link() {
+        let folder = Folder::new();
+        let pod: Pod = serde_json::from_value(json!({ "metadata": {}, "spec": {
+            "containers": [{ "name": "c" }], "volumes": [
+            { "name": "bad", "secret": { "secretName": "none" } },
+            { "name": "conf", "configMap": { "name": "cm" } },
+            { "name": "tmp", "emptyDir": {} },
+        ] } }))
+        .unwrap();
+        let mut referred = Referred::default();
+        let mut refresh = |data| {
+            let map = serde_json::from_value(json!({ "metadata": {}, "data": data })).unwrap();
+            referred.config_maps.insert("cm".to_owned(), Some(map));
+            make(&pod, &folder.0.join("volumes"), &referred).map(|_| ()).unwrap_err()
+        };
+        let failed = "MountVolume.SetUp failed for volume \"bad\" : secret \"none\" not found";
+        // A volume that fails holds up none of those after it.
+        assert_eq!(refresh(json!({ "a": "1", "b": "1" })), failed);
+        let conf = folder.0.join("volumes/conf");
+        let names = || {
+            let all = fs::read_dir(&conf).unwrap().map(|e| e.unwrap().file_name());
+            let mut all: Vec<_> = all.map(|name| name.into_string().unwrap()).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(names(), ["a", "b"]);
+        let (own, host) = (folder.0.join("volumes/tmp/own"), folder.0.join("host"));
+        for file in [&own, &host] {
+            fs::write(file, "stays").unwrap();
+        }
+        std::os::unix::fs::symlink(&host, conf.join("a..new")).unwrap();
+        assert_eq!(refresh(json!({ "a": "2" })), failed);
+        assert_eq!(names(), ["a"]);
+        assert_eq!(fs::read_to_string(conf.join("a")).unwrap(), "2");
+        assert!(!conf.join("a").is_symlink());
+        for file in [&own, &host] {
+            assert_eq!(fs::read_to_string(file).unwrap(), "stays");
+        }
     }
 }

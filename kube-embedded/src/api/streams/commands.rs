@@ -29,6 +29,9 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// How long a client may take to say goodbye, and to open the streams it needs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Streams a client may open: it needs five at most.
+const MOST_STREAMS: usize = 16;
+
 /// What a client says.
 enum Said {
     Input(Bytes),
@@ -159,6 +162,10 @@ async fn over_spdy(
         let mut kinds = HashMap::new();
         while let Some(event) = happens.recv().await {
             let said = match event {
+                Event::Opened { id, .. } if kinds.len() >= MOST_STREAMS => {
+                    out.refuse(id).await;
+                    continue;
+                }
                 Event::Opened { id, headers } => {
                     let kind = spdy::header(&headers, "streamtype").to_owned();
                     kinds.insert(id, kind.clone());
@@ -203,13 +210,17 @@ async fn over_spdy(
             out.end(id).await;
         }
     };
+    // Only the connection makes room for what is still to be sent, so it goes on until all is.
+    let finish = async {
+        join(talk, write).await;
+        out.close().await;
+    };
     tokio::pin!(connection);
     tokio::select! {
         () = &mut connection => return,
         () = read => return,
-        _ = join(talk, write) => {}
+        () = finish => {}
     }
-    out.close().await;
     let _ = timeout(PATIENCE, connection).await;
 }
 
@@ -317,4 +328,45 @@ fn internal_error(why: &str) -> Value {
         "details": { "causes": [{ "message": why }] },
         "code": 500,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+    use tokio::task::yield_now;
+
+    #[tokio::test]
+    async fn spdy_ends_however_much_waits_to_be_sent() {
+        for pieces in 20..50 {
+            let opened = spdy::opened(1, &[("streamtype", "stdout")]);
+            let (sent, mut taken) = futures::channel::mpsc::channel(0);
+            let wire = Wire {
+                source: stream::iter([opened]).chain(stream::pending()).boxed(),
+                sink: Box::pin(sent.sink_map_err(std::io::Error::other)),
+                protocol: Protocol::Spdy(Version::Fourth),
+            };
+            let (say, _said) = mpsc::channel(QUEUE);
+            let (tell, told) = mpsc::channel(QUEUE);
+            let talk = async move {
+                for _ in 0..pieces {
+                    let _ = tell.send(Told::Stdout(Bytes::from_static(b"piece"))).await;
+                }
+            };
+            tokio::spawn(over_spdy(wire, talk.boxed(), say, told));
+            // The client takes nothing until no more can be put into any queue.
+            for _ in 0..1000 {
+                yield_now().await;
+            }
+            let all = async {
+                while let Some(out) = taken.next().await {
+                    if matches!(out, Out::Close) {
+                        return true;
+                    }
+                }
+                false
+            };
+            assert!(timeout(PATIENCE, all).await.unwrap(), "{pieces} pieces");
+        }
+    }
 }

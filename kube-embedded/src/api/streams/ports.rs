@@ -31,6 +31,9 @@ const PIECE: usize = 32 << 10;
 /// More ports than anybody forwards; each channel has a number of one byte.
 const MOST_PORTS: usize = 64;
 
+/// Connections a client may have over SPDY at a time, and as many that it has half opened.
+const MOST_CONNECTIONS: usize = 1024;
+
 /// Whom connections go to.
 #[derive(Clone)]
 pub(super) struct Pod {
@@ -223,10 +226,21 @@ async fn over_spdy(wire: Wire, pod: Pod) {
                 Event::Opened { id, headers } => {
                     let request = spdy::header(&headers, "requestid").to_owned();
                     if spdy::header(&headers, "streamtype") == "error" {
-                        errors.insert(request, id);
+                        if errors.len() < MOST_CONNECTIONS {
+                            errors.insert(request, id);
+                        } else {
+                            out.refuse(id).await;
+                        }
                         continue;
                     }
                     let error = errors.remove(&request);
+                    // A client may have ended its streams at once: that counts nowhere else.
+                    if connections.len() >= MOST_CONNECTIONS {
+                        for id in error.into_iter().chain([id]) {
+                            out.refuse(id).await;
+                        }
+                        continue;
+                    }
                     let port = spdy::header(&headers, "port").parse().unwrap_or(0);
                     let (input, came) = mpsc::channel(QUEUE);
                     inputs.insert(id, input);

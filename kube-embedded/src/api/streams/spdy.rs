@@ -48,6 +48,11 @@ impl Streams {
         let _ = self.0.send(Some(Frame::Data { id, last: true, data: Bytes::new() })).await;
     }
 
+    /// What the client opened is of no use here.
+    pub(super) async fn refuse(&self, id: u32) {
+        let _ = self.0.send(Some(Frame::Reset { id, reason: REFUSED_STREAM })).await;
+    }
+
     pub(super) async fn close(&self) {
         let _ = self.0.send(None).await;
     }
@@ -160,4 +165,10 @@ pub(super) fn connection(
         }
     };
     (Streams(out), work)
+}
+
+/// What a client sends to open its first stream.
+#[cfg(test)]
+pub(super) fn opened(id: u32, headers: &[(&str, &str)]) -> Bytes {
+    frames::opened(id, headers).into()
 }

@@ -289,6 +289,29 @@ fn dictionary() -> Vec<u8> {
     bytes
 }
 
+/// What a client sends to open a stream, the first of its connection.
+#[cfg(test)]
+pub(super) fn opened(id: u32, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    plain.put_u32(headers.len() as u32);
+    for text in headers.iter().flat_map(|(name, value)| [name, value]) {
+        plain.put_u32(text.len() as u32);
+        plain.put_slice(text.as_bytes());
+    }
+    // A stream of zlib that names the dictionary and stores its block.
+    let mut block = vec![0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2, 0];
+    block.put_u16_le(plain.len() as u16);
+    block.put_u16_le(!(plain.len() as u16));
+    block.extend_from_slice(&plain);
+    let mut frame = Vec::new();
+    frame.put_u32(0x8003_0001);
+    frame.put_u32((1 << 24) | (10 + block.len() as u32));
+    frame.put_u32(id);
+    frame.put_slice(&[0; 6]);
+    frame.extend_from_slice(&block);
+    frame
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,24 +319,7 @@ mod tests {
 
     /// What kubectl 1.32 sent to open the two streams of its first connection.
     fn opened() -> Vec<u8> {
-        let mut plain = Vec::new();
-        plain.put_u32(2);
-        for text in ["streamtype", "error", "port", "8080"] {
-            plain.put_u32(text.len() as u32);
-            plain.put_slice(text.as_bytes());
-        }
-        // A stream of zlib that names the dictionary and stores its block.
-        let mut block = vec![0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2, 0];
-        block.put_u16_le(plain.len() as u16);
-        block.put_u16_le(!(plain.len() as u16));
-        block.extend_from_slice(&plain);
-        let mut frame = Vec::new();
-        frame.put_u32(0x8003_0001);
-        frame.put_u32((1 << 24) | (10 + block.len() as u32));
-        frame.put_u32(1);
-        frame.put_slice(&[0; 6]);
-        frame.extend_from_slice(&block);
-        frame
+        super::opened(1, &[("streamtype", "error"), ("port", "8080")])
     }
 
     #[test]
