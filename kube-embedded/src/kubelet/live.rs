@@ -11,9 +11,9 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     net::unix::pipe,
-    sync::{Mutex, watch},
+    sync::{Mutex, oneshot, watch},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 /// How much of its output a container is ahead of a client.
@@ -21,11 +21,14 @@ const BUFFER: usize = 64 << 10;
 /// A client that takes nothing for so long is let go: a full pipe stops the program.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Where input goes to, until it has ended. Nobody waits while holding it.
+type Stdin = Arc<std::sync::Mutex<Option<Arc<pipe::Sender>>>>;
+
 /// One run of a container.
 pub(crate) struct Live {
     target: Arc<Target>,
     /// Shared by all who are attached.
-    stdin: Arc<Mutex<Option<pipe::Sender>>>,
+    stdin: Stdin,
     /// Whether the input ends with the first client that wrote to it.
     once: bool,
     terminal: Option<Terminal>,
@@ -78,7 +81,7 @@ impl Live {
         let live = Arc::new(Self {
             once: target.container.stdin_once == Some(true),
             target,
-            stdin: Arc::new(Mutex::new(stdin)),
+            stdin: Arc::new(std::sync::Mutex::new(stdin.map(Arc::new))),
             terminal,
             stdout: Listeners::default(),
             stderr: Listeners::default(),
@@ -145,50 +148,94 @@ impl Live {
         } else {
             None
         };
-        let has_input = self.stdin.lock().await.is_some();
+        let (here, gone) = oneshot::channel::<()>();
         Session {
-            stdin: (options.stdin && has_input).then(|| self.input()),
+            stdin: (options.stdin && open(&self.stdin).is_some()).then(|| self.input(gone)),
             stdout,
             stderr,
             resize: terminal.map(resizing),
             end: async move {
                 let _ = ended.changed().await;
+                // Until here, or until the client goes and this is dropped.
+                drop(here);
                 Ok(0)
             }
             .boxed(),
         }
     }
 
-    /// Ends with the client or with the container, whichever goes first.
-    fn input(&self) -> Writer {
+    /// Ends with the client or with the container, whichever goes first. What a client said before
+    /// it went still has some time to be read.
+    fn input(&self, gone: oneshot::Receiver<()>) -> Writer {
         let (ours, theirs) = duplex(BUFFER);
         let (stdin, mut ended) = (self.stdin.clone(), self.ended.clone());
         let once = self.once;
         tokio::spawn(async move {
+            let given_up = async {
+                let _ = gone.await;
+                sleep(PATIENCE).await;
+            };
             tokio::select! {
                 _ = pump(ours, &stdin) => {}
                 _ = ended.changed() => {}
+                () = given_up => {}
             }
             if once {
-                stdin.lock().await.take();
+                stdin.lock().unwrap_or_else(|e| e.into_inner()).take();
             }
         });
         Box::new(theirs)
     }
 }
 
-async fn pump(mut from: DuplexStream, to: &Mutex<Option<pipe::Sender>>) -> io::Result<()> {
+fn open(stdin: &Stdin) -> Option<Arc<pipe::Sender>> {
+    stdin.lock().unwrap_or_else(|e| e.into_inner()).clone()
+}
+
+async fn pump(mut from: DuplexStream, to: &Stdin) -> io::Result<()> {
     let mut buffer = vec![0; 4096];
     loop {
         let read = from.read(&mut buffer).await?;
-        let mut to = to.lock().await;
-        match to.as_mut() {
-            Some(to) if read > 0 => to.write_all(buffer.get(..read).unwrap_or_default()).await?,
-            _ => return Ok(()),
+        let mut rest = buffer.get(..read).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let Some(to) = open(to) else { return Ok(()) };
+        while !rest.is_empty() {
+            to.writable().await?;
+            match to.try_write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
 
 fn resizing(terminal: Terminal) -> Box<dyn Fn(u16, u16) + Send + Sync> {
     Box::new(move |columns, rows| terminal.resize(columns, rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn input_that_nobody_reads_holds_up_nobody_else() {
+        let (to, mut from) = pipe::pipe().unwrap();
+        let stdin: Stdin = Arc::new(std::sync::Mutex::new(Some(Arc::new(to))));
+        let (mut client, ours) = duplex(16);
+        let pumped = stdin.clone();
+        let pump = tokio::spawn(async move { pump(ours, &pumped).await });
+        let size = 1 << 20;
+        let written = tokio::spawn(async move { client.write_all(&vec![b'x'; size]).await });
+        let mut some = [0; 4096];
+        from.read_exact(&mut some).await.unwrap();
+        assert_eq!(some, [b'x'; 4096]);
+        // Who attaches next is not held up by the rest.
+        stdin.try_lock().unwrap().take();
+        drop(from);
+        let _ = timeout(PATIENCE, pump).await.unwrap();
+        let _ = timeout(PATIENCE, written).await.unwrap();
+    }
 }
