@@ -5,6 +5,7 @@ use super::table::{Table, host_name};
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 use tokio_rustls::rustls::{
     self, ServerConfig,
@@ -29,6 +30,26 @@ pub(in crate::edge) struct Front {
     table: RwLock<Arc<Table>>,
     certificates: Arc<Current>,
     tls: Arc<ServerConfig>,
+    pub(super) limits: Limits,
+}
+
+/// How long is waited for whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// How long a client has for a whole head, and how long its connection may be idle before one;
+    /// at most twice as long.
+    pub(super) idle: Duration,
+    /// After how many of these a client that takes nothing of its answer is given up.
+    pub(super) stalled: u32,
+    /// How long an endpoint may be silent while nothing of its request moves. It is that of
+    /// ingress-nginx.
+    pub(super) response: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(45), stalled: 8, response: Duration::from_secs(60) }
+    }
 }
 
 /// The certificates of one address by name.
@@ -73,7 +94,8 @@ impl Front {
             .with_no_client_auth()
             .with_cert_resolver(certificates.clone());
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { table: RwLock::default(), certificates, tls: Arc::new(tls) })
+        let (table, limits) = Default::default();
+        Ok(Self { table, certificates, tls: Arc::new(tls), limits })
     }
 
     /// The rules that requests from now on follow.

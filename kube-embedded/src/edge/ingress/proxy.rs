@@ -41,11 +41,6 @@ mod socket;
 mod tunnel;
 mod upload;
 
-/// How long a client has for a whole head, and how long its connection may be idle before one; at
-/// most twice as long.
-const IDLE: Duration = Duration::from_secs(45);
-/// After how many of these a client that takes nothing of its answer is given up.
-const STALLED: u32 = 8;
 /// How often it is asked whether a client of HTTP/2 is still there.
 const PING: Duration = Duration::from_secs(60);
 /// How long a client has to agree on TLS.
@@ -164,6 +159,10 @@ struct Signs {
     blocked: AtomicBool,
     /// How often it took something.
     writes: AtomicUsize,
+    /// How often something of a body went on, to the client or to an endpoint.
+    frames: AtomicUsize,
+    /// The client may still be sending a body that nobody will read.
+    unread: AtomicBool,
 }
 
 async fn http1<S: Side>(stream: S, client: Arc<Client>, mut closing: watch::Receiver<()>) {
@@ -227,23 +226,33 @@ impl Client {
     /// Returns when no request came for a while and none is being answered, or the client takes
     /// nothing of its answer. One timer for a whole connection is cheaper than one for each request,
     /// so it may take twice as long.
+    ///
+    /// Endpoints have shorter limits of their own: what does not move for longer waits for the
+    /// client.
     async fn idle(&self) {
-        let now =
-            || (self.served.load(Ordering::Relaxed), self.signs.writes.load(Ordering::Relaxed));
-        let (mut before, mut stalled) = (now(), 0);
+        let limits = self.front.limits;
+        let moves = || {
+            let frames = self.signs.frames.load(Ordering::Relaxed);
+            (self.served.load(Ordering::Relaxed), frames)
+        };
+        let writes = || self.signs.writes.load(Ordering::Relaxed);
+        let (mut before, mut written, mut stalled) = (moves(), writes(), 0);
         loop {
-            time::sleep(IDLE).await;
-            let moved = now() != before;
-            match self.signs.blocked.load(Ordering::Relaxed) {
-                // A slow client is not an idle one: the kernel lets us write a megabyte at a time.
-                true => stalled = if moved { 0 } else { stalled + 1 },
-                false if !moved && self.requests.load(Ordering::Relaxed) == 0 => return,
-                false => stalled = 0,
+            time::sleep(limits.idle).await;
+            let blocked = self.signs.blocked.load(Ordering::Relaxed);
+            // A slow client is not an idle one: the kernel lets us write a megabyte at a time.
+            // Other writes say nothing: over HTTP/2 they may be our own pings.
+            if moves() != before || blocked && writes() != written {
+                stalled = 0;
+            } else if !blocked && self.requests.load(Ordering::Relaxed) == 0 {
+                return;
+            } else {
+                stalled += 1;
             }
-            if stalled == STALLED {
+            if stalled == limits.stalled {
                 return;
             }
-            before = now();
+            (before, written) = (moves(), writes());
         }
     }
 
@@ -260,6 +269,10 @@ impl Client {
     ) -> Result<Response<Answer>, Refusal> {
         let counted = Counted::new(self.clone());
         let version = request.version();
+        let has_body = !request.body().is_end_stream();
+        if version < Version::HTTP_2 {
+            self.signs.unread.store(has_body, Ordering::Relaxed);
+        }
         let target = head::target(&request)?;
         let table = self.front.table();
         let Some(backend) = table.find(target.host(), target.path()) else {
@@ -268,16 +281,16 @@ impl Client {
         let wanted = head::wanted_upgrade(&request);
         let client_side = wanted.is_some().then(|| upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
-        let (upload, progress) = match body.is_end_stream() {
-            true => (Upload::empty(), None),
-            false => {
-                let (upload, progress) = Upload::of(body);
+        let (upload, progress) = match has_body {
+            false => (Upload::empty(), None),
+            true => {
+                let (upload, progress) = Upload::of(body, self.signs.clone());
                 (upload, Some(progress))
             }
         };
         head::for_endpoint(&mut parts, target, &self.seen, wanted.as_ref(), progress.is_some())?;
         let request = Request::from_parts(parts, upload);
-        let (mut response, lease) = self.forward(backend, request, progress).await?;
+        let (mut response, lease) = self.forward(backend, request, progress.as_deref()).await?;
 
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switched {
@@ -292,7 +305,8 @@ impl Client {
         let (mut parts, body) = response.into_parts();
         head::for_client(&mut parts, switched);
         let truncated = (version < Version::HTTP_11).then(|| self.signs.clone());
-        Ok(Response::from_parts(parts, Answer::of(body, lease, truncated, counted)))
+        let answer = Answer::of(body, lease, truncated, progress, counted);
+        Ok(Response::from_parts(parts, answer))
     }
 }
 

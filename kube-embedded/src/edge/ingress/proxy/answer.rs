@@ -1,16 +1,20 @@
 //! What goes back to the client: an endpoint's answer as it comes, or a line that says why there is
 //! none.
 
-use super::{Counted, Signs, pool::Lease};
+use super::{Counted, Signs, pool::Lease, upload::Progress};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
     borrow::Cow,
+    error::Error,
+    future::Future,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
+    time::Duration,
 };
+use tokio::time::{self, Instant, Sleep};
 
 /// The body of an answer.
 pub(super) enum Answer {
@@ -22,7 +26,11 @@ pub(super) enum Answer {
         /// Where a client cannot tell a broken answer from a whole one unless its connection is
         /// reset.
         truncated: Option<Arc<Signs>>,
-        _counted: Counted,
+        /// There while the endpoint is waited for.
+        silence: Option<Pin<Box<Sleep>>>,
+        /// Of the request's body, which may still be on its way.
+        progress: Option<Arc<Progress>>,
+        counted: Counted,
     },
 }
 
@@ -31,6 +39,7 @@ impl Answer {
         body: Incoming,
         lease: Lease,
         truncated: Option<Arc<Signs>>,
+        progress: Option<Arc<Progress>>,
         counted: Counted,
     ) -> Self {
         let lease = match body.is_end_stream() {
@@ -40,22 +49,33 @@ impl Answer {
             }
             false => Some(lease),
         };
-        Self::Passed { body, lease, truncated, _counted: counted }
+        Self::Passed { body, lease, truncated, silence: None, progress, counted }
     }
 }
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Passed { body, lease, truncated, .. } => {
-                let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+            Self::Passed { body, lease, truncated, silence, progress, counted } => {
+                let frame = match Pin::new(&mut *body).poll_frame(cx) {
+                    Poll::Ready(frame) => {
+                        *silence = None;
+                        counted.0.signs.frames.fetch_add(1, Ordering::Relaxed);
+                        frame.map(|frame| frame.map_err(Self::Error::from))
+                    }
+                    Poll::Pending => {
+                        let limit = counted.0.front.limits.response;
+                        ready!(poll_silence(silence, progress.as_deref(), limit, cx));
+                        Some(Err("the endpoint fell silent".into()))
+                    }
+                };
                 match &frame {
                     Some(Err(_)) => {
                         *lease = None;
@@ -89,6 +109,23 @@ impl Body for Answer {
             }
             Self::Passed { body, .. } => body.size_hint(),
         }
+    }
+}
+
+/// Ready when nothing has moved for the limit, the request's body included.
+fn poll_silence(
+    silence: &mut Option<Pin<Box<Sleep>>>,
+    progress: Option<&Progress>,
+    limit: Duration,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let silence = silence.get_or_insert_with(|| Box::pin(time::sleep(limit)));
+    loop {
+        ready!(silence.as_mut().poll(cx));
+        if !progress.is_some_and(Progress::moved) {
+            return Poll::Ready(());
+        }
+        silence.as_mut().reset(Instant::now() + limit);
     }
 }
 

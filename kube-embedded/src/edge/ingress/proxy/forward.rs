@@ -16,9 +16,6 @@ use hyper::body::Incoming;
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
 
-/// How long nothing may move in either direction before the answer's head is there. It is that of
-/// ingress-nginx.
-const RESPONSE: Duration = Duration::from_secs(60);
 /// How long connecting may take, over all endpoints.
 const CONNECTS: Duration = Duration::from_secs(15);
 /// How often a request is sent that was lost after it had been written.
@@ -30,7 +27,7 @@ impl Client {
         &self,
         backend: &Backend,
         mut request: Request<Upload>,
-        progress: Option<Arc<Progress>>,
+        progress: Option<&Progress>,
     ) -> Result<(Response<Incoming>, Lease), Refusal> {
         let may_repeat = progress.is_none() && is_idempotent(request.method());
         let mut tried = Vec::new();
@@ -43,7 +40,7 @@ impl Client {
             };
             let spare = may_repeat.then(|| copy(&request));
             let sent = pin!(lease.sender.try_send_request(request));
-            let mut error = match wait(sent, progress.as_deref()).await? {
+            let mut error = match wait(sent, progress, self.front.limits.response).await? {
                 Ok(response) => return Ok((response, lease)),
                 Err(error) => error,
             };
@@ -109,11 +106,15 @@ impl Client {
     }
 }
 
-/// Waits for the answer for as long as anything moves.
-async fn wait<T>(sent: impl Future<Output = T>, progress: Option<&Progress>) -> Result<T, Refusal> {
+/// Waits for the answer's head for as long as anything moves.
+async fn wait<T>(
+    sent: impl Future<Output = T>,
+    progress: Option<&Progress>,
+    limit: Duration,
+) -> Result<T, Refusal> {
     let mut sent = pin!(sent);
     loop {
-        if let Ok(answer) = time::timeout(RESPONSE, sent.as_mut()).await {
+        if let Ok(answer) = time::timeout(limit, sent.as_mut()).await {
             return Ok(answer);
         }
         match progress {

@@ -4,11 +4,20 @@ use super::Signs;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use std::{
+    future::Future,
     io::{self, IoSlice},
     pin::Pin,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
+use tokio::{
+    io::ReadBuf,
+    time::{self, Sleep},
+};
+
+/// How long, and how much, is read of a client that is still sending what nobody wants.
+const LINGER: (Duration, usize) = (Duration::from_secs(5), 16 << 20);
 
 pub(super) use crate::edge::pump::Side;
 
@@ -18,11 +27,20 @@ pub(super) struct ClientIo<S: Side> {
     /// None only once taken.
     stream: Option<TokioIo<S>>,
     signs: Arc<Signs>,
+    linger: Linger,
+}
+
+/// How far the end has come where the client still sends: the answer goes out, then what comes is
+/// thrown away for a while, because a socket that is closed with unread bytes is reset, and the
+/// client may lose its answer.
+enum Linger {
+    No,
+    Reading { until: Pin<Box<Sleep>>, left: usize },
 }
 
 impl<S: Side> ClientIo<S> {
     pub(super) fn new(stream: S, signs: Arc<Signs>) -> Self {
-        Self { stream: Some(TokioIo::new(stream)), signs }
+        Self { stream: Some(TokioIo::new(stream)), signs, linger: Linger::No }
     }
 
     pub(super) fn into_inner(mut self) -> Option<S> {
@@ -82,8 +100,32 @@ impl<S: Side> Write for ClientIo<S> {
         if self.signs.truncated.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(()));
         }
-        // hyper drops it next, which ends a bare socket as well and costs one call.
-        self.stream()?.inner_mut().poll_goodbye(cx)
+        let this = self.get_mut();
+        let Some(stream) = this.stream.as_mut().map(TokioIo::inner_mut) else {
+            return Poll::Ready(Ok(()));
+        };
+        if !this.signs.unread.load(Ordering::Relaxed) {
+            // hyper drops it next, which ends a bare socket as well and costs one call.
+            return stream.poll_goodbye(cx);
+        }
+        if let Linger::No = this.linger {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+            this.linger =
+                Linger::Reading { until: Box::pin(time::sleep(LINGER.0)), left: LINGER.1 };
+        }
+        if let Linger::Reading { until, left } = &mut this.linger {
+            let mut thrown = [0; 8 * 1024];
+            while *left > 0 && until.as_mut().poll(cx).is_pending() {
+                let mut read = ReadBuf::new(&mut thrown);
+                match ready!(Pin::new(&mut *stream).poll_read(cx, &mut read)) {
+                    Ok(()) if !read.filled().is_empty() => {
+                        *left = left.saturating_sub(read.filled().len());
+                    }
+                    _ => break,
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn is_write_vectored(&self) -> bool {

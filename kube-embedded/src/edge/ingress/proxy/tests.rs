@@ -2,7 +2,7 @@
 //! are on loopback.
 
 use super::super::{
-    front::{Front, self_signed},
+    front::{Front, Limits, self_signed},
     table::{Backend, Path, Rule, Table},
 };
 use crate::edge::{
@@ -32,6 +32,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream, rustls};
 mod framing;
 mod heads;
 mod http2;
+mod limits;
 mod streams;
 
 const NOBODY: &str = "127.0.0.1:1";
@@ -50,13 +51,24 @@ impl World {
     }
 
     fn with(endpoints: &[SocketAddr], tls: bool) -> Self {
+        Self::limited(endpoints, tls, Limits::default())
+    }
+
+    /// One whose patience ends soon: tests wait for the end, never for less than it.
+    fn impatient(endpoints: &[SocketAddr], tls: bool) -> Self {
+        let (idle, response) = (Duration::from_millis(300), Duration::from_millis(500));
+        Self::limited(endpoints, tls, Limits { idle, stalled: 8, response })
+    }
+
+    fn limited(endpoints: &[SocketAddr], tls: bool, limits: Limits) -> Self {
         let (tell, _) = mpsc::channel(8);
         let plane = Plane::start(Arc::default(), tell).unwrap();
         let route = Arc::new(Route::new(routing(endpoints), Arc::new(Affinity::default())));
         let backend = Arc::new(Backend { name: "default/app:80".into(), route: route.clone() });
         let path = Path::new("Prefix", "/");
         let rule = Rule { host: Some("foo.bar".into()), path, backend };
-        let front = Front::new(self_signed().unwrap()).unwrap();
+        let mut front = Front::new(self_signed().unwrap()).unwrap();
+        front.limits = limits;
         front.set_table(Table::new([rule], None));
         let port = Port::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = port.address().unwrap();
@@ -108,6 +120,10 @@ async fn eventually<T>(mut check: impl AsyncFnMut() -> Option<T>) -> T {
 async fn within<T>(work: impl Future<Output = T>) -> T {
     time::timeout(Duration::from_secs(20), work).await.expect("it never happened")
 }
+
+/// A client, with or without TLS.
+trait Both: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Both for T {}
 
 /// What comes until the end, whichever end that is.
 async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {

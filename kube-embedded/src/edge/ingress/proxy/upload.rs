@@ -1,5 +1,6 @@
 //! The body of a request on its way to an endpoint.
 
+use super::Signs;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
@@ -15,8 +16,8 @@ use std::{
 pub(super) struct Upload(Option<(Incoming, Arc<Progress>)>);
 
 /// Tells who is waited for.
-#[derive(Default)]
 pub(super) struct Progress {
+    signs: Arc<Signs>,
     moved: AtomicBool,
     /// The endpoint would take more than the client has sent.
     awaited: AtomicBool,
@@ -38,8 +39,9 @@ impl Upload {
         Self(None)
     }
 
-    pub(super) fn of(body: Incoming) -> (Self, Arc<Progress>) {
-        let progress = Arc::<Progress>::default();
+    pub(super) fn of(body: Incoming, signs: Arc<Signs>) -> (Self, Arc<Progress>) {
+        let (moved, awaited) = Default::default();
+        let progress = Arc::new(Progress { signs, moved, awaited });
         (Self(Some((body, progress.clone()))), progress)
     }
 }
@@ -54,7 +56,11 @@ impl Body for Upload {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Some((body, progress)) = &mut self.get_mut().0 else { return Poll::Ready(None) };
         progress.awaited.store(true, Ordering::Relaxed);
-        let frame = ready!(Pin::new(body).poll_frame(cx));
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        progress.signs.frames.fetch_add(1, Ordering::Relaxed);
+        if body.is_end_stream() || frame.is_none() {
+            progress.signs.unread.store(false, Ordering::Relaxed);
+        }
         progress.awaited.store(false, Ordering::Relaxed);
         progress.moved.store(true, Ordering::Relaxed);
         Poll::Ready(frame)

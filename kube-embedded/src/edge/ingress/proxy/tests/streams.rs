@@ -53,9 +53,6 @@ async fn large_bodies_arrive_whole_in_both_directions() {
     }
 }
 
-trait Both: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Both for T {}
-
 #[tokio::test]
 async fn whoever_does_not_read_stops_whoever_writes() {
     // An endpoint that reads a head and nothing more.
