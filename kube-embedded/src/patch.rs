@@ -26,6 +26,9 @@ pub enum PatchError {
     /// 422 `Invalid`: the patch is well-formed but does not fit the object.
     #[error("{0}")]
     Unprocessable(String),
+    /// 413 `RequestEntityTooLarge`.
+    #[error("{0}")]
+    TooLarge(String),
 }
 
 /// One field that another manager owns.
@@ -46,31 +49,81 @@ pub enum Operation {
     Update,
 }
 
+/// How many operations a JSON patch may have, as in Kubernetes.
+const OPERATIONS: usize = 10_000;
+/// How much its `copy` operations may copy in all, as in Kubernetes: as much as a body may be long.
+const COPIED: usize = 3 << 20;
+/// How deep what it makes may be nested: no deeper than a body may be.
+const DEPTH: usize = 128;
+
 /// RFC 6902, `application/json-patch+json`.
 ///
 /// # Errors
-/// `BadRequest` where the patch cannot be read, `Unprocessable` where it does not fit. The target is
-/// then half patched.
+/// `BadRequest` where the patch cannot be read, `TooLarge` where it has too many operations,
+/// `Unprocessable` where it does not fit or makes too much. The target is then half patched.
 pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
-    if !patch.is_array() {
+    let Some(operations) = patch.as_array() else {
         return Err(PatchError::BadRequest(format!(
             "error decoding patch: json: cannot unmarshal {} into Go value of type \
              []handlers.jsonPatchOp",
             crate::schema::type_name(patch)
+        )));
+    };
+    if operations.len() > OPERATIONS {
+        return Err(PatchError::TooLarge(format!(
+            "The allowed maximum operations in a JSON patch is {OPERATIONS}, got {}",
+            operations.len()
         )));
     }
     // Kubernetes says no more than this, of a failed `test` and of a missing path alike.
     let refused = "the server rejected our request due to an error in our request";
     let patch: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|_| PatchError::Unprocessable(refused.to_owned()))?;
+    let mut copied = 0;
     for operation in patch.0 {
         if is_absent(target, &operation) {
             continue;
+        }
+        if !is_small(target, &operation, &mut copied) {
+            return Err(PatchError::Unprocessable(refused.to_owned()));
         }
         json_patch::patch(target, &[operation])
             .map_err(|_| PatchError::Unprocessable(refused.to_owned()))?;
     }
     Ok(())
+}
+
+/// Whether what an operation puts somewhere is neither nested too deeply there nor, with what was
+/// copied before, too much.
+fn is_small(target: &Value, operation: &json_patch::PatchOperation, copied: &mut usize) -> bool {
+    use json_patch::PatchOperation as Op;
+    let (path, value) = match operation {
+        Op::Add(add) => (&add.path, Some(&add.value)),
+        Op::Replace(replace) => (&replace.path, Some(&replace.value)),
+        Op::Move(moved) => (&moved.path, target.pointer(moved.from.as_str())),
+        Op::Copy(copy) => (&copy.path, target.pointer(copy.from.as_str())),
+        Op::Remove(_) | Op::Test(_) => return true,
+    };
+    // Of what is not there the library tells.
+    let Some(value) = value else { return true };
+    let above = path.as_str().matches('/').count();
+    if !DEPTH.checked_sub(above).is_some_and(|left| is_within(value, left)) {
+        return false;
+    }
+    if matches!(operation, Op::Copy(_)) {
+        *copied += value.to_string().len();
+    }
+    *copied <= COPIED
+}
+
+/// Whether a value is nested no deeper than so many levels.
+fn is_within(value: &Value, levels: usize) -> bool {
+    let below = |value| levels > 0 && is_within(value, levels - 1);
+    match value {
+        Value::Array(items) => items.iter().all(below),
+        Value::Object(fields) => fields.values().all(below),
+        _ => true,
+    }
 }
 
 /// Whether an operation tests a field of an object for null that is not there, which Kubernetes'

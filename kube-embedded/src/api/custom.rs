@@ -101,7 +101,12 @@ fn accept_names(inner: &Inner, kind: &Kind<'static>) -> ApiResult<()> {
             let others: Vec<Value> = definitions(inner, kind)
                 .iter()
                 .filter(|other| other.key.name != *name)
-                .map(|other| other.value.clone())
+                .map(|other| {
+                    // All that matters, and no schemas.
+                    let names = &other.value["status"]["acceptedNames"];
+                    let group = &other.value["spec"]["group"];
+                    json!({ "spec": { "group": group }, "status": { "acceptedNames": names } })
+                })
                 .collect();
             let mut new = current.clone();
             with_names(&mut new, &others);

@@ -198,6 +198,7 @@ pub(super) fn refusal(error: PatchError) -> ApiError {
     match error {
         PatchError::BadRequest(message) => ApiError::bad_request(message),
         PatchError::Unprocessable(_) => ApiError::patch_failed(),
+        PatchError::TooLarge(why) => ApiError::too_large_because(&why),
         PatchError::Conflict { message, causes } => {
             let causes = causes
                 .into_iter()

@@ -68,16 +68,38 @@ impl Collector {
         // Dropped with this future, and its watches with it.
         let (mut watches, mut watched) = (JoinSet::new(), HashMap::new());
         let definitions = self.follow_definitions(&mut watches);
+        let mut absent: Vec<ApiResource> = Vec::new();
         loop {
             let kinds = self.kinds().await;
             // Of what is served no longer, the watch has nothing to tell.
-            watched.retain(|resource, watch: &mut AbortHandle| {
-                let served = kinds.iter().any(|kind| kind.resource == *resource);
-                if !served {
-                    watch.abort();
+            let (served, ended): (HashMap<_, AbortHandle>, HashMap<_, _>) = watched
+                .into_iter()
+                .partition(|(resource, _)| kinds.iter().any(|kind| kind.resource == *resource));
+            watched = served;
+            for (resource, watch) in ended {
+                watch.abort();
+                // What it was about to tell comes before all is forgotten.
+                while !watch.is_finished() {
+                    tokio::task::yield_now().await;
                 }
-                served
-            });
+                absent.push(resource);
+            }
+            let mut hidden = Vec::new();
+            for resource in absent {
+                let same = |kind: &Kind| {
+                    (&kind.resource.group, &kind.resource.kind) == (&resource.group, &resource.kind)
+                };
+                if kinds.iter().any(same) {
+                    continue;
+                }
+                // Objects of a definition that merely serves no version are still there.
+                if self.is_defined(&resource).await {
+                    hidden.push(resource);
+                } else {
+                    self.shared.forget(&resource);
+                }
+            }
+            absent = hidden;
             for kind in kinds.iter().filter(|kind| !is_watched(&kind.resource)) {
                 watched
                     .entry(kind.resource.clone())
@@ -102,6 +124,18 @@ impl Collector {
         loop {
             match discovered::kinds(&self.client).await {
                 Ok(kinds) => return kinds,
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    /// Whether there is a definition of a custom resource.
+    async fn is_defined(&self, resource: &ApiResource) -> bool {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let name = format!("{}.{}", resource.plural, resource.group);
+        loop {
+            match api.get_metadata_opt(&name).await {
+                Ok(found) => return found.is_some(),
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
             }
         }
@@ -225,6 +259,13 @@ impl Collector {
 impl Shared {
     fn graph(&self) -> MutexGuard<'_, Graph> {
         self.graph.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// All objects of a kind are gone with it.
+    fn forget(&self, resource: &ApiResource) {
+        let (look, emptied) = self.graph().remove_kind(&resource.group, &resource.kind);
+        emptied.iter().for_each(|namespace| (self.emptied)(namespace));
+        look.into_iter().for_each(|uid| self.queue.add(uid));
     }
 
     fn note(

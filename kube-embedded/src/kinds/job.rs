@@ -254,6 +254,11 @@ fn validate_mode(spec: &Value) -> Vec<FieldError> {
                 let detail = "must be less than or equal to completions";
                 errors.push(invalid("spec.maxFailedIndexes", &failed.into(), detail));
             }
+            if number("completions").is_some_and(|number| number > MOST)
+                && !spec["backoffLimitPerIndex"].is_null()
+            {
+                errors.extend(validate_many_indexes(spec, MOST));
+            }
         }
         "NonIndexed" | "" => {
             for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
@@ -266,6 +271,29 @@ fn validate_mode(spec: &Value) -> Vec<FieldError> {
         _ => {
             let supported = ["Indexed", "NonIndexed"];
             errors.push(not_supported("spec.completionMode", mode, &supported));
+        }
+    }
+    errors
+}
+
+/// What holds for an indexed job with more completions than `many` that counts failures for each.
+fn validate_many_indexes(spec: &Value, many: i64) -> Vec<FieldError> {
+    const MOST: i64 = 10_000;
+    let mut errors = Vec::new();
+    if spec["maxFailedIndexes"].is_null() {
+        let detail = format!("must be specified when completions is above {many}");
+        errors.push(required("spec.maxFailedIndexes", &detail));
+    }
+    for (field, when) in [
+        (
+            "parallelism",
+            format!("when completions are above {many} and used with backoff limit per index"),
+        ),
+        ("maxFailedIndexes", format!("when completions is above {many}")),
+    ] {
+        if spec[field].as_i64().is_some_and(|number| number > MOST) {
+            let detail = format!("must be less than or equal to {MOST} {when}");
+            errors.push(invalid(format!("spec.{field}"), &spec[field], &detail));
         }
     }
     errors
@@ -459,6 +487,18 @@ mod tests {
             (
                 json!({ "completionMode": "Indexed", "parallelism": 1 }),
                 "spec.completions: Required value: when completion mode is Indexed",
+            ),
+            (
+                json!({ "completionMode": "Indexed", "completions": 100_001,
+                    "backoffLimitPerIndex": 1 }),
+                "spec.maxFailedIndexes: Required value: must be specified when completions is above \
+                 100000",
+            ),
+            (
+                json!({ "completionMode": "Indexed", "completions": 100_001, "parallelism": 10_001,
+                    "backoffLimitPerIndex": 1, "maxFailedIndexes": 1 }),
+                "spec.parallelism: Invalid value: 10001: must be less than or equal to 10000 when \
+                 completions are above 100000 and used with backoff limit per index",
             ),
             (
                 json!({ "completionMode": "Sorted" }),

@@ -33,6 +33,37 @@ fn entry(manager: &str, operation: &str, fields: Value) -> (String, String, Valu
 }
 
 #[test]
+fn json_patches_have_limits() {
+    let copies = |path: &str, n: usize| {
+        let copy =
+            |n: String| json!({ "op": "copy", "from": "/data", "path": path.replace('N', &n) });
+        Value::Array((0..n).map(|n| copy(n.to_string())).collect())
+    };
+    let object = json!({ "data": { "a": "1" } });
+    // Each doubles what is there.
+    for (patch, fine) in [
+        (copies("/data/N", 5), true),
+        (copies("/data/N", 40), false),
+        // And this nests ever deeper.
+        (copies("/data/a", 100), true),
+        (copies("/data/a", 5_000), false),
+    ] {
+        match json(&mut object.clone(), &patch) {
+            Ok(()) => assert!(fine),
+            Err(PatchError::Unprocessable(_)) => assert!(!fine),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    let test = json!({ "op": "test", "path": "/data/a", "value": "1" });
+    assert_eq!(json(&mut object.clone(), &Value::Array(vec![test.clone(); 10_000])), Ok(()));
+    let message = "The allowed maximum operations in a JSON patch is 10000, got 10001";
+    assert_eq!(
+        json(&mut object.clone(), &Value::Array(vec![test; 10_001])),
+        Err(PatchError::TooLarge(message.to_owned()))
+    );
+}
+
+#[test]
 fn json_patches() {
     let map = json!({ "data": { "a": "1" } });
     for (patch, expected) in [

@@ -2,12 +2,13 @@
 //! what they must be, what they are if nothing is said, and who owns their parts.
 
 mod owned;
+mod pattern;
 mod rules;
 #[cfg(test)]
 mod tests;
 mod validate;
 
-use regex::Regex;
+use pattern::Pattern;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -37,7 +38,7 @@ pub(crate) struct Schema {
     required: Vec<String>,
     format: String,
     allowed: Vec<Value>,
-    pattern: Option<Regex>,
+    pattern: Option<Pattern>,
     minimum: Option<(f64, bool)>,
     maximum: Option<(f64, bool)>,
     multiple_of: Option<f64>,
@@ -124,7 +125,7 @@ impl Schema {
             required: texts("required").collect(),
             format: text("format"),
             allowed: list("enum").cloned().collect(),
-            pattern: given["pattern"].as_str().and_then(|pattern| Regex::new(pattern).ok()),
+            pattern: given["pattern"].as_str().and_then(|pattern| Pattern::new(pattern).ok()),
             minimum: bound("minimum", "exclusiveMinimum"),
             maximum: bound("maximum", "exclusiveMaximum"),
             multiple_of: given["multipleOf"].as_f64().filter(|of| *of > 0.0),

@@ -58,6 +58,8 @@ pub(crate) struct Graph {
     /// resource that is served no longer nobody could.
     gone: HashSet<String>,
     in_order: VecDeque<String>,
+    /// Those of them that had dependents, as long as they have.
+    missed: HashSet<String>,
 }
 
 /// How many of those that went are remembered.
@@ -102,6 +104,9 @@ impl Graph {
     pub(crate) fn remove(&mut self, uid: &str) -> Vec<String> {
         self.unlink(uid);
         let Some(item) = self.items.remove(uid) else { return Vec::new() };
+        if self.dependents.contains_key(uid) {
+            self.missed.insert(uid.to_owned());
+        }
         if self.gone.insert(uid.to_owned()) {
             self.in_order.push_back(uid.to_owned());
         }
@@ -116,7 +121,20 @@ impl Graph {
 
     /// Whether an object was seen to go. Uids are never used again.
     pub(crate) fn is_gone(&self, uid: &str) -> bool {
-        self.gone.contains(uid)
+        self.gone.contains(uid) || self.missed.contains(uid)
+    }
+
+    /// Forgets all objects of a kind that is no more. The uids that have to be looked at, and the
+    /// namespaces that have lost something.
+    pub(crate) fn remove_kind(
+        &mut self,
+        group: &str,
+        kind: &str,
+    ) -> (BTreeSet<String>, BTreeSet<String>) {
+        let is_one = |item: &&Item| item.kind.1 == kind && super::group(&item.kind.0) == group;
+        let items: Vec<Item> = self.items.values().filter(is_one).cloned().collect();
+        let look = items.iter().flat_map(|item| self.remove(&item.uid)).collect();
+        (look, items.into_iter().map(|item| item.key.namespace).collect())
     }
 
     fn unlink(&mut self, uid: &str) {
@@ -126,6 +144,7 @@ impl Graph {
                 siblings.remove(uid);
                 if siblings.is_empty() {
                     self.dependents.remove(&owner.uid);
+                    self.missed.remove(&owner.uid);
                 }
             }
         }
@@ -332,6 +351,26 @@ mod tests {
         graph.put(item("owner", &[], &["foregroundDeletion"], true));
         assert_eq!(graph.remove("child"), ["owner"]);
         assert!(graph.dependents.is_empty());
+    }
+
+    #[test]
+    fn a_kind_that_is_no_more_leaves_its_dependents_to_be_looked_at() {
+        let mut graph = Graph::default();
+        let count = REMEMBERED + 2;
+        for n in 0..count {
+            let mut owner = item(&format!("owner{n}"), &[], &[], false);
+            owner.kind = Arc::new(("shop.example/v1".into(), "Thing".into()));
+            graph.put(owner);
+            graph.put(item(&format!("child{n}"), &[(&format!("owner{n}"), true)], &[], false));
+        }
+        assert!(graph.remove_kind("other.example", "Thing").0.is_empty());
+        let (look, namespaces) = graph.remove_kind("shop.example", "Thing");
+        assert_eq!(look.len(), count);
+        assert_eq!(namespaces, BTreeSet::from(["shop".to_owned()]));
+        // None is forgotten as long as somebody names it.
+        assert!((0..count).all(|n| graph.is_gone(&format!("owner{n}"))));
+        (0..count).for_each(|n| drop(graph.remove(&format!("child{n}"))));
+        assert!(graph.missed.is_empty() && graph.items.is_empty());
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Which indexes of an indexed job are done, in the short form that its status has: `1,3-5,7`.
 
 use k8s_openapi::api::core::v1::Pod;
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Formatter},
+};
 
 /// Annotation and label of every pod of an indexed job.
 pub(crate) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
@@ -12,33 +15,70 @@ pub(crate) fn of(pod: &Pod) -> Option<i32> {
     annotations.get(INDEX)?.parse().ok().filter(|index| *index >= 0)
 }
 
-/// Reads the short form, as far as it is one, and below `end`.
-pub(crate) fn read(text: &str, end: i32) -> BTreeSet<i32> {
-    let mut indexes = BTreeSet::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(first), Ok(last)) = (first.parse::<i32>(), last.parse::<i32>()) {
-            indexes.extend(first.max(0)..=last.min(end - 1));
+/// Indexes as runs of first and last that neither overlap nor touch: a status may name billions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Indexes(BTreeMap<i32, i32>);
+
+impl Indexes {
+    /// Reads the short form, as far as it is one, and below `end`.
+    pub(crate) fn read(text: &str, end: i32) -> Self {
+        let mut indexes = Self::default();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            if let (Ok(first), Ok(last)) = (first.parse::<i32>(), last.parse::<i32>()) {
+                indexes.insert_run(first.max(0), last.min(end.saturating_sub(1)));
+            }
         }
+        indexes
     }
-    indexes
+
+    pub(crate) fn insert(&mut self, index: i32) {
+        self.insert_run(index, index);
+    }
+
+    fn insert_run(&mut self, mut first: i32, mut last: i32) {
+        if first > last {
+            return;
+        }
+        while let Some((&from, &to)) = self.0.range(..=last.saturating_add(1)).next_back()
+            && to >= first.saturating_sub(1)
+        {
+            self.0.remove(&from);
+            (first, last) = (first.min(from), last.max(to));
+        }
+        self.0.insert(first, last);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        let runs = self.0.iter().map(|(first, last)| i64::from(*last) - i64::from(*first) + 1);
+        usize::try_from(runs.sum::<i64>()).unwrap_or(usize::MAX)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those below `end` that are not in it, from the first on.
+    pub(crate) fn open(&self, end: i32) -> impl Iterator<Item = i32> {
+        let starts = std::iter::once(0).chain(self.0.values().map(|last| last.saturating_add(1)));
+        let ends = self.0.keys().copied().chain(std::iter::once(end));
+        starts.zip(ends).flat_map(move |(start, until)| start..until.min(end))
+    }
 }
 
-/// Writes the short form: three and more in a row become first and last.
-pub(crate) fn write(indexes: &BTreeSet<i32>) -> String {
-    let mut runs: Vec<(i32, i32)> = Vec::new();
-    for index in indexes {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == *index => *last = *index,
-            _ => runs.push((*index, *index)),
+/// The short form: three and more in a row become first and last.
+impl Display for Indexes {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (at, (first, last)) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            match last - first {
+                0 => write!(f, "{comma}{first}")?,
+                1 => write!(f, "{comma}{first},{last}")?,
+                _ => write!(f, "{comma}{first}-{last}")?,
+            }
         }
+        Ok(())
     }
-    let shown = runs.into_iter().map(|(first, last)| match last - first {
-        0 => first.to_string(),
-        1 => format!("{first},{last}"),
-        _ => format!("{first}-{last}"),
-    });
-    shown.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -47,17 +87,28 @@ mod tests {
 
     #[test]
     fn short_forms() {
-        for (indexes, short) in [
-            (vec![], ""),
-            (vec![0], "0"),
-            (vec![1, 3, 4, 5, 7], "1,3-5,7"),
-            (vec![0, 1], "0,1"),
-            (vec![0, 1, 2, 3], "0-3"),
+        for (indexes, short, open) in [
+            (vec![], "", vec![0, 1, 2, 3, 4, 5, 6, 7]),
+            (vec![0], "0", vec![1, 2, 3, 4, 5, 6, 7]),
+            (vec![7, 3, 1, 5, 4], "1,3-5,7", vec![0, 2, 6]),
+            (vec![1, 0, 1], "0,1", vec![2, 3, 4, 5, 6, 7]),
+            (vec![0, 2, 3, 1], "0-3", vec![4, 5, 6, 7]),
         ] {
-            let indexes: BTreeSet<i32> = indexes.into_iter().collect();
-            assert_eq!(write(&indexes), short);
-            assert_eq!(read(short, 8), indexes);
+            let mut made = Indexes::default();
+            indexes.into_iter().for_each(|index| made.insert(index));
+            assert_eq!(made.to_string(), short);
+            assert_eq!(Indexes::read(short, 8), made);
+            assert_eq!(made.len() + open.len(), 8);
+            assert_eq!(made.open(8).collect::<Vec<_>>(), open);
         }
-        assert_eq!(read("1-1000000000,x,2-", 4), BTreeSet::from([1, 2, 3]));
+        assert_eq!(Indexes::read("1-1000000000,x,2-", 4).to_string(), "1-3");
+        assert_eq!(Indexes::read("4-6,0-1,1-5,9-8,-3", 20).to_string(), "0-6");
+    }
+
+    #[test]
+    fn billions_take_no_room() {
+        let all = Indexes::read("0-2147483646", i32::MAX);
+        assert_eq!((all.len(), all.0.len()), (2_147_483_647, 1));
+        assert_eq!(all.open(i32::MAX).next(), None);
     }
 }

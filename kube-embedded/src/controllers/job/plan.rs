@@ -9,7 +9,7 @@ use super::{
         selection::controlled_by,
         write::is_finished,
     },
-    indexes,
+    indexes::{self, Indexes},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -169,7 +169,7 @@ pub(crate) fn tracked(job: &Job, pods: &[Arc<Pod>], plan: &Plan, now: Timestamp)
     }
     if view.indexed() {
         status.succeeded = count(done.len());
-        status.completed_indexes = (!done.is_empty()).then(|| indexes::write(&done));
+        status.completed_indexes = (!done.is_empty()).then(|| done.to_string());
     }
     view.observe(&mut status);
     status
@@ -303,17 +303,18 @@ impl<'a> View<'a> {
         usize::try_from(counted.unwrap_or(0)).unwrap_or(0) + named + fresh.count()
     }
 
-    fn done_indexes(&self) -> BTreeSet<i32> {
+    fn done_indexes(&self) -> Indexes {
         let text = self.status.completed_indexes.as_deref().unwrap_or_default();
-        indexes::read(text, self.completions())
+        Indexes::read(text, self.completions())
     }
 
     /// Those that the status does not tell of yet included.
-    fn succeeded_indexes(&self) -> BTreeSet<i32> {
+    fn succeeded_indexes(&self) -> Indexes {
         let mut done = self.done_indexes();
         for pod in self.fresh(None) {
             if self.end_of(pod, None) == Some(End::Succeeded) {
-                done.extend(indexes::of(pod).filter(|index| *index < self.completions()));
+                let index = indexes::of(pod).filter(|index| *index < self.completions());
+                index.into_iter().for_each(|index| done.insert(index));
             }
         }
         done
@@ -444,8 +445,7 @@ impl<'a> View<'a> {
         let missing = missing.min(MOST_AT_ONCE);
         plan.create = if self.indexed() {
             let done = self.succeeded_indexes();
-            let open = (0..self.completions())
-                .filter(|index| !done.contains(index) && !working.contains(index));
+            let open = done.open(self.completions()).filter(|index| !working.contains(index));
             open.take(missing).map(|index| pod(self.job, Some(index))).collect()
         } else {
             vec![pod(self.job, None); missing]

@@ -292,7 +292,7 @@ impl Rules {
     /// may stand.
     fn values(&mut self, schema: &Value, path: &str, depth: usize, int_or_string: bool) {
         if let Some(pattern) = schema["pattern"].as_str()
-            && let Err(error) = regex::Regex::new(pattern)
+            && let Err(error) = super::pattern::Pattern::new(pattern)
         {
             let why = error.to_string();
             let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");

@@ -23,6 +23,46 @@ fn alternatives_are_told_apart() {
     assert_eq!(checked(json!({ "not": { "required": ["a"] } }), json!({ "a": 1 })).len(), 1);
 }
 
+/// Were each alternative asked more than once, this would take 2^60 steps.
+#[test]
+fn nested_alternatives_are_asked_once() {
+    for word in ["anyOf", "oneOf"] {
+        let mut schema = json!({ "required": ["a"] });
+        for _ in 0..60 {
+            schema = json!({ word: [schema] });
+        }
+        assert_eq!(checked(schema.clone(), json!({ "a": 1 })), [""; 0]);
+        assert_eq!(checked(schema, json!({})).len(), 61, "{word}");
+    }
+}
+
+#[test]
+fn elements_are_known_by_value_or_keys() {
+    let set = json!({ "type": "array", "x-kubernetes-list-type": "set", "items": {} });
+    assert_eq!(checked(set.clone(), json!(["a", "b", 1])), [""; 0]);
+    assert_eq!(checked(set, json!(["a", "b", "a"])), ["[2]: Duplicate value: \"a\""]);
+    let map = json!({
+        "type": "array",
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["name"],
+        "items": { "type": "object", "properties": {
+            "name": { "type": "string" },
+            "size": { "type": "integer", "maximum": 1 },
+        } },
+    });
+    let element = |name: &str, size: i32| json!({ "name": name, "size": size });
+    assert_eq!(
+        checked(map.clone(), json!([element("a", 0), element("a", 1)])),
+        ["[1]: Duplicate value: {\"name\":\"a\"}"]
+    );
+    // What was too big before is known again in another place.
+    let (schema, old) = (Schema::parse(&map), json!([element("a", 5), element("b", 1)]));
+    let fine = json!([element("b", 0), element("a", 5)]);
+    assert!(Checked::check(&schema, &fine, Some(&old)).is_empty());
+    let wrong = json!([element("b", 5), element("a", 5)]);
+    assert_eq!(Checked::check(&schema, &wrong, Some(&old)).len(), 1);
+}
+
 #[test]
 fn numbers_keep_within_their_bounds() {
     for (schema, value, fine) in [

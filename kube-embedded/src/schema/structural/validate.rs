@@ -3,6 +3,7 @@
 use super::{ListType, Schema};
 use crate::{kinds::FieldError, schema::type_name};
 use serde_json::Value;
+use std::collections::{HashMap, HashSet};
 
 /// The errors of one object.
 #[derive(Default)]
@@ -124,14 +125,16 @@ impl Checked {
         let (any, one) = (&schema.any_of, &schema.one_of);
         let quoted = format!("{:?}", shown_path(path));
         let mut failed = Vec::new();
-        if !any.is_empty() && !any.iter().any(|schema| errors_of(schema).is_empty()) {
+        // Each is asked once: alternatives may stand in alternatives.
+        let of_any: Vec<_> = any.iter().map(errors_of).collect();
+        if !of_any.is_empty() && !of_any.iter().any(Vec::is_empty) {
             failed.push(format!("{quoted} must validate at least one schema (anyOf)"));
             // The alternative that came closest tells what it missed.
-            let closest = any.iter().map(errors_of).min_by_key(Vec::len);
-            self.errors.extend(closest.unwrap_or_default());
+            self.errors.extend(of_any.into_iter().min_by_key(Vec::len).unwrap_or_default());
         }
-        if !one.is_empty() {
-            let fit = one.iter().filter(|schema| errors_of(schema).is_empty()).count();
+        let of_one: Vec<_> = one.iter().map(errors_of).collect();
+        if !of_one.is_empty() {
+            let fit = of_one.iter().filter(|errors| errors.is_empty()).count();
             if fit != 1 {
                 let found = match fit {
                     0 => "Found none valid".to_owned(),
@@ -140,8 +143,7 @@ impl Checked {
                 let what = "must validate one and only one schema (oneOf)";
                 failed.push(format!("{quoted} {what}. {found}"));
                 if fit == 0 {
-                    let closest = one.iter().map(errors_of).min_by_key(Vec::len);
-                    self.errors.extend(closest.unwrap_or_default());
+                    self.errors.extend(of_one.into_iter().min_by_key(Vec::len).unwrap_or_default());
                 }
             }
         }
@@ -208,18 +210,28 @@ impl Checked {
         }
     }
 
-    fn items(&mut self, schema: &Schema, items: &[Value], old: Option<&Value>, path: &mut String) {
+    fn items<'a>(
+        &mut self,
+        schema: &Schema,
+        items: &'a [Value],
+        old: Option<&'a Value>,
+        path: &mut String,
+    ) {
         let before = path.len();
         let olds = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         if let Some(of_items) = &schema.items {
+            // Only lists with keys tell which element was which.
+            let keys = match &schema.list {
+                ListType::Map(keys) => keys.as_slice(),
+                _ => &[],
+            };
+            let id = |item: &'a Value| -> Vec<_> { keys.iter().map(|key| item.get(key)).collect() };
+            let mut by_id = HashMap::new();
+            for old in olds.iter().filter(|_| !keys.is_empty()) {
+                by_id.entry(id(old)).or_insert(old);
+            }
             for (at, item) in items.iter().enumerate() {
-                // Only lists with keys tell which element was which.
-                let old = match &schema.list {
-                    ListType::Map(keys) => {
-                        olds.iter().find(|old| keys.iter().all(|key| old.get(key) == item.get(key)))
-                    }
-                    _ => None,
-                };
+                let old = by_id.get(&id(item)).copied();
                 path.push_str(&format!("[{at}]"));
                 self.value(of_items, item, old, path);
                 path.truncate(before);
@@ -274,7 +286,7 @@ impl Checked {
                 }
             }
             Value::Array(items) => {
-                let mut seen: Vec<Value> = Vec::new();
+                let mut seen = HashSet::new();
                 for (at, item) in items.iter().enumerate() {
                     let id = match &schema.list {
                         ListType::Atomic => None,
@@ -289,7 +301,9 @@ impl Checked {
                             let message = format!("Duplicate value: {id}");
                             self.tell("FieldValueDuplicate", path, message);
                         }
-                        Some(id) => seen.push(id),
+                        Some(id) => {
+                            seen.insert(id);
+                        }
                         None => {}
                     }
                     if let Some(of_items) = &schema.items {
