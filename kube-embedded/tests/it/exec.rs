@@ -325,12 +325,12 @@ async fn kubectl_shows_the_logs_of_all_that_ran() {
     let container = |name: &str, args: &[&str]| {
         json!({
             "name": name, "image": "tool:1.0", "command": ["/tool"], "args": args,
-            "volumeMounts": [{ "name": "work", "mountPath": "/work" }],
+            "volumeMounts": [{ "name": "work", "mountPath": "/scratch" }],
         })
     };
     let namespaced = cluster.addresses().sandbox == Sandbox::Namespaced;
     let prepare = if namespaced {
-        container("prepare", &["write", "/work/seed", "sown"])
+        container("prepare", &["write", "/scratch/seed", "sown"])
     } else {
         container("prepare", &["print"])
     };
@@ -345,7 +345,7 @@ async fn kubectl_shows_the_logs_of_all_that_ran() {
         in_time(kubectl.run(&words, "")).await
     };
     if namespaced {
-        let seed = say("exec two -c b -- /tool cat /work/seed").await.unwrap();
+        let seed = say("exec two -c b -- /tool cat /scratch/seed").await.unwrap();
         assert_eq!(seed, "sown", "a folder of all containers of the pod");
     }
     let printed = async |line: &str, expected: &[&str]| {
