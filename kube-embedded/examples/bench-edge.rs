@@ -84,7 +84,7 @@ async fn answer(_: Request<Incoming>) -> std::result::Result<Response<Full<Bytes
 fn edge(http: bool, endpoints: &[&str]) -> Result<()> {
     let parsed: std::result::Result<Vec<SocketAddr>, _> =
         endpoints.iter().map(|e| e.parse()).collect();
-    let routing = Routing { backends: Backends::alike(parsed?), affinity: None };
+    let routing = Routing { backends: Backends::alike(parsed?), ..Routing::default() };
     let route = Arc::new(Route::new(routing, Arc::new(Affinity::default())));
     let (tell, _troubles) = mpsc::channel(8);
     let plane = Plane::start(Arc::default(), tell)?;

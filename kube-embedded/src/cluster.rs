@@ -47,11 +47,14 @@ pub struct Config {
     pub state: Option<PathBuf>,
     /// Where objects shall outlive the process. Not supported yet.
     pub data: Option<PathBuf>,
+    /// Whether load balancers and Ingresses get addresses; without, the cluster is as kind makes it.
+    pub external: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { nodes: 3, sandbox: None, images: Vec::new(), state: None, data: None }
+        let (sandbox, images, state, data) = Default::default();
+        Self { nodes: 3, sandbox, images, state, data, external: true }
     }
 }
 
@@ -136,7 +139,8 @@ impl Cluster {
             bootstrap::first_service_address(&addresses),
         ])?;
         let api = Api::new(Store::default(), addresses);
-        bootstrap::run(&api, &addresses, credentials.authority()).map_err(StartError::Bootstrap)?;
+        bootstrap::run(&api, &addresses, credentials.authority(), config.external)
+            .map_err(StartError::Bootstrap)?;
         let server = Server::start(listener, api.clone(), &credentials)?;
         // Built beside, so that the first request need not wait for all of it.
         tokio::task::spawn_blocking(schema::warm);
@@ -159,7 +163,7 @@ impl Cluster {
             server: Some(server),
             _state: state,
         };
-        cluster.start_work(config.nodes).await?;
+        cluster.start_work(config.nodes, config.external).await?;
         Ok(cluster)
     }
 
@@ -222,7 +226,7 @@ impl Cluster {
         }
     }
 
-    async fn start_work(&mut self, nodes: u8) -> Result<(), StartError> {
+    async fn start_work(&mut self, nodes: u8, external: bool) -> Result<(), StartError> {
         let addresses = self.addresses;
         let nodes: Vec<(String, Ipv4Addr)> =
             (0..nodes).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
@@ -241,7 +245,8 @@ impl Cluster {
         let weak: Weak<Kubelet> = Arc::downgrade(&kubelet);
         self.api.set_nodes(weak as Weak<dyn NodeApi>);
         self.kubelet = Some(kubelet);
-        let config = edge::Config { network: self.network.clone(), addresses, nodes };
+        let part = edge::Part::All { nodes, external };
+        let config = edge::Config { network: self.network.clone(), addresses, part };
         self.work.push(Work::spawn(edge::run(self.client(), config)));
         Ok(())
     }

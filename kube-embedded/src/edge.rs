@@ -1,13 +1,15 @@
 //! What lets traffic in: Service addresses, node ports, load balancers and Ingresses.
 //!
-//! It speaks only [`kube::Client`], so it serves any cluster whose endpoints it can dial. Services
-//! and EndpointSlices become listeners that choose a ready endpoint at random for each connection,
-//! as kube-proxy does; a load balancer is an address of the host's loopback range.
+//! Services and EndpointSlices become listeners that choose a ready endpoint at random for each
+//! connection, as kube-proxy does; a load balancer is an address of the host's loopback range. It
+//! speaks only [`kube::Client`], so it also serves a cluster of somebody else's: [`outside`].
 
 mod balancer;
+mod entrance;
 mod ingress;
 mod keeper;
 mod objects;
+pub mod outside;
 mod plan;
 pub mod plane;
 mod pods;
@@ -15,7 +17,8 @@ mod pump;
 pub mod route;
 
 pub use balancer::PUBLISHED_PORT;
-pub use ingress::CONTROLLER as INGRESS_CONTROLLER;
+pub use entrance::{Entrance, Entrances, Ports};
+pub use ingress::{CLASS as INGRESS_CLASS, CONTROLLER as INGRESS_CONTROLLER};
 
 use crate::network::{Addresses, Network, Sandbox};
 use futures::{
@@ -32,6 +35,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use objects::{Objects, Seen};
+use plan::{Own, Place};
 use plane::{Plane, Port, Trouble};
 use std::{
     collections::BTreeSet,
@@ -42,7 +46,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{self, Instant},
 };
 
@@ -60,8 +64,53 @@ pub struct Config {
     pub network: Arc<Network>,
     /// Where external addresses come from.
     pub addresses: Addresses,
-    /// Node names and their internal addresses, on which node ports are opened.
-    pub nodes: Vec<(String, Ipv4Addr)>,
+    /// Whose cluster it is.
+    pub part: Part,
+}
+
+/// The part of a cluster's traffic that is carried.
+#[derive(Clone)]
+pub enum Part {
+    /// All of it: the cluster is our own and has no other proxy.
+    All {
+        /// Node names and their internal addresses, on which node ports are opened.
+        nodes: Vec<(String, Ipv4Addr)>,
+        /// Whether load balancers and Ingresses get addresses. Without them the cluster is as kind
+        /// makes it.
+        external: bool,
+    },
+    /// What comes from outside through load balancers and Ingresses, unless somebody else serves
+    /// them already.
+    Outside(watch::Receiver<Arc<Entrances>>),
+}
+
+impl Config {
+    fn place(&self) -> Place {
+        match &self.part {
+            Part::All { nodes, external } => Place::Own(Own {
+                nodes: nodes.clone(),
+                cluster_addresses_on_host: self.addresses.sandbox == Sandbox::Plain,
+                balancers: *external,
+            }),
+            Part::Outside(entrances) => Place::Outside(entrances.borrow().clone()),
+        }
+    }
+
+    fn has_ingresses(&self) -> bool {
+        !matches!(self.part, Part::All { external: false, .. })
+    }
+}
+
+impl Part {
+    /// Waits for other entrances; for ever where there can be none.
+    async fn changes(&mut self) {
+        if let Self::Outside(entrances) = self
+            && entrances.changed().await.is_ok()
+        {
+            return;
+        }
+        future::pending().await
+    }
 }
 
 /// Keeps listeners as the cluster's Services and Ingresses ask for, until dropped; dropping closes all of them
@@ -84,8 +133,12 @@ async fn run_with(client: Client, config: Config, bind: Bind) {
     };
     let plane = Arc::new(plane);
     let (told, troubles) = mpsc::channel(64);
-    let ingresses = ingress::run(client.clone(), &config, plane.clone(), bind, troubles);
-    let services = serve(client, &config, plane, bind, troubled, told);
+    let ingresses = async {
+        if config.has_ingresses() {
+            ingress::run(client.clone(), &config, plane.clone(), bind, troubles).await;
+        }
+    };
+    let services = serve(client.clone(), &config, plane.clone(), bind, troubled, told);
     // Two loops, so that neither waits for what the other does.
     futures::join!(ingresses, services);
 }
@@ -102,21 +155,11 @@ async fn serve(
     let of_ingresses: BTreeSet<Ipv4Addr> = config.addresses.ingresses().collect();
     let mut keeper = Keeper::new(client.clone(), config, plane, bind);
     let mut objects = Objects::default();
-    let mut seen = watch(&client, config.addresses.sandbox);
+    let mut seen = watch(&client, config);
     let (_, mut attached) = config.network.attached();
     let mut writes = FuturesUnordered::new();
-    let mut retry_at = None;
+    let (mut part, mut retry) = (config.part.clone(), Retry::default());
     loop {
-        retry_at = match keeper.unfinished.is_empty() {
-            true => None,
-            false => retry_at.or_else(|| Some(Instant::now() + RETRY)),
-        };
-        let retry = async {
-            match retry_at {
-                Some(at) => time::sleep_until(at).await,
-                None => future::pending().await,
-            }
-        };
         tokio::select! {
             Some(first) = seen.next() => {
                 objects.see(first);
@@ -130,8 +173,11 @@ async fn serve(
                 _ => keeper.trouble(at, trouble),
             },
             Ok(()) = attached.changed() => keeper.keep_pods(&objects),
-            () = retry => {
-                retry_at = None;
+            () = part.changes() => {
+                keeper.place = config.place();
+                objects.look_at_all();
+            }
+            () = retry.due(!keeper.unfinished.is_empty()) => {
                 std::mem::take(&mut keeper.unfinished)
                     .into_iter()
                     .for_each(|service| objects.look_again(service));
@@ -143,13 +189,30 @@ async fn serve(
     }
 }
 
-fn watch(client: &Client, sandbox: Sandbox) -> BoxStream<'static, Seen> {
+/// When what could not be done is tried again.
+#[derive(Default)]
+struct Retry(Option<Instant>);
+
+impl Retry {
+    /// Waits until it is time, counted from when there was something first; for ever while there is
+    /// nothing.
+    async fn due(&mut self, anything: bool) {
+        if !anything {
+            self.0 = None;
+            return future::pending().await;
+        }
+        time::sleep_until(*self.0.get_or_insert_with(|| Instant::now() + RETRY)).await;
+        self.0 = None;
+    }
+}
+
+fn watch(client: &Client, config: &Config) -> BoxStream<'static, Seen> {
     let services = events::<Service>(client).map(Seen::Service);
     let slices = events::<EndpointSlice>(client).map(Seen::Slice);
     // Only what is listened on inside of pods depends on them.
-    let pods = match sandbox {
-        Sandbox::Namespaced => events::<Pod>(client).map(Seen::Pod).boxed(),
-        Sandbox::Plain => stream::pending().boxed(),
+    let pods = match (&config.part, config.addresses.sandbox) {
+        (Part::All { .. }, Sandbox::Namespaced) => events::<Pod>(client).map(Seen::Pod).boxed(),
+        _ => stream::pending().boxed(),
     };
     stream::select_all([services.boxed(), slices.boxed(), pods]).boxed()
 }

@@ -1,18 +1,28 @@
-//! `kube-embedded`: a cluster for as long as the process lives.
+//! `kube-embedded`: a cluster for as long as the process lives, or the edge of somebody else's.
 
-use kube_embedded::{Cluster, Config, network::Sandbox, server::credentials::write_private};
-use serde_json::json;
-use std::{ffi::OsString, fs, io::Write, path::PathBuf, process::ExitCode, time::Instant};
+use kube_embedded::{
+    Cluster, Config,
+    edge::outside::{Options, OutsideEdge},
+    network::Sandbox,
+    server::credentials::write_private,
+};
+use serde_json::{Value, json};
+use std::{
+    ffi::OsString, fs, io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Instant,
+};
 use tokio::{
     io::AsyncReadExt,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 const HELP: &str = "\
 A Kubernetes in one process, for tests and labs. Loopback only.
 
 usage: kube-embedded serve [--kubeconfig PATH] [--images PATH]... [--state DIR]
-                           [--sandbox auto|namespaced|plain] [--nodes N] [--exit-with-stdin]
+                           [--sandbox auto|namespaced|plain] [--nodes N] [--no-load-balancers]
+                           [--exit-with-stdin]
+       kube-embedded edge --kubeconfig PATH [--published NODEPORT=HOST:PORT]...
+                          [--nodes-unreachable] [--exit-with-stdin]
        kube-embedded explain-limits
        kube-embedded --version | --help
 
@@ -24,7 +34,16 @@ serve prints one line of JSON when the API answers, and serves until SIGTERM or 
   --data DIR          where objects outlive the process (not supported yet)
   --sandbox KIND      how pods are kept apart; auto takes the best that works here
   --nodes N           how many nodes run pods; default 3
+  --no-load-balancers load balancers and Ingresses get no addresses, as on a cluster of kind
   --exit-with-stdin   ends when stdin does: when the parent is gone, however it went
+
+edge gives the load balancers and Ingresses of somebody else's cluster addresses of this host, and
+leads traffic to node ports, or to pods through the API where no node can be reached. What another
+controller serves it leaves alone. It prints one line of JSON once it does so, ends at SIGTERM or
+SIGINT, or once the API has been silent for five minutes, and then takes the addresses back.
+  --kubeconfig PATH   the current context of this file
+  --published P=H:Q   node port P is published at H:Q, for clusters whose nodes cannot be reached
+  --nodes-unreachable no node is tried, whatever its address
 ";
 
 const LIMITS: &str = "\
@@ -82,7 +101,8 @@ fn main() -> ExitCode {
                 .collect();
             print(&format!("{LIMITS}{kinds}"));
         }
-        Ok(Command::Serve(serve)) => return run(*serve),
+        Ok(Command::Serve(serve)) => return run(serve_until_told(*serve)),
+        Ok(Command::Edge(edge)) => return run(edge_until_told(edge)),
         Err(message) => {
             eprintln!("kube-embedded: {message}\n\n{HELP}");
             return ExitCode::from(2);
@@ -103,6 +123,14 @@ enum Command {
     Version,
     Limits,
     Serve(Box<Serve>),
+    Edge(Edge),
+}
+
+#[derive(Debug, Default)]
+struct Edge {
+    kubeconfig: PathBuf,
+    options: Options,
+    exit_with_stdin: bool,
 }
 
 #[derive(Debug, Default)]
@@ -116,12 +144,45 @@ fn parse(arguments: Vec<OsString>) -> Result<Command, String> {
     let mut arguments = arguments.into_iter();
     let first = arguments.next().ok_or("what shall I do?")?;
     match first.to_str() {
-        Some("--help" | "-h" | "help") => return Ok(Command::Help),
-        Some("--version" | "-V") => return Ok(Command::Version),
-        Some("explain-limits") => return Ok(Command::Limits),
-        Some("serve") => {}
-        _ => return Err(format!("unknown command {first:?}")),
+        Some("--help" | "-h" | "help") => Ok(Command::Help),
+        Some("--version" | "-V") => Ok(Command::Version),
+        Some("explain-limits") => Ok(Command::Limits),
+        Some("serve") => parse_serve(arguments),
+        Some("edge") => parse_edge(arguments),
+        _ => Err(format!("unknown command {first:?}")),
     }
+}
+
+fn parse_edge(mut arguments: impl Iterator<Item = OsString>) -> Result<Command, String> {
+    let (mut edge, mut kubeconfig) = (Edge::default(), None);
+    while let Some(argument) = arguments.next() {
+        let flag = argument.to_str().unwrap_or_default().to_owned();
+        let mut value = || arguments.next().ok_or_else(|| format!("{flag} needs a value after it"));
+        match &*flag {
+            "--kubeconfig" => kubeconfig = Some(value()?),
+            "--published" => {
+                let text = value()?;
+                let (port, at) = published(text.to_str().unwrap_or_default()).ok_or_else(|| {
+                    format!("--published {text:?}: give NODEPORT=HOST:PORT, such as 30080=127.0.0.1:8080")
+                })?;
+                edge.options.published.insert(port, at);
+            }
+            "--nodes-unreachable" => edge.options.unreachable = true,
+            "--exit-with-stdin" => edge.exit_with_stdin = true,
+            "--help" | "-h" => return Ok(Command::Help),
+            _ => return Err(format!("unknown argument {argument:?}")),
+        }
+    }
+    edge.kubeconfig = kubeconfig.ok_or("edge needs --kubeconfig PATH")?.into();
+    Ok(Command::Edge(edge))
+}
+
+fn published(text: &str) -> Option<(u16, SocketAddr)> {
+    let (port, at) = text.split_once('=')?;
+    Some((port.parse().ok()?, at.parse().ok()?))
+}
+
+fn parse_serve(mut arguments: impl Iterator<Item = OsString>) -> Result<Command, String> {
     let mut serve = Serve::default();
     while let Some(argument) = arguments.next() {
         let flag = argument.to_str().unwrap_or_default().to_owned();
@@ -132,6 +193,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Command, String> {
             "--state" => serve.config.state = Some(value()?.into()),
             "--data" => serve.config.data = Some(value()?.into()),
             "--exit-with-stdin" => serve.exit_with_stdin = true,
+            "--no-load-balancers" => serve.config.external = false,
             "--nodes" => {
                 let text = value()?;
                 let nodes = text.to_str().and_then(|text| text.parse().ok());
@@ -157,7 +219,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Command, String> {
     Ok(Command::Serve(Box::new(serve)))
 }
 
-fn run(serve: Serve) -> ExitCode {
+fn run(work: impl Future<Output = Result<(), String>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -165,7 +227,7 @@ fn run(serve: Serve) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = match runtime.block_on(serve_until_told(serve)) {
+    let code = match runtime.block_on(work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("kube-embedded: {message}");
@@ -177,21 +239,74 @@ fn run(serve: Serve) -> ExitCode {
     code
 }
 
+/// The signals that end us.
+struct Told {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Told {
+    /// Before anything is started, so that no signal ends the process without cleaning up.
+    fn listen() -> Result<Self, String> {
+        let listen =
+            |kind| signal(kind).map_err(|error| format!("cannot listen to signals: {error}"));
+        let (terminate, interrupt) =
+            (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn ended(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn edge_until_told(edge: Edge) -> Result<(), String> {
+    let mut told = Told::listen()?;
+    let path = &edge.kubeconfig;
+    let unusable =
+        |error: &dyn std::fmt::Display| format!("cannot use {}: {error}", path.display());
+    let text = kube::config::Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+    let config = kube::Config::from_custom_kubeconfig(text, &<_>::default()).await;
+    let config = config.map_err(|error| unusable(&error))?;
+    let started = tokio::select! {
+        started = OutsideEdge::start(config, edge.options) => started,
+        () = told.ended() => return Ok(()),
+        () = end_of_stdin(), if edge.exit_with_stdin => return Ok(()),
+    };
+    let mut edge_of = started.map_err(|error| error.to_string())?;
+    let block = edge_of.addresses().block;
+    say_ready(json!({
+        "addresses": format!("127.{block}.0.0/16"),
+        "way": edge_of.way().to_string(),
+    }));
+    let ended = tokio::select! {
+        error = edge_of.failed() => Err(error.to_string()),
+        () = told.ended() => Ok(()),
+        () = end_of_stdin(), if edge.exit_with_stdin => Ok(()),
+    };
+    tokio::select! {
+        () = edge_of.stop() => {}
+        () = told.ended() => {}
+    }
+    ended
+}
+
+/// Tells whoever started us.
+fn say_ready(mut about: Value) {
+    about["ready"] = json!(true);
+    about["pid"] = json!(std::process::id());
+    print(&format!("{about}\n"));
+}
+
 async fn serve_until_told(serve: Serve) -> Result<(), String> {
     let begun = Instant::now();
-    // Before anything is started, so that no signal ends the process without cleaning up.
-    let listen = |kind| signal(kind).map_err(|error| format!("cannot listen to signals: {error}"));
-    let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut told = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let mut told = Told::listen()?;
     let started = tokio::select! {
         started = Cluster::start(serve.config) => started,
-        () = told() => return Ok(()),
+        () = told.ended() => return Ok(()),
     };
     let cluster = started.map_err(|error| error.to_string())?;
     let path = serve.kubeconfig.unwrap_or_else(|| cluster.state().join("kubeconfig"));
@@ -202,24 +317,21 @@ async fn serve_until_told(serve: Serve) -> Result<(), String> {
         Sandbox::Namespaced => "namespaced",
         Sandbox::Plain => "plain",
     };
-    let ready = json!({
-        "ready": true,
+    say_ready(json!({
         "server": cluster.url(),
         "kubeconfig": std::path::absolute(&path).unwrap_or_else(|_| path.clone()),
         "sandbox": sandbox,
         "sandboxReason": cluster.sandbox_reason(),
-        "pid": std::process::id(),
         "startedIn": begun.elapsed().as_secs_f64(),
-    });
-    print(&format!("{ready}\n"));
+    }));
     tokio::select! {
-        () = told() => {}
+        () = told.ended() => {}
         () = end_of_stdin(), if serve.exit_with_stdin => {}
     }
     // Whoever tells a second time wants it at once: dropping the cluster ends everything.
     tokio::select! {
         () = cluster.stop() => {}
-        () = told() => {}
+        () = told.ended() => {}
     }
     // Another cluster may have written its own there meanwhile.
     if fs::read_to_string(&path).is_ok_and(|there| there == text) {
@@ -248,7 +360,13 @@ mod tests {
         let Ok(Command::Serve(serve)) = parsed(line) else { panic!("{line}") };
         assert_eq!(serve.config.images, [PathBuf::from("a"), PathBuf::from("b")]);
         assert_eq!((serve.config.nodes, serve.config.sandbox), (2, Some(Sandbox::Plain)));
-        assert!(serve.exit_with_stdin && serve.kubeconfig.is_none());
+        assert!(serve.exit_with_stdin && serve.kubeconfig.is_none() && serve.config.external);
+        let Ok(Command::Serve(serve)) = parsed("serve --no-load-balancers") else { panic!() };
+        assert!(!serve.config.external);
+        let line = "edge --kubeconfig k --published 30080=127.0.0.1:8080 --exit-with-stdin";
+        let Ok(Command::Edge(edge)) = parsed(line) else { panic!("{line}") };
+        assert_eq!(edge.options.published[&30080], "127.0.0.1:8080".parse().unwrap());
+        assert!(edge.exit_with_stdin && edge.kubeconfig == "k");
     }
 
     #[test]
@@ -259,6 +377,11 @@ mod tests {
             ("serve --nodes", "--nodes needs a value after it"),
             ("serve --nodes 0", "--nodes \"0\": give a number from 1 to 100"),
             ("serve --sandbox x", "--sandbox \"x\": give auto, namespaced or plain"),
+            ("edge", "edge needs --kubeconfig PATH"),
+            (
+                "edge --published 80",
+                "--published \"80\": give NODEPORT=HOST:PORT, such as 30080=127.0.0.1:8080",
+            ),
             ("serve --imagse x", "unknown argument \"--imagse\""),
         ] {
             assert_eq!(parsed(line).unwrap_err(), expected, "{line}");

@@ -84,19 +84,32 @@ pub trait PodSockets: Send + Sync {
     fn listen(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<TcpListener>>;
 }
 
+/// Reaches the nodes and pods of a cluster of somebody else's.
+pub trait Dial: Send + Sync {
+    /// Connects to `to`, an address of that cluster.
+    fn dial(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
+}
+
 /// The pods of a cluster by address.
 pub struct Network {
     pods: RwLock<HashMap<IpAddr, Arc<dyn PodSockets>>>,
     changes: watch::Sender<u64>,
+    /// For a cluster whose pods are attached nowhere.
+    dialler: Option<Arc<dyn Dial>>,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { pods: RwLock::default(), changes: watch::Sender::new(0) }
+        Self { pods: RwLock::default(), changes: watch::Sender::new(0), dialler: None }
     }
 }
 
 impl Network {
+    /// That of a cluster of somebody else's.
+    pub fn with_dialler(dialler: Arc<dyn Dial>) -> Self {
+        Self { dialler: Some(dialler), ..Self::default() }
+    }
+
     /// Makes a pod's namespace known under its address.
     pub fn attach(&self, pod: IpAddr, sockets: Arc<dyn PodSockets>) {
         self.pods.write().unwrap_or_else(|e| e.into_inner()).insert(pod, sockets);
@@ -128,6 +141,9 @@ impl Network {
     /// Connects to a pod. An address that is neither attached nor loopback is refused rather than
     /// dialled: outside the cluster somebody else may own it.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        if let Some(dialler) = &self.dialler {
+            return dialler.dial(to).await;
+        }
         let pod = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&to.ip()).cloned();
         match pod {
             Some(pod) => pod.connect(to).await,

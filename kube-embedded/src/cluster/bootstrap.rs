@@ -1,11 +1,20 @@
 //! The objects that are there before anybody asks: the namespaces, and the way to the API itself.
 
-use crate::{api::Api, edge::INGRESS_CONTROLLER, network::Addresses};
+use crate::{
+    api::Api,
+    edge::{INGRESS_CLASS, INGRESS_CONTROLLER},
+    network::Addresses,
+};
 use serde_json::json;
 use std::net::Ipv4Addr;
 
 /// Stores them. They go past the controllers: nothing has to run for them to be there.
-pub(super) fn run(api: &Api, addresses: &Addresses, authority: &str) -> Result<(), String> {
+pub(super) fn run(
+    api: &Api,
+    addresses: &Addresses,
+    authority: &str,
+    external: bool,
+) -> Result<(), String> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         api.seed(json!({
             "apiVersion": "v1",
@@ -28,13 +37,15 @@ pub(super) fn run(api: &Api, addresses: &Addresses, authority: &str) -> Result<(
         "metadata": { "namespace": "kube-system", "name": "kube-root-ca.crt" },
         "data": { "ca.crt": authority },
     }))?;
-    // Not the default one: an Ingress without a class is served as well.
-    api.seed(json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "IngressClass",
-        "metadata": { "name": "edge" },
-        "spec": { "controller": INGRESS_CONTROLLER },
-    }))?;
+    if external {
+        // Not the default one: an Ingress without a class is served as well.
+        api.seed(json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "IngressClass",
+            "metadata": { "name": INGRESS_CLASS },
+            "spec": { "controller": INGRESS_CONTROLLER },
+        }))?;
+    }
     let own = first_service_address(addresses).to_string();
     let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
     api.seed(json!({

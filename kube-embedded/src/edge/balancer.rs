@@ -218,6 +218,12 @@ impl Status {
         }
     }
 
+    /// Whether there are addresses, and none is of the pool.
+    pub(super) fn is_somebody_elses(&self, pool: &Pool) -> bool {
+        let ours = self.address().is_some_and(|address| pool.contains(address.into()));
+        !self.ingress.is_empty() && !ours
+    }
+
     /// What the Service says now.
     pub(super) fn of(service: &Service) -> Self {
         let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref());

@@ -13,21 +13,21 @@ pub(in crate::edge) mod proxy;
 pub(in crate::edge) mod table;
 
 use super::{
-    Bind, Config, RETRY, ROUND,
+    Bind, Config, ROUND, Retry,
     plane::{Plane, Trouble},
 };
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use keeper::Keeper;
 use kube::Client;
 use objects::{Objects, Secrets, Watches};
-use std::{future, net::SocketAddr, sync::Arc};
-use tokio::{
-    sync::mpsc,
-    time::{self, Instant},
-};
+use std::{net::SocketAddr, sync::Arc};
+use tokio::sync::mpsc;
 
 /// The `spec.controller` of IngressClasses that are served here.
 pub const CONTROLLER: &str = "canary-labs.dev/edge";
+
+/// The name of the IngressClass that names it.
+pub const CLASS: &str = "edge";
 
 /// Keeps what listens for Ingresses as they ask for, until dropped. `troubled` is what the data
 /// plane has to tell about its addresses.
@@ -49,18 +49,8 @@ pub(super) async fn run(
     let mut secrets = Secrets::new(client.clone());
     let mut objects = Objects::new(client, &mut watches);
     let mut writes = FuturesUnordered::new();
-    let mut retry_at = None;
+    let (mut part, mut retry) = (config.part.clone(), Retry::default());
     loop {
-        retry_at = match keeper.unfinished.is_empty() {
-            true => None,
-            false => retry_at.or_else(|| Some(Instant::now() + RETRY)),
-        };
-        let retry = async {
-            match retry_at {
-                Some(at) => time::sleep_until(at).await,
-                None => future::pending().await,
-            }
-        };
         tokio::select! {
             Some(first) = watches.next() => {
                 objects.see(first, &mut secrets);
@@ -69,8 +59,11 @@ pub(super) async fn run(
             }
             Some(written) = writes.next() => keeper.written(written, &mut objects),
             Some((at, trouble)) = troubled.recv() => keeper.trouble(at, trouble),
-            () = retry => {
-                retry_at = None;
+            () = part.changes() => {
+                keeper.place = config.place();
+                objects.look_at_all();
+            }
+            () = retry.due(!keeper.unfinished.is_empty()) => {
                 std::mem::take(&mut keeper.unfinished)
                     .into_iter()
                     .for_each(|namespace| objects.look_again(namespace));

@@ -9,10 +9,7 @@ use super::{
     pods::{Inhabitant, PodDoors, PodRoute},
     route::{Affinity, Route},
 };
-use crate::{
-    controllers::events::{self, Recorder},
-    network::Sandbox,
-};
+use crate::controllers::events::{self, Recorder};
 use futures::{future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use kube::{
@@ -36,7 +33,7 @@ pub(super) struct Written {
 pub(super) struct Keeper {
     client: Client,
     recorder: Recorder,
-    place: Place,
+    pub(super) place: Place,
     pool: Pool,
     bind: Bind,
     held: BTreeMap<Key, Held>,
@@ -75,10 +72,7 @@ impl Keeper {
         Self {
             recorder: Recorder::new(client.clone(), "service-controller", ""),
             client,
-            place: Place {
-                nodes: config.nodes.clone(),
-                cluster_addresses_on_host: config.addresses.sandbox == Sandbox::Plain,
-            },
+            place: config.place(),
             pool: Pool::new(config.addresses.load_balancers()),
             bind,
             held: BTreeMap::new(),
@@ -112,7 +106,10 @@ impl Keeper {
                 removed = true;
             }
             if let Some(service) = service {
-                let plan = plan::plan(service, objects.slices_of(&key), &self.place);
+                let mut plan = plan::plan(service, objects.slices_of(&key), &self.place);
+                if self.is_somebody_elses(service) {
+                    plan.balanced.clear();
+                }
                 let held = self.held.entry(key.clone()).or_insert_with(|| Held::new(service));
                 held.close(&plan).await;
                 if plan.balanced.is_empty() {
@@ -132,7 +129,7 @@ impl Keeper {
 
     /// Opens, closes and leads listeners inside of pods.
     pub(super) fn keep_pods(&mut self, objects: &Objects) {
-        if self.place.cluster_addresses_on_host {
+        if !matches!(&self.place, Place::Own(own) if !own.cluster_addresses_on_host) {
             return;
         }
         let mut wanted = BTreeMap::new();
@@ -216,6 +213,13 @@ impl Keeper {
         for held in self.held.values_mut().filter(concerned) {
             held.say(&self.recorder, reason, message);
         }
+    }
+
+    /// Whether the Service has an external address that was not given here. In a cluster of our own
+    /// nobody else gives any.
+    fn is_somebody_elses(&self, service: &Service) -> bool {
+        let observed = Status::of(service);
+        matches!(self.place, Place::Outside(_)) && observed.is_somebody_elses(&self.pool)
     }
 
     fn remember_address(&mut self, service: &Service) {
@@ -450,7 +454,7 @@ impl Held {
                     let key = RouteKey { port: port.clone(), scope };
                     Some((node.clone(), self.routes.get(&key)?.clone()))
                 };
-                Some(PodRoute::SameNode(place.nodes.iter().filter_map(of_node).collect()))
+                Some(PodRoute::SameNode(place.nodes().iter().filter_map(of_node).collect()))
             }
         }
     }

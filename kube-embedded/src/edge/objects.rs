@@ -77,6 +77,10 @@ impl Objects {
         self.dirty.insert(service);
     }
 
+    pub(super) fn look_at_all(&mut self) {
+        self.dirty.extend(self.services.items.keys().cloned());
+    }
+
     pub(super) fn take_pods_changed(&mut self) -> bool {
         std::mem::take(&mut self.pods_changed)
     }

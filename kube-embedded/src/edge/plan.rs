@@ -1,7 +1,10 @@
 //! What a Service asks of the edge, as a pure function of the Service and its EndpointSlices. The
 //! choice of endpoints is kube-proxy's (`pkg/proxy/topology.go`, v1.36), without zones.
 
-use super::route::{Backends, Routing};
+use super::{
+    entrance::Entrances,
+    route::{Backends, Routing},
+};
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort, ServiceSpec},
     discovery::v1::{Endpoint, EndpointSlice},
@@ -9,6 +12,7 @@ use k8s_openapi::api::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -68,10 +72,31 @@ pub(super) struct Wanted {
 
 /// What a plan must know of its cluster.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) enum Place {
+    /// The cluster is our own: its endpoints can be dialled, and it has no other proxy.
+    Own(Own),
+    /// It is somebody else's.
+    Outside(Arc<Entrances>),
+}
+
+/// A cluster of our own.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
     pub(super) nodes: Vec<(String, Ipv4Addr)>,
     /// Whether cluster addresses belong to the host.
     pub(super) cluster_addresses_on_host: bool,
+    /// Whether load balancers get addresses.
+    pub(super) balancers: bool,
+}
+
+impl Place {
+    /// Nodes whose node ports are opened here.
+    pub(super) fn nodes(&self) -> &[(String, Ipv4Addr)] {
+        match self {
+            Self::Own(own) => &own.nodes,
+            Self::Outside(_) => &[],
+        }
+    }
 }
 
 /// One step from what is bound to what is wanted.
@@ -102,11 +127,21 @@ pub(super) fn plan<'a>(
             continue;
         }
         let endpoints = endpoints(slices.clone(), &name);
-        let mut doors = Doors { wanted: &mut wanted, spec, place, port, name };
-        doors.node_ports();
-        doors.cluster_addresses();
-        doors.load_balancer();
-        doors.routes(&endpoints, affinity);
+        let mut doors = Doors { wanted: &mut wanted, spec, port, name };
+        match place {
+            Place::Own(own) => {
+                doors.node_ports(own);
+                doors.cluster_addresses(own);
+                if own.balancers {
+                    doors.load_balancer();
+                }
+                doors.routes(&endpoints, affinity, own);
+            }
+            Place::Outside(entrances) => {
+                doors.load_balancer();
+                doors.routes_through(&endpoints, entrances);
+            }
+        }
     }
     wanted
 }
@@ -116,9 +151,26 @@ pub(super) fn routing<'a>(
     spec: &ServiceSpec,
     port: &ServicePort,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    place: &Place,
 ) -> Routing {
     let endpoints = endpoints(slices, port.name.as_deref().unwrap_or_default());
-    Routing { backends: Backends::alike(endpoints.usable(None)), affinity: affinity(spec) }
+    match place {
+        Place::Own(_) => Routing {
+            backends: Backends::alike(endpoints.usable(None)),
+            affinity: affinity(spec),
+            ..Routing::default()
+        },
+        Place::Outside(entrances) => entrances.routing(spec, port, &endpoints, Aim::Pods),
+    }
+}
+
+/// What a choice is to be even over, where a traffic policy is `Local`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// Pods, as an Ingress has it.
+    Pods,
+    /// Nodes, which are all that a load balancer in front of them knows.
+    Nodes,
 }
 
 /// What to close and open; a listener whose route stays is not touched.
@@ -146,18 +198,17 @@ pub(super) fn serving_ports(slice: &EndpointSlice) -> impl Iterator<Item = Socke
 struct Doors<'a> {
     wanted: &'a mut Wanted,
     spec: &'a ServiceSpec,
-    place: &'a Place,
     port: &'a ServicePort,
     name: String,
 }
 
 impl Doors<'_> {
-    fn node_ports(&mut self) {
+    fn node_ports(&mut self, own: &Own) {
         let typed = matches!(self.spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
         let Some(node_port) = self.port.node_port.and_then(port_number).filter(|_| typed) else {
             return;
         };
-        for (node, address) in &self.place.nodes {
+        for (node, address) in &own.nodes {
             let scope = match local(&self.spec.external_traffic_policy) {
                 true => Scope::Node(node.clone()),
                 false => Scope::Cluster,
@@ -167,7 +218,7 @@ impl Doors<'_> {
         }
     }
 
-    fn cluster_addresses(&mut self) {
+    fn cluster_addresses(&mut self, own: &Own) {
         let Some(port) = port_number(self.port.port) else { return };
         let listed = self.spec.cluster_ips.iter().flatten().chain(&self.spec.cluster_ip);
         let addresses: BTreeSet<IpAddr> = listed.filter_map(|a| a.parse().ok()).collect();
@@ -175,7 +226,7 @@ impl Doors<'_> {
         for address in addresses {
             let at = SocketAddr::new(address, port);
             // A client on the host belongs to no node, so `Local` means nothing for it.
-            if self.place.cluster_addresses_on_host {
+            if own.cluster_addresses_on_host {
                 self.wanted.host.insert(at, anywhere.clone());
             } else if local(&self.spec.internal_traffic_policy) {
                 self.wanted.pods.insert(at, FromPods::SameNode { port: self.name.clone() });
@@ -202,8 +253,8 @@ impl Doors<'_> {
     }
 
     /// Endpoints for every scope that a listener of this port asks for.
-    fn routes(&mut self, endpoints: &Endpoints, affinity: Option<Duration>) {
-        let nodes = || self.place.nodes.iter().map(|(name, _)| name.as_str());
+    fn routes(&mut self, endpoints: &Endpoints, affinity: Option<Duration>, own: &Own) {
+        let nodes = || own.nodes.iter().map(|(name, _)| name.as_str());
         let wanted = &mut *self.wanted;
         let mut keys: BTreeSet<RouteKey> = wanted.host.values().cloned().collect();
         keys.extend(wanted.balanced.iter().map(|b| b.route.clone()));
@@ -222,7 +273,18 @@ impl Doors<'_> {
                 Scope::Node(node) => Backends::alike(endpoints.usable(Some(node))),
                 Scope::Nodes => Backends::grouped(nodes().map(|node| endpoints.usable(Some(node)))),
             };
-            wanted.routes.insert(key, Routing { backends, affinity });
+            let routing = Routing { backends, affinity, ..Routing::default() };
+            wanted.routes.insert(key, routing);
+        }
+    }
+
+    /// The same for what a load balancer in front of somebody else's nodes asks for.
+    fn routes_through(&mut self, endpoints: &Endpoints, entrances: &Entrances) {
+        let balanced = self.wanted.balanced.iter().map(|balanced| &balanced.route);
+        let keys: Vec<RouteKey> = balanced.filter(|key| key.port == self.name).cloned().collect();
+        for key in keys {
+            let routing = entrances.routing(self.spec, self.port, endpoints, Aim::Nodes);
+            self.wanted.routes.insert(key, routing);
         }
     }
 }
@@ -237,11 +299,16 @@ struct State {
 
 /// The endpoints of one Service port. A pod that moves between slices may be in two for a moment.
 #[derive(Default)]
-struct Endpoints(BTreeMap<SocketAddr, State>);
+pub(super) struct Endpoints(BTreeMap<SocketAddr, State>);
 
 impl Endpoints {
+    /// The nodes that have any.
+    pub(super) fn nodes(&self) -> BTreeSet<&str> {
+        self.0.values().filter_map(|state| state.node.as_deref()).collect()
+    }
+
     /// Ready ones, or where there is none, those that end but still serve.
-    fn usable(&self, node: Option<&str>) -> Vec<SocketAddr> {
+    pub(super) fn usable(&self, node: Option<&str>) -> Vec<SocketAddr> {
         let here = |s: &State| node.is_none() || s.node.as_deref() == node;
         let those = |wanted: fn(&State) -> bool| -> Vec<SocketAddr> {
             self.0.iter().filter(|(_, s)| here(s) && wanted(s)).map(|(at, _)| *at).collect()
@@ -290,7 +357,7 @@ fn state(endpoint: &Endpoint) -> State {
     }
 }
 
-fn affinity(spec: &ServiceSpec) -> Option<Duration> {
+pub(super) fn affinity(spec: &ServiceSpec) -> Option<Duration> {
     if spec.session_affinity.as_deref() != Some("ClientIP") {
         return None;
     }
@@ -299,11 +366,11 @@ fn affinity(spec: &ServiceSpec) -> Option<Duration> {
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
-fn local(policy: &Option<String>) -> bool {
+pub(super) fn local(policy: &Option<String>) -> bool {
     policy.as_deref() == Some("Local")
 }
 
-fn port_number(port: i32) -> Option<u16> {
+pub(super) fn port_number(port: i32) -> Option<u16> {
     u16::try_from(port).ok().filter(|p| *p > 0)
 }
 

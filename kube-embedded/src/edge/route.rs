@@ -61,6 +61,9 @@ pub struct Routing {
     pub backends: Backends,
     /// How long a client stays with its endpoint after its last new connection.
     pub affinity: Option<Duration>,
+    /// Whether the endpoints are node ports, behind which somebody else chooses a pod for each
+    /// connection.
+    pub relayed: bool,
 }
 
 /// Which endpoint each client was given, shared by all listeners of a Service port.
@@ -94,9 +97,11 @@ impl Route {
         });
     }
 
-    /// Whether new connections may go to the endpoint.
-    pub fn leads_to(&self, endpoint: SocketAddr) -> bool {
-        self.current.borrow().backends.contains(endpoint)
+    /// Whether a connection to the endpoint may carry another request: new ones may go there, and
+    /// it is the endpoint that is chosen at random each time, not what is behind it.
+    pub fn may_reuse(&self, endpoint: SocketAddr) -> bool {
+        let current = self.current.borrow();
+        !current.relayed && current.backends.contains(endpoint)
     }
 
     /// Tells when the endpoints are others.
@@ -229,6 +234,7 @@ mod tests {
         let pinned = |endpoints: &[u16]| Routing {
             backends: Backends::alike(endpoints.iter().copied().map(endpoint)),
             affinity: Some(Duration::from_secs(10)),
+            ..Routing::default()
         };
         let route = Route::new(pinned(&[1]), affinity.clone());
         let client = IpAddr::from([127, 0, 0, 1]);

@@ -48,7 +48,8 @@ impl World {
         let _ = Api::<Namespace>::all(client.clone()).create(&<_>::default(), &namespace).await;
         let nodes = (0..2).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
         let network = Arc::new(Network::default());
-        let config = Config { network: network.clone(), addresses, nodes };
+        let part = Part::All { nodes, external: true };
+        let config = Config { network: network.clone(), addresses, part };
         let running = tokio::spawn(run_with(client.clone(), config.clone(), bind));
         Self { client, addresses, network, running, config, bind, _block: claimed }
     }

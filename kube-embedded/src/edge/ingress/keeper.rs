@@ -13,6 +13,7 @@ use crate::{
         Bind, Config,
         balancer::{self, Pool, Status},
         objects::Key,
+        plan::Place,
         plane::{self, Listening, Plane, Port},
         route::{Route, Routing},
     },
@@ -49,6 +50,7 @@ pub(super) type Writes = FuturesUnordered<BoxFuture<'static, Written>>;
 pub(super) struct Keeper {
     client: Client,
     recorder: Recorder,
+    pub(super) place: Place,
     pool: Pool,
     bind: Bind,
     default_certificate: Arc<CertifiedKey>,
@@ -94,6 +96,7 @@ impl Keeper {
         Ok(Self {
             recorder: Recorder::new(client.clone(), COMPONENT, ""),
             client,
+            place: config.place(),
             pool: Pool::new(config.addresses.ingresses()),
             bind,
             default_certificate: self_signed()?,
@@ -116,7 +119,7 @@ impl Keeper {
         let dirty = objects.take_dirty();
         // Addresses of an earlier life first, so that no other namespace gets them.
         for namespace in dirty.iter().filter(|namespace| !self.held.contains_key(*namespace)) {
-            let mut ours = ours(objects, namespace);
+            let mut ours = self.ours(objects, namespace);
             plan::sort(&mut ours);
             let address = ours.into_iter().find_map(|i| Status::of_ingress(i).address());
             if let Some(address) = address {
@@ -147,7 +150,7 @@ impl Keeper {
         secrets: &mut Secrets,
         watches: &mut Watches,
     ) {
-        let mut ours = ours(objects, namespace);
+        let mut ours = self.ours(objects, namespace);
         plan::sort(&mut ours);
         if ours.is_empty() {
             secrets.keep(namespace, &BTreeSet::new(), watches);
@@ -179,7 +182,7 @@ impl Keeper {
                 }
             },
         };
-        held.lead(namespace, &mut wanted, objects);
+        held.lead(namespace, &mut wanted, objects, &self.place);
         held.certify(namespace, &mut wanted, secrets);
         self.open(namespace, &mut held);
         self.warn(namespace, &ours, &held, wanted.troubles);
@@ -257,13 +260,20 @@ impl Keeper {
     fn tell(&mut self, namespace: &str, ingress: &Ingress, objects: &Objects, writes: &mut Writes) {
         let key = (namespace.to_owned(), ingress.name_any());
         let observed = Status::of_ingress(ingress);
-        let wanted = match (objects.is_ours(ingress), self.held.get(namespace)) {
-            (true, Some(held)) => held.status(),
-            // Its namespace is about to be served: what it says may well become true again.
-            (true, None) => return,
+        let ours = objects.is_ours(ingress) && !self.is_somebody_elses(&observed);
+        let wanted = match (ours, self.held.get(namespace)) {
+            (true, Some(held)) if self.told.contains_key(&key) => held.status(),
+            // It is about to be served: what it says may well become true again.
+            (true, _) => {
+                self.unfinished.insert(namespace.to_owned());
+                return;
+            }
             (false, _) if self.left_behind(&observed) => Status::default(),
             (false, _) => {
-                self.told.remove(&key);
+                if self.told.remove(&key).is_some() {
+                    // Its rules go, too.
+                    self.unfinished.insert(namespace.to_owned());
+                }
                 return;
             }
         };
@@ -277,6 +287,19 @@ impl Keeper {
             told.writing = true;
             writes.push(write(self.client.clone(), key, told.uid.clone(), observed, wanted));
         }
+    }
+
+    /// The Ingresses of the namespace that are to be served here.
+    fn ours<'a>(&self, objects: &'a Objects, namespace: &'a str) -> Vec<&'a Ingress> {
+        let ours = |ingress: &&Ingress| {
+            objects.is_ours(ingress) && !self.is_somebody_elses(&Status::of_ingress(ingress))
+        };
+        objects.ingresses(namespace).filter(ours).collect()
+    }
+
+    /// Whether the address was not given here. In a cluster of our own nobody else gives any.
+    fn is_somebody_elses(&self, observed: &Status) -> bool {
+        matches!(self.place, Place::Outside(_)) && observed.is_somebody_elses(&self.pool)
     }
 
     /// Whether a status that is no longer ours was written here.
@@ -344,16 +367,17 @@ impl Held {
 
     /// Requests from now on go where the plan says. Endpoints first: a table that leads to a
     /// backend finds it as it is.
-    fn lead(&mut self, namespace: &str, wanted: &mut Wanted, objects: &Objects) {
+    fn lead(&mut self, namespace: &str, wanted: &mut Wanted, objects: &Objects, place: &Place) {
         self.backends.retain(|target, _| wanted.targets.contains_key(target));
         for (target, ingresses) in &wanted.targets {
             let service = |name: &str| (namespace.to_owned(), name.to_owned());
             let routing = match target {
                 Target::Service { name, .. } => {
                     let key = service(name);
-                    plan::routing(target, |_| objects.service(&key), objects.slices_of(&key))
+                    let service = |_: &str| objects.service(&key);
+                    plan::routing(target, service, objects.slices_of(&key), place)
                 }
-                Target::Resource(_) => plan::routing(target, |_| None, []),
+                Target::Resource(_) => plan::routing(target, |_| None, [], place),
             };
             let routing = routing.unwrap_or_else(|fault| {
                 wanted.troubles.extend(ingresses.iter().map(|ingress| Trouble {
@@ -450,10 +474,6 @@ impl Held {
         let ports = [HTTP, HTTPS].map(|port| (port, published(port).map(|at| at.port())));
         address.map(|address| Status::new(address, &ports).for_ingress()).unwrap_or_default()
     }
-}
-
-fn ours<'a>(objects: &'a Objects, namespace: &'a str) -> Vec<&'a Ingress> {
-    objects.ingresses(namespace).filter(|ingress| objects.is_ours(ingress)).collect()
 }
 
 /// What the Ingress was told, nothing yet if it is a new one of the same name.

@@ -103,8 +103,7 @@ impl Objects {
             Seen::Class(event) => {
                 let controller = |class: IngressClass| class.spec?.controller;
                 if !self.classes.apply(event, controller).is_empty() {
-                    let all = self.ingresses.items.keys();
-                    self.dirty.extend(all.map(|(namespace, _)| namespace.clone()));
+                    self.look_at_all();
                 }
             }
             Seen::Service(seen) => {
@@ -156,6 +155,11 @@ impl Objects {
 
     pub(super) fn look_again(&mut self, namespace: String) {
         self.dirty.insert(namespace);
+    }
+
+    pub(super) fn look_at_all(&mut self) {
+        let all = self.ingresses.items.keys();
+        self.dirty.extend(all.map(|(namespace, _)| namespace.clone()));
     }
 
     pub(super) fn ingress(&self, key: &Key) -> Option<&Ingress> {

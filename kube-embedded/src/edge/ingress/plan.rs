@@ -2,7 +2,10 @@
 
 use super::table::{Path, host_name};
 use crate::{
-    edge::{plan, route::Routing},
+    edge::{
+        plan::{self, Place},
+        route::Routing,
+    },
     kinds::ingress::CLASS_ANNOTATION,
 };
 use k8s_openapi::api::{
@@ -207,6 +210,7 @@ pub(super) fn routing<'a>(
     target: &Target,
     service: impl FnOnce(&str) -> Option<&'a Service>,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    place: &Place,
 ) -> Result<Routing, Fault> {
     let missing = |message| Fault { reason: "BackendNotFound", message };
     let unsupported = |message| Fault { reason: "BackendNotSupported", message };
@@ -243,7 +247,7 @@ pub(super) fn routing<'a>(
             let message = format!("port {} of Service {name:?} is not TCP", port.port);
             Err(unsupported(message))
         }
-        Some(port) => Ok(plan::routing(spec, port, slices)),
+        Some(port) => Ok(plan::routing(spec, port, slices, place)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Services and slices as YAML, and the listeners and endpoints that follow.
 
 use super::*;
+use crate::edge::entrance::{Entrance, Ports};
 use serde::de::DeserializeOwned;
 
 fn yaml<T: DeserializeOwned>(text: &str) -> T {
@@ -10,7 +11,7 @@ fn yaml<T: DeserializeOwned>(text: &str) -> T {
 fn place(cluster_addresses_on_host: bool) -> Place {
     let nodes = [("node-1", 11), ("node-2", 12)];
     let nodes = nodes.map(|(name, n)| (name.to_owned(), Ipv4Addr::new(127, 9, 0, n)));
-    Place { nodes: nodes.into(), cluster_addresses_on_host }
+    Place::Own(Own { nodes: nodes.into(), cluster_addresses_on_host, balancers: true })
 }
 
 fn service(spec: &str) -> Service {
@@ -217,4 +218,90 @@ fn only_what_differs_is_closed_and_opened() {
 fn pods_are_known_by_the_ports_they_serve() {
     let serving: Vec<SocketAddr> = serving_ports(&slice(&[(1, READY), (2, STARTING)])).collect();
     assert_eq!(serving, [at("10.0.0.1:8080"), at("10.0.0.2:8080")]);
+}
+
+/// Nodes `node-1` and `node-2` of somebody else's cluster at 172.18.0.1 and 172.18.0.2.
+fn outside(nodes: &[u8], ports: Ports) -> Place {
+    let entrance = |n: &u8| Entrance {
+        node: format!("node-{n}"),
+        address: IpAddr::from([172, 18, 0, *n]),
+        ports: ports.clone(),
+    };
+    Place::Outside(Arc::new(nodes.iter().map(entrance).collect()))
+}
+
+fn node_ports(nodes: &[u8]) -> Backends {
+    Backends::alike(nodes.iter().map(|n| SocketAddr::from(([172, 18, 0, *n], 30080))))
+}
+
+#[test]
+fn an_outside_cluster_is_entered_by_node_ports_where_these_do_what_is_asked_for() {
+    let all = || outside(&[1, 2], Ports::All);
+    let published = |port| outside(&[1], Ports::Published([port].into()));
+    let port = "ports: [{port: 80, nodePort: 30080, targetPort: 8080}]";
+    let balancer = |more: &str| service(&format!("{{type: LoadBalancer, {more} {port}}}"));
+    let local = "externalTrafficPolicy: Local,";
+    let sticky = "sessionAffinity: ClientIP,";
+    // Endpoint N is on node 2 - N % 2.
+    let three = [(1, READY), (2, READY), (3, READY)];
+    let cases: [(&str, Place, &str, &[(u8, &str)], Backends, bool); 12] = [
+        ("any node", all(), "", &three, node_ports(&[1, 2]), true),
+        ("none is ready", all(), "", &[(1, STARTING)], Backends::default(), true),
+        ("the last serves on", all(), "", &[(1, LEAVING)], node_ports(&[1, 2]), true),
+        ("no node is known", outside(&[], Ports::All), "", &three, backends(&[1, 2, 3]), false),
+        ("published", published(30080), "", &three, node_ports(&[1]), true),
+        ("another is published", published(30081), "", &three, backends(&[1, 2, 3]), false),
+        ("own pods of each", all(), local, &three, node_ports(&[1, 2]), true),
+        ("one has pods", all(), local, &[(1, READY), (2, STARTING)], node_ports(&[1]), true),
+        ("none of it", all(), local, &[(1, LEFT)], Backends::default(), true),
+        (
+            "a node of pods is no way in",
+            published(30080),
+            local,
+            &three,
+            Backends::grouped([1, 2].map(|node| {
+                let here = [1_u8, 2, 3].into_iter().filter(|n| 2 - n % 2 == node);
+                here.map(|n| SocketAddr::from(([10, 0, 0, n], 8080))).collect()
+            })),
+            false,
+        ),
+        ("it is in again", published(30080), local, &[(1, READY)], node_ports(&[1]), true),
+        ("clients have to be told apart", all(), sticky, &three, backends(&[1, 2, 3]), false),
+    ];
+    for (what, place, more, endpoints, backends, relayed) in cases {
+        let slices = [slice(endpoints)];
+        let wanted = plan(&balancer(more), &slices, &place);
+        assert!(
+            wanted.host.is_empty() && wanted.pods.is_empty(),
+            "{what}: that is its own proxy's"
+        );
+        let [balanced] = &*wanted.balanced else { panic!("{what}: {wanted:?}") };
+        let routing = &wanted.routes[&balanced.route];
+        assert_eq!((&routing.backends, routing.relayed), (&backends, relayed), "{what}");
+    }
+}
+
+#[test]
+fn an_ingress_is_even_over_pods_wherever_they_are() {
+    let port = "ports: [{port: 80, nodePort: 30080, targetPort: 8080}]";
+    let spec = |text: &str| service(text).spec.unwrap();
+    let ask = |spec: &ServiceSpec| {
+        let slices = [slice(&[(1, READY), (2, READY), (3, READY)])];
+        let port = spec.ports.as_ref().unwrap().first().unwrap();
+        routing(spec, port, &slices, &outside(&[1, 2], Ports::All))
+    };
+    let local = ask(&spec(&format!("{{type: NodePort, externalTrafficPolicy: Local, {port}}}")));
+    assert_eq!(local.backends, node_ports(&[1, 1, 2]), "two of three pods are on node 1");
+    let anywhere = ask(&spec(&format!("{{type: NodePort, {port}}}")));
+    assert_eq!((anywhere.backends, anywhere.relayed), (node_ports(&[1, 2]), true));
+    // A number without the type is what is left of an earlier one.
+    let inside = ask(&spec(&format!("{{type: ClusterIP, {port}}}")));
+    assert_eq!((inside.backends, inside.relayed), (backends(&[1, 2, 3]), false));
+}
+
+#[test]
+fn without_balancers_a_cluster_of_our_own_publishes_nothing() {
+    let own = Own { nodes: Vec::new(), cluster_addresses_on_host: false, balancers: false };
+    let service = service("{type: LoadBalancer, ports: [{port: 80, nodePort: 30080}]}");
+    assert_eq!(plan(&service, [], &Place::Own(own)).balanced, []);
 }

@@ -34,7 +34,7 @@ impl World {
 }
 
 fn routing(endpoints: &[SocketAddr]) -> Routing {
-    Routing { backends: Backends::alike(endpoints.iter().copied()), affinity: None }
+    Routing { backends: Backends::alike(endpoints.iter().copied()), ..Routing::default() }
 }
 
 async fn eventually<T>(mut check: impl AsyncFnMut() -> Option<T>) -> T {

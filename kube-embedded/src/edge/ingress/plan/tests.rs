@@ -1,7 +1,7 @@
 //! Ingresses and Services as YAML, and the rules and routes that follow.
 
 use super::*;
-use crate::edge::route::Backends;
+use crate::edge::{plan::Own, route::Backends};
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 
@@ -168,18 +168,20 @@ fn a_target_is_a_port_of_a_service_or_a_fault() {
             {addresses: [10.0.0.1], conditions: {ready: true}},
             {addresses: [10.0.0.2], conditions: {ready: false}}]}",
     );
+    let own = Own { nodes: Vec::new(), cluster_addresses_on_host: false, balancers: true };
+    let place = Place::Own(own);
     let ask = |target: &Target| {
         let service = |name: &str| match name {
             "app" => Some(&service),
             "ext" => Some(&external),
             _ => None,
         };
-        routing(target, service, [&slice])
+        routing(target, service, [&slice], &place)
     };
     let service = |name: &str, port: PortOf| Target::Service { name: name.into(), port };
     for port in [PortOf::Number(80), PortOf::Name("web".into())] {
         let ready = Backends::alike([SocketAddr::from(([10, 0, 0, 1], 8080))]);
-        let routing = Routing { backends: ready, affinity: None };
+        let routing = Routing { backends: ready, ..Routing::default() };
         assert_eq!(ask(&service("app", port)), Ok(routing));
     }
     for (target, reason, part) in [

@@ -110,7 +110,7 @@ pub(super) fn may_open() -> bool {
 }
 
 fn keep(lease: Lease) {
-    if !lease.route.leads_to(lease.endpoint) {
+    if !lease.route.may_reuse(lease.endpoint) {
         return;
     }
     let (refused, sweep) = POOL
@@ -175,7 +175,7 @@ impl Pool {
             out.extend(idle.extract_if(.., |idle| {
                 now - idle.since > OLD
                     || idle.lease.sender.is_closed()
-                    || !idle.lease.route.leads_to(idle.lease.endpoint)
+                    || !idle.lease.route.may_reuse(idle.lease.endpoint)
             }));
             !idle.is_empty()
         });

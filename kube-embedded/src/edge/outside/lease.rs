@@ -1,0 +1,186 @@
+//! One edge a cluster: who holds the Lease serves it, as with the controllers of Kubernetes.
+
+use super::{ANSWER, EdgeError};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease as Object, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams, Preconditions},
+};
+use std::{fs, process, time::Duration};
+use tokio::{
+    task::JoinHandle,
+    time::{self, Instant},
+};
+
+const NAME: &str = "canary-labs-edge";
+const NAMESPACE: &str = "kube-system";
+/// How long it lasts once nobody renews it.
+const LASTS: Duration = Duration::from_secs(9);
+/// How often it is renewed, and looked at by who waits for it.
+const RENEW: Duration = Duration::from_secs(3);
+/// A cluster whose API is silent for so long is gone: nobody is there to end its edge.
+const GONE: Duration = Duration::from_secs(300);
+
+/// Held until released; when dropped, others have to wait until it runs out.
+#[derive(Debug)]
+pub(super) struct Lease {
+    api: Api<Object>,
+    me: String,
+    renewing: JoinHandle<EdgeError>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.renewing.abort();
+    }
+}
+
+impl Lease {
+    /// Takes the Lease, once it has run out if somebody has it.
+    pub(super) async fn acquire(client: Client) -> Result<Self, EdgeError> {
+        let api: Api<Object> = Api::namespaced(client, NAMESPACE);
+        let me = identity();
+        let mut waiting: Option<(Object, Instant)> = None;
+        loop {
+            let there = time::timeout(ANSWER, api.get_opt(NAME)).await?;
+            let there = there.map_err(EdgeError::api("read the Lease of edges"))?;
+            let runs_out = match (&there, &waiting) {
+                (None, _) => None,
+                (Some(there), _) if holder(there).is_empty() => None,
+                // Renewed under our eyes, by whatever clock: its holder is alive.
+                (Some(there), Some((before, _))) if renewed(there) != renewed(before) => {
+                    return Err(EdgeError::Taken(holder(there).to_owned()));
+                }
+                (Some(_), Some((_, until))) => Some(*until),
+                (Some(there), None) => {
+                    let until = Instant::now() + lasts(there);
+                    waiting = Some((there.clone(), until));
+                    Some(until)
+                }
+            };
+            if let Some(until) = runs_out.filter(|until| Instant::now() < *until) {
+                time::sleep_until(until.min(Instant::now() + RENEW / 6)).await;
+                continue;
+            }
+            if take(&api, &me, there).await? {
+                let renewing = tokio::spawn(renew(api.clone(), me.clone()));
+                return Ok(Self { api, me, renewing });
+            }
+            // Somebody was quicker: it is waited for anew.
+            waiting = None;
+        }
+    }
+
+    /// Resolves when it is lost.
+    pub(super) async fn lost(&mut self) -> EdgeError {
+        (&mut self.renewing).await.unwrap_or(EdgeError::Ended)
+    }
+
+    /// Lets the next one have it at once.
+    pub(super) async fn release(self) {
+        self.renewing.abort();
+        let delete = async {
+            let there = self.api.get_opt(NAME).await?.filter(|there| holder(there) == self.me);
+            if let Some(there) = there {
+                let preconditions = Preconditions {
+                    resource_version: there.metadata.resource_version,
+                    uid: there.metadata.uid,
+                };
+                let params = DeleteParams { preconditions: Some(preconditions), ..<_>::default() };
+                self.api.delete(NAME, &params).await?;
+            }
+            Ok::<(), kube::Error>(())
+        };
+        // It runs out by itself where this fails.
+        let _ = time::timeout(ANSWER, delete).await;
+    }
+}
+
+/// Writes the Lease in our name; false if somebody else was quicker.
+async fn take(api: &Api<Object>, me: &str, there: Option<Object>) -> Result<bool, EdgeError> {
+    let now = Some(MicroTime(Timestamp::now()));
+    let spec = LeaseSpec {
+        holder_identity: Some(me.to_owned()),
+        lease_duration_seconds: i32::try_from(LASTS.as_secs()).ok(),
+        acquire_time: now.clone(),
+        renew_time: now,
+        ..LeaseSpec::default()
+    };
+    let name = Some(NAME.to_owned());
+    let metadata = there.as_ref().map_or_else(
+        || ObjectMeta { name, ..ObjectMeta::default() },
+        // With its resource version, so that a write in between is a conflict.
+        |there| there.metadata.clone(),
+    );
+    let lease = Object { metadata, spec: Some(spec) };
+    let params = PostParams::default();
+    let written = match there {
+        None => api.create(&params, &lease).await,
+        Some(_) => api.replace(NAME, &params, &lease).await,
+    };
+    match written {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => Ok(false),
+        Err(error) => Err(EdgeError::api("take the Lease of edges")(error)),
+    }
+}
+
+/// Renews the Lease until that is no longer ours to do.
+async fn renew(api: Api<Object>, me: String) -> EdgeError {
+    let mut answered = Instant::now();
+    let mut ticks = time::interval(RENEW);
+    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let once = async {
+            let Some(mut there) = api.get_opt(NAME).await? else { return Ok(Some(String::new())) };
+            if holder(&there) != me {
+                return Ok(Some(holder(&there).to_owned()));
+            }
+            there.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
+            api.replace(NAME, &PostParams::default(), &there).await?;
+            Ok::<_, kube::Error>(None)
+        };
+        match time::timeout(ANSWER, once).await {
+            Ok(Ok(None)) => answered = Instant::now(),
+            // Somebody took it away by hand.
+            Ok(Ok(Some(other))) if other.is_empty() => {
+                answered = Instant::now();
+                // If somebody is quicker, the next look tells.
+                let _ = take(&api, &me, None).await;
+            }
+            Ok(Ok(Some(other))) => return EdgeError::Taken(other),
+            Ok(Err(kube::Error::Api(_))) => answered = Instant::now(),
+            Ok(Err(_)) | Err(_) if answered.elapsed() > GONE => return EdgeError::Gone(GONE),
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+}
+
+/// For people: who it is.
+fn identity() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = match host.trim() {
+        "" => "unknown host",
+        host => host,
+    };
+    format!("process {} on {host}, {}", process::id(), Timestamp::now().as_millisecond())
+}
+
+fn holder(lease: &Object) -> &str {
+    lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
+}
+
+fn renewed(lease: &Object) -> Option<&MicroTime> {
+    lease.spec.as_ref()?.renew_time.as_ref()
+}
+
+fn lasts(lease: &Object) -> Duration {
+    let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+    // A wild one is not waited for.
+    seconds.and_then(|s| u64::try_from(s).ok()).map_or(LASTS, Duration::from_secs).min(2 * LASTS)
+}
