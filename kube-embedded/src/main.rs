@@ -366,7 +366,7 @@ mod tests {
         let line = "edge --kubeconfig k --published 30080=127.0.0.1:8080 --exit-with-stdin";
         let Ok(Command::Edge(edge)) = parsed(line) else { panic!("{line}") };
         assert_eq!(edge.options.published[&30080], "127.0.0.1:8080".parse().unwrap());
-        assert!(edge.exit_with_stdin && edge.kubeconfig == "k");
+        assert!(edge.exit_with_stdin && *edge.kubeconfig == *"k");
     }
 
     #[test]
