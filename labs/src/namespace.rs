@@ -3,7 +3,7 @@
 
 use crate::lock::Lock;
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
@@ -18,6 +18,8 @@ pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "canary-la
 /// Makes the namespace once a run, and takes it away at the end.
 #[derive(Debug)]
 pub struct Production {
+    /// Made in each namespace of this run.
+    secret: Option<Secret>,
     state: Mutex<State>,
     lost: watch::Sender<Option<String>>,
 }
@@ -31,11 +33,16 @@ struct State {
 
 impl Default for Production {
     fn default() -> Self {
-        Self { state: Mutex::default(), lost: watch::Sender::new(None) }
+        Self { secret: None, state: Mutex::default(), lost: watch::Sender::new(None) }
     }
 }
 
 impl Production {
+    /// One in which the nodes find what it takes to pull the images, wherever it is made.
+    pub fn with(secret: Option<Secret>) -> Self {
+        Self { secret, ..Self::default() }
+    }
+
     /// Makes the namespace, or leaves it if this run has made it. What an earlier run left behind is
     /// deleted first, so that a run always starts from nothing.
     pub async fn own(&self, client: &kube::Client, patience: Duration) -> anyhow::Result<()> {
@@ -77,6 +84,11 @@ impl Production {
         state.made = true;
         let made = namespaces.create(&PostParams::default(), &namespace()).await;
         made.with_context(|| format!("creating the namespace `{PRODUCTION}`"))?;
+        if let Some(secret) = &self.secret {
+            let secrets: Api<Secret> = Api::namespaced(client.clone(), PRODUCTION);
+            let made = secrets.create(&PostParams::default(), secret).await;
+            made.context("creating the pull secret")?;
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use crate::claim::{Outcome, Verdict};
 use crate::context::Context;
 use crate::event::{Event, Events};
 use crate::failure;
+use crate::kubernetes::pull_secret;
 use crate::lab::Lab;
 use crate::namespace::Production;
 use anyhow::Context as _;
@@ -85,9 +86,11 @@ impl Runner {
         self.events.send(Event::RunStarted { version, provider, labs: names });
         let mut summary = Summary { verdicts: Vec::new(), errors: Vec::new(), exit: Exit::Holds };
         let mut was_interrupted = false;
-        match self.client().await {
-            Ok(client) => {
-                was_interrupted = self.play(labs, client, interrupted, &mut summary).await
+        let begun = self.client().await.and_then(|client| Ok((client, self.production()?)));
+        match begun {
+            Ok((client, production)) => {
+                was_interrupted =
+                    self.play(labs, client, production, interrupted, &mut summary).await
             }
             Err(error) => summary.errors.push(format!("{error:#}")),
         }
@@ -125,10 +128,10 @@ impl Runner {
         &self,
         labs: &[&'static Lab],
         client: kube::Client,
+        production: Arc<Production>,
         interrupted: impl Future<Output = ()>,
         summary: &mut Summary,
     ) -> bool {
-        let production = Arc::new(Production::default());
         let mut interrupted = pin!(interrupted);
         let mut was_interrupted = false;
         for lab in labs {
@@ -212,6 +215,11 @@ impl Runner {
         if let Ok(event) = tokio::time::timeout(Duration::from_secs(20), gathered).await {
             context.events().send(event);
         }
+    }
+
+    fn production(&self) -> anyhow::Result<Arc<Production>> {
+        let secret = self.environment.pull_secret.as_deref().map(pull_secret::read).transpose()?;
+        Ok(Arc::new(Production::with(secret)))
     }
 
     async fn client(&self) -> anyhow::Result<kube::Client> {

@@ -48,6 +48,7 @@ fn all() -> flags::Lab {
         image: None,
         context: None,
         registry: None,
+        pull_secret: None,
         yes: false,
         sandbox: None,
         keep: false,

@@ -2,6 +2,7 @@
 //! what answers one plain struct with a kubeconfig of its own; what differs between clusters is in
 //! its fields.
 
+pub(crate) mod choices;
 pub(crate) mod current;
 pub(crate) mod embedded;
 pub(crate) mod gke;
@@ -11,7 +12,7 @@ pub(crate) mod minikube;
 pub(crate) mod outside;
 
 use crate::{
-    failure::Failure, images::Image, nearest::nearest, process::Signals, project::Project,
+    failure::Failure, images::Image, nearest::nearest, process::Signals, project::Project, scratch,
 };
 use anyhow::{Result, bail};
 use lab_environment::{Absent, Environment, NearestWrong, Patience};
@@ -39,8 +40,8 @@ pub(crate) const PROVIDERS: [(&str, Provider); 6] = [
 /// What clusters are called unless `--name` says otherwise.
 pub(crate) const NAME: &str = "canary-labs";
 
-/// Said instead of a registry where the nodes have the images.
-pub(crate) const NO_REGISTRY: &str = "none";
+/// Said instead of a registry where the nodes have the images, and of whatever else is not wanted.
+pub(crate) const NONE: &str = "none";
 
 /// What the embedded provider gets.
 pub(crate) struct Request<'a> {
@@ -75,6 +76,8 @@ pub(crate) struct Cluster {
     pub(crate) started_in: Option<f64>,
     /// Where its nodes pull the images from; `None` if they have them.
     pub(crate) registry: Option<String>,
+    /// What they need to do so, as `docker login` writes it; kept from logs and from other users.
+    pub(crate) pull_secret: Option<String>,
     /// See [`Differences`].
     pub(crate) differences: Differences,
     /// What has to be ended afterwards.
@@ -82,14 +85,19 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// All that the labs need to know.
+    /// All that the labs need to know. What nobody else may know is in a file of its own in `folder`.
     pub(crate) fn environment(
         &self,
         project: &Project,
         images: &[Image],
         docker: bool,
-    ) -> Environment {
-        Environment {
+        folder: &Path,
+    ) -> Result<Environment> {
+        let pull_secret = self.pull_secret.as_ref().map(|secret| {
+            let file = folder.join("pull-secret.json");
+            scratch::write_private(&file, secret.as_bytes()).map(|()| file)
+        });
+        Ok(Environment {
             provider: self.provider.into(),
             kubeconfig: self.kubeconfig.clone(),
             started_in: self.started_in,
@@ -112,12 +120,13 @@ impl Cluster {
             // A tag is pushed again when the app changes, and nodes would go on with the old one;
             // what was loaded cannot be pulled at all.
             pull_policy: if self.registry.is_some() { "Always" } else { "IfNotPresent" }.into(),
+            pull_secret: pull_secret.transpose()?,
             app: project.root.join("app"),
             docker,
             patience: self.differences.patience.clone(),
             nearest_wrong: self.differences.nearest_wrong,
             absent: self.differences.absent.clone(),
-        }
+        })
     }
 }
 
@@ -135,12 +144,13 @@ pub(crate) fn provider(name: Option<&str>) -> Result<Provider> {
 }
 
 /// Flags and the providers that they mean something to.
-const FLAGS: [(&str, &[&str]); 10] = [
+const FLAGS: [(&str, &[&str]); 11] = [
     ("--sandbox", &[embedded::NAME]),
     ("--name", &["kind", "k3s", "minikube", "gke"]),
     ("--image", &["kind", "k3s", "minikube", "gke"]),
     ("--context", &["current"]),
     ("--registry", &["gke", "current"]),
+    ("--pull-secret", &["gke", "current"]),
     ("--project", &["gke"]),
     ("--location", &["gke"]),
     ("--standard", &["gke"]),
@@ -165,6 +175,7 @@ pub(crate) fn check_flags(on: Option<&str>, given: &[(&str, bool)]) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     fn image() -> Image {
         Image {
@@ -182,7 +193,9 @@ mod tests {
     fn written(cluster: &Cluster) -> Environment {
         let project =
             Project { root: "/r".into(), binaries: "/t/debug".into(), target: "/t".into() };
-        let text = serde_json::to_string(&cluster.environment(&project, &[image()], true)).unwrap();
+        let environment = cluster.environment(&project, &[image()], true, &std::env::temp_dir());
+        let text = serde_json::to_string(&environment.unwrap()).unwrap();
+        assert!(!text.contains("dTpw"), "no secrets here: {text}");
         serde_json::from_str(&text).unwrap()
     }
 
@@ -203,12 +216,17 @@ mod tests {
     fn images_of_a_registry_have_its_name_and_are_pulled() {
         let cluster = Cluster {
             registry: Some("eu-docker.pkg.dev/p/r".into()),
+            pull_secret: Some("dTpw".into()),
             ..embedded::cluster("/k".into(), None, None)
         };
         let read = written(&cluster);
         assert_eq!(read.images[0].manifest_name, "kubeapp:1.0");
         assert_eq!(read.images[0].name, "eu-docker.pkg.dev/p/r/kubeapp:1.0");
         assert_eq!(read.pull_policy, "Always");
+        let secret = read.pull_secret.unwrap();
+        let mode = fs::metadata(&secret).unwrap().permissions().mode() & 0o777;
+        assert_eq!((fs::read_to_string(&secret).unwrap().as_str(), mode), ("dTpw", 0o600));
+        fs::remove_file(secret).unwrap();
     }
 
     #[test]

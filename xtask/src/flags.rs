@@ -19,6 +19,8 @@ xflags::xflags! {
             optional --context name: String
             /// With `current` and `gke`: push the images there; `none` if the nodes have them.
             optional --registry name: String
+            /// With `current` and `gke`: credentials for the nodes to pull with: `login`, as pushes use, or a file.
+            optional --pull-secret source: String
             /// Yes to every question. Without a terminal nothing is done that would have been asked.
             optional --yes
             /// How the embedded cluster keeps pods apart: `auto`, `namespaced` or `plain`.
@@ -47,6 +49,8 @@ xflags::xflags! {
             optional --context name: String
             /// With `current` and `gke`: push the images there; `none` if the nodes have them.
             optional --registry name: String
+            /// With `current` and `gke`: credentials for the nodes to pull with: `login`, as pushes use, or a file.
+            optional --pull-secret source: String
             /// With `gke`: the project that pays.
             optional --project id: String
             /// With `gke`: region or zone.

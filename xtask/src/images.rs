@@ -5,6 +5,8 @@
 //! in, so that a warm run does not even ask cargo.
 
 mod archive;
+pub(crate) mod credentials;
+pub(crate) mod pull_secret;
 pub(crate) mod push;
 
 use crate::{

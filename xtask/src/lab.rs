@@ -6,7 +6,9 @@
 use crate::{
     cargo::{self, Docker},
     cluster::{
-        self, Cluster, Provider, Request, embedded,
+        self, Cluster, Provider, Request,
+        choices::{self, Choices},
+        embedded,
         outside::{self, Asked, House},
     },
     docker, doctor,
@@ -40,6 +42,7 @@ pub(crate) fn run(flags: &flags::Lab) -> Result<()> {
             ("--image", flags.image.is_some()),
             ("--context", flags.context.is_some()),
             ("--registry", flags.registry.is_some()),
+            ("--pull-secret", flags.pull_secret.is_some()),
         ],
     )?;
     up::check_sandbox(flags.sandbox.as_deref())?;
@@ -102,6 +105,7 @@ impl Run<'_> {
             image: flags.image.clone(),
             context: flags.context.clone(),
             registry: flags.registry.clone(),
+            choices: Choices { pull_secret: choices::pull_secret(flags.pull_secret.as_deref()) },
             yes: flags.yes,
             ..Asked::default()
         };
@@ -128,7 +132,8 @@ impl Run<'_> {
     /// Runs the labs to their end.
     fn labs(&self, cluster: &mut Cluster, scratch: &Scratch) -> Result<ExitStatus> {
         let Self { flags, project, images, docker, signals, .. } = *self;
-        let environment = cluster.environment(project, images, docker == Docker::With);
+        let docker = docker == Docker::With;
+        let environment = cluster.environment(project, images, docker, scratch.path())?;
         let file = scratch.path().join("environment.json");
         fs::write(&file, serde_json::to_vec_pretty(&environment)?)
             .with_context(|| format!("cannot write {}", file.display()))?;

@@ -4,8 +4,9 @@
 use crate::lock::Lock;
 use anyhow::{Context, Result};
 use std::{
-    fs,
-    os::unix::fs::DirBuilderExt,
+    fs::{self, OpenOptions},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process,
 };
@@ -44,6 +45,16 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Writes a file that only this user can read, from its first byte on.
+pub(crate) fn write_private(file: &Path, bytes: &[u8]) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options
+        .open(file)
+        .and_then(|mut file| file.write_all(bytes))
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn sweep(runs: &Path) -> Result<()> {

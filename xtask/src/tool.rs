@@ -12,7 +12,7 @@ use std::{
     fmt,
     fs::{File, OpenOptions},
     io::{self, IsTerminal, Read, Write},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -31,6 +31,8 @@ pub(crate) struct Line {
     env: Vec<(String, String)>,
     secrets: Vec<(String, String)>,
     input: Input,
+    /// Its answer is for nobody else, so the log has no copy.
+    private: bool,
 }
 
 /// What a program reads.
@@ -99,6 +101,12 @@ impl Line {
     /// Reads this text, which is not shown.
     pub(crate) fn told(mut self, text: String) -> Self {
         self.input = Input::Text(text);
+        self
+    }
+
+    /// Answers with what only this user may know.
+    pub(crate) fn answering_in_private(mut self) -> Self {
+        self.private = true;
         self
     }
 
@@ -385,7 +393,8 @@ impl<'a> Tools<'a> {
 
     fn record(&self, line: &Line, output: &str, errors: &str) {
         let Some(log) = &self.log else { return };
-        if let Ok(mut file) = OpenOptions::new().create(true).append(true).open(log) {
+        let output = if line.private { "…\n" } else { output };
+        if let Ok(mut file) = OpenOptions::new().create(true).append(true).mode(0o600).open(log) {
             let _ = writeln!(file, "$ {line}\n{output}{errors}");
         }
     }

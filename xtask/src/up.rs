@@ -4,7 +4,9 @@
 use crate::{
     cargo::{self, Docker, Progress},
     cluster::{
-        self, Provider, embedded,
+        self, Provider,
+        choices::{self, Choices},
+        embedded,
         outside::{Asked, House},
     },
     doctor,
@@ -29,6 +31,7 @@ pub(crate) fn run(flags: &flags::Up) -> Result<()> {
             ("--image", flags.image.is_some()),
             ("--context", flags.context.is_some()),
             ("--registry", flags.registry.is_some()),
+            ("--pull-secret", flags.pull_secret.is_some()),
             ("--project", flags.project.is_some()),
             ("--location", flags.location.is_some()),
             ("--standard", flags.standard),
@@ -43,6 +46,7 @@ pub(crate) fn run(flags: &flags::Up) -> Result<()> {
         image: flags.image.clone(),
         context: flags.context.clone(),
         registry: flags.registry.clone(),
+        choices: Choices { pull_secret: choices::pull_secret(flags.pull_secret.as_deref()) },
         project: flags.project.clone(),
         location: flags.location.clone(),
         standard: flags.standard,

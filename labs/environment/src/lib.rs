@@ -23,6 +23,9 @@ pub struct Environment {
     pub images: Vec<Image>,
     /// What pulls or loads of images need: `IfNotPresent` for loaded ones, `Always` for a registry.
     pub pull_policy: String,
+    /// A file as `docker login` writes it, with what the nodes need to pull the images; `None` where
+    /// they need nothing. Only this user can read it, and what is in it is in no other file.
+    pub pull_secret: Option<PathBuf>,
     /// The crate that both versions are built from, for the claims about its source.
     pub app: PathBuf,
     /// Whether a Docker engine answers, so that images can be run there as well.

@@ -2,7 +2,7 @@
 //! named as the cluster at hand names them.
 
 use super::{
-    FIELD_MANAGER, Scope,
+    FIELD_MANAGER, Scope, fit,
     manifest::{self, Manifest},
 };
 use anyhow::{Context as _, anyhow};
@@ -13,7 +13,6 @@ use kube::{
     discovery::{self, Scope as KindScope},
 };
 use lab_environment::Environment;
-use serde_json::Value;
 
 impl Scope {
     /// Reads a file of the environment's manifests folder (`lb/app-production.yml`), with images and
@@ -24,7 +23,7 @@ impl Scope {
     pub fn manifests(environment: &Environment, file: &str) -> anyhow::Result<Vec<Manifest>> {
         let mut manifests = manifest::read(&environment.manifests.join(file))?;
         for manifest in &mut manifests {
-            fit_images(&mut manifest.object, environment);
+            fit::fit(&mut manifest.object, environment);
         }
         Ok(manifests)
     }
@@ -83,49 +82,10 @@ impl Scope {
     }
 }
 
-/// Gives every container whose image the environment knows the name that it has on this cluster, and
-/// the pull policy that goes with it.
-fn fit_images(object: &mut Value, environment: &Environment) {
-    for path in ["/spec/template/spec", "/spec"] {
-        for field in ["containers", "initContainers"] {
-            let containers = object.pointer_mut(&format!("{path}/{field}"));
-            for container in containers.and_then(Value::as_array_mut).into_iter().flatten() {
-                let Some(image) = container.get("image").and_then(Value::as_str) else { continue };
-                let Some(known) = environment.images.iter().find(|i| i.manifest_name == image)
-                else {
-                    continue;
-                };
-                if let Some(container) = container.as_object_mut() {
-                    container.insert("image".into(), known.name.clone().into());
-                    let policy = environment.pull_policy.clone();
-                    container.insert("imagePullPolicy".into(), policy.into());
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use lab_environment::{Image, NearestWrong, Patience};
-    use serde_json::json;
-    use std::path::PathBuf;
-
-    #[test]
-    fn images_are_named_as_the_cluster_names_them() {
-        let mut environment = environment();
-        environment.images[0].name = "europe-docker.pkg.dev/p/r/app:1.0".into();
-        environment.pull_policy = "Always".into();
-        let pod = |image: &str, policy: &str| {
-            json!({"spec": {"template": {"spec": {"containers": [
-                {"name": "kubeapp", "image": image, "imagePullPolicy": policy},
-                {"name": "other", "image": "nginx", "imagePullPolicy": "Never"}]}}}})
-        };
-        let mut object = pod("kubeapp:1.0", "IfNotPresent");
-        fit_images(&mut object, &environment);
-        assert_eq!(object, pod("europe-docker.pkg.dev/p/r/app:1.0", "Always"));
-    }
+    use crate::kubernetes::fit::tests::environment;
 
     /// The manifests of this repository are what the labs and the docs say they are.
     #[test]
@@ -167,31 +127,6 @@ pub(crate) mod tests {
                 Scope::manifests(&environment, &format!("{half}/{file}")).unwrap().remove(0).object
             });
             assert_eq!(lb, ingress, "{file}");
-        }
-    }
-
-    fn environment() -> Environment {
-        let image = |version: &str| Image {
-            version: version.into(),
-            manifest_name: format!("kubeapp:{version}"),
-            name: format!("kubeapp:{version}"),
-            archive: PathBuf::new(),
-            rebuilt: PathBuf::new(),
-            binary: PathBuf::new(),
-            build_input: format!("KUBEAPP_VERSION={version}"),
-        };
-        Environment {
-            provider: "test".into(),
-            kubeconfig: PathBuf::new(),
-            started_in: None,
-            manifests: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests")),
-            images: vec![image("1.0"), image("2.0")],
-            pull_policy: "IfNotPresent".into(),
-            app: PathBuf::new(),
-            docker: false,
-            patience: Patience { rollout: 1, address: 1, request: 1 },
-            nearest_wrong: NearestWrong::NearestReplica,
-            absent: vec![],
         }
     }
 }

@@ -13,5 +13,6 @@ mod docker;
 mod fake;
 mod faults;
 mod meddle;
+mod pull_secret;
 mod world;
 mod worlds;

@@ -56,6 +56,7 @@ impl World {
             manifests,
             images: images.to_vec(),
             pull_policy: "IfNotPresent".into(),
+            pull_secret: None,
             app: repository().join("app"),
             docker: false,
             patience: Patience { rollout: 20, address: 10, request: 5 },

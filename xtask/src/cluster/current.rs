@@ -130,7 +130,7 @@ impl Provider for Current {
 
     fn registry(&self, work: &Work) -> Result<Option<push::Registry>> {
         match work.spec.registry.as_deref() {
-            None | Some(super::NO_REGISTRY) => Ok(None),
+            None | Some(super::NONE) => Ok(None),
             Some(name) => push::Registry::of(name).map(Some),
         }
     }
@@ -152,6 +152,7 @@ impl Provider for Current {
 fn view(spec: &Spec) -> Line {
     Line::new("kubectl config view --raw --flatten --minify")
         .maybe("--context", spec.context.clone())
+        .answering_in_private()
 }
 
 #[derive(Debug, PartialEq)]

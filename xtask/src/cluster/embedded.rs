@@ -52,6 +52,7 @@ pub(crate) fn cluster(
         kubeconfig,
         started_in,
         registry: None,
+        pull_secret: None,
         differences: Differences {
             // Rollouts take some tenths of a second; the rest is for machines under load.
             patience: Patience { rollout: 60, address: 30, request: 10 },

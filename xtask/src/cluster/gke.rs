@@ -195,7 +195,7 @@ impl Provider for Gke {
 
     fn registry(&self, work: &Work) -> Result<Option<push::Registry>> {
         let name = match &work.spec.registry {
-            Some(name) if name == super::NO_REGISTRY => return Ok(None),
+            Some(name) if name == super::NONE => return Ok(None),
             Some(name) => return push::Registry::of(name).map(Some),
             None => format!(
                 "{}-docker.pkg.dev/{}/{REPOSITORY}",
@@ -203,7 +203,8 @@ impl Provider for Gke {
                 work.spec.project
             ),
         };
-        let token = work.ask(&Line::new("gcloud auth print-access-token --quiet"))?;
+        let token =
+            work.ask(&Line::new("gcloud auth print-access-token --quiet").answering_in_private())?;
         let registry = push::Registry::of(&name)?;
         Ok(Some(registry.with("oauth2accesstoken", token.trim())))
     }

@@ -233,7 +233,10 @@ fn port(spec: &Spec) -> Line {
 }
 
 fn config(spec: &Spec) -> Line {
-    Line::new("docker exec").args([server_name(spec)]).args(["cat", "/etc/rancher/k3s/k3s.yaml"])
+    Line::new("docker exec")
+        .args([server_name(spec)])
+        .args(["cat", "/etc/rancher/k3s/k3s.yaml"])
+        .answering_in_private()
 }
 
 fn list(spec: &Spec) -> Line {

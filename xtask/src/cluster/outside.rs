@@ -6,9 +6,9 @@
 //! that the next one knows for its own, and one that nobody recorded is never touched.
 
 use crate::{
-    cluster::{Cluster, Differences},
+    cluster::{Cluster, Differences, choices::Choices},
     doctor,
-    images::{Image, push},
+    images::{Image, pull_secret, push},
     lock::Lock,
     process::Signals,
     running,
@@ -83,6 +83,7 @@ pub(crate) struct Asked {
     pub(crate) image: Option<String>,
     pub(crate) context: Option<String>,
     pub(crate) registry: Option<String>,
+    pub(crate) choices: Choices,
     pub(crate) project: Option<String>,
     pub(crate) location: Option<String>,
     pub(crate) standard: bool,
@@ -102,6 +103,7 @@ pub(crate) struct Spec {
     pub(crate) context: Option<String>,
     /// Where images are pushed; `none` where they are there already.
     pub(crate) registry: Option<String>,
+    pub(crate) choices: Choices,
     pub(crate) project: String,
     pub(crate) location: String,
     pub(crate) standard: bool,
@@ -189,6 +191,7 @@ pub(crate) struct Held {
     goes: bool,
     started_in: Option<f64>,
     registry: Option<String>,
+    pull_secret: Option<String>,
     _lock: Lock,
 }
 
@@ -295,6 +298,8 @@ impl House {
             Some(record) => fitting(record, wanted?, asked, name)?,
             None => wanted?,
         };
+        let spec = Spec { choices: asked.choices.over(&spec.choices), ..spec };
+        spec.choices.check(spec.registry.as_deref())?;
         doctor::preflight(name, spec.image.as_deref())?;
         let tools = Tools::new(signals, Some(self.log()));
         let work = self.work(&spec, &tools);
@@ -338,8 +343,9 @@ impl House {
             }
             _ => (Record::new(&spec, stays), true),
         };
-        if !fresh && stays && !record.stays {
+        if !fresh && stays && (!record.stays || record.spec.choices != spec.choices) {
             record.stays = true;
+            record.spec.choices = spec.choices.clone();
             self.remember(&record)?;
         }
         let mut started_in = None;
@@ -369,6 +375,7 @@ impl House {
             spec: spec.clone(),
             started_in,
             registry: None,
+            pull_secret: None,
             _lock: lock,
             house: self,
         };
@@ -484,9 +491,9 @@ impl House {
 }
 
 impl Asked {
-    /// Nothing asked for but consent.
+    /// Nothing asked for but consent, and what a run may choose anew.
     fn default_of(asked: &Self) -> Self {
-        Self { yes: asked.yes, ..Self::default() }
+        Self { yes: asked.yes, choices: asked.choices.clone(), ..Self::default() }
     }
 }
 
@@ -537,6 +544,9 @@ impl Held {
         let wanted = running::digests(images);
         match self.house.provider.registry(&work)? {
             Some(registry) => {
+                let source = self.spec.choices.pull_secret.as_deref();
+                let secret = source.map(|source| pull_secret::of(source, &registry, tools));
+                self.pull_secret = secret.transpose()?;
                 // The registry is asked each time: it knows better than we what it still has.
                 for image in images {
                     push::push(&registry, image, tools)?;
@@ -558,6 +568,7 @@ impl Held {
             kubeconfig: self.house.kubeconfig(),
             started_in: self.started_in,
             registry: self.registry.clone(),
+            pull_secret: self.pull_secret.clone(),
             differences: provider.differences(&self.spec),
             process: None,
         }

@@ -6,6 +6,7 @@
 use super::{
     Image,
     archive::{self, Packed},
+    credentials::{self, Login, Who},
 };
 use crate::{
     failure::Failure,
@@ -14,7 +15,7 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -46,14 +47,8 @@ pub(crate) struct Registry {
     base: String,
     host: String,
     path: String,
-    login: Login,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Login {
-    /// Whatever Docker's configuration knows.
-    Stored,
-    User(String, String),
+    /// Else whatever Docker's configuration knows.
+    user: Option<(String, String)>,
 }
 
 impl Registry {
@@ -78,13 +73,29 @@ impl Registry {
             base: format!("{}://{at}", if here { "http" } else { "https" }),
             host: host.into(),
             path: path.into(),
-            login: Login::Stored,
+            user: None,
         })
     }
 
     /// The same, as that user.
     pub(crate) fn with(self, user: &str, password: &str) -> Self {
-        Self { login: Login::User(user.into(), password.into()), ..self }
+        Self { user: Some((user.into(), password.into())), ..self }
+    }
+
+    /// Who we are there; `None` if nobody knows.
+    pub(crate) fn login(&self, tools: &Tools) -> Result<Option<Login>> {
+        match &self.user {
+            Some((user, password)) => {
+                let who = Who::User(user.clone(), password.clone());
+                Ok(Some(Login { key: credentials::key(&self.host).into(), who }))
+            }
+            None => credentials::stored(&self.host, &self.path, tools),
+        }
+    }
+
+    /// What an image's name begins with that is pulled from there: the host, then the path.
+    pub(crate) fn place(&self) -> (&str, &str) {
+        (&self.host, &self.path)
     }
 
     fn repository(&self, image: &str) -> String {
@@ -166,31 +177,15 @@ impl<'a> Session<'a> {
 
     /// Who we are, as curl's configuration.
     fn stored(&self) -> Result<String> {
-        let user = |user: &str, password: &str| {
-            format!("user = {}\n", quoted(&format!("{user}:{password}")))
-        };
-        if let Login::User(name, password) = &self.registry.login {
-            return Ok(user(name, password));
-        }
-        let folder = env::var_os("DOCKER_CONFIG").map(PathBuf::from);
-        let folder = folder.or_else(|| Some(env::home_dir()?.join(".docker"))).unwrap_or_default();
-        let config = fs::read(folder.join("config.json")).unwrap_or_default();
-        let config: Value = serde_json::from_slice(&config).unwrap_or_default();
-        match stored(&config, &self.registry.host) {
-            Stored::Nothing => Ok(String::new()),
-            Stored::Basic(auth) => {
-                Ok(format!("header = {}\n", quoted(&format!("Authorization: Basic {auth}"))))
+        Ok(match self.registry.login(self.tools)?.map(|login| login.who) {
+            None => String::new(),
+            Some(Who::User(user, password)) => {
+                format!("user = {}\n", quoted(&format!("{user}:{password}")))
             }
-            Stored::Helper(helper) => {
-                let line = Line::new(&format!("docker-credential-{helper} get"));
-                let line = line.told(format!("{}\n", key(&self.registry.host)));
-                let answer = self.tools.ask(&line, Duration::from_secs(30))?.well(&[])?;
-                let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
-                let field =
-                    |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default();
-                Ok(user(field("Username"), field("Secret")))
+            Some(Who::Basic(auth)) => {
+                format!("header = {}\n", quoted(&format!("Authorization: Basic {auth}")))
             }
-        }
+        })
     }
 
     /// Answers how many blobs had to be sent.
@@ -250,6 +245,8 @@ impl<'a> Session<'a> {
         let login = if ours { &*self.login } else { "" };
         let config = config(method, url, headers, body.map(|_| &*self.body), login);
         let line = Line::new("curl --disable --config -").told(config);
+        // Tokens are handed out so.
+        let line = if method == "GET" { line.answering_in_private() } else { line };
         answer(&self.tools.ask(&line, REQUEST)?.well(FAULTS)?)
     }
 }
@@ -316,33 +313,6 @@ fn bearer(challenge: &str, repository: &str) -> Option<String> {
     ))
 }
 
-#[derive(Debug, PartialEq)]
-enum Stored {
-    Nothing,
-    Basic(String),
-    Helper(String),
-}
-
-/// What Docker's configuration calls a registry.
-fn key(host: &str) -> &str {
-    if host == "docker.io" { "https://index.docker.io/v1/" } else { host }
-}
-
-fn stored(config: &Value, host: &str) -> Stored {
-    let host = key(host);
-    let text = |value: Option<&Value>| Some(value?.as_str()?.to_owned()).filter(|t| !t.is_empty());
-    let auths = config.get("auths").and_then(|auths| auths.get(host));
-    if let Some(helper) = text(config.get("credHelpers").and_then(|all| all.get(host))) {
-        Stored::Helper(helper)
-    } else if let Some(auth) = text(auths.and_then(|entry| entry.get("auth"))) {
-        Stored::Basic(auth)
-    } else if let (Some(helper), Some(_)) = (text(config.get("credsStore")), auths) {
-        Stored::Helper(helper)
-    } else {
-        Stored::Nothing
-    }
-}
-
 fn refused(registry: &Registry, status: u16) -> String {
     let host = &registry.host;
     match status {
@@ -359,7 +329,6 @@ fn refused(registry: &Registry, status: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn registries_are_told_from_other_words() {
@@ -420,22 +389,5 @@ mod tests {
             "https://auth.docker.io/token?service=registry.docker.io&scope=repository:u/kubeapp:pull,push"
         );
         assert_eq!(bearer(r#"Basic realm="x""#, "r"), None);
-    }
-
-    #[test]
-    fn credentials_are_those_of_docker_login() {
-        let config = json!({
-            "auths": {"ghcr.io": {"auth": "dTpw"}, "https://index.docker.io/v1/": {}},
-            "credHelpers": {"eu-docker.pkg.dev": "gcloud"}, "credsStore": "desktop",
-        });
-        for (host, expected) in [
-            ("ghcr.io", Stored::Basic("dTpw".into())),
-            ("eu-docker.pkg.dev", Stored::Helper("gcloud".into())),
-            ("docker.io", Stored::Helper("desktop".into())),
-            ("quay.io", Stored::Nothing),
-        ] {
-            assert_eq!(stored(&config, host), expected, "{host}");
-        }
-        assert_eq!(stored(&Value::Null, "ghcr.io"), Stored::Nothing);
     }
 }

@@ -16,8 +16,16 @@ struct Outside {
     world: World,
 }
 
-const ALL: [&str; 7] =
-    ["kind", "minikube", "docker", "kubectl", "gcloud", "gke-gcloud-auth-plugin", "curl"];
+const ALL: [&str; 8] = [
+    "kind",
+    "minikube",
+    "docker",
+    "docker-credential-stand-in",
+    "kubectl",
+    "gcloud",
+    "gke-gcloud-auth-plugin",
+    "curl",
+];
 
 impl Outside {
     fn new(name: &str) -> Self {
@@ -155,6 +163,11 @@ fn wrong_usage_ends_with_2_before_anything_is_made() {
         ("lab phase4 --on kind --sandbox plain", "`--sandbox` is for embedded; kind knows none"),
         ("up --image oldest", "`--image` is for kind, k3s, minikube, gke; embedded knows none"),
         ("up --on kind --context c", "`--context` is for current"),
+        ("lab phase4 --on kind --pull-secret login", "`--pull-secret` is for gke, current; kind"),
+        (
+            "lab phase4 --on current --context c --registry none --pull-secret login",
+            "`--pull-secret` is for a registry",
+        ),
         ("up --on kine", "did you mean `kind`?"),
         ("down --on kine", "did you mean `kind`?"),
         ("images push user", "names no registry"),
@@ -474,6 +487,80 @@ fn a_context_of_the_users_is_used_only_as_far_as_allowed() {
     outside.fails(lab, &expired, 3, "the cluster does not accept the credentials; log in again");
     fs::write(outside.world.folder.join("dead"), "").unwrap();
     outside.fails(lab, &[], 3, "the context is not reachable; check the network");
+}
+
+/// From a file, from Docker's own configuration and from a program that keeps it: the labs are handed
+/// a file with the credentials of that registry, and nothing else tells of them.
+#[test]
+fn the_nodes_of_a_private_registry_are_handed_what_pushes_use() {
+    let outside = Outside::new("pull-secret");
+    let lab = "lab phase4 --on current --context mine --registry 127.0.0.1:5000/labs";
+    let config = outside.world.folder.join("config.json");
+    let handed = outside.world.folder.join("handed-over");
+    let with = |source: &str| {
+        let line = format!("{lab} --pull-secret {source}");
+        outside.run_with(&line, &[("STAND_IN_LABS", "environment")])
+    };
+    let (code, text) = outside.run_with(lab, &[("STAND_IN_LABS", "environment")]);
+    assert_eq!((code, text.contains(r#""pull_secret": null"#)), (0, true), "{text}");
+    assert!(!handed.exists(), "nothing changes for who does not ask for it");
+
+    outside.fails(
+        &format!("{lab} --pull-secret login"),
+        &[],
+        3,
+        "nobody has logged in to 127.0.0.1:5000 here: `docker login 127.0.0.1:5000` does",
+    );
+    let missing = format!("{lab} --pull-secret nowhere.json");
+    outside.fails(&missing, &[], 2, "nowhere.json`: No such file");
+    let stored = r#"{"auths":{"127.0.0.1:5000":{"auth":"dTpzZXNhbWUtb3Blbg=="},"b.example":{"auth":"eDp5"}}}"#;
+    let kept = r#"{"auths":{"127.0.0.1:5000":{}},"credsStore":"stand-in"}"#;
+    let basic = r#"{"auths":{"127.0.0.1:5000":{"auth":"dTpzZXNhbWUtb3Blbg=="}}}"#;
+    let user = r#"{"auths":{"127.0.0.1:5000":{"password":"sesame-open","username":"u"}}}"#;
+    for (source, docker, expected) in [
+        ("login", stored, basic),
+        ("login", kept, user),
+        (&*config.to_string_lossy(), stored, basic),
+    ] {
+        fs::write(&config, docker).unwrap();
+        let (code, text) = with(source);
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(fs::read_to_string(&handed).unwrap(), expected);
+        assert!(text.contains("/pull-secret.json\""), "{text}");
+        let log = outside.world.folder.join("home/clusters/current/commands.log");
+        let logged = fs::read_to_string(log).unwrap();
+        assert!(logged.contains("curl --disable"), "{logged}");
+        for word in ["sesame-open", "dTpzZXNhbWUtb3Blbg"] {
+            assert!(!text.contains(word) && !logged.contains(word), "{word}: {text}\n{logged}");
+        }
+    }
+    fs::write(&config, kept).unwrap();
+    let file = format!("{lab} --pull-secret {}", config.display());
+    outside.fails(
+        &file,
+        &[],
+        2,
+        "a credential helper keeps that, which `--pull-secret login` asks",
+    );
+}
+
+/// What `up` was told counts for the labs that follow, and a lab may take it back.
+#[test]
+fn a_pull_secret_of_up_is_remembered() {
+    let outside = Outside::new("pull-secret-up");
+    outside.well(&format!("{GKE} --yes"));
+    let environment = [("STAND_IN_LABS", "environment")];
+    let handed = outside.world.folder.join("handed-over");
+    outside.well(&format!("{GKE} --yes --pull-secret login"));
+    let (code, text) = outside.run_with("lab phase4 --on gke", &environment);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        fs::read_to_string(&handed).unwrap(),
+        r#"{"auths":{"europe-west1-docker.pkg.dev":{"password":"token","username":"oauth2accesstoken"}}}"#
+    );
+    let (code, text) = outside.run_with("lab phase4 --on gke --pull-secret none", &environment);
+    assert_eq!((code, text.contains(r#""pull_secret": null"#)), (0, true), "{text}");
+    assert!(outside.run_with("lab phase4 --on gke", &environment).1.contains("pull-secret.json"));
 }
 
 const GKE: &str = "up --on gke --project p --location europe-west1-b --standard --nodes 2";

@@ -5,13 +5,13 @@ use super::Answered;
 use crate::claim::Verdict;
 use crate::context::Context;
 use crate::kubernetes::wait::{self, Seen, evidence, until};
-use crate::kubernetes::{Scope, pods};
+use crate::kubernetes::{Scope, fit, pods, pull_secret};
 use crate::phases::phase0;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams, PostParams};
-use lab_environment::Image;
+use lab_environment::{Environment, Image};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -24,6 +24,8 @@ pub(super) struct OnNodes {
     nodes: BTreeMap<String, Option<String>>,
     /// How many nodes list both images among theirs.
     listed: usize,
+    /// Whether the nodes were given what it takes to pull them.
+    with_secret: bool,
 }
 
 /// Marks the pods of this phase; its value is the version.
@@ -38,8 +40,8 @@ pub(super) async fn run(context: &Context, images: &[&Image; 2]) -> anyhow::Resu
     for image in images {
         create(&scope, service(&image.version)?).await?;
         for (index, node) in nodes.iter().enumerate() {
-            let policy = &context.environment().pull_policy;
-            create(&scope, pod(image, index, &node.name_any(), policy)?).await?;
+            let pod = pod(image, index, &node.name_any(), context.environment())?;
+            create(&scope, pod).await?;
         }
     }
     let started = started(&scope, nodes.len() * images.len(), context).await?;
@@ -60,7 +62,8 @@ pub(super) async fn run(context: &Context, images: &[&Image; 2]) -> anyhow::Resu
         Err(why) => nodes.iter().map(|node| (node.name_any(), Some(why.clone()))).collect(),
     };
     clear(&scope, context).await?;
-    Ok(OnNodes { answered, nodes: troubles, listed })
+    let with_secret = context.environment().pull_secret.is_some();
+    Ok(OnNodes { answered, nodes: troubles, listed, with_secret })
 }
 
 impl OnNodes {
@@ -69,9 +72,13 @@ impl OnNodes {
         let names: Vec<_> = self.nodes.keys().map(String::as_str).collect();
         let faults = self.nodes.iter().filter_map(|(node, fault)| Some((node, fault.as_ref()?)));
         let faults: Vec<_> = faults.map(|(node, why)| format!("{node}: {why}")).collect();
+        let with = match self.with_secret {
+            true => format!("with the pull secret {}", pull_secret::NAME),
+            false => "without pull secrets".to_owned(),
+        };
         let line = match faults.as_slice() {
             [] => format!(
-                "both started without pull secrets on {}; {} of {} nodes list both among their \
+                "both started {with} on {}; {} of {} nodes list both among their \
                  images",
                 names.join(", "),
                 self.listed,
@@ -196,8 +203,8 @@ fn service(version: &str) -> anyhow::Result<Service> {
     serde_json::from_value(manifest).context("a bug in these labs: the Service of phase 2")
 }
 
-fn pod(image: &Image, index: usize, node: &str, pull_policy: &str) -> anyhow::Result<Pod> {
-    let manifest = json!({
+fn pod(image: &Image, index: usize, node: &str, environment: &Environment) -> anyhow::Result<Pod> {
+    let mut manifest = json!({
         "metadata": {
             "name": format!("{}-{index}", name_of(&image.version)),
             "labels": { LABEL: image.version },
@@ -209,8 +216,7 @@ fn pod(image: &Image, index: usize, node: &str, pull_policy: &str) -> anyhow::Re
             "terminationGracePeriodSeconds": 5,
             "containers": [{
                 "name": "app",
-                "image": image.name,
-                "imagePullPolicy": pull_policy,
+                "image": image.manifest_name,
                 "ports": [{ "name": "http", "containerPort": 8080 }],
                 "readinessProbe": {
                     "httpGet": { "path": "/health", "port": 8080 }, "periodSeconds": 1,
@@ -219,6 +225,7 @@ fn pod(image: &Image, index: usize, node: &str, pull_policy: &str) -> anyhow::Re
             }],
         },
     });
+    fit::fit(&mut manifest, environment);
     serde_json::from_value(manifest).context("a bug in these labs: the pod of phase 2")
 }
 
@@ -233,6 +240,7 @@ fn lists(node: &Node, image: &str) -> bool {
 mod tests {
     use super::*;
     use crate::claim::Outcome;
+    use crate::kubernetes::fit::tests::environment;
 
     #[test]
     fn one_node_without_the_image_fails_the_claim() {
@@ -240,7 +248,8 @@ mod tests {
             let nodes = faults.iter().enumerate();
             let nodes =
                 nodes.map(|(i, fault)| (format!("n{i}"), fault.map(str::to_owned))).collect();
-            OnNodes { answered: Vec::new(), nodes, listed: 2 }.reachable()
+            let (answered, with_secret) = (Vec::new(), false);
+            OnNodes { answered, nodes, listed: 2, with_secret }.reachable()
         };
         assert_eq!(on(&[None, None]).outcome, Outcome::Holds);
         let verdict = on(&[None, Some("no such image")]);
@@ -263,16 +272,9 @@ mod tests {
 
     #[test]
     fn manifests_are_what_kubernetes_knows() {
-        let image = Image {
-            version: "1.0".into(),
-            manifest_name: "kubeapp:1.0".into(),
-            name: "registry/kubeapp:1.0".into(),
-            archive: "a".into(),
-            rebuilt: "r".into(),
-            binary: "b".into(),
-            build_input: "V=1.0".into(),
-        };
-        let pod = pod(&image, 2, "node-3", "Always").unwrap();
+        let mut environment = environment();
+        environment.images[0].name = "registry/kubeapp:1.0".into();
+        let pod = pod(&environment.images[0], 2, "node-3", &environment).unwrap();
         assert_eq!(pod.name_any(), "image-1-0-2");
         assert_eq!(pods::image(&pod), "registry/kubeapp:1.0");
         assert_eq!(service("1.0").unwrap().name_any(), "image-1-0");
