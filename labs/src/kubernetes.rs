@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod external;
 mod field_path;
 pub(crate) mod fit;
+mod ingress_class;
 pub mod manifest;
 pub mod nodes;
 pub mod pods;

@@ -49,6 +49,7 @@ fn all() -> flags::Lab {
         context: None,
         registry: None,
         pull_secret: None,
+        ingress_class: None,
         yes: false,
         sandbox: None,
         keep: false,

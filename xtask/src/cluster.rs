@@ -15,7 +15,7 @@ use crate::{
     failure::Failure, images::Image, nearest::nearest, process::Signals, project::Project, scratch,
 };
 use anyhow::{Result, bail};
-use lab_environment::{Absent, Environment, NearestWrong, Patience};
+use lab_environment::{Absent, Environment, IngressClass, NearestWrong, Patience};
 use std::path::{Path, PathBuf};
 
 /// How a cluster is had.
@@ -78,6 +78,8 @@ pub(crate) struct Cluster {
     pub(crate) registry: Option<String>,
     /// What they need to do so, as `docker login` writes it; kept from logs and from other users.
     pub(crate) pull_secret: Option<String>,
+    /// How an Ingress names its class there.
+    pub(crate) ingress_class: IngressClass,
     /// See [`Differences`].
     pub(crate) differences: Differences,
     /// What has to be ended afterwards.
@@ -121,6 +123,7 @@ impl Cluster {
             // what was loaded cannot be pulled at all.
             pull_policy: if self.registry.is_some() { "Always" } else { "IfNotPresent" }.into(),
             pull_secret: pull_secret.transpose()?,
+            ingress_class: self.ingress_class.clone(),
             app: project.root.join("app"),
             docker,
             patience: self.differences.patience.clone(),
@@ -144,13 +147,14 @@ pub(crate) fn provider(name: Option<&str>) -> Result<Provider> {
 }
 
 /// Flags and the providers that they mean something to.
-const FLAGS: [(&str, &[&str]); 11] = [
+const FLAGS: [(&str, &[&str]); 12] = [
     ("--sandbox", &[embedded::NAME]),
     ("--name", &["kind", "k3s", "minikube", "gke"]),
     ("--image", &["kind", "k3s", "minikube", "gke"]),
     ("--context", &["current"]),
     ("--registry", &["gke", "current"]),
     ("--pull-secret", &["gke", "current"]),
+    ("--ingress-class", &["kind", "k3s", "minikube", "gke", "current"]),
     ("--project", &["gke"]),
     ("--location", &["gke"]),
     ("--standard", &["gke"]),

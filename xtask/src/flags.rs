@@ -21,6 +21,8 @@ xflags::xflags! {
             optional --registry name: String
             /// With `current` and `gke`: credentials for the nodes to pull with: `login`, as pushes use, or a file.
             optional --pull-secret source: String
+            /// Not with `embedded`: who serves the Ingress of phase 5, as `nginx`; with GKE `gce`, `gce-internal`.
+            optional --ingress-class name: String
             /// Yes to every question. Without a terminal nothing is done that would have been asked.
             optional --yes
             /// How the embedded cluster keeps pods apart: `auto`, `namespaced` or `plain`.
@@ -51,6 +53,8 @@ xflags::xflags! {
             optional --registry name: String
             /// With `current` and `gke`: credentials for the nodes to pull with: `login`, as pushes use, or a file.
             optional --pull-secret source: String
+            /// Not with `embedded`: who serves the Ingress of phase 5, as `nginx`; with GKE `gce`, `gce-internal`.
+            optional --ingress-class name: String
             /// With `gke`: the project that pays.
             optional --project id: String
             /// With `gke`: region or zone.

@@ -43,6 +43,7 @@ pub(crate) fn run(flags: &flags::Lab) -> Result<()> {
             ("--context", flags.context.is_some()),
             ("--registry", flags.registry.is_some()),
             ("--pull-secret", flags.pull_secret.is_some()),
+            ("--ingress-class", flags.ingress_class.is_some()),
         ],
     )?;
     up::check_sandbox(flags.sandbox.as_deref())?;
@@ -105,7 +106,10 @@ impl Run<'_> {
             image: flags.image.clone(),
             context: flags.context.clone(),
             registry: flags.registry.clone(),
-            choices: Choices { pull_secret: choices::pull_secret(flags.pull_secret.as_deref()) },
+            choices: Choices {
+                pull_secret: choices::pull_secret(flags.pull_secret.as_deref()),
+                ingress_class: flags.ingress_class.clone(),
+            },
             yes: flags.yes,
             ..Asked::default()
         };

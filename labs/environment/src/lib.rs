@@ -26,6 +26,8 @@ pub struct Environment {
     /// A file as `docker login` writes it, with what the nodes need to pull the images; `None` where
     /// they need nothing. Only this user can read it, and what is in it is in no other file.
     pub pull_secret: Option<PathBuf>,
+    /// How an Ingress says who is to serve it.
+    pub ingress_class: IngressClass,
     /// The crate that both versions are built from, for the claims about its source.
     pub app: PathBuf,
     /// Whether a Docker engine answers, so that images can be run there as well.
@@ -56,6 +58,18 @@ pub struct Image {
     pub binary: PathBuf,
     /// The one build input in which the versions differ, as `NAME=value`.
     pub build_input: String,
+}
+
+/// How an Ingress names its class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IngressClass {
+    /// Not at all: the default class is meant, or GKE's external load balancer.
+    Unnamed,
+    /// In the annotation `kubernetes.io/ingress.class`, the only way that GKE heeds.
+    Annotation(String),
+    /// In `spec.ingressClassName`.
+    Field(String),
 }
 
 /// Deadlines in seconds. Each is for one wait, not for a phase.

@@ -1,7 +1,7 @@
 //! What manifests say differently on the cluster at hand: what an image is called there and how nodes
-//! get it. Everything else is applied as it is written.
+//! get it, and who is to serve an Ingress. Everything else is applied as it is written.
 
-use super::pull_secret;
+use super::{ingress_class, pull_secret};
 use lab_environment::Environment;
 use serde_json::{Map, Value, json};
 
@@ -14,6 +14,9 @@ pub(crate) fn fit(object: &mut Value, environment: &Environment) {
         if let Some(pod) = object.pointer_mut(path).and_then(Value::as_object_mut) {
             fit_pod(pod, environment);
         }
+    }
+    if object.get("kind").is_some_and(|kind| kind == "Ingress") {
+        ingress_class::fit(object, &environment.ingress_class);
     }
 }
 
@@ -46,7 +49,7 @@ fn fit_pod(pod: &mut Map<String, Value>, environment: &Environment) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use lab_environment::{Image, NearestWrong, Patience};
+    use lab_environment::{Image, IngressClass, NearestWrong, Patience};
     use std::path::PathBuf;
 
     fn deployment(image: &str, policy: &str) -> Value {
@@ -102,6 +105,7 @@ pub(crate) mod tests {
             images: vec![image("1.0"), image("2.0")],
             pull_policy: "IfNotPresent".into(),
             pull_secret: None,
+            ingress_class: IngressClass::Unnamed,
             app: PathBuf::new(),
             docker: false,
             patience: Patience { rollout: 1, address: 1, request: 1 },

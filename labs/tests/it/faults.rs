@@ -5,8 +5,10 @@ use crate::{meddle, world::World};
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{ConfigMap, Namespace, Pod},
+    networking::v1::IngressClass as Listed,
 };
 use kube::{Api, Client, api::PostParams};
+use lab_environment::IngressClass;
 use labs::{namespace::Production, run::Exit};
 use serde_json::{Value, json};
 use std::{fmt::Debug, fs, pin::pin, time::Duration};
@@ -124,6 +126,36 @@ async fn ingress_to_nowhere() {
     let played = world.play("phase5").await;
     played.fails(&["vhost-canary", "sessions-hold", "ingress-promotes"]);
     played.blames("ingress: app-ingress names what is not there: nobody:80 for canary.foo.bar/");
+}
+
+/// A class that the cluster does not know is told at once, with those that it knows; one that nobody
+/// serves once there should have been an address.
+#[tokio::test(flavor = "multi_thread")]
+async fn class_of_nobody() {
+    let world = World::new().impatient(3600).of_class(IngressClass::Field("nginx".into()));
+    let played = world.play("phase5").await;
+    played.failed_for_the_environment(
+        "nobody serves the Ingress class `nginx`: `kubectl get ingressclass` lists `edge`",
+    );
+
+    let world = World::new().impatient(4).of_class(IngressClass::Annotation("gce".into()));
+    let played = world.play("phase5").await;
+    for said in ["<pending>", "class `gce` of the annotation kubernetes.io/ingress.class", "`edge`"]
+    {
+        played.failed_for_the_environment(said);
+    }
+
+    let world = World::new().impatient(4).of_class(IngressClass::Field("nginx".into()));
+    let cluster = world.cluster().await;
+    let classes: Api<Listed> = Api::all(cluster.client());
+    let class =
+        json!({"metadata": {"name": "nginx"}, "spec": {"controller": "k8s.io/ingress-nginx"}});
+    let class: Listed = serde_json::from_value(class).expect("a class");
+    classes.create(&PostParams::default(), &class).await.expect("a class of nobody's");
+    let played = world.run("phase5", std::future::pending()).await;
+    played.failed_for_the_environment("`nginx`, though there is one of that name");
+    assert_eq!(left(&cluster.client()).await, (0, 0));
+    cluster.stop().await;
 }
 
 /// A pod may get ready at any time, so this takes all the time there is; then the probe's words are

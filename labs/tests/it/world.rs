@@ -2,7 +2,7 @@
 
 use crate::archives;
 use kube_embedded::{Cluster, Config};
-use lab_environment::{Environment, Image, NearestWrong, Patience};
+use lab_environment::{Environment, Image, IngressClass, NearestWrong, Patience};
 use labs::{
     claim::Outcome,
     event::Events,
@@ -57,6 +57,7 @@ impl World {
             images: images.to_vec(),
             pull_policy: "IfNotPresent".into(),
             pull_secret: None,
+            ingress_class: IngressClass::Unnamed,
             app: repository().join("app"),
             docker: false,
             patience: Patience { rollout: 20, address: 10, request: 5 },
@@ -76,6 +77,12 @@ impl World {
     pub(crate) fn impatient(mut self, seconds: u64) -> Self {
         self.environment.patience =
             Patience { rollout: seconds, address: seconds, request: seconds.min(2) };
+        self
+    }
+
+    /// Ingresses name their class so.
+    pub(crate) fn of_class(mut self, class: IngressClass) -> Self {
+        self.environment.ingress_class = class;
         self
     }
 

@@ -12,7 +12,7 @@ use crate::{
     project::Project,
 };
 use anyhow::{Context, Result, anyhow, bail};
-use lab_environment::{NearestWrong, Patience};
+use lab_environment::{IngressClass, NearestWrong, Patience};
 use serde::Deserialize;
 use std::{
     fs::{self, File},
@@ -53,6 +53,7 @@ pub(crate) fn cluster(
         started_in,
         registry: None,
         pull_secret: None,
+        ingress_class: IngressClass::Unnamed,
         differences: Differences {
             // Rollouts take some tenths of a second; the rest is for machines under load.
             patience: Patience { rollout: 60, address: 30, request: 10 },

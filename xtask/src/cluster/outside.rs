@@ -300,6 +300,9 @@ impl House {
         };
         let spec = Spec { choices: asked.choices.over(&spec.choices), ..spec };
         spec.choices.check(spec.registry.as_deref())?;
+        if let Some(caution) = spec.choices.caution() {
+            eprintln!("{name}: {caution}");
+        }
         doctor::preflight(name, spec.image.as_deref())?;
         let tools = Tools::new(signals, Some(self.log()));
         let work = self.work(&spec, &tools);
@@ -569,6 +572,7 @@ impl Held {
             started_in: self.started_in,
             registry: self.registry.clone(),
             pull_secret: self.pull_secret.clone(),
+            ingress_class: self.spec.choices.ingress_class(),
             differences: provider.differences(&self.spec),
             process: None,
         }

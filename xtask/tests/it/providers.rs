@@ -163,6 +163,14 @@ fn wrong_usage_ends_with_2_before_anything_is_made() {
         ("lab phase4 --on kind --sandbox plain", "`--sandbox` is for embedded; kind knows none"),
         ("up --image oldest", "`--image` is for kind, k3s, minikube, gke; embedded knows none"),
         ("up --on kind --context c", "`--context` is for current"),
+        (
+            "lab phase4 --ingress-class x",
+            "`--ingress-class` is for kind, k3s, minikube, gke, current",
+        ),
+        (
+            "lab phase4 --on current --context c --registry none --ingress-class Nginx",
+            "`Nginx` names no Ingress class",
+        ),
         ("lab phase4 --on kind --pull-secret login", "`--pull-secret` is for gke, current; kind"),
         (
             "lab phase4 --on current --context c --registry none --pull-secret login",
@@ -544,10 +552,10 @@ fn the_nodes_of_a_private_registry_are_handed_what_pushes_use() {
     );
 }
 
-/// What `up` was told counts for the labs that follow, and a lab may take it back.
+/// What `up` was told counts for the labs that follow, and a lab may take it back or choose for itself.
 #[test]
-fn a_pull_secret_of_up_is_remembered() {
-    let outside = Outside::new("pull-secret-up");
+fn choices_of_up_are_remembered() {
+    let outside = Outside::new("choices");
     outside.well(&format!("{GKE} --yes"));
     let environment = [("STAND_IN_LABS", "environment")];
     let handed = outside.world.folder.join("handed-over");
@@ -560,7 +568,22 @@ fn a_pull_secret_of_up_is_remembered() {
     );
     let (code, text) = outside.run_with("lab phase4 --on gke --pull-secret none", &environment);
     assert_eq!((code, text.contains(r#""pull_secret": null"#)), (0, true), "{text}");
-    assert!(outside.run_with("lab phase4 --on gke", &environment).1.contains("pull-secret.json"));
+    let class = |line: &str| {
+        let (code, text) = outside.run_with(line, &environment);
+        assert_eq!((code, text.contains("pull-secret.json")), (0, true), "{line}: {text}");
+        let classes =
+            [r#""ingress_class": "unnamed""#, r#""annotation": "gce""#, r#""field": "x""#];
+        classes.map(|class| text.contains(class)).iter().position(|found| *found)
+    };
+    assert_eq!(class("lab phase4 --on gke"), Some(0));
+    assert_eq!(class("lab phase4 --on gke --ingress-class gce"), Some(1));
+    assert_eq!(class("lab phase4 --on gke"), Some(0), "a lab's own choice is for that lab");
+    outside.well(&format!("{GKE} --yes --ingress-class gce"));
+    assert_eq!(class("lab phase4 --on gke"), Some(1));
+    assert_eq!(class("lab phase4 --on gke --ingress-class x"), Some(2));
+    assert_eq!(class("lab phase4 --on gke --ingress-class none"), Some(0));
+    let text = outside.well("lab phase4 --on gke --ingress-class gce-internal");
+    assert!(text.contains("gke: an internal Ingress needs a proxy-only subnet"), "{text}");
 }
 
 const GKE: &str = "up --on gke --project p --location europe-west1-b --standard --nodes 2";

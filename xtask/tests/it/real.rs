@@ -5,7 +5,7 @@ use super::{World, ended};
 use serde_json::Value;
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -70,6 +70,25 @@ impl Embedded {
             token: field("token"),
         }
     }
+
+    /// Makes a class of that name, which its edge serves, too.
+    pub(crate) fn serve_class(&self, name: &str) {
+        let edge = self.kubectl("get ingressclass edge --output json").output().unwrap().stdout;
+        let edge: Value = serde_json::from_slice(&edge).unwrap();
+        let controller = edge["spec"]["controller"].clone();
+        let class = serde_json::json!({"apiVersion": "networking.k8s.io/v1",
+            "kind": "IngressClass", "metadata": {"name": name}, "spec": {"controller": controller}});
+        let mut kubectl = self.kubectl("create --filename -");
+        let mut child = kubectl.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(class.to_string().as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    fn kubectl(&self, line: &str) -> Command {
+        let mut kubectl = Command::new("kubectl");
+        kubectl.env("KUBECONFIG", &self.kubeconfig).args(line.split_whitespace());
+        kubectl
+    }
 }
 
 impl Drop for Embedded {
@@ -93,9 +112,7 @@ fn a_context_of_the_users_works_with_the_real_kubectl() {
         ended(world.command(line).env("KUBECONFIG", &embedded.kubeconfig).output().unwrap())
     };
     let kubectl = |line: &str| {
-        let mut kubectl = Command::new("kubectl");
-        kubectl.env("KUBECONFIG", &embedded.kubeconfig).args(line.split_whitespace());
-        assert!(kubectl.output().unwrap().status.success(), "{line}");
+        assert!(embedded.kubectl(line).output().unwrap().status.success(), "{line}");
     };
     let phases =
         if images(binaries).join("kubeapp-2.0.tar").exists() { "phase0 phase4" } else { "phase0" };

@@ -12,7 +12,7 @@ use crate::kubernetes::{
 };
 use crate::sample::Sampler;
 use crate::traffic;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use k8s_openapi::api::{core::v1::Service, networking::v1::Ingress};
 use std::ops::RangeInclusive;
 
@@ -28,17 +28,13 @@ pub(super) async fn run(context: &Context, scope: &Scope) -> anyhow::Result<Exte
     let held = hold(context, scope).await?;
     let (healthy, answers) = release(context, scope, &held).await?;
     node_port(context, scope).await?;
-    match held {
-        Ok(Held { external, .. }) if answers => {
-            context.judge("backends-healthy-first", healthy)?;
-            default_backend(context, scope, &external).await?;
-            Ok(external)
-        }
-        _ => {
-            context.require("backends-healthy-first", healthy)?;
-            anyhow::bail!("the Ingress does not answer, and what follows stands on it")
-        }
+    if !answers {
+        context.require("backends-healthy-first", healthy)?;
+        bail!("the Ingress does not answer, and what follows stands on it")
     }
+    context.judge("backends-healthy-first", healthy)?;
+    default_backend(context, scope, &held.external).await?;
+    Ok(held.external)
 }
 
 /// The Ingress while its backends run but are not ready.
@@ -49,9 +45,9 @@ struct Held {
 }
 
 /// Applies production with a readiness probe that never gets its 200, and the Ingress before it.
-/// `Err` says why there is no address.
-async fn hold(context: &Context, scope: &Scope) -> anyhow::Result<Result<Held, String>> {
+async fn hold(context: &Context, scope: &Scope) -> anyhow::Result<Held> {
     let environment = context.environment();
+    scope.knows_class(&environment.ingress_class).await?;
     let _step = context.step("apply production, its readiness held back, and app-ingress");
     for mut manifest in Scope::manifests(environment, MANIFEST)? {
         variant::never_ready(&mut manifest.object);
@@ -65,7 +61,7 @@ async fn hold(context: &Context, scope: &Scope) -> anyhow::Result<Result<Held, S
     }
     let external = match evidence(scope.external::<Ingress>(INGRESS, HTTP).await)? {
         Ok(external) => external,
-        Err(why) => return Ok(Err(why)),
+        Err(why) => bail!("{why}; {}", scope.unserved(&environment.ingress_class).await),
     };
     let sampler = scope.sampler(&external).host(&named(STABLE_HOST, external.port, HTTP));
     let held = pods::names(&scope.pods(STABLE.pods).await?);
@@ -83,28 +79,18 @@ async fn hold(context: &Context, scope: &Scope) -> anyhow::Result<Result<Held, S
     let said =
         format!("{unready} unready pods: {good} of {total} requests had a good answer{others}");
     let verdict = noting(Verdict::of(good == 0, said), known.and(answered));
-    Ok(Ok(Held { external, sampler, verdict }))
+    Ok(Held { external, sampler, verdict })
 }
 
 /// Applies production as it should be and asks until there is a good answer; says whether there was.
-async fn release(
-    context: &Context,
-    scope: &Scope,
-    held: &Result<Held, String>,
-) -> anyhow::Result<(Verdict, bool)> {
+async fn release(context: &Context, scope: &Scope, held: &Held) -> anyhow::Result<(Verdict, bool)> {
     let step = context.step("mend the readiness probe");
     for manifest in Scope::manifests(context.environment(), MANIFEST)? {
         if manifest.kind() == "Deployment" {
             scope.apply(&manifest).await?;
         }
     }
-    let Held { external, sampler, verdict } = match held {
-        Ok(held) => held,
-        Err(why) => {
-            scope.rolled_out(PRODUCTION).await?;
-            return Ok((Verdict::fails(why), false));
-        }
-    };
+    let Held { external, sampler, verdict } = held;
     let first = async {
         let at = external.to_string();
         let reply = match evidence(scope.first_good(sampler, &at).await)? {

@@ -10,6 +10,7 @@ use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams},
 };
+use lab_environment::IngressClass;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -18,6 +19,15 @@ const CANARY_SERVICE: &str = "kubeapp-canary-service";
 
 worlds! {
     right_phase5: "phase5" fails [], in World::new();
+
+    /// The Ingress names its class as it was done before there was a field for it.
+    class_in_annotation: "phase5" fails [],
+        in World::new().of_class(IngressClass::Annotation("edge".into())),
+        while |client| as_named(client, json!({"kubernetes.io/ingress.class": "edge"}), json!(null));
+
+    class_in_field: "phase5" fails [],
+        in World::new().of_class(IngressClass::Field("edge".into())),
+        while |client| as_named(client, json!({}), json!("edge"));
 
     /// Production's Service is for the inside alone.
     no_node_port: "phase5" fails ["nodeport-in-range"],
@@ -152,4 +162,16 @@ fn backend(service: &str) -> Value {
 fn mended(deployment: &Deployment) -> bool {
     let path = "/spec/template/spec/containers/0/readinessProbe/httpGet/path";
     meddle::production(deployment, |d| d.pointer(path) == Some(&json!("/health")))
+}
+
+/// Demands that the Ingress names its class like that whenever it is seen.
+async fn as_named(client: kube::Client, annotations: Value, field: Value) {
+    let named = |ingress: &Ingress| {
+        let ingress = serde_json::to_value(ingress).expect("JSON");
+        let found = ingress["metadata"]["annotations"].get("kubernetes.io/ingress.class");
+        assert_eq!(found, annotations.get("kubernetes.io/ingress.class"), "{ingress}");
+        assert_eq!(ingress["spec"]["ingressClassName"], field, "{ingress}");
+        false
+    };
+    meddle::once(client, named, |_| std::future::pending()).await;
 }
