@@ -100,7 +100,7 @@ impl Entrances {
         let to = |entrance: &Entrance| SocketAddr::new(entrance.address, node_port);
         if !local(&spec.external_traffic_policy) {
             let any = !endpoints.usable(None).is_empty();
-            return Some(Backends::alike(open.into_iter().filter(|_| any).map(to)));
+            return Some(Backends::grouped(open.into_iter().filter(|_| any).map(|e| vec![to(e)])));
         }
         // Each node leads to its own pods alone.
         let mut backends = Vec::new();

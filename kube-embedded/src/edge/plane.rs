@@ -395,7 +395,7 @@ async fn connect(network: &Network, route: &Route, peer: SocketAddr) -> Option<T
     let mut tried = Vec::new();
     loop {
         let to = route.choose(peer.ip(), &tried)?;
-        match time::timeout(CONNECT, network.connect(to)).await {
+        match time::timeout(route.patience(), network.connect(to)).await {
             Ok(Ok(stream)) => return Some(stream),
             Ok(Err(_)) | Err(_) => tried.push(to),
         }

@@ -1,6 +1,7 @@
 //! To which endpoint a connection goes: a uniform random choice for each new connection, as
 //! kube-proxy makes it, unless the Service asks that a client stays with its endpoint.
 
+use super::plane::CONNECT;
 use rand::{Rng, RngExt};
 use std::{
     collections::HashMap,
@@ -14,8 +15,14 @@ use tokio::sync::watch;
 /// forgotten beyond that, so the table is bounded whatever clients do.
 const REMEMBERED_CLIENTS: usize = 1 << 16;
 
+/// How often a node port is tried that leads to pods which are gone: its proxy learns that a moment
+/// after the API, and chooses anew for each connection. Where half of the pods are gone, so many
+/// tries in a row find none of the others once in 65,536 connections.
+const TRIES: usize = 16;
+
 /// Endpoints in groups: first a group is chosen, then an endpoint in it. There is one group, except
-/// behind a load balancer with `externalTrafficPolicy: Local`, which knows only nodes.
+/// behind a load balancer with `externalTrafficPolicy: Local`, which knows only nodes. Node ports are
+/// in the order in which they are tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backends {
     groups: Vec<Vec<SocketAddr>>,
@@ -30,6 +37,11 @@ impl Backends {
     /// Groups alike, whatever their sizes; empty ones are left out.
     pub fn grouped(groups: impl IntoIterator<Item = Vec<SocketAddr>>) -> Self {
         Self { groups: groups.into_iter().filter(|g| !g.is_empty()).collect() }
+    }
+
+    /// One endpoint of the first group, or of a later one once the ones before were tried often.
+    fn relay(&self, rng: &mut impl Rng, tried: usize) -> Option<SocketAddr> {
+        pick(rng, self.groups.get(tried / TRIES)?).copied()
     }
 
     /// Whether there is nowhere to go.
@@ -62,7 +74,8 @@ pub struct Routing {
     /// How long a client stays with its endpoint after its last new connection.
     pub affinity: Option<Duration>,
     /// Whether the endpoints are node ports, behind which somebody else chooses a pod for each
-    /// connection.
+    /// connection: the first group takes all, since the proxies of several nodes do not learn of a
+    /// change at the same moment, and the others are for when it cannot be reached.
     pub relayed: bool,
 }
 
@@ -104,6 +117,15 @@ impl Route {
         !current.relayed && current.backends.contains(endpoint)
     }
 
+    /// How long an endpoint may take to answer a connection before another is tried. A node port that
+    /// leads to a pod which is gone may never answer, and the next try finds another pod.
+    pub(super) fn patience(&self) -> Duration {
+        match self.current.borrow().relayed {
+            true => CONNECT / 10,
+            false => CONNECT,
+        }
+    }
+
     /// Tells when the endpoints are others.
     pub fn changes(&self) -> watch::Receiver<Arc<Routing>> {
         self.current.subscribe()
@@ -113,6 +135,7 @@ impl Route {
     pub fn choose(&self, client: IpAddr, tried: &[SocketAddr]) -> Option<SocketAddr> {
         let routing = self.current.borrow().clone();
         match routing.affinity {
+            _ if routing.relayed => routing.backends.relay(&mut rand::rng(), tried.len()),
             None => routing.backends.choose(&mut rand::rng(), tried),
             Some(timeout) => {
                 self.affinity.choose(client, Instant::now(), timeout, |pinned| match pinned {
@@ -209,6 +232,21 @@ mod tests {
         }
         assert_eq!(backends.choose(rng, &[endpoint(1), endpoint(2), endpoint(3)]), None);
         assert_eq!(Backends::default().choose(rng, &[]), None);
+    }
+
+    #[test]
+    fn a_node_port_is_tried_again_before_that_of_another_node_is() {
+        let relayed = true;
+        let backends = Backends::grouped([vec![endpoint(1)], vec![endpoint(2)]]);
+        let route = Route::new(Routing { backends, relayed, ..<_>::default() }, Arc::default());
+        let client = IpAddr::from([127, 0, 0, 1]);
+        let mut tried = Vec::new();
+        while let Some(next) = route.choose(client, &tried) {
+            tried.push(next);
+        }
+        assert_eq!(tried, [[endpoint(1); TRIES], [endpoint(2); TRIES]].concat());
+        assert!(!route.may_reuse(endpoint(1)), "another connection may lead to another pod");
+        assert!(route.patience() < CONNECT);
     }
 
     #[test]

@@ -113,7 +113,7 @@ fn what_has_no_way_in_gets_none() {
 }
 
 #[test]
-fn somebody_elses_load_balancer_keeps_its_node_ports() {
+fn somebody_elses_load_balancer_keeps_its_each() {
     let spec = "{type: LoadBalancer, loadBalancerClass: other.dev/lb, clusterIP: 10.96.0.5,
                  ports: [{port: 80, nodePort: 30080}]}";
     let wanted = plan(&service(spec), [], &place(false));
@@ -230,8 +230,18 @@ fn outside(nodes: &[u8], ports: Ports) -> Place {
     Place::Outside(Arc::new(nodes.iter().map(entrance).collect()))
 }
 
-fn node_ports(nodes: &[u8]) -> Backends {
-    Backends::alike(nodes.iter().map(|n| SocketAddr::from(([172, 18, 0, *n], 30080))))
+fn node_port(node: u8) -> SocketAddr {
+    SocketAddr::from(([172, 18, 0, node], 30080))
+}
+
+/// One after the other, as any of them leads to all pods.
+fn any(nodes: &[u8]) -> Backends {
+    Backends::grouped(nodes.iter().map(|node| vec![node_port(*node)]))
+}
+
+/// Each for its own pods.
+fn each(nodes: &[u8]) -> Backends {
+    Backends::alike(nodes.iter().map(|node| node_port(*node)))
 }
 
 #[test]
@@ -245,14 +255,14 @@ fn an_outside_cluster_is_entered_by_node_ports_where_these_do_what_is_asked_for(
     // Endpoint N is on node 2 - N % 2.
     let three = [(1, READY), (2, READY), (3, READY)];
     let cases: [(&str, Place, &str, &[(u8, &str)], Backends, bool); 12] = [
-        ("any node", all(), "", &three, node_ports(&[1, 2]), true),
+        ("any node", all(), "", &three, any(&[1, 2]), true),
         ("none is ready", all(), "", &[(1, STARTING)], Backends::default(), true),
-        ("the last serves on", all(), "", &[(1, LEAVING)], node_ports(&[1, 2]), true),
+        ("the last serves on", all(), "", &[(1, LEAVING)], any(&[1, 2]), true),
         ("no node is known", outside(&[], Ports::All), "", &three, backends(&[1, 2, 3]), false),
-        ("published", published(30080), "", &three, node_ports(&[1]), true),
+        ("published", published(30080), "", &three, each(&[1]), true),
         ("another is published", published(30081), "", &three, backends(&[1, 2, 3]), false),
-        ("own pods of each", all(), local, &three, node_ports(&[1, 2]), true),
-        ("one has pods", all(), local, &[(1, READY), (2, STARTING)], node_ports(&[1]), true),
+        ("own pods of each", all(), local, &three, each(&[1, 2]), true),
+        ("one has pods", all(), local, &[(1, READY), (2, STARTING)], each(&[1]), true),
         ("none of it", all(), local, &[(1, LEFT)], Backends::default(), true),
         (
             "a node of pods is no way in",
@@ -265,7 +275,7 @@ fn an_outside_cluster_is_entered_by_node_ports_where_these_do_what_is_asked_for(
             })),
             false,
         ),
-        ("it is in again", published(30080), local, &[(1, READY)], node_ports(&[1]), true),
+        ("it is in again", published(30080), local, &[(1, READY)], each(&[1]), true),
         ("clients have to be told apart", all(), sticky, &three, backends(&[1, 2, 3]), false),
     ];
     for (what, place, more, endpoints, backends, relayed) in cases {
@@ -291,9 +301,9 @@ fn an_ingress_is_even_over_pods_wherever_they_are() {
         routing(spec, port, &slices, &outside(&[1, 2], Ports::All))
     };
     let local = ask(&spec(&format!("{{type: NodePort, externalTrafficPolicy: Local, {port}}}")));
-    assert_eq!(local.backends, node_ports(&[1, 1, 2]), "two of three pods are on node 1");
+    assert_eq!(local.backends, each(&[1, 1, 2]), "two of three pods are on node 1");
     let anywhere = ask(&spec(&format!("{{type: NodePort, {port}}}")));
-    assert_eq!((anywhere.backends, anywhere.relayed), (node_ports(&[1, 2]), true));
+    assert_eq!((anywhere.backends, anywhere.relayed), (any(&[1, 2]), true));
     // A number without the type is what is left of an earlier one.
     let inside = ask(&spec(&format!("{{type: ClusterIP, {port}}}")));
     assert_eq!((inside.backends, inside.relayed), (backends(&[1, 2, 3]), false));

@@ -10,7 +10,7 @@ use super::{
     pool::{self, Lease},
     upload::{Progress, Upload},
 };
-use crate::edge::{ingress::table::Backend, plane::CONNECT, route::Route};
+use crate::edge::{ingress::table::Backend, route::Route};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
@@ -84,7 +84,8 @@ impl Client {
             }
             let left = CONNECTS.saturating_sub(since.get_or_insert_with(Instant::now).elapsed());
             // Apart, because most requests need no connect, nor the room for it.
-            match Box::pin(self.connect(endpoint, &backend.route, left.min(CONNECT))).await {
+            let within = left.min(backend.route.patience());
+            match Box::pin(self.connect(endpoint, &backend.route, within)).await {
                 Ok(lease) => return Ok((lease, false)),
                 Err(error) => failure = Some(error),
             }
