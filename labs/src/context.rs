@@ -3,6 +3,7 @@
 
 use crate::claim::{Claim, Outcome, Verdict};
 use crate::event::{Band, Event, Events};
+use crate::kubernetes::Scope;
 use crate::lab::Lab;
 use crate::namespace::Production;
 use crate::sample::{Background, Sample, Sampler, State};
@@ -74,12 +75,19 @@ impl Context {
     /// Makes the namespace unless an earlier lab of this run has. One that somebody else made is an
     /// error, and is left as it is.
     pub async fn own_namespace(&self) -> anyhow::Result<()> {
+        self.can_run_images().await?;
         self.production.own(&self.client, self.rollout_patience()).await
     }
 
     /// The same with nothing in it, whatever earlier labs of this run have left there.
     pub async fn new_namespace(&self) -> anyhow::Result<()> {
+        self.can_run_images().await?;
         self.production.renew(&self.client, self.rollout_patience()).await
+    }
+
+    /// Before anything is made that would have to run.
+    async fn can_run_images(&self) -> anyhow::Result<()> {
+        Scope::new(self).can_run(self.environment.architecture.as_deref()).await
     }
 
     /// The version that is rolled out first.

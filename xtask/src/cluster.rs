@@ -12,7 +12,12 @@ pub(crate) mod minikube;
 pub(crate) mod outside;
 
 use crate::{
-    failure::Failure, images::Image, nearest::nearest, process::Signals, project::Project, scratch,
+    failure::Failure,
+    images::{Image, archive},
+    nearest::nearest,
+    process::Signals,
+    project::Project,
+    scratch,
 };
 use anyhow::{Result, bail};
 use lab_environment::{Absent, Environment, IngressClass, NearestWrong, Patience};
@@ -76,6 +81,8 @@ pub(crate) struct Cluster {
     pub(crate) started_in: Option<f64>,
     /// Where its nodes pull the images from; `None` if they have them.
     pub(crate) registry: Option<String>,
+    /// Whether they have images already that this checkout may not have made.
+    pub(crate) own_images: bool,
     /// What they need to do so, as `docker login` writes it; kept from logs and from other users.
     pub(crate) pull_secret: Option<String>,
     /// How an Ingress names its class there.
@@ -122,6 +129,10 @@ impl Cluster {
             // A tag is pushed again when the app changes, and nodes would go on with the old one;
             // what was loaded cannot be pulled at all.
             pull_policy: if self.registry.is_some() { "Always" } else { "IfNotPresent" }.into(),
+            architecture: match self.own_images {
+                true => None,
+                false => images.first().and_then(|image| archive::architecture_of(&image.archive)),
+            },
             pull_secret: pull_secret.transpose()?,
             ingress_class: self.ingress_class.clone(),
             app: project.root.join("app"),

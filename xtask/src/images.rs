@@ -4,7 +4,7 @@
 //! packed as [`archive`] says. What was built is remembered with a digest of everything that went
 //! in, so that a warm run does not even ask cargo.
 
-mod archive;
+pub(crate) mod archive;
 pub(crate) mod credentials;
 pub(crate) mod pull_secret;
 pub(crate) mod push;

@@ -21,6 +21,9 @@ pub struct Environment {
     pub manifests: PathBuf,
     /// The two versions of the app, stable first.
     pub images: Vec<Image>,
+    /// What processors the programs in them are for, as Kubernetes names it: `amd64`. `None` where that is
+    /// not known, since the nodes have images of somebody else's making.
+    pub architecture: Option<String>,
     /// What pulls or loads of images need: `IfNotPresent` for loaded ones, `Always` for a registry.
     pub pull_policy: String,
     /// A file as `docker login` writes it, with what the nodes need to pull the images; `None` where

@@ -104,6 +104,7 @@ pub(crate) mod tests {
             manifests: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests")),
             images: vec![image("1.0"), image("2.0")],
             pull_policy: "IfNotPresent".into(),
+            architecture: None,
             pull_secret: None,
             ingress_class: IngressClass::Unnamed,
             app: PathBuf::new(),

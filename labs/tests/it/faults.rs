@@ -4,10 +4,13 @@
 use crate::{meddle, world::World};
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{ConfigMap, Namespace, Pod},
+    core::v1::{ConfigMap, Namespace, Node, Pod},
     networking::v1::IngressClass as Listed,
 };
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+};
 use lab_environment::IngressClass;
 use labs::{namespace::Production, run::Exit};
 use serde_json::{Value, json};
@@ -155,6 +158,32 @@ async fn class_of_nobody() {
     let played = world.run("phase5", std::future::pending()).await;
     played.failed_for_the_environment("`nginx`, though there is one of that name");
     assert_eq!(left(&cluster.client()).await, (0, 0));
+    cluster.stop().await;
+}
+
+/// A node that cannot run the images' program is told before anything is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn node_of_another_kind() {
+    let mut world = World::new().impatient(3600);
+    let cluster = world.cluster().await;
+    let nodes: Api<Node> = Api::all(cluster.client());
+    let info = |node: Node| node.status.and_then(|status| status.node_info).expect("node info");
+    let own = info(nodes.get("node-2").await.expect("a node")).architecture;
+    let patch = json!({"status": {"nodeInfo": {"architecture": "riscv64"}}});
+    nodes
+        .patch_status("node-2", &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .expect("a changed node");
+    world.environment.architecture = Some(own.clone());
+    for lab in ["phase2", "phase3", "phase4", "phase5"] {
+        let played = world.run(lab, std::future::pending()).await;
+        played.failed_for_the_environment(&format!("the images are for {own}, and their program"));
+        played.failed_for_the_environment("cannot run on the nodes node-2 (riscv64)");
+        assert_eq!(left(&cluster.client()).await, (0, 0));
+    }
+    world.environment.architecture = None;
+    let played = world.run("phase4", std::future::pending()).await;
+    played.fails(&[]);
     cluster.stop().await;
 }
 

@@ -56,6 +56,7 @@ impl World {
             manifests,
             images: images.to_vec(),
             pull_policy: "IfNotPresent".into(),
+            architecture: None,
             pull_secret: None,
             ingress_class: IngressClass::Unnamed,
             app: repository().join("app"),

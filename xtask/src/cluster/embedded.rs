@@ -52,6 +52,7 @@ pub(crate) fn cluster(
         kubeconfig,
         started_in,
         registry: None,
+        own_images: false,
         pull_secret: None,
         ingress_class: IngressClass::Unnamed,
         differences: Differences {

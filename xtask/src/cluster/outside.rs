@@ -571,6 +571,7 @@ impl Held {
             kubeconfig: self.house.kubeconfig(),
             started_in: self.started_in,
             registry: self.registry.clone(),
+            own_images: self.spec.registry.as_deref() == Some(super::NONE),
             pull_secret: self.pull_secret.clone(),
             ingress_class: self.spec.choices.ingress_class(),
             differences: provider.differences(&self.spec),

@@ -131,6 +131,20 @@ pub(crate) fn unpack(file: &Path) -> Result<Packed> {
     Ok(Packed { digest, manifest, blobs })
 }
 
+/// What processors the program in an archive is for, as its index says; `None` if it does not.
+pub(crate) fn architecture_of(file: &Path) -> Option<String> {
+    let mut archive = tar::Archive::new(File::open(file).ok()?);
+    let mut index = archive
+        .entries_with_seek()
+        .ok()?
+        .flatten()
+        .find(|entry| entry.path().is_ok_and(|path| path == Path::new("index.json")))?;
+    let mut bytes = Vec::new();
+    index.read_to_end(&mut bytes).ok()?;
+    let index: Value = serde_json::from_slice(&bytes).ok()?;
+    Some(index.pointer("/manifests/0/platform/architecture")?.as_str()?.into())
+}
+
 /// `sha256:` and the digest in hexadecimal.
 pub(crate) fn digest(bytes: &[u8]) -> String {
     let mut text = String::from("sha256:");
@@ -348,6 +362,8 @@ mod tests {
         let file = std::env::temp_dir().join(format!("canary-archive-{}.tar", std::process::id()));
         std::fs::write(&file, &packed.bytes).unwrap();
         let image = unpack(&file).unwrap();
+        let own = architecture(std::env::consts::ARCH);
+        assert_eq!(architecture_of(&file).as_deref(), Some(own));
         assert_eq!((&image.digest, image.blobs.len()), (&packed.digest, 2));
         assert_eq!(digest(&image.manifest), packed.digest);
         let at = packed.bytes.windows(7).position(|bytes| bytes == b"program").unwrap();
@@ -357,6 +373,7 @@ mod tests {
         assert!(unpack(&file).unwrap_err().to_string().contains("is damaged"));
         std::fs::write(&file, "no tar").unwrap();
         assert!(unpack(&file).unwrap_err().to_string().contains("is not an image archive"));
+        assert_eq!(architecture_of(&file), None);
         std::fs::remove_file(&file).unwrap();
     }
 
