@@ -219,3 +219,6 @@ fn with_scratch<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
         result
     })
 }
+
+#[cfg(test)]
+mod tests;
