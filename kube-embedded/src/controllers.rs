@@ -1,6 +1,7 @@
 //! What turns desired state into observed state: controllers and the scheduler. Each one is a pure
 //! `plan` under a thin loop; they share one watch a kind and speak only the Kubernetes API.
 
+mod backoff;
 mod cache;
 mod deployment;
 mod discovered;

@@ -2,6 +2,7 @@
 //! is in here before its next plan, so no plan is made on a state older than its own writes: that
 //! is what keeps a replica set from creating a pod twice.
 
+use super::backoff::Backoff;
 use futures::{Stream, StreamExt};
 use kube::{Resource, runtime::watcher};
 use std::{
@@ -11,6 +12,9 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
+
+/// Between two attempts to watch: what others do is not seen meanwhile.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Namespace (empty for what lives in none) and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,18 +135,15 @@ impl<K: Resource> Cache<K> {
         events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
     ) {
         let mut events = pin!(events);
-        let mut pause = Duration::from_millis(2);
+        let mut backoff = Backoff::up_to(LONGEST_PAUSE);
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
-                    pause = Duration::from_millis(2);
+                    backoff.succeeded();
                     self.observe(event);
                 }
                 // An expired watch lists anew at once; a server in trouble is not hammered.
-                Err(_) => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 4).min(Duration::from_secs(1));
-                }
+                Err(_) => tokio::time::sleep(backoff.failed()).await,
             }
         }
     }

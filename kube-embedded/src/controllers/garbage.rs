@@ -5,6 +5,7 @@ mod graph;
 
 use super::{
     World,
+    backoff::until_well,
     cache::{Cache, Key},
     discovered::{self, Kind},
     queue::Queue,
@@ -25,11 +26,15 @@ use serde_json::{Value, json};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 use tokio::{
     sync::Notify,
     task::{AbortHandle, JoinSet},
 };
+
+/// Between two attempts to learn what there is: nothing can be collected meanwhile.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The collector, listening to every kind.
 pub(crate) struct Collector {
@@ -121,24 +126,14 @@ impl Collector {
     }
 
     async fn kinds(&self) -> Vec<Kind> {
-        loop {
-            match discovered::kinds(&self.client).await {
-                Ok(kinds) => return kinds,
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
-            }
-        }
+        until_well(LONGEST_PAUSE, || discovered::kinds(&self.client)).await
     }
 
     /// Whether there is a definition of a custom resource.
     async fn is_defined(&self, resource: &ApiResource) -> bool {
         let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         let name = format!("{}.{}", resource.plural, resource.group);
-        loop {
-            match api.get_metadata_opt(&name).await {
-                Ok(found) => return found.is_some(),
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
-            }
-        }
+        until_well(LONGEST_PAUSE, || api.get_metadata_opt(&name)).await.is_some()
     }
 
     /// Tells of every change of a CustomResourceDefinition: there may be other kinds then.
@@ -343,4 +338,64 @@ fn group(api_version: &str) -> &str {
 /// A merge patch removes with null; an empty list would stay.
 fn none_if_empty<T: serde::Serialize>(list: Vec<T>) -> Value {
     if list.is_empty() { Value::Null } else { json!(list) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use std::{convert::Infallible, time::Instant};
+
+    /// How often the API fails before it answers that there is nothing.
+    const FAILURES: usize = 7;
+
+    /// A collector whose API is in trouble at first, and when it was asked.
+    fn in_trouble() -> (Collector, Arc<Mutex<Vec<Instant>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let notes = asked.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let mut asked = notes.lock().unwrap();
+            asked.push(Instant::now());
+            let (status, answer) = match request.uri().path() {
+                _ if asked.len() <= FAILURES => (500, json!({})),
+                "/api/v1" => (200, list("APIResourceList", "resources")),
+                "/apis" => (200, list("APIGroupList", "groups")),
+                _ => (404, json!({ "status": "Failure", "code": 404, "reason": "NotFound" })),
+            };
+            let answer = Body::from(answer.to_string().into_bytes());
+            let answer = Response::builder().status(status).body(answer).unwrap();
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let world = World::new(Client::new(service, "default"));
+        (Collector::new(&world, |_| {}), asked)
+    }
+
+    /// An empty list of what an API tells of itself.
+    fn list(kind: &str, of: &str) -> Value {
+        json!({ "apiVersion": "v1", "kind": kind, "groupVersion": "v1", of: [] })
+    }
+
+    /// What comes of it, asked for after pauses that grow.
+    async fn persistent<T>(asked: &Mutex<Vec<Instant>>, work: impl Future<Output = T>) -> T {
+        let result = tokio::time::timeout(Duration::from_secs(20), work).await;
+        let asked = asked.lock().unwrap();
+        let result = result.unwrap_or_else(|_| panic!("no answer after {} times", asked.len()));
+        // A sleep may last longer, but never less.
+        let pauses = asked.iter().zip(&asked[1..]).map(|(one, next)| *next - *one);
+        for (pause, least) in pauses.zip([1, 2, 4, 8, 16, 32, 64]) {
+            assert!(pause >= Duration::from_millis(least), "{pause:?} instead of {least} ms");
+        }
+        result
+    }
+
+    #[tokio::test]
+    async fn a_server_in_trouble_is_asked_less_and_less_often() {
+        let (collector, asked) = in_trouble();
+        assert!(persistent(&asked, collector.kinds()).await.is_empty());
+        let (collector, asked) = in_trouble();
+        let gvk = kube::core::GroupVersionKind::gvk("example.com", "v1", "Widget");
+        let widgets = ApiResource::from_gvk(&gvk);
+        assert!(!persistent(&asked, collector.is_defined(&widgets)).await);
+    }
 }

@@ -1,6 +1,7 @@
 //! Which objects a controller has to look at. Asking twice for the same before it is looked at is
 //! asking once; what failed comes back after a pause that grows.
 
+use super::backoff::Backoff;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Mutex, MutexGuard},
@@ -11,7 +12,6 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Queue<T> {
@@ -23,7 +23,7 @@ struct State<T> {
     ready: VecDeque<T>,
     waiting: BTreeSet<T>,
     later: BTreeMap<T, Instant>,
-    failures: BTreeMap<T, u32>,
+    failing: BTreeMap<T, Backoff>,
 }
 
 impl<T> Default for Queue<T> {
@@ -33,7 +33,7 @@ impl<T> Default for Queue<T> {
                 ready: VecDeque::new(),
                 waiting: BTreeSet::new(),
                 later: BTreeMap::new(),
-                failures: BTreeMap::new(),
+                failing: BTreeMap::new(),
             }),
             wake: Notify::new(),
         }
@@ -61,18 +61,17 @@ impl<T: Ord + Clone> Queue<T> {
 
     /// To be tried again, later each time in a row.
     pub(crate) fn failed(&self, item: T) {
-        let failures = {
+        let pause = {
             let mut state = self.lock();
-            let failures = state.failures.entry(item.clone()).or_default();
-            *failures = (*failures + 1).min(16);
-            *failures
+            let backoff = state.failing.entry(item.clone());
+            backoff.or_insert_with(|| Backoff::up_to(LONGEST_PAUSE)).failed()
         };
-        self.add_after(item, pause(failures));
+        self.add_after(item, pause);
     }
 
     /// What failed before went well.
     pub(crate) fn succeeded(&self, item: &T) {
-        self.lock().failures.remove(item);
+        self.lock().failing.remove(item);
     }
 
     /// The next item. Only one task may ask, so that no item is looked at twice at a time.
@@ -114,12 +113,6 @@ impl<T: Ord + Clone> Queue<T> {
     }
 }
 
-/// How long to leave alone what failed so many times in a row.
-fn pause(failures: u32) -> Duration {
-    let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-    FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,13 +135,14 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_wait_longer() {
-        let millis = [1, 2, 3, 40].map(|failures| pause(failures).as_millis());
-        assert_eq!(millis, [1, 2, 4, 5000]);
         let queue = Queue::default();
-        queue.failed("a");
-        queue.failed("a");
-        assert_eq!(queue.lock().failures["a"], 2);
+        for least in [1, 2, 4, 8] {
+            let before = Instant::now();
+            queue.failed("a");
+            let pause = queue.lock().later.remove("a").unwrap() - before;
+            assert!(pause >= Duration::from_millis(least), "{pause:?} instead of {least} ms");
+        }
         queue.succeeded(&"a");
-        assert!(queue.lock().failures.is_empty());
+        assert!(queue.lock().failing.is_empty());
     }
 }
