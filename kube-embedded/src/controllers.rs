@@ -10,6 +10,8 @@ pub mod events;
 mod garbage;
 mod job;
 mod namespaces;
+mod ownership;
+mod pods;
 mod queue;
 mod replicaset;
 mod scheduler;

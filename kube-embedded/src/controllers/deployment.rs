@@ -9,10 +9,9 @@ use super::{
     World,
     cache::Key,
     events::{self, Recorder},
+    ownership,
     queue::Queue,
-    selection::{
-        Claim, claim, controlled_by, controller, controller_named, is_controlled_by, matches,
-    },
+    selection::{controller_named, is_controlled_by},
     write::{self, Part},
 };
 use jiff::Timestamp;
@@ -42,20 +41,9 @@ impl Controller {
         });
         let (wake, weak) = (queue.clone(), Arc::downgrade(world));
         world.replica_sets.on_change(move |before: Option<&ReplicaSet>, after| {
+            let Some(world) = weak.upgrade() else { return };
             for set in [before, after].into_iter().flatten() {
-                let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-                if let Some(name) = controller_named(&set.metadata, "Deployment") {
-                    wake.add(Key::new(namespace, name));
-                } else if controller(&set.metadata).is_none()
-                    && let Some(world) = weak.upgrade()
-                {
-                    for deployment in world.deployments.in_namespace(namespace) {
-                        let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
-                        if selector.is_some_and(|s| matches(s, set.metadata.labels.as_ref())) {
-                            wake.add(Key::of(&*deployment));
-                        }
-                    }
-                }
+                ownership::wake(&wake, &world.deployments, &set.metadata);
             }
         });
         // Only `Recreate` waits for pods to be gone.
@@ -79,16 +67,8 @@ impl Controller {
     pub(crate) async fn run(self) {
         loop {
             let key = self.queue.next().await;
-            match self.reconcile(&key).await {
-                Ok(again) => {
-                    self.queue.succeeded(&key);
-                    if let Some(again) = again {
-                        self.queue.add_after(key, again);
-                    }
-                }
-                Err(error) if write::is_namespace_leaving(&error) => {}
-                Err(_) => self.queue.failed(key),
-            }
+            let outcome = self.reconcile(&key).await;
+            self.queue.looked(key, outcome);
         }
     }
 
@@ -97,7 +77,9 @@ impl Controller {
         let Some(deployment) = world.deployments.get(key) else { return Ok(None) };
         let sets_api: Api<ReplicaSet> = Api::namespaced(world.client.clone(), &key.namespace);
         let api: Api<Deployment> = Api::namespaced(world.client.clone(), &key.namespace);
-        let Some(sets) = self.claim(&deployment, &api, &sets_api).await? else { return Ok(None) };
+        let sets = &world.replica_sets;
+        let sets = ownership::owned(&*deployment, &api, &sets_api, sets, |_| true).await?;
+        let Some(sets) = sets else { return Ok(None) };
         let pods: Vec<Arc<Pod>> = world
             .pods
             .in_namespace(&key.namespace)
@@ -141,44 +123,6 @@ impl Controller {
             }
         }
         Ok(plan.again)
-    }
-
-    /// The replica sets that are the deployment's. `None` when it is gone or another by now.
-    async fn claim(
-        &self,
-        deployment: &Deployment,
-        api: &Api<Deployment>,
-        sets_api: &Api<ReplicaSet>,
-    ) -> kube::Result<Option<Vec<Arc<ReplicaSet>>>> {
-        let Some(spec) = &deployment.spec else { return Ok(None) };
-        let namespace = deployment.metadata.namespace.as_deref().unwrap_or_default();
-        let mut ours = Vec::new();
-        let sets = &self.world.replica_sets;
-        for set in sets.in_namespace(namespace) {
-            match claim(&deployment.metadata, &spec.selector, &set.metadata) {
-                Claim::Ours => ours.push(set),
-                Claim::Foreign => {}
-                Claim::Release => {
-                    let mut new = (*set).clone();
-                    super::replicaset::let_go(
-                        &mut new.metadata,
-                        deployment.metadata.uid.as_deref(),
-                    );
-                    write::update(sets_api, sets, Part::Main, &*set, &new).await?;
-                }
-                Claim::Adopt => {
-                    if !super::replicaset::still_there(api, &deployment.metadata).await? {
-                        return Ok(None);
-                    }
-                    let mut new = (*set).clone();
-                    let owners = new.metadata.owner_references.get_or_insert_default();
-                    owners.push(controlled_by(deployment));
-                    write::update(sets_api, sets, Part::Main, &*set, &new).await?;
-                    ours.extend(sets.get(&Key::of(&*set)));
-                }
-            }
-        }
-        Ok(Some(ours))
     }
 
     /// Creates a replica set; `false` when its name was taken and the next plan will use another.

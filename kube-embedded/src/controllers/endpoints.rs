@@ -72,11 +72,8 @@ impl Controller {
     pub(crate) async fn run(self) {
         loop {
             let key = self.queue.next().await;
-            match self.reconcile(&key).await {
-                Ok(()) => self.queue.succeeded(&key),
-                Err(error) if write::is_namespace_leaving(&error) => {}
-                Err(_) => self.queue.failed(key),
-            }
+            let outcome = self.reconcile(&key).await;
+            self.queue.looked(key, outcome.map(|()| None));
         }
     }
 

@@ -9,8 +9,9 @@ use super::{
     World,
     cache::Key,
     events::{self, Recorder},
+    ownership::still_there,
+    pods::{self, Hand},
     queue::Queue,
-    replicaset::still_there,
     selection::{controller, controller_named, is_controlled_by},
     write::{self, Part},
 };
@@ -65,16 +66,8 @@ impl Controller {
     pub(crate) async fn run(mut self) {
         loop {
             let key = self.queue.next().await;
-            match self.reconcile(&key).await {
-                Ok(again) => {
-                    self.queue.succeeded(&key);
-                    if let Some(again) = again {
-                        self.queue.add_after(key, again);
-                    }
-                }
-                Err(error) if write::is_namespace_leaving(&error) => {}
-                Err(_) => self.queue.failed(key),
-            }
+            let outcome = self.reconcile(&key).await;
+            self.queue.looked(key, outcome);
         }
     }
 
@@ -91,12 +84,12 @@ impl Controller {
         }
         if job.metadata.deletion_timestamp.is_some() || is_over(&job) {
             self.backoffs.remove(&uid);
-            self.release(&pods_api, &self.mine(&job)).await?;
+            self.release(&pods_api, &pods::of(&world, &job.metadata)).await?;
             return self.leave(&job).await;
         }
         let api: Api<Job> = Api::namespaced(world.client.clone(), &key.namespace);
         let known = self.backoffs.get(&uid).copied().unwrap_or_default();
-        let plan = plan::plan(&job, &self.mine(&job), known, Timestamp::now());
+        let plan = plan::plan(&job, &pods::of(&world, &job.metadata), known, Timestamp::now());
         // Pods may have been let go of because of a deletion that is not in the cache yet; what is
         // made now would outlive the job.
         if !plan.create.is_empty() && !still_there(&api, &job.metadata).await? {
@@ -105,7 +98,7 @@ impl Controller {
         let failed = self.act(&job, &pods_api, &plan).await.err();
         // Read anew: what was written is in the caches. A pod that ends from here on is not named in
         // this status, and so must not lose its finalizer either.
-        let pods = self.mine(&job);
+        let pods = pods::of(&world, &job.metadata);
         let status = plan::tracked(&job, &pods, &plan, Timestamp::now());
         let Some(job) = self.put_status(&api, &job, status).await? else { return Ok(None) };
         self.backoffs.insert(uid, plan.backoff);
@@ -113,49 +106,18 @@ impl Controller {
             return Err(error);
         }
         self.release(&pods_api, &plan::countable(&job, &pods, &plan)).await?;
-        let status = plan::settled(&job, &self.mine(&job), &plan, Timestamp::now());
+        let status = plan::settled(&job, &pods::of(&world, &job.metadata), &plan, Timestamp::now());
         self.put_status(&api, &job, status).await?;
         Ok(plan.again)
     }
 
-    /// Creates and deletes; the first failure.
+    /// Creates and deletes; the last failure.
     async fn act(&self, job: &Job, api: &Api<Pod>, plan: &Plan) -> kube::Result<()> {
         let about = events::about(job);
-        let cache = &self.world.pods;
+        let hand = Hand { world: &self.world, api, events: &self.events, owner: &about };
         self.release(api, &plan.remove).await?;
-        let gone: Vec<&Arc<Pod>> = plan.remove.iter().chain(&plan.end).collect();
-        let deleted = join_all(gone.iter().map(|pod| write::delete(api, cache, &***pod))).await;
-        let mut outcome = Ok(());
-        for (pod, result) in gone.into_iter().zip(deleted) {
-            match result {
-                Ok(()) => {
-                    let text = format!("Deleted pod: {}", pod.name_any());
-                    self.events.publish(&about, "Normal", "SuccessfulDelete", &text);
-                }
-                Err(error) => {
-                    let text = format!("Error deleting: {}", write::reason(&error));
-                    self.events.publish(&about, "Warning", "FailedDelete", &text);
-                    outcome = Err(error);
-                }
-            }
-        }
-        let created = join_all(plan.create.iter().map(|pod| write::create(api, cache, pod))).await;
-        for result in created {
-            match result {
-                Ok(pod) => {
-                    let text = format!("Created pod: {}", pod.name_any());
-                    self.events.publish(&about, "Normal", "SuccessfulCreate", &text);
-                }
-                Err(error) => {
-                    if !write::is_namespace_leaving(&error) {
-                        let text = format!("Error creating: {}", write::reason(&error));
-                        self.events.publish(&about, "Warning", "FailedCreate", &text);
-                    }
-                    outcome = Err(error);
-                }
-            }
-        }
-        outcome
+        let deleted = hand.delete(plan.remove.iter().chain(&plan.end)).await;
+        hand.create(&plan.create).await.and(deleted)
     }
 
     /// Writes the status and tells what it means; the job as it is then, `None` if it is gone.
@@ -244,15 +206,6 @@ impl Controller {
             }
             left => Ok(left),
         }
-    }
-
-    /// The pods that the job controls.
-    fn mine(&self, job: &Job) -> Vec<Arc<Pod>> {
-        let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
-        let uid = job.metadata.uid.as_deref();
-        let mut pods = self.world.pods.in_namespace(namespace);
-        pods.retain(|pod| is_controlled_by(&pod.metadata, uid));
-        pods
     }
 
     /// Pods of a job of this name that is gone.

@@ -67,16 +67,8 @@ impl Controller {
     pub(crate) async fn run(self) {
         loop {
             let name = self.queue.next().await;
-            match self.reconcile(&name).await {
-                Ok(again) => {
-                    self.queue.succeeded(&name);
-                    if let Some(again) = again {
-                        self.queue.add_after(name, again);
-                    }
-                }
-                Err(error) if write::is_namespace_leaving(&error) => {}
-                Err(_) => self.queue.failed(name),
-            }
+            let outcome = self.reconcile(&name).await;
+            self.queue.looked(name, outcome);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Which objects a controller has to look at. Asking twice for the same before it is looked at is
 //! asking once; what failed comes back after a pause that grows.
 
-use super::backoff::Backoff;
+use super::{backoff::Backoff, write};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Mutex, MutexGuard},
@@ -105,6 +105,20 @@ impl<T: Ord + Clone> Queue<T> {
                     () = sleep_until(at) => {}
                 },
             }
+        }
+    }
+
+    /// How a look at an item went: it may have to come back later, or after a failure.
+    pub(crate) fn looked(&self, item: T, outcome: kube::Result<Option<Duration>>) {
+        match outcome {
+            Ok(again) => {
+                self.succeeded(&item);
+                if let Some(again) = again {
+                    self.add_after(item, again);
+                }
+            }
+            Err(error) if write::is_namespace_leaving(&error) => {}
+            Err(_) => self.failed(item),
         }
     }
 
