@@ -94,10 +94,25 @@ impl std::fmt::Debug for Lock {
 }
 
 const SECONDS: i32 = 15;
+const EVERY: Duration = Duration::from_secs(5);
+/// How every error begins that has nothing to do with what the labs claim.
+const GONE: &str = "the cluster no longer answers";
+
+/// What to say of a cluster that answered before.
+pub(crate) fn gone(error: kube::Error) -> String {
+    match &error {
+        kube::Error::Api(status) if matches!(status.code, 401 | 403) => format!(
+            "the cluster no longer accepts the credentials ({} {}); log in again, with whatever \
+             made the kubeconfig",
+            status.code, status.reason
+        ),
+        _ => format!("{GONE}: {:#}", anyhow::Error::from(error)),
+    }
+}
 
 /// Tries again through short failures of the API; gives up once the lease must have expired.
 async fn renew(leases: Api<Lease>, mut lease: Lease, lost: watch::Sender<Option<String>>) {
-    let mut tick = tokio::time::interval(Duration::from_secs(5));
+    let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut renewed = std::time::Instant::now();
     loop {
@@ -105,17 +120,22 @@ async fn renew(leases: Api<Lease>, mut lease: Lease, lost: watch::Sender<Option<
         if let Some(spec) = &mut lease.spec {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }
-        let why = match leases.replace(LEASE, &PostParams::default(), &lease).await {
-            Ok(current) => {
+        let params = PostParams::default();
+        // Somebody who is not there any more may never say so.
+        let why = match tokio::time::timeout(EVERY, leases.replace(LEASE, &params, &lease)).await {
+            Ok(Ok(current)) => {
                 lease = current;
                 renewed = std::time::Instant::now();
                 continue;
             }
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-                "somebody else changed or deleted it".to_owned()
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+                "another run has taken over this cluster: somebody else changed or deleted the \
+                 lease of these labs"
+                    .to_owned()
             }
-            Err(_) if renewed.elapsed() < Duration::from_secs(SECONDS as u64) => continue,
-            Err(error) => format!("it could not be renewed: {error}"),
+            _ if renewed.elapsed() < Duration::from_secs(SECONDS as u64) => continue,
+            Ok(Err(error)) => gone(error),
+            Err(_) => format!("{GONE}: it says nothing"),
         };
         _ = lost.send(Some(why));
         return;

@@ -117,7 +117,8 @@ impl Production {
         }
     }
 
-    /// Ends with the reason once another run has taken the cluster over; else never.
+    /// Ends with the reason once another run has taken the cluster over, or the cluster has fallen
+    /// silent; else never.
     pub async fn lost(&self) -> String {
         let mut lost = self.lost.subscribe();
         match lost.wait_for(Option::is_some).await {

@@ -7,6 +7,7 @@ use crate::event::{Event, Events};
 use crate::failure;
 use crate::kubernetes::pull_secret;
 use crate::lab::Lab;
+use crate::lock;
 use crate::namespace::Production;
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -35,6 +36,9 @@ pub enum Exit {
     /// Interrupted, after cleaning up.
     Interrupted = 130,
 }
+
+/// For the API to show that it is there at all.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// A run to be.
 #[derive(Clone, Debug)]
@@ -168,24 +172,38 @@ impl Runner {
         context.events().send(Event::LabStarted { title: lab.title, claims: lab.claims.len() });
         let mut played = pin!(AssertUnwindSafe((lab.run)(context)).catch_unwind());
         let mut lost = pin!(context.production().lost());
-        let mut diagnosed = false;
+        let (mut diagnosed, mut gone) = (false, None);
         let mut error = loop {
             tokio::select! {
                 biased;
                 // The lab stands still meanwhile, so that what is gathered is what was judged.
                 () = context.failed(), if !diagnosed => {
+                    gone = silence(context).await;
+                    if gone.is_some() {
+                        break None;
+                    }
                     diagnosed = true;
                     self.diagnose(context, None).await;
                 }
-                why = &mut lost => {
-                    break Some(format!("another run has taken over this cluster: {why}"));
-                }
+                why = &mut lost => break Some(why),
                 played = &mut played => break match played {
                     Ok(result) => result.err().map(|error| format!("{error:#}")),
                     Err(panic) => Some(format!("a bug in these labs: {}", said(&*panic))),
                 },
             }
         };
+        if !diagnosed && error.is_some() && gone.is_none() {
+            gone = silence(context).await;
+        }
+        if let Some(why) = gone {
+            // What fails on a cluster that is not there says nothing of the claim.
+            for (_, verdict) in &mut context.told().judged {
+                if verdict.outcome == Outcome::Fails {
+                    *verdict = Verdict::skipped("the cluster was gone");
+                }
+            }
+            error = Some(why);
+        }
         let judged = verdicts(context);
         let fails = judged.iter().any(|(_, verdict)| verdict.outcome == Outcome::Fails);
         let missed =
@@ -230,6 +248,18 @@ impl Runner {
             .await
             .with_context(|| format!("the kubeconfig {} cannot be used", path.display()))?;
         kube::Client::try_from(config).context("making a client of the cluster's API")
+    }
+}
+
+/// Why the cluster's API does not answer, if it does not.
+async fn silence(context: &Context) -> Option<String> {
+    let client = context.client();
+    match tokio::time::timeout(ANSWER, client.apiserver_version()).await {
+        Ok(Ok(_)) => None,
+        // Whatever else it says, it is there.
+        Ok(Err(kube::Error::Api(status))) if status.code != 401 => None,
+        Ok(Err(error)) => Some(lock::gone(error)),
+        Err(_) => Some(format!("the cluster no longer answers within {} s", ANSWER.as_secs())),
     }
 }
 

@@ -118,17 +118,13 @@ impl Run<'_> {
         let status = self.labs(&mut cluster, &scratch);
         let code = status.and_then(exit_code);
         // Labs that had no verdict: was it the cluster?
-        let died = matches!(code, Ok(3)) && !held.answers(signals);
+        let blame = matches!(code, Ok(3)).then(|| held.blame(signals)).flatten();
         if flags.keep {
             held.keep()?;
         }
         held.release(signals);
-        if died {
-            bail!(
-                "the {0} cluster died under the labs: it no longer answers; `cargo xtask doctor --on {0}` \
-                 looks for the reason, `cargo xtask up --on {0}` makes it anew",
-                provider.name()
-            );
+        if let Some(blame) = blame {
+            bail!(blame);
         }
         self.end(code?, &cluster.kubeconfig)
     }

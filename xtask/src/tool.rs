@@ -426,6 +426,10 @@ fn copy(mut from: impl Read, show: Show) -> String {
         }
         all.extend_from_slice(new);
     }
+    if show == Show::Yes && all.last().is_some_and(|last| *last != b'\n') {
+        // What is said next is on a line of its own.
+        let _ = io::stderr().write_all(b"\n");
+    }
     String::from_utf8_lossy(&all).into_owned()
 }
 

@@ -143,6 +143,10 @@ impl Provider for Current {
         Ok(())
     }
 
+    fn is_made_here(&self) -> bool {
+        false
+    }
+
     fn faults(&self) -> &'static [Fault] {
         FAULTS
     }

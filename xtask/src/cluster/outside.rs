@@ -72,6 +72,10 @@ pub(crate) trait Provider: Sync {
     fn is_cheap(&self) -> bool {
         true
     }
+    /// Whether these tools make it and may make it anew.
+    fn is_made_here(&self) -> bool {
+        true
+    }
     /// How its programs fail.
     fn faults(&self) -> &'static [Fault];
 }
@@ -427,9 +431,13 @@ impl House {
     }
 
     fn answers(&self, work: &Work) -> bool {
+        self.provider.kubeconfig(work).is_ok() && self.silence(work).is_none()
+    }
+
+    /// Why it does not answer, if it does not.
+    fn silence(&self, work: &Work) -> Option<anyhow::Error> {
         let line = work.kubectl("get --raw /readyz --request-timeout=15s");
-        self.provider.kubeconfig(work).is_ok()
-            && work.tools.ask(&line, AWAKE).is_ok_and(|ended| ended.is_well())
+        work.tools.ask(&line, AWAKE).and_then(|ended| ended.well(work.faults)).err()
     }
 
     /// Removes the cluster that `up` made. True if there was one.
@@ -579,10 +587,20 @@ impl Held {
         }
     }
 
-    /// Whether it still answers, for the blame when labs had no verdict.
-    pub(crate) fn answers(&self, signals: &Signals) -> bool {
-        let tools = Tools::new(signals, Some(self.house.log()));
-        tools.undisturbed(|| self.house.answers(&self.house.work(&self.spec, &tools)))
+    /// What to say of a cluster that no longer answers, for the blame when labs had no verdict; `None`
+    /// if it does.
+    pub(crate) fn blame(&self, signals: &Signals) -> Option<String> {
+        let (tools, name) =
+            (Tools::new(signals, Some(self.house.log())), self.house.provider.name());
+        let why = tools.undisturbed(|| self.house.silence(&self.house.work(&self.spec, &tools)))?;
+        let anew = match self.house.provider.is_made_here() {
+            true => format!(
+                "; `cargo xtask doctor --on {name}` looks for the reason, `cargo xtask up --on {name}` \
+                 makes it anew"
+            ),
+            false => String::new(),
+        };
+        Some(format!("the {name} cluster died under the labs, or shut them out: {why:#}{anew}"))
     }
 
     /// Keeps what was made for this run alone.

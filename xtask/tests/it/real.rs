@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 /// What a test with real programs lacks here, if anything.
@@ -139,4 +140,47 @@ fn a_context_of_the_users_works_with_the_real_kubectl() {
     let output = world.command(&lab).env("KUBECONFIG", &elsewhere).output();
     let (code, text) = ended(output.unwrap());
     assert_eq!((code, text.contains("the context is not reachable")), (3, true), "{text}");
+}
+
+/// While pods start and while requests are sent: nothing is judged by what a dead cluster does, and
+/// nobody waits for minutes.
+#[test]
+fn a_cluster_that_dies_in_mid_phase_is_told_within_seconds() {
+    let Some(binaries) = Path::new(env!("CARGO_BIN_EXE_xtask")).parent() else { return };
+    if let Some(lack) = lacking(&["kubectl"]) {
+        return eprintln!("not tested: {lack}");
+    }
+    if !images(binaries).join("kubeapp-2.0.tar").exists() {
+        return eprintln!("not tested: the images are not built");
+    }
+    for moment in ["step-started", "sample-progress"] {
+        let world = World::new(&format!("mid-phase-{moment}"));
+        super::registry::write_images(&world.folder);
+        let mut embedded = Embedded::start(binaries, &world);
+        let mut child = world
+            .command("lab phase4 --json --on current --context kube-embedded --registry none")
+            .env("KUBECONFIG", &embedded.kubeconfig)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains(&format!("\"{moment}\""))), "{moment}");
+        embedded.child.kill().unwrap();
+        let killed = Instant::now();
+        let rest: Vec<_> = lines.map_while(Result::ok).collect();
+        let (code, text) = ended(child.wait_with_output().unwrap());
+        let took = killed.elapsed();
+        let end: Value = serde_json::from_str(rest.last().unwrap()).unwrap();
+        assert_eq!((code, &end["fails"], &end["exitCode"]), (3, &0.into(), &3.into()), "{end}");
+        assert!(end["errors"][0].as_str().unwrap().contains("no longer answers"), "{end}");
+        let last = text.lines().last().unwrap();
+        assert!(
+            last.starts_with("error: the current cluster died under the labs, or shut them out: ")
+                && last.contains("check the network, a VPN, or whether the cluster is up")
+                && !last.contains("anew"),
+            "{text}"
+        );
+        assert!(took < Duration::from_secs(40), "{moment}: {took:?}");
+        eprintln!("killed at {moment}: told after {:.1} s", took.as_secs_f64());
+    }
 }
