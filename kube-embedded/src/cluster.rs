@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 /// Where every API server of ours listens on its own address.
 const PORT: u16 = 6443;
 /// The blocks that a cluster may claim: `127.2.0.0/16` to `127.250.0.0/16`.
-const BLOCKS: std::ops::RangeInclusive<u8> = 2..=250;
+pub(crate) const BLOCKS: std::ops::RangeInclusive<u8> = 2..=250;
 
 /// How a cluster is made.
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ A Kubernetes in one process, for tests and labs. Loopback only.
 usage: kube-embedded serve [--kubeconfig PATH] [--images PATH]... [--state DIR]
                            [--sandbox auto|namespaced|plain] [--nodes N] [--no-load-balancers]
                            [--exit-with-stdin]
-       kube-embedded edge --kubeconfig PATH [--published NODEPORT=HOST:PORT]...
+       kube-embedded edge --kubeconfig PATH [--published NODEPORT=IP:PORT]...
                           [--nodes-unreachable] [--exit-with-stdin]
        kube-embedded explain-limits
        kube-embedded --version | --help
@@ -42,7 +42,7 @@ leads traffic to node ports, or to pods through the API where no node can be rea
 controller serves it leaves alone. It prints one line of JSON once it does so, ends at SIGTERM or
 SIGINT, or once the API has been silent for five minutes, and then takes the addresses back.
   --kubeconfig PATH   the current context of this file
-  --published P=H:Q   node port P is published at H:Q, for clusters whose nodes cannot be reached
+  --published P=IP:Q  node port P is published at IP:Q, for clusters whose nodes cannot be reached
   --nodes-unreachable no node is tried, whatever its address
 ";
 
@@ -163,7 +163,9 @@ fn parse_edge(mut arguments: impl Iterator<Item = OsString>) -> Result<Command, 
             "--published" => {
                 let text = value()?;
                 let (port, at) = published(text.to_str().unwrap_or_default()).ok_or_else(|| {
-                    format!("--published {text:?}: give NODEPORT=HOST:PORT, such as 30080=127.0.0.1:8080")
+                    format!(
+                        "--published {text:?}: give NODEPORT=IP:PORT, such as 30080=127.0.0.1:8080"
+                    )
                 })?;
                 edge.options.published.insert(port, at);
             }
@@ -266,8 +268,11 @@ impl Told {
 async fn edge_until_told(edge: Edge) -> Result<(), String> {
     let mut told = Told::listen()?;
     let path = &edge.kubeconfig;
-    let unusable =
-        |error: &dyn std::fmt::Display| format!("cannot use {}: {error}", path.display());
+    let unusable = |error: &dyn std::fmt::Display| {
+        // The rest is a picture of the place.
+        let why = error.to_string();
+        format!("cannot use {}: {}", path.display(), why.lines().next().unwrap_or_default())
+    };
     let text = kube::config::Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
     let config = kube::Config::from_custom_kubeconfig(text, &<_>::default()).await;
     let config = config.map_err(|error| unusable(&error))?;
@@ -380,7 +385,7 @@ mod tests {
             ("edge", "edge needs --kubeconfig PATH"),
             (
                 "edge --published 80",
-                "--published \"80\": give NODEPORT=HOST:PORT, such as 30080=127.0.0.1:8080",
+                "--published \"80\": give NODEPORT=IP:PORT, such as 30080=127.0.0.1:8080",
             ),
             ("serve --imagse x", "unknown argument \"--imagse\""),
         ] {

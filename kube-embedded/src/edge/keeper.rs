@@ -292,9 +292,9 @@ impl Keeper {
             let (reason, message) = ("DeletingLoadBalancer", "Deleting load balancer");
             self.recorder.publish(&held.reference, "Normal", reason, message);
             if left {
-                let ingress = if ours { Vec::new() } else { observed.ingress };
+                let ingress = if ours { Vec::new() } else { observed.ingress.clone() };
                 let status = Status { ingress, published_port: None };
-                writes.push(write(self.client.clone(), key, held, status));
+                writes.push(write(self.client.clone(), key, held, observed, status));
             } else {
                 let (reason, message) = ("DeletedLoadBalancer", "Deleted load balancer");
                 self.recorder.publish(&held.reference, "Normal", reason, message);
@@ -372,7 +372,8 @@ impl Keeper {
             balancer.sent = Some(balancer.status.clone());
             let (reason, message) = ("EnsuringLoadBalancer", "Ensuring load balancer");
             self.recorder.publish(&held.reference, "Normal", reason, message);
-            writes.push(write(self.client.clone(), key, held, balancer.status.clone()));
+            let status = balancer.status.clone();
+            writes.push(write(self.client.clone(), key, held, observed, status));
         }
         held.balancer = Some(balancer);
     }
@@ -484,6 +485,7 @@ fn write(
     client: Client,
     service: &Key,
     held: &mut Held,
+    observed: Status,
     status: Status,
 ) -> BoxFuture<'static, Written> {
     held.writing = true;
@@ -506,8 +508,12 @@ fn write(
             "status": { "loadBalancer": load_balancer },
         });
         let result = async {
-            api.patch(&service.1, &params, &Patch::Merge(annotation)).await?;
-            api.patch_status(&service.1, &params, &Patch::Merge(ingress)).await?;
+            if status.published_port != observed.published_port {
+                api.patch(&service.1, &params, &Patch::Merge(annotation)).await?;
+            }
+            if status.ingress != observed.ingress {
+                api.patch_status(&service.1, &params, &Patch::Merge(ingress)).await?;
+            }
             Ok(())
         };
         let result = result.await;

@@ -5,6 +5,7 @@
 //! reached, or to where these are published, and else to each pod through the API ([`Way`]). What
 //! somebody else serves already is left alone.
 
+mod carry;
 mod dialler;
 mod lease;
 mod objects;
@@ -19,7 +20,7 @@ use crate::{
 };
 use dialler::Dialler;
 use kube::Client;
-use lease::Lease;
+use lease::{Lease, Pace};
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -42,8 +43,16 @@ pub struct Options {
 /// Why the edge could not start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeError {
+    /// There is no API where the kubeconfig says.
+    #[error("no Kubernetes API answers at {url}: {}; is the cluster running?", cause(error))]
+    Unreachable {
+        /// Where it was looked for.
+        url: String,
+        /// What came instead of an answer.
+        error: Box<kube::Error>,
+    },
     /// The API refuses something that the edge needs.
-    #[error("cannot {what}: {error}")]
+    #[error("cannot {what}: {}", cause(error))]
     Api {
         /// What was tried.
         what: &'static str,
@@ -73,6 +82,19 @@ impl EdgeError {
     fn api(what: &'static str) -> impl FnOnce(kube::Error) -> Self {
         move |error| Self::Api { what, error: Box::new(error) }
     }
+}
+
+/// What is wrong, in one line. Of what kube says itself the first words are the least.
+fn cause(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        let message = status.message.lines().next().unwrap_or_default();
+        return format!("{message} (HTTP {})", status.code);
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 /// A running edge. Dropping it closes all listeners and leaves what it wrote to the API;
@@ -112,10 +134,11 @@ impl OutsideEdge {
     /// Says what the API refuses or who else serves the cluster.
     pub async fn start(config: kube::Config, options: Options) -> Result<Self, EdgeError> {
         let client = Client::try_from(config.clone()).map_err(EdgeError::api("speak TLS"))?;
+        let url = config.cluster_url.to_string();
         time::timeout(ANSWER, client.apiserver_version())
             .await?
-            .map_err(EdgeError::api("reach the cluster's API"))?;
-        let lease = Lease::acquire(client.clone()).await?;
+            .map_err(|error| EdgeError::Unreachable { url, error: Box::new(error) })?;
+        let lease = Lease::acquire(client.clone(), Pace::default()).await?;
         match time::timeout(ANSWER, Work::begin(config, client, options)).await {
             Ok(Ok(work)) => Ok(Self { lease, work }),
             failed => {
@@ -150,8 +173,14 @@ impl OutsideEdge {
     pub async fn stop(self) {
         let Self { lease, mut work } = self;
         work.running.abort();
-        // It may have ended before; either way it is over.
-        let _ = (&mut work.running).await;
+        // One that has ended may have been waited for already.
+        if !work.running.is_finished() {
+            let _ = (&mut work.running).await;
+        }
+        if lease.is_taken().await {
+            // Whoever has it now has taken everything else, too.
+            return;
+        }
         if let Err(error) = objects::withdraw(&work.client).await {
             eprintln!("edge: the cluster still shows addresses that nobody answers at: {error}");
         }
@@ -167,10 +196,11 @@ impl Work {
     ) -> Result<Self, EdgeError> {
         // Those of an edge that was killed.
         objects::withdraw(&client).await?;
-        objects::announce(&client).await?;
         let way = Way::find(&config, &client, options).await?;
         let entrances = way.entrances(&client).await?;
         let (block, number) = claim_block()?;
+        // Last, so that what fails leaves nothing behind.
+        objects::announce(&client).await?;
         // The sandbox of its pods is somebody else's; their addresses are not of the host.
         let addresses = Addresses { block: number, sandbox: Sandbox::Namespaced };
         let dialler = Dialler::new(client.clone(), &way, entrances.clone());
@@ -183,3 +213,6 @@ impl Work {
         Ok(Self { client, addresses, way, running, _block: block })
     }
 }
+
+#[cfg(test)]
+mod tests;

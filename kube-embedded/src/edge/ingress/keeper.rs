@@ -269,6 +269,10 @@ impl Keeper {
                 return;
             }
             (false, _) if self.left_behind(&observed) => Status::default(),
+            // Somebody else's address is published where they say.
+            (false, _) if observed.published_port.is_some() && self.told.contains_key(&key) => {
+                Status { published_port: None, ..observed.clone() }
+            }
             (false, _) => {
                 if self.told.remove(&key).is_some() {
                     // Its rules go, too.

@@ -1,6 +1,9 @@
 //! Reaches nodes and pods of a cluster of somebody else's.
 
-use super::way::{PUBLISHED, Way};
+use super::{
+    carry::{QUIET, carry},
+    way::{PUBLISHED, Way},
+};
 use crate::{edge::Entrances, network::Dial};
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::Pod;
@@ -62,43 +65,38 @@ impl Dialler {
     /// Connects to a pod as `kubectl port-forward` does.
     async fn forward(&self, to: SocketAddr) -> io::Result<TcpStream> {
         let remembered = self.pods().get(&to.ip()).cloned();
-        if let Some(pod) = remembered {
-            match self.forward_to(&pod, to.port()).await {
-                Ok(stream) => return Ok(stream),
-                // Its address may be another pod's by now.
-                Err(_) => drop(self.pods().remove(&to.ip())),
-            }
-        }
-        let pod = self.find(to.ip()).await?;
-        let stream = self.forward_to(&pod, to.port()).await?;
+        let pod = match remembered {
+            Some(pod) if self.is_at(&pod, to.ip()).await => pod,
+            _ => self.find(to.ip()).await?,
+        };
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.0);
+        let forwarder = api.portforward(&pod.1, &[to.port()]).await.map_err(io::Error::other)?;
+        as_socket(forwarder, to.port()).await
+    }
+
+    /// Whether the pod has the address still: the next one of its name has another, and its own may
+    /// be somebody else's by now.
+    async fn is_at(&self, (namespace, name): &(String, String), address: IpAddr) -> bool {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        matches!(api.get_opt(name).await, Ok(Some(pod)) if runs_at(&pod, address))
+    }
+
+    /// The pod that has the address.
+    async fn find(&self, address: IpAddr) -> io::Result<(String, String)> {
+        let here = ListParams::default().fields(&format!("status.podIP={address}"));
+        let pods = Api::<Pod>::all(self.client.clone()).list(&here).await;
+        let found = pods.map_err(io::Error::other)?.into_iter().find(|pod| runs_at(pod, address));
+        let named = found.and_then(|pod| Some((pod.metadata.namespace?, pod.metadata.name?)));
+        let named = named.ok_or_else(|| {
+            let why = format!("no pod of this cluster has the address {address}");
+            io::Error::new(io::ErrorKind::HostUnreachable, why)
+        })?;
         let mut pods = self.pods();
         if pods.len() >= REMEMBERED {
             pods.clear();
         }
-        pods.insert(to.ip(), pod);
-        Ok(stream)
-    }
-
-    async fn forward_to(&self, pod: &(String, String), port: u16) -> io::Result<TcpStream> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.0);
-        let forwarder = api.portforward(&pod.1, &[port]).await.map_err(io::Error::other)?;
-        as_socket(forwarder, port).await
-    }
-
-    /// The pod that has the address. Those that have ended keep theirs in their status.
-    async fn find(&self, address: IpAddr) -> io::Result<(String, String)> {
-        let here = ListParams::default().fields(&format!("status.podIP={address}"));
-        let pods = Api::<Pod>::all(self.client.clone()).list(&here).await;
-        let runs = |pod: &Pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            phase == Some("Running")
-        };
-        let found = pods.map_err(io::Error::other)?.into_iter().find(runs);
-        let named = found.and_then(|pod| Some((pod.metadata.namespace?, pod.metadata.name?)));
-        named.ok_or_else(|| {
-            let why = format!("no pod of this cluster has the address {address}");
-            io::Error::new(io::ErrorKind::HostUnreachable, why)
-        })
+        pods.insert(address, named.clone());
+        Ok(named)
     }
 
     fn pods(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, (String, String)>> {
@@ -106,32 +104,37 @@ impl Dialler {
     }
 }
 
-/// A socket whose other end is the pod's port. Whoever carries connections has sockets on both
-/// sides, and passes a reset on as one.
+/// Pods that have ended keep their address in their status.
+fn runs_at(pod: &Pod, address: IpAddr) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let here = status.pod_ip.as_ref().and_then(|ip| ip.parse().ok()) == Some(address);
+    here && status.phase.as_deref() == Some("Running")
+}
+
+/// A socket whose other end is the pod's port: whoever carries connections has sockets on both
+/// sides.
 async fn as_socket(mut forwarder: Portforwarder, port: u16) -> io::Result<TcpStream> {
     let stream = forwarder.take_stream(port);
-    let refused = forwarder.take_error(port);
-    let (Some(mut stream), Some(refused)) = (stream, refused) else {
+    let failed = forwarder.take_error(port);
+    let (Some(stream), Some(failed)) = (stream, failed) else {
         return Err(io::ErrorKind::NotConnected.into());
     };
+    let (near, far) = pair().await?;
+    tokio::spawn(carry(far, stream, failed, QUIET));
+    Ok(near)
+}
+
+/// Both ends of a connection.
+pub(super) async fn pair() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let near = TcpStream::connect(listener.local_addr()?).await?;
     let ours = near.local_addr()?;
     // Anybody on this host may connect, too.
-    let mut far = loop {
+    loop {
         let (far, peer) = listener.accept().await?;
         if peer == ours {
-            break far;
+            far.set_nodelay(true)?;
+            return Ok((near, far));
         }
-    };
-    let _ = far.set_nodelay(true);
-    tokio::spawn(async move {
-        let carried = tokio::io::copy_bidirectional(&mut far, &mut stream).await;
-        let failed = refused.now_or_never().flatten().is_some();
-        if carried.is_err() || failed {
-            // What the pod has not said must not look like the end of what it has.
-            let _ = far.set_zero_linger();
-        }
-    });
-    Ok(near)
+    }
 }

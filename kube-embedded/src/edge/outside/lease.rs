@@ -18,12 +18,24 @@ use tokio::{
 
 const NAME: &str = "canary-labs-edge";
 const NAMESPACE: &str = "kube-system";
-/// How long it lasts once nobody renews it.
-const LASTS: Duration = Duration::from_secs(9);
-/// How often it is renewed, and looked at by who waits for it.
-const RENEW: Duration = Duration::from_secs(3);
-/// A cluster whose API is silent for so long is gone: nobody is there to end its edge.
-const GONE: Duration = Duration::from_secs(300);
+
+/// How a Lease is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// How long it lasts once nobody renews it; whole seconds.
+    lasts: Duration,
+    /// How often it is renewed.
+    renew: Duration,
+    /// A cluster whose API is silent for so long is gone: nobody is there to end its edge.
+    gone: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let [lasts, renew, gone] = [9, 3, 300].map(Duration::from_secs);
+        Self { lasts, renew, gone }
+    }
+}
 
 /// Held until released; when dropped, others have to wait until it runs out.
 #[derive(Debug)]
@@ -41,7 +53,7 @@ impl Drop for Lease {
 
 impl Lease {
     /// Takes the Lease, once it has run out if somebody has it.
-    pub(super) async fn acquire(client: Client) -> Result<Self, EdgeError> {
+    pub(super) async fn acquire(client: Client, pace: Pace) -> Result<Self, EdgeError> {
         let api: Api<Object> = Api::namespaced(client, NAMESPACE);
         let me = identity();
         let mut waiting: Option<(Object, Instant)> = None;
@@ -57,17 +69,17 @@ impl Lease {
                 }
                 (Some(_), Some((_, until))) => Some(*until),
                 (Some(there), None) => {
-                    let until = Instant::now() + lasts(there);
+                    let until = Instant::now() + lasts(there, pace);
                     waiting = Some((there.clone(), until));
                     Some(until)
                 }
             };
             if let Some(until) = runs_out.filter(|until| Instant::now() < *until) {
-                time::sleep_until(until.min(Instant::now() + RENEW / 6)).await;
+                time::sleep_until(until.min(Instant::now() + pace.renew / 6)).await;
                 continue;
             }
-            if take(&api, &me, there).await? {
-                let renewing = tokio::spawn(renew(api.clone(), me.clone()));
+            if take(&api, &me, pace, there).await? {
+                let renewing = tokio::spawn(renew(api.clone(), me.clone(), pace));
                 return Ok(Self { api, me, renewing });
             }
             // Somebody was quicker: it is waited for anew.
@@ -80,32 +92,49 @@ impl Lease {
         (&mut self.renewing).await.unwrap_or(EdgeError::Ended)
     }
 
+    /// Whether somebody else has it by now, as far as the API answers.
+    pub(super) async fn is_taken(&self) -> bool {
+        let there = time::timeout(ANSWER, self.api.get_opt(NAME)).await;
+        let there = there.ok().and_then(Result::ok).flatten();
+        there.is_some_and(|there| !holder(&there).is_empty() && holder(&there) != self.me)
+    }
+
     /// Lets the next one have it at once.
     pub(super) async fn release(self) {
         self.renewing.abort();
-        let delete = async {
-            let there = self.api.get_opt(NAME).await?.filter(|there| holder(there) == self.me);
-            if let Some(there) = there {
-                let preconditions = Preconditions {
-                    resource_version: there.metadata.resource_version,
-                    uid: there.metadata.uid,
-                };
-                let params = DeleteParams { preconditions: Some(preconditions), ..<_>::default() };
-                self.api.delete(NAME, &params).await?;
-            }
-            Ok::<(), kube::Error>(())
-        };
+        // The last renewal may come in between.
+        let delete = async { while let Err(true) = self.delete().await.map_err(is_conflict) {} };
         // It runs out by itself where this fails.
         let _ = time::timeout(ANSWER, delete).await;
     }
+
+    async fn delete(&self) -> kube::Result<()> {
+        let there = self.api.get_opt(NAME).await?.filter(|there| holder(there) == self.me);
+        let Some(there) = there else { return Ok(()) };
+        let preconditions = Preconditions {
+            resource_version: there.metadata.resource_version,
+            uid: there.metadata.uid,
+        };
+        let params = DeleteParams { preconditions: Some(preconditions), ..<_>::default() };
+        self.api.delete(NAME, &params).await.map(drop)
+    }
+}
+
+fn is_conflict(error: kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict())
 }
 
 /// Writes the Lease in our name; false if somebody else was quicker.
-async fn take(api: &Api<Object>, me: &str, there: Option<Object>) -> Result<bool, EdgeError> {
+async fn take(
+    api: &Api<Object>,
+    me: &str,
+    pace: Pace,
+    there: Option<Object>,
+) -> Result<bool, EdgeError> {
     let now = Some(MicroTime(Timestamp::now()));
     let spec = LeaseSpec {
         holder_identity: Some(me.to_owned()),
-        lease_duration_seconds: i32::try_from(LASTS.as_secs()).ok(),
+        lease_duration_seconds: i32::try_from(pace.lasts.as_secs()).ok(),
         acquire_time: now.clone(),
         renew_time: now,
         ..LeaseSpec::default()
@@ -120,19 +149,23 @@ async fn take(api: &Api<Object>, me: &str, there: Option<Object>) -> Result<bool
     let params = PostParams::default();
     let written = match there {
         None => api.create(&params, &lease).await,
-        Some(_) => api.replace(NAME, &params, &lease).await,
+        Some(_) => match api.replace(NAME, &params, &lease).await {
+            // Its holder has let it go meanwhile.
+            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(false),
+            written => written,
+        },
     };
     match written {
         Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => Ok(false),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
         Err(error) => Err(EdgeError::api("take the Lease of edges")(error)),
     }
 }
 
 /// Renews the Lease until that is no longer ours to do.
-async fn renew(api: Api<Object>, me: String) -> EdgeError {
+async fn renew(api: Api<Object>, me: String, pace: Pace) -> EdgeError {
     let mut answered = Instant::now();
-    let mut ticks = time::interval(RENEW);
+    let mut ticks = time::interval(pace.renew);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -151,11 +184,13 @@ async fn renew(api: Api<Object>, me: String) -> EdgeError {
             Ok(Ok(Some(other))) if other.is_empty() => {
                 answered = Instant::now();
                 // If somebody is quicker, the next look tells.
-                let _ = take(&api, &me, None).await;
+                let _ = take(&api, &me, pace, None).await;
             }
             Ok(Ok(Some(other))) => return EdgeError::Taken(other),
             Ok(Err(kube::Error::Api(_))) => answered = Instant::now(),
-            Ok(Err(_)) | Err(_) if answered.elapsed() > GONE => return EdgeError::Gone(GONE),
+            Ok(Err(_)) | Err(_) if answered.elapsed() > pace.gone => {
+                return EdgeError::Gone(pace.gone);
+            }
             Ok(Err(_)) | Err(_) => {}
         }
     }
@@ -179,8 +214,12 @@ fn renewed(lease: &Object) -> Option<&MicroTime> {
     lease.spec.as_ref()?.renew_time.as_ref()
 }
 
-fn lasts(lease: &Object) -> Duration {
+fn lasts(lease: &Object, pace: Pace) -> Duration {
     let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+    let said = seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
     // A wild one is not waited for.
-    seconds.and_then(|s| u64::try_from(s).ok()).map_or(LASTS, Duration::from_secs).min(2 * LASTS)
+    said.unwrap_or(pace.lasts).min(2 * pace.lasts)
 }
+
+#[cfg(test)]
+mod tests;

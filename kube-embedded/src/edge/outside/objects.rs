@@ -1,11 +1,15 @@
 //! What the edge leaves in a cluster of somebody else's besides its Lease, and takes back: the class of
-//! its Ingresses, and addresses. All of those are of the loopback range, which nobody else gives.
+//! its Ingresses, and addresses. Those are of the blocks that clusters of ours claim: others give
+//! loopback addresses, too, as `minikube tunnel` does with 127.0.0.1.
 
 use super::{ANSWER, EdgeError};
-use crate::edge::{
-    PUBLISHED_PORT,
-    balancer::Status,
-    ingress::{CLASS, CONTROLLER},
+use crate::{
+    cluster::BLOCKS,
+    edge::{
+        PUBLISHED_PORT,
+        balancer::Status,
+        ingress::{CLASS, CONTROLLER},
+    },
 };
 use k8s_openapi::{
     Metadata, NamespaceResourceScope,
@@ -18,7 +22,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use std::fmt::Debug;
+use std::{fmt::Debug, net::Ipv4Addr};
 use tokio::time;
 
 /// Who made the class.
@@ -64,7 +68,7 @@ where
 {
     for object in Api::<K>::all(client.clone()).list(&ListParams::default()).await? {
         let status = status(&object);
-        let ours = status.address().is_some_and(|address| address.is_loopback());
+        let ours = status.address().is_some_and(is_of_an_edge);
         if !ours && status.published_port.is_none() {
             continue;
         }
@@ -86,6 +90,12 @@ where
         }
     }
     Ok(())
+}
+
+/// Whether an edge may have given the address, whichever block it had.
+fn is_of_an_edge(address: Ipv4Addr) -> bool {
+    let [loopback, block, range, _] = address.octets();
+    loopback == 127 && BLOCKS.contains(&block) && matches!(range, 1 | 2)
 }
 
 /// Somebody may delete what we only wanted to change.

@@ -113,7 +113,7 @@ fn what_has_no_way_in_gets_none() {
 }
 
 #[test]
-fn somebody_elses_load_balancer_keeps_its_each() {
+fn somebody_elses_load_balancer_keeps_its_node_ports() {
     let spec = "{type: LoadBalancer, loadBalancerClass: other.dev/lb, clusterIP: 10.96.0.5,
                  ports: [{port: 80, nodePort: 30080}]}";
     let wanted = plan(&service(spec), [], &place(false));

@@ -76,6 +76,10 @@ async fn somebody_else_at_a_nodes_address_is_no_proof() {
     // An address that is not of this host is among the nodes, so that proof is asked for.
     let nodes = |at: SocketAddr| [at.ip(), "192.0.2.2".parse().unwrap()];
     assert_eq!(proof(&config, &nodes(at(&ours)), &[at(&ours)]).await, Ok(()));
-    let why = proof(&config, &nodes(at(&theirs)), &[at(&theirs)]).await.unwrap_err();
-    assert!(why.contains("the control plane does not answer at"), "{why}");
+    for accept_invalid_certs in [false, true] {
+        let mut config = config.clone();
+        config.accept_invalid_certs = accept_invalid_certs;
+        let why = proof(&config, &nodes(at(&theirs)), &[at(&theirs)]).await.unwrap_err();
+        assert!(why.contains("the control plane does not answer at"), "{why}");
+    }
 }
