@@ -20,6 +20,7 @@ mod ingress_traffic;
 mod kubectl;
 mod library;
 mod limits;
+mod outside;
 mod pods;
 mod python;
 mod requests;

@@ -5,7 +5,7 @@
 mod archives;
 #[path = "../../src/kubelet/testing.rs"]
 #[allow(dead_code, reason = "shared with unit tests, which use more of it")]
-mod testing;
+pub(crate) mod testing;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::PostParams, runtime::wait::await_condition};
@@ -30,9 +30,7 @@ pub(crate) async fn sandboxes() -> Vec<Sandbox> {
 /// A cluster of one node with the image `tool:1.0`, and `busybox:1.0` where there is a busybox.
 pub(crate) async fn cluster(sandbox: Option<Sandbox>) -> Cluster {
     let folder = testing::Folder::new();
-    let tool = folder.0.join("tool.tar");
-    archives::archive(&tool, "tool:1.0", &[("tool", &fs::read(testing::tool()).unwrap())]);
-    let mut images = vec![tool];
+    let mut images = vec![tool_archive(&folder)];
     if let Some(busybox) = busybox() {
         let program = fs::read(busybox).unwrap();
         let archive = folder.0.join("busybox.tar");
@@ -42,6 +40,13 @@ pub(crate) async fn cluster(sandbox: Option<Sandbox>) -> Cluster {
     }
     let config = Config { nodes: 1, sandbox, images, ..Config::default() };
     Cluster::start(config).await.unwrap()
+}
+
+/// The image `tool:1.0`.
+pub(crate) fn tool_archive(folder: &testing::Folder) -> PathBuf {
+    let tool = folder.0.join("tool.tar");
+    archives::archive(&tool, "tool:1.0", &[("tool", &fs::read(testing::tool()).unwrap())]);
+    tool
 }
 
 /// A busybox that runs without libraries; `None`, with the reason printed, where there is none.

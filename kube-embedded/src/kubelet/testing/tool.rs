@@ -11,6 +11,7 @@ use std::{
 };
 
 static TERMINATED: AtomicBool = AtomicBool::new(false);
+static UNREADY: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     fn signal(number: i32, handler: usize) -> usize;
@@ -121,9 +122,58 @@ fn main() {
                 let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi");
             }
         }
+        ["name", port] => name(port, false),
+        ["name", port, "unready"] => name(port, true),
         _ => {
             eprintln!("what? {args:?}");
             exit(2);
         }
     }
+}
+
+/// Answers with the pod's name, any number of requests a connection.
+fn name(port: &str, unready: bool) {
+    let ip = env::var("POD_IP").unwrap_or("0.0.0.0".into());
+    let listener = TcpListener::bind(format!("{ip}:{port}")).unwrap();
+    UNREADY.store(unready, Ordering::SeqCst);
+    println!("listening");
+    for stream in listener.incoming() {
+        let stream = stream.unwrap();
+        std::thread::spawn(move || while answer(&stream).is_some() {});
+    }
+}
+
+/// One answer; `None` where no other can follow.
+fn answer(mut stream: &TcpStream) -> Option<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        // What comes after the head stays unread.
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let path = head.split(' ').nth(1)?;
+    let close = head.contains("connection: close");
+    let name = env::var("POD_NAME").unwrap_or_default();
+    let (status, body) = match path {
+        "/ready" if UNREADY.load(Ordering::SeqCst) => ("503 Busy", name),
+        "/unready" => {
+            UNREADY.store(true, Ordering::SeqCst);
+            ("200 OK", name)
+        }
+        "/crash" => exit(3),
+        "/big" => ("200 OK", "0123456789abcdef".repeat(8 << 16)),
+        _ => ("200 OK", name),
+    };
+    let length = if path == "/half" { 2 * body.len() } else { body.len() };
+    let connection = if close { "close" } else { "keep-alive" };
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: {connection}\r\n\r\n");
+    stream.write_all((head + &body).as_bytes()).ok()?;
+    if path == "/half" {
+        loop {
+            park()
+        }
+    }
+    (!close).then_some(())
 }
