@@ -115,6 +115,11 @@ impl Context {
         Duration::from_secs(self.environment.patience.request)
     }
 
+    /// How long proxies may take to learn which pods came or went.
+    pub fn propagation(&self) -> Duration {
+        Duration::from_secs(self.environment.patience.propagation)
+    }
+
     /// Announces a step, which lasts until the returned guard is dropped.
     #[must_use = "the step ends when this is dropped"]
     pub fn step(&self, step: impl Into<String>) -> Step {

@@ -37,6 +37,8 @@ pub struct Scope {
     address: Duration,
     /// For one HTTP request.
     request: Duration,
+    /// Until all proxies have learned which pods came or went.
+    propagation: Duration,
 }
 
 impl Scope {
@@ -48,6 +50,7 @@ impl Scope {
             rollout: context.rollout_patience(),
             address: context.address_patience(),
             request: context.request_patience(),
+            propagation: context.propagation(),
         }
     }
 

@@ -85,6 +85,10 @@ pub struct Patience {
     pub address: u64,
     /// For one HTTP request.
     pub request: u64,
+    /// How long the proxies that traffic passes may take until all of them have learned which pods
+    /// came or went. 0 where one carries all traffic and leads nobody to a pod that is gone: who
+    /// answers then tells what it has learned.
+    pub propagation: u64,
 }
 
 /// Against which wrong split a sample is planned.

@@ -33,6 +33,7 @@ fn fit_pod(pod: &mut Map<String, Value>, environment: &Environment) {
             };
             container.insert("image".into(), known.name.clone().into());
             container.insert("imagePullPolicy".into(), environment.pull_policy.clone().into());
+            fit_farewell(container, environment.patience.propagation);
             ours = true;
         }
     }
@@ -46,9 +47,25 @@ fn fit_pod(pod: &mut Map<String, Value>, environment: &Environment) {
     }
 }
 
+/// Lets a pod that ends serve on for as long as proxies may go on sending it requests; where they do
+/// not, it need not wait.
+fn fit_farewell(container: &mut Map<String, Value>, propagation: u64) {
+    let Some(sleep) = container
+        .get_mut("lifecycle")
+        .and_then(|lifecycle| lifecycle.pointer_mut("/preStop/sleep/seconds"))
+    else {
+        return;
+    };
+    match propagation {
+        0 => drop(container.remove("lifecycle")),
+        seconds => *sleep = seconds.into(),
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::kubernetes::Scope;
     use lab_environment::{Image, IngressClass, NearestWrong, Patience};
     use std::path::PathBuf;
 
@@ -66,6 +83,27 @@ pub(crate) mod tests {
         let mut object = deployment("kubeapp:1.0", "IfNotPresent");
         fit(&mut object, &environment);
         assert_eq!(object, deployment("europe-docker.pkg.dev/p/r/app:1.0", "Always"));
+    }
+
+    #[test]
+    fn pods_serve_on_for_as_long_as_proxies_may_need_them() {
+        let mut environment = environment();
+        for (seconds, lifecycle) in
+            [(0, Value::Null), (7, json!({"preStop": {"sleep": {"seconds": 7}}}))]
+        {
+            environment.patience.propagation = seconds;
+            for file in ["lb/app-production.yml", "ingress/app-canary.yml"] {
+                let fitted = Scope::manifests(&environment, file).unwrap().remove(0).object;
+                let container = &fitted["spec"]["template"]["spec"]["containers"][0];
+                assert_eq!(container["lifecycle"], lifecycle, "{file}");
+            }
+        }
+        // What is no sleep is not for us to say.
+        let mut other = deployment("kubeapp:1.0", "Never");
+        let hook = json!({"preStop": {"exec": {"command": ["/bye"]}}});
+        other["spec"]["template"]["spec"]["containers"][0]["lifecycle"] = hook.clone();
+        fit(&mut other, &environment);
+        assert_eq!(other["spec"]["template"]["spec"]["containers"][0]["lifecycle"], hook);
     }
 
     #[test]
@@ -109,7 +147,7 @@ pub(crate) mod tests {
             ingress_class: IngressClass::Unnamed,
             app: PathBuf::new(),
             docker: false,
-            patience: Patience { rollout: 1, address: 1, request: 1 },
+            patience: Patience { rollout: 1, address: 1, request: 1, propagation: 0 },
             nearest_wrong: NearestWrong::NearestReplica,
             absent: vec![],
         }

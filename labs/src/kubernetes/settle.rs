@@ -11,7 +11,8 @@ use tokio::time::timeout_at;
 impl Scope {
     /// Waits until each of these pods has answered, and for a while nobody else and without failure:
     /// what EndpointSlices show reaches the data plane a moment later (kube-proxy gathers changes for
-    /// a second), and a sample that starts before would measure that moment. It looks at who answers,
+    /// a second), and a sample that starts before would measure that moment. Where several proxies
+    /// learn of it apart, it has to go on so until all have had the time. It looks at who answers,
     /// never at how often, so it cannot make a wrong split look right.
     pub async fn settled(
         &self,
@@ -36,12 +37,18 @@ impl Scope {
         pods: &BTreeSet<String>,
         patience: Duration,
     ) -> Result<(), WaitError> {
-        let deadline = tokio::time::Instant::from(Instant::now() + patience);
+        let deadline = tokio::time::Instant::from(Instant::now() + patience + self.propagation);
         let mut run = Run::default();
         let mut pace = tokio::time::interval(PROBE_EVERY);
         loop {
             match timeout_at(deadline, sampler.ask()).await {
-                Ok(Ok(reply)) => run.answered(reply.pod, pods),
+                Ok(Ok(reply)) => {
+                    run.answered(reply.pod, pods);
+                    // Enough has been seen of this proxy: the rest is for others.
+                    if run.is_long_enough(pods) {
+                        pace.tick().await;
+                    }
+                }
                 Ok(Err(failure)) => {
                     run = Run { last: failure.to_string(), ..Run::default() };
                     pace.tick().await;
@@ -52,7 +59,7 @@ impl Scope {
                     return Err(WaitError::TimedOut { awaited, seen, after: patience });
                 }
             }
-            if run.is_settled(pods) {
+            if run.is_settled(pods) && run.since.elapsed() >= self.propagation {
                 return Ok(());
             }
         }
@@ -62,12 +69,23 @@ impl Scope {
 /// Cloud load balancers need minutes for an address, but only seconds to follow their endpoints.
 const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 
+/// How likely a pod that should get nothing may go unnoticed because it was not chosen.
+const UNNOTICED: f64 = 1e-4;
+
 /// Good answers in a row.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Run {
     seen: BTreeSet<String>,
     length: usize,
+    since: Instant,
     last: String,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        let (seen, length, last) = Default::default();
+        Self { seen, length, since: Instant::now(), last }
+    }
 }
 
 impl Run {
@@ -82,7 +100,13 @@ impl Run {
     }
 
     fn is_settled(&self, expected: &BTreeSet<String>) -> bool {
-        self.seen == *expected && self.length >= 3 * expected.len()
+        self.seen == *expected && self.is_long_enough(expected)
+    }
+
+    /// Whether one pod more than these would have been among the answers.
+    fn is_long_enough(&self, expected: &BTreeSet<String>) -> bool {
+        let pods = expected.len() as f64;
+        self.length as f64 * (pods / (pods + 1.0)).ln() <= UNNOTICED.ln()
     }
 
     fn describe(&self, expected: &BTreeSet<String>) -> String {
@@ -105,16 +129,28 @@ mod tests {
     #[test]
     fn a_run_settles_when_all_and_only_the_expected_answer() {
         let expected = set(&["a", "b"]);
-        for (answers, settled) in [
-            (&["a", "b", "a", "b", "a", "b"][..], true),
-            (&["a", "b"], false),
-            (&["a", "a", "a", "a", "a", "a", "a"], false),
-            (&["a", "b", "a", "b", "a", "gone"], false),
-            (&["gone", "a", "b", "a", "b", "a", "a"], true),
+        let enough = ["a", "b"].repeat(12);
+        for (before, answers, settled) in [
+            (&[][..], &enough[..], true),
+            (&[], &enough[..22], false),
+            (&[], &["a"; 24], false),
+            (&["a", "b", "gone"], &enough, true),
+            (&enough, &["gone"], false),
         ] {
             let mut run = Run::default();
-            answers.iter().for_each(|pod| run.answered(Some(pod.to_string()), &expected));
-            assert_eq!(run.is_settled(&expected), settled, "{answers:?}");
+            let all = before.iter().chain(answers);
+            all.for_each(|pod| run.answered(Some(pod.to_string()), &expected));
+            assert_eq!(run.is_settled(&expected), settled, "{before:?} {answers:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_long_enough_to_meet_one_pod_too_many() {
+        for (pods, answers) in [(1, 14), (3, 33), (4, 42), (10, 97)] {
+            let expected: BTreeSet<String> = (0..pods).map(|n| n.to_string()).collect();
+            let run = |length| Run { length, ..Run::default() };
+            assert!(run(answers).is_long_enough(&expected), "{pods}");
+            assert!(!run(answers - 1).is_long_enough(&expected), "{pods}");
         }
     }
 }

@@ -61,7 +61,7 @@ impl World {
             ingress_class: IngressClass::Unnamed,
             app: repository().join("app"),
             docker: false,
-            patience: Patience { rollout: 20, address: 10, request: 5 },
+            patience: Patience { rollout: 20, address: 10, request: 5, propagation: 0 },
             nearest_wrong: NearestWrong::Even,
             absent: vec![],
         };
@@ -76,8 +76,12 @@ impl World {
 
     /// For worlds in which something is awaited in vain: seconds for each wait.
     pub(crate) fn impatient(mut self, seconds: u64) -> Self {
-        self.environment.patience =
-            Patience { rollout: seconds, address: seconds, request: seconds.min(2) };
+        self.environment.patience = Patience {
+            rollout: seconds,
+            address: seconds,
+            request: seconds.min(2),
+            propagation: 0,
+        };
         self
     }
 

@@ -86,7 +86,7 @@ impl Provider for Current {
 
     fn differences(&self, _: &Spec) -> Differences {
         Differences {
-            patience: Patience { rollout: 300, address: 300, request: 15 },
+            patience: Patience { rollout: 300, address: 300, request: 15, propagation: 3 },
             // Nobody knows what a request costs there.
             nearest_wrong: NearestWrong::Even,
             absent: Vec::new(),

@@ -57,7 +57,7 @@ pub(crate) fn cluster(
         ingress_class: IngressClass::Unnamed,
         differences: Differences {
             // Rollouts take some tenths of a second; the rest is for machines under load.
-            patience: Patience { rollout: 60, address: 30, request: 10 },
+            patience: Patience { rollout: 60, address: 30, request: 10, propagation: 0 },
             nearest_wrong: NearestWrong::NearestReplica,
             absent: Vec::new(),
         },

@@ -88,7 +88,7 @@ impl Provider for K3s {
 
     fn differences(&self, _: &Spec) -> Differences {
         Differences {
-            patience: Patience { rollout: 180, address: 240, request: 10 },
+            patience: Patience { rollout: 180, address: 240, request: 10, propagation: 3 },
             nearest_wrong: NearestWrong::NearestReplica,
             absent: vec![Absent {
                 claim: "vhost-default".into(),

@@ -84,7 +84,7 @@ impl Provider for Kind {
 
     fn differences(&self, _: &Spec) -> Differences {
         Differences {
-            patience: Patience { rollout: 180, address: 60, request: 10 },
+            patience: Patience { rollout: 180, address: 60, request: 10, propagation: 0 },
             nearest_wrong: NearestWrong::NearestReplica,
             absent: Vec::new(),
         }
