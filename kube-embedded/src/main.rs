@@ -2,7 +2,7 @@
 
 use kube_embedded::{
     Cluster, Config,
-    edge::outside::{Options, OutsideEdge},
+    edge::outside::{Options, OutsideEdge, Way},
     network::Sandbox,
     server::credentials::write_private,
 };
@@ -286,6 +286,7 @@ async fn edge_until_told(edge: Edge) -> Result<(), String> {
     say_ready(json!({
         "addresses": format!("127.{block}.0.0/16"),
         "way": edge_of.way().to_string(),
+        "nodesReachable": *edge_of.way() == Way::NodePorts,
     }));
     let ended = tokio::select! {
         error = edge_of.failed() => Err(error.to_string()),

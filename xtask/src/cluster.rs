@@ -4,6 +4,7 @@
 
 pub(crate) mod choices;
 pub(crate) mod current;
+pub(crate) mod edge;
 pub(crate) mod embedded;
 pub(crate) mod gke;
 pub(crate) mod k3s;
@@ -12,6 +13,7 @@ pub(crate) mod minikube;
 pub(crate) mod outside;
 
 use crate::{
+    daemon::Daemon,
     failure::Failure,
     images::{Image, archive},
     nearest::nearest,
@@ -90,7 +92,7 @@ pub(crate) struct Cluster {
     /// See [`Differences`].
     pub(crate) differences: Differences,
     /// What has to be ended afterwards.
-    pub(crate) process: Option<embedded::Process>,
+    pub(crate) process: Option<Daemon>,
 }
 
 impl Cluster {

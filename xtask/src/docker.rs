@@ -66,6 +66,22 @@ pub(crate) fn answers() -> bool {
     })
 }
 
+/// Whether this host reaches the addresses of containers: not those of an engine in a virtual machine,
+/// as Docker Desktop is one, nor of one in a network of its own.
+pub(crate) fn nodes_are_near() -> bool {
+    match Engine::ask() {
+        Engine::Answers(info) => is_near(&info),
+        // That it does not answer will be told by others.
+        _ => true,
+    }
+}
+
+fn is_near(info: &Value) -> bool {
+    let system = info["OperatingSystem"].as_str().unwrap_or_default();
+    let options = info["SecurityOptions"].to_string();
+    !system.contains("Docker Desktop") && !options.contains("name=rootless")
+}
+
 /// The engine's socket, or where else it is: there, it would publish its ports, too.
 fn socket() -> Result<String, String> {
     let host = env::var("DOCKER_HOST").unwrap_or_default();
@@ -96,6 +112,20 @@ fn get(socket: &Path, path: &str, patience: Duration) -> io::Result<String> {
 mod tests {
     use super::*;
     use std::{os::unix::net::UnixListener, thread};
+
+    #[test]
+    fn containers_are_far_in_a_virtual_machine_or_a_network_of_their_own() {
+        use serde_json::json;
+        for (info, near) in [
+            (json!({"OperatingSystem": "Debian GNU/Linux 13 (trixie)"}), true),
+            (json!({"OperatingSystem": "Docker Desktop"}), false),
+            (json!({"SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"]}), false),
+            (json!({"SecurityOptions": ["name=seccomp,profile=builtin"]}), true),
+            (json!({}), true),
+        ] {
+            assert_eq!(is_near(&info), near, "{info}");
+        }
+    }
 
     #[test]
     fn what_listens_at_a_socket_is_told_apart() {

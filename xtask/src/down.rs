@@ -8,7 +8,7 @@ use crate::{
     project::Project,
     running::{Files, Running},
 };
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use std::{fs, path::Path, time::Duration};
 
 /// For pods to end.
@@ -35,14 +35,7 @@ fn embedded(home: &Path) -> Result<()> {
     match Running::find_locked(&files)? {
         None => println!("no cluster is running"),
         Some(running) => {
-            if !running.end(libc::SIGTERM, PATIENCE)? {
-                eprintln!("the cluster did not end within {PATIENCE:?}: killing it");
-                ensure!(
-                    running.end(libc::SIGKILL, PATIENCE)?,
-                    "process {} does not end",
-                    running.about.pid
-                );
-            }
+            running.process.finish("cluster", PATIENCE)?;
             println!("down");
         }
     }

@@ -10,7 +10,7 @@ pub(crate) mod pull_secret;
 pub(crate) mod push;
 
 use crate::{
-    cargo::{self, Progress},
+    cargo::{self, Docker, Progress},
     cluster::{self, outside::House},
     flags,
     lock::Lock,
@@ -105,7 +105,10 @@ fn load(flags: &flags::Load) -> Result<()> {
         }
         cluster::Provider::Outside(provider) => {
             let signals = Signals::block()?;
-            House::of(&project.home()?, provider)?.supply(&images, &signals)
+            if provider.needs_edge() {
+                cargo::binaries(&project, Docker::Without)?;
+            }
+            House::of(&project.home()?, provider)?.supply(&project, &images, &signals)
         }
     }
 }

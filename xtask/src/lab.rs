@@ -91,8 +91,15 @@ impl Run<'_> {
                 (embedded::start(&request)?, None)
             }
         };
-        let status = self.labs(&mut cluster, &scratch);
-        if let Some(process) = &mut cluster.process {
+        let mut process = cluster.process.take();
+        let goes = process.is_some();
+        let mut lost = || {
+            let process = process.as_mut()?;
+            let ended = process.ended();
+            ended.then(|| format!("the cluster ended under the labs{}", process.last_words()))
+        };
+        let status = self.labs(&cluster, &scratch, goes, &mut lost);
+        if let Some(process) = &mut process {
             process.stop(signals);
         }
         self.end(exit_code(status?)?, &cluster.kubeconfig)
@@ -100,7 +107,7 @@ impl Run<'_> {
 
     /// On a cluster of other people's programs: the one of `up`, or one for this run alone.
     fn outside(&self, provider: &'static dyn outside::Provider) -> Result<()> {
-        let Self { flags, home, images, signals, .. } = *self;
+        let Self { flags, project, home, images, signals, .. } = *self;
         let scratch = Scratch::new(home)?;
         let asked = Asked {
             image: flags.image.clone(),
@@ -113,9 +120,10 @@ impl Run<'_> {
             yes: flags.yes,
             ..Asked::default()
         };
-        let mut held = House::of(home, provider)?.hold(&asked, images, flags.keep, signals)?;
-        let mut cluster = held.cluster();
-        let status = self.labs(&mut cluster, &scratch);
+        let mut held =
+            House::of(home, provider)?.hold(&asked, project, images, flags.keep, signals)?;
+        let cluster = held.cluster();
+        let status = self.labs(&cluster, &scratch, false, &mut || held.edge_ended());
         let code = status.and_then(exit_code);
         // Labs that had no verdict: was it the cluster?
         let blame = matches!(code, Ok(3)).then(|| held.blame(signals)).flatten();
@@ -129,8 +137,15 @@ impl Run<'_> {
         self.end(code?, &cluster.kubeconfig)
     }
 
-    /// Runs the labs to their end.
-    fn labs(&self, cluster: &mut Cluster, scratch: &Scratch) -> Result<ExitStatus> {
+    /// Runs the labs to their end, on a cluster that `goes` with this run or not. `lost` tells when
+    /// something that they need has ended.
+    fn labs(
+        &self,
+        cluster: &Cluster,
+        scratch: &Scratch,
+        goes: bool,
+        lost: &mut dyn FnMut() -> Option<String>,
+    ) -> Result<ExitStatus> {
         let Self { flags, project, images, docker, signals, .. } = *self;
         let docker = docker == Docker::With;
         let environment = cluster.environment(project, images, docker, scratch.path())?;
@@ -143,7 +158,7 @@ impl Run<'_> {
         command.args(flags.json.then_some("--json")).args(flags.keep.then_some("--keep"));
         // On a cluster that stays, labs that lose us clean up; with a cluster that goes there is
         // nothing to clean, and they go at once.
-        if cluster.process.is_none() {
+        if !goes {
             command.arg("--exit-with-stdin").stdin(Stdio::piped());
             supervise(&mut command, Place::Group, None);
         } else {
@@ -151,7 +166,7 @@ impl Run<'_> {
             supervise(&mut command, Place::Group, Some(libc::SIGKILL));
         }
         let mut child = command.spawn().context("cannot run labs")?;
-        attend(&mut child, cluster, signals)
+        attend(&mut child, lost, signals)
     }
 
     fn end(&self, code: u8, kubeconfig: &Path) -> Result<()> {
@@ -193,22 +208,29 @@ fn borrow(
     Ok(None)
 }
 
-/// Waits for the labs, passing signals on. A cluster that ends under them ends them.
-fn attend(labs: &mut Child, cluster: &mut Cluster, signals: &Signals) -> Result<ExitStatus> {
+/// Waits for the labs, passing signals on. When what they need is lost, they end.
+fn attend(
+    labs: &mut Child,
+    lost: &mut dyn FnMut() -> Option<String>,
+    signals: &Signals,
+) -> Result<ExitStatus> {
     let far = Duration::from_secs(600);
-    let (mut until, mut told, mut lost) = (Instant::now() + far, false, false);
+    let (mut until, mut told, mut loss) = (Instant::now() + far, false, None);
     loop {
-        if let Some(status) = labs.try_wait().context("cannot wait for labs")? {
-            if lost {
-                let words = cluster.process.as_ref().map(embedded::Process::last_words);
-                bail!("the cluster ended under the labs{}", words.unwrap_or_default());
+        let ended = labs.try_wait().context("cannot wait for labs")?;
+        // Looked at before each wait: it may have been lost before we came here.
+        if loss.is_none() {
+            loss = lost();
+            if loss.is_some() && ended.is_none() {
+                (told, until) = (true, Instant::now() + CLEAN_UP);
+                signal(labs, libc::SIGTERM);
             }
-            return Ok(status);
         }
-        // Looked at before each wait: the cluster may have ended before we came here.
-        if !lost && cluster.process.as_mut().is_some_and(embedded::Process::ended) {
-            (lost, told, until) = (true, true, Instant::now() + CLEAN_UP);
-            signal(labs, libc::SIGTERM);
+        match (ended, loss.take()) {
+            // Without it they said nothing that counts, unless they were content.
+            (Some(status), Some(loss)) if !status.success() => bail!(loss),
+            (Some(status), _) => return Ok(status),
+            (None, kept) => loss = kept,
         }
         match signals.wait(None, until)? {
             Wake::Late if told => {

@@ -3,6 +3,7 @@
 mod cargo;
 mod ci;
 mod cluster;
+mod daemon;
 mod docker;
 mod doctor;
 mod down;

@@ -3,7 +3,7 @@
 //! Signals are blocked and read from a descriptor: a run is one loop that waits for signals, for
 //! children and for what they say, with a deadline, and nothing happens between two lines.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::{
     io,
     mem::MaybeUninit,
@@ -123,6 +123,41 @@ pub(crate) fn pidfd(pid: u32) -> Result<OwnedFd> {
             return Err(io::Error::last_os_error()).with_context(|| format!("no process {pid}"));
         }
         Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// A process that is no child of ours, for as long as it lives: its id may be another's later.
+pub(crate) struct Stranger(OwnedFd);
+
+impl Stranger {
+    /// The process of that id.
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        pidfd(pid).map(Self)
+    }
+
+    /// Sends a signal and waits for the end; false when it did not end in time.
+    pub(crate) fn end(&self, signal: i32, patience: Duration) -> Result<bool> {
+        let none = ptr::null::<libc::siginfo_t>();
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: the descriptor is ours, one initialised entry as told.
+        unsafe {
+            if libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, none, 0) < 0 {
+                let error = io::Error::last_os_error();
+                if error.raw_os_error() != Some(libc::ESRCH) {
+                    return Err(error).context("cannot signal the process");
+                }
+            }
+            Ok(libc::poll(&mut poll, 1, patience.as_millis() as i32) > 0)
+        }
+    }
+
+    /// Asks it to end, and kills it when it does not.
+    pub(crate) fn finish(&self, what: &str, patience: Duration) -> Result<()> {
+        if !self.end(libc::SIGTERM, patience)? {
+            eprintln!("the {what} did not end within {patience:?}: killing it");
+            ensure!(self.end(libc::SIGKILL, patience)?, "the {what} does not end");
+        }
+        Ok(())
     }
 }
 

@@ -3,13 +3,12 @@
 //! The cluster itself holds the lock on the file `pid`, as its standard input, so "is it running?"
 //! has an answer that no crash, reboot or reused process id can spoil.
 
-use crate::{cluster::embedded, images::Image, lock::Lock, process::pidfd, project::Project};
+use crate::{cluster::embedded, images::Image, lock::Lock, process::Stranger, project::Project};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs, io,
-    os::fd::{AsRawFd, OwnedFd},
+    fs,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -97,7 +96,8 @@ impl Files {
 pub(crate) struct Running {
     /// What is known of it.
     pub(crate) about: About,
-    pidfd: OwnedFd,
+    /// Its process.
+    pub(crate) process: Stranger,
 }
 
 impl Running {
@@ -119,9 +119,9 @@ impl Running {
         })?;
         let about: About = serde_json::from_slice(&text)
             .with_context(|| format!("{} is not as `up` wrote it", files.about.display()))?;
-        let Ok(pidfd) = pidfd(about.pid) else { return Ok(None) };
+        let Ok(process) = Stranger::of(about.pid) else { return Ok(None) };
         // Still held, so the process id was its own when the descriptor was made.
-        Ok(held()?.then_some(Self { about, pidfd }))
+        Ok(held()?.then_some(Self { about, process }))
     }
 
     /// The running cluster of the project, or how to start one.
@@ -130,25 +130,6 @@ impl Running {
         match Self::find(&home)? {
             Some(running) => Ok(running),
             None => bail!("no cluster is running; `cargo xtask up` starts one"),
-        }
-    }
-
-    /// Sends a signal and waits for the end; false when it did not end in time.
-    pub(crate) fn end(&self, signal: i32, patience: Duration) -> Result<bool> {
-        let none = std::ptr::null::<libc::siginfo_t>();
-        let mut poll =
-            libc::pollfd { fd: self.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: the descriptor is ours, one initialised entry as told.
-        unsafe {
-            if libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal, none, 0)
-                < 0
-            {
-                let error = io::Error::last_os_error();
-                if error.raw_os_error() != Some(libc::ESRCH) {
-                    return Err(error).context("cannot signal the cluster");
-                }
-            }
-            Ok(libc::poll(&mut poll, 1, patience.as_millis() as i32) > 0)
         }
     }
 }

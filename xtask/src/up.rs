@@ -68,9 +68,12 @@ pub(crate) fn run(flags: &flags::Up) -> Result<()> {
         );
     }
     doctor::preflight(provider.name(), None)?;
-    let images = images::build(&project, Progress::Shown)?;
+    let images = match provider.needs_edge() {
+        true => cargo::everything(&project, Docker::Without)?,
+        false => images::build(&project, Progress::Shown)?,
+    };
     let kubeconfig = house.kubeconfig();
-    house.hold(&asked, &images, true, &Signals::block()?)?;
+    house.hold(&asked, &project, &images, true, &Signals::block()?)?;
     println!("{}", how_to_use(&kubeconfig));
     Ok(())
 }

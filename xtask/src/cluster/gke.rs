@@ -121,7 +121,7 @@ impl Provider for Gke {
     fn differences(&self, _: &Spec) -> Differences {
         Differences {
             // A healthy Ingress takes up to 15 minutes; a rollout may wait for a new node.
-            patience: Patience { rollout: 600, address: 900, request: 15, propagation: 10 },
+            patience: Patience { rollout: 600, address: 900, request: 15, propagation: 5 },
             // Requests cross the Internet: hundreds, not thousands.
             nearest_wrong: NearestWrong::Even,
             absent: vec![Absent {

@@ -3,14 +3,17 @@
 use crate::{
     cluster::{
         Differences,
+        edge::Published,
         outside::{Asked, Provider, Spec, Work},
     },
+    docker,
     images::Image,
     tool::{Fault, Line},
 };
 use anyhow::{Context, Result};
 use lab_environment::{NearestWrong, Patience};
-use std::{fs, path::Path, time::Duration};
+use serde_json::{Value, json};
+use std::{fs, ops::RangeInclusive, path::Path, time::Duration};
 
 /// The provider.
 pub(crate) struct Kind;
@@ -90,11 +93,14 @@ impl Provider for Kind {
         }
     }
 
-    fn lacks(&self) -> Option<&'static str> {
-        Some(
-            "it gives load balancers and Ingresses no addresses; from phase 2 on labs need something \
-             that does, such as cloud-provider-kind",
-        )
+    fn needs_edge(&self) -> bool {
+        true
+    }
+
+    fn published(&self, work: &Work) -> Published {
+        // Nothing is published where the nodes can be reached, and the edge finds another way where
+        // this fails.
+        work.ask(&ports(work.spec)).map(|lines| published(&lines)).unwrap_or_default()
     }
 
     fn exists(&self, work: &Work) -> Result<bool> {
@@ -103,9 +109,9 @@ impl Provider for Kind {
     }
 
     fn create(&self, work: &Work) -> Result<()> {
-        let file = work.folder.join("kind.yaml");
+        let file = work.folder.join("kind.json");
         if !work.tools.is_dry() {
-            fs::write(&file, config())
+            fs::write(&file, config(docker::nodes_are_near()))
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
         work.run(&create(work.spec, &file, &work.kubeconfig), CREATE)
@@ -129,10 +135,54 @@ impl Provider for Kind {
     }
 }
 
-/// Four nodes. Nothing is published: the host reaches the nodes' own addresses, on Linux.
-fn config() -> &'static str {
-    "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n\
-     - role: control-plane\n- role: worker\n- role: worker\n- role: worker\n"
+/// The node ports of a cluster whose nodes cannot be reached: enough for what labs and a reader make at
+/// a time.
+const PUBLISHED: RangeInclusive<u16> = 30000..=30015;
+
+/// Four nodes. Where this host reaches their addresses nothing is published; else some node ports of
+/// the control plane are, and the API gives out no others.
+fn config(near: bool) -> String {
+    let worker = json!({ "role": "worker" });
+    let mut config = json!({
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "nodes": [{ "role": "control-plane" }, worker, worker, worker],
+    });
+    if !near {
+        let range = format!("{}-{}", PUBLISHED.start(), PUBLISHED.end());
+        let patch = |version: &str, arguments: Value| {
+            let patch = json!({
+                "kind": "ClusterConfiguration",
+                "apiVersion": format!("kubeadm.k8s.io/{version}"),
+                "apiServer": { "extraArgs": arguments },
+            });
+            patch.to_string()
+        };
+        // The format depends on the version of Kubernetes; the patch for another one is ignored.
+        config["kubeadmConfigPatches"] = json!([
+            patch("v1beta3", json!({ "service-node-port-range": range })),
+            patch("v1beta4", json!([{ "name": "service-node-port-range", "value": range }])),
+        ]);
+        // kind chooses the ports of the host.
+        let mapping = |port| json!({ "containerPort": port, "listenAddress": "127.0.0.1" });
+        config["nodes"][0]["extraPortMappings"] = PUBLISHED.map(mapping).collect();
+    }
+    format!("{config:#}\n")
+}
+
+/// Where the control plane's ports are on this host.
+fn ports(spec: &Spec) -> Line {
+    Line::new("docker port").args([format!("{}-control-plane", spec.name)])
+}
+
+/// `30000/tcp -> 127.0.0.1:49153`, a line each.
+fn published(lines: &str) -> Published {
+    let of_line = |line: &str| {
+        let (port, at) = line.trim().split_once("/tcp -> ")?;
+        let port = port.parse().ok().filter(|port| PUBLISHED.contains(port))?;
+        Some((port, at.to_owned()))
+    };
+    lines.lines().filter_map(of_line).collect()
 }
 
 fn create(spec: &Spec, config: &Path, kubeconfig: &Path) -> Line {
@@ -169,13 +219,13 @@ mod tests {
             Kind.spec(&asked).unwrap()
         };
         let (newest, oldest) = (asked(None), asked(Some("oldest")));
-        let (k, f) = (Path::new("/h/kubeconfig"), Path::new("/h/kind.yaml"));
+        let (k, f) = (Path::new("/h/kubeconfig"), Path::new("/h/kind.json"));
         for (line, expected) in [
             (
                 create(&newest, f, k),
                 "kind create cluster --name canary-labs --image kindest/node:v1.37.0@sha256:\
                  a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5 \
-                 --config /h/kind.yaml --kubeconfig /h/kubeconfig --wait 180s",
+                 --config /h/kind.json --kubeconfig /h/kubeconfig --wait 180s",
             ),
             (
                 kubeconfig(&newest, k),
@@ -195,6 +245,33 @@ mod tests {
         assert!(oldest.image.unwrap().starts_with("kindest/node:v1.34.11@sha256:44e222"));
         assert_eq!(asked(Some("local/node:x")).image.unwrap(), "local/node:x");
         assert_eq!(asked(Some("newest")), newest);
-        assert_eq!(config().matches("role:").count(), 4);
+    }
+
+    #[test]
+    fn node_ports_are_published_only_where_nodes_are_far() {
+        let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        let (near, far) = (read(&config(true)), read(&config(false)));
+        assert_eq!(near["nodes"].as_array().unwrap().len(), 4);
+        assert_eq!(near["kubeadmConfigPatches"], Value::Null);
+        assert_eq!(near["nodes"][0]["extraPortMappings"], Value::Null);
+        let patches = far["kubeadmConfigPatches"].as_array().unwrap();
+        let patches: Vec<Value> = patches.iter().map(|p| read(p.as_str().unwrap())).collect();
+        let arguments = |n: usize| &patches[n]["apiServer"]["extraArgs"];
+        assert_eq!(arguments(0)["service-node-port-range"], "30000-30015");
+        assert_eq!(arguments(1)[0]["value"], "30000-30015");
+        assert_eq!(far["nodes"].as_array().unwrap().len(), 4);
+        let mappings = far["nodes"][0]["extraPortMappings"].as_array().unwrap();
+        assert_eq!(mappings.len(), 16);
+        assert_eq!(mappings[15]["containerPort"], 30015);
+        assert!(mappings.iter().all(|mapping| mapping["listenAddress"] == "127.0.0.1"));
+    }
+
+    #[test]
+    fn published_ports_are_read_as_docker_tells_them() {
+        let lines = "6443/tcp -> 127.0.0.1:38431\n30000/tcp -> 127.0.0.1:49153\n\
+                     30001/tcp -> 127.0.0.1:49154\n30002/udp -> 127.0.0.1:49155\nnonsense\n";
+        let expected = [(30000, "127.0.0.1:49153"), (30001, "127.0.0.1:49154")];
+        assert_eq!(published(lines), expected.map(|(port, at)| (port, at.to_owned())).into());
+        assert!(published("Error: No such container").is_empty());
     }
 }

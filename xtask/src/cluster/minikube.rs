@@ -65,11 +65,8 @@ impl Provider for Minikube {
         }
     }
 
-    fn lacks(&self) -> Option<&'static str> {
-        Some(
-            "it gives load balancers no addresses by itself; from phase 2 on labs need \
-             `minikube tunnel --profile <name>` beside them",
-        )
+    fn needs_edge(&self) -> bool {
+        true
     }
 
     fn exists(&self, work: &Work) -> Result<bool> {

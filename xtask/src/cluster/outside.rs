@@ -6,11 +6,16 @@
 //! that the next one knows for its own, and one that nobody recorded is never touched.
 
 use crate::{
-    cluster::{Cluster, Differences, choices::Choices},
+    cluster::{
+        Cluster, Differences,
+        choices::Choices,
+        edge::{self, Edge, Published},
+    },
     doctor,
     images::{Image, pull_secret, push},
     lock::Lock,
     process::Signals,
+    project::Project,
     running,
     tool::{Fault, Line, Tools},
 };
@@ -36,10 +41,14 @@ pub(crate) trait Provider: Sync {
     fn cost(&self, _: &Spec) -> Option<String> {
         None
     }
-    /// What traffic from outside lacks there, told to people. Where this is something, an edge of
-    /// our own on the host would belong, started by [`House::hold`] and kept in [`Held`].
-    fn lacks(&self) -> Option<&'static str> {
-        None
+    /// Whether load balancers and Ingresses get no addresses there, so that an edge of ours gives
+    /// them some.
+    fn needs_edge(&self) -> bool {
+        false
+    }
+    /// Node ports that are published on this host.
+    fn published(&self, _: &Work) -> Published {
+        Published::new()
     }
     /// Whether a cluster of that name is there, whoever made it.
     fn exists(&self, work: &Work) -> Result<bool>;
@@ -194,6 +203,8 @@ pub(crate) struct Held {
     /// Whether it goes with the run.
     goes: bool,
     started_in: Option<f64>,
+    /// Where the cluster needs one.
+    edge: Option<Edge>,
     registry: Option<String>,
     pull_secret: Option<String>,
     _lock: Lock,
@@ -285,6 +296,7 @@ impl House {
     pub(crate) fn hold(
         self,
         asked: &Asked,
+        project: &Project,
         images: &[Image],
         stays: bool,
         signals: &Signals,
@@ -357,6 +369,8 @@ impl House {
         }
         let mut started_in = None;
         if fresh {
+            // That of an earlier life.
+            edge::Files::of(&self.folder).end()?;
             ensure!(
                 stays || provider.is_cheap(),
                 "no lab makes a {name} cluster by itself, as it costs money: `cargo xtask up --on {name}` first"
@@ -374,20 +388,20 @@ impl House {
             record.state = State::Up;
             self.remember(&record)?;
         }
-        if let Some(lacks) = provider.lacks() {
-            eprintln!("{name}: {lacks}");
-        }
         let mut held = Held {
             goes: !record.stays,
             spec: spec.clone(),
             started_in,
+            edge: None,
             registry: None,
             pull_secret: None,
             _lock: lock,
             house: self,
         };
-        let supplied =
-            held.consent(asked.yes, &tools).and_then(|()| held.supply(&mut record, images, &tools));
+        let supplied = held
+            .consent(asked.yes, &tools)
+            .and_then(|()| held.supply(&mut record, images, &tools))
+            .and_then(|()| held.start_edge(project, &tools, signals));
         match supplied {
             Ok(()) => Ok(held),
             Err(error) => {
@@ -451,6 +465,9 @@ impl House {
             record.state = State::Half;
             self.remember(&record)?;
         }
+        if !dry {
+            edge::Files::of(&self.folder).end()?;
+        }
         if dry || self.provider.exists(&work)? {
             self.provider.delete(&work)?;
         }
@@ -469,8 +486,10 @@ impl House {
         };
         let late = record.spec.expires.is_some_and(|at| at < running::now());
         let late = if late { ", past its time to live: remove it" } else { "" };
+        let edge = edge::Files::of(&self.folder).tell()?;
+        let edge = edge.map(|edge| format!(", load balancers at {edge}")).unwrap_or_default();
         Ok(Some(format!(
-            "{} `{}`, {state}{late}; export KUBECONFIG={}",
+            "{} `{}`, {state}{late}{edge}; export KUBECONFIG={}",
             self.provider.name(),
             record.spec.name,
             self.kubeconfig().display()
@@ -491,13 +510,18 @@ impl House {
     }
 
     /// Hands the images to a cluster that is up.
-    pub(crate) fn supply(self, images: &[Image], signals: &Signals) -> Result<()> {
+    pub(crate) fn supply(
+        self,
+        project: &Project,
+        images: &[Image],
+        signals: &Signals,
+    ) -> Result<()> {
         let name = self.provider.name();
         ensure!(
             self.record()?.is_some(),
             "no {name} cluster is up; `cargo xtask up --on {name}` makes one"
         );
-        self.hold(&Asked::default(), images, true, signals).map(drop)
+        self.hold(&Asked::default(), project, images, true, signals).map(drop)
     }
 }
 
@@ -571,9 +595,23 @@ impl Held {
         self.house.remember(record)
     }
 
+    fn start_edge(&mut self, project: &Project, tools: &Tools, signals: &Signals) -> Result<()> {
+        if !self.house.provider.needs_edge() {
+            return Ok(());
+        }
+        let work = self.house.work(&self.spec, tools);
+        let published = self.house.provider.published(&work);
+        let (folder, kubeconfig) = (&self.house.folder, &work.kubeconfig);
+        let edge = Edge::ensure(project, folder, kubeconfig, &published, !self.goes, signals)?;
+        self.edge = Some(edge);
+        Ok(())
+    }
+
     /// All that a run needs to know of it.
     pub(crate) fn cluster(&self) -> Cluster {
         let provider = self.house.provider;
+        let mut differences = provider.differences(&self.spec);
+        differences.absent.extend(self.edge.as_ref().and_then(Edge::absent));
         Cluster {
             provider: provider.name(),
             kubeconfig: self.house.kubeconfig(),
@@ -582,7 +620,7 @@ impl Held {
             own_images: self.spec.registry.as_deref() == Some(super::NONE),
             pull_secret: self.pull_secret.clone(),
             ingress_class: self.spec.choices.ingress_class(),
-            differences: provider.differences(&self.spec),
+            differences,
             process: None,
         }
     }
@@ -603,6 +641,12 @@ impl Held {
         Some(format!("the {name} cluster died under the labs, or shut them out: {why:#}{anew}"))
     }
 
+    /// That its edge serves no longer, if it has one that does not.
+    pub(crate) fn edge_ended(&mut self) -> Option<String> {
+        let last_words = self.edge.as_mut()?.ended()?;
+        Some(format!("the edge ended under the labs{last_words}"))
+    }
+
     /// Keeps what was made for this run alone.
     pub(crate) fn keep(&mut self) -> Result<()> {
         self.goes = false;
@@ -614,7 +658,10 @@ impl Held {
     }
 
     /// Ends what was made for this run alone.
-    pub(crate) fn release(self, signals: &Signals) {
+    pub(crate) fn release(mut self, signals: &Signals) {
+        if let Some(edge) = self.edge.take() {
+            edge.release(signals);
+        }
         if !self.goes {
             return;
         }

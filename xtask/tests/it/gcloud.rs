@@ -169,12 +169,11 @@ fn the_real_gcloud_makes_a_cluster_for_a_phase_and_takes_it_apart() {
 
     let (code, text) = run(up);
     assert_eq!(code, 0, "{text}");
-    // Both ways in which GKE takes an Ingress for its own: no class, and `gce` in the annotation.
+    // One of the two ways in which GKE takes an Ingress for its own: `gce` in the annotation. No class
+    // at all is what every other cluster gets.
     embedded.serve_class("gce");
     let labs = match images(binaries).join("kubeapp-2.0.tar").exists() {
-        true => {
-            &["lab phase0 phase4 phase5 --on gke", "lab phase5 --on gke --ingress-class gce"][..]
-        }
+        true => &["lab phase0 phase4 --on gke", "lab phase5 --on gke --ingress-class gce"][..],
         false => &["lab phase0 --on gke"],
     };
     for lab in labs {

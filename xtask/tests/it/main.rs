@@ -69,7 +69,7 @@ impl World {
         child
     }
 
-    /// Who wrote to that file: `clusters`, `labs` or `cleaned`.
+    /// Who wrote to that file: `clusters`, `edges`, `labs` or `cleaned`.
     fn pids(&self, file: &str) -> Vec<String> {
         let text = fs::read_to_string(self.folder.join(file)).unwrap_or_default();
         text.lines().map(Into::into).collect()
@@ -89,7 +89,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        for pid in ["clusters", "labs"].iter().flat_map(|file| self.pids(file)) {
+        for pid in ["clusters", "edges", "labs"].iter().flat_map(|file| self.pids(file)) {
             let stat = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             if stat.contains(&*self.folder.to_string_lossy()) {
                 let _ = Command::new("kill").args(["-KILL", &pid]).status();
