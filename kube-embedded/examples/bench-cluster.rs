@@ -1,5 +1,5 @@
 //! How long a cluster takes to be there, what it costs in memory, and how fast a write is:
-//! `cargo run --release -p kube-embedded --example bench-cluster [FOLDER OF IMAGES]`. See
+//! `cargo run --release -p kube-embedded --example bench-cluster [FOLDER OF IMAGES [PODS]...]`. See
 //! `bench/README.md`.
 
 use k8s_openapi::api::{
@@ -29,7 +29,13 @@ const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let images = env::args().nth(1).map_or_else(|| PathBuf::from("target/images"), PathBuf::from);
+    let mut args = env::args().skip(1);
+    let images = args.next().map_or_else(|| PathBuf::from("target/images"), PathBuf::from);
+    let mut deployments =
+        args.map(|pods| pods.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
+    if deployments.is_empty() {
+        deployments = vec![4, 20];
+    }
     if !images.is_dir() {
         let images = images.display();
         return Err(format!("there is no folder {images}; `cargo xtask images` makes one").into());
@@ -53,11 +59,11 @@ async fn main() -> Result<()> {
     tokio::time::sleep(Duration::from_secs(1)).await; // a pace: memory is that of a cluster at rest
     let idle = memory()?;
     println!("memory at rest            {:>8.1} MiB", mib(idle));
-    for pods in [4, 20] {
+    for pods in deployments {
         let took = deployment(cluster.client(), pods).await?;
         let all = memory()?;
-        println!("{pods:>2} pods ready after       {took:>8.1} ms");
-        println!("memory with {pods:>2} pods       {:>8.1} MiB, pods apart", mib(all));
+        println!("{pods:>3} pods ready after      {took:>8.1} ms");
+        println!("memory with {pods:>3} pods      {:>8.1} MiB, pods apart", mib(all));
         gone(cluster.client()).await?;
     }
     println!(

@@ -1,17 +1,21 @@
 //! Where a pod's processes run. Two ways behind one interface: namespaces of their own, as an
 //! ordinary user and without any helper program, or plain child processes of the host.
 //!
-//! Every process is forked by one dedicated thread ([`spawner::Spawner`]): the kernel ties
-//! "die with your parent" to the thread that forked, so that thread must live as long as they.
+//! Every process is a child of one dedicated thread ([`spawner::Spawner`]): the kernel ties
+//! "die with your parent" to the thread that forked, so that thread must live as long as they. None
+//! of them starts as a copy of the cluster process, which grows with what it holds: programs are
+//! started in its memory ([`child`]), and pause processes from a small fork of it ([`stem`]).
 
 mod child;
 mod detect;
 mod pause;
 mod prepared;
 mod process;
+mod rights;
 mod sockets;
 mod spawner;
 mod stdio;
+mod stem;
 mod sys;
 
 pub(crate) use detect::detect;

@@ -1,8 +1,11 @@
 //! What happens between `fork` and `exec`. Only system calls on prepared memory, see [`super::sys`].
+//!
+//! The memory is that of the cluster process itself: copying the page tables of a large process, and
+//! then each page that it writes to, took longer than all the rest of starting a program.
 
 use super::{
     prepared::{Prepared, PreparedContainer},
-    sys::{self, Done, Step, check},
+    sys::{self, Done, Stack, Step, Work, check},
 };
 use libc::c_int;
 use std::ffi::CStr;
@@ -23,21 +26,69 @@ pub(super) struct Descriptors {
 }
 
 /// The first child. Becomes the program itself, or starts it inside namespaces as a sibling.
-pub(super) fn run(prepared: &Prepared, fds: Descriptors, limit: libc::rlimit) -> ! {
-    sys::default_signals();
-    let result = match (fds.join, &prepared.container) {
-        (-1, _) => become_program(prepared, fds, limit),
-        (_, Some(_)) => {
-            let joined =
-                libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
-            inside(prepared, fds, limit, joined, libc::CLONE_NEWNS | libc::CLONE_NEWPID)
-        }
-        (_, None) => {
-            let joined =
-                libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
-            inside(prepared, fds, limit, joined | libc::CLONE_NEWNS | libc::CLONE_NEWPID, 0)
-        }
-    };
+pub(super) struct First<'a> {
+    pub(super) second: Second<'a>,
+    /// For the second child, while the first one waits on its own.
+    pub(super) stack: &'a Stack,
+}
+
+/// The process that becomes the program.
+#[derive(Clone, Copy)]
+pub(super) struct Second<'a> {
+    pub(super) prepared: &'a Prepared,
+    pub(super) fds: Descriptors,
+    pub(super) limit: libc::rlimit,
+}
+
+impl Work for First<'_> {
+    fn run(&self) -> ! {
+        sys::default_signals();
+        let Second { prepared, fds, .. } = self.second;
+        let joined =
+            libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+        let result = match (fds.join, &prepared.container) {
+            (-1, _) => self.second.become_program(),
+            (_, Some(_)) => self.inside(joined, libc::CLONE_NEWNS | libc::CLONE_NEWPID),
+            (_, None) => self.inside(joined | libc::CLONE_NEWNS | libc::CLONE_NEWPID, 0),
+        };
+        end(fds, result)
+    }
+}
+
+impl First<'_> {
+    /// Entering a pid namespace takes effect for children only, hence the second child; CLONE_PARENT
+    /// makes it one of the cluster process, so that nothing has to wait in between.
+    fn inside(&self, enter: c_int, make: c_int) -> Done {
+        let fds = self.second.fds;
+        let flags = make | libc::CLONE_PARENT;
+        // SAFETY: plain calls; the second child only runs code of this module.
+        let pid = unsafe {
+            check(libc::setns(fds.join, enter).into(), Step::Enter)?;
+            match self.second.prepared.container {
+                Some(_) => sys::clone_in_place(self.stack, flags, &self.second),
+                // Those who run in the container already see this one, and might write to memory
+                // that it shared with the cluster. So it gets a copy.
+                None => match sys::clone(flags) {
+                    0 => self.second.run(),
+                    pid => pid,
+                },
+            }
+        };
+        sys::tell(fds.report, sys::PID, check(pid, Step::MountNamespace)?);
+        // SAFETY: ends this process without running anything of the parent's.
+        unsafe { libc::_exit(0) }
+    }
+}
+
+impl Work for Second<'_> {
+    fn run(&self) -> ! {
+        let built = self.prepared.container.as_ref().map_or(Ok(()), file_system);
+        end(self.fds, built.and_then(|()| self.become_program()))
+    }
+}
+
+/// Tells what went wrong.
+fn end(fds: Descriptors, result: Done) -> ! {
     if let Err((step, error)) = result {
         sys::tell(fds.report, step as u32, error);
     }
@@ -45,66 +96,45 @@ pub(super) fn run(prepared: &Prepared, fds: Descriptors, limit: libc::rlimit) ->
     unsafe { libc::_exit(127) }
 }
 
-/// Entering a pid namespace takes effect for children only, hence the second fork; CLONE_PARENT
-/// makes the child one of the cluster process, so that nothing has to wait in between.
-fn inside(
-    prepared: &Prepared,
-    fds: Descriptors,
-    limit: libc::rlimit,
-    enter: c_int,
-    make: c_int,
-) -> Done {
-    // SAFETY: plain calls; the child below only runs code of this module.
-    unsafe {
-        check(libc::setns(fds.join, enter).into(), Step::Enter)?;
-        let pid = check(sys::clone(make | libc::CLONE_PARENT), Step::MountNamespace)?;
-        if pid != 0 {
-            sys::tell(fds.report, sys::PID, pid);
-            libc::_exit(0);
-        }
-    }
-    if let Some(container) = &prepared.container {
-        file_system(container)?;
-    }
-    become_program(prepared, fds, limit)
-}
-
-fn become_program(prepared: &Prepared, fds: Descriptors, limit: libc::rlimit) -> Done {
-    // SAFETY: plain calls on values and prepared memory.
-    unsafe {
-        libc::setsid();
-        libc::umask(0o022);
-        for (from, to) in [(fds.stdin, 0), (fds.stdout, 1), (fds.stderr, 2)] {
-            check(libc::dup2(from, to).into(), Step::Process)?;
-        }
-        if fds.terminal {
-            libc::ioctl(0, libc::TIOCSCTTY, 0);
-        }
-        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        if prepared.container.is_some() {
-            prepared.cwd.iter().for_each(|folder| sys::mkdir(folder));
-        }
-        if let Some(cwd) = prepared.cwd.last() {
-            check(libc::chdir(cwd.as_ptr()).into(), Step::WorkingDirectory)?;
-        }
-        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into(), Step::Process)?;
-        sys::mask_signals(false);
-        sys::die_with_parent(fds.parent);
-        if prepared.programs.is_empty() {
-            sys::tell(fds.report, sys::READY, 0);
-            libc::_exit(0);
-        }
-        // Whatever was opened without CLOEXEC elsewhere in the process is no business of a container.
-        sys::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
-        let mut worst = libc::ENOENT;
-        for program in &prepared.programs {
-            libc::execve(program.as_ptr(), prepared.argv.as_ptr(), prepared.envp.as_ptr());
-            let error = sys::errno();
-            if error != libc::ENOENT && error != libc::ENOTDIR {
-                worst = error;
+impl Second<'_> {
+    fn become_program(&self) -> Done {
+        let Self { prepared, fds, limit } = self;
+        // SAFETY: plain calls on values and prepared memory.
+        unsafe {
+            libc::setsid();
+            libc::umask(0o022);
+            for (from, to) in [(fds.stdin, 0), (fds.stdout, 1), (fds.stderr, 2)] {
+                check(libc::dup2(from, to).into(), Step::Process)?;
             }
+            if fds.terminal {
+                libc::ioctl(0, libc::TIOCSCTTY, 0);
+            }
+            libc::setrlimit(libc::RLIMIT_NOFILE, limit);
+            if prepared.container.is_some() {
+                prepared.cwd.iter().for_each(|folder| sys::mkdir(folder));
+            }
+            if let Some(cwd) = prepared.cwd.last() {
+                check(libc::chdir(cwd.as_ptr()).into(), Step::WorkingDirectory)?;
+            }
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into(), Step::Process)?;
+            sys::mask_signals(false);
+            sys::die_with_parent(fds.parent);
+            if prepared.programs.is_empty() {
+                sys::tell(fds.report, sys::READY, 0);
+                libc::_exit(0);
+            }
+            // Whatever was opened without CLOEXEC elsewhere in the process is no business of a container.
+            sys::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            let mut worst = libc::ENOENT;
+            for program in &prepared.programs {
+                libc::execve(program.as_ptr(), prepared.argv.as_ptr(), prepared.envp.as_ptr());
+                let error = sys::errno();
+                if error != libc::ENOENT && error != libc::ENOTDIR {
+                    worst = error;
+                }
+            }
+            Err((Step::Exec, worst))
         }
-        Err((Step::Exec, worst))
     }
 }
 

@@ -5,12 +5,13 @@
 use super::{
     LaunchError, Process, Spawner,
     process::Reach,
-    spawner::{Thread, owned, pidfd_open},
+    rights::{self, BATCH},
+    spawner::{Thread, pidfd_open, socket_pair},
+    stem::{self, PARENT, SOCKET, Wanted},
     sys::{self, Done, Step, check},
 };
 use libc::c_int;
 use std::{
-    ffi::CString,
     io, mem,
     net::Ipv4Addr,
     os::fd::{AsRawFd, OwnedFd},
@@ -18,8 +19,6 @@ use std::{
     sync::Arc,
 };
 
-/// Most descriptors that fit into one message (SCM_MAX_FD of Linux).
-pub(super) const BATCH: usize = 253;
 pub(super) const CONNECTING: u8 = 1;
 pub(super) const LISTENING: u8 = 2;
 
@@ -59,41 +58,19 @@ impl Request {
     }
 }
 
-struct Prepared {
-    hostname: CString,
-    uid_map: Vec<u8>,
-    gid_map: Vec<u8>,
-    address: Ipv4Addr,
-    /// Memory of the parent that the child can do without: start and length.
-    unneeded: Vec<(usize, usize)>,
-}
-
 pub(super) fn start(
     thread: &Thread,
     config: &PauseConfig,
     keep: Arc<Spawner>,
 ) -> Result<Pause, LaunchError> {
     let failed = |e: io::Error| LaunchError::Step("prepare the pod", e);
-    let (ours, theirs) = socket_pair().map_err(failed)?;
-    // SAFETY: these calls cannot fail.
-    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-    let prepared = Prepared {
-        hostname: CString::new(config.hostname.as_bytes()).map_err(|e| failed(e.into()))?,
-        uid_map: format!("{} {uid} 1\n", config.user).into_bytes(),
-        gid_map: format!("{} {gid} 1\n", config.group).into_bytes(),
-        address: config.address,
-        unneeded: unneeded_memory(),
-    };
-    let parent = thread.parent.as_raw_fd();
-    // SAFETY: the child only runs code of this module, which is safe after fork.
-    let pid = unsafe { sys::clone(0) } as libc::pid_t;
-    if pid == 0 {
-        run(&prepared, theirs.as_raw_fd(), parent);
-    }
-    if pid < 0 {
-        return Err(LaunchError::Step("fork", io::Error::last_os_error()));
-    }
-    drop(theirs);
+    let wanted = Wanted::new(&config.hostname, config.address, config.user, config.group);
+    let wanted = wanted.map_err(failed)?;
+    // Whoever killed the process that forks shall not end a pod as well. Sockets are not used twice:
+    // what it may have forked at the last moment must not be taken for the next one.
+    let (pid, ours) = fork(thread, &wanted)
+        .or_else(|_| fork(thread, &wanted))
+        .map_err(|e| LaunchError::Step("fork", e))?;
     let pidfd = pidfd_open(pid).map_err(failed)?;
     // Owned from here on, so that every way out ends it.
     let process = Process::new(pid, pidfd, Reach::Alone, None, keep);
@@ -114,52 +91,45 @@ pub(super) fn start(
     Ok(Pause { process, socket: Arc::new(ours) })
 }
 
-fn run(prepared: &Prepared, socket: c_int, parent: c_int) -> ! {
-    sys::default_signals();
-    const SOCKET: c_int = 3;
-    const PARENT: c_int = 4;
-    // SAFETY: plain calls on values; what is closed belongs to the parent, and nothing here uses it.
-    unsafe {
-        libc::setsid();
-        // Above both targets first, because either may already be one of them.
-        let high = libc::fcntl(socket, libc::F_DUPFD, 10);
-        let high_parent = libc::fcntl(parent, libc::F_DUPFD, 10);
-        libc::dup2(high, SOCKET);
-        libc::dup2(high_parent, PARENT);
-        for fd in 0..3 {
-            libc::close(fd);
-        }
-    }
-    sys::close_range(PARENT + 1, libc::c_uint::MAX, 0);
-    if let Err((step, error)) = enter(prepared) {
+/// The process, and our end of its socket.
+fn fork(thread: &Thread, wanted: &Wanted) -> io::Result<(libc::pid_t, OwnedFd)> {
+    let (ours, theirs) = socket_pair()?;
+    let pid = stem::fork(&thread.stem, &thread.parent, wanted, &theirs)?;
+    Ok((pid, ours))
+}
+
+/// The process itself, forked from the stem.
+pub(super) fn run(wanted: &Wanted, socket: c_int) -> ! {
+    stem::keep_only(socket, PARENT);
+    if let Err((step, error)) = enter(wanted) {
         sys::tell(SOCKET, step as u32, error);
         // SAFETY: ends this process without running anything of the parent's.
         unsafe { libc::_exit(1) };
     }
     sys::die_with_parent(PARENT);
-    let unneeded = (prepared.unneeded.as_ptr(), prepared.unneeded.len());
-    forget_memory(unneeded);
     sys::tell(SOCKET, sys::READY, 0);
     serve(SOCKET)
 }
 
-fn enter(prepared: &Prepared) -> Done {
+fn enter(wanted: &Wanted) -> Done {
     let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
     // SAFETY: plain call on values.
     check(unsafe { libc::unshare(flags) }.into(), Step::Namespaces)?;
     // An ordinary user may map a group only after giving up setgroups.
     sys::write_file(c"/proc/self/setgroups", 0, b"deny");
-    for (path, map) in
-        [(c"/proc/self/uid_map", &prepared.uid_map), (c"/proc/self/gid_map", &prepared.gid_map)]
-    {
+    for (path, map) in [
+        (c"/proc/self/uid_map", wanted.uid_map.get()),
+        (c"/proc/self/gid_map", wanted.gid_map.get()),
+    ] {
         match sys::write_file(path, 0, map) {
             0 => {}
             error => return Err((Step::MapUser, error)),
         }
     }
+    let hostname = wanted.hostname.get();
     // SAFETY: the string and its length belong together. A pod with the host's name still works.
-    unsafe { libc::sethostname(prepared.hostname.as_ptr(), prepared.hostname.as_bytes().len()) };
-    loopback(prepared.address)?;
+    unsafe { libc::sethostname(hostname.as_ptr().cast(), hostname.len()) };
+    loopback(wanted.address())?;
     // Any port may be bound, as in other container runtimes; and a port of a closed connection may
     // be used again, because all connections of the pod come from one address. Neither is vital.
     sys::write_file(c"/proc/sys/net/ipv4/ip_unprivileged_port_start", 0, b"0");
@@ -213,21 +183,6 @@ fn socket_address(address: Ipv4Addr, port: u16) -> libc::sockaddr_in {
     }
 }
 
-/// Unmaps what the parent had. The list is part of that, so it is read before its page goes.
-fn forget_memory((list, length): (*const (usize, usize), usize)) {
-    // One after another in place would fault after the page of the list is gone.
-    let mut copy = [(0, 0); 128];
-    let length = length.min(copy.len());
-    for (n, slot) in copy.iter_mut().enumerate().take(length) {
-        // SAFETY: the list has at least `length` elements and is still mapped.
-        *slot = unsafe { *list.add(n) };
-    }
-    for (start, size) in copy.iter().take(length) {
-        // SAFETY: the ranges hold heap and other threads' stacks, none of which this process uses.
-        unsafe { libc::munmap(*start as *mut libc::c_void, *size) };
-    }
-}
-
 /// Hands out sockets until the parent closes its end.
 fn serve(socket: c_int) -> ! {
     loop {
@@ -258,7 +213,9 @@ fn serve(socket: c_int) -> ! {
             count += 1;
         }
         let made = made.get(..count).unwrap_or_default();
-        hand_over(socket, error, made);
+        let text = sys::message(if made.is_empty() { 1 } else { 0 }, error);
+        // If it cannot be told, the parent is gone, and so is this process soon.
+        let _ = rights::send(socket, &text, made);
         for fd in made {
             // SAFETY: the copies in the message are the parent's now.
             unsafe { libc::close(*fd) };
@@ -296,116 +253,9 @@ fn make(request: Request) -> Result<c_int, c_int> {
     }
 }
 
-fn hand_over(socket: c_int, error: c_int, fds: &[c_int]) {
-    let text = sys::message(if fds.is_empty() { 1 } else { 0 }, error);
-    let mut control = Control([0; CONTROL]);
-    // SAFETY: header, buffers and their sizes belong together, and live through the call.
-    unsafe {
-        let mut part =
-            libc::iovec { iov_base: text.as_ptr().cast_mut().cast(), iov_len: text.len() };
-        let mut header: libc::msghdr = mem::zeroed();
-        header.msg_iov = &mut part;
-        header.msg_iovlen = 1;
-        if !fds.is_empty() {
-            header.msg_control = control.0.as_mut_ptr().cast();
-            header.msg_controllen = libc::CMSG_SPACE(size_of_val(fds) as u32) as _;
-            let first = libc::CMSG_FIRSTHDR(&header);
-            if !first.is_null() {
-                (*first).cmsg_level = libc::SOL_SOCKET;
-                (*first).cmsg_type = libc::SCM_RIGHTS;
-                (*first).cmsg_len = libc::CMSG_LEN(size_of_val(fds) as u32) as _;
-                ptr::copy_nonoverlapping(
-                    fds.as_ptr().cast::<u8>(),
-                    libc::CMSG_DATA(first),
-                    size_of_val(fds),
-                );
-            }
-        }
-        libc::sendmsg(socket, &header, libc::MSG_NOSIGNAL);
-    }
-}
-
-/// Room for the control message of a full batch.
-pub(super) const CONTROL: usize = 64 + BATCH * 4;
-
-/// Aligned as `cmsghdr` wants it.
-#[repr(align(8))]
-pub(super) struct Control(pub(super) [u8; CONTROL]);
-
-fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut ends = [0; 2];
-    // SAFETY: the array has room for two.
-    if unsafe {
-        libc::socketpair(
-            libc::AF_UNIX,
-            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
-            0,
-            ends.as_mut_ptr(),
-        )
-    } < 0
-    {
-        return Err(io::Error::last_os_error());
-    }
-    let [a, b] = ends;
-    Ok((owned(a)?, owned(b)?))
-}
-
-/// Heap and stacks of other threads: private, writable, of no file, and not the small pieces that
-/// belong to loaded libraries. The stack of the calling thread, which holds its thread-local
-/// data too, stays.
-fn unneeded_memory() -> Vec<(usize, usize)> {
-    let here = 0u8;
-    let stack = (&raw const here).addr();
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return Vec::new() };
-    let mut ranges = unneeded(&maps, stack);
-    // The largest first: the child has room for so many.
-    ranges.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-    ranges
-}
-
-fn unneeded(maps: &str, stack: usize) -> Vec<(usize, usize)> {
-    const LARGE: usize = 1 << 20;
-    let mut found = Vec::new();
-    let mut after_file = false;
-    for line in maps.lines() {
-        let mut words = line.split_whitespace();
-        let (range, mode) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let name = words.nth(3).unwrap_or_default();
-        let follows_file = std::mem::replace(&mut after_file, name.starts_with('/'));
-        let Some((start, end)) = range.split_once('-') else { continue };
-        let (Ok(start), Ok(end)) =
-            (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
-        else {
-            continue;
-        };
-        let size = end.saturating_sub(start);
-        let anonymous = name == "[heap]" || (name.is_empty() && !follows_file && size >= LARGE);
-        if mode == "rw-p" && anonymous && !(start..end).contains(&stack) {
-            found.push((start, size));
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_heap_and_other_stacks_are_given_back() {
-        let maps = "\
-55d0c0000000-55d0c0100000 r-xp 00000000 08:01 1 /bin/x
-55d0c0100000-55d0c0400000 rw-p 00000000 00:00 0
-55d0c1000000-55d0c1021000 rw-p 00000000 00:00 0 [heap]
-7f0000000000-7f0000400000 rw-p 00000000 00:00 0
-7f0000400000-7f0004000000 ---p 00000000 00:00 0
-7f1000000000-7f1000200000 rw-p 00000000 00:00 0
-7f2000000000-7f2000010000 rw-p 00000000 00:00 0
-7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0 [stack]
-";
-        let found = unneeded(maps, 0x7f1000100000);
-        assert_eq!(found, [(0x55d0c1000000, 0x21000), (0x7f0000000000, 0x400000)]);
-    }
 
     #[test]
     fn requests_keep_their_content() {

@@ -1,11 +1,16 @@
 //! Sockets of a pod's network namespace, made ahead: a load balancer opens thousands of
 //! connections a second, and asking the pause process for each would cost a round trip.
 
-use super::pause::{BATCH, CONNECTING, CONTROL, Control, LISTENING, Pause, Request};
+use super::{
+    pause::{CONNECTING, LISTENING, Pause, Request},
+    rights::{self, BATCH},
+    spawner::owned,
+    sys,
+};
 use crate::network::PodSockets;
 use futures::future::BoxFuture;
 use std::{
-    io, mem,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::{
@@ -175,37 +180,12 @@ fn gone(error: io::Error) -> io::Error {
 }
 
 fn receive(channel: RawFd) -> io::Result<(Vec<OwnedFd>, i32)> {
-    let mut text = [0u8; 8];
-    let mut control = Control([0; CONTROL]);
-    let mut made = Vec::new();
-    // SAFETY: header, buffers and their sizes belong together; descriptors in a control message are
-    // ours from the moment of the call.
-    unsafe {
-        let mut part = libc::iovec { iov_base: text.as_mut_ptr().cast(), iov_len: text.len() };
-        let mut header: libc::msghdr = mem::zeroed();
-        header.msg_iov = &mut part;
-        header.msg_iovlen = 1;
-        header.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_controllen = control.0.len() as _;
-        let read = libc::recvmsg(channel, &mut header, libc::MSG_CMSG_CLOEXEC);
-        if read < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let mut next = libc::CMSG_FIRSTHDR(&header);
-        while !next.is_null() {
-            if (*next).cmsg_level == libc::SOL_SOCKET && (*next).cmsg_type == libc::SCM_RIGHTS {
-                let count =
-                    ((*next).cmsg_len as usize - libc::CMSG_LEN(0) as usize) / size_of::<RawFd>();
-                let fds = libc::CMSG_DATA(next).cast::<RawFd>();
-                for n in 0..count {
-                    made.push(super::spawner::owned(fds.add(n).read_unaligned())?);
-                }
-            }
-            next = libc::CMSG_NXTHDR(&header, next);
-        }
+    let (mut text, mut fds) = ([0u8; 8], [-1; BATCH]);
+    let received = rights::receive(channel, &mut text, &mut fds);
+    let (read, count) = received.map_err(io::Error::from_raw_os_error)?;
+    if read == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok((made, super::sys::parse(text).1))
+    let made = fds.iter().take(count).map(|fd| owned(*fd)).collect::<io::Result<_>>()?;
+    Ok((made, sys::parse(text).1))
 }

@@ -2,14 +2,16 @@
 
 use super::{
     Launch, LaunchError, Pause, PauseConfig, Place, Process,
-    child::{self, Descriptors},
+    child::{Descriptors, First, Second},
     pause,
     prepared::Prepared,
     process::Reach,
     stdio::{Ends, pipe},
-    sys,
+    stem::Stem,
+    sys::{self, Stack},
 };
 use std::{
+    cell::RefCell,
     fs::File,
     io::{self, Read},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
@@ -36,6 +38,10 @@ pub(super) struct Thread {
     /// The limit on open files as it was before this process raised its own.
     limit: libc::rlimit,
     null: File,
+    /// One for each of the two children that a program in a container takes.
+    stacks: [Stack; 2],
+    /// What pods are forked from, once there was one.
+    pub(super) stem: RefCell<Option<Stem>>,
 }
 
 impl Spawner {
@@ -43,12 +49,13 @@ impl Spawner {
     pub(crate) fn new(limit: libc::rlimit) -> io::Result<Arc<Self>> {
         let parent = pidfd_open(std::process::id() as libc::pid_t)?;
         let null = File::open("/dev/null")?;
+        let stacks = [Stack::new()?, Stack::new()?];
         let (jobs, inbox) = mpsc::channel::<Job>();
         thread::Builder::new().name("pod-spawner".to_owned()).stack_size(256 << 10).spawn(
             move || {
                 // A handler of the parent must not run in a child before it has reset them.
                 sys::mask_signals(true);
-                let thread = Thread { parent, limit, null };
+                let thread = Thread { parent, limit, null, stacks, stem: RefCell::default() };
                 for job in inbox {
                     job(&thread);
                 }
@@ -144,11 +151,12 @@ impl Thread {
             parent: self.parent.as_raw_fd(),
             join: join.map_or(-1, AsRawFd::as_raw_fd),
         };
-        // SAFETY: the child only runs code of `child`, which is safe after fork.
-        let first = unsafe { sys::clone(0) } as libc::pid_t;
-        if first == 0 {
-            child::run(&prepared, fds, self.limit);
-        }
+        let [stack, second] = &self.stacks;
+        let work =
+            First { second: Second { prepared: &prepared, fds, limit: self.limit }, stack: second };
+        // SAFETY: the child only runs code of `child`, which is safe after vfork; this thread has
+        // blocked all signals, and only it uses the stacks.
+        let first = unsafe { sys::clone_in_place(stack, 0, &work) } as libc::pid_t;
         if first < 0 {
             return Err(LaunchError::Step("fork", io::Error::last_os_error()));
         }
@@ -227,4 +235,23 @@ pub(super) fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just handed it out and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// For messages, which come whole or not at all.
+pub(super) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: the array has room for two.
+    if unsafe {
+        libc::socketpair(
+            libc::AF_UNIX,
+            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+            0,
+            ends.as_mut_ptr(),
+        )
+    } < 0
+    {
+        return Err(io::Error::last_os_error());
+    }
+    let [a, b] = ends;
+    Ok((owned(a)?, owned(b)?))
 }

@@ -1,7 +1,8 @@
 //! System calls for code between `fork` and `exec`: no allocation, no locks, no panics.
 //!
 //! A forked child of a threaded process owns a copy of every lock in whatever state it was, so
-//! even `malloc` may hang there. All that follows works on memory that was prepared before.
+//! even `malloc` may hang there; and a child on a [`Stack`] has no memory of its own at all. All
+//! that follows works on memory that was prepared before, and writes to the stack only.
 
 use libc::{c_char, c_int, c_void};
 use std::{ffi::CStr, io, mem, ptr};
@@ -143,6 +144,75 @@ pub(super) unsafe fn clone(flags: c_int) -> libc::c_long {
             0 as libc::c_long,
         )
     }
+}
+
+/// Where children run that share the memory of their parent.
+pub(super) struct Stack(*mut c_void);
+
+// SAFETY: the memory belongs to the stack alone, whichever thread holds it.
+unsafe impl Send for Stack {}
+
+impl Stack {
+    /// Of which most is never touched.
+    const SIZE: usize = 256 << 10;
+    /// Below it, so that running over the end is a fault. The largest page there is.
+    const GUARD: usize = 64 << 10;
+
+    pub(super) fn new() -> io::Result<Self> {
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: new memory, where the kernel likes; the guard is a part of it.
+        unsafe {
+            let start = libc::mmap(ptr::null_mut(), Self::SIZE, access, kind, -1, 0);
+            if start == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            let stack = Self(start);
+            if libc::mprotect(start, Self::GUARD, libc::PROT_NONE) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(stack)
+        }
+    }
+
+    /// Where it begins: stacks grow downwards on everything this runs on.
+    fn top(&self) -> *mut c_void {
+        self.0.wrapping_byte_add(Self::SIZE)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and no child runs there: whoever starts one waits for it.
+        unsafe { libc::munmap(self.0, Self::SIZE) };
+    }
+}
+
+/// What a child does that shares the memory of its parent.
+pub(super) trait Work {
+    fn run(&self) -> !;
+}
+
+/// `vfork` with namespace flags, onto another stack: nothing of the parent is copied, however large
+/// it is. The calling thread waits until the child has executed a program or has ended.
+///
+/// # Safety
+/// The child may only do what is safe after `vfork`: it writes to its stack and nowhere else, and
+/// no other child may run there at the same time. Signals must be blocked, or a handler of the
+/// parent might run in the child, in the parent's memory.
+pub(super) unsafe fn clone_in_place<W: Work>(
+    stack: &Stack,
+    flags: c_int,
+    work: &W,
+) -> libc::c_long {
+    extern "C" fn begin<W: Work>(work: *mut c_void) -> c_int {
+        // SAFETY: made of a reference below, which lives as long as its thread waits.
+        unsafe { &*work.cast_const().cast::<W>() }.run()
+    }
+    let flags = flags | libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack is mapped, large enough and aligned to pages; see above for the rest.
+    unsafe { libc::clone(begin::<W>, stack.top(), flags, ptr::from_ref(work).cast_mut().cast()) }
+        .into()
 }
 
 pub(super) fn write_file(path: &CStr, flags: c_int, content: &[u8]) -> c_int {

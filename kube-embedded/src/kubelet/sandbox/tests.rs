@@ -1,4 +1,4 @@
-use super::{sockets::Sockets, *};
+use super::{sockets::Sockets, stem::Stem, *};
 use crate::{
     kubelet::{
         limits,
@@ -249,4 +249,67 @@ async fn a_pause_process_keeps_none_of_the_parents_memory_and_files() {
     assert_eq!(open, 2);
     assert!(pause.socket.as_raw_fd() > 2);
     drop(ballast);
+}
+
+#[tokio::test]
+async fn pods_are_forked_from_one_small_process_that_is_made_again() {
+    if !namespaces() {
+        return;
+    }
+    let world = World::new();
+    let stem = async || {
+        world.pause().await;
+        let pid = world.spawner.blocking(|thread| Ok(thread.stem.borrow().as_ref().map(Stem::pid)));
+        pid.unwrap().unwrap()
+    };
+    let first = stem().await;
+    assert_eq!(stem().await, first);
+    let parent = fs::read_to_string(format!("/proc/{first}/status")).unwrap();
+    assert!(parent.contains(&format!("PPid:\t{}\n", std::process::id())), "{parent}");
+    // SAFETY: a child that nobody else waits for.
+    unsafe { libc::kill(first, libc::SIGKILL) };
+    let next = stem().await;
+    assert_ne!(next, first);
+    assert!(!fs::exists(format!("/proc/{first}")).unwrap(), "nobody waited for it");
+    let World { spawner, .. } = world;
+    drop(spawner);
+    let began = std::time::Instant::now();
+    while fs::exists(format!("/proc/{next}")).unwrap() {
+        assert!(began.elapsed().as_secs() < 20, "it outlives the spawner");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn children_in_the_clusters_memory_leave_the_cluster_as_it_was() {
+    if !namespaces() {
+        return;
+    }
+    let state = || {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let kept = ["Umask:", "Uid:", "SigCgt:", "SigIgn:", "CapEff:", "NoNewPrivs:", "Seccomp:"];
+        let kept = status.lines().filter(|line| kept.iter().any(|field| line.starts_with(field)));
+        let files = std::env::current_dir().unwrap();
+        let spaces = ["user", "net", "mnt", "pid"]
+            .map(|kind| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap());
+        // SAFETY: a plain call. What may not be dumped belongs to root in /proc.
+        let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
+        (kept.map(str::to_owned).collect::<Vec<_>>(), files, spaces, dumpable)
+    };
+    let world = World::new();
+    let pause = world.pause().await;
+    let place = || Place::Container(Box::new(world.container(&pause)));
+    let server = world.run(place(), &["/tool", "wait"]).await.unwrap();
+    let before = state();
+    for _ in 0..20 {
+        // Those that end well, those that cannot be executed, and those beside another.
+        assert_eq!(world.output(place(), &["/tool", "exit", "0"]).await.1, OK);
+        assert!(world.run(place(), &["nope"]).await.is_err());
+        let plain = Place::Host { rootfs: world.root.0.clone() };
+        assert_eq!(world.output(plain, &["/tool", "exit", "0"]).await.1, OK);
+        let beside = Place::Beside(server.pidfd());
+        assert_eq!(world.output(beside, &["/tool", "exit", "0"]).await.1, OK);
+        assert!(world.run(Place::Beside(server.pidfd()), &["nope"]).await.is_err());
+    }
+    assert_eq!(state(), before);
 }
