@@ -57,17 +57,26 @@ impl Play<'_> {
         let Self { scope, .. } = self;
         let service = scope.api::<Service>().get(backend.service).await;
         let service = service.with_context(|| format!("failed to get {}", backend.service))?;
-        let address = service.spec.and_then(|spec| spec.cluster_ip).unwrap_or_default();
+        let spec = service.spec.unwrap_or_default();
+        let address = spec.cluster_ip.unwrap_or_default();
         let has_address = address.parse::<IpAddr>().is_ok();
         let pods = scope.pods(backend.pods).await?;
         let names = pods::names(&pods);
         let alone = evidence(scope.endpoints_are(backend.service, &names).await)?;
+        // Its endpoints follow its selector a moment later: they may be right and not stay so.
+        let selector = spec.selector.unwrap_or_default();
+        let selector: Vec<String> = selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let selected = pods::names(&scope.pods(&selector.join(",")).await?);
         let of_image = pods.iter().filter(|pod| pods::image(pod) == image).count();
         let found = match &alone {
+            Ok(()) if selected != names => {
+                format!("its selector {} finds {} pods", selector.join(","), selected.len())
+            }
             Ok(()) => format!("its endpoints are the {} pods with {}", names.len(), backend.pods),
             Err(why) => why.clone(),
         };
-        let one_version = alone.is_ok() && of_image == pods.len() && !pods.is_empty();
+        let one_version =
+            alone.is_ok() && selected == names && of_image == pods.len() && !pods.is_empty();
         Ok(Verdict::of(
             has_address && one_version,
             format!("{address}; {found}, {of_image} of {} run {image}", pods.len()),
