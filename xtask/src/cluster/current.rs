@@ -28,6 +28,27 @@ const FAULTS: &[Fault] = &[
         "`kubectl config get-contexts` lists them",
     ),
     (
+        "Please enter Username",
+        "the kubeconfig holds no credentials",
+        "log in, with whatever made that kubeconfig",
+    ),
+    // Before what only says that there was no connection.
+    (
+        "certificate has expired",
+        "a certificate has expired",
+        "the cluster's has to be renewed, unless this machine's clock is wrong",
+    ),
+    (
+        "remote error: tls:",
+        "the cluster does not accept the client certificate",
+        "it may have expired: get the kubeconfig anew, from whatever made it",
+    ),
+    (
+        "x509:",
+        "the cluster's certificate is not the one that the kubeconfig trusts",
+        "get the kubeconfig anew, from whatever made it",
+    ),
+    (
         "Unable to connect to the server",
         "the context is not reachable",
         "check the network, a VPN, or whether the cluster is up",

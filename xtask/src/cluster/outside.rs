@@ -406,6 +406,13 @@ impl House {
             Ok(()) => Ok(held),
             Err(error) => {
                 // What was up before stays; what this run made for itself goes.
+                if !held.goes && provider.is_made_here() {
+                    eprintln!(
+                        "{name}: `{}` is up and stays, without all of its images: `cargo xtask up --on \
+                         {name}` goes on with them, `cargo xtask down --on {name}` removes it",
+                        spec.name
+                    );
+                }
                 held.release(signals);
                 Err(error)
             }

@@ -5,7 +5,10 @@ use super::{World, ended, eventually, kill};
 use std::{
     env, fs,
     io::{Read as _, Write as _},
-    os::unix::{fs::symlink, net::UnixListener},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _, symlink},
+        net::UnixListener,
+    },
     path::{Path, PathBuf},
     process::{Child, Command},
     thread,
@@ -37,10 +40,7 @@ impl Outside {
             symlink(stand_ins.join(program), programs.join(program)).unwrap();
         }
         for program in ["sh", "cat", "sed", "grep", "mv", "rm", "sleep", "dirname"] {
-            let all = env::var_os("PATH").unwrap();
-            let found = env::split_paths(&all).map(|folder| folder.join(program));
-            symlink(found.into_iter().find(|file| file.exists()).unwrap(), programs.join(program))
-                .unwrap();
+            symlink(which(program).unwrap(), programs.join(program)).unwrap();
         }
         super::registry::write_images(&world.folder);
         let outside = Self { world };
@@ -430,7 +430,12 @@ fn an_interrupted_load_leaves_the_cluster_of_up_and_is_done_again() {
     let outside = Outside::new("load");
     let child = outside.hanging("up --on kind", ("STAND_IN_KIND", "load-hangs"));
     kill("-INT", &child);
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+    let (code, text) = ended(child.wait_with_output().unwrap());
+    assert_eq!(
+        (code, text.contains("`cargo xtask down --on kind` removes it")),
+        (130, true),
+        "{text}"
+    );
     assert_eq!((outside.kinds(), outside.recorded("kind")), ("canary-labs\n".into(), true));
     outside.calls("kind");
     outside.well("lab phase4 --on kind");
@@ -559,6 +564,86 @@ fn a_context_of_the_users_is_used_only_as_far_as_allowed() {
     outside.fails(lab, &expired, 3, "the cluster does not accept the credentials; log in again");
     fs::write(outside.world.folder.join("dead"), "").unwrap();
     outside.fails(lab, &[], 3, "the context is not reachable; check the network");
+}
+
+/// A registry that lets nobody in, or not to write, and Ctrl-C in the middle of an upload.
+#[test]
+fn a_push_that_is_refused_or_interrupted_is_told_and_leaves_no_file() {
+    let outside = Outside::new("push");
+    let lab = "lab phase4 --on current --context mine --registry 127.0.0.1:5000/labs";
+    for (status, part) in [
+        ("401", "127.0.0.1:5000 refuses the credentials (401); `docker login 127.0.0.1:5000`"),
+        ("403", "127.0.0.1:5000 refuses the credentials (403); `docker login 127.0.0.1:5000`"),
+    ] {
+        outside.fails(lab, &[("STAND_IN_CURL", status)], 3, part);
+    }
+    let child = outside.hanging(lab, ("STAND_IN_CURL", "hangs"));
+    kill("-INT", &child);
+    let (code, text) = ended(child.wait_with_output().unwrap());
+    assert_eq!(code, 130, "{text}");
+    let left = fs::read_dir(outside.world.folder.join("images")).unwrap().flatten();
+    let left: Vec<_> = left.map(|file| file.file_name()).collect();
+    assert_eq!(left.len(), 4, "the two images, what is known of them and what was there: {left:?}");
+    outside.well(lab);
+}
+
+/// As an ordinary user, who may not open the engine's socket.
+#[test]
+fn an_engine_that_this_user_may_not_use_is_told_with_what_mends_it() {
+    let outside = Outside::new("denied");
+    let (socket, home) =
+        (outside.socket(), env::temp_dir().join(format!("canary-denied-{}", std::process::id())));
+    fs::create_dir_all(&home).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
+    // Root may open everything, so it becomes nobody here; any other user shuts itself out.
+    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    fs::set_permissions(&socket, fs::Permissions::from_mode(if root { 0o600 } else { 0 })).unwrap();
+    for (line, provider) in [("up --on kind", "kind"), ("lab phase4 --on k3s", "k3s")] {
+        let mut command = outside.command(line);
+        command.env("CANARY_HOME", &home);
+        if root {
+            match as_nobody(&command) {
+                Some(nobody) => command = nobody,
+                None => return eprintln!("not tested: nobody else than root can run this here"),
+            }
+        }
+        let (code, text) = ended(command.output().unwrap());
+        assert_eq!(code, 3, "{text}");
+        let said = format!("error: {provider}: engine: no rights to use the Docker engine at ");
+        assert!(text.starts_with(&said), "{text}");
+        assert!(
+            text.ends_with("`sudo usermod --append --groups docker $USER` and a new login\n"),
+            "{text}"
+        );
+    }
+    let _ = fs::remove_dir_all(home);
+}
+
+/// The same command without root's rights, if that can be had.
+fn as_nobody(command: &Command) -> Option<Command> {
+    let words = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let runs = |program: &std::ffi::OsStr| {
+        let mut test = Command::new("setpriv");
+        test.args(words).arg(program).arg("--help");
+        test.output().is_ok_and(|output| output.status.success())
+    };
+    if !runs(command.get_program()) {
+        return None;
+    }
+    let mut nobody = Command::new(which("setpriv")?);
+    nobody.args(words).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => nobody.env(name, value),
+            None => nobody.env_remove(name),
+        };
+    }
+    Some(nobody)
+}
+
+fn which(program: &str) -> Option<PathBuf> {
+    let all = env::var_os("PATH")?;
+    env::split_paths(&all).map(|folder| folder.join(program)).find(|file| file.exists())
 }
 
 /// From a file, from Docker's own configuration and from a program that keeps it: the labs are handed
@@ -724,5 +809,14 @@ fn what_google_refuses_is_told_and_nothing_is_left() {
         outside.fails(&up, &[("STAND_IN_GCLOUD", what)], 3, part);
         assert!(!outside.there("cluster") && !outside.recorded("gke"), "{what}");
     }
+    // The one that comes after the cluster is made: it costs money and is not to be forgotten.
+    let token = [("STAND_IN_GCLOUD", "token")];
+    outside.fails(&up, &token, 3, "gcloud: the credentials have expired; `gcloud auth login`");
+    let (_, text) = outside.run_with(&up, &token);
+    assert!(
+        text.contains("is up and stays, without all of its images: `cargo xtask up --on gke`"),
+        "{text}"
+    );
+    assert!(outside.there("cluster") && outside.recorded("gke"));
     outside.well(&up);
 }

@@ -1,11 +1,12 @@
 //! An embedded cluster as somebody else's: what `--on current` does with the real kubectl and the real
 //! labs. Where a program is missing, the test says that it did not run.
 
-use super::{World, ended};
+use super::{World, ended, eventually};
 use serde_json::Value;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
+    net::{TcpListener, TcpStream},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -182,5 +183,102 @@ fn a_cluster_that_dies_in_mid_phase_is_told_within_seconds() {
         );
         assert!(took < Duration::from_secs(40), "{moment}: {took:?}");
         eprintln!("killed at {moment}: told after {:.1} s", took.as_secs_f64());
+    }
+}
+
+/// Credentials and certificates that are no longer good, in the words of the real kubectl.
+#[test]
+fn credentials_that_have_expired_are_told_apart_from_a_cluster_that_is_away() {
+    let Some(binaries) = Path::new(env!("CARGO_BIN_EXE_xtask")).parent() else { return };
+    if let Some(lack) = lacking(&["kubectl", "openssl"]) {
+        return eprintln!("not tested: {lack}");
+    }
+    let world = World::new("expired");
+    super::registry::write_images(&world.folder);
+    let embedded = Embedded::start(binaries, &world);
+    let config = fs::read_to_string(&embedded.kubeconfig).unwrap();
+    // As the user who has a token and no certificate.
+    let user = config.lines().find(|line| line.starts_with("    user: ")).unwrap().to_owned();
+    let config = config.replace(&user, &format!("{user}-token"));
+    let tls = Tls::make(&world.folder);
+    let fails = |config: String, part: &str| {
+        let file = world.folder.join("changed");
+        fs::write(&file, config).unwrap();
+        let lab = "lab phase0 --on current --context kube-embedded --registry none";
+        let (code, text) = ended(world.command(lab).env("KUBECONFIG", file).output().unwrap());
+        let last = text.lines().last().unwrap_or_default();
+        assert!(code == 3 && last.starts_with("error: ") && last.contains(part), "{text}");
+        assert!(!last.contains("not reachable"), "{text}");
+    };
+    let accepts = "the cluster does not accept the credentials; log in again";
+    fails(config.replace(&embedded.token, "expired"), accepts);
+    fails(
+        config.replace(&embedded.authority, &tls.authority),
+        "is not the one that the kubeconfig",
+    );
+    let server = |arguments: &str| Server::start(&world.folder, arguments);
+    let at = |server: &Server| {
+        let config = config.replace(&embedded.endpoint, &server.address);
+        config.replace(&embedded.authority, &tls.authority)
+    };
+    let expired = server("-cert expired.crt");
+    fails(at(&expired), "a certificate has expired; the cluster's has to be renewed");
+    let asks = server("-cert ca.crt -Verify 1 -verify_return_error -CAfile ca.crt");
+    let user = format!(
+        "client-certificate: {0}/expired.crt\n    client-key: {0}/key",
+        world.folder.display()
+    );
+    let config = at(&asks).replace(&format!("token: {}", embedded.token), &user);
+    assert!(config.contains("client-key"), "{config}");
+    fails(config, "the cluster does not accept the client certificate; it may have expired");
+}
+
+/// A certificate authority for 127.0.0.1, and a certificate of its that has expired.
+struct Tls {
+    /// In base 64, as kubeconfigs have it.
+    authority: String,
+}
+
+impl Tls {
+    fn make(folder: &Path) -> Self {
+        let script = "exec 2>&1
+            openssl req -x509 -newkey rsa:2048 -nodes -days 1 -keyout key -out ca.crt \
+                -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 &&
+            openssl req -new -key key -subj /CN=old -out request &&
+            echo subjectAltName=IP:127.0.0.1 >extensions &&
+            openssl x509 -req -in request -CA ca.crt -CAkey key -CAcreateserial -days -1 \
+                -extfile extensions -out expired.crt &&
+            openssl base64 -A -in ca.crt >authority";
+        let output = Command::new("sh").args(["-c", script]).current_dir(folder).output().unwrap();
+        let (code, text) = ended(output);
+        assert_eq!(code, 0, "{text}");
+        Self { authority: fs::read_to_string(folder.join("authority")).unwrap() }
+    }
+}
+
+/// A TLS server that ends with its handle.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(folder: &Path, arguments: &str) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        let mut command = Command::new("openssl");
+        command.args(["s_server", "-quiet", "-key", "key", "-accept", &address]);
+        command.args(arguments.split_whitespace()).current_dir(folder);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let server = Self { child: command.spawn().unwrap(), address };
+        eventually("it listens", || TcpStream::connect(&server.address).is_ok());
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
