@@ -26,10 +26,13 @@ use std::{
 pub(crate) struct K3s;
 
 /// The same Kubernetes versions as kind's newest and oldest, as far as k3s had released them when
-/// these were chosen. By tag: k3s' release notes name no digests.
-const NEWEST: &str = "rancher/k3s:v1.36.4-k3s1";
+/// these were chosen. k3s' release notes name no digests: these are what many projects that have nothing
+/// to do with each other pin, on x86-64 and arm64; a wrong one could not be pulled.
+const NEWEST: &str = "rancher/k3s:v1.36.4-k3s1@sha256:\
+                      edad48e12bf81c3a09ac1c05c0c0ffaaa22145980b989d6fae84543a76b83657";
 /// See [`NEWEST`].
-const OLDEST: &str = "rancher/k3s:v1.34.11-k3s1";
+const OLDEST: &str = "rancher/k3s:v1.34.11-k3s1@sha256:\
+                      5d52389a0f4fd7ebdb5a1fb2d7c67c35da966230782c4abb0667d86bcccea9c2";
 /// On everything that belongs to a cluster; its value is the cluster's name.
 const LABEL: &str = "dev.canary-labs.k3s";
 const AGENTS: u8 = 2;
@@ -298,7 +301,7 @@ mod tests {
                 format!(
                     "{run} n-k3s-server --hostname n-k3s-server {common} --publish 127.0.0.1::6443 \
                      --volume /h/traefik.yaml:/var/lib/rancher/k3s/server/manifests/\
-                     traefik-config.yaml:ro rancher/k3s:v1.34.11-k3s1 server --tls-san=127.0.0.1 \
+                     traefik-config.yaml:ro {OLDEST} server --tls-san=127.0.0.1 \
                      --disable=metrics-server {balances}"
                 ),
             ),
@@ -306,14 +309,14 @@ mod tests {
                 agent(&spec, 1, "secret"),
                 format!(
                     "{run} n-k3s-agent-1 --hostname n-k3s-agent-1 {common} \
-                     --env K3S_URL=https://n-k3s-server:6443 rancher/k3s:v1.34.11-k3s1 agent {balances}"
+                     --env K3S_URL=https://n-k3s-server:6443 {OLDEST} agent {balances}"
                 ),
             ),
             (
                 agent(&spec, 2, "secret"),
                 format!(
                     "{run} n-k3s-agent-2 --hostname n-k3s-agent-2 {common} \
-                     --env K3S_URL=https://n-k3s-server:6443 rancher/k3s:v1.34.11-k3s1 agent \
+                     --env K3S_URL=https://n-k3s-server:6443 {OLDEST} agent \
                      {balances} --node-label=svccontroller.k3s.cattle.io/lbpool=ingress"
                 ),
             ),
