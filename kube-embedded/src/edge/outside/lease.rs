@@ -203,7 +203,8 @@ fn identity() -> String {
         "" => "unknown host",
         host => host,
     };
-    format!("process {} on {host}, {}", process::id(), Timestamp::now().as_millisecond())
+    // One process may begin several at once.
+    format!("process {} on {host}, {:08x}", process::id(), rand::random::<u32>())
 }
 
 fn holder(lease: &Object) -> &str {

@@ -1,6 +1,6 @@
 //! How traffic gets into a cluster of somebody else's.
 
-use super::{EdgeError, Options};
+use super::{EdgeError, Options, cause};
 use crate::edge::{Entrance, Entrances, Ports, events, objects::Mirror};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
@@ -183,7 +183,7 @@ async fn proof(config: &kube::Config, nodes: &[IpAddr], apis: &[SocketAddr]) -> 
         let asked = async {
             config.cluster_url = format!("https://{api}").parse().map_err(|e| format!("{e}"))?;
             let client = Client::try_from(config).map_err(|e| e.to_string())?;
-            client.apiserver_version().await.map_err(|e| e.to_string())
+            client.apiserver_version().await.map_err(|error| cause(&error))
         };
         match time::timeout(PROOF, asked).await {
             Ok(Ok(_)) => return Ok(()),

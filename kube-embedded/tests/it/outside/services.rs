@@ -2,11 +2,15 @@
 
 use super::*;
 use kube_embedded::edge::outside::Way;
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 fn unreachable() -> Options {
     Options { unreachable: true, ..Options::default() }
@@ -47,12 +51,30 @@ async fn node_ports_lead_to_every_pod_that_is_ready_and_to_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_stay_with_their_pod_where_the_service_asks_for_it() {
     let world = World::new().await;
-    world.ready("web", ["web-1", "web-2"]).await;
+    world.ready("web", ["web-1"]).await;
     world.service("web", json!({ "sessionAffinity": "ClientIP" })).await;
     let edge = world.edge(Options::default()).await;
     let at = world.balancer(&edge, "web").await;
-    until("an answer", async || ask(at, "", "/").await.is_ok()).await;
-    assert_eq!(names(at, "", 30).await.len(), 1);
+    until_answers(at, "", &["web-1"]).await;
+    world.ready("web", ["web-2"]).await;
+    assert_eq!(names(at, "", 30).await, ["web-1"], "whatever comes later");
+    let (mut clients, mut seen) = (1_u16.., BTreeSet::new());
+    until("another pod for other clients", async || {
+        for client in clients.by_ref().take(8) {
+            let [high, low] = client.to_be_bytes();
+            seen.insert(ask_from(Ipv4Addr::new(127, 1, high, low), at).await);
+        }
+        seen.len() == 2
+    })
+    .await;
+}
+
+/// The name of the pod that the client gets.
+async fn ask_from(client: Ipv4Addr, at: SocketAddr) -> String {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((client, 0))).unwrap();
+    let mut stream = BufReader::new(in_time(socket.connect(at)).await.unwrap());
+    ask_on(&mut stream, "", "/").await.unwrap().1
 }
 
 /// Leads connections on as Docker does with ports that are published, and counts them.

@@ -81,5 +81,7 @@ async fn somebody_else_at_a_nodes_address_is_no_proof() {
         config.accept_invalid_certs = accept_invalid_certs;
         let why = proof(&config, &nodes(at(&theirs)), &[at(&theirs)]).await.unwrap_err();
         assert!(why.contains("the control plane does not answer at"), "{why}");
+        // Before anything is said to it, such as a token.
+        assert!(why.contains("invalid peer certificate"), "{why}");
     }
 }
