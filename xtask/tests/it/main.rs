@@ -6,6 +6,7 @@ mod gcloud;
 mod providers;
 mod real;
 mod registry;
+mod rights;
 mod workflows;
 
 use std::{

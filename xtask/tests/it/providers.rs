@@ -5,18 +5,15 @@ use super::{World, ended, eventually, kill};
 use std::{
     env, fs,
     io::{Read as _, Write as _},
-    os::unix::{
-        fs::{MetadataExt as _, PermissionsExt as _, symlink},
-        net::UnixListener,
-    },
+    os::unix::{fs::symlink, net::UnixListener},
     path::{Path, PathBuf},
     process::{Child, Command},
     thread,
 };
 
 /// A world with an engine and programs of its own on the PATH, and none of this machine's.
-struct Outside {
-    world: World,
+pub(crate) struct Outside {
+    pub(crate) world: World,
 }
 
 const ALL: [&str; 8] = [
@@ -31,7 +28,7 @@ const ALL: [&str; 8] = [
 ];
 
 impl Outside {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let world = World::new(name);
         let programs = world.folder.join("path");
         fs::create_dir_all(&programs).unwrap();
@@ -49,7 +46,7 @@ impl Outside {
     }
 
     /// Sockets have short names, and target folders need not.
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         let name = self.world.folder.file_name().unwrap().to_string_lossy();
         env::temp_dir().join(format!("{name}-{}.sock", std::process::id()))
     }
@@ -76,7 +73,7 @@ impl Outside {
         self
     }
 
-    fn command(&self, line: &str) -> Command {
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = self.world.command(line);
         command.env("PATH", self.world.folder.join("path"));
         command.env("STAND_IN_WORLD", &self.world.folder);
@@ -85,23 +82,23 @@ impl Outside {
         command
     }
 
-    fn run(&self, line: &str) -> (i32, String) {
+    pub(crate) fn run(&self, line: &str) -> (i32, String) {
         self.run_with(line, &[])
     }
 
-    fn run_with(&self, line: &str, env: &[(&str, &str)]) -> (i32, String) {
+    pub(crate) fn run_with(&self, line: &str, env: &[(&str, &str)]) -> (i32, String) {
         ended(self.command(line).envs(env.iter().copied()).output().unwrap())
     }
 
     /// Runs what has to go well.
-    fn well(&self, line: &str) -> String {
+    pub(crate) fn well(&self, line: &str) -> String {
         let (code, text) = self.run(line);
         assert_eq!(code, 0, "{line}: {text}");
         text
     }
 
     /// Runs what has to fail so.
-    fn fails(&self, line: &str, env: &[(&str, &str)], expected: i32, part: &str) {
+    pub(crate) fn fails(&self, line: &str, env: &[(&str, &str)], expected: i32, part: &str) {
         let (code, text) = self.run_with(line, env);
         assert_eq!(code, expected, "{line}: {text}");
         let last = text.lines().last().unwrap_or_default();
@@ -109,7 +106,7 @@ impl Outside {
     }
 
     /// Starts what then hangs in a stand-in.
-    fn hanging(&self, line: &str, env: (&str, &str)) -> Child {
+    pub(crate) fn hanging(&self, line: &str, env: (&str, &str)) -> Child {
         let _ = fs::remove_file(self.world.folder.join("hanging"));
         let child = self.command(line).env(env.0, env.1).spawn().unwrap();
         eventually("it hangs", || self.there("hanging"));
@@ -128,7 +125,7 @@ impl Outside {
         lines.map(Into::into).collect()
     }
 
-    fn there(&self, file: &str) -> bool {
+    pub(crate) fn there(&self, file: &str) -> bool {
         self.world.folder.join(file).exists()
     }
 
@@ -137,7 +134,7 @@ impl Outside {
         fs::read_to_string(self.world.folder.join("kinds")).unwrap_or_default()
     }
 
-    fn recorded(&self, provider: &str) -> bool {
+    pub(crate) fn recorded(&self, provider: &str) -> bool {
         self.there(&format!("home/clusters/{provider}/cluster.json"))
     }
 }
@@ -566,176 +563,13 @@ fn a_context_of_the_users_is_used_only_as_far_as_allowed() {
     outside.fails(lab, &[], 3, "the context is not reachable; check the network");
 }
 
-/// A registry that lets nobody in, or not to write, and Ctrl-C in the middle of an upload.
-#[test]
-fn a_push_that_is_refused_or_interrupted_is_told_and_leaves_no_file() {
-    let outside = Outside::new("push");
-    let lab = "lab phase4 --on current --context mine --registry 127.0.0.1:5000/labs";
-    for (status, part) in [
-        ("401", "127.0.0.1:5000 refuses the credentials (401); `docker login 127.0.0.1:5000`"),
-        ("403", "127.0.0.1:5000 refuses the credentials (403); `docker login 127.0.0.1:5000`"),
-    ] {
-        outside.fails(lab, &[("STAND_IN_CURL", status)], 3, part);
-    }
-    let child = outside.hanging(lab, ("STAND_IN_CURL", "hangs"));
-    kill("-INT", &child);
-    let (code, text) = ended(child.wait_with_output().unwrap());
-    assert_eq!(code, 130, "{text}");
-    let left = fs::read_dir(outside.world.folder.join("images")).unwrap().flatten();
-    let left: Vec<_> = left.map(|file| file.file_name()).collect();
-    assert_eq!(left.len(), 4, "the two images, what is known of them and what was there: {left:?}");
-    outside.well(lab);
-}
-
-/// As an ordinary user, who may not open the engine's socket.
-#[test]
-fn an_engine_that_this_user_may_not_use_is_told_with_what_mends_it() {
-    let outside = Outside::new("denied");
-    let (socket, home) =
-        (outside.socket(), env::temp_dir().join(format!("canary-denied-{}", std::process::id())));
-    fs::create_dir_all(&home).unwrap();
-    fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
-    // Root may open everything, so it becomes nobody here; any other user shuts itself out.
-    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
-    fs::set_permissions(&socket, fs::Permissions::from_mode(if root { 0o600 } else { 0 })).unwrap();
-    for (line, provider) in [("up --on kind", "kind"), ("lab phase4 --on k3s", "k3s")] {
-        let mut command = outside.command(line);
-        command.env("CANARY_HOME", &home);
-        if root {
-            match as_nobody(&command) {
-                Some(nobody) => command = nobody,
-                None => return eprintln!("not tested: nobody else than root can run this here"),
-            }
-        }
-        let (code, text) = ended(command.output().unwrap());
-        assert_eq!(code, 3, "{text}");
-        let said = format!("error: {provider}: engine: no rights to use the Docker engine at ");
-        assert!(text.starts_with(&said), "{text}");
-        assert!(
-            text.ends_with("`sudo usermod --append --groups docker $USER` and a new login\n"),
-            "{text}"
-        );
-    }
-    let _ = fs::remove_dir_all(home);
-}
-
-/// The same command without root's rights, if that can be had.
-fn as_nobody(command: &Command) -> Option<Command> {
-    let words = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    let runs = |program: &std::ffi::OsStr| {
-        let mut test = Command::new("setpriv");
-        test.args(words).arg(program).arg("--help");
-        test.output().is_ok_and(|output| output.status.success())
-    };
-    if !runs(command.get_program()) {
-        return None;
-    }
-    let mut nobody = Command::new(which("setpriv")?);
-    nobody.args(words).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => nobody.env(name, value),
-            None => nobody.env_remove(name),
-        };
-    }
-    Some(nobody)
-}
-
-fn which(program: &str) -> Option<PathBuf> {
+pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let all = env::var_os("PATH")?;
     env::split_paths(&all).map(|folder| folder.join(program)).find(|file| file.exists())
 }
 
-/// From a file, from Docker's own configuration and from a program that keeps it: the labs are handed
-/// a file with the credentials of that registry, and nothing else tells of them.
-#[test]
-fn the_nodes_of_a_private_registry_are_handed_what_pushes_use() {
-    let outside = Outside::new("pull-secret");
-    let lab = "lab phase4 --on current --context mine --registry 127.0.0.1:5000/labs";
-    let config = outside.world.folder.join("config.json");
-    let handed = outside.world.folder.join("handed-over");
-    let with = |source: &str| {
-        let line = format!("{lab} --pull-secret {source}");
-        outside.run_with(&line, &[("STAND_IN_LABS", "environment")])
-    };
-    let (code, text) = outside.run_with(lab, &[("STAND_IN_LABS", "environment")]);
-    assert_eq!((code, text.contains(r#""pull_secret": null"#)), (0, true), "{text}");
-    assert!(!handed.exists(), "nothing changes for who does not ask for it");
-
-    outside.fails(
-        &format!("{lab} --pull-secret login"),
-        &[],
-        3,
-        "nobody has logged in to 127.0.0.1:5000 here: `docker login 127.0.0.1:5000` does",
-    );
-    let missing = format!("{lab} --pull-secret nowhere.json");
-    outside.fails(&missing, &[], 2, "nowhere.json`: No such file");
-    let stored = r#"{"auths":{"127.0.0.1:5000":{"auth":"dTpzZXNhbWUtb3Blbg=="},"b.example":{"auth":"eDp5"}}}"#;
-    let kept = r#"{"auths":{"127.0.0.1:5000":{}},"credsStore":"stand-in"}"#;
-    let basic = r#"{"auths":{"127.0.0.1:5000":{"auth":"dTpzZXNhbWUtb3Blbg=="}}}"#;
-    let user = r#"{"auths":{"127.0.0.1:5000":{"password":"sesame-open","username":"u"}}}"#;
-    for (source, docker, expected) in [
-        ("login", stored, basic),
-        ("login", kept, user),
-        (&*config.to_string_lossy(), stored, basic),
-    ] {
-        fs::write(&config, docker).unwrap();
-        let (code, text) = with(source);
-        assert_eq!(code, 0, "{text}");
-        assert_eq!(fs::read_to_string(&handed).unwrap(), expected);
-        assert!(text.contains("/pull-secret.json\""), "{text}");
-        let log = outside.world.folder.join("home/clusters/current/commands.log");
-        let logged = fs::read_to_string(log).unwrap();
-        assert!(logged.contains("curl --disable"), "{logged}");
-        for word in ["sesame-open", "dTpzZXNhbWUtb3Blbg"] {
-            assert!(!text.contains(word) && !logged.contains(word), "{word}: {text}\n{logged}");
-        }
-    }
-    fs::write(&config, kept).unwrap();
-    let file = format!("{lab} --pull-secret {}", config.display());
-    outside.fails(
-        &file,
-        &[],
-        2,
-        "a credential helper keeps that, which `--pull-secret login` asks",
-    );
-}
-
-/// What `up` was told counts for the labs that follow, and a lab may take it back or choose for itself.
-#[test]
-fn choices_of_up_are_remembered() {
-    let outside = Outside::new("choices");
-    outside.well(&format!("{GKE} --yes"));
-    let environment = [("STAND_IN_LABS", "environment")];
-    let handed = outside.world.folder.join("handed-over");
-    outside.well(&format!("{GKE} --yes --pull-secret login"));
-    let (code, text) = outside.run_with("lab phase4 --on gke", &environment);
-    assert_eq!(code, 0, "{text}");
-    assert_eq!(
-        fs::read_to_string(&handed).unwrap(),
-        r#"{"auths":{"europe-west1-docker.pkg.dev":{"password":"token","username":"oauth2accesstoken"}}}"#
-    );
-    let (code, text) = outside.run_with("lab phase4 --on gke --pull-secret none", &environment);
-    assert_eq!((code, text.contains(r#""pull_secret": null"#)), (0, true), "{text}");
-    let class = |line: &str| {
-        let (code, text) = outside.run_with(line, &environment);
-        assert_eq!((code, text.contains("pull-secret.json")), (0, true), "{line}: {text}");
-        let classes =
-            [r#""ingress_class": "unnamed""#, r#""annotation": "gce""#, r#""field": "x""#];
-        classes.map(|class| text.contains(class)).iter().position(|found| *found)
-    };
-    assert_eq!(class("lab phase4 --on gke"), Some(0));
-    assert_eq!(class("lab phase4 --on gke --ingress-class gce"), Some(1));
-    assert_eq!(class("lab phase4 --on gke"), Some(0), "a lab's own choice is for that lab");
-    outside.well(&format!("{GKE} --yes --ingress-class gce"));
-    assert_eq!(class("lab phase4 --on gke"), Some(1));
-    assert_eq!(class("lab phase4 --on gke --ingress-class x"), Some(2));
-    assert_eq!(class("lab phase4 --on gke --ingress-class none"), Some(0));
-    let text = outside.well("lab phase4 --on gke --ingress-class gce-internal");
-    assert!(text.contains("gke: an internal Ingress needs a proxy-only subnet"), "{text}");
-}
-
-const GKE: &str = "up --on gke --project p --location europe-west1-b --standard --nodes 2";
+pub(crate) const GKE: &str =
+    "up --on gke --project p --location europe-west1-b --standard --nodes 2";
 
 #[test]
 fn gke_is_rehearsed_command_by_command() {
