@@ -24,7 +24,10 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use std::{
     fs,
-    os::unix::process::ExitStatusExt,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -98,7 +101,8 @@ impl Run<'_> {
             let ended = process.ended();
             ended.then(|| format!("the cluster ended under the labs{}", process.last_words()))
         };
-        let status = self.labs(&cluster, &scratch, goes, &mut lost);
+        let needs = Needs { lost: &mut lost, told_by: None };
+        let status = self.labs(&cluster, &scratch, goes, needs);
         if let Some(process) = &mut process {
             process.stop(signals);
         }
@@ -123,7 +127,9 @@ impl Run<'_> {
         let mut held =
             House::of(home, provider)?.hold(&asked, project, images, flags.keep, signals)?;
         let cluster = held.cluster();
-        let status = self.labs(&cluster, &scratch, false, &mut || held.edge_ended());
+        let told_by = held.edge_told_by()?;
+        let needs = Needs { lost: &mut || held.edge_ended(), told_by };
+        let status = self.labs(&cluster, &scratch, false, needs);
         let code = status.and_then(exit_code);
         // Labs that had no verdict: was it the cluster?
         let blame = matches!(code, Ok(3)).then(|| held.blame(signals)).flatten();
@@ -137,14 +143,13 @@ impl Run<'_> {
         self.end(code?, &cluster.kubeconfig)
     }
 
-    /// Runs the labs to their end, on a cluster that `goes` with this run or not. `lost` tells when
-    /// something that they need has ended.
+    /// Runs the labs to their end, on a cluster that `goes` with this run or not.
     fn labs(
         &self,
         cluster: &Cluster,
         scratch: &Scratch,
         goes: bool,
-        lost: &mut dyn FnMut() -> Option<String>,
+        needs: Needs,
     ) -> Result<ExitStatus> {
         let Self { flags, project, images, docker, signals, .. } = *self;
         let docker = docker == Docker::With;
@@ -166,7 +171,7 @@ impl Run<'_> {
             supervise(&mut command, Place::Group, Some(libc::SIGKILL));
         }
         let mut child = command.spawn().context("cannot run labs")?;
-        attend(&mut child, lost, signals)
+        attend(&mut child, needs, signals)
     }
 
     fn end(&self, code: u8, kubeconfig: &Path) -> Result<()> {
@@ -208,19 +213,23 @@ fn borrow(
     Ok(None)
 }
 
+/// What labs cannot do without.
+struct Needs<'a> {
+    /// Tells what of it has ended.
+    lost: &'a mut dyn FnMut() -> Option<String>,
+    /// Readable when that may be so; a child of ours is told by a signal.
+    told_by: Option<OwnedFd>,
+}
+
 /// Waits for the labs, passing signals on. When what they need is lost, they end.
-fn attend(
-    labs: &mut Child,
-    lost: &mut dyn FnMut() -> Option<String>,
-    signals: &Signals,
-) -> Result<ExitStatus> {
+fn attend(labs: &mut Child, needs: Needs, signals: &Signals) -> Result<ExitStatus> {
     let far = Duration::from_secs(600);
     let (mut until, mut told, mut loss) = (Instant::now() + far, false, None);
     loop {
         let ended = labs.try_wait().context("cannot wait for labs")?;
         // Looked at before each wait: it may have been lost before we came here.
         if loss.is_none() {
-            loss = lost();
+            loss = (needs.lost)();
             if loss.is_some() && ended.is_none() {
                 (told, until) = (true, Instant::now() + CLEAN_UP);
                 signal(labs, libc::SIGTERM);
@@ -232,7 +241,8 @@ fn attend(
             (Some(status), _) => return Ok(status),
             (None, kept) => loss = kept,
         }
-        match signals.wait(None, until)? {
+        let told_by = needs.told_by.as_ref().filter(|_| loss.is_none()).map(OwnedFd::as_fd);
+        match signals.wait(told_by, until)? {
             Wake::Late if told => {
                 eprintln!("the labs do not end within {CLEAN_UP:?}: killing them");
                 let _ = labs.kill();

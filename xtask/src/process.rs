@@ -151,6 +151,13 @@ impl Stranger {
         }
     }
 
+    /// Whether it has ended.
+    pub(crate) fn ended(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one initialised entry, as told.
+        unsafe { libc::poll(&mut poll, 1, 0) > 0 }
+    }
+
     /// Asks it to end, and kills it when it does not.
     pub(crate) fn finish(&self, what: &str, patience: Duration) -> Result<()> {
         if !self.end(libc::SIGTERM, patience)? {
@@ -158,6 +165,13 @@ impl Stranger {
             ensure!(self.end(libc::SIGKILL, patience)?, "the {what} does not end");
         }
         Ok(())
+    }
+}
+
+impl AsFd for Stranger {
+    /// Readable once it has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

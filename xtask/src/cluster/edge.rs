@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -70,24 +71,29 @@ impl Files {
 
     /// Where it serves, if one that stays is running.
     pub(crate) fn tell(&self) -> Result<Option<String>> {
-        let running = Lock::attempt(&self.lock)?.is_none();
-        let about = running.then(|| self.about()).transpose()?;
-        Ok(about.map(|About { ready, .. }| format!("{} through {}", ready.addresses, ready.way)))
+        let of = |About { ready, .. }| format!("{} through {}", ready.addresses, ready.way);
+        Ok(self.find()?.map(|(about, _)| of(about)))
     }
 
     /// Ends one that stays.
     pub(crate) fn end(&self) -> Result<()> {
-        if Lock::attempt(&self.lock)?.is_none() {
-            let process = Stranger::of(self.about()?.ready.pid);
-            // It may just have ended by itself.
-            if let Ok(process) = process
-                && Lock::attempt(&self.lock)?.is_none()
-            {
-                process.finish("edge", STOP)?;
-            }
+        if let Some((_, process)) = self.find()? {
+            process.finish("edge", STOP)?;
         }
         let _ = fs::remove_file(&self.about);
         Ok(())
+    }
+
+    /// One that stays, if it is running.
+    fn find(&self) -> Result<Option<(About, Stranger)>> {
+        let running = || Lock::attempt(&self.lock).map(|free| free.is_none());
+        if !running()? {
+            return Ok(None);
+        }
+        let about = self.about()?;
+        let Ok(process) = Stranger::of(about.ready.pid) else { return Ok(None) };
+        // Still held, so the process id was its own when the descriptor was made.
+        Ok(running()?.then_some((about, process)))
     }
 
     fn about(&self) -> Result<About> {
@@ -103,8 +109,13 @@ impl Files {
 pub(crate) struct Edge {
     files: Files,
     ready: Ready,
-    /// Of this run alone.
-    process: Option<Daemon>,
+    life: Life,
+}
+
+/// How long it lives.
+enum Life {
+    OfRun(Daemon),
+    Stays(Stranger),
 }
 
 impl Edge {
@@ -121,10 +132,9 @@ impl Edge {
         let files = Files::of(folder);
         let program = embedded::program(project);
         let build = running::build(&program)?;
-        if Lock::attempt(&files.lock)?.is_none() {
-            let about = files.about()?;
+        if let Some((about, process)) = files.find()? {
             if about.build == build {
-                return Ok(Self { files, ready: about.ready, process: None });
+                return Ok(Self { files, ready: about.ready, life: Life::Stays(process) });
             }
             // An older build may be another edge.
             files.end()?;
@@ -144,14 +154,15 @@ impl Edge {
         let (process, ready, _) = started?;
         eprintln!("edge: load balancers at {} through {}", ready.addresses, ready.way);
         if !stays {
-            return Ok(Self { files, ready, process: Some(process) });
+            return Ok(Self { files, ready, life: Life::OfRun(process) });
         }
         let about = About { ready, build };
         fs::write(&files.about, serde_json::to_vec_pretty(&about)?)
             .with_context(|| format!("cannot write {}", files.about.display()))?;
+        let life = Life::Stays(Stranger::of(about.ready.pid)?);
         // From here on it is on its own.
         process.release();
-        Ok(Self { files, ready: about.ready, process: None })
+        Ok(Self { files, ready: about.ready, life })
     }
 
     /// What cannot be checked from here.
@@ -162,20 +173,26 @@ impl Edge {
         (!self.ready.nodes_reachable).then_some(Absent { claim, reason })
     }
 
-    /// Why it serves no longer, if it does not.
-    pub(crate) fn ended(&mut self) -> Option<String> {
-        match &mut self.process {
-            Some(process) => process.ended().then(|| process.last_words()),
-            None => {
-                let gone = Lock::attempt(&self.files.lock).is_ok_and(|lock| lock.is_some());
-                gone.then(|| daemon::last_words(&self.files.log))
-            }
+    /// What becomes readable when one that stays has ended; that of one of this run is told by a signal.
+    pub(crate) fn end_of_life(&self) -> Option<BorrowedFd<'_>> {
+        match &self.life {
+            Life::OfRun(_) => None,
+            Life::Stays(process) => Some(process.as_fd()),
         }
     }
 
+    /// What it said last, if it serves no longer.
+    pub(crate) fn ended(&mut self) -> Option<String> {
+        let ended = match &mut self.life {
+            Life::OfRun(process) => process.ended(),
+            Life::Stays(process) => process.ended(),
+        };
+        ended.then(|| daemon::last_words(&self.files.log))
+    }
+
     /// Ends what was started for this run alone.
-    pub(crate) fn release(mut self, signals: &Signals) {
-        if let Some(process) = &mut self.process {
+    pub(crate) fn release(self, signals: &Signals) {
+        if let Life::OfRun(mut process) = self.life {
             process.stop(signals);
         }
     }

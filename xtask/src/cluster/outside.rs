@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -651,7 +651,13 @@ impl Held {
     /// That its edge serves no longer, if it has one that does not.
     pub(crate) fn edge_ended(&mut self) -> Option<String> {
         let last_words = self.edge.as_mut()?.ended()?;
-        Some(format!("the edge ended under the labs{last_words}"))
+        Some(format!("the edge ended under the labs; the next run starts another{last_words}"))
+    }
+
+    /// What becomes readable when that may be so and no signal tells.
+    pub(crate) fn edge_told_by(&self) -> Result<Option<OwnedFd>> {
+        let told_by = self.edge.as_ref().and_then(Edge::end_of_life);
+        Ok(told_by.map(|fd| fd.try_clone_to_owned()).transpose()?)
     }
 
     /// Keeps what was made for this run alone.

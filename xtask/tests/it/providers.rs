@@ -305,8 +305,20 @@ fn an_edge_that_does_not_serve_is_blamed() {
     let crash = [("STAND_IN_EDGE", "crash"), ("STAND_IN_LABS", "wait")];
     let (code, text) = outside.run_with("lab phase4 --on kind", &crash);
     assert_eq!((code, outside.kinds()), (3, String::new()), "{text}");
-    assert!(text.contains("the edge ended under the labs, and said:\nout of memory"), "{text}");
+    assert!(text.contains("another, and said:\nout of memory"), "{text}");
     assert!(outside.there("cleaned"), "the labs were told to end");
+
+    // One that stays is no child of the run.
+    outside.well("up --on kind");
+    let labs = outside.world.pids("labs").len();
+    let line = outside.command("lab phase4 --on kind").env("STAND_IN_LABS", "wait").spawn();
+    eventually("the labs run", || outside.world.pids("labs").len() > labs);
+    for pid in outside.world.pids("edges") {
+        Command::new("kill").args(["-KILL", &pid]).output().unwrap();
+    }
+    let (code, text) = ended(line.unwrap().wait_with_output().unwrap());
+    assert_eq!((code, &*outside.kinds()), (3, "canary-labs\n"), "{text}");
+    assert!(text.contains("the edge ended under the labs; the next run starts another"), "{text}");
 }
 
 #[test]
