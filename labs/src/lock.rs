@@ -96,13 +96,13 @@ impl std::fmt::Debug for Lock {
 const SECONDS: i32 = 15;
 const EVERY: Duration = Duration::from_secs(5);
 /// How every error begins that has nothing to do with what the labs claim.
-const GONE: &str = "the cluster no longer answers";
+const GONE: &str = "the cluster does not answer";
 
-/// What to say of a cluster that answered before.
+/// What to say of a cluster that says nothing, or nothing of use.
 pub(crate) fn gone(error: kube::Error) -> String {
     match &error {
         kube::Error::Api(status) if matches!(status.code, 401 | 403) => format!(
-            "the cluster no longer accepts the credentials ({} {}); log in again, with whatever \
+            "the cluster does not accept the credentials ({} {}); log in again, with whatever \
              made the kubeconfig",
             status.code, status.reason
         ),

@@ -92,6 +92,12 @@ impl Production {
         Ok(())
     }
 
+    /// Whether there is nothing on the cluster that [`Production::release`] would take away.
+    pub async fn has_nothing(&self) -> bool {
+        let state = self.state.lock().await;
+        !state.made && state.lock.is_none()
+    }
+
     /// Deletes the namespace if this run made it, unless it is to be kept, waits until it is gone, and
     /// lets other runs in.
     pub async fn release(

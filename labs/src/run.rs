@@ -9,7 +9,7 @@ use crate::kubernetes::pull_secret;
 use crate::lab::Lab;
 use crate::lock;
 use crate::namespace::Production;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use futures::FutureExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use lab_environment::Environment;
@@ -37,6 +37,8 @@ pub enum Exit {
     Interrupted = 130,
 }
 
+/// For all that helps to understand a failure.
+const GATHER: Duration = Duration::from_secs(20);
 /// For the API to show that it is there at all.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -158,8 +160,7 @@ impl Runner {
                 break;
             }
         }
-        let patience = Duration::from_secs(self.environment.patience.rollout);
-        if let Err(error) = production.release(&client, self.keep, patience).await {
+        if let Err(error) = self.clean_up(&client, &production).await {
             summary.errors.push(format!("cleaning up: {error:#}"));
         }
         was_interrupted
@@ -178,12 +179,12 @@ impl Runner {
                 biased;
                 // The lab stands still meanwhile, so that what is gathered is what was judged.
                 () = context.failed(), if !diagnosed => {
-                    gone = silence(context).await;
+                    gone = silence(&context.client()).await;
                     if gone.is_some() {
                         break None;
                     }
                     diagnosed = true;
-                    self.diagnose(context, None).await;
+                    self.diagnose(context, None, GATHER).await;
                 }
                 why = &mut lost => break Some(why),
                 played = &mut played => break match played {
@@ -193,8 +194,9 @@ impl Runner {
             }
         };
         if !diagnosed && error.is_some() && gone.is_none() {
-            gone = silence(context).await;
+            gone = silence(&context.client()).await;
         }
+        let patience = if gone.is_some() { ANSWER } else { GATHER };
         if let Some(why) = gone {
             // What fails on a cluster that is not there says nothing of the claim.
             for (_, verdict) in &mut context.told().judged {
@@ -213,7 +215,7 @@ impl Runner {
             error = Some(format!("a bug in these labs: no verdict on {}", missed.join(", ")));
         }
         if !diagnosed && (fails || error.is_some()) {
-            self.diagnose(context, error.as_deref()).await;
+            self.diagnose(context, error.as_deref(), patience).await;
         }
         // The error itself is told once, at the end of the lab.
         for id in missed {
@@ -227,10 +229,22 @@ impl Runner {
         }
     }
 
-    async fn diagnose(&self, context: &Context, error: Option<&str>) {
+    /// On a cluster that is silent nothing can be taken away, and nobody is kept waiting for it.
+    async fn clean_up(&self, client: &kube::Client, production: &Production) -> anyhow::Result<()> {
+        if production.has_nothing().await {
+            return Ok(());
+        }
+        if let Some(why) = silence(client).await {
+            bail!("{why}; if it comes back, the next run deletes what this one has left");
+        }
+        let patience = Duration::from_secs(self.environment.patience.rollout);
+        production.release(client, self.keep, patience).await
+    }
+
+    async fn diagnose(&self, context: &Context, error: Option<&str>, patience: Duration) {
         let gathered = failure::gather(context, error, self.failures.as_deref());
         // What is gathered must not keep anybody waiting for a cluster that no longer answers.
-        if let Ok(event) = tokio::time::timeout(Duration::from_secs(20), gathered).await {
+        if let Ok(event) = tokio::time::timeout(patience, gathered).await {
             context.events().send(event);
         }
     }
@@ -252,14 +266,13 @@ impl Runner {
 }
 
 /// Why the cluster's API does not answer, if it does not.
-async fn silence(context: &Context) -> Option<String> {
-    let client = context.client();
+async fn silence(client: &kube::Client) -> Option<String> {
     match tokio::time::timeout(ANSWER, client.apiserver_version()).await {
         Ok(Ok(_)) => None,
         // Whatever else it says, it is there.
         Ok(Err(kube::Error::Api(status))) if status.code != 401 => None,
         Ok(Err(error)) => Some(lock::gone(error)),
-        Err(_) => Some(format!("the cluster no longer answers within {} s", ANSWER.as_secs())),
+        Err(_) => Some(format!("the cluster does not answer within {} s", ANSWER.as_secs())),
     }
 }
 
