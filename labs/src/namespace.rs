@@ -1,13 +1,19 @@
 //! The namespace the labs work in, together with the lock that keeps two runs apart. A namespace that
 //! no lab made is somebody's own and is never touched.
 
-use crate::lock::Lock;
+use crate::{
+    kubernetes::wait::{Config, Seen, until},
+    lock::Lock,
+};
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    core::v1::{Namespace, Pod, Secret},
+};
+use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::{Mutex, watch};
 
 /// The article's namespace.
@@ -78,7 +84,7 @@ impl Production {
                      kubectl delete namespace {PRODUCTION}"
                 );
             }
-            remove(&namespaces, found, patience).await?;
+            remove(client, found, patience).await?;
         }
         // Before the call: it may be interrupted when the API has already made the namespace.
         state.made = true;
@@ -110,7 +116,7 @@ impl Production {
         let removed = if std::mem::take(&mut state.made) && !keep {
             let namespaces: Api<Namespace> = Api::all(client.clone());
             match namespaces.get_opt(PRODUCTION).await.context("reading namespaces") {
-                Ok(Some(found)) if is_ours(&found) => remove(&namespaces, found, patience).await,
+                Ok(Some(found)) if is_ours(&found) => remove(client, found, patience).await,
                 Ok(_) => Ok(()),
                 Err(error) => Err(error),
             }
@@ -156,11 +162,33 @@ fn is_ours(namespace: &Namespace) -> bool {
     labels.and_then(|labels| labels.get(MANAGED_BY.0)).is_some_and(|by| by == MANAGED_BY.1)
 }
 
-async fn remove(
-    namespaces: &Api<Namespace>,
-    found: Namespace,
-    patience: Duration,
-) -> anyhow::Result<()> {
+/// Ends the pods, and waits until they are gone. A namespace in which there are pods still is looked at
+/// again only after half their grace period, however soon they end.
+async fn empty(client: &kube::Client, patience: Duration) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), PRODUCTION);
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), PRODUCTION);
+    let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), PRODUCTION);
+    let (params, all) = (DeleteParams::background(), ListParams::default());
+    let ended = async {
+        // Whoever makes others goes before them.
+        deployments.delete_collection(&params, &all).await?;
+        sets.delete_collection(&params, &all).await?;
+        pods.delete_collection(&params, &all).await?;
+        Ok::<(), kube::Error>(())
+    };
+    // What fails here is the namespace's to end.
+    if ended.await.is_ok() {
+        let gone = |pods: &BTreeMap<String, Pod>| match pods.len() {
+            0 => Seen::Done(()),
+            left => Seen::Waiting(format!("{left} pods")),
+        };
+        let _ = until(pods, Config::default(), "end of the pods", patience, gone).await;
+    }
+}
+
+async fn remove(client: &kube::Client, found: Namespace, patience: Duration) -> anyhow::Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    empty(client, patience).await;
     let uid = found.metadata.uid.unwrap_or_default();
     let preconditions = Some(Preconditions { uid: Some(uid.clone()), resource_version: None });
     let delete = DeleteParams { preconditions, ..DeleteParams::background() };
