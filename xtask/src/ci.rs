@@ -47,6 +47,7 @@ fn all() -> flags::Lab {
         on: None,
         image: None,
         context: None,
+        edge: false,
         registry: None,
         pull_secret: None,
         ingress_class: None,

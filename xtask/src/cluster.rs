@@ -160,11 +160,12 @@ pub(crate) fn provider(name: Option<&str>) -> Result<Provider> {
 }
 
 /// Flags and the providers that they mean something to.
-const FLAGS: [(&str, &[&str]); 12] = [
+const FLAGS: [(&str, &[&str]); 13] = [
     ("--sandbox", &[embedded::NAME]),
     ("--name", &["kind", "k3s", "minikube", "gke"]),
     ("--image", &["kind", "k3s", "minikube", "gke"]),
     ("--context", &["current"]),
+    ("--edge", &["current"]),
     ("--registry", &["gke", "current"]),
     ("--pull-secret", &["gke", "current"]),
     ("--ingress-class", &["kind", "k3s", "minikube", "gke", "current"]),

@@ -17,6 +17,8 @@ xflags::xflags! {
             optional --image image: String
             /// With `current`: which context of yours. None is used that is not named.
             optional --context name: String
+            /// With `current`: give load balancers and Ingresses addresses of this machine, as on kind.
+            optional --edge
             /// With `current` and `gke`: push the images there; `none` if the nodes have them.
             optional --registry name: String
             /// With `current` and `gke`: credentials for the nodes to pull with: `login`, as pushes use, or a file.
@@ -49,6 +51,8 @@ xflags::xflags! {
             optional --image image: String
             /// With `current`: which context of yours. None is used that is not named.
             optional --context name: String
+            /// With `current`: give load balancers and Ingresses addresses of this machine, as on kind.
+            optional --edge
             /// With `current` and `gke`: push the images there; `none` if the nodes have them.
             optional --registry name: String
             /// With `current` and `gke`: credentials for the nodes to pull with: `login`, as pushes use, or a file.

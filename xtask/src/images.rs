@@ -105,9 +105,8 @@ fn load(flags: &flags::Load) -> Result<()> {
         }
         cluster::Provider::Outside(provider) => {
             let signals = Signals::block()?;
-            if provider.needs_edge() {
-                cargo::binaries(&project, Docker::Without)?;
-            }
+            // It may have an edge to be started again.
+            cargo::binaries(&project, Docker::Without)?;
             House::of(&project.home()?, provider)?.supply(&project, &images, &signals)
         }
     }

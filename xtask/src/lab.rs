@@ -47,6 +47,7 @@ pub(crate) fn run(flags: &flags::Lab) -> Result<()> {
             ("--registry", flags.registry.is_some()),
             ("--pull-secret", flags.pull_secret.is_some()),
             ("--ingress-class", flags.ingress_class.is_some()),
+            ("--edge", flags.edge),
         ],
     )?;
     up::check_sandbox(flags.sandbox.as_deref())?;
@@ -120,6 +121,7 @@ impl Run<'_> {
             choices: Choices {
                 pull_secret: choices::pull_secret(flags.pull_secret.as_deref()),
                 ingress_class: flags.ingress_class.clone(),
+                edge: flags.edge,
             },
             yes: flags.yes,
             ..Asked::default()

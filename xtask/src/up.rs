@@ -2,7 +2,7 @@
 //! one. The embedded one is started here; [`outside`](cluster::outside) makes the others.
 
 use crate::{
-    cargo::{self, Docker, Progress},
+    cargo::{self, Docker},
     cluster::{
         self, Provider,
         choices::{self, Choices},
@@ -12,7 +12,7 @@ use crate::{
     doctor,
     failure::Failure,
     flags,
-    images::{self, Image, VERSIONS},
+    images::{Image, VERSIONS},
     lock::Lock,
     process::Signals,
     project::Project,
@@ -33,6 +33,7 @@ pub(crate) fn run(flags: &flags::Up) -> Result<()> {
             ("--registry", flags.registry.is_some()),
             ("--pull-secret", flags.pull_secret.is_some()),
             ("--ingress-class", flags.ingress_class.is_some()),
+            ("--edge", flags.edge),
             ("--project", flags.project.is_some()),
             ("--location", flags.location.is_some()),
             ("--standard", flags.standard),
@@ -50,6 +51,7 @@ pub(crate) fn run(flags: &flags::Up) -> Result<()> {
         choices: Choices {
             pull_secret: choices::pull_secret(flags.pull_secret.as_deref()),
             ingress_class: flags.ingress_class.clone(),
+            edge: flags.edge,
         },
         project: flags.project.clone(),
         location: flags.location.clone(),
@@ -68,10 +70,8 @@ pub(crate) fn run(flags: &flags::Up) -> Result<()> {
         );
     }
     doctor::preflight(provider.name(), None)?;
-    let images = match provider.needs_edge() {
-        true => cargo::everything(&project, Docker::Without)?,
-        false => images::build(&project, Progress::Shown)?,
-    };
+    // The labs come next, and an edge may be wanted now.
+    let images = cargo::everything(&project, Docker::Without)?;
     let kubeconfig = house.kubeconfig();
     house.hold(&asked, &project, &images, true, &Signals::block()?)?;
     println!("{}", how_to_use(&kubeconfig));

@@ -15,6 +15,8 @@ pub(crate) struct Choices {
     pub(crate) pull_secret: Option<String>,
     /// Who is to serve an Ingress.
     pub(crate) ingress_class: Option<String>,
+    /// Whether an edge of ours gives load balancers and Ingresses their addresses.
+    pub(crate) edge: bool,
 }
 
 /// Classes that are heeded in the annotation alone, as GKE's documentation says: an Ingress that names
@@ -31,6 +33,7 @@ impl Choices {
         Self {
             pull_secret: either(&self.pull_secret, &before.pull_secret),
             ingress_class: either(&self.ingress_class, &before.ingress_class),
+            edge: self.edge || before.edge,
         }
     }
 
@@ -91,7 +94,7 @@ mod tests {
     fn what_is_said_now_counts_and_none_takes_it_back() {
         let choices = |chosen: Option<&str>| {
             let (pull_secret, ingress_class) = (chosen.map(Into::into), chosen.map(Into::into));
-            Choices { pull_secret, ingress_class }
+            Choices { pull_secret, ingress_class, edge: false }
         };
         for (now, before, expected) in [
             (None, None, None),
@@ -101,6 +104,9 @@ mod tests {
         ] {
             assert_eq!(choices(now).over(&choices(before)), choices(expected), "{now:?}");
         }
+        let edge = |edge| Choices { edge, ..Choices::default() };
+        assert!(edge(false).over(&edge(true)).edge && edge(true).over(&edge(false)).edge);
+        assert!(!edge(false).over(&edge(false)).edge);
     }
 
     #[test]

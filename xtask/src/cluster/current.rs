@@ -105,13 +105,19 @@ impl Provider for Current {
         })
     }
 
-    fn differences(&self, _: &Spec) -> Differences {
+    fn differences(&self, spec: &Spec) -> Differences {
+        // Our edge enters by one node; whatever else there is may enter by all of them.
+        let propagation = if spec.choices.edge { 0 } else { 3 };
         Differences {
-            patience: Patience { rollout: 300, address: 300, request: 15, propagation: 3 },
+            patience: Patience { rollout: 300, address: 300, request: 15, propagation },
             // Nobody knows what a request costs there.
             nearest_wrong: NearestWrong::Even,
             absent: Vec::new(),
         }
+    }
+
+    fn needs_edge(&self, spec: &Spec) -> bool {
+        spec.choices.edge
     }
 
     /// It is there, or else `create` says why not; and it is nobody's to remove.

@@ -93,7 +93,7 @@ impl Provider for Kind {
         }
     }
 
-    fn needs_edge(&self) -> bool {
+    fn needs_edge(&self, _: &Spec) -> bool {
         true
     }
 

@@ -65,7 +65,7 @@ impl Provider for Minikube {
         }
     }
 
-    fn needs_edge(&self) -> bool {
+    fn needs_edge(&self, _: &Spec) -> bool {
         true
     }
 

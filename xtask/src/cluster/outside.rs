@@ -43,7 +43,7 @@ pub(crate) trait Provider: Sync {
     }
     /// Whether load balancers and Ingresses get no addresses there, so that an edge of ours gives
     /// them some.
-    fn needs_edge(&self) -> bool {
+    fn needs_edge(&self, _: &Spec) -> bool {
         false
     }
     /// Node ports that are published on this host.
@@ -603,7 +603,7 @@ impl Held {
     }
 
     fn start_edge(&mut self, project: &Project, tools: &Tools, signals: &Signals) -> Result<()> {
-        if !self.house.provider.needs_edge() {
+        if !self.house.provider.needs_edge(&self.spec) {
             return Ok(());
         }
         let work = self.house.work(&self.spec, tools);

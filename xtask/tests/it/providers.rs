@@ -173,6 +173,7 @@ fn wrong_usage_ends_with_2_before_anything_is_made() {
             "lab phase4 --on current --context c --registry none --pull-secret login",
             "`--pull-secret` is for a registry",
         ),
+        ("lab phase4 --on k3s --edge", "`--edge` is for current; k3s knows none"),
         ("up --on kine", "did you mean `kind`?"),
         ("down --on kine", "did you mean `kind`?"),
         ("images push user", "names no registry"),
@@ -290,6 +291,11 @@ fn the_edge_lives_as_long_as_the_cluster() {
     assert!(outside.calls("edge").last().unwrap().ends_with("--exit-with-stdin"));
     outside.well("lab phase4 --on k3s");
     assert_eq!(outside.calls("edge").len(), 0, "k3s has load balancers of its own");
+    let mine = "lab phase4 --on current --context mine --registry none";
+    outside.well(mine);
+    assert_eq!(outside.calls("edge").len(), 0, "nobody asked for one");
+    outside.well(&format!("{mine} --edge"));
+    assert_eq!((outside.calls("edge").len(), edges()), (1, 0));
 }
 
 #[test]
