@@ -1,0 +1,191 @@
+//! What Jobs get, may not say and show.
+
+use super::*;
+
+fn created(spec: Value) -> Value {
+    let mut whole = json!({ "template": { "spec": {
+        "containers": [{ "name": "c", "image": "i" }], "restartPolicy": "Never",
+    } } });
+    json_patch::merge(&mut whole, &spec);
+    let mut job = json!({ "metadata": { "name": "j", "uid": "u" }, "spec": whole });
+    defaults(&mut job);
+    prepare_create(&mut job);
+    job
+}
+
+fn told(job: &Value, old: Option<&Value>) -> Vec<String> {
+    let errors = validate(job, old).into_iter();
+    errors.map(|error| format!("{}: {}", error.field, error.message)).collect()
+}
+
+#[test]
+fn defaults_follow_what_is_said() {
+    for (spec, completions, parallelism, limit, replaced) in [
+        (json!({}), json!(1), 1, 6, "TerminatingOrFailed"),
+        (json!({ "parallelism": 3 }), json!(null), 3, 6, "TerminatingOrFailed"),
+        (json!({ "completions": 4 }), json!(4), 1, 6, "TerminatingOrFailed"),
+        (
+            json!({ "backoffLimitPerIndex": 1, "podFailurePolicy": { "rules": [] } }),
+            json!(1),
+            1,
+            i32::MAX,
+            "Failed",
+        ),
+    ] {
+        let spec = &created(spec)["spec"];
+        assert_eq!(spec["completions"], completions);
+        assert_eq!(spec["parallelism"], parallelism);
+        assert_eq!(spec["backoffLimit"], limit);
+        assert_eq!(spec["podReplacementPolicy"], replaced);
+    }
+}
+
+#[test]
+fn labels_tell_pods_of_this_job_from_all_others() {
+    let labels = json!({ "controller-uid": "u", "batch.kubernetes.io/controller-uid": "u",
+        "job-name": "j", "batch.kubernetes.io/job-name": "j" });
+    let job = created(json!({}));
+    assert_eq!(job["spec"]["template"]["metadata"]["labels"], labels);
+    assert_eq!(job["metadata"]["labels"], labels);
+    let selected = json!({ "batch.kubernetes.io/controller-uid": "u" });
+    assert_eq!(job["spec"]["selector"]["matchLabels"], selected);
+    assert_eq!(validate(&job, None), []);
+    let taken = json!({ "template": { "metadata": { "labels": { "job-name": "x" } } } });
+    let errors = told(&created(taken), None);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].starts_with("spec.template.metadata.labels[job-name]: Invalid value: {"));
+    assert!(errors[0].ends_with(": must be 'j'"), "{errors:?}");
+    let by_hand = json!({ "manualSelector": true, "selector": { "matchLabels": { "a": "b" } },
+        "template": { "metadata": { "labels": { "a": "b" } } } });
+    let job = created(by_hand);
+    assert_eq!(job["metadata"]["labels"], json!({ "a": "b" }));
+    assert_eq!(validate(&job, None), []);
+}
+
+#[test]
+fn one_error_for_one_mistake() {
+    for (spec, wrong) in [
+        (
+            json!({ "parallelism": -1 }),
+            "spec.parallelism: Invalid value: -1: must be greater than or equal to 0",
+        ),
+        (
+            json!({ "template": { "spec": { "restartPolicy": null } } }),
+            "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \
+             \"Never\"",
+        ),
+        (
+            json!({ "completionMode": "Indexed", "parallelism": 1 }),
+            "spec.completions: Required value: when completion mode is Indexed",
+        ),
+        (
+            json!({ "completionMode": "Indexed", "completions": 100_001,
+                "backoffLimitPerIndex": 1 }),
+            "spec.maxFailedIndexes: Required value: must be specified when completions is above \
+             100000",
+        ),
+        (
+            json!({ "completionMode": "Indexed", "completions": 100_001, "parallelism": 10_001,
+                "backoffLimitPerIndex": 1, "maxFailedIndexes": 1 }),
+            "spec.parallelism: Invalid value: 10001: must be less than or equal to 10000 when \
+             completions are above 100000 and used with backoff limit per index",
+        ),
+        (
+            json!({ "completionMode": "Sorted" }),
+            "spec.completionMode: Unsupported value: \"Sorted\": supported values: \
+             \"Indexed\", \"NonIndexed\"",
+        ),
+        (
+            json!({ "backoffLimitPerIndex": 1 }),
+            "spec.backoffLimitPerIndex: Invalid value: 1: requires indexed completion mode",
+        ),
+        (
+            json!({ "successPolicy": { "rules": [] } }),
+            "spec.successPolicy: Invalid value: {\"rules\":[]}: requires indexed completion mode",
+        ),
+        (
+            json!({ "podReplacementPolicy": "Never" }),
+            "spec.podReplacementPolicy: Unsupported value: \"Never\": supported values: \
+             \"Failed\", \"TerminatingOrFailed\"",
+        ),
+        (
+            json!({ "podFailurePolicy": { "rules": [{ "action": "Ignore" }] } }),
+            "spec.podFailurePolicy.rules[0]: Invalid value: specifying one of OnExitCodes and \
+             OnPodConditions is required",
+        ),
+        (
+            json!({ "podFailurePolicy": { "rules": [{ "action": "FailJob",
+                "onExitCodes": { "operator": "In", "values": [0] } }] } }),
+            "spec.podFailurePolicy.rules[0].onExitCodes.values[0]: Invalid value: 0: must not be \
+             0 for the In operator",
+        ),
+    ] {
+        assert_eq!(told(&created(spec), None), [wrong]);
+    }
+    let mut long = created(json!({ "completionMode": "Indexed", "completions": 11 }));
+    let name = "x".repeat(61);
+    long["metadata"]["name"] = name.as_str().into();
+    for label in NAME_LABELS {
+        long["spec"]["template"]["metadata"]["labels"][label] = name.as_str().into();
+    }
+    let wrong = told(&long, None);
+    assert!(wrong[0].ends_with(&format!("with invalid DNS label: {name}-10")), "{wrong:?}");
+}
+
+#[test]
+fn what_may_change_and_what_stays() {
+    let elastic = json!({ "completionMode": "Indexed", "completions": 3, "parallelism": 3 });
+    let suspended = json!({ "suspend": true });
+    for (old, change, stays) in [
+        (json!({}), json!({ "parallelism": 5, "suspend": true, "backoffLimit": 1 }), None),
+        (json!({}), json!({ "completions": 2 }), Some("spec.completions")),
+        (json!({}), json!({ "template": { "spec": { "hostname": "h" } } }), Some("spec.template")),
+        (elastic.clone(), json!({ "completions": 2, "parallelism": 2 }), None),
+        (elastic, json!({ "completions": 2 }), Some("spec.completions")),
+        (
+            suspended.clone(),
+            json!({ "template": { "spec": { "nodeSelector": { "a": "b" },
+                "affinity": { "nodeAffinity": {} } } } }),
+            None,
+        ),
+        (
+            suspended,
+            json!({ "template": { "spec": { "affinity": { "podAffinity": {} } } } }),
+            Some("spec.template"),
+        ),
+    ] {
+        let old = created(old);
+        let mut new = old.clone();
+        json_patch::merge(&mut new["spec"], &change);
+        let fields: Vec<String> =
+            validate(&new, Some(&old)).into_iter().map(|error| error.field).collect();
+        assert_eq!(fields, stays.into_iter().collect::<Vec<_>>(), "{change}");
+    }
+}
+
+#[test]
+fn what_get_shows() {
+    let with = |kind: &str| {
+        let conditions = json!([
+            { "type": "Failed", "status": "False" },
+            { "type": kind, "status": "True" },
+        ]);
+        json!({ "status": { "conditions": conditions } })
+    };
+    for (job, shown) in [
+        (json!({}), "Running"),
+        (with("Complete"), "Complete"),
+        (with("Suspended"), "Suspended"),
+        (with("FailureTarget"), "FailureTarget"),
+        (json!({ "metadata": { "deletionTimestamp": "t" } }), "Terminating"),
+    ] {
+        assert_eq!(status(&job), shown);
+    }
+    for (spec, shown) in [
+        (json!({ "completions": 4, "parallelism": 2 }), "1/4"),
+        (json!({ "parallelism": 2 }), "1/1 of 2"),
+        (json!({ "parallelism": 1 }), "1/1"),
+    ] {
+        assert_eq!(completions(&json!({ "spec": spec, "status": { "succeeded": 1 } })), shown);
+    }
+}
