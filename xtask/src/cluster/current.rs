@@ -125,6 +125,11 @@ impl Provider for Current {
         Ok(false)
     }
 
+    /// There is nothing to remove first.
+    fn finishes(&self) -> bool {
+        true
+    }
+
     fn create(&self, work: &Work) -> Result<()> {
         self.kubeconfig(work)
     }

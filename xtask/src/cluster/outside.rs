@@ -322,49 +322,33 @@ impl House {
         doctor::preflight(name, spec.image.as_deref())?;
         let tools = Tools::new(signals, Some(self.log()));
         let work = self.work(&spec, &tools);
-        let there = provider.exists(&work)?;
-        let (mut record, fresh) = match record {
+        // Nobody lists clusters that are not ours: what is recorded is there.
+        let there = match provider.is_made_here() {
+            true => provider.exists(&work)?,
+            false => record.is_some(),
+        };
+        let fresh = match &record {
             None if there => bail!(
                 "a {name} cluster `{0}` is there that this checkout did not make; \
                  `--name <another>` makes one beside it, or remove it yourself",
                 spec.name
             ),
-            Some(record) if there && record.state == State::Up => {
-                if self.answers(&work) {
-                    eprintln!("{name}: `{}` is up", spec.name);
-                    (record, false)
-                } else if provider.is_cheap() {
-                    let spec = &spec.name;
-                    if provider.finishes() {
-                        eprintln!("{name}: `{spec}` is there and does not answer: starting it");
-                    } else {
-                        eprintln!("{name}: `{spec}` is there and does not answer: making it anew");
-                        provider.delete(&work)?;
-                    }
-                    (Record::new(&record.spec, record.stays || stays), true)
-                } else {
-                    bail!(
-                        "the {name} cluster `{}` does not answer; look at it, or remove it with \
-                         `cargo xtask down --on {name}`",
-                        spec.name
-                    )
-                }
-            }
-            Some(record) if there => {
-                let stays = record.stays || stays;
+            Some(record) if there && record.state == State::Up => !self.is_up(&work)?,
+            Some(_) if there => {
                 if provider.finishes() {
                     eprintln!("{name}: `{}` is half made: finishing it", spec.name);
                 } else {
                     eprintln!("{name}: `{}` is half made: removing it first", spec.name);
                     provider.delete(&work)?;
                 }
-                (Record::new(&spec, stays), true)
+                true
             }
-            _ => (Record::new(&spec, stays), true),
+            _ => true,
         };
-        if !fresh && stays && (!record.stays || record.spec.choices != spec.choices) {
-            record.stays = true;
-            record.spec.choices = spec.choices.clone();
+        let mut record = Record::of(record.filter(|_| there), &spec, stays);
+        if fresh {
+            record = record.anew();
+        } else {
             self.remember(&record)?;
         }
         let mut started_in = None;
@@ -401,7 +385,7 @@ impl House {
         let supplied = held
             .consent(asked.yes, &tools)
             .and_then(|()| held.supply(&mut record, images, &tools))
-            .and_then(|()| held.start_edge(project, &tools, signals));
+            .and_then(|()| held.start_edge(&record, project, &tools, signals));
         match supplied {
             Ok(()) => Ok(held),
             Err(error) => {
@@ -451,8 +435,28 @@ impl House {
         }
     }
 
-    fn answers(&self, work: &Work) -> bool {
-        self.provider.kubeconfig(work).is_ok() && self.silence(work).is_none()
+    /// Whether what was made answers; else it is to be made anew, where that may be.
+    fn is_up(&self, work: &Work) -> Result<bool> {
+        let (provider, name, spec) = (self.provider, self.provider.name(), &work.spec.name);
+        let Some(why) = provider.kubeconfig(work).err().or_else(|| self.silence(work)) else {
+            eprintln!("{name}: `{spec}` is up");
+            return Ok(true);
+        };
+        if !provider.is_made_here() {
+            return Err(why);
+        }
+        ensure!(
+            provider.is_cheap(),
+            "the {name} cluster `{spec}` does not answer; look at it, or remove it with \
+             `cargo xtask down --on {name}`"
+        );
+        if provider.finishes() {
+            eprintln!("{name}: `{spec}` is there and does not answer: starting it");
+        } else {
+            eprintln!("{name}: `{spec}` is there and does not answer: making it anew");
+            provider.delete(work)?;
+        }
+        Ok(false)
     }
 
     /// Why it does not answer, if it does not.
@@ -570,9 +574,26 @@ fn fitting(record: &Record, wanted: Spec, asked: &Asked, name: &str) -> Result<S
 }
 
 impl Record {
-    fn new(spec: &Spec, stays: bool) -> Self {
+    /// What to remember of a cluster that is used as `spec`: `up`, after which it `stays`, chooses for
+    /// the labs that follow, and a lab for itself alone.
+    fn of(before: Option<Self>, spec: &Spec, stays: bool) -> Self {
+        let before = before.unwrap_or_else(|| Self {
+            spec: Spec { choices: Choices::default(), ..spec.clone() },
+            state: State::Half,
+            since: running::now(),
+            stays,
+            images: BTreeMap::new(),
+        });
+        match stays {
+            true => Self { spec: spec.clone(), stays, ..before },
+            false => before,
+        }
+    }
+
+    /// The same of one that is yet to be made.
+    fn anew(self) -> Self {
         let (state, since) = (State::Half, running::now());
-        Self { spec: spec.clone(), state, since, stays, images: BTreeMap::new() }
+        Self { state, since, images: BTreeMap::new(), ..self }
     }
 }
 
@@ -602,14 +623,22 @@ impl Held {
         self.house.remember(record)
     }
 
-    fn start_edge(&mut self, project: &Project, tools: &Tools, signals: &Signals) -> Result<()> {
+    fn start_edge(
+        &mut self,
+        record: &Record,
+        project: &Project,
+        tools: &Tools,
+        signals: &Signals,
+    ) -> Result<()> {
         if !self.house.provider.needs_edge(&self.spec) {
             return Ok(());
         }
         let work = self.house.work(&self.spec, tools);
         let published = self.house.provider.published(&work);
         let (folder, kubeconfig) = (&self.house.folder, &work.kubeconfig);
-        let edge = Edge::ensure(project, folder, kubeconfig, &published, !self.goes, signals)?;
+        // One that a lab alone has chosen goes with it.
+        let stays = record.stays && self.house.provider.needs_edge(&record.spec);
+        let edge = Edge::ensure(project, folder, kubeconfig, &published, stays, signals)?;
         self.edge = Some(edge);
         Ok(())
     }
@@ -664,7 +693,10 @@ impl Held {
     pub(crate) fn keep(&mut self) -> Result<()> {
         self.goes = false;
         if let Some(mut record) = self.house.record()? {
-            record.stays = true;
+            // Chosen for what stays by whoever made it.
+            if !record.stays {
+                record = Record::of(Some(record), &self.spec, true);
+            }
             self.house.remember(&record)?;
         }
         Ok(())

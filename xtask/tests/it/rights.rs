@@ -121,6 +121,51 @@ fn choices_of_up_are_remembered() {
     assert!(text.contains("gke: an internal Ingress needs a proxy-only subnet"), "{text}");
 }
 
+/// The same for a context of the user's, which nothing lists: only the record tells of it, and a lab
+/// that cannot reach it takes nothing away.
+#[test]
+fn choices_for_a_context_are_remembered_until_down() {
+    let outside = Outside::new("context-choices");
+    let edges = || outside.world.alive("edges");
+    let environment = [("STAND_IN_LABS", "environment")];
+    let up = "up --on current --context mine --registry 127.0.0.1:5000/a";
+    outside.well(&format!("{up} --ingress-class nginx --edge"));
+    assert_eq!(edges(), 1);
+    let lab = |line: &str, parts: &[&str]| {
+        let (code, text) = outside.run_with(line, &environment);
+        assert_eq!((code, edges(), outside.recorded("current")), (0, 1, true), "{line}: {text}");
+        for part in parts.iter().chain(&[r#""propagation": 0"#]) {
+            assert!(text.contains(part), "{line}: {part}: {text}");
+        }
+    };
+    let as_chosen = [r#""field": "nginx""#, r#""127.0.0.1:5000/a/kubeapp:1.0""#];
+    lab("lab phase4 --on current", &as_chosen);
+    lab("lab phase4 --on current --ingress-class x", &[r#""field": "x""#]);
+    let there = "lab phase4 --on current --context mine --registry 127.0.0.1:5000/b";
+    lab(there, &[r#""field": "nginx""#, r#""127.0.0.1:5000/b/kubeapp:1.0""#]);
+    lab("lab phase4 --on current", &as_chosen);
+    let another = "lab phase4 --on current --context another --registry none";
+    outside.fails(another, &[], 3, "a current cluster is up with context");
+
+    let dead = outside.world.folder.join("dead");
+    fs::write(&dead, "").unwrap();
+    for line in ["lab phase4 --on current", up] {
+        outside.fails(line, &[], 3, "the context is not reachable; check the network");
+    }
+    fs::remove_file(dead).unwrap();
+    lab("lab phase4 --on current", &as_chosen);
+
+    outside.well("up --on current --context mine --registry 127.0.0.1:5000/b");
+    lab("lab phase4 --on current", &[r#""field": "nginx""#, r#""127.0.0.1:5000/b/kubeapp:1.0""#]);
+    outside.well("down --on current");
+    assert_eq!((edges(), outside.recorded("current")), (0, false));
+    outside.fails("lab phase4 --on current", &[], 2, "which context?");
+
+    outside.well(up);
+    outside.well("lab phase4 --on current --edge");
+    assert_eq!((edges(), outside.world.pids("edges").len()), (0, 2), "that of a lab goes with it");
+}
+
 /// As an ordinary user, who may not open the engine's socket.
 #[test]
 fn an_engine_that_this_user_may_not_use_is_told_with_what_mends_it() {
