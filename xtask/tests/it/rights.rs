@@ -121,6 +121,33 @@ fn choices_of_up_are_remembered() {
     assert!(text.contains("gke: an internal Ingress needs a proxy-only subnet"), "{text}");
 }
 
+/// Also where the cluster has to be made again, or was left half made: by `up` anew, by a lab as it was.
+#[test]
+fn choices_outlive_the_cluster_they_were_made_for() {
+    let outside = Outside::new("choices-anew");
+    let class = |line: &str, class: &str| {
+        let (code, text) = outside.run_with(line, &[("STAND_IN_LABS", "environment")]);
+        let found = text.contains(&format!(r#""field": "{class}""#));
+        assert_eq!((code, found), (0, true), "{line}: {text}");
+    };
+    let mut child =
+        outside.hanging("up --on kind --ingress-class x", ("STAND_IN_KIND", "create-hangs"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    class("lab phase4 --on kind --ingress-class y", "y");
+    class("lab phase4 --on kind", "x");
+
+    let silent = [("STAND_IN_KUBECTL", "expired")];
+    let (code, text) = outside.run_with("up --on kind --ingress-class z", &silent);
+    assert_eq!((code, text.contains("making it anew")), (0, true), "{text}");
+    class("lab phase4 --on kind", "z");
+    outside.well("down --on kind");
+
+    let kept = "lab phase4 --on kind --ingress-class x --keep";
+    class(kept, "x");
+    class("lab phase4 --on kind", "x");
+}
+
 /// The same for a context of the user's, which nothing lists: only the record tells of it, and a lab
 /// that cannot reach it takes nothing away.
 #[test]
