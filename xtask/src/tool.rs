@@ -31,8 +31,18 @@ pub(crate) struct Line {
     env: Vec<(String, String)>,
     secrets: Vec<(String, String)>,
     input: Input,
-    /// Its answer is for nobody else, so the log has no copy.
-    private: bool,
+    answers: Answers,
+}
+
+/// Who may know what a program answers on its standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Answers {
+    #[default]
+    All,
+    /// This user alone: neither the log nor a failure has a copy.
+    Private,
+    /// The same, but where it fails it answers with the reason.
+    PrivateOrWhyNot,
 }
 
 /// What a program reads.
@@ -106,7 +116,13 @@ impl Line {
 
     /// Answers with what only this user may know.
     pub(crate) fn answering_in_private(mut self) -> Self {
-        self.private = true;
+        self.answers = Answers::Private;
+        self
+    }
+
+    /// The same for a program that says on its standard output why it cannot.
+    pub(crate) fn answering_in_private_or_why_not(mut self) -> Self {
+        self.answers = Answers::PrivateOrWhyNot;
         self
     }
 
@@ -167,6 +183,7 @@ pub(crate) struct Ended {
     pub(crate) errors: String,
     line: String,
     program: String,
+    answers: Answers,
 }
 
 /// A way to fail that people meet: part of what a program says, what that means, and what to do.
@@ -185,7 +202,13 @@ impl Ended {
 
     /// What went wrong, in one line.
     pub(crate) fn failure(&self, faults: &[Fault]) -> anyhow::Error {
-        let said = format!("{}\n{}", self.errors, self.output);
+        let telling = match self.answers {
+            Answers::All => true,
+            Answers::Private => false,
+            // Such answers are JSON, and one that is cut off is still half a secret.
+            Answers::PrivateOrWhyNot => !self.output.contains(['{', '"']),
+        };
+        let said = format!("{}\n{}", self.errors, if telling { &*self.output } else { "" });
         let known = faults.iter().chain(FAULTS).find(|(part, ..)| said.contains(part));
         let (program, last) = (&self.program, last_words(&said));
         match known {
@@ -393,7 +416,7 @@ impl<'a> Tools<'a> {
 
     fn record(&self, line: &Line, output: &str, errors: &str) {
         let Some(log) = &self.log else { return };
-        let output = if line.private { "…\n" } else { output };
+        let output = if line.answers == Answers::All { output } else { "…\n" };
         if let Ok(mut file) = OpenOptions::new().create(true).append(true).mode(0o600).open(log) {
             let _ = writeln!(file, "$ {line}\n{output}{errors}");
         }
@@ -407,6 +430,7 @@ fn nothing(line: &Line) -> Ended {
         errors: String::new(),
         line: line.to_string(),
         program: line.program().into(),
+        answers: line.answers,
     }
 }
 
@@ -505,5 +529,23 @@ mod tests {
             ended("").failure(&[]).to_string(),
             "`kind get clusters` failed: it said nothing"
         );
+    }
+
+    #[test]
+    fn a_private_answer_is_in_no_failure() {
+        let failure = |line: Line, output: &str, errors: &str| {
+            let (output, errors) = (output.into(), errors.into());
+            Ended { code: Some(18), output, errors, ..nothing(&line) }.failure(&[]).to_string()
+        };
+        let cut_off = "{\"token\":\"sesame-open, unable to say more";
+        let curl = || Line::new("curl").answering_in_private();
+        assert_eq!(
+            failure(curl(), cut_off, "curl: (18) end of response"),
+            "`curl` failed: curl: (18) end of response"
+        );
+        assert_eq!(failure(curl(), cut_off, ""), "`curl` failed: it said nothing");
+        let helper = || Line::new("helper get").answering_in_private_or_why_not();
+        assert_eq!(failure(helper(), "not found\n", ""), "`helper get` failed: not found");
+        assert_eq!(failure(helper(), cut_off, ""), "`helper get` failed: it said nothing");
     }
 }

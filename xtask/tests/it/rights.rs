@@ -87,6 +87,21 @@ fn the_nodes_of_a_private_registry_are_handed_what_pushes_use() {
     );
 }
 
+/// An answer that breaks off and a helper that has nothing: why is told, and what was said so far is not.
+#[test]
+fn a_program_that_fails_in_the_middle_of_a_secret_does_not_tell_it() {
+    let outside = Outside::new("cut-off");
+    let lab = "lab phase4 --on current --context mine --registry 127.0.0.1:5000/labs";
+    let (code, text) = outside.run_with(lab, &[("STAND_IN_CURL", "cut-off")]);
+    assert_eq!((code, text.contains("sesame-open")), (3, false), "{text}");
+    assert!(text.contains("curl: (18) end of response with 879 bytes missing"), "{text}");
+    let config = outside.world.folder.join("config.json");
+    fs::write(config, r#"{"credHelpers":{"127.0.0.1:5001":"stand-in"}}"#).unwrap();
+    let lab = "lab phase4 --on current --context mine --registry 127.0.0.1:5001/labs";
+    let why = "credentials not found in native keychain";
+    outside.fails(&format!("{lab} --pull-secret login"), &[], 3, why);
+}
+
 /// What `up` was told counts for the labs that follow, and a lab may take it back or choose for itself.
 #[test]
 fn choices_of_up_are_remembered() {
