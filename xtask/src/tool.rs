@@ -206,7 +206,7 @@ impl Ended {
             Answers::All => true,
             Answers::Private => false,
             // Such answers are JSON, and one that is cut off is still half a secret.
-            Answers::PrivateOrWhyNot => !self.output.contains(['{', '"']),
+            Answers::PrivateOrWhyNot => !self.output.contains('{'),
         };
         let said = format!("{}\n{}", self.errors, if telling { &*self.output } else { "" });
         let known = faults.iter().chain(FAULTS).find(|(part, ..)| said.contains(part));
@@ -545,7 +545,7 @@ mod tests {
         );
         assert_eq!(failure(curl(), cut_off, ""), "`curl` failed: it said nothing");
         let helper = || Line::new("helper get").answering_in_private_or_why_not();
-        assert_eq!(failure(helper(), "not found\n", ""), "`helper get` failed: not found");
+        assert_eq!(failure(helper(), "no \"gpg\"\n", ""), "`helper get` failed: no \"gpg\"");
         assert_eq!(failure(helper(), cut_off, ""), "`helper get` failed: it said nothing");
     }
 }

@@ -322,6 +322,8 @@ impl House {
         doctor::preflight(name, spec.image.as_deref())?;
         let tools = Tools::new(signals, Some(self.log()));
         let work = self.work(&spec, &tools);
+        // Before anything is made, or remembered, that it would then be in vain.
+        let pull_secret = self.pull_secret(&work)?;
         // Nobody lists clusters that are not ours: what is recorded is there.
         let there = match provider.is_made_here() {
             true => provider.exists(&work)?,
@@ -378,7 +380,7 @@ impl House {
             started_in,
             edge: None,
             registry: None,
-            pull_secret: None,
+            pull_secret,
             _lock: lock,
             house: self,
         };
@@ -401,6 +403,13 @@ impl House {
                 Err(error)
             }
         }
+    }
+
+    /// What the nodes are to pull with.
+    fn pull_secret(&self, work: &Work) -> Result<Option<String>> {
+        let Some(source) = &work.spec.choices.pull_secret else { return Ok(None) };
+        let registry = self.provider.registry(work)?;
+        registry.map(|registry| pull_secret::of(source, &registry, work.tools)).transpose()
     }
 
     fn make(&self, work: &Work) -> Result<()> {
@@ -607,9 +616,6 @@ impl Held {
         let wanted = running::digests(images);
         match self.house.provider.registry(&work)? {
             Some(registry) => {
-                let source = self.spec.choices.pull_secret.as_deref();
-                let secret = source.map(|source| pull_secret::of(source, &registry, tools));
-                self.pull_secret = secret.transpose()?;
                 // The registry is asked each time: it knows better than we what it still has.
                 for image in images {
                     push::push(&registry, image, tools)?;

@@ -102,6 +102,24 @@ fn a_program_that_fails_in_the_middle_of_a_secret_does_not_tell_it() {
     outside.fails(&format!("{lab} --pull-secret login"), &[], 3, why);
 }
 
+/// Before it costs money; and a name that leads nowhere is not remembered.
+#[test]
+fn credentials_that_are_not_there_are_told_before_anything_is_made() {
+    let outside = Outside::new("no-credentials");
+    let pushed = format!("{GKE} --yes --registry 127.0.0.1:5000/labs");
+    for (flags, code, part) in [
+        (&*format!("{GKE} --yes --pull-secret nowhere.json"), 2, "nowhere.json`: No such file"),
+        (&*format!("{pushed} --pull-secret login"), 3, "nobody has logged in to 127.0.0.1:5000"),
+    ] {
+        outside.fails(flags, &[], code, part);
+        assert!(!outside.there("cluster") && !outside.recorded("gke"), "{flags}");
+    }
+    outside.well(&format!("{GKE} --yes"));
+    let nowhere = format!("{GKE} --yes --pull-secret nowhere.json");
+    outside.fails(&nowhere, &[], 2, "nowhere.json`: No such file");
+    outside.well("lab phase4 --on gke");
+}
+
 /// What `up` was told counts for the labs that follow, and a lab may take it back or choose for itself.
 #[test]
 fn choices_of_up_are_remembered() {
