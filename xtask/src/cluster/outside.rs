@@ -384,18 +384,22 @@ impl House {
             _lock: lock,
             house: self,
         };
-        let supplied = held
+        let mut lack = "";
+        let used = held
             .consent(asked.yes, &tools)
-            .and_then(|()| held.supply(&mut record, images, &tools))
+            .and_then(|()| {
+                let supplied = held.supply(&mut record, images, &tools);
+                supplied.inspect_err(|_| lack = ", without all of its images")
+            })
             .and_then(|()| held.start_edge(&record, project, &tools, signals));
-        match supplied {
+        match used {
             Ok(()) => Ok(held),
             Err(error) => {
                 // What was up before stays; what this run made for itself goes.
                 if !held.goes && provider.is_made_here() {
                     eprintln!(
-                        "{name}: `{}` is up and stays, without all of its images: `cargo xtask up --on \
-                         {name}` goes on with them, `cargo xtask down --on {name}` removes it",
+                        "{name}: `{}` is up and stays{lack}: `cargo xtask up --on {name}` goes on \
+                         with it, `cargo xtask down --on {name}` removes it",
                         spec.name
                     );
                 }

@@ -308,6 +308,10 @@ fn an_edge_that_does_not_serve_is_blamed() {
         text.contains("the edge did not start, and said:\nkube-embedded: another edge"),
         "{text}"
     );
+    let (code, text) = outside.run_with("up --on kind", &refuses);
+    assert_eq!((code, &*outside.kinds()), (3, "canary-labs\n"), "{text}");
+    assert!(text.contains("`canary-labs` is up and stays: `cargo xtask up --on kind`"), "{text}");
+    outside.well("down --on kind");
     let crash = [("STAND_IN_EDGE", "crash"), ("STAND_IN_LABS", "wait")];
     let (code, text) = outside.run_with("lab phase4 --on kind", &crash);
     assert_eq!((code, outside.kinds()), (3, String::new()), "{text}");
