@@ -125,6 +125,15 @@ pub(crate) struct Spec {
     pub(crate) expires: Option<u64>,
 }
 
+impl Spec {
+    /// The same with what was chosen now; wrong usage if that cannot be.
+    fn choosing(self, asked: &Asked) -> Result<Self> {
+        let choices = asked.choices.over(&self.choices);
+        choices.check(self.registry.as_deref())?;
+        Ok(Self { choices, ..self })
+    }
+}
+
 /// What a provider works with.
 pub(crate) struct Work<'a> {
     pub(crate) spec: &'a Spec,
@@ -272,7 +281,7 @@ impl House {
         images: &[String],
         signals: &Signals,
     ) -> Result<()> {
-        let spec = self.provider.spec(asked)?;
+        let spec = self.provider.spec(asked)?.choosing(asked)?;
         if let Some(cost) = self.provider.cost(&spec) {
             println!("# {cost}");
         }
@@ -314,8 +323,7 @@ impl House {
             Some(record) => fitting(record, wanted?, asked, name)?,
             None => wanted?,
         };
-        let spec = Spec { choices: asked.choices.over(&spec.choices), ..spec };
-        spec.choices.check(spec.registry.as_deref())?;
+        let spec = spec.choosing(asked)?;
         if let Some(caution) = spec.choices.caution() {
             eprintln!("{name}: {caution}");
         }

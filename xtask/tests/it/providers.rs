@@ -173,6 +173,14 @@ fn wrong_usage_ends_with_2_before_anything_is_made() {
             "lab phase4 --on current --context c --registry none --pull-secret login",
             "`--pull-secret` is for a registry",
         ),
+        (
+            "up --on gke --project p --location l --dry-run --ingress-class Nginx",
+            "`Nginx` names no Ingress class",
+        ),
+        (
+            "up --on current --context c --registry none --dry-run --pull-secret login",
+            "`--pull-secret` is for a registry",
+        ),
         ("lab phase4 --on k3s --edge", "`--edge` is for current; k3s knows none"),
         ("up --on kine", "did you mean `kind`?"),
         ("down --on kine", "did you mean `kind`?"),
