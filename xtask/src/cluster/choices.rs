@@ -58,7 +58,8 @@ impl Choices {
     pub(crate) fn check(&self, registry: Option<&str>) -> Result<()> {
         if self.pull_secret.is_some() && registry == Some(super::NONE) {
             bail!(Failure::Usage(
-                "`--pull-secret` is for a registry, and with `--registry none` nothing is pulled"
+                "`--pull-secret` is for a registry, and with `--registry none` nothing is pulled; \
+                 `--pull-secret none` leaves out what `up` remembers"
                     .into()
             ));
         }

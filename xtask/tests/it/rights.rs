@@ -221,6 +221,17 @@ fn choices_for_a_context_are_remembered_until_down() {
     assert_eq!((edges(), outside.recorded("current")), (0, false));
     outside.fails("lab phase4 --on current", &[], 2, "which context?");
 
+    fs::write(
+        outside.world.folder.join("config.json"),
+        r#"{"auths":{"127.0.0.1:5000":{"auth":"dTpw"}}}"#,
+    )
+    .unwrap();
+    outside.well(&format!("{up} --pull-secret login"));
+    let there = "lab phase4 --on current --context mine --registry none";
+    outside.fails(there, &[], 2, "`--pull-secret none` leaves out what `up` remembers");
+    outside.well(&format!("{there} --pull-secret none"));
+    outside.well("down --on current");
+
     outside.well(up);
     outside.well("lab phase4 --on current --edge");
     assert_eq!((edges(), outside.world.pids("edges").len()), (0, 2), "that of a lab goes with it");
