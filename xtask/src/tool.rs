@@ -10,9 +10,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use std::{
     cell::Cell,
     fmt,
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, Permissions},
     io::{self, IsTerminal, Read, Write},
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -417,10 +420,20 @@ impl<'a> Tools<'a> {
     fn record(&self, line: &Line, output: &str, errors: &str) {
         let Some(log) = &self.log else { return };
         let output = if line.answers == Answers::All { output } else { "…\n" };
-        if let Ok(mut file) = OpenOptions::new().create(true).append(true).mode(0o600).open(log) {
-            let _ = writeln!(file, "$ {line}\n{output}{errors}");
-        }
+        // A log that cannot be written is no reason to end.
+        let _ = open_log(log).and_then(|mut log| writeln!(log, "$ {line}\n{output}{errors}"));
     }
+}
+
+/// For this user alone. One that others may read is of a version that wrote kubeconfigs and tokens
+/// into it, so it begins anew.
+fn open_log(log: &Path) -> io::Result<File> {
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(log)?;
+    if log.metadata()?.permissions().mode() & 0o077 != 0 {
+        log.set_permissions(Permissions::from_mode(0o600))?;
+        log.set_len(0)?;
+    }
+    Ok(log)
 }
 
 fn nothing(line: &Line) -> Ended {
@@ -487,6 +500,7 @@ fn missing(program: &str, error: io::Error) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_line_is_shown_as_a_shell_takes_it_without_its_secrets() {
@@ -529,6 +543,23 @@ mod tests {
             ended("").failure(&[]).to_string(),
             "`kind get clusters` failed: it said nothing"
         );
+    }
+
+    #[test]
+    fn a_log_that_others_may_read_begins_anew() {
+        let signals = Signals::block().unwrap();
+        let log = std::env::temp_dir().join(format!("canary-log-{}", std::process::id()));
+        let said = |word: &str| {
+            let tools = Tools::new(&signals, Some(log.clone()));
+            tools.record(&Line::new(word), "", "");
+            let mode = fs::metadata(&log).unwrap().permissions().mode() & 0o777;
+            (fs::read_to_string(&log).unwrap(), mode)
+        };
+        fs::write(&log, "client-key-data: sesame-open\n").unwrap();
+        fs::set_permissions(&log, Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(said("a"), ("$ a\n\n".into(), 0o600));
+        assert_eq!(said("b"), ("$ a\n\n$ b\n\n".into(), 0o600), "this one is for us alone");
+        fs::remove_file(log).unwrap();
     }
 
     #[test]
