@@ -51,7 +51,7 @@ xflags::xflags! {
             optional --image image: String
             /// With `current`: which context of yours. None is used that is not named.
             optional --context name: String
-            /// With `current`: give load balancers and Ingresses addresses of this machine, as on kind.
+            /// With `current`: give load balancers and Ingresses addresses of this machine, until `down`.
             optional --edge
             /// With `current` and `gke`: push the images there; `none` if the nodes have them.
             optional --registry name: String

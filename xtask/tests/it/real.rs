@@ -1,7 +1,7 @@
 //! An embedded cluster as somebody else's: what `--on current` does with the real kubectl and the real
 //! labs. Where a program is missing, the test says that it did not run.
 
-use super::{World, ended, eventually};
+use super::{PATIENCE, World, ended, eventually};
 use serde_json::Value;
 use std::{
     fs,
@@ -146,7 +146,7 @@ fn a_context_of_the_users_works_with_the_real_kubectl() {
 /// While pods start and while requests are sent: nothing is judged by what a dead cluster does, and
 /// nobody waits for minutes.
 #[test]
-fn a_cluster_that_dies_in_mid_phase_is_told_within_seconds() {
+fn a_cluster_that_dies_in_mid_phase_is_blamed_and_no_claim_fails() {
     let Some(binaries) = Path::new(env!("CARGO_BIN_EXE_xtask")).parent() else { return };
     if let Some(lack) = lacking(&["kubectl"]) {
         return eprintln!("not tested: {lack}");
@@ -183,7 +183,7 @@ fn a_cluster_that_dies_in_mid_phase_is_told_within_seconds() {
                 && !last.contains("anew"),
             "{text}"
         );
-        eprintln!("killed at {moment}: told after {:.1} s", took.as_secs_f64());
+        assert!(took < PATIENCE, "killed at {moment}: told after {took:?}");
     }
 }
 
