@@ -246,7 +246,7 @@ impl Cluster {
         self.api.set_nodes(weak as Weak<dyn NodeApi>);
         self.kubelet = Some(kubelet);
         let part = edge::Part::All { nodes, external };
-        let config = edge::Config { network: self.network.clone(), addresses, part };
+        let config = edge::Config { network: self.network.clone(), addresses, part, only: None };
         self.work.push(Work::spawn(edge::run(self.client(), config)));
         Ok(())
     }

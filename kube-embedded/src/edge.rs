@@ -66,6 +66,8 @@ pub struct Config {
     pub addresses: Addresses,
     /// Whose cluster it is.
     pub part: Part,
+    /// The one namespace that is served in a cluster of somebody else's; `None` for all.
+    pub only: Option<String>,
 }
 
 /// The part of a cluster's traffic that is carried.
@@ -224,9 +226,16 @@ where
     K: kube::Resource<DynamicType = ()> + Clone + Debug + Send + 'static,
     K: serde::de::DeserializeOwned,
 {
-    watcher(Api::<K>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
-        .filter_map(|event| future::ready(event.ok()))
+    let mut well = true;
+    watcher(Api::<K>::all(client.clone()), watcher::Config::default()).default_backoff().filter_map(
+        move |event| {
+            if let (true, Err(error)) = (well, &event) {
+                eprintln!("edge: cannot watch {}: {error}; trying on", K::plural(&()));
+            }
+            well = event.is_ok();
+            future::ready(event.ok())
+        },
+    )
 }
 
 #[cfg(test)]

@@ -8,11 +8,19 @@ use kube_embedded::{
 };
 use serde_json::{Value, json};
 use std::{
-    ffi::OsString, fs, io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Instant,
+    ffi::OsString,
+    fs,
+    io::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::pin,
+    process::ExitCode,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::AsyncReadExt,
     signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
 };
 
 const HELP: &str = "\
@@ -22,7 +30,7 @@ usage: kube-embedded serve [--kubeconfig PATH] [--images PATH]... [--state DIR]
                            [--sandbox auto|namespaced|plain] [--nodes N] [--no-load-balancers]
                            [--exit-with-stdin]
        kube-embedded edge --kubeconfig PATH [--published NODEPORT=IP:PORT]...
-                          [--nodes-unreachable] [--exit-with-stdin]
+                          [--nodes-unreachable] [--namespace NAME] [--exit-with-stdin]
        kube-embedded explain-limits
        kube-embedded --version | --help
 
@@ -44,6 +52,7 @@ SIGINT, or once the API has been silent for five minutes, and then takes the add
   --kubeconfig PATH   the current context of this file
   --published P=IP:Q  node port P is published at IP:Q, for clusters whose nodes cannot be reached
   --nodes-unreachable no node is tried, whatever its address
+  --namespace NAME    Services and Ingresses of this namespace alone; else of all
 ";
 
 const LIMITS: &str = "\
@@ -170,6 +179,9 @@ fn parse_edge(mut arguments: impl Iterator<Item = OsString>) -> Result<Command, 
                 edge.options.published.insert(port, at);
             }
             "--nodes-unreachable" => edge.options.unreachable = true,
+            "--namespace" => {
+                edge.options.namespace = Some(value()?.to_string_lossy().into_owned());
+            }
             "--exit-with-stdin" => edge.exit_with_stdin = true,
             "--help" | "-h" => return Ok(Command::Help),
             _ => return Err(format!("unknown argument {argument:?}")),
@@ -263,7 +275,34 @@ impl Told {
             _ = self.interrupt.recv() => {}
         }
     }
+
+    /// Resolves once somebody tells us to end.
+    async fn first(&mut self, by_stdin: bool) -> Telling {
+        tokio::select! {
+            () = self.ended() => Telling::Signal,
+            () = end_of_stdin(), if by_stdin => Telling::Stdin,
+        }
+    }
+
+    /// Resolves when somebody tells us once more: who does wants it at once. Whoever holds our stdin
+    /// closes it and sends a signal, and means the same.
+    async fn again(&mut self, first: Telling) {
+        if first == Telling::Stdin {
+            self.ended().await;
+        }
+        self.ended().await;
+    }
 }
+
+/// How we were told to end.
+#[derive(Clone, Copy, PartialEq)]
+enum Telling {
+    Signal,
+    Stdin,
+}
+
+/// For an edge that is told to end while it begins: until it has something that it can take back.
+const BEGINS: Duration = Duration::from_secs(5);
 
 async fn edge_until_told(edge: Edge) -> Result<(), String> {
     let mut told = Told::listen()?;
@@ -276,10 +315,15 @@ async fn edge_until_told(edge: Edge) -> Result<(), String> {
     let text = kube::config::Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
     let config = kube::Config::from_custom_kubeconfig(text, &<_>::default()).await;
     let config = config.map_err(|error| unusable(&error))?;
+    let mut starting = pin!(OutsideEdge::start(config, edge.options));
     let started = tokio::select! {
-        started = OutsideEdge::start(config, edge.options) => started,
-        () = told.ended() => return Ok(()),
-        () = end_of_stdin(), if edge.exit_with_stdin => return Ok(()),
+        started = starting.as_mut() => started,
+        _ = told.first(edge.exit_with_stdin) => {
+            if let Ok(Ok(begun)) = timeout(BEGINS, starting).await {
+                begun.stop().await;
+            }
+            return Ok(());
+        }
     };
     let mut edge_of = started.map_err(|error| error.to_string())?;
     let block = edge_of.addresses().block;
@@ -288,14 +332,13 @@ async fn edge_until_told(edge: Edge) -> Result<(), String> {
         "way": edge_of.way().to_string(),
         "nodesReachable": *edge_of.way() == Way::NodePorts,
     }));
-    let ended = tokio::select! {
-        error = edge_of.failed() => Err(error.to_string()),
-        () = told.ended() => Ok(()),
-        () = end_of_stdin(), if edge.exit_with_stdin => Ok(()),
+    let (ended, telling) = tokio::select! {
+        error = edge_of.failed() => (Err(error.to_string()), Telling::Signal),
+        telling = told.first(edge.exit_with_stdin) => (Ok(()), telling),
     };
     tokio::select! {
         () = edge_of.stop() => {}
-        () = told.ended() => {}
+        () = told.again(telling) => {}
     }
     ended
 }
@@ -330,14 +373,11 @@ async fn serve_until_told(serve: Serve) -> Result<(), String> {
         "sandboxReason": cluster.sandbox_reason(),
         "startedIn": begun.elapsed().as_secs_f64(),
     }));
+    let telling = told.first(serve.exit_with_stdin).await;
     tokio::select! {
-        () = told.ended() => {}
-        () = end_of_stdin(), if serve.exit_with_stdin => {}
-    }
-    // Whoever tells a second time wants it at once: dropping the cluster ends everything.
-    tokio::select! {
+        // Where it is told again, dropping the cluster ends everything.
         () = cluster.stop() => {}
-        () = told.ended() => {}
+        () = told.again(telling) => {}
     }
     // Another cluster may have written its own there meanwhile.
     if fs::read_to_string(&path).is_ok_and(|there| there == text) {

@@ -2,6 +2,7 @@
 //! written where people and programs look for it.
 
 use super::plane::Trouble;
+use crate::cluster::BLOCKS;
 use k8s_openapi::api::{
     core::v1::{LoadBalancerIngress, PortStatus, Service},
     networking::v1::{
@@ -191,7 +192,11 @@ fn bind_or_detour<P>(
 impl Status {
     /// The status for an address whose ports (of the Service) are published as given; a port
     /// without a number could not be published.
-    pub(super) fn new(address: Ipv4Addr, ports: &[(u16, Option<u16>)]) -> Self {
+    pub(super) fn new(
+        address: Ipv4Addr,
+        ports: &[(u16, Option<u16>)],
+        ip_mode: &'static str,
+    ) -> Self {
         if ports.iter().all(|(_, published)| published.is_none()) {
             return Self::default();
         }
@@ -210,7 +215,7 @@ impl Status {
         Self {
             ingress: vec![LoadBalancerIngress {
                 ip: Some(address.to_string()),
-                ip_mode: Some("VIP".into()),
+                ip_mode: Some(ip_mode.into()),
                 hostname: None,
                 ports: (!as_asked).then(|| ports.collect()),
             }],
@@ -218,10 +223,10 @@ impl Status {
         }
     }
 
-    /// Whether there are addresses, and none is of the pool.
-    pub(super) fn is_somebody_elses(&self, pool: &Pool) -> bool {
-        let ours = self.address().is_some_and(|address| pool.contains(address.into()));
-        !self.ingress.is_empty() && !ours
+    /// Whether there are addresses that no edge has given. Those of another edge are left over: there
+    /// is one at a time.
+    pub(super) fn is_somebody_elses(&self) -> bool {
+        !self.ingress.is_empty() && !self.address().is_some_and(is_of_an_edge)
     }
 
     /// What the Service says now.
@@ -280,6 +285,12 @@ impl Status {
     pub(super) fn address(&self) -> Option<Ipv4Addr> {
         self.ingress.first()?.ip.as_ref()?.parse().ok()
     }
+}
+
+/// Whether an edge may have given the address, whichever block it had.
+pub(super) fn is_of_an_edge(address: Ipv4Addr) -> bool {
+    let [loopback, block, range, _] = address.octets();
+    loopback == 127 && BLOCKS.contains(&block) && matches!(range, 1 | 2)
 }
 
 fn annotation(meta: &ObjectMeta) -> Option<String> {
@@ -376,19 +387,20 @@ mod tests {
 
     #[test]
     fn the_status_says_which_ports_differ() {
-        let plain = Status::new(A, &[(8080, Some(8080))]);
+        let plain = Status::new(A, &[(8080, Some(8080))], "VIP");
         assert_eq!(plain.address(), Some(A));
         assert_eq!(plain.ingress[0].ip_mode.as_deref(), Some("VIP"));
         assert_eq!((&plain.ingress[0].ports, &plain.published_port), (&None, &None));
 
-        let moved = Status::new(A, &[(80, Some(10_080)), (443, Some(10_443)), (8080, Some(8080))]);
+        let moved =
+            Status::new(A, &[(80, Some(10_080)), (443, Some(10_443)), (8080, Some(8080))], "VIP");
         assert_eq!(moved.published_port.as_deref(), Some("80=10080,443=10443"));
         let ports = moved.ingress[0].ports.as_ref().unwrap();
         assert_eq!(ports.iter().map(|p| p.port).collect::<Vec<_>>(), [10_080, 10_443, 8080]);
 
-        let failed = Status::new(A, &[(80, Some(10_080)), (81, None)]);
+        let failed = Status::new(A, &[(80, Some(10_080)), (81, None)], "VIP");
         let ports = failed.ingress[0].ports.as_ref().unwrap();
         assert_eq!(ports[1].error.as_deref(), Some("PortNotBound"));
-        assert_eq!(Status::new(A, &[(81, None)]), Status::default());
+        assert_eq!(Status::new(A, &[(81, None)], "VIP"), Status::default());
     }
 }

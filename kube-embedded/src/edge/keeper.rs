@@ -34,6 +34,7 @@ pub(super) struct Keeper {
     client: Client,
     recorder: Recorder,
     pub(super) place: Place,
+    only: Option<String>,
     pool: Pool,
     bind: Bind,
     held: BTreeMap<Key, Held>,
@@ -73,6 +74,7 @@ impl Keeper {
             recorder: Recorder::new(client.clone(), "service-controller", ""),
             client,
             place: config.place(),
+            only: config.only.clone(),
             pool: Pool::new(config.addresses.load_balancers()),
             bind,
             held: BTreeMap::new(),
@@ -215,11 +217,12 @@ impl Keeper {
         }
     }
 
-    /// Whether the Service has an external address that was not given here. In a cluster of our own
-    /// nobody else gives any.
+    /// Whether the Service is none of ours, or has an external address that was not given here. In a
+    /// cluster of our own nobody else gives any.
     fn is_somebody_elses(&self, service: &Service) -> bool {
-        let observed = Status::of(service);
-        matches!(self.place, Place::Outside(_)) && observed.is_somebody_elses(&self.pool)
+        let elsewhere = self.only.is_some() && self.only != service.metadata.namespace;
+        let outside = matches!(self.place, Place::Outside(_));
+        outside && (elsewhere || Status::of(service).is_somebody_elses())
     }
 
     fn remember_address(&mut self, service: &Service) {
@@ -363,7 +366,8 @@ impl Keeper {
             .iter()
             .map(|b| (b.port, balancer.ports.get(&b.port).map(SocketAddr::port)))
             .collect();
-        balancer.status = address.map(|a| Status::new(a, &ports)).unwrap_or_default();
+        balancer.status =
+            address.map(|a| Status::new(a, &ports, self.place.ip_mode())).unwrap_or_default();
         let due = balancer.status != observed && balancer.sent.as_ref() != Some(&balancer.status);
         if balancer.status == observed {
             balancer.sent = None;

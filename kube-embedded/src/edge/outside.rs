@@ -30,6 +30,8 @@ use tokio::{
 
 /// For the API to answer a question, when the edge begins and when it ends.
 const ANSWER: Duration = Duration::from_secs(15);
+/// To take everything back. Whoever tells us to end waits a little longer.
+const STOP: Duration = Duration::from_secs(10);
 
 /// What cannot be seen in the API.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +40,8 @@ pub struct Options {
     pub published: BTreeMap<u16, SocketAddr>,
     /// That no node can be reached, whatever its address.
     pub unreachable: bool,
+    /// The one namespace whose Services and Ingresses are served; `None` for all.
+    pub namespace: Option<String>,
 }
 
 /// Why the edge could not start, or cannot go on.
@@ -70,9 +74,9 @@ pub enum EdgeError {
     /// There are no addresses left.
     #[error("no free block of loopback addresses: {0}")]
     Address(#[from] io::Error),
-    /// The cluster is gone.
-    #[error("the cluster's API has not answered for {0:?}")]
-    Gone(Duration),
+    /// The cluster is gone, or lets the edge do nothing any more.
+    #[error("the Lease of edges could not be renewed for {0:?}: {1}")]
+    Gone(Duration, String),
     /// It ended without being told to.
     #[error("the edge has no threads for traffic")]
     Ended,
@@ -177,14 +181,19 @@ impl OutsideEdge {
         if !work.running.is_finished() {
             let _ = (&mut work.running).await;
         }
-        if lease.is_taken().await {
-            // Whoever has it now has taken everything else, too.
-            return;
+        let withdraw = async {
+            if lease.is_taken().await {
+                // Whoever has it now has taken everything else, too.
+                return;
+            }
+            if let Err(error) = objects::withdraw(&work.client).await {
+                eprintln!("edge: addresses are left at which nobody answers: {error}");
+            }
+            lease.release().await;
+        };
+        if time::timeout(STOP, withdraw).await.is_err() {
+            eprintln!("edge: the API is silent; what the edge gave is left in the cluster");
         }
-        if let Err(error) = objects::withdraw(&work.client).await {
-            eprintln!("edge: the cluster still shows addresses that nobody answers at: {error}");
-        }
-        lease.release().await;
     }
 }
 
@@ -196,6 +205,7 @@ impl Work {
     ) -> Result<Self, EdgeError> {
         // Those of an edge that was killed.
         objects::withdraw(&client).await?;
+        let only = options.namespace.clone();
         let way = Way::find(&config, &client, options).await?;
         let entrances = way.entrances(&client).await?;
         let (block, number) = claim_block()?;
@@ -208,6 +218,7 @@ impl Work {
             network: Arc::new(Network::with_dialler(Arc::new(dialler))),
             addresses,
             part: Part::Outside(entrances),
+            only,
         };
         let running = tokio::spawn(run(client.clone(), config));
         Ok(Self { client, addresses, way, running, _block: block })

@@ -90,6 +90,15 @@ pub(super) struct Own {
 }
 
 impl Place {
+    /// Whether pods and nodes reach an external address by themselves, past the edge (`VIP`), or have
+    /// to go to it (`Proxy`): kube-proxy would lead them into the cluster's own Service.
+    pub(super) fn ip_mode(&self) -> &'static str {
+        match self {
+            Self::Own(_) => "VIP",
+            Self::Outside(_) => "Proxy",
+        }
+    }
+
     /// Nodes whose node ports are opened here.
     pub(super) fn nodes(&self) -> &[(String, Ipv4Addr)] {
         match self {

@@ -397,7 +397,8 @@ async fn connect(network: &Network, route: &Route, peer: SocketAddr) -> Option<T
         let to = route.choose(peer.ip(), &tried)?;
         match time::timeout(route.patience(), network.connect(to)).await {
             Ok(Ok(stream)) => return Some(stream),
-            Ok(Err(_)) | Err(_) => tried.push(to),
+            Ok(Err(_)) => route.failed(&mut tried, to, false),
+            Err(_) => route.failed(&mut tried, to, true),
         }
     }
 }

@@ -5,6 +5,7 @@ use super::plane::CONNECT;
 use rand::{Rng, RngExt};
 use std::{
     collections::HashMap,
+    iter,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
@@ -39,9 +40,13 @@ impl Backends {
         Self { groups: groups.into_iter().filter(|g| !g.is_empty()).collect() }
     }
 
-    /// One endpoint of the first group, or of a later one once the ones before were tried often.
-    fn relay(&self, rng: &mut impl Rng, tried: usize) -> Option<SocketAddr> {
-        pick(rng, self.groups.get(tried / TRIES)?).copied()
+    /// One endpoint of the first group, or of a later one once those of the ones before were tried
+    /// often.
+    fn relay(&self, rng: &mut impl Rng, tried: &[SocketAddr]) -> Option<SocketAddr> {
+        let fresh = |at: &&SocketAddr| tried.iter().filter(|t| t == at).count() < TRIES;
+        let left = |group: &Vec<SocketAddr>| group.iter().filter(fresh).copied().collect();
+        let mut left = self.groups.iter().map(left).filter(|left: &Vec<_>| !left.is_empty());
+        pick(rng, &left.next()?).copied()
     }
 
     /// Whether there is nowhere to go.
@@ -117,6 +122,13 @@ impl Route {
         !current.relayed && current.backends.contains(endpoint)
     }
 
+    /// Remembers that the endpoint could not be connected to. A node that says nothing is left for
+    /// another one sooner than one that refuses, behind which the next pod may accept.
+    pub(super) fn failed(&self, tried: &mut Vec<SocketAddr>, endpoint: SocketAddr, silent: bool) {
+        let times = if silent && self.current.borrow().relayed { TRIES / 2 } else { 1 };
+        tried.extend(iter::repeat_n(endpoint, times));
+    }
+
     /// How long an endpoint may take to answer a connection before another is tried. A node port that
     /// leads to a pod which is gone may never answer, and the next try finds another pod.
     pub(super) fn patience(&self) -> Duration {
@@ -135,7 +147,7 @@ impl Route {
     pub fn choose(&self, client: IpAddr, tried: &[SocketAddr]) -> Option<SocketAddr> {
         let routing = self.current.borrow().clone();
         match routing.affinity {
-            _ if routing.relayed => routing.backends.relay(&mut rand::rng(), tried.len()),
+            _ if routing.relayed => routing.backends.relay(&mut rand::rng(), tried),
             None => routing.backends.choose(&mut rand::rng(), tried),
             Some(timeout) => {
                 self.affinity.choose(client, Instant::now(), timeout, |pinned| match pinned {
@@ -245,6 +257,14 @@ mod tests {
             tried.push(next);
         }
         assert_eq!(tried, [[endpoint(1); TRIES], [endpoint(2); TRIES]].concat());
+        let mut tried = Vec::new();
+        let mut order = Vec::new();
+        while let Some(next) = route.choose(client, &tried) {
+            order.push(next);
+            route.failed(&mut tried, next, next == endpoint(1));
+        }
+        let expected = [&[endpoint(1); 2][..], &[endpoint(2); TRIES]].concat();
+        assert_eq!(order, expected, "a node that says nothing is left after two tries");
         assert!(!route.may_reuse(endpoint(1)), "another connection may lead to another pod");
         assert!(route.patience() < CONNECT);
     }

@@ -49,7 +49,7 @@ impl World {
         let nodes = (0..2).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
         let network = Arc::new(Network::default());
         let part = Part::All { nodes, external: true };
-        let config = Config { network: network.clone(), addresses, part };
+        let config = Config { network: network.clone(), addresses, part, only: None };
         let running = tokio::spawn(run_with(client.clone(), config.clone(), bind));
         Self { client, addresses, network, running, config, bind, _block: claimed }
     }

@@ -51,6 +51,7 @@ pub(super) struct Keeper {
     client: Client,
     recorder: Recorder,
     pub(super) place: Place,
+    only: Option<String>,
     pool: Pool,
     bind: Bind,
     default_certificate: Arc<CertifiedKey>,
@@ -97,6 +98,7 @@ impl Keeper {
             recorder: Recorder::new(client.clone(), COMPONENT, ""),
             client,
             place: config.place(),
+            only: config.only.clone(),
             pool: Pool::new(config.addresses.ingresses()),
             bind,
             default_certificate: self_signed()?,
@@ -260,7 +262,7 @@ impl Keeper {
     fn tell(&mut self, namespace: &str, ingress: &Ingress, objects: &Objects, writes: &mut Writes) {
         let key = (namespace.to_owned(), ingress.name_any());
         let observed = Status::of_ingress(ingress);
-        let ours = objects.is_ours(ingress) && !self.is_somebody_elses(&observed);
+        let ours = objects.is_ours(ingress) && !self.is_somebody_elses(ingress);
         let wanted = match (ours, self.held.get(namespace)) {
             (true, Some(held)) if self.told.contains_key(&key) => held.status(),
             // It is about to be served: what it says may well become true again.
@@ -295,15 +297,17 @@ impl Keeper {
 
     /// The Ingresses of the namespace that are to be served here.
     fn ours<'a>(&self, objects: &'a Objects, namespace: &'a str) -> Vec<&'a Ingress> {
-        let ours = |ingress: &&Ingress| {
-            objects.is_ours(ingress) && !self.is_somebody_elses(&Status::of_ingress(ingress))
-        };
+        let ours =
+            |ingress: &&Ingress| objects.is_ours(ingress) && !self.is_somebody_elses(ingress);
         objects.ingresses(namespace).filter(ours).collect()
     }
 
-    /// Whether the address was not given here. In a cluster of our own nobody else gives any.
-    fn is_somebody_elses(&self, observed: &Status) -> bool {
-        matches!(self.place, Place::Outside(_)) && observed.is_somebody_elses(&self.pool)
+    /// Whether the Ingress is none of ours, or has an address that was not given here. In a cluster of
+    /// our own nobody else gives any.
+    fn is_somebody_elses(&self, ingress: &Ingress) -> bool {
+        let elsewhere = self.only.is_some() && self.only != ingress.metadata.namespace;
+        let outside = matches!(self.place, Place::Outside(_));
+        outside && (elsewhere || Status::of_ingress(ingress).is_somebody_elses())
     }
 
     /// Whether a status that is no longer ours was written here.
@@ -476,7 +480,7 @@ impl Held {
             IpAddr::V6(_) => None,
         });
         let ports = [HTTP, HTTPS].map(|port| (port, published(port).map(|at| at.port())));
-        address.map(|address| Status::new(address, &ports).for_ingress()).unwrap_or_default()
+        address.map(|address| Status::new(address, &ports, "VIP").for_ingress()).unwrap_or_default()
     }
 }
 

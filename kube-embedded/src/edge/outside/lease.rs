@@ -1,6 +1,6 @@
 //! One edge a cluster: who holds the Lease serves it, as with the controllers of Kubernetes.
 
-use super::{ANSWER, EdgeError};
+use super::{ANSWER, EdgeError, cause};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::coordination::v1::{Lease as Object, LeaseSpec},
@@ -26,7 +26,8 @@ pub(super) struct Pace {
     lasts: Duration,
     /// How often it is renewed.
     renew: Duration,
-    /// A cluster whose API is silent for so long is gone: nobody is there to end its edge.
+    /// A cluster that takes no renewal for so long is gone, or done with us: nobody is there to end its
+    /// edge.
     gone: Duration,
 }
 
@@ -164,7 +165,7 @@ async fn take(
 
 /// Renews the Lease until that is no longer ours to do.
 async fn renew(api: Api<Object>, me: String, pace: Pace) -> EdgeError {
-    let mut answered = Instant::now();
+    let mut renewed = Instant::now();
     let mut ticks = time::interval(pace.renew);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
@@ -179,19 +180,23 @@ async fn renew(api: Api<Object>, me: String, pace: Pace) -> EdgeError {
             Ok::<_, kube::Error>(None)
         };
         match time::timeout(ANSWER, once).await {
-            Ok(Ok(None)) => answered = Instant::now(),
+            Ok(Ok(None)) => renewed = Instant::now(),
             // Somebody took it away by hand.
             Ok(Ok(Some(other))) if other.is_empty() => {
-                answered = Instant::now();
                 // If somebody is quicker, the next look tells.
-                let _ = take(&api, &me, pace, None).await;
+                if let Ok(true) = take(&api, &me, pace, None).await {
+                    renewed = Instant::now();
+                }
             }
             Ok(Ok(Some(other))) => return EdgeError::Taken(other),
-            Ok(Err(kube::Error::Api(_))) => answered = Instant::now(),
-            Ok(Err(_)) | Err(_) if answered.elapsed() > pace.gone => {
-                return EdgeError::Gone(pace.gone);
+            failed if renewed.elapsed() > pace.gone => {
+                let why = match failed {
+                    Ok(Err(error)) => cause(&error),
+                    _ => "the API does not answer".to_owned(),
+                };
+                return EdgeError::Gone(pace.gone, why);
             }
-            Ok(Err(_)) | Err(_) => {}
+            _ => {}
         }
     }
 }

@@ -3,13 +3,10 @@
 //! loopback addresses, too, as `minikube tunnel` does with 127.0.0.1.
 
 use super::{ANSWER, EdgeError};
-use crate::{
-    cluster::BLOCKS,
-    edge::{
-        PUBLISHED_PORT,
-        balancer::Status,
-        ingress::{CLASS, CONTROLLER},
-    },
+use crate::edge::{
+    PUBLISHED_PORT,
+    balancer::{Status, is_of_an_edge},
+    ingress::{CLASS, CONTROLLER},
 };
 use k8s_openapi::{
     Metadata, NamespaceResourceScope,
@@ -18,11 +15,11 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use std::{fmt::Debug, net::Ipv4Addr};
+use std::fmt::Debug;
 use tokio::time;
 
 /// Who made the class.
@@ -50,11 +47,12 @@ pub(super) async fn withdraw(client: &Client) -> Result<(), EdgeError> {
     let all = async {
         withdraw_from(client, |service: &Service| Status::of(service)).await?;
         withdraw_from(client, Status::of_ingress).await?;
-        let ours = ListParams::default().labels(&format!("{}={}", MADE_BY.0, MADE_BY.1));
         let classes: Api<IngressClass> = Api::all(client.clone());
-        for class in classes.list(&ours).await? {
-            let name = class.metadata.name.unwrap_or_default();
-            gone_is_fine(classes.delete(&name, &DeleteParams::default()).await.map(drop))?;
+        if let Some(class) = classes.get_opt(CLASS).await?.filter(is_made_here) {
+            let uid = class.metadata.uid;
+            let preconditions = Some(Preconditions { uid, resource_version: None });
+            let params = DeleteParams { preconditions, ..DeleteParams::default() };
+            gone_is_fine(classes.delete(CLASS, &params).await.map(drop))?;
         }
         Ok(())
     };
@@ -92,10 +90,11 @@ where
     Ok(())
 }
 
-/// Whether an edge may have given the address, whichever block it had.
-fn is_of_an_edge(address: Ipv4Addr) -> bool {
-    let [loopback, block, range, _] = address.octets();
-    loopback == 127 && BLOCKS.contains(&block) && matches!(range, 1 | 2)
+fn is_made_here(class: &IngressClass) -> bool {
+    let labels = class.metadata.labels.as_ref();
+    let made_by = labels.and_then(|labels| labels.get(MADE_BY.0));
+    let controller = class.spec.as_ref().and_then(|spec| spec.controller.as_deref());
+    made_by.is_some_and(|by| by == MADE_BY.1) && controller == Some(CONTROLLER)
 }
 
 /// Somebody may delete what we only wanted to change.

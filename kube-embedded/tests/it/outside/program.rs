@@ -29,8 +29,9 @@ async fn it_ends_on_a_signal_and_with_stdin_and_takes_addresses_back() {
     world.service("web", json!({})).await;
     let kubeconfig = world.cluster.state().join("config");
     std::fs::write(&kubeconfig, world.cluster.kubeconfig()).unwrap();
-    for by_signal in [true, false] {
-        let more: &[&str] = if by_signal { &[] } else { &["--exit-with-stdin"] };
+    // By a signal, with stdin, and by both at once, as whoever holds its stdin does.
+    for (signal, stdin) in [(true, false), (false, true), (true, true), (true, true)] {
+        let more: &[&str] = if stdin { &["--exit-with-stdin"] } else { &[] };
         let (mut child, said) = ready(&kubeconfig, more).await;
         let pid = child.id().unwrap();
         assert_eq!((&said["ready"], &said["pid"]), (&json!(true), &json!(pid)));
@@ -41,10 +42,12 @@ async fn it_ends_on_a_signal_and_with_stdin_and_takes_addresses_back() {
             address.is_some_and(|address| address.starts_with(block))
         })
         .await;
-        match by_signal {
+        if stdin {
+            drop(child.stdin.take());
+        }
+        if signal {
             // SAFETY: the process is a child of this one that nobody has waited for.
-            true => assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGTERM) }, 0),
-            false => drop(child.stdin.take()),
+            assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGTERM) }, 0);
         }
         let output = in_time(child.wait_with_output()).await.unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();

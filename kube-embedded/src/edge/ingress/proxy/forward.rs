@@ -13,10 +13,10 @@ use super::{
 use crate::edge::{ingress::table::Backend, route::Route};
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
 
-/// How long connecting may take, over all endpoints.
+/// How long connecting may take, over all endpoints, each time that a request needs it.
 const CONNECTS: Duration = Duration::from_secs(15);
 /// How often a request is sent that was lost after it had been written.
 const SENDS: usize = 3;
@@ -87,9 +87,12 @@ impl Client {
             let within = left.min(backend.route.patience());
             match Box::pin(self.connect(endpoint, &backend.route, within)).await {
                 Ok(lease) => return Ok((lease, false)),
-                Err(error) => failure = Some(error),
+                Err(error) => {
+                    let silent = error.kind() == io::ErrorKind::TimedOut;
+                    backend.route.failed(tried, endpoint, silent);
+                    failure = Some(error);
+                }
             }
-            tried.push(endpoint);
         }
     }
 }
@@ -154,7 +157,7 @@ fn unreachable(backend: &Backend, tried: &[SocketAddr], failure: Option<io::Erro
         let text = format!("no endpoint of {name} is ready");
         return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text);
     }
-    let tried = tried.len();
+    let tried = tried.iter().collect::<BTreeSet<_>>().len();
     match failure {
         Some(error) if error.kind() == io::ErrorKind::TimedOut => {
             let text = format!("none of {tried} endpoints of {name} accepted a connection in time");

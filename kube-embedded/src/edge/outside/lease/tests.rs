@@ -166,24 +166,43 @@ async fn where_none_can_be_made_it_says_so() {
     assert!(error.starts_with("cannot take the Lease of edges: "), "{error}");
 }
 
-#[tokio::test]
-async fn an_api_that_is_silent_for_too_long_is_gone() {
-    let (answering, inner) = (Arc::new(AtomicBool::new(true)), client().await);
-    let answers = answering.clone();
+/// A client whose requests are answered so once it is told to.
+async fn failing(
+    how: fn() -> io::Result<http::Response<kube::client::Body>>,
+) -> (Client, Arc<AtomicBool>) {
+    let (fails, inner) = (Arc::new(AtomicBool::new(false)), client().await);
+    let told = fails.clone();
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-        let (inner, answers) = (inner.clone(), answers.load(Ordering::Relaxed));
+        let (inner, fails) = (inner.clone(), told.load(Ordering::Relaxed));
         async move {
-            match answers {
-                true => inner.send(request).await.map_err(io::Error::other),
-                false => Err(io::ErrorKind::ConnectionRefused.into()),
+            match fails {
+                false => inner.send(request).await.map_err(io::Error::other),
+                true => how(),
             }
         }
     });
-    let client = Client::new(service, "default");
-    let mut lease = Lease::acquire(client.clone(), FAST).await.unwrap();
-    answering.store(false, Ordering::Relaxed);
-    let lost = time::timeout(PATIENCE, lease.lost()).await.expect("in time");
-    assert!(matches!(lost, EdgeError::Gone(_)), "{lost}");
-    // Nothing is there to be let go of; it does not hold up whoever ends.
-    time::timeout(PATIENCE, lease.release()).await.expect("in time");
+    (Client::new(service, "default"), fails)
+}
+
+#[tokio::test]
+async fn a_cluster_that_takes_no_renewal_is_gone() {
+    let silent = || Err(io::ErrorKind::ConnectionRefused.into());
+    let refuses = || {
+        let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Unauthorized",
+            "message":"Unauthorized","code":401}"#;
+        let answer = http::Response::builder().status(401);
+        answer.body(body.as_bytes().to_vec().into()).map_err(io::Error::other)
+    };
+    for (how, why) in [
+        (silent as fn() -> io::Result<http::Response<kube::client::Body>>, "connection refused"),
+        (refuses, "Unauthorized (HTTP 401)"),
+    ] {
+        let (client, fails) = failing(how).await;
+        let mut lease = Lease::acquire(client, FAST).await.unwrap();
+        fails.store(true, Ordering::Relaxed);
+        let lost = time::timeout(PATIENCE, lease.lost()).await.expect("in time");
+        assert!(matches!(&lost, EdgeError::Gone(_, said) if said == why), "{lost}");
+        // Nothing is there to be let go of; it does not hold up whoever ends.
+        time::timeout(PATIENCE, lease.release()).await.expect("in time");
+    }
 }
