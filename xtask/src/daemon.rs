@@ -1,8 +1,8 @@
 //! Programs of ours that serve in the background: the embedded cluster, and the edge of others.
 //!
 //! One lives in a session of its own, so that a Ctrl-C of the terminal does not take it away from
-//! under labs that are still cleaning up, and it ends when a pipe that we hold is closed, so that
-//! even a `kill -9` of us leaves nothing behind.
+//! under labs that are still cleaning up. One of a run ends when a pipe that we hold is closed, so that
+//! even a `kill -9` of us leaves nothing behind; one that stays is on record before it serves.
 
 use crate::{
     failure::Failure,
@@ -15,23 +15,15 @@ use std::{
     io::Read,
     os::fd::AsFd,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
 /// For it to clean up, after which it is killed.
 const STOP: Duration = Duration::from_secs(15);
 
-/// Starts the command and waits for the line of JSON that it prints once it serves. `what` it is, for
-/// errors. Answers the seconds that took, too.
-pub(crate) fn launch<Ready: DeserializeOwned>(
-    what: &'static str,
-    mut command: Command,
-    log: &Path,
-    patience: Duration,
-    signals: &Signals,
-) -> Result<(Daemon, Ready, f64)> {
-    let begin = Instant::now();
+/// Starts the command. `what` it is, for errors.
+pub(crate) fn start(what: &'static str, mut command: Command, log: &Path) -> Result<Daemon> {
     let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     command.stdout(Stdio::piped()).stderr(file);
     supervise(&mut command, Place::Session, None);
@@ -39,50 +31,59 @@ pub(crate) fn launch<Ready: DeserializeOwned>(
         .spawn()
         .with_context(|| format!("cannot start {}", command.get_program().display()))?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let mut process = Daemon { child: Some(child), stdin, log: log.to_owned() };
-    let mut stdout = stdout.with_context(|| format!("the {what} has no output"))?;
-    let (until, mut line) = (begin + patience, Vec::new());
-    while !line.contains(&b'\n') {
-        match signals.wait(Some(stdout.as_fd()), until)? {
-            Wake::Signal(libc::SIGCHLD) => {}
-            Wake::Signal(_) => {
-                process.stop(signals);
-                bail!(Failure::Interrupted);
-            }
-            Wake::Late => {
-                process.kill();
-                bail!("the {what} did not answer within {patience:?}{}", process.last_words());
-            }
-            Wake::Readable => {
-                let mut buffer = [0; 4096];
-                let n = stdout
-                    .read(&mut buffer)
-                    .with_context(|| format!("cannot read what the {what} says"))?;
-                if n == 0 {
-                    process.stop(signals);
-                    bail!("the {what} did not start{}", process.last_words());
-                }
-                line.extend_from_slice(buffer.get(..n).unwrap_or_default());
-            }
-        }
-    }
-    let ready = serde_json::from_slice(&line).map_err(|error| {
-        anyhow!(
-            "the {what} said {:?}, which is no ready line: {error}",
-            String::from_utf8_lossy(&line)
-        )
-    })?;
-    Ok((process, ready, begin.elapsed().as_secs_f64()))
+    Ok(Daemon { what, child: Some(child), stdin, stdout, log: log.to_owned() })
 }
 
 /// A running process of that kind, which ends when this is dropped.
 pub(crate) struct Daemon {
+    what: &'static str,
     child: Option<Child>,
     stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
     log: PathBuf,
 }
 
 impl Daemon {
+    /// Waits for the line of JSON that it prints once it serves.
+    pub(crate) fn ready<Ready: DeserializeOwned>(
+        &mut self,
+        patience: Duration,
+        signals: &Signals,
+    ) -> Result<Ready> {
+        let what = self.what;
+        let stdout = self.stdout.take();
+        let mut stdout = stdout.with_context(|| format!("the {what} has no output"))?;
+        let (until, mut line) = (Instant::now() + patience, Vec::new());
+        while !line.contains(&b'\n') {
+            match signals.wait(Some(stdout.as_fd()), until)? {
+                Wake::Signal(libc::SIGCHLD) => {}
+                Wake::Signal(_) => {
+                    self.stop(signals);
+                    bail!(Failure::Interrupted);
+                }
+                Wake::Late => {
+                    self.kill();
+                    bail!("the {what} did not answer within {patience:?}{}", self.last_words());
+                }
+                Wake::Readable => {
+                    let mut buffer = [0; 4096];
+                    let n = stdout
+                        .read(&mut buffer)
+                        .with_context(|| format!("cannot read what the {what} says"))?;
+                    if n == 0 {
+                        self.stop(signals);
+                        bail!("the {what} did not start{}", self.last_words());
+                    }
+                    line.extend_from_slice(buffer.get(..n).unwrap_or_default());
+                }
+            }
+        }
+        serde_json::from_slice(&line).map_err(|error| {
+            let said = String::from_utf8_lossy(&line);
+            anyhow!("the {what} said {said:?}, which is no ready line: {error}")
+        })
+    }
+
     /// Its process id.
     pub(crate) fn id(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)

@@ -66,17 +66,9 @@ pub(crate) fn answers() -> bool {
     })
 }
 
-/// Whether this host reaches the addresses of containers: not those of an engine in a virtual machine,
-/// as Docker Desktop is one, nor of one in a network of its own.
-pub(crate) fn nodes_are_near() -> bool {
-    match Engine::ask() {
-        Engine::Answers(info) => is_near(&info),
-        // That it does not answer will be told by others.
-        _ => true,
-    }
-}
-
-fn is_near(info: &Value) -> bool {
+/// Whether this host reaches the addresses of containers, from what `docker info` says: not those of an
+/// engine in a virtual machine, as Docker Desktop is one, nor of one in a network of its own.
+pub(crate) fn is_near(info: &Value) -> bool {
     let system = info["OperatingSystem"].as_str().unwrap_or_default();
     let options = info["SecurityOptions"].to_string();
     !system.contains("Docker Desktop") && !options.contains("name=rootless")

@@ -32,6 +32,17 @@ impl Lock {
         }
     }
 
+    /// Whether somebody holds it. To look is not to hold: several may look at a time.
+    pub(crate) fn is_held(path: &Path) -> Result<bool> {
+        match open(path)?.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot look at {}", path.display()))
+            }
+        }
+    }
+
     /// The file, for a child to hold on to: the lock lasts as long as the longest holder.
     pub(crate) fn share(self) -> File {
         self.file

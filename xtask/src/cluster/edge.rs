@@ -16,6 +16,8 @@ use crate::{
 use anyhow::{Context, Result};
 use lab_environment::Absent;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     fs,
@@ -34,9 +36,8 @@ const STOP: Duration = Duration::from_secs(20);
 pub(crate) type Published = BTreeMap<u16, String>;
 
 /// The line that `kube-embedded edge` prints.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Ready {
-    pid: u32,
     /// `127.A.0.0/16`.
     addresses: String,
     /// How traffic gets in.
@@ -46,13 +47,14 @@ struct Ready {
     nodes_reachable: bool,
 }
 
-/// What `edge.json` says.
+/// What `edge.json` says, from the moment that there is a process.
 #[derive(Serialize, Deserialize)]
 struct About {
-    #[serde(flatten)]
-    ready: Ready,
-    /// Size and time of the program.
-    build: String,
+    pid: u32,
+    /// What it was started with: another one would be another edge.
+    of: String,
+    /// Once it serves.
+    ready: Option<Ready>,
 }
 
 /// Where an edge's files are.
@@ -71,13 +73,13 @@ impl Files {
 
     /// Where it serves, if one that stays is running.
     pub(crate) fn tell(&self) -> Result<Option<String>> {
-        let of = |About { ready, .. }| format!("{} through {}", ready.addresses, ready.way);
-        Ok(self.find()?.map(|(about, _)| of(about)))
+        let ready = self.find()?.and_then(|found| found.about.ready);
+        Ok(ready.map(|ready| format!("{} through {}", ready.addresses, ready.way)))
     }
 
     /// Ends one that stays.
     pub(crate) fn end(&self) -> Result<()> {
-        if let Some((_, process)) = self.find()? {
+        if let Some(Found { process, .. }) = self.find()? {
             process.finish("edge", STOP)?;
         }
         let _ = fs::remove_file(&self.about);
@@ -85,24 +87,42 @@ impl Files {
     }
 
     /// One that stays, if it is running.
-    fn find(&self) -> Result<Option<(About, Stranger)>> {
-        let running = || Lock::attempt(&self.lock).map(|free| free.is_none());
-        if !running()? {
+    fn find(&self) -> Result<Option<Found>> {
+        if !Lock::is_held(&self.lock)? {
             return Ok(None);
         }
-        let about = self.about()?;
-        let Ok(process) = Stranger::of(about.ready.pid) else { return Ok(None) };
-        // Still held, so the process id was its own when the descriptor was made.
-        Ok(running()?.then_some((about, process)))
-    }
-
-    fn about(&self) -> Result<About> {
         let file = &self.about;
         let text = fs::read(file)
             .with_context(|| format!("an edge is running, but cannot read {}", file.display()))?;
-        serde_json::from_slice(&text)
-            .with_context(|| format!("{} is not as `up` wrote it", file.display()))
+        let about = read(&text).with_context(|| {
+            format!("an edge is running, and {} does not tell which process", file.display())
+        })?;
+        let Ok(process) = Stranger::of(about.pid) else { return Ok(None) };
+        // Still held, so the process id was its own when the descriptor was made.
+        Ok(Lock::is_held(&self.lock)?.then_some(Found { about, process }))
     }
+
+    /// What is on record while one is running.
+    fn record(&self, about: &About) -> Result<()> {
+        fs::write(&self.about, serde_json::to_vec_pretty(about)?)
+            .with_context(|| format!("cannot write {}", self.about.display()))
+    }
+}
+
+/// One that another run has started.
+struct Found {
+    about: About,
+    process: Stranger,
+}
+
+/// What another version has written is of use for its process alone.
+fn read(text: &[u8]) -> Option<About> {
+    if let Ok(about) = serde_json::from_slice(text) {
+        return Some(about);
+    }
+    let other: Value = serde_json::from_slice(text).ok()?;
+    let pid = other.get("pid")?.as_u64()?.try_into().ok()?;
+    Some(About { pid, of: String::new(), ready: None })
 }
 
 /// The edge of a cluster that is in use.
@@ -131,12 +151,13 @@ impl Edge {
     ) -> Result<Self> {
         let files = Files::of(folder);
         let program = embedded::program(project);
-        let build = running::build(&program)?;
-        if let Some((about, process)) = files.find()? {
-            if about.build == build {
-                return Ok(Self { files, ready: about.ready, life: Life::Stays(process) });
+        let of = fingerprint(&program, kubeconfig, published)?;
+        if let Some(Found { about, process }) = files.find()? {
+            if let About { of: same, ready: Some(ready), .. } = about
+                && same == of
+            {
+                return Ok(Self { files, ready, life: Life::Stays(process) });
             }
-            // An older build may be another edge.
             files.end()?;
         }
         let mut command = Command::new(program);
@@ -145,24 +166,31 @@ impl Edge {
             command.arg("--published").arg(format!("{port}={at}"));
         }
         if stays {
-            let lock = Lock::attempt(&files.lock)?.context("an edge is just ending; try again")?;
+            // Nobody runs; somebody may just be looking.
+            let lock = Lock::wait(&files.lock)?;
+            let _ = fs::remove_file(&files.about);
             command.stdin(lock.share());
         } else {
             command.arg("--exit-with-stdin").stdin(Stdio::piped());
         }
-        let started = daemon::launch::<Ready>("edge", command, &files.log, START, signals);
-        let (process, ready, _) = started?;
+        let mut process = daemon::start("edge", command, &files.log)?;
+        let pid = process.id().context("the edge has ended")?;
+        let mut about = About { pid, of, ready: None };
+        if stays {
+            // Before it serves: were we killed now, it would be found.
+            files.record(&about)?;
+        }
+        let ready: Ready = process.ready(START, signals)?;
         eprintln!("edge: load balancers at {} through {}", ready.addresses, ready.way);
         if !stays {
             return Ok(Self { files, ready, life: Life::OfRun(process) });
         }
-        let about = About { ready, build };
-        fs::write(&files.about, serde_json::to_vec_pretty(&about)?)
-            .with_context(|| format!("cannot write {}", files.about.display()))?;
-        let life = Life::Stays(Stranger::of(about.ready.pid)?);
+        about.ready = Some(ready.clone());
+        files.record(&about)?;
+        let life = Life::Stays(Stranger::of(pid)?);
         // From here on it is on its own.
         process.release();
-        Ok(Self { files, ready: about.ready, life })
+        Ok(Self { files, ready, life })
     }
 
     /// What cannot be checked from here.
@@ -195,5 +223,57 @@ impl Edge {
         if let Life::OfRun(mut process) = self.life {
             process.stop(signals);
         }
+    }
+}
+
+/// What an edge depends on: the program, how the cluster is reached, and what is published.
+fn fingerprint(program: &Path, kubeconfig: &Path, published: &Published) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(running::build(program)?);
+    let text = fs::read_to_string(kubeconfig);
+    let text = text.with_context(|| format!("cannot read {}", kubeconfig.display()))?;
+    // The rest may be written anew each time, such as when that was.
+    let counts = ["server:", "certificate-authority", "client-", "token", "exec:"];
+    for line in text.lines().map(str::trim) {
+        if counts.iter().any(|word| line.starts_with(word)) {
+            hash.update(line);
+        }
+    }
+    hash.update(serde_json::to_vec(published)?);
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edge_is_of_one_program_and_one_cluster() {
+        let folder = std::env::temp_dir().join(format!("canary-edge-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (program, kubeconfig) = (folder.join("program"), folder.join("kubeconfig"));
+        fs::write(&program, "1").unwrap();
+        let of = |text: &str, published: &[(u16, &str)]| {
+            fs::write(&kubeconfig, text).unwrap();
+            let published = published.iter().map(|(port, at)| (*port, (*at).into())).collect();
+            fingerprint(&program, &kubeconfig, &published).unwrap()
+        };
+        let first = of("  server: https://127.0.0.1:1\n  last-update: now", &[]);
+        assert_eq!(of("  server: https://127.0.0.1:1\n  last-update: later", &[]), first);
+        assert_ne!(of("  server: https://127.0.0.1:2\n", &[]), first);
+        assert_ne!(of("  server: https://127.0.0.1:1\n", &[(30000, "127.0.0.1:1")]), first);
+        fs::write(&program, "22").unwrap();
+        assert_ne!(of("  server: https://127.0.0.1:1\n", &[]), first);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn of_another_versions_record_the_process_is_read() {
+        let now = r#"{"pid":7,"of":"x","ready":null}"#;
+        assert_eq!(read(now.as_bytes()).map(|about| (about.pid, about.of)), Some((7, "x".into())));
+        let older = r#"{"pid":7,"addresses":"127.9.0.0/16","way":"node ports","build":"1"}"#;
+        let about = read(older.as_bytes()).unwrap();
+        assert_eq!((about.pid, &*about.of, about.ready.is_none()), (7, "", true));
+        assert!(read(b"{}").is_none() && read(b"torn").is_none());
     }
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The name that `--on` takes.
@@ -100,5 +100,8 @@ pub(crate) fn launch(
     log: &Path,
     signals: &Signals,
 ) -> Result<(Daemon, Ready, f64)> {
-    daemon::launch("cluster", command, log, START, signals)
+    let begin = Instant::now();
+    let mut process = daemon::start("cluster", command, log)?;
+    let ready = process.ready(START, signals)?;
+    Ok((process, ready, begin.elapsed().as_secs_f64()))
 }

@@ -111,7 +111,7 @@ impl Provider for Kind {
     fn create(&self, work: &Work) -> Result<()> {
         let file = work.folder.join("kind.json");
         if !work.tools.is_dry() {
-            fs::write(&file, config(docker::nodes_are_near()))
+            fs::write(&file, config(nodes_are_near(work)))
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
         work.run(&create(work.spec, &file, &work.kubeconfig), CREATE)
@@ -133,6 +133,14 @@ impl Provider for Kind {
     fn faults(&self) -> &'static [Fault] {
         FAULTS
     }
+}
+
+/// Asked of the `docker` command, which knows the engine that kind will use. That it does not answer
+/// will be told by others.
+fn nodes_are_near(work: &Work) -> bool {
+    let info = work.ask(&Line::new("docker info --format {{json .}}"));
+    let info = info.ok().and_then(|text| serde_json::from_str(&text).ok());
+    info.is_none_or(|info| docker::is_near(&info))
 }
 
 /// The node ports of a cluster whose nodes cannot be reached: enough for what labs and a reader make at

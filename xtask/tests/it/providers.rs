@@ -340,6 +340,21 @@ fn an_edge_that_does_not_serve_is_blamed() {
 }
 
 #[test]
+fn node_ports_are_published_where_docker_is_in_a_machine_of_its_own() {
+    let outside = Outside::new("desktop");
+    let config = || {
+        let file = outside.world.folder.join("home/clusters/kind/kind.json");
+        fs::read_to_string(file).unwrap().matches("containerPort").count()
+    };
+    outside.well("up --on kind");
+    assert_eq!(config(), 0);
+    outside.well("down --on kind");
+    let desktop = [("STAND_IN_SYSTEM", "Docker Desktop")];
+    let (code, text) = outside.run_with("up --on kind", &desktop);
+    assert_eq!((code, config()), (0, 16), "{text}");
+}
+
+#[test]
 fn a_killed_run_leaves_no_edge() {
     let outside = Outside::new("edge-killed");
     let mut child =
