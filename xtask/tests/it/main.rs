@@ -2,7 +2,10 @@
 //! leaves behind, however a run ends. With the real ones, `cargo xtask lab all` is the test.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod edges;
 mod gcloud;
+mod lives;
+mod outside;
 mod providers;
 mod real;
 mod registry;

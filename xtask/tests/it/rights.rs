@@ -1,9 +1,9 @@
 //! Who may do what: credentials for registries, on this machine and on the nodes, what `up` remembers
-//! of them, and the rights to use an engine. Among the stand-ins of [`super::providers`].
+//! of them, and the rights to use an engine. Among the stand-ins of [`super::outside`].
 
 use super::{
     ended, kill,
-    providers::{GKE, Outside, which},
+    outside::{GKE, Outside, which},
 };
 use std::{
     env, fs,
