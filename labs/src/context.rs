@@ -34,6 +34,14 @@ pub struct Told {
     pub judged: Vec<(&'static Claim, Verdict)>,
     /// Every sample taken, with what was sampled.
     pub samples: Vec<(String, Sample)>,
+    /// How many of the verdicts the reports know.
+    announced: usize,
+}
+
+impl Told {
+    fn holds_back(&self) -> bool {
+        self.announced < self.judged.len()
+    }
 }
 
 impl Context {
@@ -135,7 +143,8 @@ impl Context {
 
     /// Gives a claim of this lab its verdict, once. On a cluster that cannot offer the claim the
     /// verdict becomes `skipped`, with the environment's reason. An id that this lab does not list,
-    /// or has judged already, is an error.
+    /// or has judged already, is an error. Reports learn of a failure only with
+    /// [`Context::announce`], as a cluster that is gone may be to blame.
     pub fn judge(&self, id: &str, verdict: Verdict) -> anyhow::Result<Outcome> {
         let Some(claim) = self.lab.claim(id) else {
             bail!("{} judged `{id}`, which it does not list as a claim", self.lab.name);
@@ -145,19 +154,49 @@ impl Context {
             None => verdict,
         };
         let outcome = verdict.outcome;
-        {
+        let held = {
             let mut told = self.told();
             if told.judged.iter().any(|(judged, _)| judged.id == id) {
                 bail!("{} judged `{id}` twice", self.lab.name);
             }
-            told.judged.push((claim, verdict.clone()));
+            let held = told.holds_back() || outcome == Outcome::Fails;
+            told.judged.push((claim, verdict));
+            held
+        };
+        if !held {
+            self.announce();
         }
-        let (claim, sentence) = (claim.id, claim.sentence);
-        self.events.send(Event::ClaimJudged { claim, sentence, verdict });
         if outcome == Outcome::Fails {
             self.failed.notify_one();
         }
         Ok(outcome)
+    }
+
+    /// Whether the reports do not know every verdict yet, because a claim fails.
+    pub fn holds_back(&self) -> bool {
+        self.told().holds_back()
+    }
+
+    /// Tells the reports what was held back: these verdicts stand.
+    pub fn announce(&self) {
+        let mut told = self.told();
+        let to = told.judged.len();
+        let from = std::mem::replace(&mut told.announced, to);
+        for (claim, verdict) in told.judged.iter().skip(from) {
+            let (claim, sentence, verdict) = (claim.id, claim.sentence, verdict.clone());
+            self.events.send(Event::ClaimJudged { claim, sentence, verdict });
+        }
+    }
+
+    /// Puts that verdict in the place of failures that were held back.
+    pub fn retract(&self, instead: &Verdict) {
+        let mut told = self.told();
+        let from = told.announced;
+        for (_, verdict) in told.judged.iter_mut().skip(from) {
+            if verdict.outcome == Outcome::Fails {
+                *verdict = instead.clone();
+            }
+        }
     }
 
     /// As [`Context::judge`], for a claim without which the lab cannot go on: if it does not hold,

@@ -52,6 +52,11 @@ impl Lock {
         Ok(Self { leases, holder, renewal, lost })
     }
 
+    /// Who holds it: this run.
+    pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
     /// Tells when the lease is lost, with the reason.
     pub fn lost(&self) -> watch::Receiver<Option<String>> {
         self.lost.clone()
@@ -95,6 +100,9 @@ impl std::fmt::Debug for Lock {
 
 const SECONDS: i32 = 15;
 const EVERY: Duration = Duration::from_secs(5);
+/// Why a run is over whose lease is another's, or nobody's.
+const TAKEN_OVER: &str = "another run has taken over this cluster: somebody else changed or deleted \
+                          the lease of these labs";
 /// How every error begins that has nothing to do with what the labs claim.
 const GONE: &str = "the cluster does not answer";
 
@@ -108,6 +116,16 @@ pub(crate) fn gone(error: kube::Error) -> String {
         ),
         _ => format!("{GONE}: {:#}", anyhow::Error::from(error)),
     }
+}
+
+/// Why the cluster is not that holder's any more, as the lease says at this moment. What cannot be asked
+/// is left to the renewal to find out.
+pub(crate) async fn taken_from(holder: &str, client: &kube::Client) -> Option<String> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
+    let asked = tokio::time::timeout(EVERY, leases.get_opt(LEASE)).await;
+    let spec = asked.ok()?.ok()?.and_then(|lease| lease.spec);
+    let by = spec.and_then(|spec| spec.holder_identity);
+    (by.as_deref() != Some(holder)).then(|| TAKEN_OVER.to_owned())
 }
 
 /// Tries again through short failures of the API; gives up once the lease must have expired.
@@ -129,9 +147,7 @@ async fn renew(leases: Api<Lease>, mut lease: Lease, lost: watch::Sender<Option<
                 continue;
             }
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
-                "another run has taken over this cluster: somebody else changed or deleted the \
-                 lease of these labs"
-                    .to_owned()
+                TAKEN_OVER.to_owned()
             }
             _ if renewed.elapsed() < Duration::from_secs(SECONDS as u64) => continue,
             Ok(Err(error)) => gone(error),

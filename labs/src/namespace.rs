@@ -3,7 +3,7 @@
 
 use crate::{
     kubernetes::wait::{Config, Seen, until},
-    lock::Lock,
+    lock::{self, Lock},
 };
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::{
@@ -13,7 +13,7 @@ use k8s_openapi::api::{
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 use tokio::sync::{Mutex, watch};
 
 /// The article's namespace.
@@ -21,25 +21,55 @@ pub const PRODUCTION: &str = "production";
 /// Label and value that mark what a lab made.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "canary-labs");
 
+/// Names the run that made a namespace, as its Lease does.
+const RUN: &str = "canary-labs.dev/run";
+
 /// Makes the namespace once a run, and takes it away at the end.
 #[derive(Debug)]
 pub struct Production {
     /// Made in each namespace of this run.
     secret: Option<Secret>,
     state: Mutex<State>,
+    /// This run's name, once it has the Lease.
+    holder: OnceLock<String>,
     lost: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     lock: Option<Lock>,
-    /// Whether a namespace of the name stands there that this run made, or was about to make.
-    made: bool,
+    made: Made,
+}
+
+/// Which namespace is this run's.
+#[derive(Debug, Default, PartialEq)]
+enum Made {
+    #[default]
+    None,
+    /// The call that makes it may have been interrupted when the API had already made it.
+    Perhaps,
+    /// That with this uid, and no other of the name.
+    Uid(String),
+}
+
+impl Made {
+    /// Whether it is this one.
+    fn is(&self, found: &Namespace, holder: Option<&String>) -> bool {
+        match self {
+            Self::None => false,
+            Self::Perhaps => {
+                let by = found.metadata.annotations.as_ref().and_then(|all| all.get(RUN));
+                by.is_some() && by == holder
+            }
+            Self::Uid(uid) => found.metadata.uid.as_ref() == Some(uid),
+        }
+    }
 }
 
 impl Default for Production {
     fn default() -> Self {
-        Self { secret: None, state: Mutex::default(), lost: watch::Sender::new(None) }
+        let (state, holder) = Default::default();
+        Self { secret: None, state, holder, lost: watch::Sender::new(None) }
     }
 }
 
@@ -67,13 +97,16 @@ impl Production {
         anew: bool,
     ) -> anyhow::Result<()> {
         let mut state = self.state.lock().await;
-        if state.made && !anew {
+        if state.made != Made::None && !anew {
             return Ok(());
         }
         if state.lock.is_none() {
             let lock = Lock::take(client).await?;
             self.pass_on(lock.lost());
+            _ = self.holder.set(lock.holder().to_owned());
             state.lock = Some(lock);
+        } else if let Some(why) = self.taken_over(client).await {
+            bail!(why);
         }
         let namespaces: Api<Namespace> = Api::all(client.clone());
         if let Some(found) = namespaces.get_opt(PRODUCTION).await.context("reading namespaces")? {
@@ -86,10 +119,11 @@ impl Production {
             }
             remove(client, found, patience).await?;
         }
-        // Before the call: it may be interrupted when the API has already made the namespace.
-        state.made = true;
-        let made = namespaces.create(&PostParams::default(), &namespace()).await;
-        made.with_context(|| format!("creating the namespace `{PRODUCTION}`"))?;
+        state.made = Made::Perhaps;
+        let namespace = namespace(self.holder.get());
+        let made = namespaces.create(&PostParams::default(), &namespace).await;
+        let made = made.with_context(|| format!("creating the namespace `{PRODUCTION}`"))?;
+        state.made = Made::Uid(made.metadata.uid.unwrap_or_default());
         if let Some(secret) = &self.secret {
             let secrets: Api<Secret> = Api::namespaced(client.clone(), PRODUCTION);
             let made = secrets.create(&PostParams::default(), secret).await;
@@ -101,11 +135,11 @@ impl Production {
     /// Whether there is nothing on the cluster that [`Production::release`] would take away.
     pub async fn has_nothing(&self) -> bool {
         let state = self.state.lock().await;
-        !state.made && state.lock.is_none()
+        state.made == Made::None && state.lock.is_none()
     }
 
-    /// Deletes the namespace if this run made it, unless it is to be kept, waits until it is gone, and
-    /// lets other runs in.
+    /// Deletes the namespace that this run made, unless it is to be kept, waits until it is gone, and
+    /// lets other runs in. Once another run may have taken the cluster over, nothing is touched.
     pub async fn release(
         &self,
         client: &kube::Client,
@@ -113,20 +147,35 @@ impl Production {
         patience: Duration,
     ) -> anyhow::Result<()> {
         let mut state = self.state.lock().await;
-        let removed = if std::mem::take(&mut state.made) && !keep {
+        let made = std::mem::take(&mut state.made);
+        if self.taken_over(client).await.is_some() {
+            state.lock = None;
+            bail!("nothing was deleted, since what is there may be another run's by now");
+        }
+        let removed = if made == Made::None || keep {
+            Ok(())
+        } else {
             let namespaces: Api<Namespace> = Api::all(client.clone());
             match namespaces.get_opt(PRODUCTION).await.context("reading namespaces") {
-                Ok(Some(found)) if is_ours(&found) => remove(client, found, patience).await,
+                Ok(Some(found)) if made.is(&found, self.holder.get()) => {
+                    remove(client, found, patience).await
+                }
                 Ok(_) => Ok(()),
                 Err(error) => Err(error),
             }
-        } else {
-            Ok(())
         };
         match state.lock.take() {
             Some(lock) => removed.and(lock.release().await),
             None => removed,
         }
+    }
+
+    /// Why the cluster is not this run's any more, if it is not.
+    pub async fn taken_over(&self, client: &kube::Client) -> Option<String> {
+        if let Some(why) = self.lost.borrow().clone() {
+            return Some(why);
+        }
+        lock::taken_from(self.holder.get()?, client).await
     }
 
     /// Ends with the reason once another run has taken the cluster over, or the cluster has fallen
@@ -149,11 +198,12 @@ impl Production {
     }
 }
 
-fn namespace() -> Namespace {
+fn namespace(holder: Option<&String>) -> Namespace {
     let mut namespace = Namespace::default();
     namespace.metadata.name = Some(PRODUCTION.to_owned());
     let (key, value) = MANAGED_BY;
     namespace.metadata.labels = Some([(key.to_owned(), value.to_owned())].into());
+    namespace.metadata.annotations = holder.map(|run| [(RUN.to_owned(), run.clone())].into());
     namespace
 }
 
@@ -216,11 +266,27 @@ mod tests {
 
     #[test]
     fn only_a_namespace_with_the_label_is_ours() {
-        assert!(is_ours(&namespace()));
-        let mut other = namespace();
+        assert!(is_ours(&namespace(None)));
+        let mut other = namespace(None);
         other.metadata.labels = None;
         assert!(!is_ours(&other));
         other.metadata.labels = Some([(MANAGED_BY.0.to_owned(), "helm".to_owned())].into());
         assert!(!is_ours(&other));
+    }
+    #[test]
+    fn a_run_knows_its_own_namespace() {
+        let (this, another) = ("this".to_owned(), "another".to_owned());
+        let found = |run: &String, uid: &str| {
+            let mut found = namespace(Some(run));
+            found.metadata.uid = Some(uid.to_owned());
+            found
+        };
+        let uid = Made::Uid("1".to_owned());
+        assert!(uid.is(&found(&this, "1"), Some(&this)));
+        assert!(!uid.is(&found(&this, "2"), Some(&this)));
+        assert!(Made::Perhaps.is(&found(&this, "2"), Some(&this)));
+        assert!(!Made::Perhaps.is(&found(&another, "2"), Some(&this)));
+        assert!(!Made::Perhaps.is(&namespace(None), None));
+        assert!(!Made::None.is(&found(&this, "1"), Some(&this)));
     }
 }

@@ -7,12 +7,12 @@ use crate::event::{Event, Events};
 use crate::failure;
 use crate::kubernetes::pull_secret;
 use crate::lab::Lab;
-use crate::lock;
 use crate::namespace::Production;
 use anyhow::{Context as _, bail};
 use futures::FutureExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use lab_environment::Environment;
+use lost::{ANSWER, Lost, silence};
 use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -20,6 +20,10 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+mod lost;
+#[cfg(test)]
+mod tests;
 
 /// What a process that ran labs exits with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +43,6 @@ pub enum Exit {
 
 /// For all that helps to understand a failure.
 const GATHER: Duration = Duration::from_secs(20);
-/// For the API to show that it is there at all.
-const ANSWER: Duration = Duration::from_secs(5);
 
 /// A run to be.
 #[derive(Clone, Debug)]
@@ -151,6 +153,7 @@ impl Runner {
             };
             let Some(result) = played else {
                 was_interrupted = true;
+                context.announce();
                 summary.verdicts.extend(verdicts(&context));
                 break;
             };
@@ -172,40 +175,43 @@ impl Runner {
         let (lab, since) = (context.lab(), Instant::now());
         context.events().send(Event::LabStarted { title: lab.title, claims: lab.claims.len() });
         let mut played = pin!(AssertUnwindSafe((lab.run)(context)).catch_unwind());
-        let mut lost = pin!(context.production().lost());
-        let (mut diagnosed, mut gone) = (false, None);
+        let mut taken = pin!(context.production().lost());
+        let (mut diagnosed, mut lost) = (false, None);
         let mut error = loop {
             tokio::select! {
                 biased;
                 // The lab stands still meanwhile, so that what is gathered is what was judged.
-                () = context.failed(), if !diagnosed => {
-                    gone = silence(&context.client()).await;
-                    if gone.is_some() {
+                () = context.failed() => {
+                    lost = Lost::find(context).await;
+                    if lost.is_some() {
                         break None;
                     }
-                    diagnosed = true;
-                    self.diagnose(context, None, GATHER).await;
+                    context.announce();
+                    if !std::mem::replace(&mut diagnosed, true) {
+                        self.diagnose(context, None, GATHER).await;
+                    }
                 }
-                why = &mut lost => break Some(why),
+                why = &mut taken => {
+                    lost = Some(Lost::TakenOver(why));
+                    break None;
+                }
                 played = &mut played => break match played {
                     Ok(result) => result.err().map(|error| format!("{error:#}")),
                     Err(panic) => Some(format!("a bug in these labs: {}", said(&*panic))),
                 },
             }
         };
-        if !diagnosed && error.is_some() && gone.is_none() {
-            gone = silence(&context.client()).await;
+        // A failure right before the end has not been asked about.
+        if lost.is_none() && (error.is_some() || context.holds_back()) {
+            lost = Lost::find(context).await;
         }
-        let patience = if gone.is_some() { ANSWER } else { GATHER };
-        if let Some(why) = gone {
-            // What fails on a cluster that is not there says nothing of the claim.
-            for (_, verdict) in &mut context.told().judged {
-                if verdict.outcome == Outcome::Fails {
-                    *verdict = Verdict::skipped("the cluster was gone");
-                }
-            }
-            error = Some(why);
+        let patience = if lost.is_some() { ANSWER } else { GATHER };
+        if let Some(lost) = &lost {
+            // What fails there says nothing of the claim.
+            context.retract(&lost.verdict());
+            error = Some(lost.why());
         }
+        context.announce();
         let judged = verdicts(context);
         let fails = judged.iter().any(|(_, verdict)| verdict.outcome == Outcome::Fails);
         let missed =
@@ -224,7 +230,8 @@ impl Runner {
         let seconds = since.elapsed().as_secs_f64();
         context.events().send(Event::LabEnded { seconds, error: error.clone() });
         match error {
-            Some(error) if !fails => Err(error),
+            // Nothing can follow on a cluster that is lost.
+            Some(error) if !fails || lost.is_some() => Err(error),
             _ => Ok(()),
         }
     }
@@ -262,17 +269,6 @@ impl Runner {
             .await
             .with_context(|| format!("the kubeconfig {} cannot be used", path.display()))?;
         kube::Client::try_from(config).context("making a client of the cluster's API")
-    }
-}
-
-/// Why the cluster's API does not answer, if it does not.
-async fn silence(client: &kube::Client) -> Option<String> {
-    match tokio::time::timeout(ANSWER, client.apiserver_version()).await {
-        Ok(Ok(_)) => None,
-        // Whatever else it says, it is there.
-        Ok(Err(kube::Error::Api(status))) if status.code != 401 => None,
-        Ok(Err(error)) => Some(lock::gone(error)),
-        Err(_) => Some(format!("the cluster does not answer within {} s", ANSWER.as_secs())),
     }
 }
 

@@ -10,6 +10,7 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
+    runtime::wait::await_condition,
 };
 use lab_environment::IngressClass;
 use labs::{namespace::Production, run::Exit};
@@ -55,6 +56,69 @@ async fn foreign_namespace() {
     assert_eq!(found.data.unwrap_or_default()["to"], "somebody");
     assert_eq!(left(&client).await, (1, 0), "the namespace stays, the lease goes");
     cluster.stop().await;
+}
+
+/// A run that was away for so long that another has begun touches nothing of what that one made, though
+/// the labels are the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_runs_namespace() {
+    let world = World::new();
+    let cluster = world.cluster().await;
+    let client = cluster.client();
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "production");
+    for taken in [true, false] {
+        let run = Production::default();
+        run.own(&client, PATIENCE).await.expect("a namespace of this run");
+        namespaces.delete("production", &Default::default()).await.expect("its end");
+        await_condition(namespaces.clone(), "production", |found: Option<&Namespace>| {
+            found.is_none()
+        })
+        .await
+        .expect("no namespace");
+        let labels = json!({"app.kubernetes.io/managed-by": "canary-labs"});
+        create(&namespaces, json!({"metadata": {"name": "production", "labels": labels}})).await;
+        let idle = json!([{"name": "idle", "image": "kubeapp:1.0"}]);
+        create(&pods, json!({"metadata": {"name": "dear"}, "spec": {"containers": idle}})).await;
+        if taken {
+            take_over(&client).await;
+        }
+        let released = run.release(&client, false, PATIENCE).await.map_err(|e| e.to_string());
+        let pod = pods.get("dear").await.expect("the other run's pod");
+        assert_eq!(pod.metadata.deletion_timestamp, None);
+        assert_eq!(released.is_err_and(|why| why.contains("nothing was deleted")), taken);
+        assert_eq!(left(&client).await, (1, usize::from(taken)), "a lease of another's stays");
+        let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
+        _ = leases.delete("canary-labs", &Default::default()).await;
+    }
+    cluster.stop().await;
+}
+
+/// The same in the middle of a phase: what fails from then on is no claim's failure.
+#[tokio::test(flavor = "multi_thread")]
+async fn taken_over_in_mid_phase() {
+    let world = World::new().impatient(5);
+    let cluster = world.cluster().await;
+    let canary = |pod: &Pod| pod.metadata.labels.as_ref().is_some_and(|l| l["env"] == "canary");
+    let overtaking = meddle::once(cluster.client(), canary, async |client: Client| {
+        take_over(&client).await;
+        meddle::delete_pods_now(client, "app=kubeapp").await;
+    });
+    let played = tokio::select! {
+        played = world.run("phase4", std::future::pending()) => played,
+        () = overtaking => unreachable!("it waits for ever"),
+    };
+    played.failed_for_the_environment("another run has taken over this cluster");
+    played.failed_for_the_environment("nothing was deleted");
+    assert_eq!(left(&cluster.client()).await, (1, 1));
+    cluster.stop().await;
+}
+
+/// As another run does it once the Lease has expired.
+async fn take_over(client: &Client) {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
+    let patch = Patch::Merge(json!({"spec": {"holderIdentity": "another"}}));
+    leases.patch("canary-labs", &PatchParams::default(), &patch).await.expect("the lease");
 }
 
 /// Waits that can only end in vain end as soon as that is clear: here each may take an hour.
