@@ -116,6 +116,11 @@ impl Provider for Current {
         }
     }
 
+    /// What is in others is not ours to serve.
+    fn edge_serves(&self) -> Option<&'static str> {
+        Some("production")
+    }
+
     fn needs_edge(&self, spec: &Spec) -> bool {
         spec.choices.edge
     }

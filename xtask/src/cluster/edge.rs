@@ -6,7 +6,7 @@
 //! of one that is gone.
 
 use crate::{
-    cluster::embedded,
+    cluster::{Differences, embedded},
     daemon::{self, Daemon},
     lock::Lock,
     process::{Signals, Stranger},
@@ -31,6 +31,9 @@ use std::{
 const START: Duration = Duration::from_secs(60);
 /// To take back its addresses.
 const STOP: Duration = Duration::from_secs(20);
+
+/// Seconds until a kube-proxy has learned of a change, with some to spare.
+const PROPAGATION: u64 = 3;
 
 /// Node ports and where they are published.
 pub(crate) type Published = BTreeMap<u16, String>;
@@ -125,6 +128,16 @@ fn read(text: &[u8]) -> Option<About> {
     Some(About { pid, of: String::new(), ready: None })
 }
 
+/// What an edge is given to see of its cluster.
+pub(crate) struct Seen<'a> {
+    /// Of this cluster alone.
+    pub(crate) folder: &'a Path,
+    pub(crate) kubeconfig: &'a Path,
+    pub(crate) published: &'a Published,
+    /// The one namespace that it serves; `None` for all.
+    pub(crate) only: Option<&'static str>,
+}
+
 /// The edge of a cluster that is in use.
 pub(crate) struct Edge {
     files: Files,
@@ -143,15 +156,13 @@ impl Edge {
     /// with this run.
     pub(crate) fn ensure(
         project: &Project,
-        folder: &Path,
-        kubeconfig: &Path,
-        published: &Published,
+        seen: &Seen,
         stays: bool,
         signals: &Signals,
     ) -> Result<Self> {
-        let files = Files::of(folder);
+        let files = Files::of(seen.folder);
         let program = embedded::program(project);
-        let of = fingerprint(&program, kubeconfig, published)?;
+        let of = fingerprint(&program, seen)?;
         if let Some(Found { about, process }) = files.find()? {
             if let About { of: same, ready: Some(ready), .. } = about
                 && same == of
@@ -161,9 +172,12 @@ impl Edge {
             files.end()?;
         }
         let mut command = Command::new(program);
-        command.arg("edge").arg("--kubeconfig").arg(kubeconfig).current_dir("/");
-        for (port, at) in published {
+        command.arg("edge").arg("--kubeconfig").arg(seen.kubeconfig).current_dir("/");
+        for (port, at) in seen.published {
             command.arg("--published").arg(format!("{port}={at}"));
+        }
+        if let Some(namespace) = seen.only {
+            command.arg("--namespace").arg(namespace);
         }
         if stays {
             // Nobody runs; somebody may just be looking.
@@ -193,12 +207,19 @@ impl Edge {
         Ok(Self { files, ready, life })
     }
 
-    /// What cannot be checked from here.
-    pub(crate) fn absent(&self) -> Option<Absent> {
-        let reason =
-            format!("no node can be reached from here: traffic enters by {}", self.ready.way);
+    /// What labs have to know of how it enters the cluster.
+    pub(crate) fn fit(&self, differences: &mut Differences) {
+        if self.ready.nodes_reachable {
+            return;
+        }
+        let way = &self.ready.way;
+        let reason = format!("no node can be reached from here: traffic enters by {way}");
         let claim = "nodeport-in-range".to_owned();
-        (!self.ready.nodes_reachable).then_some(Absent { claim, reason })
+        differences.absent.push(Absent { claim, reason });
+        // A connection that way is made before it meets its pod, and cannot be tried again: a pod that
+        // ends has to serve on for as long as it may be chosen.
+        let patience = &mut differences.patience;
+        patience.propagation = patience.propagation.max(PROPAGATION);
     }
 
     /// What becomes readable when one that stays has ended; that of one of this run is told by a signal.
@@ -227,11 +248,11 @@ impl Edge {
 }
 
 /// What an edge depends on: the program, how the cluster is reached, and what is published.
-fn fingerprint(program: &Path, kubeconfig: &Path, published: &Published) -> Result<String> {
+fn fingerprint(program: &Path, seen: &Seen) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(running::build(program)?);
-    let text = fs::read_to_string(kubeconfig);
-    let text = text.with_context(|| format!("cannot read {}", kubeconfig.display()))?;
+    let text = fs::read_to_string(seen.kubeconfig);
+    let text = text.with_context(|| format!("cannot read {}", seen.kubeconfig.display()))?;
     // The rest may be written anew each time, such as when that was.
     let counts = ["server:", "certificate-authority", "client-", "token", "exec:"];
     for line in text.lines().map(str::trim) {
@@ -239,7 +260,7 @@ fn fingerprint(program: &Path, kubeconfig: &Path, published: &Published) -> Resu
             hash.update(line);
         }
     }
-    hash.update(serde_json::to_vec(published)?);
+    hash.update(serde_json::to_vec(&(seen.published, seen.only))?);
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -256,7 +277,8 @@ mod tests {
         let of = |text: &str, published: &[(u16, &str)]| {
             fs::write(&kubeconfig, text).unwrap();
             let published = published.iter().map(|(port, at)| (*port, (*at).into())).collect();
-            fingerprint(&program, &kubeconfig, &published).unwrap()
+            let (kubeconfig, published, only) = (&*kubeconfig, &published, None);
+            fingerprint(&program, &Seen { folder: &folder, kubeconfig, published, only }).unwrap()
         };
         let first = of("  server: https://127.0.0.1:1\n  last-update: now", &[]);
         assert_eq!(of("  server: https://127.0.0.1:1\n  last-update: later", &[]), first);

@@ -44,6 +44,10 @@ pub(crate) trait Provider: Sync {
     fn needs_edge(&self, _: &Spec) -> bool {
         false
     }
+    /// The one namespace that an edge of ours serves there; `None` for all.
+    fn edge_serves(&self) -> Option<&'static str> {
+        None
+    }
     /// Node ports that are published on this host.
     fn published(&self, _: &Work) -> Published {
         Published::new()

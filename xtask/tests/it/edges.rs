@@ -33,6 +33,7 @@ fn the_edge_lives_as_long_as_the_cluster() {
     let (code, text) = outside.run_with("lab phase4 --on kind", &environment);
     assert_eq!((code, edges()), (0, 0), "{text}");
     assert!(text.contains("no node can be reached from here: traffic enters by the API"), "{text}");
+    assert!(text.contains(r#""propagation": 3"#), "pods that end have to serve on: {text}");
     assert!(outside.calls("edge").last().unwrap().ends_with("--exit-with-stdin"));
     outside.well("lab phase4 --on k3s");
     assert_eq!(outside.calls("edge").len(), 0, "k3s has load balancers of its own");
@@ -40,7 +41,9 @@ fn the_edge_lives_as_long_as_the_cluster() {
     outside.well(mine);
     assert_eq!(outside.calls("edge").len(), 0, "nobody asked for one");
     outside.well(&format!("{mine} --edge"));
-    assert_eq!((outside.calls("edge").len(), edges()), (1, 0));
+    let calls = outside.calls("edge");
+    assert_eq!((calls.len(), edges()), (1, 0));
+    assert!(calls[0].contains("--namespace production"), "what is in others is not ours to serve");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! An embedded cluster as somebody else's: what `--on current` does with the real kubectl and the real
 //! labs. Where a program is missing, the test says that it did not run.
 
-use super::{PATIENCE, World, ended, eventually};
+use super::{World, ended, eventually};
 use serde_json::Value;
 use std::{
     fs,
@@ -10,7 +10,6 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Instant,
 };
 
 /// What a test with real programs lacks here, if anything.
@@ -167,10 +166,8 @@ fn a_cluster_that_dies_in_mid_phase_is_blamed_and_no_claim_fails() {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().contains(&format!("\"{moment}\""))), "{moment}");
         embedded.child.kill().unwrap();
-        let killed = Instant::now();
         let rest: Vec<_> = lines.map_while(Result::ok).collect();
         let (code, text) = ended(child.wait_with_output().unwrap());
-        let took = killed.elapsed();
         let end: Value = serde_json::from_str(rest.last().unwrap()).unwrap();
         assert_eq!((code, &end["fails"], &end["exitCode"]), (3, &0.into(), &3.into()), "{end}");
         // Whoever notices first says so: a phase, or the watch over the cluster.
@@ -183,7 +180,6 @@ fn a_cluster_that_dies_in_mid_phase_is_blamed_and_no_claim_fails() {
                 && !last.contains("anew"),
             "{text}"
         );
-        assert!(took < PATIENCE, "killed at {moment}: told after {took:?}");
     }
 }
 

@@ -3,7 +3,10 @@
 
 use super::{House, Spec, house::Record};
 use crate::{
-    cluster::{Cluster, NONE, edge::Edge},
+    cluster::{
+        Cluster, NONE,
+        edge::{Edge, Seen},
+    },
     images::{Image, push},
     lock::Lock,
     process::Signals,
@@ -98,10 +101,12 @@ impl Held {
         }
         let work = self.house.work(&self.spec, tools);
         let published = self.house.provider.published(&work);
-        let (folder, kubeconfig) = (&self.house.folder, &work.kubeconfig);
+        let only = self.house.provider.edge_serves();
+        let kubeconfig = &work.kubeconfig;
+        let seen = Seen { folder: &self.house.folder, kubeconfig, published: &published, only };
         // One that a lab alone has chosen goes with it.
         let stays = record.stays && self.house.provider.needs_edge(&record.spec);
-        let edge = Edge::ensure(project, folder, kubeconfig, &published, stays, signals)?;
+        let edge = Edge::ensure(project, &seen, stays, signals)?;
         self.edge = Some(edge);
         Ok(())
     }
@@ -110,7 +115,9 @@ impl Held {
     pub(crate) fn cluster(&self) -> Cluster {
         let provider = self.house.provider;
         let mut differences = provider.differences(&self.spec);
-        differences.absent.extend(self.edge.as_ref().and_then(Edge::absent));
+        if let Some(edge) = &self.edge {
+            edge.fit(&mut differences);
+        }
         Cluster {
             provider: provider.name(),
             kubeconfig: self.house.kubeconfig(),
