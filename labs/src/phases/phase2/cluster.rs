@@ -72,22 +72,23 @@ impl OnNodes {
         let names: Vec<_> = self.nodes.keys().map(String::as_str).collect();
         let faults = self.nodes.iter().filter_map(|(node, fault)| Some((node, fault.as_ref()?)));
         let faults: Vec<_> = faults.map(|(node, why)| format!("{node}: {why}")).collect();
-        let with = match self.with_secret {
-            true => format!("with the pull secret {}", pull_secret::NAME),
-            false => "without pull secrets".to_owned(),
+        let started = format!(
+            "both started on {}; {} of {} nodes list both among their images",
+            names.join(", "),
+            self.listed,
+            names.len()
+        );
+        let verdict = match faults.as_slice() {
+            [] if names.is_empty() => Verdict::fails("no node takes pods"),
+            // What they can do without, nobody has tried.
+            [] if self.with_secret => Verdict::skipped(format!(
+                "the nodes were given credentials, the pull secret {}; with it, {started}",
+                pull_secret::NAME
+            )),
+            [] => Verdict::holds(format!("without pull secrets, {started}")),
+            faults => Verdict::fails(faults.join("; ")),
         };
-        let line = match faults.as_slice() {
-            [] => format!(
-                "both started {with} on {}; {} of {} nodes list both among their \
-                 images",
-                names.join(", "),
-                self.listed,
-                names.len()
-            ),
-            faults => faults.join("; "),
-        };
-        Verdict::of(faults.is_empty() && !names.is_empty(), line)
-            .with(json!({ "nodes": names, "listed": self.listed, "faults": faults }))
+        verdict.with(json!({ "nodes": names, "listed": self.listed, "faults": faults }))
     }
 }
 
@@ -244,17 +245,21 @@ mod tests {
 
     #[test]
     fn one_node_without_the_image_fails_the_claim() {
-        let on = |faults: &[Option<&str>]| {
+        let on = |faults: &[Option<&str>], with_secret| {
             let nodes = faults.iter().enumerate();
             let nodes =
                 nodes.map(|(i, fault)| (format!("n{i}"), fault.map(str::to_owned))).collect();
-            let (answered, with_secret) = (Vec::new(), false);
-            OnNodes { answered, nodes, listed: 2, with_secret }.reachable()
+            OnNodes { answered: Vec::new(), nodes, listed: 2, with_secret }.reachable()
         };
-        assert_eq!(on(&[None, None]).outcome, Outcome::Holds);
-        let verdict = on(&[None, Some("no such image")]);
-        assert_eq!((verdict.outcome, &*verdict.evidence), (Outcome::Fails, "n1: no such image"));
-        assert_eq!(on(&[]).outcome, Outcome::Fails);
+        for (with_secret, outcome) in [(false, Outcome::Holds), (true, Outcome::Skipped)] {
+            let verdict = on(&[None, None], with_secret);
+            assert_eq!(verdict.outcome, outcome);
+            assert!(verdict.evidence.contains("both started on n0, n1"), "{}", verdict.evidence);
+            let verdict = on(&[None, Some("no such image")], with_secret);
+            let said = (verdict.outcome, &*verdict.evidence);
+            assert_eq!(said, (Outcome::Fails, "n1: no such image"));
+            assert_eq!(on(&[], with_secret).outcome, Outcome::Fails);
+        }
     }
 
     #[test]
