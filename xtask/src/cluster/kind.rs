@@ -138,7 +138,7 @@ impl Provider for Kind {
 /// Asked of the `docker` command, which knows the engine that kind will use. That it does not answer
 /// will be told by others.
 fn nodes_are_near(work: &Work) -> bool {
-    let info = work.ask(&Line::new("docker info --format {{json .}}"));
+    let info = work.ask(&Line::new("docker info --format").args(["{{json .}}"]));
     let info = info.ok().and_then(|text| serde_json::from_str(&text).ok());
     info.is_none_or(|info| docker::is_near(&info))
 }
