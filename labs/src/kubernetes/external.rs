@@ -87,7 +87,7 @@ impl Scope {
                 None => Seen::Waiting(format!("no such {}", K::KIND)),
                 Some(object) => match published(object, port) {
                     Some(found) => Seen::Done(found),
-                    None => Seen::Waiting("<pending>".into()),
+                    None => Seen::Waiting(PENDING.into()),
                 },
             },
         )
@@ -162,6 +162,8 @@ impl Scope {
     }
 }
 
+/// What kubectl shows in the place of an address that nobody has given yet.
+pub const PENDING: &str = "<pending>";
 /// Where a load balancer that may not bind a port says which it took instead, as `80=10080,443=10443`.
 const PUBLISHED_PORT: &str = "canary-labs.dev/published-port";
 /// Between two requests that ask whether something is so yet.

@@ -2,7 +2,8 @@
 
 use super::Scope;
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::networking::v1::IngressClass as Listed;
+use jiff::Timestamp;
+use k8s_openapi::api::{core::v1::Event, networking::v1::IngressClass as Listed};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use lab_environment::IngressClass;
 use serde_json::{Value, json};
@@ -44,24 +45,50 @@ impl Scope {
         Ok(())
     }
 
-    /// Why an Ingress of that class has got no address, as far as the cluster's classes tell.
-    pub async fn unserved(&self, class: &IngressClass) -> String {
+    /// Why that Ingress of that class has got no address, as far as its events and the cluster's classes
+    /// tell.
+    pub async fn unserved(&self, name: &str, class: &IngressClass) -> String {
+        let guess = self.nobody_serves(class).await;
+        match self.last_warning("Ingress", name).await {
+            Ok(Some(said)) => format!("the cluster's last word on it: {said}; {guess}"),
+            Ok(None) => guess,
+            Err(error) => format!("{guess}; {error:#}"),
+        }
+    }
+
+    async fn nobody_serves(&self, class: &IngressClass) -> String {
         let classes = match self.classes().await {
             Ok(classes) => classes,
             Err(error) => return format!("{error:#}"),
         };
         let who = match class {
-            IngressClass::Unnamed => "nobody serves an Ingress that names no class".to_owned(),
+            IngressClass::Unnamed => {
+                "perhaps nobody serves an Ingress that names no class".to_owned()
+            }
             IngressClass::Annotation(name) => {
-                format!("nobody serves the Ingress class `{name}` of the annotation {ANNOTATION}")
+                format!(
+                    "perhaps nobody serves the Ingress class `{name}` of the annotation {ANNOTATION}"
+                )
             }
             IngressClass::Field(name) => {
                 format!(
-                    "nobody serves the Ingress class `{name}`, though there is one of that name"
+                    "perhaps nobody serves the Ingress class `{name}`, though there is one of that name"
                 )
             }
         };
         format!("{who}: {}", listed(&classes))
+    }
+
+    /// What the newest warning about an object says.
+    async fn last_warning(&self, kind: &str, name: &str) -> anyhow::Result<Option<String>> {
+        let about = format!("type=Warning,involvedObject.kind={kind},involvedObject.name={name}");
+        let found = self.api::<Event>().list(&ListParams::default().fields(&about)).await;
+        let events = found.context("failed to list events")?.items;
+        let newest = events.into_iter().max_by_key(happened);
+        Ok(newest.map(|event| {
+            let (reason, message) = (event.reason.unwrap_or_default(), event.message);
+            format!("{reason}: {}", message.unwrap_or_default())
+        }))
     }
 
     async fn classes(&self) -> anyhow::Result<Vec<Listed>> {
@@ -69,6 +96,13 @@ impl Scope {
         let found = classes.list(&ListParams::default()).await;
         Ok(found.context("failed to list Ingress classes")?.items)
     }
+}
+
+/// Newer ways to write events leave the older times out.
+fn happened(event: &Event) -> Option<Timestamp> {
+    let last = event.last_timestamp.as_ref().map(|time| time.0);
+    let made = event.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    last.or_else(|| event.event_time.as_ref().map(|time| time.0)).or(made)
 }
 
 /// What there is to choose from.

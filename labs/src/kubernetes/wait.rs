@@ -71,6 +71,13 @@ impl fmt::Display for WaitError {
     }
 }
 
+impl WaitError {
+    /// Whether the deadline passed with this before its eyes.
+    pub fn last_saw(&self, what: &str) -> bool {
+        matches!(self, Self::TimedOut { seen, .. } if seen == what)
+    }
+}
+
 impl std::error::Error for WaitError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {

@@ -4,8 +4,8 @@
 use crate::{meddle, world::World};
 use k8s_openapi::api::{
     coordination::v1::Lease,
-    core::v1::{ConfigMap, Namespace, Node, Pod},
-    networking::v1::IngressClass as Listed,
+    core::v1::{ConfigMap, Event, Namespace, Node, Pod},
+    networking::v1::{Ingress, IngressClass as Listed},
 };
 use kube::{
     Api, Client,
@@ -207,8 +207,11 @@ async fn class_of_nobody() {
 
     let world = World::new().impatient(4).of_class(IngressClass::Annotation("gce".into()));
     let played = world.play("phase5").await;
-    for said in ["<pending>", "class `gce` of the annotation kubernetes.io/ingress.class", "`edge`"]
-    {
+    for said in [
+        "<pending>",
+        "perhaps nobody serves the Ingress class `gce` of the annotation kubernetes.io/ingress.class",
+        "`edge`",
+    ] {
         played.failed_for_the_environment(said);
     }
 
@@ -219,8 +222,49 @@ async fn class_of_nobody() {
         json!({"metadata": {"name": "nginx"}, "spec": {"controller": "k8s.io/ingress-nginx"}});
     let class: Listed = serde_json::from_value(class).expect("a class");
     classes.create(&PostParams::default(), &class).await.expect("a class of nobody's");
-    let played = world.run("phase5", std::future::pending()).await;
+    // Its controller is there, and says what it lacks.
+    let complains = meddle::once(
+        cluster.client(),
+        |_: &Ingress| true,
+        async |client: Client| {
+            let events: Api<Event> = Api::namespaced(client, "production");
+            let about =
+                json!({"kind": "Ingress", "name": "app-ingress", "namespace": "production"});
+            for (name, time, message) in
+                [("a", "2026-01-02T00:00:00Z", "quota"), ("b", "2026-01-01T00:00:00Z", "old")]
+            {
+                let event = json!({"metadata": {"name": name}, "involvedObject": about, "type": "Warning",
+                "reason": "Sync", "message": message, "lastTimestamp": time});
+                create(&events, event).await;
+            }
+        },
+    );
+    let played = tokio::select! {
+        played = world.run("phase5", std::future::pending()) => played,
+        () = complains => unreachable!("it waits for ever"),
+    };
+    played.failed_for_the_environment("last word on it: Sync: quota; perhaps nobody serves");
     played.failed_for_the_environment("`nginx`, though there is one of that name");
+
+    // An address that leads nowhere was given by somebody.
+    let named = meddle::once(
+        cluster.client(),
+        |_: &Ingress| true,
+        async |client: Client| {
+            let ingresses: Api<Ingress> = Api::namespaced(client, "production");
+            let status = json!({"loadBalancer": {"ingress": [{"hostname": "nowhere.invalid"}]}});
+            let patch = Patch::Merge(json!({"status": status}));
+            let params = PatchParams::default();
+            ingresses.patch_status("app-ingress", &params, &patch).await.expect("an address");
+        },
+    );
+    let played = tokio::select! {
+        played = world.run("phase5", std::future::pending()) => played,
+        () = named => unreachable!("it waits for ever"),
+    };
+    let errors = played.errors();
+    assert!(errors.contains("nowhere.invalid cannot be resolved"), "{errors}");
+    assert!(!errors.contains("nobody serves"), "{errors}");
     assert_eq!(left(&cluster.client()).await, (0, 0));
     cluster.stop().await;
 }

@@ -209,6 +209,11 @@ impl Played {
         self.summary.exit
     }
 
+    /// What the environment did not do.
+    pub(crate) fn errors(&self) -> String {
+        self.summary.errors.join("; ")
+    }
+
     /// What the verdict on a claim stands on.
     pub(crate) fn evidence(&self, claim: &str) -> &str {
         self.summary.verdict(claim).map_or("no verdict", |verdict| &verdict.evidence)

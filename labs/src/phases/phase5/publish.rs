@@ -6,7 +6,7 @@ use crate::claim::{Outcome, Verdict};
 use crate::context::{Context, NODE_PORT};
 use crate::kubernetes::{
     Scope,
-    external::External,
+    external::{External, PENDING},
     pods, variant,
     wait::{evidence, noting},
 };
@@ -59,9 +59,12 @@ async fn hold(context: &Context, scope: &Scope) -> anyhow::Result<Held> {
         running = scope.running_pod(STABLE.pods) => running.map(drop)?,
         rolled = scope.rolled_out(PRODUCTION) => rolled.map(drop)?,
     }
-    let external = match evidence(scope.external::<Ingress>(INGRESS, HTTP).await)? {
-        Ok(external) => external,
-        Err(why) => bail!("{why}; {}", scope.unserved(&environment.ingress_class).await),
+    let external = match scope.external::<Ingress>(INGRESS, HTTP).await {
+        // Whoever has given an address serves the class, whatever else is wrong with it.
+        Err(pending) if pending.last_saw(PENDING) => {
+            bail!("{pending}; {}", scope.unserved(INGRESS, &environment.ingress_class).await)
+        }
+        found => found.context("the Ingress cannot be reached")?,
     };
     let sampler = scope.sampler(&external).host(&named(STABLE_HOST, external.port, HTTP));
     let held = pods::names(&scope.pods(STABLE.pods).await?);
