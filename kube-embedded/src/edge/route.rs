@@ -21,6 +21,9 @@ const REMEMBERED_CLIENTS: usize = 1 << 16;
 /// tries in a row find none of the others once in 65,536 connections.
 const TRIES: usize = 16;
 
+/// How often all nodes are gone through.
+const ROUNDS: usize = 3;
+
 /// Endpoints in groups: first a group is chosen, then an endpoint in it. There is one group, except
 /// behind a load balancer with `externalTrafficPolicy: Local`, which knows only nodes. Node ports are
 /// in the order in which they are tried.
@@ -41,12 +44,15 @@ impl Backends {
     }
 
     /// One endpoint of the first group, or of a later one once those of the ones before were tried
-    /// often.
+    /// often; then from the first again, as a packet may be lost anywhere.
     fn relay(&self, rng: &mut impl Rng, tried: &[SocketAddr]) -> Option<SocketAddr> {
-        let fresh = |at: &&SocketAddr| tried.iter().filter(|t| t == at).count() < TRIES;
-        let left = |group: &Vec<SocketAddr>| group.iter().filter(fresh).copied().collect();
-        let mut left = self.groups.iter().map(left).filter(|left: &Vec<_>| !left.is_empty());
-        pick(rng, &left.next()?).copied()
+        let times = |at: &SocketAddr| tried.iter().filter(|t| *t == at).count();
+        (1..=ROUNDS).find_map(|round| {
+            self.groups.iter().find_map(|group| {
+                let left = group.iter().filter(|at| times(at) < TRIES * round);
+                pick(rng, &left.copied().collect::<Vec<_>>()).copied()
+            })
+        })
     }
 
     /// Whether there is nowhere to go.
@@ -256,7 +262,8 @@ mod tests {
         while let Some(next) = route.choose(client, &tried) {
             tried.push(next);
         }
-        assert_eq!(tried, [[endpoint(1); TRIES], [endpoint(2); TRIES]].concat());
+        let round = [[endpoint(1); TRIES], [endpoint(2); TRIES]].concat();
+        assert_eq!(tried, round.repeat(ROUNDS));
         let mut tried = Vec::new();
         let mut order = Vec::new();
         while let Some(next) = route.choose(client, &tried) {
@@ -264,7 +271,11 @@ mod tests {
             route.failed(&mut tried, next, next == endpoint(1));
         }
         let expected = [&[endpoint(1); 2][..], &[endpoint(2); TRIES]].concat();
-        assert_eq!(order, expected, "a node that says nothing is left after two tries");
+        assert_eq!(
+            order,
+            expected.repeat(ROUNDS),
+            "a node that says nothing is left after two tries"
+        );
         assert!(!route.may_reuse(endpoint(1)), "another connection may lead to another pod");
         assert!(route.patience() < CONNECT);
     }
