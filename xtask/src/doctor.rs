@@ -81,6 +81,7 @@ fn checks(provider: &str) -> &'static [Check] {
     const CGROUPS: Check = ("cgroups", engine::cgroups);
     const MEMORY: Check = ("memory", engine::memory);
     const INOTIFY: Check = ("inotify", |_| engine::inotify());
+    const CONNECTIONS: Check = ("connections", |_| engine::connections());
     match provider {
         "kind" => {
             const {
@@ -90,6 +91,7 @@ fn checks(provider: &str) -> &'static [Check] {
                     CGROUPS,
                     MEMORY,
                     INOTIFY,
+                    CONNECTIONS,
                     ("docker", tools::docker),
                     ("kind", tools::kind),
                     KUBECTL,
@@ -97,9 +99,20 @@ fn checks(provider: &str) -> &'static [Check] {
             }
         }
         "k3s" => {
-            const { &[ENGINE, STORAGE, CGROUPS, MEMORY, INOTIFY, ("docker", tools::docker), KUBECTL] }
+            const {
+                &[
+                    ENGINE,
+                    STORAGE,
+                    CGROUPS,
+                    MEMORY,
+                    INOTIFY,
+                    CONNECTIONS,
+                    ("docker", tools::docker),
+                    KUBECTL,
+                ]
+            }
         }
-        "minikube" => const { &[("minikube", tools::minikube), INOTIFY, KUBECTL] },
+        "minikube" => const { &[("minikube", tools::minikube), INOTIFY, CONNECTIONS, KUBECTL] },
         "gke" => {
             const {
                 &[

@@ -126,6 +126,25 @@ pub(super) fn inotify() -> Finding {
     }
 }
 
+/// A real cluster's traffic is tracked, each connection for two minutes after its end; what finds no room
+/// is dropped, and requests fail that no cluster is to blame for.
+pub(super) fn connections() -> Finding {
+    tracked(
+        machine::setting("net/netfilter/nf_conntrack_count"),
+        machine::setting("net/netfilter/nf_conntrack_max"),
+    )
+}
+
+fn tracked(count: Option<u64>, max: Option<u64>) -> Finding {
+    let (Some(count), Some(max)) = (count, max) else { return good("none are tracked") };
+    let what = format!("{count} of {max} tracked");
+    match count.saturating_mul(10) >= max.saturating_mul(8) {
+        true => note(format!("{what}: more are dropped, so a lab may see requests fail"))
+            .mended("wait two minutes, or: sudo sysctl net.netfilter.nf_conntrack_max=1048576"),
+        false => good(what),
+    }
+}
+
 fn text<'a>(info: &'a Value, name: &str) -> &'a str {
     info.get(name).and_then(Value::as_str).unwrap_or_default()
 }
@@ -144,6 +163,18 @@ mod tests {
     use crate::project::Project;
     use serde_json::json;
     use std::cell::OnceCell;
+
+    #[test]
+    fn a_full_table_of_connections_is_told() {
+        for (count, max, state) in [
+            (None, None, State::Ok),
+            (Some(79), Some(100), State::Ok),
+            (Some(80), Some(100), State::Note),
+            (Some(262_144), Some(262_144), State::Note),
+        ] {
+            assert_eq!(tracked(count, max).state, state, "{count:?}");
+        }
+    }
 
     fn about(engine: Engine, image: Option<&str>) -> About {
         About {
