@@ -24,7 +24,8 @@ use tokio::{
 };
 
 const HELP: &str = "\
-A Kubernetes in one process, for tests and labs. Loopback only.
+A Kubernetes in one process, for tests and labs, and its edge for clusters of others. Both listen on
+loopback addresses only.
 
 usage: kube-embedded serve [--kubeconfig PATH] [--images PATH]... [--state DIR]
                            [--sandbox auto|namespaced|plain] [--nodes N] [--no-load-balancers]
@@ -48,7 +49,7 @@ serve prints one line of JSON when the API answers, and serves until SIGTERM or 
 edge gives the load balancers and Ingresses of somebody else's cluster addresses of this host, and
 leads traffic to node ports, or to pods through the API where no node can be reached. What another
 controller serves it leaves alone. It prints one line of JSON once it does so, ends at SIGTERM or
-SIGINT, or once the API has been silent for five minutes, and then takes the addresses back.
+SIGINT, or once its Lease could not be renewed for five minutes, and takes the addresses back.
   --kubeconfig PATH   the current context of this file
   --published P=IP:Q  node port P is published at IP:Q, for clusters whose nodes cannot be reached
   --nodes-unreachable no node is tried, whatever its address

@@ -56,6 +56,44 @@ pub(super) struct Status {
     pub(super) published_port: Option<String>,
 }
 
+/// The status that was written last, until it is seen.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    status: Option<Status>,
+    /// That of the object with it, once the write has ended.
+    version: Option<u64>,
+}
+
+impl Sent {
+    /// Whether the status is to be written. One that was is not seen at once; but where the object is
+    /// of a later version, somebody has written over it, perhaps before it could be seen.
+    pub(super) fn is_due(&mut self, wanted: &Status, observed: &Status, meta: &ObjectMeta) -> bool {
+        if wanted == observed {
+            *self = Self::default();
+            return false;
+        }
+        let later = self.version.zip(version(meta)).is_some_and(|(sent, now)| now > sent);
+        self.status.as_ref() != Some(wanted) || later
+    }
+
+    pub(super) fn begin(&mut self, status: Status) {
+        *self = Self { status: Some(status), version: None };
+    }
+
+    /// Whether it was taken, and as which version of the object.
+    pub(super) fn end(&mut self, taken: bool, version: Option<u64>) {
+        match taken {
+            true => self.version = version,
+            false => *self = Self::default(),
+        }
+    }
+}
+
+/// Versions of an object are numbers that grow.
+pub(super) fn version(meta: &ObjectMeta) -> Option<u64> {
+    meta.resource_version.as_ref()?.parse().ok()
+}
+
 impl Pool {
     pub(super) fn new(all: impl IntoIterator<Item = Ipv4Addr>) -> Self {
         Self { all: all.into_iter().collect(), owners: BTreeMap::new() }
@@ -304,6 +342,29 @@ mod tests {
     const A: Ipv4Addr = Ipv4Addr::new(127, 9, 1, 1);
     const B: Ipv4Addr = Ipv4Addr::new(127, 9, 1, 2);
     const C: Ipv4Addr = Ipv4Addr::new(127, 9, 1, 3);
+
+    #[test]
+    fn a_status_is_written_once_and_again_when_somebody_wrote_over_it() {
+        let (ours, theirs) = (Status::new(A, &[(80, Some(80))], "VIP"), Status::default());
+        let at = |version: &str| ObjectMeta {
+            resource_version: Some(version.into()),
+            ..ObjectMeta::default()
+        };
+        let mut sent = Sent::default();
+        assert!(sent.is_due(&ours, &theirs, &at("7")));
+        sent.begin(ours.clone());
+        assert!(!sent.is_due(&ours, &theirs, &at("8")), "it is on its way");
+        sent.end(true, Some(9));
+        for seen in ["7", "8", "9", "odd"] {
+            assert!(!sent.is_due(&ours, &theirs, &at(seen)), "{seen} is before it, or it itself");
+        }
+        assert!(sent.is_due(&ours, &theirs, &at("10")), "its own version was never seen");
+        assert!(!sent.is_due(&ours, &ours, &at("11")));
+        assert!(sent.is_due(&ours, &theirs, &at("11")), "seen, and then gone");
+        sent.begin(ours.clone());
+        sent.end(false, None);
+        assert!(sent.is_due(&ours, &theirs, &at("11")), "it was refused");
+    }
 
     fn in_use() -> io::Error {
         io::ErrorKind::AddrInUse.into()

@@ -2,7 +2,7 @@
 
 use super::{
     Bind, Config,
-    balancer::{self, Pool, Status},
+    balancer::{self, Pool, Sent, Status},
     objects::{Key, Objects},
     plan::{self, Action, FromPods, Place, RouteKey, Scope, Wanted},
     plane::{Listening, Plane, Port, Trouble},
@@ -27,7 +27,8 @@ use std::{
 pub(super) struct Written {
     service: Key,
     uid: String,
-    result: kube::Result<()>,
+    /// The version of the Service that it made.
+    result: kube::Result<Option<u64>>,
 }
 
 pub(super) struct Keeper {
@@ -65,7 +66,7 @@ struct Balancer {
     /// Port of the Service and where it is published.
     ports: BTreeMap<u16, SocketAddr>,
     status: Status,
-    sent: Option<Status>,
+    sent: Sent,
 }
 
 impl Keeper {
@@ -188,7 +189,10 @@ impl Keeper {
         };
         held.writing = false;
         match written.result {
-            Ok(()) => {
+            Ok(version) => {
+                if let Some(balancer) = &mut held.balancer {
+                    balancer.sent.end(true, version);
+                }
                 let ensured = held.balancer.as_ref().is_some_and(|b| !b.status.ingress.is_empty());
                 let (reason, message) = match ensured {
                     true => ("EnsuredLoadBalancer", "Ensured load balancer"),
@@ -200,7 +204,7 @@ impl Keeper {
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => {
                 if let Some(balancer) = &mut held.balancer {
-                    balancer.sent = None;
+                    balancer.sent.end(false, None);
                 }
                 let message = format!("status could not be written: {error}");
                 held.say(&self.recorder, "SyncLoadBalancerFailed", &message);
@@ -368,12 +372,9 @@ impl Keeper {
             .collect();
         balancer.status =
             address.map(|a| Status::new(a, &ports, self.place.ip_mode())).unwrap_or_default();
-        let due = balancer.status != observed && balancer.sent.as_ref() != Some(&balancer.status);
-        if balancer.status == observed {
-            balancer.sent = None;
-        }
+        let due = balancer.sent.is_due(&balancer.status, &observed, &service.metadata);
         if due && !held.writing {
-            balancer.sent = Some(balancer.status.clone());
+            balancer.sent.begin(balancer.status.clone());
             let (reason, message) = ("EnsuringLoadBalancer", "Ensuring load balancer");
             self.recorder.publish(&held.reference, "Normal", reason, message);
             let status = balancer.status.clone();
@@ -512,13 +513,17 @@ fn write(
             "status": { "loadBalancer": load_balancer },
         });
         let result = async {
+            let mut version = None;
             if status.published_port != observed.published_port {
-                api.patch(&service.1, &params, &Patch::Merge(annotation)).await?;
+                let patched = api.patch(&service.1, &params, &Patch::Merge(annotation)).await?;
+                version = balancer::version(&patched.metadata);
             }
             if status.ingress != observed.ingress {
-                api.patch_status(&service.1, &params, &Patch::Merge(ingress)).await?;
+                let status = Patch::Merge(ingress);
+                let patched = api.patch_status(&service.1, &params, &status).await?;
+                version = balancer::version(&patched.metadata);
             }
-            Ok(())
+            Ok(version)
         };
         let result = result.await;
         Written { service, uid, result }

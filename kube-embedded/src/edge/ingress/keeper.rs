@@ -11,7 +11,7 @@ use crate::{
     controllers::events::{self, Recorder},
     edge::{
         Bind, Config,
-        balancer::{self, Pool, Status},
+        balancer::{self, Pool, Sent, Status},
         objects::Key,
         plan::Place,
         plane::{self, Listening, Plane, Port},
@@ -42,7 +42,8 @@ pub(super) struct Written {
     ingress: Key,
     uid: String,
     status: Status,
-    result: kube::Result<()>,
+    /// The version of the Ingress that it made.
+    result: kube::Result<Option<u64>>,
 }
 
 pub(super) type Writes = FuturesUnordered<BoxFuture<'static, Written>>;
@@ -83,7 +84,7 @@ struct Told {
     generation: Option<i64>,
     /// The warnings that hold, so that each is said once, and again should it come back.
     said: BTreeSet<(&'static str, String)>,
-    sent: Option<Status>,
+    sent: Sent,
     writing: bool,
 }
 
@@ -284,12 +285,9 @@ impl Keeper {
             }
         };
         let told = told(&mut self.told, key.clone(), ingress);
-        let due = wanted != observed && told.sent.as_ref() != Some(&wanted);
-        if wanted == observed {
-            told.sent = None;
-        }
+        let due = told.sent.is_due(&wanted, &observed, &ingress.metadata);
         if due && !told.writing {
-            told.sent = Some(wanted.clone());
+            told.sent.begin(wanted.clone());
             told.writing = true;
             writes.push(write(self.client.clone(), key, told.uid.clone(), observed, wanted));
         }
@@ -323,7 +321,8 @@ impl Keeper {
         };
         told.writing = false;
         match written.result {
-            Ok(()) => {
+            Ok(version) => {
+                told.sent.end(true, version);
                 let message = match written.status.address() {
                     Some(address) => format!("Address {address} assigned"),
                     None => "Address released".to_owned(),
@@ -333,7 +332,7 @@ impl Keeper {
             }
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => {
-                told.sent = None;
+                told.sent.end(false, None);
                 let trouble = ("SyncFailed", format!("status could not be written: {error}"));
                 if told.said.insert(trouble.clone()) {
                     self.recorder.publish(&told.reference, "Warning", trouble.0, &trouble.1);
@@ -495,7 +494,7 @@ fn told<'a>(all: &'a mut BTreeMap<Key, Told>, key: Key, ingress: &Ingress) -> &'
         reference: events::about(ingress),
         generation: None,
         said: BTreeSet::new(),
-        sent: None,
+        sent: Sent::default(),
         writing: false,
     })
 }
@@ -525,13 +524,17 @@ fn write(
             "status": { "loadBalancer": load_balancer },
         });
         let result = async {
+            let mut version = None;
             if status.published_port != observed.published_port {
-                api.patch(&ingress.1, &params, &Patch::Merge(annotation)).await?;
+                let patched = api.patch(&ingress.1, &params, &Patch::Merge(annotation)).await?;
+                version = balancer::version(&patched.metadata);
             }
             if status.ingress != observed.ingress {
-                api.patch_status(&ingress.1, &params, &Patch::Merge(address)).await?;
+                let status = Patch::Merge(address);
+                let patched = api.patch_status(&ingress.1, &params, &status).await?;
+                version = balancer::version(&patched.metadata);
             }
-            Ok(())
+            Ok(version)
         };
         let result = result.await;
         Written { ingress, uid, status, result }
