@@ -1,4 +1,5 @@
-//! The objects that are there before anybody asks: the namespaces, and the way to the API itself.
+//! The objects that every cluster has from the start: system namespaces, and the `kubernetes` Service that
+//! routes to the API server.
 
 use kube_embedded_apiserver::api::Api;
 use kube_embedded_core::network::Addresses;
@@ -6,12 +7,12 @@ use kube_embedded_proxy::{INGRESS_CLASS, INGRESS_CONTROLLER};
 use serde_json::json;
 use std::net::Ipv4Addr;
 
-/// Stores them. They go past the controllers: nothing has to run for them to be there.
-pub(super) fn run(
+/// Stores them directly, so that they exist before any controller runs.
+pub(crate) fn run(
     api: &Api,
     addresses: &Addresses,
     authority: &str,
-    external: bool,
+    load_balancers: bool,
 ) -> Result<(), String> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         api.seed(json!({
@@ -21,21 +22,21 @@ pub(super) fn run(
             "spec": { "finalizers": ["kubernetes"] },
             "status": { "phase": "Active" },
         }))?;
-        // Else the first pods would have to wait for the namespace controller.
+        // Created here so that the first pods need not wait for the service account controller.
         api.seed(json!({
             "apiVersion": "v1",
             "kind": "ServiceAccount",
             "metadata": { "namespace": name, "name": "default" },
         }))?;
     }
-    // From here the namespace controller copies it into every namespace.
+    // The namespace controller copies it into every namespace.
     api.seed(json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": { "namespace": "kube-system", "name": "kube-root-ca.crt" },
         "data": { "ca.crt": authority },
     }))?;
-    if external {
+    if load_balancers {
         // Not the default one: an Ingress without a class is served as well.
         api.seed(json!({
             "apiVersion": "networking.k8s.io/v1",
@@ -92,8 +93,8 @@ pub(super) fn run(
     }))
 }
 
-/// The cluster address of the API.
-pub(super) fn first_service_address(addresses: &Addresses) -> Ipv4Addr {
+/// Returns the cluster IP of the `kubernetes` Service.
+pub(crate) fn first_service_address(addresses: &Addresses) -> Ipv4Addr {
     let (base, _) = addresses.services();
     Ipv4Addr::from(u32::from(base) + 1)
 }

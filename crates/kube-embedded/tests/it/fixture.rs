@@ -5,7 +5,6 @@ use http_body_util::BodyExt;
 use kube::client::Body;
 use kube_embedded::{Cluster, Config, Sandbox};
 use serde_json::{Value, json};
-use tower::Service;
 
 /// A cluster without nodes: nothing runs that a test of the API does not ask for.
 pub(crate) async fn cluster() -> Cluster {
@@ -46,7 +45,7 @@ pub(crate) async fn ask(
         request = request.header(*name, *value);
     }
     let request = request.body(Body::from(body.into())).unwrap();
-    let response = cluster.api().clone().call(request).await.unwrap();
+    let response = cluster.client().send(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let header = |name: &str| -> Vec<String> {
         let values = parts.headers.get_all(name).iter();
