@@ -45,7 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// What a `#[tokio::test]` of yours would contain.
-pub async fn test() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn test() -> Result<(), Box<dyn Error>> {
     let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
     let client = cluster.client();
     let controller = tokio::spawn(run_controller(client.clone()));

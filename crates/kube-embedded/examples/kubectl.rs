@@ -12,7 +12,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Starts a cluster, applies a manifest with kubectl and reads it back.
-pub async fn run() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let cluster = Cluster::start(Config { nodes: 1, ..Config::default() }).await?;
     // The private directory is removed with the cluster, and the kubeconfig with it.
     let kubeconfig = cluster.state_dir().join("kubeconfig");

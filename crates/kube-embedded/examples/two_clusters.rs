@@ -19,7 +19,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Starts both clusters and shows that nothing of one is visible in the other.
-pub async fn run() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn run() -> Result<(), Box<dyn Error>> {
     let config = Config { nodes: 0, ..Config::default() };
     let (east, west) = tokio::try_join!(Cluster::start(config.clone()), Cluster::start(config))?;
     println!("east: {}\nwest: {}", east.url(), west.url());

@@ -88,7 +88,7 @@ async fn clusters_live_side_by_side_and_leave_nothing() {
     assert!(names(&two).get_opt("only-one").await.unwrap().is_none());
 
     let folders = [one.state_dir().to_owned(), two.state_dir().to_owned()];
-    let address = (one.url().api(), 6443);
+    let address = one.api_address();
     one.stop().await;
     drop(two);
     assert!(folders.iter().all(|folder| !folder.exists()));
