@@ -1,4 +1,4 @@
-//! What differs between clusters for the labs, apart from their address.
+//! The differences between clusters that labs adapt to, apart from their address.
 
 use lab_environment::{Absent, NearestWrong, Patience};
 
@@ -7,7 +7,7 @@ use lab_environment::{Absent, NearestWrong, Patience};
 pub(crate) struct ClusterProfile {
     /// Deadlines of the labs on this cluster.
     pub(crate) timeouts: Patience,
-    /// How fine a traffic sample is affordable on this cluster.
+    /// The precision of a traffic sample that is affordable on this cluster.
     pub(crate) precision: NearestWrong,
     /// Claims that cannot be checked on this cluster.
     pub(crate) unsupported: Vec<Absent>,
