@@ -41,6 +41,13 @@ pub struct Layer {
     blob: Blob,
 }
 
+impl Layer {
+    /// Returns the path in the archive, by which messages name the layer.
+    pub fn path(&self) -> &str {
+        &self.blob.path
+    }
+}
+
 /// An image whose configuration is not yet read.
 struct Candidate {
     names: Vec<String>,
