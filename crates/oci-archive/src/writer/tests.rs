@@ -82,6 +82,31 @@ fn read_layers(archive: Vec<u8>) -> Result<Vec<Vec<u8>>> {
     Ok(contents)
 }
 
+/// A change of these digests changes the digest of every image that is built again.
+#[test]
+fn archive_of_a_fixed_image_has_a_fixed_digest() {
+    let platform = Platform { os: "linux".to_owned(), architecture: "amd64".to_owned() };
+    let config = ImageConfig {
+        user: "65532:65532".to_owned(),
+        exposed_ports: ["8080/tcp".to_owned()].into(),
+        env: vec!["PATH=/".to_owned()],
+        entrypoint: vec!["/app".to_owned()],
+        labels: BTreeMap::from([("version".to_owned(), "1.0".to_owned())]),
+        ..ImageConfig::default()
+    };
+    let layer = layer(&[("app".to_owned(), b"program".to_vec())]);
+    let image = ImageBuilder::new("kubeapp:1.0", platform, config).unwrap().layer(layer, "COPY");
+    let (manifest, archive) = written(&image);
+    assert_eq!(
+        manifest.to_string(),
+        "sha256:0021bd98073502ecb08878e240ac42dd58a4b0e17a72b2f59c80291c2f1f2593"
+    );
+    assert_eq!(
+        Digest::of(archive).to_string(),
+        "sha256:0da3811405884a7c37d5955a45629dcb28d39cc254ada6e3f41f2d12bb8c7f49"
+    );
+}
+
 #[test]
 fn entries_have_no_clock_no_owner_and_one_order() {
     let (_, bytes) = written(&builder("a:1").layer(layer(&[]), "b").layer(layer(&[]), "c"));
