@@ -5,12 +5,10 @@ mod state;
 
 use kube_embedded_apiserver::{
     api::Api,
+    credentials::{Credentials, CredentialsError},
     schema,
-    server::{
-        Server,
-        credentials::{Credentials, CredentialsError},
-    },
     store::Store,
+    tls_server::Server,
 };
 use kube_embedded_controllers as controllers;
 use kube_embedded_core::{

@@ -1,7 +1,7 @@
 //! `kube-embedded`: a cluster for as long as the process lives, or the edge of somebody else's.
 
 use kube_embedded::{Cluster, Config, Sandbox};
-use kube_embedded_apiserver::server::credentials::write_private;
+use kube_embedded_apiserver::credentials::write_private;
 use kube_embedded_proxy::outside::{Options, OutsideEdge, Way};
 use serde_json::{Value, json};
 use std::{
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
             env!("CARGO_PKG_VERSION")
         )),
         Ok(Command::Limits) => {
-            let kinds = kube_embedded_apiserver::kinds::all();
+            let kinds = kube_embedded_apiserver::resources::registry::all();
             let kinds: String = kinds
                 .iter()
                 .map(|kind| format!("  - {} {}\n", kind.api_version(), kind.kind))

@@ -1,7 +1,7 @@
 //! Python's clients, where they are installed: `tests/clients/python.py` against a cluster.
 
 use crate::world::cluster;
-use kube_embedded_apiserver::server::credentials::write_private;
+use kube_embedded_apiserver::credentials::write_private;
 use std::{env, path::Path, process::Stdio, time::Duration};
 use tokio::process::Command;
 
