@@ -74,7 +74,7 @@ fn json(kind: &str, body: &Bytes) -> ApiResult<Value> {
     }
     Err(refuse(&format!(
         "json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \
-         \"json:\\\"apiVersion,omitempty\\\"\"; ResourceType string \"json:\\\"kind,omitempty\\\"\" }}",
+         \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
         type_name(&value)
     )))
 }
