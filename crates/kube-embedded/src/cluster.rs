@@ -4,7 +4,8 @@ use crate::{Config, StartError, bootstrap, state_dir::StateDir};
 use kube_embedded_apiserver::{
     api::Api,
     schema,
-    server::{Server, credentials::Credentials},
+    credentials::Credentials,
+    tls_server::Server,
     store::Store,
 };
 use kube_embedded_controllers as controllers;
