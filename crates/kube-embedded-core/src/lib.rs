@@ -3,8 +3,11 @@
 //!
 //! This crate is internal to the workspace: use `kube-embedded`.
 
+pub mod backoff;
 pub mod events;
+pub mod lease;
 pub mod network;
 pub mod node_api;
 pub mod quantity;
+pub mod task;
 pub mod well_known;
