@@ -2,7 +2,6 @@
 //! `docker info`, because the embedded cluster and its labs need no `docker` command, and because a
 //! command without an engine takes long to give up.
 
-use crate::images::archive;
 use serde_json::Value;
 use std::{
     env, fs,
@@ -83,7 +82,7 @@ fn context_host() -> Option<String> {
     let current =
         || read_json(&config.join("config.json"))?["currentContext"].as_str().map(Into::into);
     let name: String = env_var("DOCKER_CONTEXT").or_else(current)?;
-    let digest = archive::digest(name.as_bytes());
+    let digest = oci_archive::Digest::of(name.as_bytes()).to_string();
     // A context is stored below the digest of its name.
     let folder = config.join("contexts/meta").join(digest.trim_start_matches("sha256:"));
     let meta = read_json(&folder.join("meta.json"))?;

@@ -11,8 +11,11 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use archive::architecture;
+pub(crate) use oci_archive::host_architecture as architecture;
+pub use oci_archive::{ImageConfig, normalize_name as normalise};
 pub(crate) use root::resolve as resolve_in_root;
+
+use oci_archive::familiar_name;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,25 +38,6 @@ pub struct Image {
     pub config: ImageConfig,
     /// Bytes of the layers as they are in the archive.
     pub size: u64,
-}
-
-/// The part of an image's configuration that decides how it is run.
-#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-pub struct ImageConfig {
-    /// `NAME=value` each.
-    #[serde(deserialize_with = "null_is_empty")]
-    pub env: Vec<String>,
-    /// What `command` of a container replaces.
-    #[serde(deserialize_with = "null_is_empty")]
-    pub entrypoint: Vec<String>,
-    /// What `args` of a container replaces.
-    #[serde(deserialize_with = "null_is_empty")]
-    pub cmd: Vec<String>,
-    /// Where the program starts; empty for `/`.
-    pub working_dir: String,
-    /// User name or id; empty for root.
-    pub user: String,
 }
 
 /// Why an archive could not be loaded. Always names the file.
@@ -154,7 +138,7 @@ impl ImageStore {
     /// Why an image is not there and how to load it, for the message of a pod that waits for it.
     pub fn explain_missing(&self, name: &str) -> String {
         let inner = self.lock();
-        let loaded: Vec<&str> = inner.images.keys().map(|n| short(n)).collect();
+        let loaded: Vec<&str> = inner.images.keys().map(|n| familiar_name(n)).collect();
         let loaded = match loaded.len() {
             0 => "no image is loaded".to_owned(),
             _ => format!("loaded are {}", loaded.join(", ")),
@@ -222,31 +206,4 @@ impl ImageStore {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(|e| e.into_inner())
     }
-}
-
-/// A name in full, as container runtimes do it: `kubeapp` is `docker.io/library/kubeapp:latest`.
-pub fn normalise(name: &str) -> String {
-    if name.starts_with("sha256:") {
-        return name.to_owned();
-    }
-    let (registry, rest) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
-        _ => ("docker.io", name),
-    };
-    let registry = if registry == "index.docker.io" { "docker.io" } else { registry };
-    let library = if registry == "docker.io" && !rest.contains('/') { "library/" } else { "" };
-    let tagged =
-        rest.contains('@') || rest.rsplit('/').next().is_some_and(|last| last.contains(':'));
-    let tag = if tagged { "" } else { ":latest" };
-    format!("{registry}/{library}{rest}{tag}")
-}
-
-/// A name as people write it.
-fn short(name: &str) -> &str {
-    let name = name.strip_prefix("docker.io/").unwrap_or(name);
-    name.strip_prefix("library/").unwrap_or(name)
-}
-
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    Ok(<Option<Vec<String>> as serde::Deserialize>::deserialize(from)?.unwrap_or_default())
 }

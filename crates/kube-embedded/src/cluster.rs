@@ -2,10 +2,7 @@
 
 use crate::{Config, StartError, bootstrap, state_dir::StateDir};
 use kube_embedded_apiserver::{
-    api::Api,
-    schema,
-    server::{Server, credentials::Credentials},
-    store::Store,
+    api::Api, credentials::Credentials, schema, store::Store, tls_server::Server,
 };
 use kube_embedded_controllers as controllers;
 use kube_embedded_core::{

@@ -11,7 +11,6 @@ use crate::{
         process::{PidFd, Signals},
     },
     files,
-    images::archive,
     lock::Lock,
     project::Project,
 };
@@ -256,7 +255,7 @@ fn fingerprint(program: &Path, target: &EdgeTarget) -> Result<String> {
         }
     }
     inputs += &serde_json::to_string(&(target.published, target.namespace))?;
-    Ok(archive::digest(inputs.as_bytes()))
+    Ok(oci_archive::Digest::of(inputs.as_bytes()).to_string())
 }
 
 #[cfg(test)]

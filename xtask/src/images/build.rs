@@ -11,6 +11,7 @@ use crate::{
     project::Project,
 };
 use anyhow::{Context, Result, ensure};
+use oci_archive::Digest;
 use serde::{Deserialize, Serialize};
 use std::{
     env,
@@ -70,7 +71,7 @@ fn pack(folder: &Path, version: &str, binary: &Path) -> Result<Image> {
     Ok(Image {
         version: version.into(),
         name: format!("kubeapp:{version}"),
-        digest: packed.digest,
+        digest: packed.digest.to_string(),
         archive,
         size: packed.bytes.len() as u64,
         rebuilt,
@@ -143,11 +144,11 @@ fn inputs(project: &Project) -> Result<String> {
     let mut all = Vec::new();
     for file in files.iter().filter(|file| file.is_file()) {
         all.extend_from_slice(file.as_os_str().as_encoded_bytes());
-        all.extend_from_slice(archive::digest(&read(file)?).as_bytes());
+        all.extend_from_slice(Digest::of(read(file)?).to_string().as_bytes());
     }
-    // This program decides how they are packed.
+    // This file decides how they are compiled, and a packed sample shows how they are packed.
     all.extend_from_slice(include_bytes!("build.rs"));
-    all.extend_from_slice(include_bytes!("archive.rs"));
+    all.extend_from_slice(&archive::pack(b"sample", "0")?.bytes);
     // The compiler is identified by size and time: hashing it takes longer than all of a warm start.
     if let Some(cargo) = env::var_os("CARGO") {
         let metadata = fs::metadata(&cargo).with_context(|| format!("failed to stat {cargo:?}"))?;
@@ -155,7 +156,7 @@ fn inputs(project: &Project) -> Result<String> {
             format!("{cargo:?} {} {:?}", metadata.len(), metadata.modified()?).as_bytes(),
         );
     }
-    Ok(archive::digest(&all))
+    Ok(Digest::of(all).to_string())
 }
 
 fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Archives for tests: OCI layout and docker-archive at once.
 
+use oci_archive::{Digest, host_architecture};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// A layer as an uncompressed tar.
@@ -17,40 +17,25 @@ pub(crate) fn layer(files: &[(&str, &[u8])]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-pub(crate) fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 /// The files of an archive with these layers (as stored, and uncompressed), before they are packed.
 pub(crate) fn files(name: &str, layers: &[(Vec<u8>, Vec<u8>)]) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut blob = |bytes: Vec<u8>| {
-        let hex = digest(&bytes);
-        let size = bytes.len();
-        files.insert(format!("blobs/sha256/{hex}"), bytes);
-        json!({ "digest": format!("sha256:{hex}"), "size": size })
+        let (digest, size) = (Digest::of(&bytes), bytes.len());
+        files.insert(digest.blob_path(), bytes);
+        (json!({ "digest": digest, "size": size }), digest.blob_path())
     };
-    let ids: Vec<String> =
-        layers.iter().map(|(_, plain)| format!("sha256:{}", digest(plain))).collect();
-    let stored: Vec<Value> = layers.iter().map(|(stored, _)| blob(stored.clone())).collect();
+    let ids: Vec<Digest> = layers.iter().map(|(_, plain)| Digest::of(plain)).collect();
+    let (stored, paths): (Vec<Value>, Vec<String>) =
+        layers.iter().map(|(stored, _)| blob(stored.clone())).unzip();
     let config = json!({
-        "architecture": architecture(), "os": "linux",
+        "architecture": host_architecture(), "os": "linux",
         "config": { "Entrypoint": ["/tool"], "Env": ["PATH=/bin"], "Cmd": null },
         "rootfs": { "type": "layers", "diff_ids": ids },
     });
-    let config = blob(config.to_string().into_bytes());
-    let path =
-        |d: &Value| format!("blobs/sha256/{}", &d["digest"].as_str().unwrap()["sha256:".len()..]);
-    let docker = json!([{ "Config": path(&config), "RepoTags": [name], "Layers": stored.iter().map(path).collect::<Vec<_>>() }]);
-    let manifest = blob(
+    let (config, config_path) = blob(config.to_string().into_bytes());
+    let docker = json!([{ "Config": config_path, "RepoTags": [name], "Layers": paths }]);
+    let (manifest, _) = blob(
         json!({ "schemaVersion": 2, "config": config, "layers": stored }).to_string().into_bytes(),
     );
     let index = json!({ "schemaVersion": 2, "manifests": [manifest] });

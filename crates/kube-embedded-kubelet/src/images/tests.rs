@@ -56,22 +56,6 @@ fn raw(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
 }
 
 #[test]
-fn names_are_completed() {
-    for (name, full) in [
-        ("kubeapp:1.0", "docker.io/library/kubeapp:1.0"),
-        ("kubeapp", "docker.io/library/kubeapp:latest"),
-        ("me/kubeapp:1.0", "docker.io/me/kubeapp:1.0"),
-        ("docker.io/library/kubeapp:1.0", "docker.io/library/kubeapp:1.0"),
-        ("docker.io/kubeapp:1.0", "docker.io/library/kubeapp:1.0"),
-        ("localhost/kubeapp", "localhost/kubeapp:latest"),
-        ("registry:5000/a/b", "registry:5000/a/b:latest"),
-        ("ghcr.io/a@sha256:00", "ghcr.io/a@sha256:00"),
-    ] {
-        assert_eq!(normalise(name), full, "{name}");
-    }
-}
-
-#[test]
 fn layers_stack_and_whiteouts_remove() {
     let world = World::new();
     let first =
@@ -169,7 +153,7 @@ fn docker_archives_without_oci_layout_work() {
 fn broken_archives_say_what_is_wrong() {
     let layer = testing::layer(&[("tool", b"hello")]);
     let good = || testing::files("b:1", &[(layer.clone(), layer.clone())]);
-    let layer_path = format!("blobs/sha256/{}", testing::digest(&layer));
+    let layer_path = oci_archive::Digest::of(&layer).blob_path();
     let told = |change: &dyn Fn(&World)| {
         let world = World::new();
         change(&world);
@@ -187,7 +171,7 @@ fn broken_archives_say_what_is_wrong() {
     };
     assert!(told(&|_| {}).contains("No such file"));
     assert!(
-        told(&|w| fs::write(w.file(), "hello".repeat(300)).unwrap()).contains("no tar archive")
+        told(&|w| fs::write(w.file(), "hello".repeat(300)).unwrap()).contains("not a tar archive")
     );
     assert!(with(&|f| f.clear()).contains("neither index.json nor manifest.json"));
     assert!(with(&|f| drop(f.remove(&layer_path))).contains("is missing"));
@@ -196,14 +180,14 @@ fn broken_archives_say_what_is_wrong() {
     );
     assert!(
         with(&|f| drop(f.insert("index.json".into(), b"{".to_vec())))
-            .contains("index.json in it is broken")
+            .contains("failed to parse index.json")
     );
     let cut = told(&|w| {
         testing::pack(&w.file(), &good());
         let bytes = fs::read(w.file()).unwrap();
         fs::write(w.file(), &bytes[..700]).unwrap();
     });
-    assert!(cut.contains("cut off"), "{cut}");
+    assert!(cut.contains("truncated archive"), "{cut}");
 }
 
 #[test]
