@@ -264,7 +264,8 @@ fn permission_denied_on_docker_socket_suggests_fix() {
         }
         let (code, text) = exit(command.output().unwrap());
         assert_eq!(code, 3, "{text}");
-        let expected = format!("error: {provider}: engine: permission denied on the Docker socket ");
+        let expected =
+            format!("error: {provider}: engine: permission denied on the Docker socket ");
         assert!(text.starts_with(&expected), "{text}");
         assert!(
             text.ends_with("`sudo usermod --append --groups docker $USER` and a new login\n"),

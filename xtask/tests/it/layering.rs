@@ -1,9 +1,11 @@
 //! The layers of this workspace: which crate may depend on which, and that no files of a crate import
 //! each other in a circle. Cargo forbids circles between crates, and this test forbids them within one.
 
+mod accepted;
 mod graph;
 mod source;
 
+use accepted::ACCEPTED_CIRCLES;
 use graph::{Edge, circles};
 use source::Crate;
 use std::{
@@ -39,9 +41,6 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     // Benchmarks measure the parts by themselves.
     ("bench", &["kube-embedded", "kube-embedded-core", "kube-embedded-proxy"]),
 ];
-
-/// Circles that are accepted: crate, files, reason. An entry has to shrink with its circle.
-const ACCEPTED_CIRCLES: &[(&str, &[&str], &str)] = &[];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -117,7 +116,8 @@ fn files_of_a_crate_do_not_import_each_other_in_circles() {
         let edges = Crate::read(&member).edges();
         let mut accepted: BTreeMap<&str, &str> = BTreeMap::new();
         for (_, files, reason) in ACCEPTED_CIRCLES.iter().filter(|(of, ..)| *of == name) {
-            accepted.extend(files.iter().map(|file| (*file, *reason)));
+            assert!(!reason.is_empty(), "{name}: no reason for {files}");
+            accepted.extend(files.split(' ').map(|file| (file, *reason)));
         }
         let mut seen = BTreeSet::new();
         for circle in circles(&edges) {
@@ -134,8 +134,11 @@ fn files_of_a_crate_do_not_import_each_other_in_circles() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
+/// Describes a circle by what each file uses, and as an entry of the list.
 fn describe(circle: &BTreeSet<String>, edges: &[Edge]) -> String {
-    let inside = edges.iter().filter(|edge| circle.contains(&edge.from) && circle.contains(&edge.to));
+    let inside =
+        edges.iter().filter(|edge| circle.contains(&edge.from) && circle.contains(&edge.to));
     let lines = inside.map(|Edge { from, to, item }| format!("    {from} -> {to} ({item})"));
-    format!("{} files:\n{}", circle.len(), lines.collect::<Vec<_>>().join("\n"))
+    let files = circle.iter().cloned().collect::<Vec<_>>().join(" ");
+    format!("{} files: \"{files}\"\n{}", circle.len(), lines.collect::<Vec<_>>().join("\n"))
 }

@@ -395,7 +395,8 @@ fn running_cluster_of_an_earlier_version_is_taken_over() {
     let pid = fs::File::create(home.join("pid")).unwrap();
     pid.lock().unwrap();
     let program = fixture.folder.join("debug/kube-embedded");
-    let mut child = Command::new(program).arg("serve").stdin(pid).stdout(Stdio::null()).spawn().unwrap();
+    let mut child =
+        Command::new(program).arg("serve").stdin(pid).stdout(Stdio::null()).spawn().unwrap();
     let record = format!(
         r#"{{"pid":{},"server":"https://127.1.0.1:6443","kubeconfig":{kubeconfig:?},"sandbox":"plain",
             "since":1,"started_in":0.1,"images":{{}},"build":"old"}}"#,
@@ -422,7 +423,7 @@ fn completions_and_man_pages_cover_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, text) = fixture.run(&format!("completions {shell}"));
         assert_eq!(code, 0, "{text}");
-        assert!(["lab", "images", "--dry-run", "minikube"].iter().all(|word| text.contains(word)));
+        assert!(["lab", "images", "dry-run", "minikube"].iter().all(|word| text.contains(word)));
     }
     let pages = fixture.folder.join("man");
     let (code, text) = fixture.run(&format!("man {}", pages.display()));

@@ -70,7 +70,7 @@ fn dry_runs_of_every_provider() {
         assert_eq!(before, after, "{provider}: a dry run changes nothing");
         assert!(!fixture.has_file("calls"), "{provider}: a dry run runs nothing");
         fixture.succeeds(&format!("status --on {provider}"));
-        assert!(fixture.succeeds(&down).ends_with("down\n"), "{provider}");
+        assert!(fixture.succeeds(&down).contains("down\n"), "{provider}");
         assert!(!fixture.recorded(provider), "{provider}");
         assert!(fixture.succeeds(&format!("{down} --dry-run")).contains("cluster is up"));
     }

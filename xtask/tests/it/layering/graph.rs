@@ -43,11 +43,8 @@ pub(crate) fn circles(edges: &[Edge]) -> Vec<BTreeSet<String>> {
 
 #[test]
 fn circles_are_strongly_connected_components() {
-    let edge = |from: &str, to: &str| Edge {
-        from: from.into(),
-        to: to.into(),
-        item: String::new(),
-    };
+    let edge =
+        |from: &str, to: &str| Edge { from: from.into(), to: to.into(), item: String::new() };
     let edges = [edge("a", "b"), edge("b", "c"), edge("c", "b"), edge("c", "d"), edge("e", "e")];
     let found = circles(&edges);
     let files = |circle: &BTreeSet<String>| circle.iter().cloned().collect::<String>();

@@ -191,7 +191,9 @@ fn split_keeping_braces(code: &str) -> Vec<Statement> {
         let visibility = before.trim_end();
         let is_public = visibility.ends_with("pub")
             || (visibility.ends_with(')')
-                && visibility.rfind("pub(").is_some_and(|at| !visibility[at..].contains(['{', ';'])));
+                && visibility
+                    .rfind("pub(")
+                    .is_some_and(|at| !visibility[at..].contains(['{', ';'])));
         if let Some(tree) = body.strip_prefix("use ") {
             other.push_str(before);
             statements.push(Statement::Use { tree: tree.into(), is_public });
@@ -218,7 +220,8 @@ fn next_keyword(code: &str) -> Option<usize> {
     let is_start = |at: usize| {
         !code[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || "_#.".contains(c))
     };
-    let find = |keyword: &str| code.match_indices(keyword).map(|(at, _)| at).find(|at| is_start(*at));
+    let find =
+        |keyword: &str| code.match_indices(keyword).map(|(at, _)| at).find(|at| is_start(*at));
     [find("use "), find("mod ")].into_iter().flatten().min()
 }
 
@@ -283,7 +286,9 @@ fn inline_paths(code: &str) -> Vec<Vec<String>> {
         path.push(from[..end].to_owned());
         rest = &from[end..];
         match rest.strip_prefix("::") {
-            Some(after) if after.starts_with(|c: char| c.is_alphabetic() || c == '_') => rest = after,
+            Some(after) if after.starts_with(|c: char| c.is_alphabetic() || c == '_') => {
+                rest = after
+            }
             _ => {
                 let whole = std::mem::take(&mut path);
                 paths.extend((whole.len() > 1).then_some(whole));
@@ -324,9 +329,7 @@ fn strip_literals(text: &str) -> String {
                     continue;
                 }
                 i += 2 + hashes;
-                while i < bytes.len()
-                    && !(at(i) == '"' && (1..=hashes).all(|n| at(i + n) == '#'))
-                {
+                while i < bytes.len() && !(at(i) == '"' && (1..=hashes).all(|n| at(i + n) == '#')) {
                     i += 1;
                 }
                 i += 1 + hashes;
@@ -455,8 +458,14 @@ mod tests {
     fn tests_and_other_crates_are_no_edges() {
         let found = edges(&[
             ("lib.rs", "mod a; mod b;"),
-            ("a.rs", "use std::fs; fn a() { fs::read(); } #[cfg(test)] mod tests { use crate::b::B; fn t(b: B) {} }"),
-            ("b.rs", "use anyhow::Result; pub(crate) struct B<'a>(&'a str, char); const C: char = '{';"),
+            (
+                "a.rs",
+                "use std::fs; fn a() { fs::read(); } #[cfg(test)] mod tests { use crate::b::B; fn t(b: B) {} }",
+            ),
+            (
+                "b.rs",
+                "use anyhow::Result; pub(crate) struct B<'a>(&'a str, char); const C: char = '{';",
+            ),
         ]);
         assert_eq!(found, [""; 0]);
     }
