@@ -1,16 +1,25 @@
-//! A program to run in containers, and folders that clean up after themselves.
+//! Test support: a program to run in containers, temporary directories, waiting, and requirements.
 
+use k8s_openapi::api::core::v1::Pod;
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
+    time::{Duration, Instant},
 };
 
-/// A folder that is gone with the test.
+/// Nothing that a test waits for takes nearly as long.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The annotation that makes the worker of a pod panic.
+pub(crate) const PANIC_ANNOTATION: &str = "test.kube-embedded/panic";
+
+/// A temporary directory, removed when dropped.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
@@ -29,14 +38,14 @@ impl Drop for Folder {
     }
 }
 
-/// The static test program. Kept between runs, because compiling it takes a second.
+/// Returns the static test program. It is kept between runs, because compiling it takes a second.
 pub(crate) fn tool() -> &'static Path {
     static TOOL: OnceLock<PathBuf> = OnceLock::new();
     TOOL.get_or_init(|| {
         let source = include_str!("testing/tool.rs");
         let mut hash = 0xcbf29ce484222325_u64;
         source.bytes().for_each(|b| hash = (hash ^ u64::from(b)).wrapping_mul(0x100000001b3));
-        // Beside the test program: target/debug/deps.
+        // Next to the test program: target/debug/deps.
         let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
         let tool = folder.join(format!("kubelet-tool-{hash:x}"));
         if !tool.exists() {
@@ -62,9 +71,48 @@ pub(crate) fn tool() -> &'static Path {
     })
 }
 
-/// A root file system that holds only the tool, as `/tool`.
+/// Creates a root file system that contains only the tool, as `/tool`.
 pub(crate) fn rootfs() -> Folder {
     let folder = Folder::new();
     fs::copy(tool(), folder.0.join("tool")).unwrap();
     folder
+}
+
+/// Panics in the worker of a pod that is annotated so.
+pub(crate) fn injected_panic(pod: &Pod) {
+    if let Some(text) = pod.metadata.annotations.as_ref().and_then(|a| a.get(PANIC_ANNOTATION)) {
+        panic!("{text}");
+    }
+}
+
+/// Polls until the condition holds.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds().await {
+        assert!(begin.elapsed() < TIMEOUT, "not within {TIMEOUT:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Returns whether a test can use a tool or capability; `found` is whether this machine has it.
+///
+/// A test that is skipped is reported, on standard output and in the file named by
+/// `CANARY_TESTS_SKIPPED_FILE`. Where `CI` is set it fails instead, unless `CANARY_TESTS_WITHOUT`, a
+/// comma-separated list, names what is known to be missing.
+pub(crate) fn require(tool: &str, found: bool) -> bool {
+    if found {
+        return true;
+    }
+    let thread = std::thread::current();
+    let line = format!("skipped: {} needs {tool}", thread.name().unwrap_or("a test"));
+    let without = std::env::var("CANARY_TESTS_WITHOUT").unwrap_or_default();
+    let excepted = without.split(',').any(|name| name.trim() == tool);
+    assert!(std::env::var_os("CI").is_none() || excepted, "{line}, and CI is set");
+    println!("{line}");
+    if let Some(file) = std::env::var_os("CANARY_TESTS_SKIPPED_FILE") {
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
+        // One write, so that lines of tests that run at the same time do not mix.
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+    false
 }

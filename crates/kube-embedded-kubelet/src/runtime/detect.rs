@@ -1,14 +1,17 @@
-//! Which sandbox works here, found by doing what a pod would do.
+//! Detection of the sandbox that works on this machine, by creating a pod's namespaces and a
+//! container in them.
 
 use super::{
-    Container, Launch, LaunchError, PauseConfig, Place, Root, Stdio,
-    pause::{self, Pause},
+    launch::{Container, Launch, LaunchError, LaunchTarget, RootFs},
+    pause::{Pause, PauseConfig},
     spawner::Spawner,
+    stdio::Stdio,
 };
+use crate::rlimit;
 use kube_embedded_core::network::Sandbox;
-use std::{fs, io, net::Ipv4Addr, sync::Arc};
+use std::{fs, io, net::Ipv4Addr};
 
-/// The better sandbox that works, and why.
+/// Returns the stronger sandbox that works, and the reason.
 pub(crate) fn detect() -> (Sandbox, String) {
     match attempt() {
         Ok(()) => (
@@ -24,35 +27,36 @@ pub(crate) fn detect() -> (Sandbox, String) {
 
 fn attempt() -> Result<(), LaunchError> {
     let failed = |e: io::Error| LaunchError::Step("start a thread", e);
-    let spawner = Spawner::new(super::super::limits::open_files()).map_err(failed)?;
-    let keep = spawner.clone();
+    let spawner = Spawner::new(rlimit::open_files()).map_err(failed)?;
+    let guard = spawner.guard();
     let config = PauseConfig {
-        hostname: "try".to_owned(),
+        hostname: "detect".to_owned(),
         address: Ipv4Addr::new(10, 244, 0, 1),
         user: 0,
         group: 0,
     };
-    let pause: Pause = spawner.blocking(move |thread| pause::start(thread, &config, keep))?;
+    let pause: Pause = spawner.blocking(move |thread| thread.pause(&config, guard))?;
     let container = Container {
         pause: pause.process.pidfd(),
-        root: Root::Empty,
+        root: RootFs::Empty,
         read_only: false,
         scratch: std::env::temp_dir(),
         files: Vec::new(),
         mounts: Vec::new(),
     };
+    // Without a program, the child exits where it would execute it.
     let launch = Launch {
         argv: Vec::new(),
         env: Vec::new(),
         cwd: "/".to_owned(),
-        place: Place::Container(Box::new(container)),
+        target: LaunchTarget::Container(Box::new(container)),
         stdio: Stdio::Output,
     };
-    let keep: Arc<Spawner> = spawner.clone();
-    spawner.blocking(move |thread| thread.launch(&launch, keep)).map(drop)
+    let guard = spawner.guard();
+    spawner.blocking(move |thread| thread.launch(&launch, guard)).map(drop)
 }
 
-/// What to change, where the kernel tells why it refuses.
+/// Names the kernel setting that forbids namespaces, if one does.
 fn hint(read: &dyn Fn(&str) -> Option<String>) -> String {
     let is = |path: &str, value: &str| read(path).is_some_and(|text| text.trim() == value);
     let setting = if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
@@ -72,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hints_name_the_setting() {
+    fn hint_names_the_restricting_sysctl() {
         assert_eq!(hint(&|_| None), "");
         let ubuntu = |path: &str| path.contains("apparmor").then(|| "1\n".to_owned());
         assert!(hint(&ubuntu).contains("apparmor_restrict_unprivileged_userns=0"));

@@ -1,6 +1,6 @@
-//! What a program reads and writes: pipes, or a terminal whose other end we hold.
+//! The standard streams of a program: pipes, or a terminal whose other end the cluster holds.
 
-use super::spawner::owned;
+use super::fd::{above_stdio, owned, pipe};
 use std::{
     ffi::CString,
     io,
@@ -9,65 +9,69 @@ use std::{
 };
 use tokio::net::unix::pipe;
 
-/// What a program is connected to.
+/// The kind of standard streams that a program gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Stdio {
-    /// Nothing to read; output and errors apart.
+    /// Standard input is empty; output and errors are separate pipes.
     #[default]
     Output,
-    /// The same, and a pipe to write into.
+    /// Three pipes: as `Output`, with one for standard input.
     Piped,
-    /// A terminal for all three.
+    /// One terminal for all three.
     Terminal,
 }
 
-/// The ends that are ours.
+/// The cluster's ends of a program's streams.
 pub(crate) struct Streams {
     pub(crate) stdin: Option<pipe::Sender>,
     pub(crate) stdout: pipe::Receiver,
-    /// Not there where a terminal mixes both.
+    /// `None` for a terminal, which mixes both.
     pub(crate) stderr: Option<pipe::Receiver>,
     pub(crate) terminal: Option<Terminal>,
 }
 
-/// A program's terminal. Hangs up when all that hold its ends are gone.
+/// The master end of a program's terminal. The program gets SIGHUP when the last copy is closed.
 #[derive(Clone)]
 pub(crate) struct Terminal(Arc<OwnedFd>);
 
 impl Terminal {
-    /// Tells the program how large its window is.
+    /// Sets the window size, which sends SIGWINCH to the program.
     pub(crate) fn resize(&self, columns: u16, rows: u16) {
         let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: the structure lives through the call. What fails is only how things look.
+        // SAFETY: the descriptor is open while the Arc is held; `size` is the `struct winsize` that
+        // TIOCSWINSZ reads, and outlives the call. A failure affects only how output looks.
         unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
     }
 }
 
-/// Our ends and the program's, before either is used.
-pub(super) struct Ends {
-    ours: Ours,
+/// Both ends of a program's streams, before the program is started.
+pub(super) struct StdioPair {
+    ours: ParentEnds,
     stdin: Option<OwnedFd>,
     stdout: OwnedFd,
     stderr: Option<OwnedFd>,
 }
 
-pub(super) struct Ours {
+/// The cluster's ends, before they are registered with a Tokio runtime.
+pub(super) struct ParentEnds {
     stdin: Option<OwnedFd>,
     stdout: OwnedFd,
     stderr: Option<OwnedFd>,
     terminal: bool,
 }
 
-impl Ends {
-    /// A terminal is one of the container that the process `beside` is in, if there is one.
-    pub(super) fn make(stdio: Stdio, beside: Option<libc::pid_t>) -> io::Result<Self> {
+impl StdioPair {
+    /// Creates the streams. A terminal is allocated in the container that the process `container`
+    /// runs in, so that its name exists there; without one, or if that fails, on the host.
+    pub(super) fn create(stdio: Stdio, container: Option<libc::pid_t>) -> io::Result<Self> {
         if stdio == Stdio::Terminal {
-            let own = beside.map(|pid| terminal(Some(&format!("/proc/{pid}/root/dev/ptmx"))));
+            let own =
+                container.map(|pid| open_terminal(Some(&format!("/proc/{pid}/root/dev/ptmx"))));
             let (master, slave) = match own {
                 Some(Ok(own)) => own,
-                _ => terminal(None)?,
+                _ => open_terminal(None)?,
             };
-            let ours = Ours { stdin: None, stdout: master, stderr: None, terminal: true };
+            let ours = ParentEnds { stdin: None, stdout: master, stderr: None, terminal: true };
             return Ok(Self { ours, stdin: None, stdout: slave, stderr: None });
         }
         let (out, out_end) = pipe()?;
@@ -75,14 +79,15 @@ impl Ends {
         let (mut stdin, mut stdin_end) = (None, None);
         if stdio == Stdio::Piped {
             let (end, ours) = pipe()?;
-            (stdin, stdin_end) = (Some(ours), Some(above_standard(end)?));
+            (stdin, stdin_end) = (Some(ours), Some(above_stdio(end)?));
         }
-        let ours = Ours { stdin, stdout: out, stderr: Some(err), terminal: false };
+        let ours = ParentEnds { stdin, stdout: out, stderr: Some(err), terminal: false };
         Ok(Self { ours, stdin: stdin_end, stdout: out_end, stderr: Some(err_end) })
     }
 
-    /// The program's input, output and errors. `null` is what it reads where there is nothing.
-    pub(super) fn theirs(&self, null: RawFd) -> [RawFd; 3] {
+    /// Returns the descriptors for the program's 0, 1 and 2. `null` is the input of a program that
+    /// has none.
+    pub(super) fn child_fds(&self, null: RawFd) -> [RawFd; 3] {
         let out = self.stdout.as_raw_fd();
         let terminal = self.ours.terminal;
         [
@@ -96,13 +101,13 @@ impl Ends {
         self.ours.terminal
     }
 
-    /// Closes the program's ends on this side.
-    pub(super) fn keep_ours(self) -> Ours {
+    /// Closes the program's ends in this process, or the end of the output would never be seen.
+    pub(super) fn into_parent_ends(self) -> ParentEnds {
         self.ours
     }
 }
 
-impl Ours {
+impl ParentEnds {
     /// Must be called within a tokio runtime.
     pub(super) fn streams(self) -> io::Result<Streams> {
         if !self.terminal {
@@ -113,9 +118,9 @@ impl Ours {
                 terminal: None,
             });
         }
-        // SAFETY: plain call on a descriptor we own.
+        // SAFETY: the descriptor is open, because `self` owns it.
         unsafe { libc::fcntl(self.stdout.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
-        // A terminal is no pipe, but is read and written like one.
+        // A terminal is not a pipe, but can be polled, read and written like one.
         Ok(Streams {
             stdin: Some(pipe::Sender::from_owned_fd_unchecked(self.stdout.try_clone()?)?),
             terminal: Some(Terminal(Arc::new(self.stdout.try_clone()?))),
@@ -125,11 +130,13 @@ impl Ours {
     }
 }
 
-/// A terminal: our end, and the program's. Made where `path` leads, or among the host's.
-fn terminal(path: Option<&str>) -> io::Result<(OwnedFd, OwnedFd)> {
+/// Opens a terminal and returns its master and slave ends. `path` is the `ptmx` of the devpts
+/// instance to use, by default that of the host.
+fn open_terminal(path: Option<&str>) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     let path = CString::new(path.unwrap_or("/dev/ptmx"))?;
-    // SAFETY: the path ends in NUL; else plain calls on values and on descriptors that are open.
+    // SAFETY: `path` is NUL-terminated; `master` is open while its OwnedFd exists; TIOCSPTLCK reads
+    // an int through its pointer, TIOCGPTPEER takes plain flags and returns a new descriptor.
     unsafe {
         let master = owned(libc::open(path.as_ptr(), flags))?;
         let unlocked: libc::c_int = 0;
@@ -137,27 +144,6 @@ fn terminal(path: Option<&str>) -> io::Result<(OwnedFd, OwnedFd)> {
             return Err(io::Error::last_os_error());
         }
         let slave = owned(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags))?;
-        Ok((master, above_standard(slave)?))
+        Ok((master, above_stdio(slave)?))
     }
-}
-
-/// Reading and writing end. The writing end is never one of the standard descriptors, which a
-/// child replaces one after another.
-pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut ends = [0; 2];
-    // SAFETY: the array has room for two.
-    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let [read, write] = ends;
-    let (read, write) = (owned(read)?, owned(write)?);
-    Ok((read, above_standard(write)?))
-}
-
-fn above_standard(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() > 2 {
-        return Ok(fd);
-    }
-    // SAFETY: duplicates a descriptor that is open.
-    owned(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) })
 }

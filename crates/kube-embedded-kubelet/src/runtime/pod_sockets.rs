@@ -1,11 +1,12 @@
-//! Sockets of a pod's network namespace, made ahead: a load balancer opens thousands of
+//! Sockets of a pod's network namespace, created in advance: a load balancer opens thousands of
 //! connections a second, and asking the pause process for each would cost a round trip.
 
 use super::{
-    pause::{CONNECTING, LISTENING, Pause, Request},
-    rights::{self, BATCH},
-    spawner::owned,
-    sys,
+    fd::owned,
+    pause::Pause,
+    scm_rights::{self, MAX_FDS},
+    socket_request::{SocketKind, SocketRequest},
+    syscalls,
 };
 use futures::future::BoxFuture;
 use kube_embedded_core::network::PodSockets;
@@ -26,36 +27,39 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Sockets kept for a pod that nobody talks to. Few, because each is an open file.
-const IDLE: usize = 4;
-/// As many as one message holds, less what a single one might bring on top.
-const MOST: usize = 192;
-/// After so long without a connection a pod's pool shrinks again.
-const QUIET: Duration = Duration::from_secs(5);
+/// The size of the pool of an idle pod. Small, because each socket is an open file.
+const IDLE_SIZE: usize = 4;
+/// The largest size of a pool; a refill of that many fits into one message.
+const MAX_SIZE: usize = 192;
+/// The pool shrinks again after this long without a connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The sockets of one pod.
-pub(crate) struct Sockets {
+/// The sockets of one pod's network namespace.
+pub(crate) struct NamespaceSockets {
     shared: Arc<Shared>,
     refill: JoinHandle<()>,
 }
 
 struct Shared {
     pool: Mutex<Vec<OwnedFd>>,
-    /// How many the pool should hold; doubles whenever it ran dry.
+    /// The size that the pool is refilled to; doubles whenever the pool ran dry.
     target: AtomicUsize,
     low: Notify,
+    /// The socket to the pause process. Locked for a request and its response, which would mix up
+    /// with others otherwise.
     channel: tokio::sync::Mutex<AsyncFd<Arc<OwnedFd>>>,
 }
 
-impl Sockets {
+impl NamespaceSockets {
     /// Must be called within a Tokio runtime.
     pub(crate) fn new(pause: &Pause) -> io::Result<Self> {
         let both = Interest::READABLE | Interest::WRITABLE;
-        // SAFETY: the descriptor stays open and the same as long as the Arc is held.
+        // SAFETY: `AsyncFd` holds a clone of the Arc, so the descriptor stays open, and is the same
+        // one, for as long as it is registered.
         let channel = unsafe { AsyncFd::register_with_interest(pause.socket.clone(), both)? };
         let shared = Arc::new(Shared {
             pool: Mutex::default(),
-            target: AtomicUsize::new(IDLE),
+            target: AtomicUsize::new(IDLE_SIZE),
             low: Notify::new(),
             channel: tokio::sync::Mutex::new(channel),
         });
@@ -64,13 +68,13 @@ impl Sockets {
     }
 }
 
-impl Drop for Sockets {
+impl Drop for NamespaceSockets {
     fn drop(&mut self) {
         self.refill.abort();
     }
 }
 
-impl PodSockets for Sockets {
+impl PodSockets for NamespaceSockets {
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
         Box::pin(async move {
             let socket = self.shared.take().await?;
@@ -86,9 +90,10 @@ impl PodSockets for Sockets {
                     "pods have no IPv6 addresses",
                 ));
             };
-            let request = Request { what: LISTENING, count: 1, port: on.port(), address };
-            let made = self.shared.request(request).await?;
-            let listener = made.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?;
+            let request =
+                SocketRequest { kind: SocketKind::Listener, count: 1, port: on.port(), address };
+            let sockets = self.shared.request(request).await?;
+            let listener = sockets.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?;
             TcpListener::from_std(listener.into())
         })
     }
@@ -109,27 +114,28 @@ impl Shared {
                 }
                 return Ok(socket);
             }
-            self.target.store((target * 2).min(MOST), Ordering::Relaxed);
+            self.target.store((target * 2).min(MAX_SIZE), Ordering::Relaxed);
             self.fill().await?;
         }
     }
 
-    /// Brings the pool up to its target. Who waits for the channel finds the pool filled.
+    /// Fills the pool up to its target. A caller that had to wait for the channel finds it filled.
     async fn fill(&self) -> io::Result<()> {
         let channel = self.channel.lock().await;
         let missing = self.target.load(Ordering::Relaxed).saturating_sub(self.lock().len());
         if missing == 0 {
             return Ok(());
         }
-        let count = missing.min(BATCH) as u8;
-        let request = Request { what: CONNECTING, count, port: 0, address: Ipv4Addr::UNSPECIFIED };
-        let made = ask(&channel, request).await?;
-        self.lock().extend(made);
+        let count = missing.min(MAX_FDS) as u8;
+        let address = Ipv4Addr::UNSPECIFIED;
+        let request = SocketRequest { kind: SocketKind::Stream, count, port: 0, address };
+        let sockets = round_trip(&channel, request).await?;
+        self.lock().extend(sockets);
         Ok(())
     }
 
-    async fn request(&self, request: Request) -> io::Result<Vec<OwnedFd>> {
-        ask(&*self.channel.lock().await, request).await
+    async fn request(&self, request: SocketRequest) -> io::Result<Vec<OwnedFd>> {
+        round_trip(&*self.channel.lock().await, request).await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<OwnedFd>> {
@@ -137,17 +143,18 @@ impl Shared {
     }
 }
 
+/// Keeps the pool filled, and shrinks it when the pod is idle, until the pod is removed.
 async fn refill(shared: Arc<Shared>) {
     loop {
         if shared.fill().await.is_err() {
-            return; // The pod is gone; who connects is told so.
+            return; // The pause process has exited; `connect` returns the error.
         }
         loop {
-            match tokio::time::timeout(QUIET, shared.low.notified()).await {
+            match tokio::time::timeout(IDLE_TIMEOUT, shared.low.notified()).await {
                 Ok(()) => break,
-                Err(_) if shared.target.load(Ordering::Relaxed) > IDLE => {
-                    shared.target.store(IDLE, Ordering::Relaxed);
-                    shared.lock().truncate(IDLE);
+                Err(_) if shared.target.load(Ordering::Relaxed) > IDLE_SIZE => {
+                    shared.target.store(IDLE_SIZE, Ordering::Relaxed);
+                    shared.lock().truncate(IDLE_SIZE);
                 }
                 Err(_) => {
                     shared.low.notified().await;
@@ -158,34 +165,40 @@ async fn refill(shared: Arc<Shared>) {
     }
 }
 
-async fn ask(channel: &AsyncFd<Arc<OwnedFd>>, request: Request) -> io::Result<Vec<OwnedFd>> {
+/// Sends a request to the pause process and receives its sockets.
+async fn round_trip(
+    channel: &AsyncFd<Arc<OwnedFd>>,
+    request: SocketRequest,
+) -> io::Result<Vec<OwnedFd>> {
     let bytes = request.bytes();
     channel
         .async_io(Interest::WRITABLE, |fd| {
-            // SAFETY: the buffer lives through the call.
+            // SAFETY: pointer and length are of `bytes`; the descriptor is open while `channel` is.
             let sent = unsafe {
                 libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL)
             };
             if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
         })
         .await
-        .map_err(gone)?;
-    let (made, error) =
-        channel.async_io(Interest::READABLE, |fd| receive(fd.as_raw_fd())).await.map_err(gone)?;
-    if made.is_empty() { Err(io::Error::from_raw_os_error(error)) } else { Ok(made) }
+        .map_err(pod_gone)?;
+    let (sockets, errno) = channel
+        .async_io(Interest::READABLE, |fd| receive(fd.as_raw_fd()))
+        .await
+        .map_err(pod_gone)?;
+    if sockets.is_empty() { Err(io::Error::from_raw_os_error(errno)) } else { Ok(sockets) }
 }
 
-fn gone(error: io::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::HostUnreachable, format!("the pod is gone: {error}"))
+fn pod_gone(error: io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::HostUnreachable, format!("the pod has been removed: {error}"))
 }
 
 fn receive(channel: RawFd) -> io::Result<(Vec<OwnedFd>, i32)> {
-    let (mut text, mut fds) = ([0u8; 8], [-1; BATCH]);
-    let received = rights::receive(channel, &mut text, &mut fds);
+    let (mut text, mut fds) = ([0u8; 8], [-1; MAX_FDS]);
+    let received = scm_rights::receive(channel, &mut text, &mut fds);
     let (read, count) = received.map_err(io::Error::from_raw_os_error)?;
     if read == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let made = fds.iter().take(count).map(|fd| owned(*fd)).collect::<io::Result<_>>()?;
-    Ok((made, sys::parse(text).1))
+    let sockets = fds.iter().take(count).map(|fd| owned(*fd)).collect::<io::Result<_>>()?;
+    Ok((sockets, syscalls::parse(text).1))
 }

@@ -1,20 +1,25 @@
-//! Messages that carry descriptors, between processes that may not allocate (see [`super::sys`]).
+//! File descriptor passing (`SCM_RIGHTS`), between processes that may not allocate
+//! ([`super::syscalls`]).
 
-use super::sys;
+use super::syscalls;
 use libc::c_int;
 use std::{mem, ptr};
 
-/// Most descriptors that fit into one message (SCM_MAX_FD of Linux).
-pub(super) const BATCH: usize = 253;
+/// The most descriptors that one message can carry (`SCM_MAX_FD` of Linux).
+pub(super) const MAX_FDS: usize = 253;
 
-/// Room for the control message of a full batch, aligned as `cmsghdr` wants it.
+/// Room for the control message of [`MAX_FDS`] descriptors, aligned as `cmsghdr` requires.
 #[repr(align(8))]
-struct Control([u8; 64 + BATCH * 4]);
+struct Control([u8; 64 + MAX_FDS * 4]);
 
-/// Sends a message; what was sent, or the error.
+/// Sends a message with descriptors, which the receiver gets copies of. Returns the number of bytes
+/// sent, or the `errno`.
 pub(super) fn send(socket: c_int, text: &[u8], fds: &[c_int]) -> Result<usize, c_int> {
     let mut control = Control([0; _]);
-    // SAFETY: header, buffers and their sizes belong together, and live through the call.
+    // SAFETY: an all-zero msghdr is valid. Its pointers and lengths are those of `part`, `text` and
+    // `control`, which outlive the call; sendmsg does not write through `iov_base`. CMSG_FIRSTHDR
+    // returns null or a header within `control`, which has room for MAX_FDS descriptors, and callers
+    // send at most as many.
     let sent = unsafe {
         let mut part =
             libc::iovec { iov_base: text.as_ptr().cast_mut().cast(), iov_len: text.len() };
@@ -38,11 +43,11 @@ pub(super) fn send(socket: c_int, text: &[u8], fds: &[c_int]) -> Result<usize, c
         }
         libc::sendmsg(socket, &header, libc::MSG_NOSIGNAL)
     };
-    usize::try_from(sent).map_err(|_| sys::errno())
+    usize::try_from(sent).map_err(|_| syscalls::errno())
 }
 
-/// Receives a message: how much of the text and how many descriptors, which are the caller's. The
-/// end of the connection is a message of nothing.
+/// Receives a message. Returns the length of its text and the number of descriptors, which the
+/// caller owns from then on, or the `errno`. A length of 0 is the end of the connection.
 pub(super) fn receive(
     socket: c_int,
     text: &mut [u8],
@@ -50,8 +55,9 @@ pub(super) fn receive(
 ) -> Result<(usize, usize), c_int> {
     let mut control = Control([0; _]);
     let mut count = 0;
-    // SAFETY: header, buffers and their sizes belong together; descriptors in a control message are
-    // ours from the moment of the call.
+    // SAFETY: an all-zero msghdr is valid. Its pointers and lengths are those of `part`, `text` and
+    // `control`, which outlive the call. The CMSG macros stay within the control length that the
+    // kernel has written, and each descriptor in it was opened for this process by the call.
     unsafe {
         let mut part = libc::iovec { iov_base: text.as_mut_ptr().cast(), iov_len: text.len() };
         let mut header: libc::msghdr = mem::zeroed();
@@ -60,7 +66,7 @@ pub(super) fn receive(
         header.msg_control = control.0.as_mut_ptr().cast();
         header.msg_controllen = control.0.len() as _;
         let read = libc::recvmsg(socket, &mut header, libc::MSG_CMSG_CLOEXEC);
-        let read = usize::try_from(read).map_err(|_| sys::errno())?;
+        let read = usize::try_from(read).map_err(|_| syscalls::errno())?;
         let mut next = libc::CMSG_FIRSTHDR(&header);
         while !next.is_null() {
             if (*next).cmsg_level == libc::SOL_SOCKET && (*next).cmsg_type == libc::SCM_RIGHTS {
@@ -73,7 +79,7 @@ pub(super) fn receive(
                             *slot = fd;
                             count += 1;
                         }
-                        // Nobody asked for it.
+                        // Unexpected: closed, or it would leak.
                         None => {
                             libc::close(fd);
                         }

@@ -1,24 +1,26 @@
-use super::{sockets::Sockets, stem::Stem, *};
+//! Processes in both sandboxes, without pods around them.
+
+use super::{zygote::Zygote, *};
 use crate::{
-    limits,
-    testing::{Folder, rootfs},
+    rlimit,
+    testing::{Folder, eventually, require, rootfs},
 };
 use kube_embedded_core::network::{PodSockets, Sandbox};
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, os::fd::AsRawFd};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, os::fd::AsRawFd, sync::Arc};
 use tokio::io::AsyncReadExt;
 
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
 
-struct World {
+struct Fixture {
     spawner: Arc<Spawner>,
     root: Folder,
     scratch: Folder,
 }
 
-impl World {
+impl Fixture {
     fn new() -> Self {
         Self {
-            spawner: Spawner::new(limits::open_files()).unwrap(),
+            spawner: Spawner::new(rlimit::open_files()).unwrap(),
             root: rootfs(),
             scratch: Folder::new(),
         }
@@ -36,7 +38,7 @@ impl World {
     fn container(&self, pause: &Pause) -> Container {
         Container {
             pause: pause.process.pidfd(),
-            root: Root::Overlay(self.root.0.clone()),
+            root: RootFs::Overlay(self.root.0.clone()),
             read_only: false,
             scratch: self.scratch.0.clone(),
             files: vec![("/etc/hosts".to_owned(), "10.244.1.7 web-0\n".to_owned())],
@@ -44,16 +46,16 @@ impl World {
         }
     }
 
-    async fn run(&self, place: Place, argv: &[&str]) -> Result<Process, LaunchError> {
+    async fn run(&self, target: LaunchTarget, argv: &[&str]) -> Result<Process, LaunchError> {
         let argv = argv.iter().map(|a| a.to_string()).collect();
         let env = vec!["A=1".to_owned(), "PATH=/nowhere:/".to_owned()];
         self.spawner
-            .launch(Launch { argv, env, cwd: "/".to_owned(), place, stdio: Stdio::Output })
+            .launch(Launch { argv, env, cwd: "/".to_owned(), target, stdio: Stdio::Output })
             .await
     }
 
-    async fn output(&self, place: Place, argv: &[&str]) -> (String, Exit) {
-        let process = self.run(place, argv).await.unwrap();
+    async fn output(&self, target: LaunchTarget, argv: &[&str]) -> (String, Exit) {
+        let process = self.run(target, argv).await.unwrap();
         let text = all(&process).await;
         (text, process.wait().await.unwrap())
     }
@@ -67,25 +69,25 @@ async fn all(process: &Process) -> String {
     text
 }
 
-/// Namespaces are refused on some machines; what is tested there is that this is found out.
-fn namespaces() -> bool {
-    let (sandbox, why) = detect();
-    eprintln!("{sandbox:?}: {why}");
-    assert_eq!(sandbox == Sandbox::Plain, why.contains("do not work"));
-    sandbox == Sandbox::Namespaced
+/// Some machines refuse namespaces to ordinary users. Detection has to find that out.
+fn require_namespaces() -> bool {
+    let (sandbox, reason) = detect();
+    eprintln!("{sandbox:?}: {reason}");
+    assert_eq!(sandbox == Sandbox::Plain, reason.contains("do not work"));
+    require("user-namespaces", sandbox == Sandbox::Namespaced)
 }
 
 const OK: Exit = Exit { code: 0, signal: None };
 
 #[tokio::test]
-async fn a_container_has_a_root_a_pid_and_files_of_its_own() {
-    if !namespaces() {
+async fn container_has_its_own_root_pid_and_files() {
+    if !require_namespaces() {
         return;
     }
-    let world = World::new();
-    let pause = world.pause().await;
+    let fixture = Fixture::new();
+    let pause = fixture.pause().await;
     let run = async |argv: &[&str]| {
-        world.output(Place::Container(Box::new(world.container(&pause))), argv).await
+        fixture.output(LaunchTarget::Container(Box::new(fixture.container(&pause))), argv).await
     };
     assert_eq!(run(&["/tool", "list", "/"]).await, ("dev etc proc tool\n".to_owned(), OK));
     assert_eq!(run(&["tool", "about"]).await.0, "pid 1 Uid: 0 0 0 0 cwd /\n");
@@ -94,21 +96,21 @@ async fn a_container_has_a_root_a_pid_and_files_of_its_own() {
     assert_eq!(run(&["/tool", "env"]).await.0, "A=1\nPATH=/nowhere:/\n");
     assert_eq!(run(&["/tool", "exit", "7"]).await.1, Exit { code: 7, signal: None });
     assert_eq!(run(&["/tool", "write", "/x", "y"]).await.1, OK);
-    assert_eq!(fs::read_dir(&world.root.0).unwrap().count(), 1, "the image was written to");
+    assert_eq!(fs::read_dir(&fixture.root.0).unwrap().count(), 1, "the image was written to");
     assert_ne!(run(&["/tool", "write", "/proc/sys/kernel/panic", "1"]).await.1, OK);
 }
 
 #[tokio::test]
-async fn volumes_are_mounted_and_read_only_means_it() {
-    if !namespaces() {
+async fn volumes_are_mounted_and_read_only_ones_refuse_writes() {
+    if !require_namespaces() {
         return;
     }
-    let world = World::new();
+    let fixture = Fixture::new();
     let volume = Folder::new();
     fs::write(volume.0.join("key"), "value").unwrap();
-    let pause = world.pause_as(65_532).await;
+    let pause = fixture.pause_as(65_532).await;
     let place = |read_only| {
-        let mut container = world.container(&pause);
+        let mut container = fixture.container(&pause);
         container.mounts.push(Mount {
             source: volume.0.clone(),
             target: "/a/b".to_owned(),
@@ -120,29 +122,29 @@ async fn volumes_are_mounted_and_read_only_means_it() {
             read_only: true,
         });
         container.read_only = true;
-        Place::Container(Box::new(container))
+        LaunchTarget::Container(Box::new(container))
     };
     assert_eq!(
-        world.output(place(false), &["/tool", "about"]).await.0,
+        fixture.output(place(false), &["/tool", "about"]).await.0,
         "pid 1 Uid: 65532 65532 65532 65532 cwd /\n"
     );
-    assert_eq!(world.output(place(false), &["/tool", "cat", "/one/file"]).await.0, "value");
-    assert_eq!(world.output(place(false), &["/tool", "write", "/a/b/new", "x"]).await.1, OK);
+    assert_eq!(fixture.output(place(false), &["/tool", "cat", "/one/file"]).await.0, "value");
+    assert_eq!(fixture.output(place(false), &["/tool", "write", "/a/b/new", "x"]).await.1, OK);
     assert_eq!(fs::read_to_string(volume.0.join("new")).unwrap(), "x");
-    assert_ne!(world.output(place(true), &["/tool", "write", "/a/b/new", "y"]).await.1, OK);
-    assert_ne!(world.output(place(false), &["/tool", "write", "/new", "y"]).await.1, OK);
+    assert_ne!(fixture.output(place(true), &["/tool", "write", "/a/b/new", "y"]).await.1, OK);
+    assert_ne!(fixture.output(place(false), &["/tool", "write", "/new", "y"]).await.1, OK);
 }
 
 #[tokio::test]
-async fn sockets_reach_into_a_pod_and_out_of_it() {
-    if !namespaces() {
+async fn namespace_sockets_connect_into_a_pod_and_listen_in_it() {
+    if !require_namespaces() {
         return;
     }
-    let world = World::new();
-    let pause = world.pause().await;
-    let sockets = Sockets::new(&pause).unwrap();
-    let place = || Place::Container(Box::new(world.container(&pause)));
-    let server = world.run(place(), &["/tool", "serve", "8080"]).await.unwrap();
+    let fixture = Fixture::new();
+    let pause = fixture.pause().await;
+    let sockets = NamespaceSockets::new(&pause).unwrap();
+    let place = || LaunchTarget::Container(Box::new(fixture.container(&pause)));
+    let server = fixture.run(place(), &["/tool", "serve", "8080"]).await.unwrap();
     let mut out = server.streams().unwrap().stdout;
     let mut line = [0; 10];
     out.read_exact(&mut line).await.unwrap();
@@ -165,21 +167,27 @@ async fn sockets_reach_into_a_pod_and_out_of_it() {
         tokio::io::AsyncWriteExt::write_all(&mut stream, b"from outside").await.unwrap();
     });
     assert_eq!(
-        world.output(place(), &["/tool", "fetch", "10.96.0.1:443"]).await,
+        fixture.output(place(), &["/tool", "fetch", "10.96.0.1:443"]).await,
         ("from outside\n".to_owned(), OK)
     );
     answer.await.unwrap();
 
-    // Beside the server: the same files and processes.
+    // A program that is started in the container of the server sees the same files.
     assert_eq!(
-        world.output(Place::Beside(server.pidfd()), &["/tool", "write", "/tmp-sick", ""]).await.1,
+        fixture
+            .output(LaunchTarget::Exec(server.pidfd()), &["/tool", "write", "/tmp-sick", ""])
+            .await
+            .1,
         OK
     );
     assert_eq!(
-        world.output(Place::Beside(server.pidfd()), &["/tool", "exists", "/tmp-sick"]).await.1,
+        fixture
+            .output(LaunchTarget::Exec(server.pidfd()), &["/tool", "exists", "/tmp-sick"])
+            .await
+            .1,
         OK
     );
-    assert_eq!(world.output(place(), &["/tool", "exists", "/tmp-sick"]).await.1.code, 1);
+    assert_eq!(fixture.output(place(), &["/tool", "exists", "/tmp-sick"]).await.1.code, 1);
     server.signal(libc::SIGTERM);
     server.signal(libc::SIGKILL);
     assert_eq!(server.wait().await.unwrap(), Exit { code: 137, signal: Some(9) });
@@ -188,54 +196,54 @@ async fn sockets_reach_into_a_pod_and_out_of_it() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_executed_says_so() {
-    let world = World::new();
-    let plain = || Place::Host { rootfs: world.root.0.clone() };
-    let told = async |place, program: &str| match world.run(place, &[program]).await {
+async fn program_that_cannot_be_executed_is_explained() {
+    let fixture = Fixture::new();
+    let plain = || LaunchTarget::Host { rootfs: fixture.root.0.clone() };
+    let error = async |place, program: &str| match fixture.run(place, &[program]).await {
         Ok(_) => panic!("{program} started"),
         Err(e) => e.to_string(),
     };
-    assert_eq!(told(plain(), "nope").await, "exec: \"nope\": executable file not found in $PATH");
+    assert_eq!(error(plain(), "nope").await, "exec: \"nope\": executable file not found in $PATH");
     assert_eq!(
-        told(plain(), "/bin/sh").await,
+        error(plain(), "/bin/sh").await,
         "exec: \"/bin/sh\": No such file or directory (os error 2)"
     );
-    if namespaces() {
-        let pause = world.pause().await;
-        let place = || Place::Container(Box::new(world.container(&pause)));
+    if require_namespaces() {
+        let pause = fixture.pause().await;
+        let place = || LaunchTarget::Container(Box::new(fixture.container(&pause)));
         assert_eq!(
-            told(place(), "nope").await,
+            error(place(), "nope").await,
             "exec: \"nope\": executable file not found in $PATH"
         );
         assert_eq!(
-            told(place(), "/etc/hosts").await,
+            error(place(), "/etc/hosts").await,
             "exec: \"/etc/hosts\": Permission denied (os error 13)"
         );
     }
 }
 
 #[tokio::test]
-async fn a_plain_process_finds_its_program_in_the_image() {
-    let world = World::new();
-    let plain = || Place::Host { rootfs: world.root.0.clone() };
-    let (text, exit) = world.output(plain(), &["/tool", "about"]).await;
-    assert!(text.trim_end().ends_with(&world.root.0.display().to_string()), "{text}");
+async fn plain_process_finds_its_program_in_the_image() {
+    let fixture = Fixture::new();
+    let plain = || LaunchTarget::Host { rootfs: fixture.root.0.clone() };
+    let (text, exit) = fixture.output(plain(), &["/tool", "about"]).await;
+    assert!(text.trim_end().ends_with(&fixture.root.0.display().to_string()), "{text}");
     assert_eq!(exit, OK);
-    assert_eq!(world.output(plain(), &["tool", "env"]).await.0, "A=1\nPATH=/nowhere:/\n");
-    let process = world.run(plain(), &["/tool", "wait"]).await.unwrap();
+    assert_eq!(fixture.output(plain(), &["tool", "env"]).await.0, "A=1\nPATH=/nowhere:/\n");
+    let process = fixture.run(plain(), &["/tool", "wait"]).await.unwrap();
     let pid = process.pid;
     drop(process);
     assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
 }
 
 #[tokio::test]
-async fn a_pause_process_keeps_none_of_the_parents_memory_and_files() {
-    if !namespaces() {
+async fn pause_process_keeps_no_memory_or_files_of_the_parent() {
+    if !require_namespaces() {
         return;
     }
     let ballast = vec![1u8; 64 << 20];
-    let world = World::new();
-    let pause = world.pause().await;
+    let fixture = Fixture::new();
+    let pause = fixture.pause().await;
     let smaps = fs::read_to_string(format!("/proc/{}/smaps_rollup", pause.process.pid)).unwrap();
     let values: BTreeMap<&str, u64> = smaps
         .lines()
@@ -250,36 +258,37 @@ async fn a_pause_process_keeps_none_of_the_parents_memory_and_files() {
 }
 
 #[tokio::test]
-async fn pods_are_forked_from_one_small_process_that_is_made_again() {
-    if !namespaces() {
+async fn zygote_is_shared_by_pods_and_started_again_when_killed() {
+    if !require_namespaces() {
         return;
     }
-    let world = World::new();
-    let stem = async || {
-        world.pause().await;
-        let pid = world.spawner.blocking(|thread| Ok(thread.stem.borrow().as_ref().map(Stem::pid)));
+    let fixture = Fixture::new();
+    let zygote = async || {
+        fixture.pause().await;
+        let pid =
+            fixture.spawner.blocking(|thread| Ok(thread.zygote.borrow().as_ref().map(Zygote::pid)));
         pid.unwrap().unwrap()
     };
-    let first = stem().await;
-    assert_eq!(stem().await, first);
+    let first = zygote().await;
+    assert_eq!(zygote().await, first);
     let parent = fs::read_to_string(format!("/proc/{first}/status")).unwrap();
     assert!(parent.contains(&format!("PPid:\t{}\n", std::process::id())), "{parent}");
-    // SAFETY: a child that nobody else waits for.
+    // SAFETY: kill takes plain values; `first` is a child that is reaped only when the next pod is
+    // started.
     unsafe { libc::kill(first, libc::SIGKILL) };
-    let next = stem().await;
+    let next = zygote().await;
     assert_ne!(next, first);
-    assert!(!fs::exists(format!("/proc/{first}")).unwrap(), "nobody waited for it");
-    let World { spawner, .. } = world;
+    assert!(!fs::exists(format!("/proc/{first}")).unwrap(), "it was not reaped");
+    let Fixture { spawner, .. } = fixture;
     drop(spawner);
-    let began = std::time::Instant::now();
-    while fs::exists(format!("/proc/{next}")).unwrap() {
-        assert!(began.elapsed().as_secs() < 20, "it outlives the spawner");
-        tokio::task::yield_now().await;
-    }
+    eventually("the zygote ends with the spawner", async || {
+        !fs::exists(format!("/proc/{next}")).unwrap()
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn children_in_the_clusters_memory_leave_the_cluster_as_it_was() {
+async fn vforked_children_leave_the_process_unchanged() {
     let state = || {
         let status = fs::read_to_string("/proc/thread-self/status").unwrap();
         let kept = ["Umask:", "Uid:", "SigIgn:", "CapEff:", "NoNewPrivs:", "Seccomp:"];
@@ -287,35 +296,35 @@ async fn children_in_the_clusters_memory_leave_the_cluster_as_it_was() {
         let files = std::env::current_dir().unwrap();
         let spaces = ["user", "net", "mnt", "pid"]
             .map(|kind| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap());
-        // SAFETY: a plain call. What may not be dumped belongs to root in /proc.
+        // SAFETY: prctl takes plain values. (A process that is not dumpable belongs to root in /proc.)
         let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
         (kept.map(str::to_owned).collect::<Vec<_>>(), files, spaces, dumpable)
     };
-    // Other tests may add some meanwhile.
+    // Other tests may add handlers meanwhile.
     let caught = || {
         let status = fs::read_to_string("/proc/thread-self/status").unwrap();
         let field = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
         u64::from_str_radix(field.trim(), 16).unwrap()
     };
     let (before, handled) = (state(), caught());
-    let work = namespaces();
-    assert_eq!(state(), before, "trying a container");
-    if !work {
+    let supported = require_namespaces();
+    assert_eq!(state(), before, "after detection");
+    if !supported {
         return;
     }
-    let world = World::new();
-    let pause = world.pause().await;
-    let place = || Place::Container(Box::new(world.container(&pause)));
-    let server = world.run(place(), &["/tool", "wait"]).await.unwrap();
+    let fixture = Fixture::new();
+    let pause = fixture.pause().await;
+    let place = || LaunchTarget::Container(Box::new(fixture.container(&pause)));
+    let server = fixture.run(place(), &["/tool", "wait"]).await.unwrap();
     for _ in 0..20 {
-        // Those that end well, those that cannot be executed, and those beside another.
-        assert_eq!(world.output(place(), &["/tool", "exit", "0"]).await.1, OK);
-        assert!(world.run(place(), &["nope"]).await.is_err());
-        let plain = Place::Host { rootfs: world.root.0.clone() };
-        assert_eq!(world.output(plain, &["/tool", "exit", "0"]).await.1, OK);
-        let beside = Place::Beside(server.pidfd());
-        assert_eq!(world.output(beside, &["/tool", "exit", "0"]).await.1, OK);
-        assert!(world.run(Place::Beside(server.pidfd()), &["nope"]).await.is_err());
+        // Programs that succeed, that cannot be executed, and that join a container.
+        assert_eq!(fixture.output(place(), &["/tool", "exit", "0"]).await.1, OK);
+        assert!(fixture.run(place(), &["nope"]).await.is_err());
+        let plain = LaunchTarget::Host { rootfs: fixture.root.0.clone() };
+        assert_eq!(fixture.output(plain, &["/tool", "exit", "0"]).await.1, OK);
+        let joined = LaunchTarget::Exec(server.pidfd());
+        assert_eq!(fixture.output(joined, &["/tool", "exit", "0"]).await.1, OK);
+        assert!(fixture.run(LaunchTarget::Exec(server.pidfd()), &["nope"]).await.is_err());
     }
     assert_eq!((state(), caught() & handled), (before, handled));
 }

@@ -1,4 +1,4 @@
-//! A Lease for each node, renewed as long as the kubelet runs: how others know that a node lives.
+//! The Lease of each node, renewed as long as the kubelet runs: its heartbeat.
 
 use jiff::Timestamp;
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node};
@@ -11,18 +11,22 @@ use std::time::Duration;
 use tokio::time::interval;
 
 const NAMESPACE: &str = "kube-node-lease";
-/// As kubelets do it by default: four times in the time a Lease is good for.
-const PERIOD: Duration = Duration::from_secs(10);
-const SECONDS: i32 = 40;
+/// The kubelet's default (`nodeLeaseDurationSeconds`).
+const DURATION_SECONDS: i32 = 40;
+/// A quarter of the duration, as the kubelet.
+const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Never returns.
+/// Renews the Leases of these nodes. Never returns.
 pub(crate) async fn keep(client: Client, nodes: Vec<String>) {
-    let mut due = interval(PERIOD);
+    let mut due = interval(RENEW_INTERVAL);
     loop {
         due.tick().await;
         for node in &nodes {
-            // Failed, it is tried again in time.
-            let _ = renew(&client, node).await;
+            // The next interval is early enough for a retry.
+            match renew(&client, node).await {
+                Ok(()) => tracing::trace!(node, "node lease renewed"),
+                Err(error) => tracing::warn!(node, %error, "failed to renew the node lease"),
+            }
         }
     }
 }
@@ -30,7 +34,7 @@ pub(crate) async fn keep(client: Client, nodes: Vec<String>) {
 async fn renew(client: &Client, node: &str) -> Result<(), kube::Error> {
     let api: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
     let now = Timestamp::now();
-    let patch = json!({ "spec": { "renewTime": micro(now) } });
+    let patch = json!({ "spec": { "renewTime": micro_time(now) } });
     match api.patch(node, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Err(kube::Error::Api(status)) if status.code == 404 => {}
         other => return other.map(drop),
@@ -52,13 +56,13 @@ fn lease(node: &str, uid: &str, now: Timestamp) -> Value {
         },
         "spec": {
             "holderIdentity": node,
-            "leaseDurationSeconds": SECONDS,
-            "renewTime": micro(now),
+            "leaseDurationSeconds": DURATION_SECONDS,
+            "renewTime": micro_time(now),
         },
     })
 }
 
-fn micro(at: Timestamp) -> String {
+fn micro_time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
@@ -67,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_names_its_node() {
+    fn lease_is_held_by_its_node() {
         let value = lease("node-1", "u", Timestamp::UNIX_EPOCH);
         assert_eq!(value["spec"]["renewTime"], "1970-01-01T00:00:00.000000Z");
         let lease: Lease = serde_json::from_value(value).unwrap();

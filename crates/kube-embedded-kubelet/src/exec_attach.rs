@@ -1,73 +1,43 @@
-//! A running container, for those who start something beside its program or talk to it.
+//! A running container as clients of `exec` and `attach` use it.
 
-use super::{
+use crate::{
+    container::target::Target,
     logs::Log,
-    probe::Target,
-    sandbox::{Stdio, Streams, Terminal},
+    output::{BUFFER, CLIENT_TIMEOUT, OutputBroadcast},
+    runtime::{Stdio, Streams, Terminal},
+    task,
 };
 use futures::FutureExt;
-use kube_embedded_core::node_api::{NodeError, Reader, Session, StreamOptions, Writer};
-use std::{io, sync::Arc, time::Duration};
+use kube_embedded_core::node_api::{NodeError, Session, StreamOptions, Writer};
+use std::{io, sync::Arc};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    io::{AsyncReadExt, DuplexStream, duplex},
     net::unix::pipe,
-    sync::{Mutex, oneshot, watch},
+    sync::{oneshot, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::sleep,
 };
 
-/// How much of its output a container is ahead of a client.
-const BUFFER: usize = 64 << 10;
-/// A client that takes nothing for so long is let go: a full pipe stops the program.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Where input goes to, until it has ended. Nobody waits while holding it.
+/// The container's stdin until it is closed. Never held across an await.
 type Stdin = Arc<std::sync::Mutex<Option<Arc<pipe::Sender>>>>;
 
 /// One run of a container.
-pub(crate) struct Live {
+pub(crate) struct RunningContainer {
     target: Arc<Target>,
-    /// Shared by all who are attached.
+    /// Shared by all attached clients.
     stdin: Stdin,
-    /// Whether the input ends with the first client that wrote to it.
-    once: bool,
+    /// `stdinOnce`: stdin is closed when the first client that was attached to it leaves.
+    stdin_once: bool,
     terminal: Option<Terminal>,
-    stdout: Listeners,
-    stderr: Listeners,
-    /// Its sender goes when the run is over.
+    stdout: OutputBroadcast,
+    stderr: OutputBroadcast,
+    /// The sender is dropped when the run is over.
     ended: watch::Receiver<()>,
 }
 
-/// Those who read along.
-#[derive(Default)]
-pub(crate) struct Listeners(Mutex<Vec<DuplexStream>>);
-
-impl Listeners {
-    async fn join(&self) -> Reader {
-        let (ours, theirs) = duplex(BUFFER);
-        self.0.lock().await.push(ours);
-        Box::new(theirs)
-    }
-
-    /// Hands everybody what came. Whoever is gone, or takes nothing for long, is forgotten.
-    pub(crate) async fn tell(&self, bytes: &[u8]) {
-        let mut all = self.0.lock().await;
-        for n in (0..all.len()).rev() {
-            let Some(listener) = all.get_mut(n) else { continue };
-            if !matches!(timeout(PATIENCE, listener.write_all(bytes)).await, Ok(Ok(()))) {
-                all.swap_remove(n);
-            }
-        }
-    }
-
-    async fn leave(&self) {
-        self.0.lock().await.clear();
-    }
-}
-
-impl Live {
-    /// A run that has just begun, and the work of writing down what it prints.
-    pub(crate) fn begin(
+impl RunningContainer {
+    /// A run that has just started, and the tasks that copy its output to the log.
+    pub(crate) fn start(
         target: Arc<Target>,
         streams: Option<Streams>,
         log: &Arc<Log>,
@@ -78,29 +48,32 @@ impl Live {
             (stdin, terminal) = (streams.stdin, streams.terminal);
             (stdout, stderr) = (Some(streams.stdout), streams.stderr);
         }
-        let live = Arc::new(Self {
-            once: target.container.stdin_once == Some(true),
+        let running = Arc::new(Self {
+            stdin_once: target.container.stdin_once == Some(true),
             target,
             stdin: Arc::new(std::sync::Mutex::new(stdin.map(Arc::new))),
             terminal,
-            stdout: Listeners::default(),
-            stderr: Listeners::default(),
+            stdout: OutputBroadcast::default(),
+            stderr: OutputBroadcast::default(),
             ended,
         });
         let mut output = JoinSet::new();
         for (name, from) in [("stdout", stdout), ("stderr", stderr)] {
             let Some(from) = from else { continue };
-            let (live, log) = (live.clone(), log.clone());
-            output.spawn(async move {
-                let listeners = if name == "stdout" { &live.stdout } else { &live.stderr };
-                log.copy(name, from, Some(listeners)).await;
-                listeners.leave().await;
-            });
+            let (running, log) = (running.clone(), log.clone());
+            output.spawn(task::logged("container output", async move {
+                let attached = if name == "stdout" { &running.stdout } else { &running.stderr };
+                log.copy(name, from, Some(attached)).await;
+                attached.close().await;
+            }));
         }
-        (live, output)
+        (running, output)
     }
 
-    /// Starts a program beside the container's own.
+    /// Starts a program in the container.
+    ///
+    /// # Errors
+    /// Kubernetes' message for a program that cannot be executed.
     pub(crate) async fn exec(
         &self,
         command: Vec<String>,
@@ -117,73 +90,86 @@ impl Live {
                 "error executing command in container: failed to exec in container: {e}"
             ))
         };
-        let process =
-            self.target.beside(command, variables, stdio).await.map_err(|e| failed(&e))?;
+        let program = command.first().cloned().unwrap_or_default();
+        let process = self.target.exec(command, variables, stdio).await.map_err(|e| failed(&e))?;
         let streams = process.streams().map_err(|e| failed(&e))?;
+        tracing::debug!(
+            container = self.target.container.name,
+            program,
+            pid = process.pid,
+            "exec session started"
+        );
         let mut ended = self.ended.clone();
         let end = async move {
-            tokio::select! {
+            let exit = tokio::select! {
                 exit = process.wait() => exit.map(|exit| exit.code).map_err(|e| e.to_string()),
-                // What is not in a pid namespace would outlive its container.
+                // In the plain sandbox, the program is in no pid namespace, and would outlive its
+                // container. Dropping the process kills it.
                 _ = ended.changed() => Ok(137),
-            }
+            };
+            tracing::debug!(program, pid = process.pid, ?exit, "exec session ended");
+            exit
         };
         let resize = streams.terminal.map(resizing);
         Ok(Session {
             stdin: streams.stdin.filter(|_| options.stdin).map(|s| Box::new(s) as Writer),
             stdout: Some(Box::new(streams.stdout)),
-            stderr: streams.stderr.map(|s| Box::new(s) as Reader),
+            stderr: streams.stderr.map(|s| Box::new(s) as _),
             resize,
             end: end.boxed(),
         })
     }
 
-    /// Joins the container's own program.
+    /// Attaches a client to the container's own program.
     pub(crate) async fn attach(&self, options: &StreamOptions) -> Session {
+        tracing::debug!(container = self.target.container.name, "client attached");
         let mut ended = self.ended.clone();
-        let stdout = if options.stdout { Some(self.stdout.join().await) } else { None };
+        let stdout = if options.stdout { Some(self.stdout.subscribe().await) } else { None };
         let terminal = self.terminal.clone();
         let stderr = if options.stderr && terminal.is_none() {
-            Some(self.stderr.join().await)
+            Some(self.stderr.subscribe().await)
         } else {
             None
         };
-        let (here, gone) = oneshot::channel::<()>();
+        let (attached, detached) = oneshot::channel::<()>();
         Session {
-            stdin: (options.stdin && open(&self.stdin).is_some()).then(|| self.input(gone)),
+            stdin: (options.stdin && open(&self.stdin).is_some()).then(|| self.input(detached)),
             stdout,
             stderr,
             resize: terminal.map(resizing),
             end: async move {
                 let _ = ended.changed().await;
-                // Until here, or until the client goes and this is dropped.
-                drop(here);
+                // Held until the run ends, or until the client disconnects and this future is
+                // dropped.
+                drop(attached);
                 Ok(0)
             }
             .boxed(),
         }
     }
 
-    /// Ends with the client or with the container, whichever goes first. What a client said before
-    /// it went still has some time to be read.
-    fn input(&self, gone: oneshot::Receiver<()>) -> Writer {
+    /// Returns a writer to the container's stdin. It works until the container exits or the client
+    /// has detached; input from before that is still delivered for [`CLIENT_TIMEOUT`].
+    fn input(&self, detached: oneshot::Receiver<()>) -> Writer {
         let (ours, theirs) = duplex(BUFFER);
         let (stdin, mut ended) = (self.stdin.clone(), self.ended.clone());
-        let once = self.once;
-        tokio::spawn(async move {
-            let given_up = async {
-                let _ = gone.await;
-                sleep(PATIENCE).await;
+        let once = self.stdin_once;
+        tokio::spawn(task::logged("attached stdin", async move {
+            let expired = async {
+                let _ = detached.await;
+                sleep(CLIENT_TIMEOUT).await;
             };
             tokio::select! {
-                _ = pump(ours, &stdin) => {}
+                copied = copy_input(ours, &stdin) => if let Err(error) = copied {
+                    tracing::debug!(%error, "the container no longer reads its stdin");
+                },
                 _ = ended.changed() => {}
-                () = given_up => {}
+                () = expired => {}
             }
             if once {
                 stdin.lock().unwrap_or_else(|e| e.into_inner()).take();
             }
-        });
+        }));
         Box::new(theirs)
     }
 }
@@ -192,7 +178,9 @@ fn open(stdin: &Stdin) -> Option<Arc<pipe::Sender>> {
     stdin.lock().unwrap_or_else(|e| e.into_inner()).clone()
 }
 
-async fn pump(mut from: DuplexStream, to: &Stdin) -> io::Result<()> {
+/// Copies a client's input to stdin until either is closed. The pipe is looked up again for each chunk,
+/// and never held locked, so that a client whose input is not read does not block others.
+async fn copy_input(mut from: DuplexStream, to: &Stdin) -> io::Result<()> {
     let mut buffer = vec![0; 4096];
     loop {
         let read = from.read(&mut buffer).await?;
@@ -219,23 +207,23 @@ fn resizing(terminal: Terminal) -> Box<dyn Fn(u16, u16) + Send + Sync> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::{io::AsyncWriteExt, time::timeout};
 
     #[tokio::test]
-    async fn input_that_nobody_reads_holds_up_nobody_else() {
+    async fn blocked_stdin_does_not_block_other_attachers() {
         let (to, mut from) = pipe::pipe().unwrap();
         let stdin: Stdin = Arc::new(std::sync::Mutex::new(Some(Arc::new(to))));
         let (mut client, ours) = duplex(16);
-        let pumped = stdin.clone();
-        let pump = tokio::spawn(async move { pump(ours, &pumped).await });
+        let copied = stdin.clone();
+        let copy = tokio::spawn(async move { copy_input(ours, &copied).await });
         let size = 1 << 20;
         let written = tokio::spawn(async move { client.write_all(&vec![b'x'; size]).await });
         let mut some = [0; 4096];
         from.read_exact(&mut some).await.unwrap();
         assert_eq!(some, [b'x'; 4096]);
-        // Who attaches next is not held up by the rest.
         stdin.try_lock().unwrap().take();
         drop(from);
-        let _ = timeout(PATIENCE, pump).await.unwrap();
-        let _ = timeout(PATIENCE, written).await.unwrap();
+        let _ = timeout(CLIENT_TIMEOUT, copy).await.unwrap();
+        let _ = timeout(CLIENT_TIMEOUT, written).await.unwrap();
     }
 }
