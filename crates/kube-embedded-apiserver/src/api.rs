@@ -1,39 +1,29 @@
 //! The Kubernetes API as one tower service: every client, in the process or behind TLS, comes
 //! through [`Api::handle`]. The only module that touches the store.
 
-mod admission;
-mod body;
-mod custom;
-mod decode;
-mod delete;
-mod discovery;
-mod list_options;
-mod metadata;
-mod output;
-mod patch;
-mod path;
-mod protobuf;
-mod read;
-mod selector;
-mod services;
-mod status;
-mod streams;
-mod subresources;
-mod tokens;
-mod watch;
-mod write;
-
-pub use body::Body;
-pub(crate) use tokens::User;
-
-use crate::{kinds::Served, store::Store};
+use crate::{
+    admission,
+    crd::{self, CrdRegistry},
+    discovery,
+    http::{
+        body::Body,
+        output,
+        path::{self, Query, Route, Target},
+        status::{ApiError, ApiResult},
+    },
+    resources::registry::{self, ResourceRegistry},
+    store::Store,
+    subresources::{
+        self, stream,
+        token::{self, User},
+    },
+    verbs::{delete, metadata, patch, read, write},
+};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kube_embedded_core::{network::Addresses, node_api::NodeApi};
-use path::{Query, Route, Target};
-use status::{ApiError, ApiResult};
 use std::{
     convert::Infallible,
     fmt,
@@ -55,15 +45,15 @@ pub struct Api {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    store: Store,
-    addresses: Addresses,
-    nodes: OnceLock<Weak<dyn NodeApi>>,
-    signer: tokens::Signer,
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) addresses: Addresses,
+    pub(crate) nodes: OnceLock<Weak<dyn NodeApi>>,
+    pub(crate) signer: token::Signer,
     /// Held from the choice of a Service's address until it is stored.
-    services: Mutex<()>,
-    customs: custom::Customs,
-    stopping: tokio::sync::watch::Sender<bool>,
+    pub(crate) services: Mutex<()>,
+    pub(crate) crds: CrdRegistry,
+    pub(crate) stopping: tokio::sync::watch::Sender<bool>,
 }
 
 impl fmt::Debug for Api {
@@ -79,9 +69,9 @@ impl Api {
             store,
             addresses,
             nodes: OnceLock::new(),
-            signer: tokens::Signer::default(),
+            signer: token::Signer::default(),
             services: Mutex::new(()),
-            customs: custom::Customs::default(),
+            crds: CrdRegistry::default(),
             stopping: tokio::sync::watch::Sender::new(false),
         };
         Self { inner: Arc::new(inner) }
@@ -111,12 +101,12 @@ impl Api {
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         let version = text(&object["apiVersion"]);
         let (group, version) = version.rsplit_once('/').unwrap_or(("", &version));
-        let kind = crate::kinds::find_kind(group, version, object["kind"].as_str().unwrap_or(""))
+        let resource = registry::find_kind(group, version, object["kind"].as_str().unwrap_or(""))
             .ok_or_else(|| format!("there is no kind {}", object["kind"]))?;
-        metadata::begin(kind, &mut object);
-        kind.fill_in(&mut object);
+        metadata::fill_system_fields(resource, &mut object);
+        resource.apply_defaults(&mut object);
         let key = crate::store::Key {
-            resource: kind.resource(),
+            resource: resource.storage_resource(),
             namespace: text(&object["metadata"]["namespace"]),
             name: text(&object["metadata"]["name"]),
         };
@@ -146,7 +136,7 @@ impl Api {
 
     /// Whose token this is, if it is one of a service account.
     pub(crate) fn authenticate(&self, token: &str) -> Option<User> {
-        tokens::authenticate(&self.inner, token)
+        token::authenticate(&self.inner, token)
     }
 
     /// The answer to a client that did not say who it is.
@@ -156,7 +146,10 @@ impl Api {
 
     /// Whether a path may be asked for by anybody.
     pub(crate) fn is_public(path: &str) -> bool {
-        matches!(path::parse(&Served::default(), path), Ok(Route::Version | Route::Health))
+        matches!(
+            path::parse(&ResourceRegistry::default(), path),
+            Ok(Route::Version | Route::Health)
+        )
     }
 }
 
@@ -174,7 +167,7 @@ impl tower::Service<Request<kube::client::Body>> for Api {
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
         let api = self.clone();
         if request.headers().contains_key(http::header::UPGRADE) {
-            return Box::pin(async move { Ok(streams::in_process(api, request).await) });
+            return Box::pin(async move { Ok(stream::in_process(api, request).await) });
         }
         Box::pin(async move { Ok(api.handle(request).await) })
     }
@@ -184,22 +177,22 @@ async fn answer(inner: &Arc<Inner>, parts: &Parts, body: &Bytes) -> ApiResult<Re
     let query = Query::parse(parts.uri.query());
     let (method, headers) = (&parts.method, &parts.headers);
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    let served = &*inner.customs.served();
+    let served = &*inner.crds.served();
     match path::parse(served, parts.uri.path())? {
-        Route::Resource(target) if streams::takes_over(&target) => {
-            streams::switch(inner, parts, &target, &query)
+        Route::Resource(target) if stream::takes_over(&target) => {
+            stream::switch(inner, parts, &target, &query)
         }
         Route::Resource(target) => {
             let answered = resource(inner, method, &target, &query, headers, body).await;
             if !reads && concerns_definitions(&target) {
-                custom::settle(inner)?;
+                crd::reconcile_definitions(inner)?;
             }
             let mut response = answered?;
-            if (target.kind.group, target.kind.plural) == ("", "endpoints") {
+            if (target.resource.group, target.resource.plural) == ("", "endpoints") {
                 let warning = http::HeaderValue::from_static(ENDPOINTS_ARE_DEPRECATED);
                 response.headers_mut().append(http::header::WARNING, warning);
             }
-            let deprecation = target.kind.custom.and_then(|custom| custom.deprecation.as_ref());
+            let deprecation = target.resource.crd.and_then(|crd| crd.deprecation.as_ref());
             if let Some(deprecation) = deprecation
                 && let Ok(warning) = http::HeaderValue::from_str(&format!("299 - {deprecation:?}"))
             {
@@ -227,8 +220,7 @@ async fn answer(inner: &Arc<Inner>, parts: &Parts, body: &Bytes) -> ApiResult<Re
 
 /// Whether a write may change what is served, or be what a definition on its way out waits for.
 fn concerns_definitions(target: &Target) -> bool {
-    custom::is_definition(&target.kind)
-        || target.kind.custom.is_some_and(|custom| custom.terminating)
+    crd::is_definition(&target.resource) || target.resource.crd.is_some_and(|crd| crd.terminating)
 }
 
 fn plain(code: StatusCode, text: &'static str) -> Response<Body> {
@@ -243,14 +235,14 @@ async fn resource(
     headers: &HeaderMap,
     body: &Bytes,
 ) -> ApiResult<Response<Body>> {
-    let kind = &target.kind;
-    let respond = |written: write::Written| written.respond(kind, query, headers);
+    let resource = &target.resource;
+    let respond = |written: write::WriteResult| written.respond(resource, query, headers);
     if target.name.is_empty() {
-        let somewhere = !kind.namespaced || !target.namespace.is_empty();
+        let somewhere = !resource.namespaced || !target.namespace.is_empty();
         return match *method {
             Method::GET => read::collection(inner, target, query, headers),
             Method::POST if somewhere => {
-                if (kind.group, kind.kind) == ("", "Pod") {
+                if (resource.group, resource.kind) == ("", "Pod") {
                     admission::wait_for_default(inner, &target.namespace).await;
                 }
                 respond(write::create(inner, target, query, headers, body)?)
@@ -261,7 +253,7 @@ async fn resource(
             _ => Err(ApiError::method_not_allowed()),
         };
     }
-    if !target.subresource.is_empty() && !subresources::has(kind, &target.subresource) {
+    if !target.subresource.is_empty() && !subresources::has(resource, &target.subresource) {
         return Err(ApiError::no_such_resource());
     }
     match (&*target.subresource, method) {
@@ -276,7 +268,7 @@ async fn resource(
         ("", &Method::DELETE) => delete::delete(inner, target, query, headers, body),
         ("scale", _) => subresources::scale(inner, method, target, query, headers, body),
         ("log", &Method::GET) => subresources::log(inner, target, query).await,
-        ("token", &Method::POST) => tokens::request(inner, target, query, headers, body),
+        ("token", &Method::POST) => token::request(inner, target, query, headers, body),
         ("binding", &Method::POST) => subresources::bind(inner, target, query, headers, body),
         ("eviction", &Method::POST) => subresources::evict(inner, target, query, headers, body),
         _ => Err(ApiError::method_not_allowed()),

@@ -1,11 +1,11 @@
 //! The environment, program and arguments of a container. Pure: the objects that it refers to are
 //! fetched beforehand.
 
-use crate::images::ImageConfig;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, EnvVar, Pod, ResourceFieldSelector, Secret, Service,
 };
 use kube_embedded_core::quantity;
+use oci_archive::ImageConfig;
 use std::{
     collections::{BTreeMap, HashMap},
     net::Ipv4Addr,

@@ -5,16 +5,17 @@ use crate::{
     logs::Log,
     output::{BUFFER, CLIENT_TIMEOUT, OutputBroadcast},
     runtime::{Stdio, Streams, Terminal},
-    task,
 };
 use futures::FutureExt;
-use kube_embedded_core::node_api::{NodeError, Session, StreamOptions, Writer};
+use kube_embedded_core::{
+    node_api::{NodeError, Session, StreamOptions, Writer},
+    task::{TaskSet, spawn_named},
+};
 use std::{io, sync::Arc};
 use tokio::{
     io::{AsyncReadExt, DuplexStream, duplex},
     net::unix::pipe,
     sync::{oneshot, watch},
-    task::JoinSet,
     time::sleep,
 };
 
@@ -42,7 +43,7 @@ impl RunningContainer {
         streams: Option<Streams>,
         log: &Arc<Log>,
         ended: watch::Receiver<()>,
-    ) -> (Arc<Self>, JoinSet<()>) {
+    ) -> (Arc<Self>, TaskSet) {
         let (mut stdin, mut terminal, mut stdout, mut stderr) = (None, None, None, None);
         if let Some(streams) = streams {
             (stdin, terminal) = (streams.stdin, streams.terminal);
@@ -57,15 +58,15 @@ impl RunningContainer {
             stderr: OutputBroadcast::default(),
             ended,
         });
-        let mut output = JoinSet::new();
+        let mut output = TaskSet::default();
         for (name, from) in [("stdout", stdout), ("stderr", stderr)] {
             let Some(from) = from else { continue };
             let (running, log) = (running.clone(), log.clone());
-            output.spawn(task::logged("container output", async move {
+            output.spawn("container output", async move {
                 let attached = if name == "stdout" { &running.stdout } else { &running.stderr };
                 log.copy(name, from, Some(attached)).await;
                 attached.close().await;
-            }));
+            });
         }
         (running, output)
     }
@@ -154,7 +155,7 @@ impl RunningContainer {
         let (ours, theirs) = duplex(BUFFER);
         let (stdin, mut ended) = (self.stdin.clone(), self.ended.clone());
         let once = self.stdin_once;
-        tokio::spawn(task::logged("attached stdin", async move {
+        let copy = async move {
             let expired = async {
                 let _ = detached.await;
                 sleep(CLIENT_TIMEOUT).await;
@@ -169,7 +170,8 @@ impl RunningContainer {
             if once {
                 stdin.lock().unwrap_or_else(|e| e.into_inner()).take();
             }
-        }));
+        };
+        spawn_named("attached stdin", copy).detach();
         Box::new(theirs)
     }
 }

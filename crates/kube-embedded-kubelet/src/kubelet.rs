@@ -2,19 +2,20 @@
 
 use crate::{
     error::KubeletError,
-    images::{Image, ImageStore},
+    image_store::{Image, ImageStore},
     ip_pool::IpPool,
     node, node_lease,
     node_runtime::{Node, NodeRuntime},
     pod_workers::{self, PodWorkers},
     rlimit,
     runtime::Spawner,
-    task,
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube_embedded_core::{
+    backoff::Backoff,
     events::Recorder,
     network::{Addresses, Network, Sandbox},
+    task::{Task, restart_on_panic, spawn_named},
 };
 use std::{
     collections::HashMap,
@@ -26,14 +27,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{
-    sync::watch,
-    task::AbortHandle,
-    time::{Instant, sleep_until},
-};
+use tokio::sync::watch;
 
-/// How soon the lease loop is started again after a panic.
-const LEASE_RESTART: Duration = Duration::from_secs(10);
+/// The delays before the lease loop is started again after a panic, shorter than a lease lasts.
+const LEASE_RESTART: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(20));
 
 /// The settings of the kubelets of a cluster.
 pub struct Config {
@@ -56,7 +53,7 @@ pub struct Kubelet {
     pub(crate) workers: Arc<PodWorkers>,
     stop: watch::Sender<bool>,
     stopped: watch::Receiver<bool>,
-    task: AbortHandle,
+    task: Task<()>,
 }
 
 impl Kubelet {
@@ -89,17 +86,14 @@ impl Kubelet {
         let (stopped_sender, stopped) = watch::channel(false);
         let leases = keep_leases(runtime.clone());
         let pods = pod_workers::run(runtime, workers.clone(), stop.subscribe());
-        let work = async move {
+        let task = spawn_named("kubelet", async move {
             tokio::select! {
                 () = pods => {}
                 () = leases => {}
             }
-        };
-        let task = tokio::spawn(async move {
-            task::logged("kubelet", work).await;
             stopped_sender.send_replace(true);
         });
-        Ok(Arc::new(Self { workers, stop, stopped, task: task.abort_handle() }))
+        Ok(Arc::new(Self { workers, stop, stopped, task }))
     }
 
     /// Ends the processes of every pod, with a short grace period. The objects stay.
@@ -163,10 +157,8 @@ fn api_address(addresses: &Addresses, api_server: SocketAddr) -> SocketAddrV4 {
 
 /// Keeps the Leases of all nodes. Never returns: a panic is logged, and the loop is started again.
 async fn keep_leases(runtime: Arc<NodeRuntime>) {
-    loop {
-        let restart = Instant::now() + LEASE_RESTART;
-        let nodes = runtime.nodes.keys().cloned().collect();
-        task::logged("node leases", node_lease::keep(runtime.client.clone(), nodes)).await;
-        sleep_until(restart).await;
-    }
+    restart_on_panic("node leases", LEASE_RESTART, || {
+        node_lease::keep(runtime.client.clone(), runtime.nodes.keys().cloned().collect())
+    })
+    .await;
 }

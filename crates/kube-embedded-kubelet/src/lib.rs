@@ -7,18 +7,17 @@
 //! Files, from the top down: `kubelet` starts and stops everything, `pod_workers` runs a worker per
 //! pod, `pod` and `container` are the life of a pod, `probe`, `volumes`, `env`, `logs` and `status`
 //! are what it needs, `runtime` starts processes, and `server` serves logs, exec, attach and
-//! port-forward. `images` unpacks image archives.
+//! port-forward. `image_store` unpacks image archives.
 //!
 //! This crate is internal to the workspace: use `kube-embedded`.
 
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 mod container;
-mod crash_loop;
 mod env;
 mod error;
 mod exec_attach;
-pub mod images;
+pub mod image_store;
 mod ip_pool;
 mod kubelet;
 mod logs;
@@ -30,10 +29,10 @@ mod pod;
 mod pod_workers;
 mod probe;
 mod rlimit;
+mod root_path;
 mod runtime;
 mod server;
 mod status;
-mod task;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! The Node objects.
 
-use crate::{
-    error::KubeletError,
-    images::{Image, architecture},
-};
+use crate::{error::KubeletError, image_store::Image};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
+use oci_archive::host_architecture;
 use serde_json::{Value, json};
 use std::{fs, net::Ipv4Addr, sync::Arc};
 
@@ -27,9 +25,9 @@ pub(crate) async fn register(
     };
     let api: Api<Node> = Api::all(client.clone());
     let mut labels = json!({
-        "beta.kubernetes.io/arch": architecture(),
+        "beta.kubernetes.io/arch": host_architecture(),
         "beta.kubernetes.io/os": "linux",
-        "kubernetes.io/arch": architecture(),
+        "kubernetes.io/arch": host_architecture(),
         "kubernetes.io/hostname": name,
         "kubernetes.io/os": "linux",
     });
@@ -105,7 +103,7 @@ fn status(name: &str, ip: Ipv4Addr, loaded: &[Arc<Image>], now: Timestamp) -> Va
         "daemonEndpoints": { "kubeletEndpoint": { "Port": 10250 } },
         "images": images(loaded),
         "nodeInfo": {
-            "architecture": architecture(),
+            "architecture": host_architecture(),
             "bootID": read("/proc/sys/kernel/random/boot_id"),
             "containerRuntimeVersion": concat!("kube-embedded://", env!("CARGO_PKG_VERSION")),
             "kernelVersion": read("/proc/sys/kernel/osrelease"),

@@ -1,6 +1,6 @@
 //! What the pods of a cluster share: the client, the images, the network, the spawner, the nodes.
 
-use crate::{images::ImageStore, ip_pool::IpPool, node, runtime::Spawner};
+use crate::{image_store::ImageStore, ip_pool::IpPool, node, runtime::Spawner};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube_embedded_core::{
     events::Recorder,

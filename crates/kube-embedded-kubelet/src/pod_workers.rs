@@ -6,7 +6,6 @@ use crate::{
         handle::PodHandle,
         worker::{self, Update},
     },
-    task,
 };
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -17,14 +16,12 @@ use kube::{
         watcher::{self, Event},
     },
 };
+use kube_embedded_core::task::{Name, TaskError, TaskSet, catch};
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
 };
-use tokio::{
-    sync::watch,
-    task::{Id, JoinError, JoinSet},
-};
+use tokio::sync::watch;
 use tracing::Instrument;
 
 /// The workers by the uid of their pods.
@@ -34,7 +31,8 @@ pub(crate) struct PodWorkers(Mutex<HashMap<String, Worker>>);
 struct Worker {
     pod: Arc<PodHandle>,
     updates: watch::Sender<Update>,
-    task: Id,
+    /// The name of the worker's task.
+    task: Name,
 }
 
 impl PodWorkers {
@@ -76,7 +74,7 @@ pub(crate) async fn run(
     let api: Api<Pod> = Api::all(runtime.client.clone());
     let mut events =
         kube::runtime::watcher(api, watcher::Config::default()).default_backoff().boxed();
-    let mut tasks: JoinSet<String> = JoinSet::new();
+    let mut tasks: TaskSet<String> = TaskSet::default();
     let mut listed: HashSet<String> = HashSet::new();
     loop {
         tokio::select! {
@@ -95,15 +93,15 @@ pub(crate) async fn run(
                 Some(Err(error)) => tracing::warn!(%error, "watch of pods failed; restarting it"),
                 None => return,
             },
-            Some(ended) = tasks.join_next() => remove(&workers, ended),
+            Some((task, ended)) = tasks.join_next() => remove(&workers, &task, ended),
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
     drop(events);
     tracing::debug!("stopping all pods");
     workers.shut_down();
-    while let Some(ended) = tasks.join_next().await {
-        remove(&workers, ended);
+    while let Some((task, ended)) = tasks.join_next().await {
+        remove(&workers, &task, ended);
     }
     workers.clear();
 }
@@ -112,7 +110,7 @@ pub(crate) async fn run(
 fn apply(
     runtime: &Arc<NodeRuntime>,
     workers: &PodWorkers,
-    tasks: &mut JoinSet<String>,
+    tasks: &mut TaskSet<String>,
     object: Pod,
 ) {
     let Some(node_name) = object.spec.as_ref().and_then(|s| s.node_name.as_deref()) else { return };
@@ -134,28 +132,29 @@ fn apply(
     let pod = Arc::new(PodHandle::new(runtime.clone(), node, object.clone()));
     let (updates, receiver) =
         watch::channel(Update { pod: object, deleted: false, shutdown: false });
-    let task = tasks.spawn(supervise(pod.clone(), receiver).instrument(span)).id();
+    let task = Name::from(format!("pod {}/{} ({uid})", pod.namespace, pod.name));
+    tasks.spawn(task.clone(), supervise(task.clone(), pod.clone(), receiver).instrument(span));
     workers.insert(uid, Worker { pod, updates, task });
 }
 
 /// Runs the worker of a pod, and returns the pod's uid when it ends. If the worker panics, the pod
 /// fails, so that it can be deleted and replaced.
-async fn supervise(pod: Arc<PodHandle>, updates: watch::Receiver<Update>) -> String {
-    if let Err(panic) = task::catch_panic(worker::run(&pod, updates.clone())).await {
-        let (namespace, name) = (&pod.namespace, &pod.name);
-        tracing::error!(namespace, name, panic, "pod worker panicked; failing its pod");
-        task::logged("failed pod", worker::fail(&pod, &panic, updates)).await;
+async fn supervise(task: Name, pod: Arc<PodHandle>, updates: watch::Receiver<Update>) -> String {
+    let ended = catch(task, worker::run(&pod, updates.clone())).await;
+    if let Err(TaskError::Panicked { message, .. }) = ended {
+        worker::fail(&pod, &message, updates).await;
     }
     pod.uid.clone()
 }
 
-/// Forgets a worker that has ended.
-fn remove(workers: &PodWorkers, ended: Result<String, JoinError>) {
+/// Removes a worker that has ended. If failing the pod of a worker panicked as well, the next event
+/// of the pod starts another worker.
+fn remove(workers: &PodWorkers, task: &Name, ended: Result<String, TaskError>) {
     match ended {
         Ok(uid) => drop(workers.lock().remove(&uid)),
         Err(error) => {
-            tracing::error!(%error, "pod worker task failed");
-            workers.lock().retain(|_, worker| worker.task != error.id());
+            tracing::error!(%error, "pod worker failed");
+            workers.lock().retain(|_, worker| worker.task != *task);
         }
     }
 }

@@ -3,7 +3,6 @@
 use k8s_openapi::api::core::v1::Pod;
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -92,27 +91,4 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
         assert!(begin.elapsed() < TIMEOUT, "not within {TIMEOUT:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-}
-
-/// Returns whether a test can use a tool or capability; `found` is whether this machine has it.
-///
-/// A test that is skipped is reported, on standard output and in the file named by
-/// `CANARY_TESTS_SKIPPED_FILE`. Where `CI` is set it fails instead, unless `CANARY_TESTS_WITHOUT`, a
-/// comma-separated list, names what is known to be missing.
-pub(crate) fn require(tool: &str, found: bool) -> bool {
-    if found {
-        return true;
-    }
-    let thread = std::thread::current();
-    let line = format!("skipped: {} needs {tool}", thread.name().unwrap_or("a test"));
-    let without = std::env::var("CANARY_TESTS_WITHOUT").unwrap_or_default();
-    let excepted = without.split(',').any(|name| name.trim() == tool);
-    assert!(std::env::var_os("CI").is_none() || excepted, "{line}, and CI is set");
-    println!("{line}");
-    if let Some(file) = std::env::var_os("CANARY_TESTS_SKIPPED_FILE") {
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
-        // One write, so that lines of tests that run at the same time do not mix.
-        file.write_all(format!("{line}\n").as_bytes()).unwrap();
-    }
-    false
 }

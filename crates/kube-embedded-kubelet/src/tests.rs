@@ -2,9 +2,9 @@
 
 use crate::{
     Config, Kubelet, detect,
-    images::ImageStore,
+    image_store::ImageStore,
     probe,
-    testing::{Folder, PANIC_ANNOTATION, TIMEOUT, eventually, require, tool},
+    testing::{Folder, PANIC_ANNOTATION, TIMEOUT, eventually, tool},
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -54,7 +54,7 @@ impl Fixture {
             .unwrap();
         let images = Arc::new(ImageStore::new(folder.0.join("images")));
         let archive = folder.0.join("tool.tar");
-        crate::images::testing::archive(
+        crate::image_store::testing::archive(
             &archive,
             "tool:1.0",
             &[("tool", &fs::read(tool()).unwrap())],
@@ -174,7 +174,11 @@ fn is_ready(pod: &Value) -> bool {
 }
 
 fn require_namespaces() -> bool {
-    require("user-namespaces", detect().0 == Sandbox::Namespaced)
+    let (sandbox, reason) = detect();
+    if sandbox == Sandbox::Plain {
+        test_support::missing("user-namespaces", &reason);
+    }
+    sandbox == Sandbox::Namespaced
 }
 
 fn sandboxes() -> Vec<Sandbox> {
@@ -373,7 +377,7 @@ async fn missing_image_is_explained_and_used_once_it_is_loaded() {
     let fixture = Fixture::new(Sandbox::Plain).await;
     let images = fixture.folder.0.join("more");
     fs::create_dir(&images).unwrap();
-    fixture.images.add_folder(&images).unwrap();
+    fixture.images.add_directory(&images).unwrap();
     fixture.run("late", &["serve", "8080"], json!({ "image": "other:2.0" })).await;
     let reason = |p: &Value| {
         p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
@@ -396,7 +400,11 @@ async fn missing_image_is_explained_and_used_once_it_is_loaded() {
         .until("late", "backing off", |p| reason(p).as_deref() == Some("ImagePullBackOff"))
         .await;
     let part = fixture.folder.0.join("part");
-    crate::images::testing::archive(&part, "other:2.0", &[("tool", &fs::read(tool()).unwrap())]);
+    crate::image_store::testing::archive(
+        &part,
+        "other:2.0",
+        &[("tool", &fs::read(tool()).unwrap())],
+    );
     fs::rename(part, images.join("other.tar")).unwrap();
     fixture.ready("late").await;
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     env::{self, ReferencedObjects},
-    images::resolve_in_root,
+    root_path::resolve_in_root,
     runtime::Mount,
 };
 use k8s_openapi::api::core::v1::{

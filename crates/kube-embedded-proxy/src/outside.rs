@@ -7,7 +7,6 @@
 
 mod carry;
 mod dialler;
-mod lease;
 mod objects;
 mod way;
 
@@ -17,10 +16,9 @@ use super::{Config, Part, run};
 use dialler::Dialler;
 use kube::Client;
 use kube_embedded_core::{
-    network::claim_block,
-    network::{Addresses, Network, Sandbox},
+    lease::{LeaderLease, LeaseError, LeaseTimings},
+    network::{Addresses, Network, Sandbox, claim_block},
 };
-use lease::{Lease, Pace};
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -30,6 +28,14 @@ use tokio::{
 
 /// For the API to answer a question, when the edge begins and when it ends.
 const ANSWER: Duration = Duration::from_secs(15);
+const LEASE: &str = "canary-labs-edge";
+const LEASE_NAMESPACE: &str = "kube-system";
+const LEASE_TIMINGS: LeaseTimings = LeaseTimings {
+    duration: Duration::from_secs(9),
+    renew_interval: Duration::from_secs(3),
+    renew_deadline: Duration::from_secs(300),
+    request_timeout: ANSWER,
+};
 /// To take everything back. Whoever tells us to end waits a little longer.
 const STOP: Duration = Duration::from_secs(10);
 
@@ -65,7 +71,7 @@ pub enum EdgeError {
     },
     /// The API takes too long.
     #[error("the cluster's API does not answer within {ANSWER:?}")]
-    Late(#[from] Elapsed),
+    Late,
     /// Somebody else serves this cluster.
     #[error(
         "another edge serves this cluster: {0} (Lease canary-labs-edge in kube-system); end that first"
@@ -88,6 +94,31 @@ impl EdgeError {
     }
 }
 
+impl From<LeaseError> for EdgeError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Api { verb: "get", error } => {
+                Self::Api { what: "read the Lease of edges", error }
+            }
+            LeaseError::Api { error, .. } => Self::Api { what: "take the Lease of edges", error },
+            LeaseError::Timeout(_) => Self::Late,
+            LeaseError::HeldByOther(holder) => Self::Taken(holder),
+            LeaseError::RenewalFailed { deadline, cause: error } => {
+                let why = error
+                    .map_or_else(|| "the API does not answer".to_owned(), |error| cause(&error));
+                Self::Gone(deadline, why)
+            }
+            LeaseError::Stopped(_) => Self::Ended,
+        }
+    }
+}
+
+impl From<Elapsed> for EdgeError {
+    fn from(_: Elapsed) -> Self {
+        Self::Late
+    }
+}
+
 /// What is wrong, in one line. Of what kube says itself the first words are the least.
 fn cause(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
@@ -105,7 +136,7 @@ fn cause(error: &kube::Error) -> String {
 /// [`OutsideEdge::stop`] takes that back.
 #[derive(Debug)]
 pub struct OutsideEdge {
-    lease: Lease,
+    lease: LeaderLease,
     work: Work,
 }
 
@@ -142,7 +173,8 @@ impl OutsideEdge {
         time::timeout(ANSWER, client.apiserver_version())
             .await?
             .map_err(|error| EdgeError::Unreachable { url, error: Box::new(error) })?;
-        let lease = Lease::acquire(client.clone(), Pace::default()).await?;
+        let lease =
+            LeaderLease::acquire(client.clone(), LEASE_NAMESPACE, LEASE, LEASE_TIMINGS).await?;
         match time::timeout(ANSWER, Work::begin(config, client, options)).await {
             Ok(Ok(work)) => Ok(Self { lease, work }),
             failed => {
@@ -168,7 +200,7 @@ impl OutsideEdge {
     /// Resolves when the edge cannot go on: the cluster is gone, or somebody else has taken it.
     pub async fn failed(&mut self) -> EdgeError {
         tokio::select! {
-            error = self.lease.lost() => error,
+            error = self.lease.lost() => error.into(),
             _ = &mut self.work.running => EdgeError::Ended,
         }
     }
@@ -182,7 +214,7 @@ impl OutsideEdge {
             let _ = (&mut work.running).await;
         }
         let withdraw = async {
-            if lease.is_taken().await {
+            if lease.is_held_by_other().await {
                 // Whoever has it now has taken everything else, too.
                 return;
             }

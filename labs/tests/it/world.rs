@@ -163,7 +163,7 @@ impl World {
         let cluster = Cluster::start(Config {
             nodes: self.nodes,
             images: images.collect(),
-            state: Some(self.folder.0.clone()),
+            state_dir: Some(self.folder.0.clone()),
             ..Config::default()
         })
         .await

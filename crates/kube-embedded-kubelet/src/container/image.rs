@@ -1,7 +1,9 @@
 //! The image of a container. Nothing is pulled: an image is there once an archive is loaded.
 
 use super::context::Context;
-use crate::images::{Image, normalise};
+use crate::image_store::Image;
+use kube_embedded_core::task::catch_blocking;
+use oci_archive::normalize_name;
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
@@ -16,12 +18,9 @@ pub(super) async fn wait_for_image(container: Context<'_>) -> Arc<Image> {
     loop {
         let (images, wanted) = (runtime.images.clone(), name.clone());
         // Unpacking an archive takes a while, and blocks.
-        let found = tokio::task::spawn_blocking(move || images.resolve(&wanted)).await;
-        let found = found.unwrap_or_else(|error| {
-            tracing::error!(image = name, %error, "resolving an image panicked");
-            None
-        });
-        if let Some(image) = found {
+        let resolve = move || catch_blocking("image store", || images.resolve(&wanted));
+        // A panic is logged, and counts as a missing image.
+        if let Ok(Ok(Some(image))) = tokio::task::spawn_blocking(resolve).await {
             tracing::debug!(
                 container = container.container.name,
                 image = name,
@@ -29,7 +28,7 @@ pub(super) async fn wait_for_image(container: Context<'_>) -> Arc<Image> {
                 "image found"
             );
             container.change(|v| {
-                v.image = normalise(&name);
+                v.image = normalize_name(&name);
                 v.image_id.clone_from(&image.id);
             });
             runtime.report_images().await;

@@ -6,17 +6,19 @@ use super::{
     start::{StartFailure, Started, new_id, start},
     supervise::supervise,
 };
-use crate::{
-    crash_loop::CrashLoopBackoff,
-    status::{self, State, Terminated},
-};
+use crate::status::{self, State, Terminated};
 use jiff::Timestamp;
+use kube_embedded_core::backoff::Backoff;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
+/// The delays before restarts, as the kubelet's: none before the first, then 10 s, doubling to 300 s.
+const CRASH_LOOP: Backoff =
+    Backoff::new(Duration::from_secs(10), Duration::from_secs(300)).with_immediate_first();
+/// The delays start over after a container has run this long.
+const CRASH_LOOP_RESET: Duration = Duration::from_secs(600);
 /// The delays between attempts to start a container whose configuration is incomplete.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const MAX_RETRY: Duration = Duration::from_secs(10);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// Runs the container until the restart policy ends it or the pod stops. Returns whether it
 /// succeeded.
@@ -27,7 +29,7 @@ pub(crate) async fn run(cx: Context<'_>) -> bool {
         policy => policy,
     };
     let mut stopping = cx.pod.stopping();
-    let mut backoff = CrashLoopBackoff::default();
+    let mut backoff = CRASH_LOOP;
     loop {
         let begin = Instant::now();
         let started = tokio::select! {
@@ -47,7 +49,10 @@ pub(crate) async fn run(cx: Context<'_>) -> bool {
         if stopping.borrow().is_some() || !status::restarts(policy, ended.exit_code) {
             return ended.exit_code == 0;
         }
-        let delay = backoff.after(begin.elapsed());
+        if begin.elapsed() >= CRASH_LOOP_RESET {
+            backoff.reset();
+        }
+        let delay = backoff.next_delay();
         tracing::debug!(container = cx.container.name, ?delay, "container will be restarted");
         if delay.is_zero() {
             cx.change(|v| v.last = Some(ended));
@@ -82,7 +87,7 @@ fn report_back_off(cx: Context<'_>, delay: Duration, ended: &Terminated) {
 /// program cannot be started.
 async fn start_with_retries(cx: Context<'_>) -> Result<Started, Terminated> {
     let image = wait_for_image(cx).await;
-    let mut delay = FIRST_RETRY;
+    let mut backoff = RETRY;
     loop {
         match start(cx, &image).await {
             Ok(started) => return Ok(started),
@@ -109,8 +114,7 @@ async fn start_with_retries(cx: Context<'_>) -> Result<Started, Terminated> {
                 });
             }
         }
-        sleep(delay).await;
-        delay = (delay * 2).min(MAX_RETRY);
+        sleep(backoff.next_delay()).await;
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{context::Context, target::Target};
 use crate::{
     env,
-    images::Image,
+    image_store::Image,
     runtime::{Container, Launch, LaunchError, LaunchTarget, Process, RootFs, Stdio},
     volumes,
 };

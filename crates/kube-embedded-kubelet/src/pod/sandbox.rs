@@ -7,7 +7,7 @@ use crate::{
     runtime::{LaunchError, NamespaceSockets, Pause, PauseConfig},
     volumes::PreparedVolume,
 };
-use kube_embedded_core::network::Sandbox;
+use kube_embedded_core::{backoff::Backoff, network::Sandbox};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
@@ -17,8 +17,7 @@ use std::{
 use tokio::time::sleep;
 
 /// The delays between attempts to create a sandbox.
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const MAX_RETRY: Duration = Duration::from_secs(10);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// The sandbox of a running pod. Dropping it removes the namespaces and releases the address.
 pub(crate) struct PodSandbox {
@@ -42,7 +41,7 @@ impl Drop for PodSandbox {
 impl PodSandbox {
     /// Creates the sandbox of a pod, with as many attempts as it takes.
     pub(super) async fn create(pod: &PodHandle, volumes: &VolumeManager<'_>) -> Self {
-        let mut delay = FIRST_RETRY;
+        let mut backoff = RETRY;
         loop {
             match Self::try_create(pod, volumes).await {
                 Ok(sandbox) => {
@@ -61,8 +60,7 @@ impl PodSandbox {
                     pod.warning(reason, &message);
                 }
             }
-            sleep(delay).await;
-            delay = (delay * 2).min(MAX_RETRY);
+            sleep(backoff.next_delay()).await;
         }
     }
 

@@ -8,13 +8,13 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
+use kube_embedded_core::backoff::Backoff;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 /// The delays between attempts to write a status.
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const MAX_RETRY: Duration = Duration::from_secs(5);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
 /// The conditions that the kubelet owns.
 const OWN_CONDITIONS: [&str; 4] =
@@ -23,9 +23,9 @@ const OWN_CONDITIONS: [&str; 4] =
 /// Writes the status whenever it changes. `latest` returns the object as last seen. Never returns.
 pub(super) async fn run(pod: &PodHandle, latest: impl Fn() -> Arc<Pod>) {
     let mut written = Value::Null;
-    let mut delay = FIRST_RETRY;
     loop {
         pod.changed().await;
+        let mut backoff = RETRY;
         loop {
             match write(pod, &latest(), &mut written).await {
                 Ok(()) => break,
@@ -33,8 +33,7 @@ pub(super) async fn run(pod: &PodHandle, latest: impl Fn() -> Arc<Pod>) {
                 Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => break,
                 Err(error) => {
                     tracing::warn!(%error, "failed to write the status of a pod; retrying");
-                    let _ = timeout(delay, pod.changed()).await;
-                    delay = (delay * 2).min(MAX_RETRY);
+                    let _ = timeout(backoff.next_delay(), pod.changed()).await;
                 }
             }
         }

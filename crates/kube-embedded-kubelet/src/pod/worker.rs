@@ -14,6 +14,7 @@ use kube::{
     Api,
     api::{DeleteParams, Preconditions},
 };
+use kube_embedded_core::backoff::Backoff;
 use serde_json::Value;
 use std::{fs, sync::Arc, time::Duration};
 use tokio::{
@@ -24,8 +25,7 @@ use tokio::{
 /// Maximum grace period for pods when the cluster shuts down.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 /// The delays between attempts to delete the object of a pod that has ended.
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const MAX_RETRY: Duration = Duration::from_secs(5);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
 /// What the worker of a pod has to know.
 #[derive(Clone)]
@@ -211,7 +211,7 @@ async fn delete_object(pod: &PodHandle, updates: &mut watch::Receiver<Update>) {
     let now = DeleteParams::default()
         .grace_period(0)
         .preconditions(Preconditions { uid: Some(pod.uid.clone()), resource_version: None });
-    let mut delay = FIRST_RETRY;
+    let mut backoff = RETRY;
     loop {
         match api.delete(&pod.name, &now).await {
             Ok(_) => return,
@@ -219,10 +219,9 @@ async fn delete_object(pod: &PodHandle, updates: &mut watch::Receiver<Update>) {
             Err(error) => {
                 tracing::warn!(%error, "failed to delete the object of a pod; retrying");
                 let removed = updates.wait_for(|u| u.deleted || u.shutdown);
-                if timeout(delay, removed).await.is_ok() {
+                if timeout(backoff.next_delay(), removed).await.is_ok() {
                     return;
                 }
-                delay = (delay * 2).min(MAX_RETRY);
             }
         }
     }

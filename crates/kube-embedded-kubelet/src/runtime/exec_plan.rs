@@ -2,7 +2,7 @@
 //! allocate nothing ([`super::syscalls`]).
 
 use super::launch::{Container, Launch, LaunchTarget, RootFs};
-use crate::images::resolve_in_root;
+use crate::root_path::resolve_in_root;
 use libc::c_char;
 use std::{
     ffi::{CString, OsStr},

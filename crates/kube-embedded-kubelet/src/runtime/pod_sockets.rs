@@ -9,7 +9,10 @@ use super::{
     syscalls,
 };
 use futures::future::BoxFuture;
-use kube_embedded_core::network::PodSockets;
+use kube_embedded_core::{
+    network::PodSockets,
+    task::{Task, spawn_named},
+};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -24,7 +27,6 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Notify,
-    task::JoinHandle,
 };
 
 /// The size of the pool of an idle pod. Small, because each socket is an open file.
@@ -37,7 +39,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The sockets of one pod's network namespace.
 pub(crate) struct NamespaceSockets {
     shared: Arc<Shared>,
-    refill: JoinHandle<()>,
+    /// Keeps the pool filled; aborted when dropped.
+    _refill: Task<()>,
 }
 
 struct Shared {
@@ -63,14 +66,8 @@ impl NamespaceSockets {
             low: Notify::new(),
             channel: tokio::sync::Mutex::new(channel),
         });
-        let refill = tokio::spawn(refill(shared.clone()));
-        Ok(Self { shared, refill })
-    }
-}
-
-impl Drop for NamespaceSockets {
-    fn drop(&mut self) {
-        self.refill.abort();
+        let refill = spawn_named("pod socket pool", refill(shared.clone()));
+        Ok(Self { shared, _refill: refill })
     }
 }
 

@@ -12,12 +12,12 @@ use super::{
     syscalls,
     zygote::Zygote,
 };
+use kube_embedded_core::task::catch_blocking;
 use std::{
     cell::RefCell,
     fs::File,
     io::{self, Read},
     os::fd::{AsRawFd, OwnedFd},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
@@ -62,11 +62,9 @@ impl Spawner {
                 syscalls::block_signals(true);
                 let thread = ForkThread { parent, limit, null, stacks, zygote: RefCell::default() };
                 for job in inbox {
-                    // The end of this thread kills every pod, so a panic must not end it. The
-                    // caller finds its response channel closed.
-                    if catch_unwind(AssertUnwindSafe(|| job(&thread))).is_err() {
-                        tracing::error!("starting a process panicked");
-                    }
+                    // The end of this thread kills every pod, so a panic, which is logged, must not
+                    // end it. The caller finds its response channel closed.
+                    let _ = catch_blocking("pod-spawner", || job(&thread));
                 }
             },
         )?;
