@@ -22,7 +22,7 @@ use crate::{
     scratch,
 };
 use anyhow::{Result, bail};
-use lab_environment::{Absent, Environment, IngressClass, NearestWrong, Patience};
+use lab_environment::{Alternative, Environment, IngressClass, Timeouts, UnsupportedClaim};
 use std::path::{Path, PathBuf};
 
 /// How a cluster is had.
@@ -66,11 +66,11 @@ pub(crate) struct Request<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Differences {
     /// Deadlines here.
-    pub(crate) patience: Patience,
+    pub(crate) patience: Timeouts,
     /// How fine a sample is affordable here.
-    pub(crate) nearest_wrong: NearestWrong,
+    pub(crate) nearest_wrong: Alternative,
     /// Claims that cannot be checked here.
-    pub(crate) absent: Vec<Absent>,
+    pub(crate) absent: Vec<UnsupportedClaim>,
 }
 
 /// What a provider yields.
@@ -139,9 +139,9 @@ impl Cluster {
             ingress_class: self.ingress_class.clone(),
             app: project.root.join("app"),
             docker,
-            patience: self.differences.patience.clone(),
-            nearest_wrong: self.differences.nearest_wrong,
-            absent: self.differences.absent.clone(),
+            timeouts: self.differences.patience.clone(),
+            alternative: self.differences.nearest_wrong,
+            unsupported: self.differences.absent.clone(),
         })
     }
 }
@@ -226,7 +226,7 @@ mod tests {
             (&*read.images[0].manifest_name, &*read.images[0].name),
             ("kubeapp:1.0", "kubeapp:1.0")
         );
-        assert!(read.docker && read.nearest_wrong == NearestWrong::NearestReplica);
+        assert!(read.docker && read.alternative == Alternative::NearestReplica);
         assert_eq!(read.pull_policy, "IfNotPresent", "what was loaded cannot be pulled");
     }
 

@@ -11,7 +11,7 @@ use crate::{
     tool::{Fault, Line},
 };
 use anyhow::{Context, Result, bail};
-use lab_environment::{NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts};
 use serde_json::Value;
 
 /// The provider.
@@ -109,9 +109,9 @@ impl Provider for Current {
         // Our edge enters by one node; whatever else there is may enter by all of them.
         let propagation = if spec.choices.edge { 0 } else { 3 };
         Differences {
-            patience: Patience { rollout: 300, address: 300, request: 15, propagation },
+            patience: Timeouts { rollout: 300, address: 300, request: 15, propagation },
             // Nobody knows what a request costs there.
-            nearest_wrong: NearestWrong::Even,
+            nearest_wrong: Alternative::Even,
             absent: Vec::new(),
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     running,
 };
 use anyhow::{Context, Result};
-use lab_environment::Absent;
+use lab_environment::UnsupportedClaim;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -215,7 +215,7 @@ impl Edge {
         let way = &self.ready.way;
         let reason = format!("no node can be reached from here: traffic enters by {way}");
         let claim = "nodeport-in-range".to_owned();
-        differences.absent.push(Absent { claim, reason });
+        differences.absent.push(UnsupportedClaim { claim, reason });
         // A connection that way is made before it meets its pod, and cannot be tried again: a pod that
         // ends has to serve on for as long as it may be chosen.
         let patience = &mut differences.patience;

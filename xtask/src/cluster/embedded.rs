@@ -8,7 +8,7 @@ use crate::{
     project::Project,
 };
 use anyhow::Result;
-use lab_environment::{IngressClass, NearestWrong, Patience};
+use lab_environment::{Alternative, IngressClass, Timeouts};
 use serde::Deserialize;
 use std::{
     path::{Path, PathBuf},
@@ -48,8 +48,8 @@ pub(crate) fn cluster(
         ingress_class: IngressClass::Unnamed,
         differences: Differences {
             // Rollouts take some tenths of a second; the rest is for machines under load.
-            patience: Patience { rollout: 60, address: 30, request: 10, propagation: 0 },
-            nearest_wrong: NearestWrong::NearestReplica,
+            patience: Timeouts { rollout: 60, address: 30, request: 10, propagation: 0 },
+            nearest_wrong: Alternative::NearestReplica,
             absent: Vec::new(),
         },
         process,

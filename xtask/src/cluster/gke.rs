@@ -13,7 +13,7 @@ use crate::{
     tool::{Fault, Line},
 };
 use anyhow::{Context, Result, bail};
-use lab_environment::{Absent, NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts, UnsupportedClaim};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -121,10 +121,10 @@ impl Provider for Gke {
     fn differences(&self, _: &Spec) -> Differences {
         Differences {
             // A healthy Ingress takes up to 15 minutes; a rollout may wait for a new node.
-            patience: Patience { rollout: 600, address: 900, request: 15, propagation: 5 },
+            patience: Timeouts { rollout: 600, address: 900, request: 15, propagation: 5 },
             // Requests cross the Internet: hundreds, not thousands.
-            nearest_wrong: NearestWrong::Even,
-            absent: vec![Absent {
+            nearest_wrong: Alternative::Even,
+            absent: vec![UnsupportedClaim {
                 claim: "nodeport-in-range".into(),
                 reason: "GKE's firewall lets nobody reach the ports of nodes from outside".into(),
             }],

@@ -13,7 +13,7 @@ use crate::{
     tool::{Fault, Line},
 };
 use anyhow::{Context, Result, bail, ensure};
-use lab_environment::{Absent, NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts, UnsupportedClaim};
 use std::{
     fmt::Write as _,
     fs::{self, File},
@@ -91,9 +91,9 @@ impl Provider for K3s {
 
     fn differences(&self, _: &Spec) -> Differences {
         Differences {
-            patience: Patience { rollout: 180, address: 240, request: 10, propagation: 3 },
-            nearest_wrong: NearestWrong::NearestReplica,
-            absent: vec![Absent {
+            patience: Timeouts { rollout: 180, address: 240, request: 10, propagation: 3 },
+            nearest_wrong: Alternative::NearestReplica,
+            absent: vec![UnsupportedClaim {
                 claim: "vhost-default".into(),
                 reason: "Traefik, which k3s brings, heeds a default backend only in an Ingress \
                          without rules"

@@ -11,7 +11,7 @@ use crate::{
     tool::{Fault, Line},
 };
 use anyhow::{Context, Result};
-use lab_environment::{NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts};
 use serde_json::{Value, json};
 use std::{fs, ops::RangeInclusive, path::Path, time::Duration};
 
@@ -87,8 +87,8 @@ impl Provider for Kind {
 
     fn differences(&self, _: &Spec) -> Differences {
         Differences {
-            patience: Patience { rollout: 180, address: 60, request: 10, propagation: 0 },
-            nearest_wrong: NearestWrong::NearestReplica,
+            patience: Timeouts { rollout: 180, address: 60, request: 10, propagation: 0 },
+            nearest_wrong: Alternative::NearestReplica,
             absent: Vec::new(),
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     tool::{Fault, Line},
 };
 use anyhow::Result;
-use lab_environment::{NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts};
 use serde_json::Value;
 use std::{path::Path, time::Duration};
 
@@ -59,8 +59,8 @@ impl Provider for Minikube {
 
     fn differences(&self, _: &Spec) -> Differences {
         Differences {
-            patience: Patience { rollout: 180, address: 60, request: 10, propagation: 0 },
-            nearest_wrong: NearestWrong::NearestReplica,
+            patience: Timeouts { rollout: 180, address: 60, request: 10, propagation: 0 },
+            nearest_wrong: Alternative::NearestReplica,
             absent: Vec::new(),
         }
     }
