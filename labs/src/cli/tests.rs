@@ -80,9 +80,11 @@ fn help_and_version_exit_successfully() {
 
 #[test]
 fn help_matches_snapshot() {
-    insta::assert_snapshot!("help", Cli::command().render_help().to_string());
-    let help = parse("run --help").unwrap_err().to_string();
-    insta::assert_snapshot!("help_run", help);
+    let mut command = Cli::command().term_width(100);
+    insta::assert_snapshot!("help", command.render_help().to_string());
+    command.build();
+    let run = command.find_subcommand_mut("run").unwrap();
+    insta::assert_snapshot!("help_run", run.render_long_help().to_string());
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! Phase 2: the image. The labs read the archives themselves, and run the images with the Docker engine
 //! if there is one and on every node of the cluster.
 
-use crate::archive::{Archive, digest_of};
+use crate::archive::Archive;
 use crate::claim::{Claim, Verdict};
 use crate::context::Context;
 use crate::lab::Lab;
 use crate::phases::phase2::response::VersionResponse;
 use anyhow::Context as _;
 use lab_environment::Image;
+use oci_archive::Digest;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -67,7 +68,7 @@ async fn run(context: &Context) -> anyhow::Result<()> {
                 .with_context(|| format!("failed to read {}", image.binary.display()))?;
             let rebuilt = Archive::read(&image.rebuilt)?;
             let version = &image.version;
-            entrypoint.add(version, starts_app(archive, &digest_of(&binary)));
+            entrypoint.add(version, starts_app(archive, Digest::of(&binary)));
             reproducible.add(version, same_digest(archive, &rebuilt));
             small.add(version, nothing_else(archive));
         }
@@ -146,7 +147,7 @@ impl Lines {
     }
 }
 
-fn starts_app(archive: &Archive, binary: &str) -> (bool, String) {
+fn starts_app(archive: &Archive, binary: Digest) -> (bool, String) {
     let files = archive.files();
     let app = files.get("app");
     let (packed, state) = match app {
@@ -164,12 +165,12 @@ fn starts_app(archive: &Archive, binary: &str) -> (bool, String) {
 fn same_digest(archive: &Archive, rebuilt: &Archive) -> (bool, String) {
     let same = archive.digest == rebuilt.digest && archive.file_digest == rebuilt.file_digest;
     let word = if same { "again" } else { "then" };
-    (same, format!("{}, {word} {}", short(&archive.digest), short(&rebuilt.digest)))
+    (same, format!("{}, {word} {}", short(archive.digest), short(rebuilt.digest)))
 }
 
 /// Shortens a digest for people.
-fn short(digest: &str) -> &str {
-    digest.get(..19).unwrap_or(digest)
+fn short(digest: Digest) -> String {
+    format!("{:.19}", digest.to_string())
 }
 
 fn nothing_else(archive: &Archive) -> (bool, String) {
@@ -247,12 +248,12 @@ mod tests {
     use crate::claim::Outcome;
 
     fn archive(version: &str) -> Archive {
-        let digest = digest_of(version.as_bytes());
-        let app = File { mode: 0o755, bytes: 9, digest: digest.clone() };
+        let digest = Digest::of(version);
+        let app = File { mode: 0o755, bytes: 9, digest };
         let config = json!({"config": {"Labels": {"version": version}},
             "rootfs": {"diff_ids": [digest]}});
         Archive {
-            digest: digest.clone(),
+            digest,
             file_digest: digest,
             bytes: 10_000,
             names: vec![format!("kubeapp:{version}")],
@@ -277,18 +278,18 @@ mod tests {
 
     #[test]
     fn image_must_start_the_built_binary() {
-        let built = digest_of(b"1.0");
+        let built = Digest::of("1.0");
         let right = |change: fn(&mut Archive)| {
             let mut archive = archive("1.0");
             change(&mut archive);
-            starts_app(&archive, &built).0
+            starts_app(&archive, built).0
         };
         assert!(right(|_| {}));
         assert!(!right(|a| a.entrypoint = vec!["/bin/sh".into(), "/app".into()]));
         assert!(!right(|a| a.ports.clear()));
         assert!(!right(|a| a.layers.clear()));
         assert!(!right(|a| a.layers[0].files.get_mut("app").unwrap().mode = 0o644));
-        assert!(!right(|a| a.layers[0].files.get_mut("app").unwrap().digest.clear()));
+        assert!(!right(|a| a.layers[0].files.get_mut("app").unwrap().digest = Digest::of("")));
     }
 
     #[test]
@@ -296,7 +297,7 @@ mod tests {
         let one = archive("1.0");
         assert!(same_digest(&one, &one.clone()).0);
         assert!(!same_digest(&one, &archive("2.0")).0);
-        let other = Archive { file_digest: "sha256:other".into(), ..one.clone() };
+        let other = Archive { file_digest: Digest::of("other"), ..one.clone() };
         assert!(!same_digest(&one, &other).0);
     }
 

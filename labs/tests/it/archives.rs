@@ -1,7 +1,7 @@
 //! The images under test, and mutations of them.
 
 use lab_environment::Image;
-use labs::archive::digest_of;
+use oci_archive::Digest;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -85,7 +85,7 @@ pub(crate) fn with_extra_file(image: &Image, folder: &Path) -> Image {
     let layer = extended.into_inner().expect("a layer");
 
     let mut put = |bytes: Vec<u8>| {
-        let (digest, size) = (digest_of(&bytes), bytes.len());
+        let (digest, size) = (Digest::of(&bytes).to_string(), bytes.len());
         members.insert(path(&digest.as_str().into()), bytes);
         (digest, size)
     };

@@ -4,15 +4,14 @@
 use crate::{
     archives,
     fixture::{Fixture, eventually, repository},
-    require::require,
 };
 use labs::sampler::Sampler;
 use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
 #[tokio::test]
 async fn archives_load_and_run() {
-    if !require("docker") {
-        return;
+    if !engine_responds() {
+        return test_support::missing("docker", "start a Docker engine");
     }
     for version in ["1.0", "2.0"] {
         let image = archives::image(version);
@@ -26,8 +25,8 @@ async fn archives_load_and_run() {
 
 #[tokio::test]
 async fn build_argument_selects_the_version() {
-    if !require("docker") {
-        return;
+    if !engine_responds() {
+        return test_support::missing("docker", "start a Docker engine");
     }
     let name = format!("canary-labs-test-{:x}:2.0", rand::random::<u64>());
     let _tag = Tag::of(&name);
@@ -42,8 +41,8 @@ async fn build_argument_selects_the_version() {
 
 #[tokio::test]
 async fn evidence_names_the_runtime_of_the_images() {
-    if !require("docker") {
-        return;
+    if !engine_responds() {
+        return test_support::missing("docker", "start a Docker engine");
     }
     let mut fixture = Fixture::new();
     fixture.environment.docker = true;
@@ -56,6 +55,10 @@ async fn evidence_names_the_runtime_of_the_images() {
     };
     let evidence = run.split_infra_errors("image-runs");
     assert!(evidence.starts_with(by), "{evidence}");
+}
+
+fn engine_responds() -> bool {
+    test_support::runs("docker", &["version", "--format", "{{.Server.Version}}"])
 }
 
 /// Runs the command, which must succeed, and returns its output.

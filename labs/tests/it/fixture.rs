@@ -166,7 +166,7 @@ impl Fixture {
         let cluster = Cluster::start(Config {
             nodes: self.nodes,
             images: images.collect(),
-            state: Some(self.folder.0.clone()),
+            state_dir: Some(self.folder.0.clone()),
             ..Config::default()
         })
         .await

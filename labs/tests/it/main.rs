@@ -17,4 +17,3 @@ mod fixture;
 mod mutant_tests;
 mod mutants;
 mod pull_secret;
-mod require;

@@ -213,11 +213,14 @@ impl<'a> Session<'a> {
             sent += 1;
         }
         let url = format!("{}/manifests/{tag}", self.url);
-        let kind = format!("Content-Type: {}", archive::MANIFEST);
+        let kind = format!("Content-Type: {}", oci_archive::MANIFEST_MEDIA_TYPE);
         let done = self.request("PUT", &url, &[&kind], Some(&packed.manifest))?;
         ensure!(done.status == 201, refused(self.registry, done.status));
         if let Some(digest) = done.header("docker-content-digest") {
-            ensure!(digest == packed.digest, "the registry has stored another image: {digest}");
+            ensure!(
+                digest == packed.digest.to_string(),
+                "the registry has stored another image: {digest}"
+            );
         }
         Ok(sent)
     }

@@ -2,7 +2,7 @@
 //! tests say that they did not run.
 
 use super::{World, ended, eventually};
-use sha2::{Digest as _, Sha256};
+use oci_archive::Digest;
 use std::{
     fs,
     net::{TcpListener, TcpStream},
@@ -30,10 +30,7 @@ pub(crate) fn write_images(folder: &Path) {
 }
 
 fn archive(version: &str) -> (String, Vec<u8>) {
-    let digest = |bytes: &[u8]| {
-        let hexadecimal = Sha256::digest(bytes).into_iter().map(|byte| format!("{byte:02x}"));
-        format!("sha256:{}", hexadecimal.collect::<String>())
-    };
+    let digest = |bytes: &[u8]| Digest::of(bytes).to_string();
     let layer = tar(&[("app".into(), version.as_bytes())]);
     let config = format!(
         r#"{{"architecture":"amd64","os":"linux","config":{{}},
@@ -51,7 +48,7 @@ fn archive(version: &str) -> (String, Vec<u8>) {
     );
     let index =
         format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, described(kind, manifest.as_bytes()));
-    let blob = |bytes: &[u8]| format!("blobs/{}", digest(bytes).replace(':', "/"));
+    let blob = |bytes: &[u8]| Digest::of(bytes).blob_path();
     let bytes = tar(&[
         (blob(&layer), &layer),
         (blob(config.as_bytes()), config.as_bytes()),

@@ -1,0 +1,394 @@
+//! The edge beside its peers and a direct connection, in one run: requests a second, and CPU per
+//! request of the proxy's processes. As a load balancer beside haproxy in TCP mode; with `--ingress`
+//! as an Ingress controller beside nginx, and then also how long requests take at half load. See
+//! `bench/README.md`.
+//!
+//! The machine is noisy, so the contenders take turns, and what counts is the median of each one's
+//! rounds and of the ratios within a round.
+
+use http_body_util::Full;
+use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use kube_embedded_proxy::{
+    plane::{Plane, Port},
+    route::{Affinity, Backends, Route, Routing},
+};
+use std::{
+    convert::Infallible,
+    env,
+    error::Error,
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const CONNECTIONS: u32 = 32;
+const ROUNDS: usize = 5;
+const SECONDS: u32 = 3;
+/// Clock ticks of `/proc/PID/stat`, the same on every Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["--backends"] => backends(),
+        ["--edge", way, endpoints @ ..] => edge(*way == "http", endpoints),
+        ["--paced", address, rate, seconds] => paced(address, rate.parse()?, seconds.parse()?),
+        [] => compare(false, ROUNDS, SECONDS),
+        ["--quick"] => compare(false, 1, 1),
+        ["--ingress"] => compare(true, ROUNDS, SECONDS),
+        ["--ingress", "--quick"] => compare(true, 1, 1),
+        other => {
+            Err(format!("unknown arguments {other:?}; there are --ingress and --quick").into())
+        }
+    }
+}
+
+/// Three endpoints that answer as the app does; prints their addresses.
+#[tokio::main]
+async fn backends() -> Result<()> {
+    let mut addresses = Vec::new();
+    for _ in 0..3 {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        addresses.push(listener.local_addr()?.to_string());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service_fn(answer)),
+                );
+            }
+        });
+    }
+    say(&addresses.join(" "))
+}
+
+async fn answer(_: Request<Incoming>) -> std::result::Result<Response<Full<Bytes>>, Infallible> {
+    Ok(Response::new(Full::new(Bytes::from_static(b"Hello, this is kubeapp version 1.0\n"))))
+}
+
+/// The data plane as a cluster runs it, in front of the endpoints; prints its address.
+fn edge(http: bool, endpoints: &[&str]) -> Result<()> {
+    let parsed: std::result::Result<Vec<SocketAddr>, _> =
+        endpoints.iter().map(|e| e.parse()).collect();
+    let routing = Routing { backends: Backends::alike(parsed?), ..Routing::default() };
+    let route = Arc::new(Route::new(routing, Arc::new(Affinity::default())));
+    let (tell, _troubles) = mpsc::channel(8);
+    let plane = Plane::start(Arc::default(), tell)?;
+    let port = Port::bind("127.0.0.1:0".parse()?)?;
+    let address = port.address()?;
+    let _listening = match http {
+        true => plane.serve_http_along(port, route)?,
+        false => plane.serve(port, route),
+    };
+    say(&address.to_string())
+}
+
+/// Sends requests at a constant rate over the usual number of connections that stay; prints how
+/// many microseconds the slowest of a hundred took, and the median, and how many were not sent in
+/// time. A request counts from when it was due: one that waits for its connection waits.
+#[tokio::main]
+async fn paced(address: &str, rate: f64, seconds: u64) -> Result<()> {
+    let interval = Duration::from_secs_f64(f64::from(CONNECTIONS) / rate);
+    let (address, until) = (address.to_owned(), Duration::from_secs(seconds));
+    let mut senders = Vec::new();
+    for n in 0..CONNECTIONS {
+        let address = address.clone();
+        senders.push(tokio::spawn(async move {
+            let mut stream = TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n");
+            let mut took = Vec::new();
+            let start = Instant::now() + interval.mul_f64(f64::from(n) / f64::from(CONNECTIONS));
+            let mut due = start;
+            let mut answer = [0; 1024];
+            while due < start + until {
+                // The timer is a millisecond coarse; what it oversleeps is not the proxy's fault.
+                let early = Instant::now() < due;
+                tokio::time::sleep_until(due).await;
+                let from = if early { Instant::now() } else { due };
+                stream.write_all(request.as_bytes()).await?;
+                let mut got = 0;
+                while !answer.get(..got).is_some_and(|a| a.ends_with(b"1.0\n")) {
+                    match stream.read(answer.get_mut(got..).unwrap_or_default()).await? {
+                        0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                        n => got += n,
+                    }
+                }
+                took.push(from.elapsed());
+                due += interval;
+            }
+            Ok::<_, std::io::Error>(took)
+        }));
+    }
+    let mut took = Vec::new();
+    for sender in senders {
+        took.extend(sender.await??);
+    }
+    took.sort_unstable();
+    let at = |share: usize| took.get(took.len() * share / 100).map_or(0, Duration::as_micros);
+    println!("{} {} {}", at(99), at(50), took.len());
+    Ok(())
+}
+
+/// Tells the parent where we are, and stays until it goes.
+fn say(line: &str) -> Result<()> {
+    println!("{line}");
+    std::io::stdout().flush()?;
+    std::io::stdin().lines().for_each(drop);
+    Ok(())
+}
+
+/// A process that ends with us: by its standard input, or by a signal.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // nginx ends its workers when it is asked to end, not when it is killed.
+        drop(self.0.stdin.take());
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn this(arguments: &[&str]) -> Result<(Self, String)> {
+        let mut child = Command::new(env::current_exe()?)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("no standard output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        Ok((Self(child), line.trim().to_owned()))
+    }
+
+    /// Seconds of CPU so far, of all threads and workers.
+    fn cpu(&self) -> Result<f64> {
+        let id = self.0.id();
+        let workers = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+        let workers = workers.split_whitespace().map(str::parse);
+        let mut ticks = 0.0;
+        for process in std::iter::once(Ok(id)).chain(workers) {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", process?))?;
+            let after_name = stat.rsplit_once(')').ok_or("unreadable /proc/PID/stat")?.1;
+            let fields: Vec<&str> = after_name.split_whitespace().collect();
+            let field = |n: usize| fields.get(n).and_then(|f| f.parse::<f64>().ok());
+            ticks += field(11).ok_or("no utime")? + field(12).ok_or("no stime")?;
+        }
+        Ok(ticks / TICKS_PER_SECOND)
+    }
+}
+
+/// nginx as one would run it in front of them: connections kept on both sides, nothing logged, as
+/// many workers as cores.
+fn nginx(endpoints: &[&str]) -> Result<(Running, String, PathBuf)> {
+    let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let servers: String = endpoints.iter().map(|e| format!("server {e};")).collect();
+    let folder = env::temp_dir().join(format!("bench-proxy-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let config = folder.join("nginx.conf");
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|what| format!("{what}_temp_path {}/{what};", folder.display()))
+        .concat();
+    fs::write(
+        &config,
+        format!(
+            "daemon off; worker_processes auto; pid {0}/pid; error_log {0}/error.log;
+             events {{ worker_connections 8192; }}
+             http {{
+               access_log off; keepalive_requests 1000000000; {temporary}
+               upstream app {{ {servers} keepalive 64; keepalive_requests 1000000000; }}
+               server {{
+                 listen {address} backlog=4096;
+                 location / {{
+                   proxy_pass http://app; proxy_http_version 1.1;
+                   proxy_set_header Connection \"\"; proxy_set_header Host $host;
+                   proxy_set_header X-Real-IP $remote_addr;
+                   proxy_set_header X-Forwarded-For $remote_addr;
+                   proxy_set_header X-Forwarded-Proto $scheme;
+                 }}
+               }}
+             }}",
+            folder.display()
+        ),
+    )?;
+    let child = Command::new("nginx")
+        .arg("-p")
+        .arg(&folder)
+        .arg("-c")
+        .arg(&config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("nginx does not start ({e}); try: apt-get install nginx wrk"))?;
+    Ok((Running(child), address.to_string(), folder))
+}
+
+fn haproxy(endpoints: &[&str]) -> Result<(Running, String, PathBuf)> {
+    // Asks the kernel for a free port; haproxy cannot tell which it got.
+    let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let servers: String =
+        endpoints.iter().enumerate().map(|(n, e)| format!("  server s{n} {e}\n")).collect();
+    let folder = env::temp_dir().join(format!("bench-proxy-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let config = folder.join("haproxy.cfg");
+    fs::write(
+        &config,
+        format!(
+            "global\n  maxconn 8192\ndefaults\n  mode tcp\n  timeout connect 5s\n  \
+             timeout client 60s\n  timeout server 60s\nlisten all\n  bind {address}\n  \
+             balance random\n{servers}"
+        ),
+    )?;
+    let child = Command::new("haproxy")
+        .args(["-db", "-f"])
+        .arg(&config)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("haproxy does not start ({e}); try: apt-get install haproxy wrk"))?;
+    Ok((Running(child), address.to_string(), folder))
+}
+
+/// Requests a second, requests, and how many failed.
+fn wrk(address: &str, seconds: u32, fresh: bool) -> Result<(f64, f64, f64)> {
+    let mut command = Command::new("wrk");
+    command.args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{seconds}s")]);
+    if fresh {
+        command.args(["-H", "Connection: close"]);
+    }
+    let output = command
+        .arg(format!("http://{address}/"))
+        .output()
+        .map_err(|e| format!("wrk does not start ({e}); try: apt-get install haproxy wrk"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let number = |before: &str, after: &str| -> Option<f64> {
+        let line = text.lines().find(|l| l.contains(before) && l.contains(after))?;
+        let word = match after {
+            "" => line.split_whitespace().nth(1),
+            _ => line.split_whitespace().next(),
+        };
+        word?.parse().ok()
+    };
+    let rate = number("Requests/sec:", "").ok_or_else(|| format!("wrk said: {text}"))?;
+    let requests = number("requests in", "requests").ok_or_else(|| format!("wrk said: {text}"))?;
+    let errors = match text.lines().find(|l| l.contains("Socket errors:")) {
+        Some(line) => line
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|word| word.parse::<f64>().ok())
+            .sum(),
+        None => 0.0,
+    };
+    Ok((rate, requests, errors))
+}
+
+#[derive(Default)]
+struct Figures {
+    rate: Vec<f64>,
+    cpu: Vec<f64>,
+    errors: f64,
+}
+
+fn compare(ingress: bool, rounds: usize, seconds: u32) -> Result<()> {
+    if cfg!(debug_assertions) {
+        println!("note: not a release build; the edge's CPU figures are too high");
+    }
+    let (_backends, addresses) = Running::this(&["--backends"])?;
+    let endpoints: Vec<&str> = addresses.split(' ').collect();
+    let way = if ingress { "http" } else { "tcp" };
+    let arguments: Vec<&str> = ["--edge", way].into_iter().chain(endpoints.clone()).collect();
+    let (edge, edge_at) = Running::this(&arguments)?;
+    let (name, (peer, peer_at, folder)) = match ingress {
+        true => ("nginx", nginx(&endpoints)?),
+        false => ("haproxy tcp", haproxy(&endpoints)?),
+    };
+    let contenders = [
+        ("direct", endpoints.first().copied().unwrap_or_default(), None),
+        (name, peer_at.as_str(), Some(&peer)),
+        ("our edge", edge_at.as_str(), Some(&edge)),
+    ];
+    println!("{CONNECTIONS} connections, 3 endpoints, median of {rounds} rounds of {seconds} s");
+    let mut peer_rate = 0.0;
+    for (name, fresh) in [("fresh connections", true), ("keep-alive", false)] {
+        let mut figures: [Figures; 3] = Default::default();
+        for (_, address, _) in &contenders {
+            wrk(address, 1, fresh)?;
+        }
+        for n in turns(rounds, 3) {
+            let (_, address, process) = &contenders[n];
+            let before = process.map_or(Ok(0.0), Running::cpu)?;
+            let (rate, requests, errors) = wrk(address, seconds, fresh)?;
+            let cpu = process.map_or(Ok(0.0), Running::cpu)? - before;
+            figures[n].rate.push(rate);
+            figures[n].cpu.push(cpu / requests * 1e6);
+            figures[n].errors += errors;
+        }
+        println!("\n{name:<20}{:>10}{:>14}{:>10}", "req/s", "CPU/req (µs)", "errors");
+        for ((who, _, _), f) in contenders.iter().zip(&figures) {
+            println!("{who:<20}{:>10.0}{:>14.1}{:>10}", median(&f.rate), median(&f.cpu), f.errors);
+        }
+        println!(
+            "edge / {}: {:.2} of the rate, {:.2} of the CPU per request",
+            contenders[1].0,
+            ratio(&figures[2].rate, &figures[1].rate),
+            ratio(&figures[2].cpu, &figures[1].cpu)
+        );
+        peer_rate = median(&figures[1].rate);
+    }
+    if ingress {
+        let rate = peer_rate / 2.0;
+        let (mut p99, mut p50): ([Vec<f64>; 3], [Vec<f64>; 3]) = Default::default();
+        for n in turns(rounds, 3) {
+            let (rate, seconds) = (rate.to_string(), seconds.to_string());
+            let arguments = ["--paced", contenders[n].1, &rate, &seconds];
+            let (_, line) = Running::this(&arguments)?;
+            let numbers: Vec<f64> = line.split(' ').filter_map(|n| n.parse().ok()).collect();
+            let [slow, middle, _] = numbers[..] else { return Err("a request failed".into()) };
+            p99[n].push(slow);
+            p50[n].push(middle);
+        }
+        println!("\n{:<20}{:>10}{:>14}", format!("{rate:.0} req/s"), "p50 (µs)", "p99 (µs)");
+        for (n, (who, _, _)) in contenders.iter().enumerate() {
+            println!("{who:<20}{:>10.0}{:>14.0}", median(&p50[n]), median(&p99[n]));
+        }
+        println!("edge / nginx: {:.2} of the p99", ratio(&p99[2], &p99[1]));
+    }
+    drop(peer);
+    fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+/// Who is measured when: every other round backwards, so that nobody always follows the same
+/// neighbour.
+fn turns(rounds: usize, contenders: usize) -> impl Iterator<Item = usize> {
+    (0..rounds).flat_map(move |round| {
+        (0..contenders).map(move |n| if round % 2 == 1 { contenders - 1 - n } else { n })
+    })
+}
+
+/// The median of the rounds' ratios.
+fn ratio(ours: &[f64], its: &[f64]) -> f64 {
+    let ratios: Vec<f64> = ours.iter().zip(its).map(|(ours, its)| ours / its).collect();
+    median(&ratios)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,463 @@
+//! Tables and properties of the patches.
+
+use jiff::Timestamp;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::resources::registry;
+
+fn deployments() -> &'static ResourceType<'static> {
+    registry::find("apps", "v1", "deployments").unwrap()
+}
+
+fn config_maps() -> &'static ResourceType<'static> {
+    registry::find("", "v1", "configmaps").unwrap()
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_790_000_000 + seconds).unwrap()
+}
+
+fn managed(object: &Value) -> Vec<(String, String, Value)> {
+    let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap().to_owned();
+    entries
+        .iter()
+        .map(|entry| (text(entry, "manager"), text(entry, "operation"), entry["fieldsV1"].clone()))
+        .collect()
+}
+
+fn entry(manager: &str, operation: &str, fields: Value) -> (String, String, Value) {
+    (manager.to_owned(), operation.to_owned(), fields)
+}
+
+#[test]
+fn json_patches_have_limits() {
+    let copies = |path: &str, n: usize| {
+        let copy =
+            |n: String| json!({ "op": "copy", "from": "/data", "path": path.replace('N', &n) });
+        Value::Array((0..n).map(|n| copy(n.to_string())).collect())
+    };
+    let object = json!({ "data": { "a": "1" } });
+    // Each doubles what is there.
+    for (patch, fine) in [
+        (copies("/data/N", 5), true),
+        (copies("/data/N", 40), false),
+        // And this nests ever deeper.
+        (copies("/data/a", 100), true),
+        (copies("/data/a", 5_000), false),
+    ] {
+        match json(&mut object.clone(), &patch) {
+            Ok(()) => assert!(fine),
+            Err(PatchError::Unprocessable(_)) => assert!(!fine),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    let test = json!({ "op": "test", "path": "/data/a", "value": "1" });
+    assert_eq!(json(&mut object.clone(), &Value::Array(vec![test.clone(); 10_000])), Ok(()));
+    let message = "The allowed maximum operations in a JSON patch is 10000, got 10001";
+    assert_eq!(
+        json(&mut object.clone(), &Value::Array(vec![test; 10_001])),
+        Err(PatchError::TooLarge(message.to_owned()))
+    );
+}
+
+#[test]
+fn json_patches() {
+    let map = json!({ "data": { "a": "1" } });
+    for (patch, expected) in [
+        (json!([{ "op": "replace", "path": "/data/a", "value": "2" }]), Some(json!({ "a": "2" }))),
+        (json!([{ "op": "test", "path": "/data/a", "value": "2" }]), None),
+        (json!([{ "op": "remove", "path": "/data/z" }]), None),
+        // What is not there is null, in an object that is.
+        (
+            json!([
+                { "op": "test", "path": "/data/z", "value": null },
+                { "op": "add", "path": "/data/z", "value": "1" },
+            ]),
+            Some(json!({ "a": "1", "z": "1" })),
+        ),
+        (json!([{ "op": "test", "path": "/none/z", "value": null }]), None),
+        (json!([{ "op": "test", "path": "/data/a", "value": null }]), None),
+    ] {
+        let mut target = map.clone();
+        match (json(&mut target, &patch), expected) {
+            (Ok(()), Some(data)) => assert_eq!(target["data"], data),
+            (Err(PatchError::Unprocessable(_)), None) => {}
+            (result, _) => panic!("{patch}: {result:?}"),
+        }
+    }
+    assert_eq!(
+        json(&mut map.clone(), &json!({ "op": "x" })),
+        Err(PatchError::BadRequest(
+            "error decoding patch: json: cannot unmarshal object into Go value of type \
+             []handlers.jsonPatchOp"
+                .to_owned()
+        ))
+    );
+}
+
+#[test]
+fn strategic_merge_patches() {
+    let pod = |spec: Value| json!({ "spec": { "template": { "spec": spec } } });
+    let containers = |list: Value| pod(json!({ "containers": list }));
+    let two = json!([{ "name": "a", "image": "1" }, { "name": "b", "image": "1" }]);
+    for (what, before, patch, after) in [
+        (
+            "an element is found by its merge key",
+            containers(two.clone()),
+            containers(json!([{ "name": "b", "image": "2" }])),
+            containers(json!([{ "name": "a", "image": "1" }, { "name": "b", "image": "2" }])),
+        ),
+        (
+            "a new element comes first",
+            containers(two.clone()),
+            containers(json!([{ "name": "c" }])),
+            containers(json!([
+                { "name": "c" }, { "name": "a", "image": "1" }, { "name": "b", "image": "1" }
+            ])),
+        ),
+        (
+            "unless an order is given",
+            containers(two.clone()),
+            pod(json!({
+                "$setElementOrder/containers": [{ "name": "b" }, { "name": "c" }, { "name": "a" }],
+                "containers": [{ "name": "c" }],
+            })),
+            containers(json!([
+                { "name": "b", "image": "1" }, { "name": "c" }, { "name": "a", "image": "1" }
+            ])),
+        ),
+        (
+            "an order alone orders",
+            containers(two.clone()),
+            pod(json!({ "$setElementOrder/containers": [{ "name": "b" }, { "name": "a" }] })),
+            containers(json!([{ "name": "b", "image": "1" }, { "name": "a", "image": "1" }])),
+        ),
+        (
+            "an element is deleted",
+            containers(two.clone()),
+            containers(json!([{ "name": "a", "$patch": "delete" }])),
+            containers(json!([{ "name": "b", "image": "1" }])),
+        ),
+        (
+            "a list is replaced",
+            containers(two.clone()),
+            containers(json!([{ "$patch": "replace" }, { "name": "only" }])),
+            containers(json!([{ "name": "only" }])),
+        ),
+        (
+            "a list without merge key is replaced",
+            containers(json!([{ "name": "a", "command": ["x", "y"] }])),
+            containers(json!([{ "name": "a", "command": ["z"] }])),
+            containers(json!([{ "name": "a", "command": ["z"] }])),
+        ),
+        (
+            "only what is retained stays",
+            json!({ "spec": { "strategy": { "type": "RollingUpdate", "rollingUpdate": {} } } }),
+            json!({ "spec": { "strategy": { "$retainKeys": ["type"], "type": "Recreate" } } }),
+            json!({ "spec": { "strategy": { "type": "Recreate" } } }),
+        ),
+        (
+            "a map is replaced",
+            json!({ "metadata": { "labels": { "a": "1", "b": "2" } } }),
+            json!({ "metadata": { "labels": { "$patch": "replace", "c": "3" } } }),
+            json!({ "metadata": { "labels": { "c": "3" } } }),
+        ),
+        (
+            "a null removes, and leaves nothing where there was nothing",
+            json!({ "metadata": { "labels": { "a": "1" } } }),
+            json!({ "metadata": { "labels": { "a": null, "b": "2" }, "annotations": { "x": null } } }),
+            json!({ "metadata": { "labels": { "b": "2" }, "annotations": {} } }),
+        ),
+        (
+            "scalars are deleted from a list and added to it",
+            json!({ "metadata": { "finalizers": ["a/a", "b/b"] } }),
+            json!({ "metadata": {
+                "$deleteFromPrimitiveList/finalizers": ["a/a"], "finalizers": ["c/c"]
+            } }),
+            json!({ "metadata": { "finalizers": ["c/c", "b/b"] } }),
+        ),
+    ] {
+        let mut target = before;
+        strategic(deployments(), &mut target, &patch).unwrap();
+        assert_eq!(target, after, "{what}");
+    }
+}
+
+#[test]
+fn strategic_merge_patches_that_make_no_sense() {
+    for patch in [
+        json!({ "spec": { "$patch": "mangle" } }),
+        json!({ "spec": { "strategy": { "$retainKeys": "type" } } }),
+        json!({ "spec": { "template": { "spec": { "containers": [{ "image": "1" }] } } } }),
+        json!([]),
+    ] {
+        let mut target = json!({ "spec": { "template": { "spec": { "containers": [] } } } });
+        assert!(strategic(deployments(), &mut target, &patch).is_err(), "{patch}");
+    }
+}
+
+#[test]
+fn applying_takes_and_gives_up_fields() {
+    let resource = config_maps();
+    let map = |data: Value| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": data });
+    let first = apply(resource, None, &map(json!({ "x": "1", "y": "1" })), "one", false, "", at(0))
+        .unwrap();
+    assert_eq!(
+        managed(&first),
+        [entry("one", "Apply", json!({ "f:data": { "f:x": {}, "f:y": {} } }))]
+    );
+
+    let other = map(json!({ "x": "2" }));
+    let refused = apply(resource, Some(&first), &other, "two", false, "", at(1));
+    assert_eq!(
+        refused,
+        Err(PatchError::Conflict {
+            message: "Apply failed with 1 conflict: conflict with \"one\": .data.x".to_owned(),
+            causes: vec![Conflict {
+                field: ".data.x".to_owned(),
+                message: "conflict with \"one\"".to_owned(),
+            }],
+        })
+    );
+
+    let forced = apply(resource, Some(&first), &other, "two", true, "", at(1)).unwrap();
+    assert_eq!(forced["data"], json!({ "x": "2", "y": "1" }));
+    assert_eq!(
+        managed(&forced),
+        [
+            entry("one", "Apply", json!({ "f:data": { "f:y": {} } })),
+            entry("two", "Apply", json!({ "f:data": { "f:x": {} } })),
+        ]
+    );
+
+    let gone = apply(resource, Some(&forced), &map(json!({})), "one", false, "", at(2)).unwrap();
+    assert_eq!(gone["data"], json!({ "x": "2" }));
+    assert_eq!(
+        managed(&gone),
+        [
+            entry("two", "Apply", json!({ "f:data": { "f:x": {} } })),
+            entry("one", "Apply", json!({ "f:data": {} })),
+        ]
+    );
+    let shared = apply(resource, Some(&gone), &other, "three", false, "", at(3)).unwrap();
+    assert_eq!(managed(&shared).len(), 3, "the same value is no conflict");
+}
+
+#[test]
+fn applying_what_an_update_owns_is_a_conflict_that_names_the_version() {
+    let resource = config_maps();
+    let mut object = json!({ "metadata": { "name": "a" }, "data": { "x": "1", "y": "1" } });
+    track_update(resource, None, &mut object, "kubectl", Operation::Update, "", at(0));
+    let applied = json!({ "metadata": { "name": "a" }, "data": { "x": "2", "y": "2" } });
+    let Err(PatchError::Conflict { message, causes }) =
+        apply(resource, Some(&object), &applied, "labs", false, "", at(1))
+    else {
+        panic!("no conflict");
+    };
+    assert_eq!(
+        message,
+        "Apply failed with 2 conflicts: conflicts with \"kubectl\" using v1:\n- .data.x\n- .data.y"
+    );
+    assert_eq!(causes.len(), 2);
+}
+
+#[test]
+fn an_element_no_longer_applied_goes_unless_another_wants_it() {
+    let resource = deployments();
+    let of = |containers: Value| {
+        json!({
+            "metadata": { "name": "d" },
+            "spec": { "template": { "spec": { "containers": containers } } },
+        })
+    };
+    let names = |object: &Value| -> Vec<String> {
+        let list = object["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+        list.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let both = of(json!([{ "name": "a", "image": "1" }, { "name": "b", "image": "1" }]));
+    let mut live = apply(resource, None, &both, "one", false, "", at(0)).unwrap();
+    (resource.defaults)(&mut live);
+    let one = of(json!([{ "name": "a", "image": "1" }]));
+    let pruned = apply(resource, Some(&live), &one, "one", false, "", at(1)).unwrap();
+    assert_eq!(names(&pruned), ["a"]);
+
+    let second = of(json!([{ "name": "b", "image": "1" }]));
+    let shared = apply(resource, Some(&live), &second, "two", false, "", at(1)).unwrap();
+    assert_eq!(names(&shared), ["a", "b"]);
+    let kept = apply(resource, Some(&shared), &one, "one", false, "", at(2)).unwrap();
+    assert_eq!(names(&kept), ["a", "b"]);
+}
+
+#[test]
+fn a_created_deployment_is_owned_with_its_defaults() {
+    let resource = deployments();
+    let mut object = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": "d", "labels": { "a": "b" } },
+        "spec": {
+            "selector": { "matchLabels": { "app": "x" } },
+            "template": {
+                "metadata": { "labels": { "app": "x" } },
+                "spec": { "containers": [{
+                    "name": "c", "image": "kubeapp:1.0", "ports": [{ "containerPort": 8080 }],
+                }] },
+            },
+        },
+    });
+    (resource.defaults)(&mut object);
+    track_update(resource, None, &mut object, "kubectl", Operation::Update, "", at(0));
+    assert_eq!(
+        managed(&object),
+        [entry(
+            "kubectl",
+            "Update",
+            json!({
+                "f:metadata": { "f:labels": { ".": {}, "f:a": {} } },
+                "f:spec": {
+                    "f:progressDeadlineSeconds": {}, "f:replicas": {}, "f:revisionHistoryLimit": {},
+                    "f:selector": {},
+                    "f:strategy": {
+                        "f:rollingUpdate": { ".": {}, "f:maxSurge": {}, "f:maxUnavailable": {} },
+                        "f:type": {},
+                    },
+                    "f:template": {
+                        "f:metadata": { "f:labels": { ".": {}, "f:app": {} } },
+                        "f:spec": {
+                            "f:containers": { "k:{\"name\":\"c\"}": {
+                                ".": {}, "f:image": {}, "f:imagePullPolicy": {}, "f:name": {},
+                                "f:ports": {
+                                    ".": {},
+                                    "k:{\"containerPort\":8080,\"protocol\":\"TCP\"}": {
+                                        ".": {}, "f:containerPort": {}, "f:protocol": {},
+                                    },
+                                },
+                                "f:resources": {}, "f:terminationMessagePath": {},
+                                "f:terminationMessagePolicy": {},
+                            } },
+                            "f:dnsPolicy": {}, "f:restartPolicy": {}, "f:schedulerName": {},
+                            "f:securityContext": {}, "f:terminationGracePeriodSeconds": {},
+                        },
+                    },
+                },
+            })
+        )]
+    );
+}
+
+#[test]
+fn an_update_takes_only_what_it_changes() {
+    let resource = deployments();
+    let mut old = json!({ "metadata": { "name": "d" }, "spec": { "replicas": 1, "paused": true } });
+    track_update(resource, None, &mut old, "one", Operation::Update, "", at(0));
+    let mut new = old.clone();
+    new["spec"]["replicas"] = 2.into();
+    track_update(resource, Some(&old), &mut new, "two", Operation::Update, "", at(1));
+    assert_eq!(
+        managed(&new),
+        [
+            entry("one", "Update", json!({ "f:spec": { "f:paused": {} } })),
+            entry("two", "Update", json!({ "f:spec": { "f:replicas": {} } })),
+        ]
+    );
+    let mut status = new.clone();
+    status["status"] = json!({ "readyReplicas": 1 });
+    track_update(resource, Some(&new), &mut status, "ctl", Operation::Update, "status", at(2));
+    assert_eq!(
+        managed(&status)[2],
+        entry("ctl", "Update", json!({ "f:status": { "f:readyReplicas": {} } }))
+    );
+    let mut removed = status.clone();
+    removed["spec"].as_object_mut().unwrap().remove("paused");
+    track_update(resource, Some(&status), &mut removed, "two", Operation::Update, "", at(3));
+    assert_eq!(managed(&removed).len(), 2, "who owns nothing is forgotten");
+}
+
+/// A random deployment of what matters to merging: maps, keyed lists, atomic lists, scalars.
+fn random(rng: &mut StdRng) -> Value {
+    let mut labels = Map::new();
+    let mut containers = Vec::new();
+    for name in ["a", "b", "c"] {
+        if rng.random_bool(0.5) {
+            labels.insert(name.to_owned(), rng.random_range(0..3).to_string().into());
+        }
+        if name == "a" || rng.random_bool(0.6) {
+            let mut container =
+                json!({ "name": name, "image": rng.random_range(0..3).to_string() });
+            if rng.random_bool(0.5) {
+                container["args"] = json!([rng.random_range(0..3).to_string()]);
+            }
+            if rng.random_bool(0.5) {
+                let value = rng.random_range(0..3).to_string();
+                container["env"] = json!([{ "name": "X", "value": value }, { "name": "Y" }]);
+            }
+            containers.push(container);
+        }
+    }
+    json!({
+        "metadata": { "name": "d", "labels": labels },
+        "spec": {
+            "replicas": rng.random_range(0..4),
+            "template": { "spec": { "containers": containers } },
+        },
+    })
+}
+
+/// The merge patch that makes one object of another (RFC 7386 backwards).
+fn difference(from: &Value, to: &Value) -> Value {
+    let (Value::Object(from), Value::Object(to)) = (from, to) else { return to.clone() };
+    let mut patch = Map::new();
+    for name in from.keys().filter(|name| !to.contains_key(*name)) {
+        patch.insert(name.clone(), Value::Null);
+    }
+    for (name, value) in to {
+        match from.get(name) {
+            Some(old) if old == value => {}
+            Some(old) => {
+                patch.insert(name.clone(), difference(old, value));
+            }
+            None => {
+                patch.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    Value::Object(patch)
+}
+
+#[test]
+fn properties() {
+    let mut rng = StdRng::seed_from_u64(7);
+    let resource = deployments();
+    for round in 0..500 {
+        let (one, two) = (random(&mut rng), random(&mut rng));
+
+        let mut merged = one.clone();
+        merge(&mut merged, &difference(&one, &two));
+        assert_eq!(merged, two, "round {round}: a merge patch of the difference makes the other");
+
+        let mut once = one.clone();
+        strategic(resource, &mut once, &two).unwrap();
+        let mut twice = once.clone();
+        strategic(resource, &mut twice, &two).unwrap();
+        assert_eq!(once, twice, "round {round}: a strategic merge patch does all at once");
+
+        let live = apply(resource, None, &one, "one", false, "", at(0)).unwrap();
+        let again = apply(resource, Some(&live), &one, "one", false, "", at(9)).unwrap();
+        assert_eq!(live, again, "round {round}: applying the same again changes nothing");
+
+        let moved = apply(resource, Some(&live), &two, "one", false, "", at(1)).unwrap();
+        let fresh = apply(resource, None, &two, "one", false, "", at(1)).unwrap();
+        let content = |object: &Value| {
+            let mut object = object.clone();
+            object["metadata"].as_object_mut().unwrap().remove("managedFields");
+            object
+        };
+        assert_eq!(
+            content(&moved),
+            content(&fresh),
+            "round {round}: the only manager gets what it applies"
+        );
+    }
+}

@@ -1,0 +1,356 @@
+//! Whether an object is what its schema says, in the words of Kubernetes' validator.
+
+use crate::{
+    schema::structural::{ListType, Schema},
+    schema::type_name,
+    validation::field_error::FieldError,
+};
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
+
+/// The errors of one object.
+#[derive(Default)]
+pub(crate) struct Checked {
+    pub(crate) errors: Vec<FieldError>,
+}
+
+impl Checked {
+    /// What is wrong with a value. What is as it was in `old` is not looked at again: a schema may
+    /// have become stricter since.
+    pub(crate) fn check(schema: &Schema, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut checked = Self::default();
+        checked.value(schema, value, old, &mut String::new());
+        let mut doubles = Self::default();
+        doubles.lists(schema, value, &mut String::new());
+        if !doubles.errors.is_empty() && old.is_some() {
+            let mut before = Self::default();
+            before.lists(schema, old.unwrap_or(&Value::Null), &mut String::new());
+            if !before.errors.is_empty() {
+                doubles.errors.clear();
+            }
+        }
+        checked.errors.extend(doubles.errors);
+        checked.errors
+    }
+
+    fn tell(&mut self, reason: &'static str, path: &str, message: String) {
+        let field = if path.is_empty() { "<nil>" } else { path.trim_start_matches('.') };
+        self.errors.push(FieldError { reason, field: field.to_owned(), message });
+    }
+
+    fn invalid(&mut self, path: &str, value: &Value, detail: &str) {
+        let shown = shown_path(path);
+        let message = format!("Invalid value: {value}: {shown} in body {detail}");
+        self.tell("FieldValueInvalid", path, message);
+    }
+
+    fn wrong_type(&mut self, path: &str, expected: &str, found: &str, shown: &str) {
+        let message = format!(
+            "Invalid value: {found:?}: {} in body must be of type {expected}: {shown:?}",
+            shown_path(path)
+        );
+        self.tell("FieldValueTypeInvalid", path, message);
+    }
+
+    fn value(&mut self, schema: &Schema, value: &Value, old: Option<&Value>, path: &mut String) {
+        if old == Some(value) {
+            return;
+        }
+        self.type_of(schema, value, path);
+        if value.is_null() {
+            self.allowed(schema, value, path);
+            return;
+        }
+        self.alternatives(schema, value, path);
+        match value {
+            Value::String(text) => self.string(schema, value, text, path),
+            Value::Number(number) => {
+                if let Some(number) = number.as_f64() {
+                    self.number(schema, value, number, path);
+                }
+            }
+            _ => {}
+        }
+        if let Value::Array(items) = value {
+            self.items(schema, items, old, path);
+        }
+        self.allowed(schema, value, path);
+        if let Value::Object(fields) = value {
+            let count = fields.len() as u64;
+            if let Some(least) = schema.entries.least.filter(|least| count < *least) {
+                let detail = format!("should have at least {least} properties");
+                self.invalid(path, &count.into(), &detail);
+            }
+            if let Some(most) = schema.entries.most.filter(|most| count > *most) {
+                self.too_many(path, count, most);
+            }
+            let before = path.len();
+            for (name, value) in fields {
+                let Some(schema) = schema.field(name) else { continue };
+                path.push('.');
+                path.push_str(name);
+                self.value(schema, value, old.and_then(|old| old.get(name)), path);
+                path.truncate(before);
+            }
+            for name in schema.required.iter().filter(|name| !fields.contains_key(*name)) {
+                let path = format!("{path}.{name}");
+                self.tell("FieldValueRequired", &path, "Required value".to_owned());
+            }
+        }
+    }
+
+    fn type_of(&mut self, schema: &Schema, value: &Value, path: &str) {
+        let expected = if schema.int_or_string { "integer,string" } else { schema.of.as_str() };
+        let found = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(number) if whole(number) => "integer",
+            other => type_name(other),
+        };
+        let fits = match expected {
+            "" => true,
+            _ if value.is_null() => schema.nullable,
+            "number" => value.is_number(),
+            "integer,string" => matches!(found, "integer" | "string"),
+            expected => expected == found,
+        };
+        if !fits {
+            self.wrong_type(path, expected, found, found);
+        }
+    }
+
+    fn alternatives(&mut self, schema: &Schema, value: &Value, path: &str) {
+        let errors_of = |schema: &Schema| {
+            let mut other = Self::default();
+            other.value(schema, value, None, &mut path.to_owned());
+            other.errors
+        };
+        let (any, one) = (&schema.any_of, &schema.one_of);
+        let quoted = format!("{:?}", shown_path(path));
+        let mut failed = Vec::new();
+        // Each is asked once: alternatives may stand in alternatives.
+        let of_any: Vec<_> = any.iter().map(errors_of).collect();
+        if !of_any.is_empty() && !of_any.iter().any(Vec::is_empty) {
+            failed.push(format!("{quoted} must validate at least one schema (anyOf)"));
+            // The alternative that came closest tells what it missed.
+            self.errors.extend(of_any.into_iter().min_by_key(Vec::len).unwrap_or_default());
+        }
+        let of_one: Vec<_> = one.iter().map(errors_of).collect();
+        if !of_one.is_empty() {
+            let fit = of_one.iter().filter(|errors| errors.is_empty()).count();
+            if fit != 1 {
+                let found = match fit {
+                    0 => "Found none valid".to_owned(),
+                    _ => format!("Found {fit} valid alternatives"),
+                };
+                let what = "must validate one and only one schema (oneOf)";
+                failed.push(format!("{quoted} {what}. {found}"));
+                if fit == 0 {
+                    self.errors.extend(of_one.into_iter().min_by_key(Vec::len).unwrap_or_default());
+                }
+            }
+        }
+        if !schema.all_of.is_empty() {
+            let wrong: Vec<_> = schema.all_of.iter().flat_map(errors_of).collect();
+            if !wrong.is_empty() {
+                failed.push(format!("{quoted} must validate all the schemas (allOf)"));
+                self.errors.extend(wrong);
+            }
+        }
+        if schema.not.as_ref().is_some_and(|not| errors_of(not).is_empty()) {
+            failed.push(format!("{quoted} must not validate the schema (not)"));
+        }
+        for detail in failed {
+            // Kubernetes' validator knows no field for these.
+            self.errors.push(FieldError {
+                reason: "FieldValueInvalid",
+                field: "<nil>".to_owned(),
+                message: format!("Invalid value: \"\": {detail}"),
+            });
+        }
+    }
+
+    fn string(&mut self, schema: &Schema, value: &Value, text: &str, path: &str) {
+        let length = text.chars().count() as u64;
+        if let Some(most) = schema.length.most.filter(|most| length > *most) {
+            let message = format!("Too long: may not be more than {most} bytes");
+            self.tell("FieldValueTooLong", path, message);
+        }
+        if let Some(least) = schema.length.least.filter(|least| length < *least) {
+            self.invalid(path, value, &format!("should be at least {least} chars long"));
+        }
+        if let Some(pattern) = schema.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
+            self.invalid(path, value, &format!("should match '{pattern}'"));
+        }
+        if !schema.format.is_empty() && !has_format(&schema.format, text) {
+            self.wrong_type(path, &schema.format, text, text);
+        }
+    }
+
+    fn number(&mut self, schema: &Schema, value: &Value, number: f64, path: &str) {
+        if let Some(of) = schema.multiple_of
+            && (number / of).fract() != 0.0
+        {
+            self.invalid(path, value, &format!("should be a multiple of {of}"));
+        }
+        match schema.maximum {
+            Some((most, true)) if number >= most => {
+                self.invalid(path, value, &format!("should be less than {most}"));
+            }
+            Some((most, false)) if number > most => {
+                self.invalid(path, value, &format!("should be less than or equal to {most}"));
+            }
+            _ => {}
+        }
+        match schema.minimum {
+            Some((least, true)) if number <= least => {
+                self.invalid(path, value, &format!("should be greater than {least}"));
+            }
+            Some((least, false)) if number < least => {
+                self.invalid(path, value, &format!("should be greater than or equal to {least}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn items<'a>(
+        &mut self,
+        schema: &Schema,
+        items: &'a [Value],
+        old: Option<&'a Value>,
+        path: &mut String,
+    ) {
+        let before = path.len();
+        let olds = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        if let Some(of_items) = &schema.items {
+            // Only lists with keys tell which element was which.
+            let keys = match &schema.list {
+                ListType::Map(keys) => keys.as_slice(),
+                _ => &[],
+            };
+            let id = |item: &'a Value| -> Vec<_> { keys.iter().map(|key| item.get(key)).collect() };
+            let mut by_id = HashMap::new();
+            for old in olds.iter().filter(|_| !keys.is_empty()) {
+                by_id.entry(id(old)).or_insert(old);
+            }
+            for (at, item) in items.iter().enumerate() {
+                let old = by_id.get(&id(item)).copied();
+                path.push_str(&format!("[{at}]"));
+                self.value(of_items, item, old, path);
+                path.truncate(before);
+            }
+        }
+        let count = items.len() as u64;
+        if let Some(most) = schema.count.most.filter(|most| count > *most) {
+            self.too_many(path, count, most);
+        }
+        if let Some(least) = schema.count.least.filter(|least| count < *least) {
+            let detail = format!("should have at least {least} items");
+            self.invalid(path, &count.into(), &detail);
+        }
+    }
+
+    fn too_many(&mut self, path: &str, count: u64, most: u64) {
+        let message = format!("Too many: {count}: must have at most {most} items");
+        self.tell("FieldValueTooMany", path, message);
+    }
+
+    fn allowed(&mut self, schema: &Schema, value: &Value, path: &str) {
+        if schema.allowed.is_empty() || schema.allowed.contains(value) {
+            return;
+        }
+        if value.is_null() && schema.nullable {
+            return;
+        }
+        let supported: Vec<String> = schema
+            .allowed
+            .iter()
+            .map(|value| match value {
+                Value::String(text) => format!("{text:?}"),
+                other => format!("\"{other}\""),
+            })
+            .collect();
+        let message =
+            format!("Unsupported value: {value}: supported values: {}", supported.join(", "));
+        self.tell("FieldValueNotSupported", path, message);
+    }
+
+    /// Elements of sets and of lists with keys must be distinct.
+    fn lists(&mut self, schema: &Schema, value: &Value, path: &mut String) {
+        let before = path.len();
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let Some(schema) = schema.field(name) else { continue };
+                    path.push('.');
+                    path.push_str(name);
+                    self.lists(schema, value, path);
+                    path.truncate(before);
+                }
+            }
+            Value::Array(items) => {
+                let mut seen = HashSet::new();
+                for (at, item) in items.iter().enumerate() {
+                    let id = match &schema.list {
+                        ListType::Atomic => None,
+                        ListType::Set => Some(item.clone()),
+                        ListType::Map(keys) => {
+                            Some(keys.iter().map(|key| (key.clone(), item[key].clone())).collect())
+                        }
+                    };
+                    path.push_str(&format!("[{at}]"));
+                    match id {
+                        Some(id) if seen.contains(&id) => {
+                            let message = format!("Duplicate value: {id}");
+                            self.tell("FieldValueDuplicate", path, message);
+                        }
+                        Some(id) => {
+                            seen.insert(id);
+                        }
+                        None => {}
+                    }
+                    if let Some(of_items) = &schema.items {
+                        self.lists(of_items, item, path);
+                    }
+                    path.truncate(before);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn shown_path(path: &str) -> &str {
+    path.trim_start_matches('.')
+}
+
+fn whole(number: &serde_json::Number) -> bool {
+    number.is_i64() || number.is_u64() || number.as_f64().is_some_and(|n| n.fract() == 0.0)
+}
+
+/// Whether a text is of a format; formats that are not known are no restriction.
+fn has_format(format: &str, text: &str) -> bool {
+    match format {
+        "date-time" => text.parse::<jiff::Timestamp>().is_ok(),
+        "date" => text.parse::<jiff::civil::Date>().is_ok(),
+        "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
+        "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
+        "byte" => {
+            use base64::Engine;
+            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
+        }
+        "uuid" => {
+            let hex = text.replace('-', "");
+            hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit())
+        }
+        "email" => text.split_once('@').is_some_and(|(a, b)| !a.is_empty() && !b.is_empty()),
+        "uri" => text.parse::<http::Uri>().is_ok_and(|uri| uri.scheme().is_some()),
+        "cidr" => text.split_once('/').is_some_and(|(address, bits)| {
+            address.parse::<std::net::IpAddr>().is_ok_and(|address| {
+                let most = if address.is_ipv4() { 32 } else { 128 };
+                bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+            })
+        }),
+        _ => true,
+    }
+}

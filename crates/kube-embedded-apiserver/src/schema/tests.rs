@@ -1,0 +1,347 @@
+//! Tables and properties of the schema, and the merge keys against `k8s-openapi`.
+
+use kube_embedded_core::quantity;
+use std::collections::BTreeSet;
+
+use k8s_openapi::{DeepMerge, api};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::{
+    resources::registry,
+    schema::tree::{Shape, Structure, Topology, forest},
+};
+
+fn deployments() -> &'static ResourceType<'static> {
+    registry::find("apps", "v1", "deployments").unwrap()
+}
+
+#[test]
+fn every_kind_has_a_structure() {
+    for resource in registry::all() {
+        assert!(forest().root(resource).is_some(), "{}", resource.schema);
+    }
+}
+
+#[test]
+fn unknown_fields_are_told_with_their_path() {
+    let object = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "labels": { "any": "thing" } },
+        "spec": {
+            "replica": 3,
+            "template": { "spec": { "containers": [{ "imagee": "x", "resources": { "limits": { "cpu": "1" } } }] } },
+        },
+    });
+    assert_eq!(
+        unknown_fields(deployments(), &object),
+        [
+            "unknown field \"spec.replica\"",
+            "unknown field \"spec.template.spec.containers[0].imagee\"",
+        ]
+    );
+}
+
+#[test]
+fn types_are_checked_in_the_words_of_go() {
+    let pod_spec = |spec: Value| json!({ "spec": { "template": { "spec": spec } } });
+    for (object, message) in [
+        (
+            json!({ "spec": { "replicas": "three" } }),
+            "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
+        ),
+        (
+            json!({ "spec": { "replicas": 1.5 } }),
+            "json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32",
+        ),
+        (
+            json!({ "metadata": { "labels": { "a": 1 } } }),
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
+        ),
+        (
+            pod_spec(json!({ "containers": {} })),
+            "json: cannot unmarshal object into Go struct field PodSpec.spec.template.spec.containers of type []v1.Container",
+        ),
+        (
+            pod_spec(json!({ "containers": [{ "tty": "yes" }] })),
+            "json: cannot unmarshal string into Go struct field Container.spec.template.spec.containers.tty of type bool",
+        ),
+        (
+            pod_spec(json!({ "containers": [{ "resources": { "limits": { "cpu": "lots" } } }] })),
+            quantity::MALFORMED,
+        ),
+        (
+            json!({ "spec": { "strategy": { "rollingUpdate": { "maxSurge": true } } } }),
+            "json: cannot unmarshal bool into Go value of type int32",
+        ),
+    ] {
+        assert_eq!(check_types(deployments(), &object), Err(message.to_owned()), "{object}");
+    }
+    let fine = json!({
+        "metadata": { "creationTimestamp": null },
+        "spec": { "replicas": 3, "strategy": { "rollingUpdate": { "maxSurge": "25%", "maxUnavailable": 1 } } },
+    });
+    assert_eq!(check_types(deployments(), &fine), Ok(()));
+}
+
+/// Puts fields that no kind has into every structure at random, and tells how many.
+fn litter(value: &mut Value, structure: Option<&Structure>, rng: &mut StdRng) -> usize {
+    let mut count = 0;
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object.iter_mut() {
+                let field = structure.and_then(|structure| structure.field(name));
+                let shape = field.map(|field| match &field.shape {
+                    Shape::List(element) => element,
+                    shape => shape,
+                });
+                count += litter(value, shape.and_then(|shape| forest().structure(shape)), rng);
+            }
+            if structure.is_some() && rng.random_bool(0.5) {
+                object.insert("noSuchField".to_owned(), json!({ "x": [1] }));
+                count += 1;
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                count += litter(item, structure, rng);
+            }
+        }
+        _ => {}
+    }
+    count
+}
+
+#[test]
+fn pruning_removes_exactly_the_unknown_fields() {
+    let mut rng = StdRng::seed_from_u64(7);
+    let mut clean = json!({
+        "metadata": { "name": "d", "labels": { "noSuchField": "is a fine label" } },
+        "spec": {
+            "selector": { "matchLabels": { "app": "x" } },
+            "template": { "spec": {
+                "containers": [{ "name": "c", "image": "x", "ports": [{ "containerPort": 80 }] }],
+                "volumes": [{ "name": "v", "emptyDir": {} }],
+            } },
+        },
+    });
+    (deployments().defaults)(&mut clean);
+    for round in 0..200 {
+        let mut object = clean.clone();
+        let put = litter(&mut object, forest().root(deployments()), &mut rng);
+        assert_eq!(unknown_fields(deployments(), &object).len(), put, "round {round}");
+        prune(deployments(), &mut object);
+        assert_eq!(object, clean, "round {round}");
+    }
+    let mut empties = json!({ "metadata": { "labels": {}, "name": null }, "spec": { "template": { "spec": { "containers": [{ "env": [], "resources": {} }] } } } });
+    normalize(deployments(), &mut empties);
+    assert_eq!(
+        empties,
+        json!({ "metadata": {}, "spec": { "template": { "spec": { "containers": [{ "resources": {} }] } } } })
+    );
+}
+
+#[test]
+fn documents_have_what_kubectl_looks_up() {
+    let paths: Vec<String> =
+        openapi_groups(&ResourceRegistry::default()).into_iter().map(|(path, _)| path).collect();
+    assert!(paths.contains(&"api/v1".to_owned()) && paths.contains(&"apis/apps/v1".to_owned()));
+    let bytes = openapi(&ResourceRegistry::default(), "apps", "v1").unwrap();
+    let document: Value = serde_json::from_slice(&bytes).unwrap();
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(
+        schemas["io.k8s.api.apps.v1.Deployment"]["x-kubernetes-group-version-kind"],
+        json!([{ "group": "apps", "version": "v1", "kind": "Deployment" }])
+    );
+    let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+    assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+    assert_eq!(containers["x-kubernetes-patch-strategy"], "merge");
+    assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
+    let patch =
+        &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    assert_eq!(patch["x-kubernetes-action"], "patch");
+    let parameters: Vec<&str> = patch["parameters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|parameter| parameter["name"].as_str().unwrap())
+        .collect();
+    assert!(parameters.contains(&"fieldValidation") && parameters.contains(&"dryRun"));
+    assert!(openapi(&ResourceRegistry::default(), "nope", "v1").is_none());
+    // Every reference leads somewhere.
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    for reference in text.split("\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(schemas.get(name).is_some(), "{name}");
+    }
+}
+
+/// What `k8s-openapi` merges differently than Kubernetes says in its types, or knows no key of.
+const DIFFERS: &[&str] = &[
+    // Keyed by port and protocol in server-side apply; merged by the patch key alone there.
+    "Container.ports",
+    "EphemeralContainer.ports",
+    "ServiceSpec.ports",
+    "PodSpec.topologySpreadConstraints",
+    // Merged by patches, atomic in server-side apply.
+    "PodStatus.hostIPs",
+];
+
+/// Follows every list of objects below a kind and tells whether `k8s-openapi` merges its elements
+/// by our keys.
+struct Probe<'a, T> {
+    seen: &'a mut BTreeSet<String>,
+    wrong: &'a mut Vec<String>,
+    /// Whether some list on the way is atomic.
+    replaced: bool,
+    of: std::marker::PhantomData<T>,
+}
+
+impl<T: DeepMerge + DeserializeOwned + Serialize> Probe<'_, T> {
+    fn walk(&mut self, structure: &Structure, path: &mut Vec<(String, bool)>) {
+        if path.len() > 12 {
+            return;
+        }
+        for field in &structure.fields {
+            let name = format!("{}.{}", structure.short_name(), field.name);
+            let list = matches!(field.shape, Shape::List(_));
+            let element = match &field.shape {
+                Shape::List(element) => element,
+                shape => shape,
+            };
+            let Some(below) = forest().structure(element) else { continue };
+            if !self.seen.insert(name.clone()) {
+                continue;
+            }
+            path.push((field.name.clone(), list));
+            // What is below an atomic list is replaced with it, so nothing can be learnt there.
+            let replaced = self.replaced;
+            if list && !replaced && !DIFFERS.contains(&name.as_str()) {
+                self.probe(&name, below, &field.topology, path);
+            }
+            self.replaced |= list && field.topology == Topology::Atomic;
+            self.walk(below, path);
+            self.replaced = replaced;
+            path.pop();
+        }
+    }
+
+    fn probe(
+        &mut self,
+        name: &str,
+        element: &Structure,
+        topology: &Topology,
+        path: &[(String, bool)],
+    ) {
+        let ours: &[&str] = match topology {
+            Topology::Keyed(keys) => keys,
+            _ => &[],
+        };
+        // As merged: two elements that differ in every field stay two in a keyed list only.
+        let (one, two) = (filled(element, 1, &[]), filled(element, 2, &[]));
+        if let Some(count) = self.merged(&one, &two, path) {
+            let keyed = count == 2;
+            if keyed == ours.is_empty() {
+                self.wrong.push(format!("{name}: {count} elements left, our keys are {ours:?}"));
+                return;
+            }
+        }
+        if !ours.is_empty() {
+            let same = filled(element, 2, ours);
+            if self.merged(&filled(element, 1, ours), &same, path) != Some(1) {
+                self.wrong.push(format!("{name}: not merged by {ours:?}"));
+            }
+        }
+    }
+
+    fn merged(&self, one: &Value, two: &Value, path: &[(String, bool)]) -> Option<usize> {
+        let mut left: T = serde_json::from_value(wrapped(one, path)).ok()?;
+        let right: T = serde_json::from_value(wrapped(two, path)).ok()?;
+        left.merge_from(right);
+        let mut value = &serde_json::to_value(left).ok()?;
+        for (at, (name, list)) in path.iter().enumerate() {
+            value = &value[name];
+            if *list && at + 1 < path.len() {
+                value = &value[0];
+            }
+        }
+        value.as_array().map(Vec::len)
+    }
+}
+
+/// An element whose scalars are all `which`, but for those that shall be the same.
+fn filled(element: &Structure, which: i64, same: &[&str]) -> Value {
+    let mut made = Map::new();
+    for field in &element.fields {
+        let which = if same.contains(&field.name.as_str()) { 0 } else { which };
+        let value = match field.shape {
+            Shape::String => which.to_string().into(),
+            Shape::Int32 | Shape::Int64 => which.into(),
+            Shape::Time => "2026-11-23T09:00:00Z".into(),
+            _ => continue,
+        };
+        made.insert(field.name.clone(), value);
+    }
+    Value::Object(made)
+}
+
+/// The list with that one element, in as many objects and lists as it takes; elements on the way
+/// are given equal keys, so that they merge.
+fn wrapped(element: &Value, path: &[(String, bool)]) -> Value {
+    let mut value = element.clone();
+    for (at, (name, list)) in path.iter().enumerate().rev() {
+        if *list {
+            value = json!([value]);
+        }
+        value = json!({ name.as_str(): value });
+        if at > 0 && path[at - 1].1 {
+            for key in ["name", "type", "mountPath", "ip"] {
+                if value.get(key).is_none() {
+                    value[key] = "0".into();
+                }
+            }
+        }
+    }
+    value
+}
+
+#[test]
+fn merge_keys_agree_with_k8s_openapi() {
+    let (mut seen, mut wrong) = (BTreeSet::new(), Vec::new());
+    macro_rules! probe {
+        ($($kind:ty),* $(,)?) => {$(
+            let schema = <$kind as k8s_openapi::schemars::JsonSchema>::schema_name();
+            let root = forest().named(&schema).unwrap();
+            Probe::<$kind> { seen: &mut seen, wrong: &mut wrong, replaced: false, of: std::marker::PhantomData }
+                .walk(root, &mut Vec::new());
+        )*};
+    }
+    probe![
+        api::core::v1::Pod,
+        api::apps::v1::Deployment,
+        api::apps::v1::ReplicaSet,
+        api::core::v1::Service,
+        api::core::v1::Endpoints,
+        api::core::v1::ServiceAccount,
+        api::core::v1::Namespace,
+        api::core::v1::Node,
+        api::discovery::v1::EndpointSlice,
+    ];
+    assert!(seen.len() > 100, "only {} fields seen", seen.len());
+    assert_eq!(wrong, Vec::<String>::new());
+    for name in DIFFERS {
+        assert!(seen.contains(*name), "{name} is no field any more");
+    }
+}
+
+#[test]
+fn the_overlay_names_fields_that_exist() {
+    for (structure, field) in merge_keys::named() {
+        let found = forest()
+            .structures()
+            .iter()
+            .any(|found| found.short_name() == structure && found.field(field).is_some());
+        assert!(found, "{structure}.{field}");
+    }
+}

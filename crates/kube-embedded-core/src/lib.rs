@@ -1,0 +1,16 @@
+//! What the components of `kube-embedded` share: the addresses of a cluster, informer and workqueue,
+//! event recorder, leader election, supervised tasks, the interface between API server and kubelet.
+//!
+//! This crate is internal to the workspace: use `kube-embedded`.
+
+pub mod backoff;
+pub mod events;
+pub mod informer;
+pub mod lease;
+pub mod network;
+pub mod node_api;
+pub mod quantity;
+pub mod task;
+pub mod time;
+pub mod well_known;
+pub mod workqueue;

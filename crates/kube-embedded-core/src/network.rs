@@ -1,0 +1,185 @@
+//! Addresses of a cluster, and the one way to reach a pod.
+//!
+//! Every cluster owns one block `127.A.0.0/16` of the host's loopback range, claimed by binding
+//! `127.A.0.1:6443`, so any number of clusters run side by side and nothing ever leaves the host.
+//! Pods in namespaces of their own have ordinary `10.244.N.x` addresses that exist only there:
+//! the kubelet attaches a [`PodSockets`] for each, and everybody else dials through [`Network`].
+
+use futures::future::BoxFuture;
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, RwLock},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+/// How a pod's processes are kept apart from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sandbox {
+    /// User, mount, pid, uts and network namespaces of its own.
+    Namespaced,
+    /// A child process with a loopback address of its own, handed to it as `POD_IP`.
+    Plain,
+}
+
+/// The port of every embedded API server.
+pub const API_PORT: u16 = 6443;
+/// The blocks that a cluster may claim: `127.2.0.0/16` to `127.250.0.0/16`.
+pub const BLOCKS: std::ops::RangeInclusive<u8> = 2..=250;
+
+/// The addresses of one cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// `A` of the block `127.A.0.0/16`.
+    pub block: u8,
+    /// Decides whether pods and Services have addresses of the host.
+    pub sandbox: Sandbox,
+}
+
+impl Addresses {
+    /// Where the API server listens.
+    pub fn api(&self) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.block, 0, 1)
+    }
+
+    /// The internal address of a node, counted from 0.
+    pub fn node(&self, node: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.block, 0, 11 + node)
+    }
+
+    /// The addresses that load balancers get, in the order they are handed out.
+    pub fn load_balancers(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let block = self.block;
+        (1..=254).map(move |n| Ipv4Addr::new(127, block, 1, n))
+    }
+
+    /// The addresses that Ingresses get, one a namespace, in the order they are handed out.
+    pub fn ingresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let block = self.block;
+        (1..=254).map(move |n| Ipv4Addr::new(127, block, 2, n))
+    }
+
+    /// First address and prefix length of the range that cluster addresses are taken from. The
+    /// first usable address is that of the `kubernetes` Service.
+    pub fn services(&self) -> (Ipv4Addr, u8) {
+        match self.sandbox {
+            Sandbox::Namespaced => (Ipv4Addr::new(10, 96, 0, 0), 16),
+            Sandbox::Plain => (Ipv4Addr::new(127, self.block, 96, 0), 20),
+        }
+    }
+
+    /// First address and prefix length of the pods of a node, counted from 0.
+    pub fn pods(&self, node: u8) -> (Ipv4Addr, u8) {
+        match self.sandbox {
+            Sandbox::Namespaced => (Ipv4Addr::new(10, 244, node, 0), 24),
+            Sandbox::Plain => (Ipv4Addr::new(127, self.block, 128 + node, 0), 24),
+        }
+    }
+}
+
+/// Claims a block of addresses by binding the address of its API server: no other process can bind it.
+///
+/// # Errors
+/// Returns the last bind error if every block is taken.
+pub fn claim_block() -> io::Result<(TcpListener, u8)> {
+    let count = u32::from(BLOCKS.end() - BLOCKS.start()) + 1;
+    let start = std::process::id().wrapping_mul(31).wrapping_add(rand::random_range(0..count));
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for n in 0..count {
+        let block = (start.wrapping_add(n) % count) as u8 + BLOCKS.start();
+        match std::net::TcpListener::bind((Ipv4Addr::new(127, block, 0, 1), API_PORT)) {
+            Ok(listener) => {
+                listener.set_nonblocking(true)?;
+                return Ok((TcpListener::from_std(listener)?, block));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Makes sockets that live in a pod's network namespace.
+pub trait PodSockets: Send + Sync {
+    /// Connects to `to` from inside the pod.
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
+    /// Listens on `on` inside the pod: how a pod reaches Service addresses.
+    fn listen(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<TcpListener>>;
+}
+
+/// Reaches the nodes and pods of a cluster of somebody else's.
+pub trait Dial: Send + Sync {
+    /// Connects to `to`, an address of that cluster.
+    fn dial(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
+}
+
+/// The pods of a cluster by address.
+pub struct Network {
+    pods: RwLock<HashMap<IpAddr, Arc<dyn PodSockets>>>,
+    changes: watch::Sender<u64>,
+    /// For a cluster whose pods are attached nowhere.
+    dialler: Option<Arc<dyn Dial>>,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self { pods: RwLock::default(), changes: watch::Sender::new(0), dialler: None }
+    }
+}
+
+impl Network {
+    /// That of a cluster of somebody else's.
+    pub fn with_dialler(dialler: Arc<dyn Dial>) -> Self {
+        Self { dialler: Some(dialler), ..Self::default() }
+    }
+
+    /// Makes a pod's namespace known under its address.
+    pub fn attach(&self, pod: IpAddr, sockets: Arc<dyn PodSockets>) {
+        self.pods.write().unwrap_or_else(|e| e.into_inner()).insert(pod, sockets);
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// Forgets a pod's namespace.
+    pub fn detach(&self, pod: IpAddr) {
+        self.pods.write().unwrap_or_else(|e| e.into_inner()).remove(&pod);
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// All attached pods, and a receiver that tells when there are others.
+    pub fn attached(&self) -> (Vec<(IpAddr, Arc<dyn PodSockets>)>, watch::Receiver<u64>) {
+        let changes = self.changes.subscribe();
+        let pods = self.pods.read().unwrap_or_else(|e| e.into_inner());
+        (pods.iter().map(|(ip, s)| (*ip, s.clone())).collect(), changes)
+    }
+
+    /// Connects to `to` from inside a pod that has a network of its own.
+    pub async fn connect_from(&self, pod: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+        let sockets = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&pod).cloned();
+        match sockets {
+            Some(sockets) => sockets.connect(to).await,
+            None => Err(nowhere(pod)),
+        }
+    }
+
+    /// Connects to a pod. An address that is neither attached nor loopback is refused rather than
+    /// dialled: outside the cluster somebody else may own it.
+    pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        if let Some(dialler) = &self.dialler {
+            return dialler.dial(to).await;
+        }
+        let pod = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&to.ip()).cloned();
+        match pod {
+            Some(pod) => pod.connect(to).await,
+            None if to.ip().is_loopback() => TcpStream::connect(to).await,
+            None => Err(nowhere(to.ip())),
+        }
+    }
+}
+
+fn nowhere(ip: IpAddr) -> io::Error {
+    let why = format!("no pod of this cluster has the address {ip}");
+    io::Error::new(io::ErrorKind::HostUnreachable, why)
+}

@@ -1,0 +1,313 @@
+//! A cluster: wires the API server, controllers, kubelets and the service proxy together.
+
+use crate::{Config, StartError, bootstrap, state_dir::StateDir};
+use kube_embedded_apiserver::{
+    api::Api,
+    schema,
+    credentials::Credentials,
+    tls_server::Server,
+    store::Store,
+};
+use kube_embedded_controllers as controllers;
+use kube_embedded_core::{
+    network::{API_PORT, Addresses, Network, Sandbox, claim_block},
+    node_api::NodeApi,
+};
+use kube_embedded_kubelet::{self as kubelet, Kubelet, images::ImageStore};
+use kube_embedded_proxy as proxy;
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::{Arc, Weak},
+};
+use tokio::{net::TcpStream, task::JoinHandle};
+
+/// A running cluster.
+///
+/// Dropping it ends everything that belongs to it, at once; [`Cluster::stop`] does so gracefully.
+///
+/// ```
+/// use k8s_openapi::api::core::v1::Namespace;
+/// use kube_embedded::{Cluster, Config};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+/// let namespaces = kube::Api::<Namespace>::all(cluster.client());
+/// assert!(namespaces.get_opt("kube-system").await?.is_some());
+/// cluster.stop().await;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Cluster {
+    api: Api,
+    addresses: Addresses,
+    sandbox_reason: String,
+    credentials: Credentials,
+    network: Arc<Network>,
+    images: Arc<ImageStore>,
+    /// In shutdown order.
+    components: Vec<Component>,
+    kubelet: Option<Arc<Kubelet>>,
+    server: Option<Server>,
+    state_dir: StateDir,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// Starts a cluster. Its API is ready when this returns; its nodes and the default service account
+    /// follow within milliseconds. Must be called within a Tokio runtime, with one thread or several.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() {
+    /// use kube_embedded::{Cluster, Config, StartError};
+    ///
+    /// let config = Config { images: vec!["no/such.tar".into()], ..Config::default() };
+    /// let error = Cluster::start(config).await.unwrap_err();
+    /// assert!(matches!(error, StartError::Image { .. }));
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns what failed and what to do about it; nothing is left behind.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let (sandbox, sandbox_reason) = match config.sandbox {
+            Some(sandbox) => (sandbox, "requested by configuration".to_owned()),
+            None => kubelet::detect(),
+        };
+        let (listener, block) = claim_block().map_err(StartError::Address)?;
+        let addresses = Addresses { block, sandbox };
+        let credentials = Credentials::generate(&[
+            addresses.api(),
+            bootstrap::first_service_address(&addresses),
+        ])?;
+        let api = Api::new(Store::default(), addresses);
+        bootstrap::run(&api, &addresses, credentials.authority(), config.load_balancers)
+            .map_err(StartError::Bootstrap)?;
+        let server = Server::start(listener, api.clone(), &credentials)?;
+        // In parallel, so that the first request does not wait for all of it.
+        tokio::task::spawn_blocking(schema::warm);
+
+        let state_dir = StateDir::create(config.state_dir.as_deref())
+            .map_err(|(parent, source)| StartError::StateDir { parent, source })?;
+        let images = Arc::new(ImageStore::new(state_dir.path().join("images")));
+        for path in &config.images {
+            add_images(&images, path)?;
+        }
+        let mut cluster = Self {
+            api,
+            addresses,
+            sandbox_reason,
+            credentials,
+            network: Arc::default(),
+            images,
+            components: Vec::new(),
+            kubelet: None,
+            server: Some(server),
+            state_dir,
+        };
+        cluster.start_components(config.nodes, config.load_balancers).await?;
+        tracing::info!(server = cluster.url(), ?sandbox, nodes = config.nodes, "cluster started");
+        Ok(cluster)
+    }
+
+    /// Returns a client in the process, without a socket. Its default namespace is `default`, its user
+    /// may do everything.
+    pub fn client(&self) -> kube::Client {
+        self.api.client()
+    }
+
+    /// Returns the URL of the API server, `https://127.A.0.1:6443`.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), kube_embedded::StartError> {
+    /// # use kube_embedded::{Cluster, Config};
+    /// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+    /// assert!(cluster.url().starts_with("https://127."));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn url(&self) -> String {
+        format!("https://{}", self.api_address())
+    }
+
+    /// Returns the address on which the API server listens.
+    pub fn api_address(&self) -> SocketAddr {
+        SocketAddr::from((self.addresses.api(), API_PORT))
+    }
+
+    /// Returns a self-contained kubeconfig in YAML, for clients outside of the process. Keep it private:
+    /// its user may do everything.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use kube_embedded::{Cluster, Config};
+    /// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+    /// let kubeconfig = kube::config::Kubeconfig::from_yaml(&cluster.kubeconfig())?;
+    /// let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
+    /// let over_tls = kube::Client::try_from(config)?;
+    /// assert!(over_tls.apiserver_version().await?.git_version.starts_with("v1."));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kubeconfig(&self) -> String {
+        self.credentials.kubeconfig(&self.url())
+    }
+
+    /// Returns the isolation of this cluster's pods.
+    pub fn sandbox(&self) -> Sandbox {
+        self.addresses.sandbox
+    }
+
+    /// Returns the reason for [`Cluster::sandbox`], such as what this machine lacks for the stronger mode.
+    pub fn sandbox_reason(&self) -> &str {
+        &self.sandbox_reason
+    }
+
+    /// Makes the images of an archive, or of each archive in a directory, available to pods. An image
+    /// of the same name is replaced for pods that start later.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), kube_embedded::StartError> {
+    /// # use kube_embedded::{Cluster, Config};
+    /// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+    /// assert!(cluster.add_images("no/such.tar").is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`StartError::Image`] if the path cannot be read or holds an invalid archive.
+    pub fn add_images(&self, path: impl AsRef<Path>) -> Result<(), StartError> {
+        add_images(&self.images, path.as_ref())
+    }
+
+    /// Connects to a pod or a node of this cluster. Pod addresses are not addresses of the host: they
+    /// exist in the pods' network namespaces only, so `TcpStream::connect` does not reach them.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use kube_embedded::{Cluster, Config};
+    /// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+    /// cluster.connect(cluster.api_address()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns the error of the connection attempt.
+    pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        self.network.connect(to).await
+    }
+
+    /// Returns the private directory of this cluster, which is removed with it. A good place for a
+    /// kubeconfig that a child process needs.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use kube_embedded::{Cluster, Config};
+    /// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+    /// let path = cluster.state_dir().join("kubeconfig");
+    /// std::fs::write(&path, cluster.kubeconfig())?;
+    /// cluster.stop().await;
+    /// assert!(!path.exists());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn state_dir(&self) -> &Path {
+        self.state_dir.path()
+    }
+
+    /// Stops pods with a short grace period, then everything else. Returns when nothing of the cluster
+    /// is left.
+    pub async fn stop(mut self) {
+        if let Some(kubelet) = self.kubelet.take() {
+            kubelet.stop().await;
+        }
+        for component in self.components.drain(..) {
+            component.stop().await;
+        }
+        self.api.stop();
+        if let Some(server) = self.server.take() {
+            server.stop().await;
+        }
+        tracing::info!(server = self.url(), "cluster stopped");
+    }
+
+    async fn start_components(
+        &mut self,
+        nodes: u8,
+        load_balancers: bool,
+    ) -> Result<(), StartError> {
+        let addresses = self.addresses;
+        let nodes: Vec<(String, Ipv4Addr)> =
+            (0..nodes).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
+        self.spawn("controllers", controllers::run(self.client()));
+        let config = kubelet::Config {
+            nodes: nodes.clone(),
+            addresses,
+            images: self.images.clone(),
+            network: self.network.clone(),
+            state: self.state_dir.path().to_owned(),
+            api_server: self.api_address(),
+        };
+        let kubelet = Kubelet::start(self.client(), config)
+            .await
+            .map_err(|error| StartError::Kubelet(error.to_string()))?;
+        let weak: Weak<Kubelet> = Arc::downgrade(&kubelet);
+        self.api.set_nodes(weak as Weak<dyn NodeApi>);
+        self.kubelet = Some(kubelet);
+        let part = proxy::Part::All { nodes, external: load_balancers };
+        let config = proxy::Config { network: self.network.clone(), addresses, part, only: None };
+        self.spawn("proxy", proxy::run(self.client(), config));
+        Ok(())
+    }
+
+    fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.components.push(Component { name, task: tokio::spawn(work) });
+    }
+}
+
+fn add_images(images: &ImageStore, path: &Path) -> Result<(), StartError> {
+    let added = if path.is_dir() { images.add_folder(path) } else { images.add_archive(path) };
+    added
+        .map(|_| ())
+        .map_err(|error| StartError::Image { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// A part of the cluster that runs as a task and ends with this handle.
+struct Component {
+    name: &'static str,
+    task: JoinHandle<()>,
+}
+
+impl Component {
+    async fn stop(mut self) {
+        self.task.abort();
+        if let Err(error) = (&mut self.task).await
+            && error.is_panic()
+        {
+            tracing::error!(component = self.name, "component panicked: {error}");
+        }
+    }
+}
+
+impl Drop for Component {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,152 @@
+//! Port-forward, by kube-rs and by kubectl.
+
+use crate::{
+    clients::over_tls,
+    kubectl::Kubectl,
+    pods::{cluster, in_time, run, sandboxes, tool},
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube_embedded::{Cluster, Sandbox};
+use serde_json::json;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
+
+/// A pod that answers on port 8080 of its loopback, as far as it has one.
+async fn answering(cluster: &Cluster) {
+    let plain = cluster.sandbox() == Sandbox::Plain;
+    let address = if plain { "$(IP):8080" } else { "127.0.0.1:8080" };
+    let mut spec = tool(&["answer", address]);
+    spec["containers"][0]["env"] = json!([
+        { "name": "IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } },
+    ]);
+    run(cluster, "web", spec).await;
+    let pods: Api<Pod> = Api::default_namespaced(cluster.client());
+    let follow = kube::api::LogParams { follow: true, ..Default::default() };
+    let mut log = in_time(pods.log_stream("web", &follow)).await.unwrap();
+    let mut line = [0; 10];
+    in_time(futures::AsyncReadExt::read_exact(&mut log, &mut line)).await.unwrap();
+    assert_eq!(&line, b"listening\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kube_reaches_ports_of_a_pod() {
+    for sandbox in sandboxes().await {
+        let cluster = cluster(Some(sandbox)).await;
+        answering(&cluster).await;
+        for client in [cluster.client(), over_tls(&cluster).await] {
+            let pods: Api<Pod> = Api::default_namespaced(client);
+            let mut forward = in_time(pods.portforward("web", &[8080, 9])).await.unwrap();
+            let stream = forward.take_stream(8080).unwrap();
+            let error = forward.take_error(9).unwrap();
+            let text = "x".repeat(200_000);
+            let mut answer = vec![0; text.len()];
+            let (mut read, mut write) = tokio::io::split(stream);
+            let (wrote, read) = in_time(async {
+                tokio::join!(write.write_all(text.as_bytes()), read.read_exact(&mut answer))
+            })
+            .await;
+            assert!(wrote.is_ok() && read.is_ok() && answer == text.as_bytes());
+            let why = in_time(error).await.expect("why there is no connection");
+            assert!(why.starts_with("error forwarding port 9 to pod web, uid "), "{why}");
+        }
+        let refused =
+            Api::<Pod>::default_namespaced(cluster.client()).portforward("no", &[80]).await;
+        let Err(kube::Error::Api(status)) = refused.map(drop) else { panic!("it was not refused") };
+        assert_eq!((status.code, &*status.message), (404, "pods \"no\" not found"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_forwards_many_connections_to_a_pod_and_a_service() {
+    let cluster = cluster(None).await;
+    let Some(kubectl) = Kubectl::new(&cluster).await else { return };
+    answering(&cluster).await;
+    in_time(kubectl.run(&["expose", "pod", "web", "--port=80", "--target-port=8080"], ""))
+        .await
+        .unwrap();
+    // Through a WebSocket, as today's do, and bare, as older ones do.
+    for (what, ports, tunnel) in
+        [("pod/web", ":8080", "true"), ("svc/web", ":80", "true"), ("pod/web", ":8080", "false")]
+    {
+        let mut command = kubectl.command(&["port-forward", what, ports]);
+        command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", tunnel);
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = in_time(lines.next_line()).await.unwrap().unwrap();
+        // `Forwarding from 127.0.0.1:41234 -> 8080`
+        let address = line.split(' ').nth(2).unwrap().to_owned();
+        let all = (0..20).map(|n| {
+            let address = address.clone();
+            async move {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let text = n.to_string().repeat(10_000);
+                stream.write_all(text.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.unwrap();
+                assert_eq!(answer, format!("{text}goodbye"));
+            }
+        });
+        in_time(futures::future::join_all(all)).await;
+        child.kill().await.unwrap();
+    }
+}
+
+/// Bytes that are nothing, on connections that were switched: each is given up, and nothing else is.
+#[tokio::test(flavor = "multi_thread")]
+async fn arbitrary_bytes_end_their_connection_alone() {
+    let cluster = cluster(Some(Sandbox::Plain)).await;
+    answering(&cluster).await;
+    let client = over_tls(&cluster).await;
+    let path = "/api/v1/namespaces/default/pods/web";
+    let exec = format!("{path}/exec?command=/tool&command=copy&stdin=true&stdout=true");
+    let forward = format!("{path}/portforward?ports=8080");
+    let (protocol, stream) = ("sec-websocket-protocol", "x-stream-protocol-version");
+    for (path, upgrade, header, name) in [
+        (&exec, "websocket", protocol, "v5.channel.k8s.io"),
+        (&exec, "SPDY/3.1", stream, "v4.channel.k8s.io"),
+        (&forward, "websocket", protocol, "v4.channel.k8s.io"),
+        (&forward, "websocket", protocol, "SPDY/3.1+portforward.k8s.io"),
+        (&forward, "SPDY/3.1", stream, "portforward.k8s.io"),
+    ] {
+        for round in 0..20 {
+            let request = http::Request::get(path)
+                .header("connection", "Upgrade")
+                .header("upgrade", upgrade)
+                .header("sec-websocket-version", "13")
+                .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+                .header(header, name)
+                .body(kube::client::Body::empty())
+                .unwrap();
+            let response = in_time(client.send(request)).await.unwrap();
+            assert_eq!(response.status(), 101, "{upgrade} {name}");
+            let upgraded = in_time(hyper::upgrade::on(response)).await.unwrap();
+            let mut io = hyper_util::rt::TokioIo::new(upgraded);
+            let mut bytes: Vec<u8> =
+                (0..rand::random_range(1..4096)).map(|_| rand::random()).collect();
+            // Every other time the beginning is right: a masked message, or a control frame.
+            if round % 2 == 0 {
+                let begin: &[u8] = match upgrade {
+                    "websocket" => &[0x82, 0xfe, 0, 200, 0, 0, 0, 0],
+                    _ => &[0x80, 3, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1],
+                };
+                bytes.splice(0..0, begin.iter().copied());
+            }
+            // It may be given up before all is said.
+            let _ = in_time(io.write_all(&bytes)).await;
+            let _ = in_time(io.shutdown()).await;
+            let mut rest = Vec::new();
+            let _ = in_time(io.read_to_end(&mut rest)).await;
+        }
+    }
+    let pods: Api<Pod> = Api::default_namespaced(client);
+    let mut forward = in_time(pods.portforward("web", &[8080])).await.unwrap();
+    let mut stream = forward.take_stream(8080).unwrap();
+    in_time(stream.write_all(b"still")).await.unwrap();
+    let mut answer = [0; 5];
+    in_time(stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"still");
+}

@@ -1,0 +1,48 @@
+//! Python's clients: `tests/clients/python.py` against a cluster.
+
+use crate::fixture::cluster;
+use kube_embedded_apiserver::credentials::write_private;
+use std::{env, path::Path, process::Stdio, time::Duration};
+use tokio::process::Command;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_clients_work() {
+    let mut imports = Command::new("python3");
+    let imports =
+        imports.args(["-c", "import kubernetes"]).env("PYTHONPATH", packages()).output().await;
+    if !imports.is_ok_and(|output| output.status.success()) {
+        return test_support::missing(
+            "python-kubernetes",
+            "`pip install kubernetes lightkube` installs the clients",
+        );
+    }
+    let cluster = cluster().await;
+    let kubeconfig = cluster.state_dir().join("kubeconfig");
+    write_private(&kubeconfig, &cluster.kubeconfig()).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/python.py");
+    let run = Command::new("python3")
+        .arg(script)
+        .arg(&kubeconfig)
+        .env("PYTHONPATH", packages())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(120), run).await;
+    let output = output.expect("the script hangs").unwrap();
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+    assert!(out.contains("custom objects"), "{out}");
+}
+
+/// The packages that `.ci/run` installs, and those of `PYTHONPATH`.
+fn packages() -> String {
+    let target = env::var("CARGO_TARGET_DIR")
+        .unwrap_or_else(|_| format!("{}/../../target", env!("CARGO_MANIFEST_DIR")));
+    let own = format!("{target}/ci-tools/python");
+    match env::var("PYTHONPATH") {
+        Ok(more) => format!("{own}:{more}"),
+        Err(_) => own,
+    }
+}
