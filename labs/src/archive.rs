@@ -51,7 +51,8 @@ pub struct File {
 impl Archive {
     /// Reads and checks the archive at `path`.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let bytes = std::fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
+        let bytes =
+            std::fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
         Self::parse(&bytes).with_context(|| format!("{} is no image archive", path.display()))
     }
 

@@ -2,11 +2,7 @@
 
 use crate::{Config, StartError, bootstrap, state_dir::StateDir};
 use kube_embedded_apiserver::{
-    api::Api,
-    schema,
-    credentials::Credentials,
-    tls_server::Server,
-    store::Store,
+    api::Api, credentials::Credentials, schema, store::Store, tls_server::Server,
 };
 use kube_embedded_controllers as controllers;
 use kube_embedded_core::{
