@@ -1,30 +1,24 @@
-//! `metadata`: what the server sets, what a client may not change, and what must agree.
+//! `metadata` of a write: system fields, identity, generation and deletion marks (kube-apiserver's
+//! `registry/rest/{meta,update,delete}.go`).
 
 use crate::{
     fields::copy_field,
+    generate,
     http::{
-        output,
         path::Target,
         status::{ApiError, ApiResult},
     },
     resources::resource_type::ResourceType,
+    timestamps,
 };
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
-/// Letters of generated names: no vowels, so no words.
-const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-
-/// A random UUID of version 4.
-pub(crate) fn uid() -> String {
-    let bits =
-        (rand::random::<u128>() & !(0xf000 << 64 | 0xc000 << 48)) | 0x4000 << 64 | 0x8000 << 48;
-    let hex = format!("{bits:032x}");
-    let part = |from, to| hex.get(from..to).unwrap_or_default();
-    format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
-}
-
-/// The object must have metadata, and its namespace be that of the path.
-pub(crate) fn adopt_namespace(target: &Target, object: &mut Value) -> ApiResult<()> {
+/// Ensures that the object has metadata, and sets its namespace to that of the path.
+///
+/// # Errors
+/// If the object names another namespace.
+pub(crate) fn set_namespace(target: &Target, object: &mut Value) -> ApiResult<()> {
     let Some(fields) = object.as_object_mut() else {
         return Err(ApiError::bad_request("the body of the request is not an object"));
     };
@@ -56,7 +50,7 @@ pub(crate) fn adopt_namespace(target: &Target, object: &mut Value) -> ApiResult<
     Ok(())
 }
 
-/// What the server says of a new object.
+/// Sets the fields of a new object that the server owns.
 pub(crate) fn fill_system_fields(resource: &ResourceType, object: &mut Value) {
     let Some(metadata) = object["metadata"].as_object_mut() else { return };
     for field in [
@@ -68,32 +62,22 @@ pub(crate) fn fill_system_fields(resource: &ResourceType, object: &mut Value) {
     ] {
         metadata.remove(field);
     }
-    metadata.insert("uid".into(), uid().into());
-    metadata.insert("creationTimestamp".into(), output::now().into());
+    metadata.insert("uid".into(), generate::uid().into());
+    metadata.insert("creationTimestamp".into(), timestamps::now().into());
     if resource.generation {
         metadata.insert("generation".into(), 1.into());
     }
 }
 
-/// What the name shall start with, if the server is to find one.
-pub(crate) fn generates_name(object: &Value) -> Option<String> {
+/// Returns the prefix of the name that the server is to generate, if any.
+pub(crate) fn generated_name_prefix(object: &Value) -> Option<String> {
     let metadata = &object["metadata"];
     let named = metadata["name"].as_str().is_some_and(|name| !name.is_empty());
     let base = metadata["generateName"].as_str().filter(|base| !base.is_empty())?;
     (!named).then(|| base.to_owned())
 }
 
-/// A name of at most 63 bytes.
-pub(crate) fn generate_name(base: &str) -> String {
-    let mut name: String = base.chars().take(58).collect();
-    for _ in 0..5 {
-        let letter = LETTERS.get(rand::random_range(0..LETTERS.len())).copied();
-        name.push(letter.map_or('x', char::from));
-    }
-    name
-}
-
-/// Whether the object that a client sends is the one that is there, in the version it knows.
+/// Checks that the client means the stored object, in the version it has seen.
 pub(crate) fn check_identity(
     resource: &ResourceType,
     name: &str,
@@ -119,7 +103,7 @@ pub(crate) fn check_identity(
     Ok(())
 }
 
-/// Takes over from the old object what clients do not write.
+/// Copies from the old object what clients do not write.
 pub(crate) fn preserve_system_fields(new: &mut Value, old: &Value) {
     if !new["metadata"].is_object() {
         new["metadata"] = Value::Object(Map::new());
@@ -138,13 +122,13 @@ pub(crate) fn preserve_system_fields(new: &mut Value, old: &Value) {
     ] {
         copy_field(&mut new["metadata"], &old["metadata"], field);
     }
-    // An update that says nothing about managed fields keeps them.
+    // Clients that do not know managed fields do not remove them.
     if new["metadata"].get("managedFields").is_none() {
         copy_field(&mut new["metadata"], &old["metadata"], "managedFields");
     }
 }
 
-/// A change of anything but metadata and status is a new generation.
+/// Increments the generation if anything but metadata and status changes.
 pub(crate) fn bump_generation(resource: &ResourceType, new: &mut Value, old: &Value) {
     if !resource.generation {
         return;
@@ -153,8 +137,8 @@ pub(crate) fn bump_generation(resource: &ResourceType, new: &mut Value, old: &Va
         a.as_object().into_iter().flatten().any(|(field, value)| {
             let counts = match &**field {
                 "metadata" | "kind" | "apiVersion" => false,
-                // Of a custom resource without a status apart, it is a field like any other.
-                "status" => resource.crd.is_some() && !resource.subresources.contains(&"status"),
+                // Without the subresource, the status of a custom resource is a field like any other.
+                "status" => resource.is_unstructured() && !resource.separates_status(),
                 _ => true,
             };
             counts && b.get(field) != Some(value)
@@ -166,16 +150,16 @@ pub(crate) fn bump_generation(resource: &ResourceType, new: &mut Value, old: &Va
     }
 }
 
-/// The begin of a deletion is a new generation, too.
-pub(crate) fn count_deletion(resource: &ResourceType, new: &mut Value, old: &Value) {
-    let began = old["metadata"].get("deletionTimestamp").is_none();
-    if resource.generation && began {
+/// Increments the generation when a deletion begins.
+pub(crate) fn bump_generation_for_deletion(resource: &ResourceType, new: &mut Value, old: &Value) {
+    let begins = old["metadata"].get("deletionTimestamp").is_none();
+    if resource.generation && begins {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         new["metadata"]["generation"] = generation.into();
     }
 }
 
-/// Whether an update changes nothing: nothing but the times of managed fields.
+/// Returns true if an update changes nothing but the times of managed fields.
 pub(crate) fn is_noop(new: &Value, old: &Value) -> bool {
     let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return new == old };
     new.len() == old.len()
@@ -191,33 +175,48 @@ fn same_metadata(new: &Value, old: &Value) -> bool {
     new.len() == old.len()
         && new.iter().all(|(field, value)| match (&**field, old.get(field)) {
             (_, None) => false,
-            ("managedFields", Some(before)) => {
-                without_timestamps(value) == without_timestamps(before)
-            }
+            ("managedFields", Some(before)) => same_managers(value, before),
             (_, Some(before)) => value == before,
         })
 }
 
-fn without_timestamps(managed: &Value) -> Vec<Value> {
-    let entries = managed.as_array().into_iter().flatten().cloned();
-    entries
-        .map(|mut entry| {
-            if let Some(fields) = entry.as_object_mut() {
-                fields.remove("time");
-            }
-            entry
-        })
-        .collect()
+fn same_managers(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_array(), old.as_array()) else { return new == old };
+    let all = |entry: &Value, other: &Value| {
+        let fields = entry.as_object().into_iter().flatten().filter(|(field, _)| *field != "time");
+        fields.into_iter().all(|(field, value)| other.get(field) == Some(value))
+    };
+    new.len() == old.len() && new.iter().zip(old).all(|(a, b)| all(a, b) && all(b, a))
 }
 
-/// Whether an object that is being deleted has nothing left to wait for.
+/// Returns true if an object is being deleted and nothing holds it back any more.
 pub(crate) fn is_finished(resource: &ResourceType, object: &Value) -> bool {
     let metadata = &object["metadata"];
     let none = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
     metadata.get("deletionTimestamp").is_some_and(|at| !at.is_null())
         && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
         && none(&metadata["finalizers"])
-        && (resource.kind != "Namespace" || none(&object["spec"]["finalizers"]))
+        && !(resource.deletion.is_held)(object)
+}
+
+/// Marks an object as being deleted, with a grace period in seconds. An object that is being deleted already may
+/// only get an earlier deadline.
+pub(crate) fn set_deletion_deadline(object: &mut Value, grace: i64) {
+    let metadata = &object["metadata"];
+    let is_marked = metadata.get("deletionTimestamp").is_some_and(|at| !at.is_null());
+    let before = metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+    if !is_marked || grace < before {
+        let at = Timestamp::now() + SignedDuration::from_secs(grace.clamp(0, 1 << 31));
+        object["metadata"]["deletionTimestamp"] = timestamps::format(at).into();
+        object["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+    }
+}
+
+/// Marks an object as being deleted, without a grace period.
+pub(crate) fn mark_deleted(object: &mut Value) {
+    if object["metadata"].get("deletionTimestamp").is_none() {
+        object["metadata"]["deletionTimestamp"] = timestamps::now().into();
+    }
 }
 
 #[cfg(test)]
@@ -225,16 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn uids_are_version_4() {
-        let uid = uid();
-        let parts: Vec<_> = uid.split('-').map(str::len).collect();
-        assert_eq!(parts, [8, 4, 4, 4, 12], "{uid}");
-        assert_eq!(uid.as_bytes()[14], b'4', "{uid}");
-        assert!(b"89ab".contains(&uid.as_bytes()[19]), "{uid}");
-    }
-
-    #[test]
-    fn only_times_of_managed_fields_do_not_count() {
+    fn update_of_managed_field_times_is_noop() {
         let object = |time: &str, value: i64| {
             json!({
                 "metadata": { "name": "a", "managedFields": [{ "manager": "m", "time": time }] },

@@ -1,35 +1,53 @@
-//! Cluster addresses and node ports, which Services get when they are written.
+//! The allocator of cluster IPs and node ports (`registry/core/service/{ipallocator,portallocator}`).
 //!
-//! What is taken is read from the stored Services each time, under a lock that is held until the
-//! write is done: nothing can leak, and nothing has to be given back.
+//! Taken ones are read from the stored Services on each allocation, under a lock that is held until the write is
+//! done: nothing can leak, and nothing has to be released.
 
 use crate::{
-    api::Inner, resources::resource_type::ResourceType, validation::field_error::FieldError,
+    store::{Resource, Store},
+    validation::field_error::FieldError,
 };
 use kube_embedded_core::network::Addresses;
 use serde_json::{Value, json};
-use std::{collections::HashSet, net::Ipv4Addr, ops::RangeInclusive, sync::MutexGuard};
+use std::{
+    collections::HashSet,
+    net::Ipv4Addr,
+    ops::RangeInclusive,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
-/// The node ports of Kubernetes.
+const SERVICES: Resource = Resource::fixed("", "services");
+/// The default range of Kubernetes.
 const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
 
-/// Fills in the addresses and ports that a Service needs, and refuses those that are taken. The
-/// guard is to be held until the Service is stored.
+/// Assigns what is unique in a cluster.
+pub struct Allocators {
+    /// Held from the choice of a Service's address until the Service is stored.
+    services: Mutex<()>,
+    addresses: Addresses,
+}
+
+impl Allocators {
+    pub(crate) fn new(addresses: Addresses) -> Self {
+        Self { services: Mutex::new(()), addresses }
+    }
+}
+
+/// Assigns the addresses and ports that a Service needs, and refuses those that are taken. The guard is to be held
+/// until the Service is stored.
 pub(crate) fn allocate<'a>(
-    inner: &'a Inner,
-    resource: &ResourceType,
+    allocators: &'a Allocators,
+    store: &Store,
     service: &mut Value,
     old: Option<&Value>,
 ) -> Result<Option<MutexGuard<'a, ()>>, Vec<FieldError>> {
-    if resource.kind != "Service" || !resource.group.is_empty() {
-        return Ok(None);
-    }
     if old.is_some_and(|old| old["spec"] == service["spec"]) {
         return Ok(None);
     }
-    let guard = inner.services.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // The lock guards no data, so a panic of its holder leaves nothing inconsistent.
+    let guard = allocators.services.lock().unwrap_or_else(PoisonError::into_inner);
     let mut taken = Taken::default();
-    for other in inner.store.list(resource.storage_resource(), None, None).objects {
+    for other in store.list(SERVICES, None, None).objects {
         let metadata = &service["metadata"];
         if metadata["name"] != other.key.name.as_str()
             || metadata["namespace"] != other.key.namespace.as_str()
@@ -37,7 +55,7 @@ pub(crate) fn allocate<'a>(
             taken.add(&other.value);
         }
     }
-    plan(service, old, &taken, &inner.addresses)?;
+    plan(service, old, &taken, &allocators.addresses)?;
     Ok(Some(guard))
 }
 
@@ -278,10 +296,10 @@ mod tests {
         let again = planned(load_balancer, Some(&first), &none).unwrap();
         assert_eq!(again, first, "an update that names neither keeps both");
 
-        let mut inner = first.clone();
-        inner["spec"]["type"] = "ClusterIP".into();
-        let inner = planned(inner, Some(&first), &none).unwrap();
-        assert_eq!(inner["spec"]["ports"], json!([{ "port": 80 }, { "port": 81 }]));
+        let mut state = first.clone();
+        state["spec"]["type"] = "ClusterIP".into();
+        let state = planned(state, Some(&first), &none).unwrap();
+        assert_eq!(state["spec"]["ports"], json!([{ "port": 80 }, { "port": 81 }]));
     }
 
     #[test]

@@ -1,92 +1,22 @@
-//! What form an answer takes: the object itself, its metadata only, or a Table for people.
+//! Encoding of objects and lists: whole, metadata only, or as a Table.
 
 use crate::{
     http::{
-        body::Body,
-        status::{ApiError, ApiResult},
+        decode,
+        negotiation::{Form, Include},
     },
     resources::{resource_type::ResourceType, table_columns::Column},
     store::Object,
 };
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
 
-/// How a client wants its objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    Whole,
-    /// `as=PartialObjectMetadata` or `as=PartialObjectMetadataList`.
-    Metadata,
-    Table(Include),
-}
-
-/// What of an object goes with its row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Include {
-    Nothing,
-    Metadata,
-    Object,
-}
-
-/// The first form of the `Accept` header that this server has.
-pub(crate) fn negotiate(headers: &HeaderMap, include: Option<&str>) -> ApiResult<Form> {
-    let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Form::Whole) };
-    let accept = accept.to_str().unwrap_or_default();
-    if accept.trim().is_empty() {
-        return Ok(Form::Whole);
-    }
-    for range in accept.split(',') {
-        let mut parts = range.split(';').map(str::trim);
-        if !matches!(parts.next(), Some("application/json" | "application/*" | "*/*")) {
-            continue;
-        }
-        let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
-        let parameter =
-            |name: &str| parameters.iter().find(|(known, _)| *known == name).map(|(_, v)| *v);
-        let meta_v1 = parameter("g") == Some("meta.k8s.io") && parameter("v") == Some("v1");
-        match parameter("as") {
-            None => return Ok(Form::Whole),
-            Some("Table") if meta_v1 => {
-                return match include {
-                    None | Some("Metadata") => Ok(Form::Table(Include::Metadata)),
-                    Some("None") => Ok(Form::Table(Include::Nothing)),
-                    Some("Object") => Ok(Form::Table(Include::Object)),
-                    Some(other) => Err(ApiError::bad_request(format!(
-                        "unrecognized includeObject value: {other:?}"
-                    ))),
-                };
-            }
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if meta_v1 => {
-                return Ok(Form::Metadata);
-            }
-            Some(_) => {}
-        }
-    }
-    Err(ApiError::not_acceptable())
-}
-
-/// An answer with a body that is there already.
-pub(crate) fn respond(code: StatusCode, media_type: &'static str, bytes: Bytes) -> Response<Body> {
-    let mut response = Response::new(Body::from(bytes));
-    *response.status_mut() = code;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    response
-}
-
-/// A JSON answer.
-pub(crate) fn respond_json(code: StatusCode, value: &Value) -> Response<Body> {
-    respond(code, "application/json", Bytes::from(value.to_string()))
-}
-
 /// One stored object.
 pub(crate) fn object(resource: &ResourceType, form: Form, object: &Object) -> Bytes {
     match form {
-        Form::Whole if owns(resource) => {
+        Form::Whole if resource.is_storage_version() => {
             let mut out = BytesMut::new();
             put_object(&mut out, resource, object);
             out.freeze()
@@ -109,12 +39,12 @@ pub(crate) fn value(resource: &ResourceType, form: Form, value: &Value) -> Bytes
 
 /// A list of stored objects. `meta` is the list's own metadata.
 pub(crate) fn list(resource: &ResourceType, form: Form, objects: &[&Object], meta: Value) -> Bytes {
-    if form == Form::Whole && owns(resource) {
+    if form == Form::Whole && resource.is_storage_version() {
         let mut out = BytesMut::with_capacity(256 + objects.len() * 1024);
         out.put_slice(
             format!(
                 r#"{{"kind":"{}","apiVersion":"{}","metadata":{meta},"items":["#,
-                list_kind(resource),
+                resource.list_kind(),
                 resource.api_version()
             )
             .as_bytes(),
@@ -124,7 +54,7 @@ pub(crate) fn list(resource: &ResourceType, form: Form, objects: &[&Object], met
                 out.put_u8(b',');
             }
             // Items say what they are where no type of the client does.
-            if resource.crd.is_some() {
+            if resource.is_unstructured() {
                 put_object(&mut out, resource, object);
             } else {
                 out.put_slice(object.encoded(encode));
@@ -153,7 +83,7 @@ fn values(resource: &ResourceType, form: Form, values: &[&Value], meta: Value) -
                 })
                 .collect();
             json!({
-                "kind": list_kind(resource),
+                "kind": resource.list_kind(),
                 "apiVersion": resource.api_version(),
                 "metadata": meta,
                 "items": items,
@@ -182,7 +112,7 @@ pub(crate) fn watch_event(
 ) {
     out.put_slice(format!(r#"{{"type":"{event}","object":"#).as_bytes());
     match form {
-        Form::Whole if owns(resource) => put_object(out, resource, object),
+        Form::Whole if resource.is_storage_version() => put_object(out, resource, object),
         Form::Table(include) => {
             let view = view(resource, &object.value);
             let meta = json!({ "resourceVersion": view["metadata"]["resourceVersion"] });
@@ -196,36 +126,13 @@ pub(crate) fn watch_event(
 /// The stored object as this kind shows it.
 pub(crate) fn view(resource: &ResourceType, stored: &Value) -> Value {
     let mut view = stored.clone();
-    if resource.crd.is_some() {
-        crate::http::decode::name_kind(resource, &mut view);
-    } else if !owns(resource) {
+    if !resource.is_storage_version() {
         (resource.from_storage)(&mut view);
-        view["kind"] = resource.kind.into();
-        view["apiVersion"] = resource.api_version().into();
+    }
+    if resource.is_unstructured() || !resource.is_storage_version() {
+        decode::set_type(resource, &mut view);
     }
     view
-}
-
-fn list_kind(resource: &ResourceType) -> String {
-    match resource.crd {
-        Some(crd) => crd.list_kind.clone(),
-        None => format!("{}List", resource.kind),
-    }
-}
-
-/// Whether the kind is stored as it is shown.
-pub(crate) fn owns(resource: &ResourceType) -> bool {
-    resource.is_storage_version()
-}
-
-/// Now, as Kubernetes writes times.
-pub(crate) fn now() -> String {
-    time(Timestamp::now())
-}
-
-/// `2026-11-23T09:33:35Z`.
-pub(crate) fn time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Objects are kept encoded without kind and version: items of lists have none, and where they
@@ -273,7 +180,7 @@ fn table(
     head: bool,
 ) -> Value {
     let columns = columns(resource);
-    let own = resource.crd.map(|crd| crd.columns.as_slice()).unwrap_or_default();
+    let own = resource.printer_columns();
     let mut definitions: Vec<Value> = columns
         .iter()
         .map(|column| {
@@ -344,7 +251,7 @@ const CREATED: Column = Column {
 
 /// Events put `Last Seen` first and have no name among their columns.
 fn columns(resource: &ResourceType) -> Vec<&'static Column> {
-    if resource.crd.is_some() {
+    if resource.is_unstructured() {
         return vec![&NAME];
     }
     let own: &'static [Column] = resource.columns;
