@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a run needs of a cluster.
+/// A run and the cluster that it needs.
 #[derive(Clone, Copy)]
 pub(crate) struct ClusterRequest<'a> {
     pub(crate) flags: &'a ClusterFlags,
@@ -34,7 +34,7 @@ pub(crate) struct ClusterRequest<'a> {
     pub(crate) usage: Usage<'a>,
 }
 
-/// What the cluster is for.
+/// The purpose of the cluster.
 #[derive(Clone, Copy)]
 pub(crate) enum Usage<'a> {
     /// To stay, for kubectl and labs (`up`).
