@@ -16,7 +16,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status, Time},
 };
 use kube::Api;
-use kube_embedded_core::events::{self, Recorder, whole_seconds};
+use kube_embedded_core::{
+    events::{self, Recorder},
+    time::whole_seconds,
+};
 use plan::{Decision, decide};
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -2,17 +2,14 @@
 
 use crate::{Config, StartError, bootstrap, state_dir::StateDir};
 use kube_embedded_apiserver::{
-    api::Api,
-    schema,
-    server::{Server, credentials::Credentials},
-    store::Store,
+    api::Api, credentials::Credentials, schema, store::Store, tls_server::Server,
 };
 use kube_embedded_controllers as controllers;
 use kube_embedded_core::{
     network::{API_PORT, Addresses, Network, Sandbox, claim_block},
     node_api::NodeApi,
 };
-use kube_embedded_kubelet::{self as kubelet, Kubelet, images::ImageStore};
+use kube_embedded_kubelet::{self as kubelet, Kubelet, image_store::ImageStore};
 use kube_embedded_proxy as proxy;
 use std::{
     fmt,
@@ -283,7 +280,7 @@ impl Cluster {
 }
 
 fn add_images(images: &ImageStore, path: &Path) -> Result<(), StartError> {
-    let added = if path.is_dir() { images.add_folder(path) } else { images.add_archive(path) };
+    let added = if path.is_dir() { images.add_directory(path) } else { images.add_archive(path) };
     added
         .map(|_| ())
         .map_err(|error| StartError::Image { path: path.to_owned(), reason: error.to_string() })

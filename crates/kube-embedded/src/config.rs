@@ -1,6 +1,6 @@
 //! How a cluster is made, and why it may fail to start.
 
-use kube_embedded_apiserver::server::credentials::CredentialsError;
+use kube_embedded_apiserver::credentials::CredentialsError;
 use kube_embedded_core::network::Sandbox;
 use std::{io, path::PathBuf};
 

@@ -68,5 +68,5 @@ mod state_dir;
 
 pub use cluster::Cluster;
 pub use config::{Config, StartError};
-pub use kube_embedded_apiserver::server::credentials::CredentialsError;
+pub use kube_embedded_apiserver::credentials::CredentialsError;
 pub use kube_embedded_core::network::Sandbox;

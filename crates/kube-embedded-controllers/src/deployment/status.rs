@@ -10,7 +10,7 @@ use k8s_openapi::{
     api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet},
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube_embedded_core::events::whole_seconds;
+use kube_embedded_core::time::whole_seconds;
 use std::{sync::Arc, time::Duration};
 
 pub(crate) const PROGRESSING: &str = "Progressing";

@@ -17,7 +17,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
-use kube_embedded_core::events::whole_seconds;
+use kube_embedded_core::time::whole_seconds;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";

@@ -18,7 +18,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
-use kube_embedded_core::events::whole_seconds;
+use kube_embedded_core::time::whole_seconds;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -9,7 +9,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
-use kube_embedded_core::events::whole_seconds;
+use kube_embedded_core::time::whole_seconds;
 use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
 
 const FAILURE: &str = "ReplicaFailure";

@@ -44,7 +44,7 @@ Resources that are served:
 
 /// Returns the text with the list of served resources.
 pub(super) fn text() -> String {
-    let resources: String = kube_embedded_apiserver::kinds::all()
+    let resources: String = kube_embedded_apiserver::resources::registry::all()
         .iter()
         .map(|kind| format!("  - {} {}\n", kind.api_version(), kind.kind))
         .collect();

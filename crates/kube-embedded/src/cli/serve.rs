@@ -3,7 +3,7 @@
 use super::{logging, print_ready, shutdown::ShutdownSignals};
 use clap::{Args, ValueEnum};
 use kube_embedded::{Cluster, Config, Sandbox};
-use kube_embedded_apiserver::server::credentials::write_private;
+use kube_embedded_apiserver::credentials::write_private;
 use serde_json::json;
 use std::{fs, path::PathBuf, time::Instant};
 

@@ -2,7 +2,7 @@
 
 use crate::fixture::{cluster, deployment};
 use kube_embedded::Cluster;
-use kube_embedded_apiserver::server::credentials::write_private;
+use kube_embedded_apiserver::credentials::write_private;
 use std::{path::PathBuf, process::Stdio};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},

@@ -1,7 +1,7 @@
 //! Python's clients: `tests/clients/python.py` against a cluster.
 
 use crate::fixture::cluster;
-use kube_embedded_apiserver::server::credentials::write_private;
+use kube_embedded_apiserver::credentials::write_private;
 use std::{env, path::Path, process::Stdio, time::Duration};
 use tokio::process::Command;
 

@@ -16,7 +16,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use kube_embedded::{Cluster, Sandbox};
-use kube_embedded_apiserver::server::credentials::write_private;
+use kube_embedded_apiserver::credentials::write_private;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 
