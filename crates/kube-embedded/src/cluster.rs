@@ -267,8 +267,9 @@ impl Cluster {
         let weak: Weak<Kubelet> = Arc::downgrade(&kubelet);
         self.api.set_nodes(weak as Weak<dyn NodeApi>);
         self.kubelet = Some(kubelet);
-        let part = proxy::Part::All { nodes, external: load_balancers };
-        let config = proxy::Config { network: self.network.clone(), addresses, part, only: None };
+        let mode = proxy::Mode::Embedded { nodes, external: load_balancers };
+        let network = self.network.clone();
+        let config = proxy::Config { network, addresses, mode, namespace: None };
         self.spawn("proxy", proxy::run(self.client(), config));
         Ok(())
     }
