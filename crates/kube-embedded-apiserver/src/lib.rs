@@ -1,11 +1,29 @@
 //! The API server: what kube-apiserver and etcd are in Kubernetes. [`api::Api`] is the Kubernetes API as one
-//! `tower` service, [`server::Server`] puts it behind TLS.
+//! `tower` service, [`tls_server::Server`] puts it behind TLS.
 //!
 //! This crate is internal to the workspace: use `kube-embedded`.
 
+mod admission;
 pub mod api;
-pub mod kinds;
-pub mod patch;
+mod authentication;
+mod crd;
+pub mod credentials;
+mod discovery;
+mod fields;
+mod generate;
+mod http;
+mod ip_allocator;
+mod metadata;
+mod patch;
+pub mod resources;
+mod router;
 pub mod schema;
-pub mod server;
+mod scope;
+mod state;
 pub mod store;
+mod subresources;
+mod tasks;
+mod timestamps;
+pub mod tls_server;
+mod validation;
+mod verbs;

@@ -3,15 +3,15 @@
 
 use serde_json::Value;
 
-use crate::{kinds::Kind, schema::tree::forest};
+use crate::{resources::resource_type::ResourceType, schema::tree::forest};
 
 mod apply;
-mod fields;
+mod managed_fields;
 mod strategic;
 
 /// Why a patch could not be applied.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum PatchError {
+pub(crate) enum PatchError {
     /// 400 `BadRequest`: the patch itself makes no sense.
     #[error("{0}")]
     BadRequest(String),
@@ -33,7 +33,7 @@ pub enum PatchError {
 
 /// One field that another manager owns.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Conflict {
+pub(crate) struct Conflict {
     /// `.spec.replicas`.
     pub field: String,
     /// `conflict with "kubectl" using apps/v1`.
@@ -42,7 +42,7 @@ pub struct Conflict {
 
 /// `operation` of a `managedFields` entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub(crate) enum Operation {
     /// Server-side apply.
     Apply,
     /// Everything else: create, update, and the other patches.
@@ -61,7 +61,7 @@ const DEPTH: usize = 128;
 /// # Errors
 /// `BadRequest` where the patch cannot be read, `TooLarge` where it has too many operations,
 /// `Unprocessable` where it does not fit or makes too much. The target is then half patched.
-pub fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
+pub(crate) fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let Some(operations) = patch.as_array() else {
         return Err(PatchError::BadRequest(format!(
             "error decoding patch: json: cannot unmarshal {} into Go value of type \
@@ -138,7 +138,7 @@ fn is_absent(target: &Value, operation: &json_patch::PatchOperation) -> bool {
 }
 
 /// RFC 7386, `application/merge-patch+json`.
-pub fn merge(target: &mut Value, patch: &Value) {
+pub(crate) fn merge(target: &mut Value, patch: &Value) {
     json_patch::merge(target, patch);
 }
 
@@ -147,9 +147,13 @@ pub fn merge(target: &mut Value, patch: &Value) {
 /// # Errors
 /// `BadRequest` where a directive is malformed, `Unprocessable` where an element lacks its merge
 /// key. The target is then half patched.
-pub fn strategic(kind: &Kind, target: &mut Value, patch: &Value) -> Result<(), PatchError> {
+pub(crate) fn strategic(
+    resource: &ResourceType,
+    target: &mut Value,
+    patch: &Value,
+) -> Result<(), PatchError> {
     match (target.as_object_mut(), patch.as_object()) {
-        (Some(target), Some(patch)) => strategic::merge(forest().root(kind), target, patch),
+        (Some(target), Some(patch)) => strategic::merge(forest().root(resource), target, patch),
         _ => Err(PatchError::BadRequest("invalid JSON document".to_owned())),
     }
 }
@@ -161,8 +165,8 @@ pub fn strategic(kind: &Kind, target: &mut Value, patch: &Value) -> Result<(), P
 ///
 /// # Errors
 /// `BadRequest`, or `Conflict` unless `force`.
-pub fn apply(
-    kind: &Kind,
+pub(crate) fn apply(
+    resource: &ResourceType,
     current: Option<&Value>,
     applied: &Value,
     manager: &str,
@@ -170,14 +174,14 @@ pub fn apply(
     subresource: &str,
     now: jiff::Timestamp,
 ) -> Result<Value, PatchError> {
-    apply::apply(kind, current, applied, manager, force, subresource, now)
+    apply::apply(resource, current, applied, manager, force, subresource, now)
 }
 
 /// Brings `new.metadata.managedFields` up to date after a create, update or patch: `manager` owns
 /// what differs from `old` (everything where `old` is `None`), others lose it. To be called on the
 /// object with its defaults, before what admission and allocation add.
-pub fn track_update(
-    kind: &Kind,
+pub(crate) fn track_update(
+    resource: &ResourceType,
     old: Option<&Value>,
     new: &mut Value,
     manager: &str,
@@ -185,7 +189,7 @@ pub fn track_update(
     subresource: &str,
     now: jiff::Timestamp,
 ) {
-    apply::track_update(kind, old, new, manager, operation, subresource, now);
+    apply::track_update(resource, old, new, manager, operation, subresource, now);
 }
 
 #[cfg(test)]

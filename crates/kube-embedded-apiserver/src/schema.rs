@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::kinds::{Kind, Served};
+use crate::resources::{registry::ResourceRegistry, resource_type::ResourceType};
 
 mod check;
 mod merge_keys;
@@ -22,14 +22,14 @@ pub fn warm() {
 
 /// Fields that the kind does not have, worded as strict decoding does:
 /// `unknown field "spec.template.spec.containers[0].imagee"`.
-pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
+pub fn unknown_fields(resource: &ResourceType, object: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    if let Some(custom) = kind.custom {
+    if let Some(crd) = resource.crd {
         let mut pruned = object.clone();
-        custom.prune(&mut pruned, &mut |path| found.push(format!("unknown field \"{path}\"")));
+        crd.prune(&mut pruned, &mut |path| found.push(format!("unknown field \"{path}\"")));
         return found;
     }
-    if let Some(root) = tree::forest().root(kind) {
+    if let Some(root) = tree::forest().root(resource) {
         check::unknown(root, object, &mut String::new(), &mut |path| {
             found.push(format!("unknown field \"{path}\""));
         });
@@ -38,27 +38,27 @@ pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
 }
 
 /// Removes fields that the kind does not have.
-pub fn prune(kind: &Kind, object: &mut Value) {
-    if let Some(custom) = kind.custom {
-        custom.prune(object, &mut |_| {});
+pub fn prune(resource: &ResourceType, object: &mut Value) {
+    if let Some(crd) = resource.crd {
+        crd.prune(object, &mut |_| {});
         return;
     }
-    if let Some(root) = tree::forest().root(kind) {
+    if let Some(root) = tree::forest().root(resource) {
         check::prune(root, object, check::Pruned::Unknown);
     }
 }
 
 /// Removes what decoding into Kubernetes' types and encoding again would lose of known fields:
 /// nulls, and empty lists and maps.
-pub fn normalize(kind: &Kind, object: &mut Value) {
-    if kind.custom.is_some() {
+pub fn normalize(resource: &ResourceType, object: &mut Value) {
+    if resource.crd.is_some() {
         // Only metadata are decoded into a type.
         if let (Some(root), Some(metadata)) = (object_meta(), object.get_mut("metadata")) {
             check::prune(root, metadata, check::Pruned::Empty);
         }
         return;
     }
-    if let Some(root) = tree::forest().root(kind) {
+    if let Some(root) = tree::forest().root(resource) {
         check::prune(root, object, check::Pruned::Empty);
     }
 }
@@ -68,14 +68,14 @@ pub fn normalize(kind: &Kind, object: &mut Value) {
 /// # Errors
 /// Worded as Kubernetes' decoder does:
 /// `json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32`.
-pub fn check_types(kind: &Kind, object: &Value) -> Result<(), String> {
-    if kind.custom.is_some() {
+pub fn check_types(resource: &ResourceType, object: &Value) -> Result<(), String> {
+    if resource.crd.is_some() {
         return match object_meta() {
             Some(root) => check::types(root, &object["metadata"]),
             None => Ok(()),
         };
     }
-    match tree::forest().root(kind) {
+    match tree::forest().root(resource) {
         Some(root) => check::types(root, object),
         None => Ok(()),
     }
@@ -95,12 +95,12 @@ fn object_meta() -> Option<&'static tree::Structure> {
 
 /// The documents of `GET /openapi/v3`: path (`api/v1`, `apis/apps/v1`) and hash of each. Cheap: the
 /// hash names the version of this program and the kinds served, not the bytes.
-pub fn openapi_groups(served: &Served) -> Vec<(String, String)> {
+pub fn openapi_groups(served: &ResourceRegistry) -> Vec<(String, String)> {
     openapi::groups(served)
 }
 
 /// The OpenAPI v3 document of a group version, as JSON.
-pub fn openapi(served: &Served, group: &str, version: &str) -> Option<Arc<Vec<u8>>> {
+pub fn openapi(served: &ResourceRegistry, group: &str, version: &str) -> Option<Arc<Vec<u8>>> {
     openapi::document(served, group, version)
 }
 

@@ -142,7 +142,7 @@ pub enum WriteError {
 /// The history no longer reaches back to the revision asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("revision {asked} is too old; the history starts at {oldest}")]
-pub struct Expired {
+pub struct Compacted {
     /// The revision asked for.
     pub asked: u64,
     /// The oldest revision that a watch may start from.
@@ -175,8 +175,8 @@ struct Table {
     objects: BTreeMap<(String, String), Arc<Object>>,
     history: VecDeque<Arc<Event>>,
     /// Revision of the newest event that was forgotten.
-    forgotten: u64,
-    news: watch::Sender<u64>,
+    compacted_revision: u64,
+    notify: watch::Sender<u64>,
 }
 
 impl Default for Table {
@@ -184,8 +184,8 @@ impl Default for Table {
         Self {
             objects: BTreeMap::new(),
             history: VecDeque::new(),
-            forgotten: 0,
-            news: watch::Sender::new(0),
+            compacted_revision: 0,
+            notify: watch::Sender::new(0),
         }
     }
 }
@@ -235,12 +235,12 @@ impl Store {
         namespace: Option<&str>,
         after: Option<&(String, String)>,
         revision: u64,
-    ) -> Result<Page, Expired> {
+    ) -> Result<Page, Compacted> {
         let inner = self.lock();
         let Some(table) = inner.tables.get(&resource) else {
             return Ok(Page { objects: Vec::new(), revision });
         };
-        table.reaches(revision)?;
+        table.check_compaction(revision)?;
         let start = match (after, namespace) {
             (Some(after), _) => Bound::Excluded(after.clone()),
             (None, Some(namespace)) => Bound::Included((namespace.to_owned(), String::new())),
@@ -284,7 +284,12 @@ impl Store {
         }
         let object = new_object(key, revision, make(revision));
         table.objects.insert(at, object.clone());
-        table.tell(Event { revision, before: None, object: object.clone(), removed: false });
+        table.append_event(Event {
+            revision,
+            before: None,
+            object: object.clone(),
+            removed: false,
+        });
         inner.revision = revision;
         Ok(object)
     }
@@ -308,7 +313,7 @@ impl Store {
         }
         let object = new_object(key.clone(), revision, make(revision));
         let before = std::mem::replace(place, object.clone());
-        table.tell(Event {
+        table.append_event(Event {
             revision,
             before: Some(before),
             object: object.clone(),
@@ -336,18 +341,23 @@ impl Store {
         }
         table.objects.remove(&at);
         let object = new_object(key.clone(), revision, make(revision));
-        table.tell(Event { revision, before: Some(before), object: object.clone(), removed: true });
+        table.append_event(Event {
+            revision,
+            before: Some(before),
+            object: object.clone(),
+            removed: true,
+        });
         inner.revision = revision;
         Ok(object)
     }
 
     /// Follows a resource from the events after `revision` on.
-    pub fn watch(&self, resource: Resource, revision: u64) -> Result<Watch, Expired> {
+    pub fn watch(&self, resource: Resource, revision: u64) -> Result<Watch, Compacted> {
         let mut inner = self.lock();
         let table = inner.tables.entry(resource.clone()).or_default();
-        table.reaches(revision)?;
-        let news = table.news.subscribe();
-        Ok(Watch { store: self.clone(), resource, seen: revision, news })
+        table.check_compaction(revision)?;
+        let notify = table.notify.subscribe();
+        Ok(Watch { store: self.clone(), resource, seen: revision, notify })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -357,20 +367,20 @@ impl Store {
 }
 
 impl Table {
-    fn tell(&mut self, event: Event) {
+    fn append_event(&mut self, event: Event) {
         let revision = event.revision;
         if self.history.len() == HISTORY
             && let Some(oldest) = self.history.pop_front()
         {
-            self.forgotten = oldest.revision;
+            self.compacted_revision = oldest.revision;
         }
         self.history.push_back(Arc::new(event));
-        self.news.send_replace(revision);
+        self.notify.send_replace(revision);
     }
 
-    fn reaches(&self, revision: u64) -> Result<(), Expired> {
-        if revision < self.forgotten {
-            return Err(Expired { asked: revision, oldest: self.forgotten });
+    fn check_compaction(&self, revision: u64) -> Result<(), Compacted> {
+        if revision < self.compacted_revision {
+            return Err(Compacted { asked: revision, oldest: self.compacted_revision });
         }
         Ok(())
     }
@@ -382,7 +392,7 @@ pub struct Watch {
     store: Store,
     resource: Resource,
     seen: u64,
-    news: watch::Receiver<u64>,
+    notify: watch::Receiver<u64>,
 }
 
 impl Watch {
@@ -390,17 +400,17 @@ impl Watch {
     pub async fn changed(&mut self) {
         let seen = self.seen;
         // The sender lives in the store, which this watch keeps.
-        let _ = self.news.wait_for(|newest| *newest > seen).await;
+        let _ = self.notify.wait_for(|newest| *newest > seen).await;
     }
 
     /// The events since the last call, at most `most`, and the revision up to which nothing is
     /// missing now.
-    pub fn take(&mut self, most: usize) -> Result<(Vec<Arc<Event>>, u64), Expired> {
+    pub fn take(&mut self, most: usize) -> Result<(Vec<Arc<Event>>, u64), Compacted> {
         let inner = self.store.lock();
         let Some(table) = inner.tables.get(&self.resource) else {
             return Ok((Vec::new(), inner.revision));
         };
-        table.reaches(self.seen)?;
+        table.check_compaction(self.seen)?;
         let first = table.history.partition_point(|event| event.revision <= self.seen);
         let events: Vec<_> = table.history.range(first..).take(most).cloned().collect();
         let whole = first + events.len() == table.history.len();

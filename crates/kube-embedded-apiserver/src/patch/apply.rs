@@ -3,18 +3,18 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::{
-    Conflict, Operation, PatchError,
-    fields::{Difference, Fields, Parts, key_step, of_object, parts, parts_of},
-};
 use crate::{
-    kinds::Kind,
+    patch::{
+        Conflict, Operation, PatchError,
+        managed_fields::{Difference, Fields, Parts, key_step, of_object, parts, parts_of},
+    },
+    resources::resource_type::ResourceType,
     schema::tree::{Structure, forest},
 };
 
-/// See [`super::apply`].
-pub(super) fn apply(
-    kind: &Kind,
+/// See [`crate::patch::apply`].
+pub(crate) fn apply(
+    resource: &ResourceType,
     current: Option<&Value>,
     applied: &Value,
     manager: &str,
@@ -22,29 +22,29 @@ pub(super) fn apply(
     subresource: &str,
     now: Timestamp,
 ) -> Result<Value, PatchError> {
-    let Some(root) = forest().root(kind) else {
-        return Err(PatchError::BadRequest(format!("no schema for {}", kind.kind)));
+    let Some(root) = forest().root(resource) else {
+        return Err(PatchError::BadRequest(format!("no schema for {}", resource.kind)));
     };
     if applied["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
         return Err(PatchError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
-    let applied = relevant(kind, applied, subresource);
+    let applied = relevant(resource, applied, subresource);
     let empty = Value::Object(Map::new());
     let live = current.unwrap_or(&empty);
     let mut managers = Managers::of(live);
     if current.is_some() && managers.0.is_empty() {
         // What was there before anybody was asked belongs to somebody all the same.
-        let set = stripped(kind, of_object(root, live), subresource);
+        let set = stripped(resource, of_object(root, live), subresource);
         managers.0.push(Manager {
             set,
-            ..Manager::new(kind, "before-first-apply", Operation::Update, "", now)
+            ..Manager::new(resource, "before-first-apply", Operation::Update, "", now)
         });
     }
     let mut object = live.clone();
     merge(&Parts::Struct(root), &mut object, &applied);
 
-    let set = stripped(kind, of_object(root, &applied), subresource);
-    let mine = managers.position(kind, manager, Operation::Apply, subresource);
+    let set = stripped(resource, of_object(root, &applied), subresource);
+    let mine = managers.position(resource, manager, Operation::Apply, subresource);
     let last = mine.and_then(|at| managers.0.get(at)).map(|manager| manager.set.clone());
     if let Some(last) = &last {
         let others = managers.0.iter().enumerate().filter(|(at, _)| Some(*at) != mine);
@@ -56,12 +56,12 @@ pub(super) fn apply(
     }
 
     let mut difference = Difference::between(root, live, &object);
-    let changed = stripped(kind, difference.modified.clone(), subresource).union(&stripped(
-        kind,
+    let changed = stripped(resource, difference.modified.clone(), subresource).union(&stripped(
+        resource,
         difference.added.clone(),
         subresource,
     ));
-    difference.removed = stripped(kind, difference.removed, subresource);
+    difference.removed = stripped(resource, difference.removed, subresource);
     let mut conflicts = Vec::new();
     for (at, other) in managers.0.iter_mut().enumerate() {
         if Some(at) == mine {
@@ -87,16 +87,16 @@ pub(super) fn apply(
         }
         None => managers.0.push(Manager {
             set,
-            ..Manager::new(kind, manager, Operation::Apply, subresource, now)
+            ..Manager::new(resource, manager, Operation::Apply, subresource, now)
         }),
     }
     managers.write(&mut object);
     Ok(object)
 }
 
-/// See [`super::track_update`].
-pub(super) fn track_update(
-    kind: &Kind,
+/// See [`crate::patch::track_update`].
+pub(crate) fn track_update(
+    resource: &ResourceType,
     old: Option<&Value>,
     new: &mut Value,
     manager: &str,
@@ -104,7 +104,7 @@ pub(super) fn track_update(
     subresource: &str,
     now: Timestamp,
 ) {
-    let Some(root) = forest().root(kind) else { return };
+    let Some(root) = forest().root(resource) else { return };
     let empty = Value::Object(Map::new());
     let before = old.unwrap_or(&empty);
     let mut managers = Managers::of(new);
@@ -112,17 +112,17 @@ pub(super) fn track_update(
         managers = Managers::of(before);
     }
     let difference = Difference::between(root, before, new);
-    let changed = stripped(kind, difference.added, subresource).union(&stripped(
-        kind,
+    let changed = stripped(resource, difference.added, subresource).union(&stripped(
+        resource,
         difference.modified,
         subresource,
     ));
-    let removed = stripped(kind, difference.removed, subresource);
+    let removed = stripped(resource, difference.removed, subresource);
     if changed.is_empty() && removed.is_empty() {
         managers.write(new);
         return;
     }
-    let mine = managers.position(kind, manager, operation, subresource);
+    let mine = managers.position(resource, manager, operation, subresource);
     for (at, other) in managers.0.iter_mut().enumerate() {
         if Some(at) != mine {
             other.lose(&changed, now);
@@ -139,7 +139,7 @@ pub(super) fn track_update(
         }
         None => managers.0.push(Manager {
             set: changed,
-            ..Manager::new(kind, manager, operation, subresource, now)
+            ..Manager::new(resource, manager, operation, subresource, now)
         }),
     }
     managers.write(new);
@@ -157,7 +157,7 @@ struct Manager {
 
 impl Manager {
     fn new(
-        kind: &Kind,
+        resource: &ResourceType,
         name: &str,
         operation: Operation,
         subresource: &str,
@@ -166,7 +166,7 @@ impl Manager {
         Self {
             name: name.to_owned(),
             operation,
-            api_version: kind.api_version(),
+            api_version: resource.api_version(),
             subresource: subresource.to_owned(),
             time: seconds(now),
             set: Fields::default(),
@@ -218,7 +218,7 @@ impl Managers {
 
     fn position(
         &self,
-        kind: &Kind,
+        resource: &ResourceType,
         name: &str,
         operation: Operation,
         subresource: &str,
@@ -227,7 +227,7 @@ impl Managers {
             entry.name == name
                 && entry.operation == operation
                 && entry.subresource == subresource
-                && (operation == Operation::Apply || entry.api_version == kind.api_version())
+                && (operation == Operation::Apply || entry.api_version == resource.api_version())
         })
     }
 
@@ -279,7 +279,7 @@ fn seconds(now: Timestamp) -> String {
 }
 
 /// Fields that the server sets, and parts that a write does not reach, have no owner.
-fn stripped(kind: &Kind, mut set: Fields, subresource: &str) -> Fields {
+fn stripped(resource: &ResourceType, mut set: Fields, subresource: &str) -> Fields {
     for name in ["apiVersion", "kind"] {
         set.remove(&[name]);
     }
@@ -300,23 +300,23 @@ fn stripped(kind: &Kind, mut set: Fields, subresource: &str) -> Fields {
     }
     set.forget("metadata");
     if subresource == "status" {
-        if kind.custom.is_some() {
+        if resource.crd.is_some() {
             set.remove(&["metadata"]);
         }
         set.remove(&["spec"]);
-    } else if kind.subresources.contains(&"status") {
+    } else if resource.subresources.contains(&"status") {
         set.remove(&["status"]);
     }
     set
 }
 
 /// The applied object without what this write does not reach, and without nulls.
-fn relevant(kind: &Kind, applied: &Value, subresource: &str) -> Value {
+fn relevant(resource: &ResourceType, applied: &Value, subresource: &str) -> Value {
     let mut applied = without_nulls(applied);
     if let Some(object) = applied.as_object_mut() {
         if subresource == "status" {
             object.remove("spec");
-        } else if kind.subresources.contains(&"status") {
+        } else if resource.subresources.contains(&"status") {
             object.remove("status");
         }
     }

@@ -2,8 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::PatchError;
-use crate::schema::tree::{Field, Shape, Strategy, Structure, forest};
+use crate::{
+    patch::PatchError,
+    schema::tree::{Field, Shape, Strategy, Structure, forest},
+};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -11,7 +13,7 @@ const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 const ELEMENT_ORDER: &str = "$setElementOrder/";
 
 /// Merges a patch into an object of a structure, or of unknown form.
-pub(super) fn merge(
+pub(crate) fn merge(
     structure: Option<&Structure>,
     target: &mut Map<String, Value>,
     patch: &Map<String, Value>,

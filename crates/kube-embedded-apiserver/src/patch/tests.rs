@@ -5,14 +5,14 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::kinds;
+use crate::resources::registry;
 
-fn deployments() -> &'static Kind<'static> {
-    kinds::find("apps", "v1", "deployments").unwrap()
+fn deployments() -> &'static ResourceType<'static> {
+    registry::find("apps", "v1", "deployments").unwrap()
 }
 
-fn config_maps() -> &'static Kind<'static> {
-    kinds::find("", "v1", "configmaps").unwrap()
+fn config_maps() -> &'static ResourceType<'static> {
+    registry::find("", "v1", "configmaps").unwrap()
 }
 
 fn at(seconds: i64) -> Timestamp {
@@ -201,17 +201,17 @@ fn strategic_merge_patches_that_make_no_sense() {
 
 #[test]
 fn applying_takes_and_gives_up_fields() {
-    let kind = config_maps();
+    let resource = config_maps();
     let map = |data: Value| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": data });
-    let first =
-        apply(kind, None, &map(json!({ "x": "1", "y": "1" })), "one", false, "", at(0)).unwrap();
+    let first = apply(resource, None, &map(json!({ "x": "1", "y": "1" })), "one", false, "", at(0))
+        .unwrap();
     assert_eq!(
         managed(&first),
         [entry("one", "Apply", json!({ "f:data": { "f:x": {}, "f:y": {} } }))]
     );
 
     let other = map(json!({ "x": "2" }));
-    let refused = apply(kind, Some(&first), &other, "two", false, "", at(1));
+    let refused = apply(resource, Some(&first), &other, "two", false, "", at(1));
     assert_eq!(
         refused,
         Err(PatchError::Conflict {
@@ -223,7 +223,7 @@ fn applying_takes_and_gives_up_fields() {
         })
     );
 
-    let forced = apply(kind, Some(&first), &other, "two", true, "", at(1)).unwrap();
+    let forced = apply(resource, Some(&first), &other, "two", true, "", at(1)).unwrap();
     assert_eq!(forced["data"], json!({ "x": "2", "y": "1" }));
     assert_eq!(
         managed(&forced),
@@ -233,7 +233,7 @@ fn applying_takes_and_gives_up_fields() {
         ]
     );
 
-    let gone = apply(kind, Some(&forced), &map(json!({})), "one", false, "", at(2)).unwrap();
+    let gone = apply(resource, Some(&forced), &map(json!({})), "one", false, "", at(2)).unwrap();
     assert_eq!(gone["data"], json!({ "x": "2" }));
     assert_eq!(
         managed(&gone),
@@ -242,18 +242,18 @@ fn applying_takes_and_gives_up_fields() {
             entry("one", "Apply", json!({ "f:data": {} })),
         ]
     );
-    let shared = apply(kind, Some(&gone), &other, "three", false, "", at(3)).unwrap();
+    let shared = apply(resource, Some(&gone), &other, "three", false, "", at(3)).unwrap();
     assert_eq!(managed(&shared).len(), 3, "the same value is no conflict");
 }
 
 #[test]
 fn applying_what_an_update_owns_is_a_conflict_that_names_the_version() {
-    let kind = config_maps();
+    let resource = config_maps();
     let mut object = json!({ "metadata": { "name": "a" }, "data": { "x": "1", "y": "1" } });
-    track_update(kind, None, &mut object, "kubectl", Operation::Update, "", at(0));
+    track_update(resource, None, &mut object, "kubectl", Operation::Update, "", at(0));
     let applied = json!({ "metadata": { "name": "a" }, "data": { "x": "2", "y": "2" } });
     let Err(PatchError::Conflict { message, causes }) =
-        apply(kind, Some(&object), &applied, "labs", false, "", at(1))
+        apply(resource, Some(&object), &applied, "labs", false, "", at(1))
     else {
         panic!("no conflict");
     };
@@ -266,7 +266,7 @@ fn applying_what_an_update_owns_is_a_conflict_that_names_the_version() {
 
 #[test]
 fn an_element_no_longer_applied_goes_unless_another_wants_it() {
-    let kind = deployments();
+    let resource = deployments();
     let of = |containers: Value| {
         json!({
             "metadata": { "name": "d" },
@@ -278,22 +278,22 @@ fn an_element_no_longer_applied_goes_unless_another_wants_it() {
         list.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
     };
     let both = of(json!([{ "name": "a", "image": "1" }, { "name": "b", "image": "1" }]));
-    let mut live = apply(kind, None, &both, "one", false, "", at(0)).unwrap();
-    (kind.defaults)(&mut live);
+    let mut live = apply(resource, None, &both, "one", false, "", at(0)).unwrap();
+    (resource.defaults)(&mut live);
     let one = of(json!([{ "name": "a", "image": "1" }]));
-    let pruned = apply(kind, Some(&live), &one, "one", false, "", at(1)).unwrap();
+    let pruned = apply(resource, Some(&live), &one, "one", false, "", at(1)).unwrap();
     assert_eq!(names(&pruned), ["a"]);
 
     let second = of(json!([{ "name": "b", "image": "1" }]));
-    let shared = apply(kind, Some(&live), &second, "two", false, "", at(1)).unwrap();
+    let shared = apply(resource, Some(&live), &second, "two", false, "", at(1)).unwrap();
     assert_eq!(names(&shared), ["a", "b"]);
-    let kept = apply(kind, Some(&shared), &one, "one", false, "", at(2)).unwrap();
+    let kept = apply(resource, Some(&shared), &one, "one", false, "", at(2)).unwrap();
     assert_eq!(names(&kept), ["a", "b"]);
 }
 
 #[test]
 fn a_created_deployment_is_owned_with_its_defaults() {
-    let kind = deployments();
+    let resource = deployments();
     let mut object = json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": { "name": "d", "labels": { "a": "b" } },
@@ -307,8 +307,8 @@ fn a_created_deployment_is_owned_with_its_defaults() {
             },
         },
     });
-    (kind.defaults)(&mut object);
-    track_update(kind, None, &mut object, "kubectl", Operation::Update, "", at(0));
+    (resource.defaults)(&mut object);
+    track_update(resource, None, &mut object, "kubectl", Operation::Update, "", at(0));
     assert_eq!(
         managed(&object),
         [entry(
@@ -349,12 +349,12 @@ fn a_created_deployment_is_owned_with_its_defaults() {
 
 #[test]
 fn an_update_takes_only_what_it_changes() {
-    let kind = deployments();
+    let resource = deployments();
     let mut old = json!({ "metadata": { "name": "d" }, "spec": { "replicas": 1, "paused": true } });
-    track_update(kind, None, &mut old, "one", Operation::Update, "", at(0));
+    track_update(resource, None, &mut old, "one", Operation::Update, "", at(0));
     let mut new = old.clone();
     new["spec"]["replicas"] = 2.into();
-    track_update(kind, Some(&old), &mut new, "two", Operation::Update, "", at(1));
+    track_update(resource, Some(&old), &mut new, "two", Operation::Update, "", at(1));
     assert_eq!(
         managed(&new),
         [
@@ -364,14 +364,14 @@ fn an_update_takes_only_what_it_changes() {
     );
     let mut status = new.clone();
     status["status"] = json!({ "readyReplicas": 1 });
-    track_update(kind, Some(&new), &mut status, "ctl", Operation::Update, "status", at(2));
+    track_update(resource, Some(&new), &mut status, "ctl", Operation::Update, "status", at(2));
     assert_eq!(
         managed(&status)[2],
         entry("ctl", "Update", json!({ "f:status": { "f:readyReplicas": {} } }))
     );
     let mut removed = status.clone();
     removed["spec"].as_object_mut().unwrap().remove("paused");
-    track_update(kind, Some(&status), &mut removed, "two", Operation::Update, "", at(3));
+    track_update(resource, Some(&status), &mut removed, "two", Operation::Update, "", at(3));
     assert_eq!(managed(&removed).len(), 2, "who owns nothing is forgotten");
 }
 
@@ -429,7 +429,7 @@ fn difference(from: &Value, to: &Value) -> Value {
 #[test]
 fn properties() {
     let mut rng = StdRng::seed_from_u64(7);
-    let kind = deployments();
+    let resource = deployments();
     for round in 0..500 {
         let (one, two) = (random(&mut rng), random(&mut rng));
 
@@ -438,17 +438,17 @@ fn properties() {
         assert_eq!(merged, two, "round {round}: a merge patch of the difference makes the other");
 
         let mut once = one.clone();
-        strategic(kind, &mut once, &two).unwrap();
+        strategic(resource, &mut once, &two).unwrap();
         let mut twice = once.clone();
-        strategic(kind, &mut twice, &two).unwrap();
+        strategic(resource, &mut twice, &two).unwrap();
         assert_eq!(once, twice, "round {round}: a strategic merge patch does all at once");
 
-        let live = apply(kind, None, &one, "one", false, "", at(0)).unwrap();
-        let again = apply(kind, Some(&live), &one, "one", false, "", at(9)).unwrap();
+        let live = apply(resource, None, &one, "one", false, "", at(0)).unwrap();
+        let again = apply(resource, Some(&live), &one, "one", false, "", at(9)).unwrap();
         assert_eq!(live, again, "round {round}: applying the same again changes nothing");
 
-        let moved = apply(kind, Some(&live), &two, "one", false, "", at(1)).unwrap();
-        let fresh = apply(kind, None, &two, "one", false, "", at(1)).unwrap();
+        let moved = apply(resource, Some(&live), &two, "one", false, "", at(1)).unwrap();
+        let fresh = apply(resource, None, &two, "one", false, "", at(1)).unwrap();
         let content = |object: &Value| {
             let mut object = object.clone();
             object["metadata"].as_object_mut().unwrap().remove("managedFields");

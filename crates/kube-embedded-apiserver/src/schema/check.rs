@@ -7,10 +7,10 @@ use std::fmt::Write;
 use base64::Engine;
 use serde_json::Value;
 
-use super::tree::{Shape, Structure, forest};
+use crate::schema::tree::{Shape, Structure, forest};
 
 /// Tells the path of every field that a structure does not have.
-pub(super) fn unknown(
+pub(crate) fn unknown(
     structure: &Structure,
     value: &Value,
     path: &mut String,
@@ -60,14 +60,14 @@ fn unknown_in(shape: &Shape, value: &Value, path: &mut String, tell: &mut impl F
 
 /// What pruning removes.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Pruned {
+pub(crate) enum Pruned {
     /// Fields that the structure does not have.
     Unknown,
     /// Nulls, and empty lists and maps.
     Empty,
 }
 
-pub(super) fn prune(structure: &Structure, value: &mut Value, what: Pruned) {
+pub(crate) fn prune(structure: &Structure, value: &mut Value, what: Pruned) {
     let Some(object) = value.as_object_mut() else { return };
     object.retain(|name, value| {
         let Some(field) = structure.field(name) else { return what == Pruned::Empty };
@@ -103,7 +103,7 @@ fn prune_in(shape: &Shape, value: &mut Value, what: Pruned) {
 }
 
 /// The first value of a wrong type, as Go's decoder reports it.
-pub(super) fn types(structure: &Structure, value: &Value) -> Result<(), String> {
+pub(crate) fn types(structure: &Structure, value: &Value) -> Result<(), String> {
     if !value.is_object() && !value.is_null() {
         return Err(format!(
             "json: cannot unmarshal {} into Go value of type v1.{}",
@@ -214,7 +214,7 @@ fn described(value: &Value) -> String {
     }
 }
 
-pub(super) fn kind_of(value: &Value) -> &'static str {
+pub(crate) fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::tree::{Shape, Strategy, Topology, reference};
+use crate::schema::tree::{Shape, Strategy, Topology, reference};
 
 /// A list with keys for server-side apply, and the one that a strategic merge patch uses.
 struct Keyed {
@@ -149,7 +149,7 @@ const ALWAYS: &[(&str, &str)] = &[
 ];
 
 /// Who owns what in a field's value.
-pub(super) fn topology(owner: &str, field: &str, shape: &Shape, schema: &Value) -> Topology {
+pub(crate) fn topology(owner: &str, field: &str, shape: &Shape, schema: &Value) -> Topology {
     let owner = short(owner);
     match shape {
         Shape::List(_) if [SETS, APPLY_SETS].iter().any(|sets| sets.contains(&(owner, field))) => {
@@ -170,7 +170,7 @@ pub(super) fn topology(owner: &str, field: &str, shape: &Shape, schema: &Value) 
 }
 
 /// What a strategic merge patch does with the field.
-pub(super) fn strategy(owner: &str, field: &str, topology: &Topology) -> Option<Strategy> {
+pub(crate) fn strategy(owner: &str, field: &str, topology: &Topology) -> Option<Strategy> {
     let owner = short(owner);
     if *topology == Topology::Set && SETS.contains(&(owner, field)) {
         return Some(Strategy { key: None, merge: true, retain_keys: false });
@@ -183,14 +183,14 @@ pub(super) fn strategy(owner: &str, field: &str, topology: &Topology) -> Option<
 }
 
 /// Whether Kubernetes encodes the field even where it is empty.
-pub(super) fn always_encoded(owner: &str, field: &str) -> bool {
+pub(crate) fn always_encoded(owner: &str, field: &str) -> bool {
     matches!(field, "metadata" | "spec" | "status")
         && (owner.starts_with("io.k8s.api.") || short(owner) == "CustomResourceDefinition")
         || ALWAYS.contains(&(short(owner), field))
 }
 
 /// Whether the structure is owned as a whole, by full name.
-pub(super) fn atomic_structure(name: &str) -> bool {
+pub(crate) fn atomic_structure(name: &str) -> bool {
     ATOMIC_STRUCTURES.contains(&short(name))
 }
 
@@ -204,7 +204,7 @@ fn short(name: &str) -> &str {
 
 /// Every field that the tables name.
 #[cfg(test)]
-pub(super) fn named() -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(crate) fn named() -> impl Iterator<Item = (&'static str, &'static str)> {
     KEYED
         .iter()
         .map(|keyed| (keyed.owner, keyed.field))

@@ -8,34 +8,42 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    merge_keys,
-    tree::{self, Field, Topology},
+use crate::{
+    resources::{registry::ResourceRegistry, resource_type::ResourceType},
+    schema::{
+        merge_keys,
+        tree::{self, Field, Topology},
+    },
 };
-use crate::kinds::{Kind, Served};
 
 /// Path and hash of each document.
-pub(super) fn groups(served: &Served) -> Vec<(String, String)> {
+pub(crate) fn groups(served: &ResourceRegistry) -> Vec<(String, String)> {
     let mut groups: BTreeMap<String, DefaultHasher> = BTreeMap::new();
-    for kind in served.kinds() {
-        let hasher = groups.entry(path(kind.group, kind.version)).or_default();
-        (env!("CARGO_PKG_VERSION"), kind.kind, kind.subresources).hash(hasher);
-        if let Some(custom) = kind.custom {
-            custom.published.to_string().hash(hasher);
+    for resource in served.resources() {
+        let hasher = groups.entry(path(resource.group, resource.version)).or_default();
+        (env!("CARGO_PKG_VERSION"), resource.kind, resource.subresources).hash(hasher);
+        if let Some(crd) = resource.crd {
+            crd.published.to_string().hash(hasher);
         }
     }
     groups.into_iter().map(|(path, hash)| (path, format!("{:016X}", hash.finish()))).collect()
 }
 
 /// The document of a group version. Of the kinds of the table it is built once and kept.
-pub(super) fn document(served: &Served, group: &str, version: &str) -> Option<Arc<Vec<u8>>> {
+pub(crate) fn document(
+    served: &ResourceRegistry,
+    group: &str,
+    version: &str,
+) -> Option<Arc<Vec<u8>>> {
     static DOCUMENTS: OnceLock<Mutex<BTreeMap<String, Arc<Vec<u8>>>>> = OnceLock::new();
-    let kinds: Vec<Kind<'_>> =
-        served.kinds().filter(|kind| kind.group == group && kind.version == version).collect();
+    let kinds: Vec<ResourceType<'_>> = served
+        .resources()
+        .filter(|resource| resource.group == group && resource.version == version)
+        .collect();
     if kinds.is_empty() {
         return None;
     }
-    if kinds.iter().any(|kind| kind.custom.is_some()) {
+    if kinds.iter().any(|resource| resource.crd.is_some()) {
         return Some(Arc::new(build(&kinds).to_string().into_bytes()));
     }
     // Held while building, so that a burst of first requests builds it once.
@@ -56,38 +64,39 @@ fn path(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-fn build(served: &[Kind<'_>]) -> Value {
+fn build(served: &[ResourceType<'_>]) -> Value {
     let mut schemas = tree::definitions(served.iter().copied());
     for (name, schema) in &mut schemas {
         decorate(name, schema);
     }
-    for kind in served {
-        if let Some(custom) = kind.custom {
-            schemas.insert(kind.schema.to_owned(), custom.published.clone());
+    for resource in served {
+        if let Some(crd) = resource.crd {
+            schemas.insert(resource.schema.to_owned(), crd.published.clone());
             continue;
         }
-        if let Some(schema) = schemas.get_mut(kind.schema).and_then(Value::as_object_mut) {
-            schema.insert("x-kubernetes-group-version-kind".to_owned(), json!([identity(kind)]));
+        if let Some(schema) = schemas.get_mut(resource.schema).and_then(Value::as_object_mut) {
+            schema
+                .insert("x-kubernetes-group-version-kind".to_owned(), json!([identity(resource)]));
         }
     }
     let mut paths = Map::new();
-    for kind in served {
-        let base = format!("/{}", path(kind.group, kind.version));
-        let collection = if kind.namespaced {
+    for resource in served {
+        let base = format!("/{}", path(resource.group, resource.version));
+        let collection = if resource.namespaced {
             paths.insert(
-                format!("{base}/{}", kind.plural),
-                json!({ "get": operation(kind, "list", &[]) }),
+                format!("{base}/{}", resource.plural),
+                json!({ "get": operation(resource, "list", &[]) }),
             );
-            format!("{base}/namespaces/{{namespace}}/{}", kind.plural)
+            format!("{base}/namespaces/{{namespace}}/{}", resource.plural)
         } else {
-            format!("{base}/{}", kind.plural)
+            format!("{base}/{}", resource.plural)
         };
         let object = format!("{collection}/{{name}}");
-        paths.insert(collection, collection_operations(kind));
-        for subresource in kind.subresources.iter().filter(|name| matches!(**name, "status")) {
-            paths.insert(format!("{object}/{subresource}"), object_operations(kind));
+        paths.insert(collection, collection_operations(resource));
+        for subresource in resource.subresources.iter().filter(|name| matches!(**name, "status")) {
+            paths.insert(format!("{object}/{subresource}"), object_operations(resource));
         }
-        paths.insert(object, object_operations(kind));
+        paths.insert(object, object_operations(resource));
     }
     json!({
         "openapi": "3.0.0",
@@ -97,31 +106,31 @@ fn build(served: &[Kind<'_>]) -> Value {
     })
 }
 
-fn identity(kind: &Kind) -> Value {
-    json!({ "group": kind.group, "version": kind.version, "kind": kind.kind })
+fn identity(resource: &ResourceType) -> Value {
+    json!({ "group": resource.group, "version": resource.version, "kind": resource.kind })
 }
 
 const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
 const PATCH: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "force"];
 
-fn collection_operations(kind: &Kind) -> Value {
+fn collection_operations(resource: &ResourceType) -> Value {
     json!({
-        "get": operation(kind, "list", &[]),
-        "post": operation(kind, "post", WRITE),
-        "delete": operation(kind, "deletecollection", &["dryRun"]),
+        "get": operation(resource, "list", &[]),
+        "post": operation(resource, "post", WRITE),
+        "delete": operation(resource, "deletecollection", &["dryRun"]),
     })
 }
 
-fn object_operations(kind: &Kind) -> Value {
+fn object_operations(resource: &ResourceType) -> Value {
     json!({
-        "get": operation(kind, "get", &[]),
-        "put": operation(kind, "put", WRITE),
-        "patch": operation(kind, "patch", PATCH),
-        "delete": operation(kind, "delete", &["dryRun"]),
+        "get": operation(resource, "get", &[]),
+        "put": operation(resource, "put", WRITE),
+        "patch": operation(resource, "patch", PATCH),
+        "delete": operation(resource, "delete", &["dryRun"]),
     })
 }
 
-fn operation(kind: &Kind, action: &str, parameters: &[&str]) -> Value {
+fn operation(resource: &ResourceType, action: &str, parameters: &[&str]) -> Value {
     let parameters: Vec<Value> = parameters
         .iter()
         .map(|name| {
@@ -129,19 +138,19 @@ fn operation(kind: &Kind, action: &str, parameters: &[&str]) -> Value {
             json!({ "name": name, "in": "query", "schema": { "type": of, "uniqueItems": true } })
         })
         .collect();
-    let schema = json!({ "$ref": format!("#/components/schemas/{}", kind.schema) });
+    let schema = json!({ "$ref": format!("#/components/schemas/{}", resource.schema) });
     let mut operation = json!({
-        "operationId": format!("{action}{}{}{}", kind.group, kind.version, kind.kind),
+        "operationId": format!("{action}{}{}{}", resource.group, resource.version, resource.kind),
         "parameters": parameters,
         "responses": {
             "200": { "description": "OK", "content": { "application/json": { "schema": schema } } }
         },
         "x-kubernetes-action": action,
-        "x-kubernetes-group-version-kind": identity(kind),
+        "x-kubernetes-group-version-kind": identity(resource),
     });
     let media: &[&str] = match action {
         "post" | "put" => &["application/json"],
-        "patch" if kind.custom.is_some() => &[
+        "patch" if resource.crd.is_some() => &[
             "application/json-patch+json",
             "application/merge-patch+json",
             "application/apply-patch+yaml",

@@ -155,7 +155,7 @@ impl Schema {
     }
 
     /// Removes nulls that may not be, and fills in what is not said.
-    pub(crate) fn fill_in(&self, value: &mut Value) {
+    pub(crate) fn apply_defaults(&self, value: &mut Value) {
         match value {
             Value::Object(fields) => {
                 fields.retain(|name, value| match self.field(name) {
@@ -165,7 +165,7 @@ impl Schema {
                 self.set_defaults(fields);
                 for (name, value) in fields {
                     if let Some(schema) = self.field(name) {
-                        schema.fill_in(value);
+                        schema.apply_defaults(value);
                     }
                 }
             }
@@ -178,7 +178,7 @@ impl Schema {
                     {
                         *item = default.clone();
                     }
-                    schema.fill_in(item);
+                    schema.apply_defaults(item);
                 }
             }
             _ => {}

@@ -8,20 +8,20 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::{
-    tree::{Shape, Structure, Topology, forest},
-    *,
+use super::*;
+use crate::{
+    resources::registry,
+    schema::tree::{Shape, Structure, Topology, forest},
 };
-use crate::kinds;
 
-fn deployments() -> &'static Kind<'static> {
-    kinds::find("apps", "v1", "deployments").unwrap()
+fn deployments() -> &'static ResourceType<'static> {
+    registry::find("apps", "v1", "deployments").unwrap()
 }
 
 #[test]
 fn every_kind_has_a_structure() {
-    for kind in kinds::all() {
-        assert!(forest().root(kind).is_some(), "{}", kind.schema);
+    for resource in registry::all() {
+        assert!(forest().root(resource).is_some(), "{}", resource.schema);
     }
 }
 
@@ -145,9 +145,9 @@ fn pruning_removes_exactly_the_unknown_fields() {
 #[test]
 fn documents_have_what_kubectl_looks_up() {
     let paths: Vec<String> =
-        openapi_groups(&Served::default()).into_iter().map(|(path, _)| path).collect();
+        openapi_groups(&ResourceRegistry::default()).into_iter().map(|(path, _)| path).collect();
     assert!(paths.contains(&"api/v1".to_owned()) && paths.contains(&"apis/apps/v1".to_owned()));
-    let bytes = openapi(&Served::default(), "apps", "v1").unwrap();
+    let bytes = openapi(&ResourceRegistry::default(), "apps", "v1").unwrap();
     let document: Value = serde_json::from_slice(&bytes).unwrap();
     let schemas = &document["components"]["schemas"];
     assert_eq!(
@@ -168,7 +168,7 @@ fn documents_have_what_kubectl_looks_up() {
         .map(|parameter| parameter["name"].as_str().unwrap())
         .collect();
     assert!(parameters.contains(&"fieldValidation") && parameters.contains(&"dryRun"));
-    assert!(openapi(&Served::default(), "nope", "v1").is_none());
+    assert!(openapi(&ResourceRegistry::default(), "nope", "v1").is_none());
     // Every reference leads somewhere.
     let text = String::from_utf8(bytes.to_vec()).unwrap();
     for reference in text.split("\"#/components/schemas/").skip(1) {

@@ -11,8 +11,10 @@ use k8s_openapi::{
 };
 use serde_json::{Map, Value};
 
-use super::merge_keys;
-use crate::kinds::{self, Kind};
+use crate::{
+    resources::{registry, resource_type::ResourceType},
+    schema::merge_keys,
+};
 
 /// What a value must be.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,10 +111,10 @@ pub(crate) struct Forest {
 
 impl Forest {
     /// The structure of a kind's objects.
-    pub(crate) fn root<'a>(&'a self, kind: &Kind<'a>) -> Option<&'a Structure> {
-        match kind.custom {
-            Some(custom) => Some(&custom.structure),
-            None => self.named(kind.schema),
+    pub(crate) fn root<'a>(&'a self, resource: &ResourceType<'a>) -> Option<&'a Structure> {
+        match resource.crd {
+            Some(crd) => Some(&crd.structure),
+            None => self.named(resource.schema),
         }
     }
 
@@ -144,19 +146,19 @@ impl Forest {
 /// The forest, built on first use.
 pub(crate) fn forest() -> &'static Forest {
     static FOREST: OnceLock<Forest> = OnceLock::new();
-    FOREST.get_or_init(|| build(&definitions(kinds::all().iter().map(|kind| **kind))))
+    FOREST.get_or_init(|| build(&definitions(registry::all().iter().map(|resource| **resource))))
 }
 
 /// JSON schemas by full name of everything reachable from some kinds; references are
 /// `#/components/schemas/NAME`.
-pub(super) fn definitions<'a>(kinds: impl Iterator<Item = Kind<'a>>) -> Map<String, Value> {
+pub(crate) fn definitions<'a>(kinds: impl Iterator<Item = ResourceType<'a>>) -> Map<String, Value> {
     let mut settings = SchemaSettings::openapi3();
     settings.transforms.clear();
     let mut generator = SchemaGenerator::new(settings);
     // What every object has; custom resources refer to it, too.
     generator.subschema_for::<ObjectMeta>();
-    for kind in kinds {
-        (kind.define)(&mut generator);
+    for resource in kinds {
+        (resource.define)(&mut generator);
     }
     generator.take_definitions(false)
 }
@@ -221,6 +223,6 @@ fn shape(schema: &Value, all: &Map<String, Value>, indices: &HashMap<String, usi
 }
 
 /// The full name that a schema refers to.
-pub(super) fn reference(schema: &Value) -> Option<&str> {
+pub(crate) fn reference(schema: &Value) -> Option<&str> {
     schema.get("$ref")?.as_str()?.rsplit('/').next()
 }

@@ -8,7 +8,7 @@ use kube_embedded::Cluster;
 
 #[tokio::test]
 async fn one_that_ended_by_itself_says_so_and_is_stopped_all_the_same() {
-    let config = kube_embedded::Config { nodes: 0, external: false, ..<_>::default() };
+    let config = kube_embedded::Config { nodes: 0, load_balancers: false, ..<_>::default() };
     let cluster = Cluster::start(config).await.unwrap();
     let kubeconfig = kube::config::Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &<_>::default()).await.unwrap();

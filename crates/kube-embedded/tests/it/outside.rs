@@ -58,7 +58,7 @@ impl World {
     }
 
     async fn with(config: Config) -> Self {
-        Self { cluster: Cluster::start(Config { external: false, ..config }).await.unwrap() }
+        Self { cluster: Cluster::start(Config { load_balancers: false, ..config }).await.unwrap() }
     }
 
     fn api<K>(&self) -> Api<K>
@@ -140,7 +140,7 @@ impl World {
     async fn inside(&self, pod: &Pod) -> BufReader<TcpStream> {
         let ip = pod.status.as_ref().unwrap().pod_ip.as_ref().unwrap();
         let to = SocketAddr::new(ip.parse().unwrap(), 8080);
-        BufReader::new(in_time(self.cluster.network().connect(to)).await.unwrap())
+        BufReader::new(in_time(self.cluster.connect(to)).await.unwrap())
     }
 
     async fn delete_pods(&self, names: &[&str]) {

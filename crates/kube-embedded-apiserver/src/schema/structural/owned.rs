@@ -1,7 +1,9 @@
 //! A schema in the form that server-side apply works on.
 
-use super::{Additional, ListType, Schema};
-use crate::schema::tree::{Field, Shape, Structure, Topology, forest};
+use crate::{
+    schema::structural::{Additional, ListType, Schema},
+    schema::tree::{Field, Shape, Structure, Topology, forest},
+};
 use std::sync::Arc;
 
 const METADATA: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
@@ -14,7 +16,7 @@ pub(crate) fn structure(schema: &Schema) -> Structure {
 fn resource(schema: &Schema) -> Structure {
     let mut structure = plain(schema);
     let metadata = forest().shape_of(METADATA).unwrap_or(Shape::Any);
-    structure.fields.retain(|field| !super::is_meta(&field.name));
+    structure.fields.retain(|field| !crate::schema::structural::is_meta(&field.name));
     structure.fields.push(field("apiVersion", Shape::Any, Topology::Atomic));
     structure.fields.push(field("kind", Shape::Any, Topology::Atomic));
     structure.fields.push(field("metadata", metadata, Topology::Granular));

@@ -9,18 +9,18 @@ const SIZE: usize = 1 << 20;
 
 /// A pattern that shows as it was given.
 #[derive(Debug)]
-pub(super) struct Pattern {
+pub(crate) struct Pattern {
     given: String,
     regex: Regex,
 }
 
 impl Pattern {
-    pub(super) fn new(given: &str) -> Result<Self, regex::Error> {
+    pub(crate) fn new(given: &str) -> Result<Self, regex::Error> {
         let regex = RegexBuilder::new(&in_ascii(given)).size_limit(SIZE).build()?;
         Ok(Self { given: given.to_owned(), regex })
     }
 
-    pub(super) fn is_match(&self, text: &str) -> bool {
+    pub(crate) fn is_match(&self, text: &str) -> bool {
         self.regex.is_match(text)
     }
 }

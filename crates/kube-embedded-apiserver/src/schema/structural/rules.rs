@@ -1,9 +1,8 @@
 //! What an `openAPIV3Schema` must be itself: structural, so that objects can be pruned and filled in.
 
-use super::{Checked, DEPTH, Schema};
-use crate::kinds::{
-    FieldError,
-    errors::{forbidden, invalid, not_supported, required},
+use crate::{
+    schema::structural::{Checked, DEPTH, Schema},
+    validation::field_error::{FieldError, forbidden, invalid, not_supported, required},
 };
 use serde_json::{Map, Value, json};
 
@@ -292,7 +291,7 @@ impl Rules {
     /// may stand.
     fn values(&mut self, schema: &Value, path: &str, depth: usize, int_or_string: bool) {
         if let Some(pattern) = schema["pattern"].as_str()
-            && let Err(error) = super::pattern::Pattern::new(pattern)
+            && let Err(error) = crate::schema::structural::pattern::Pattern::new(pattern)
         {
             let why = error.to_string();
             let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
@@ -369,7 +368,7 @@ impl Rules {
                 let detail = format!("must not have unknown fields: {}", unknown.join(", "));
                 self.push(invalid(&*path, default, &detail));
             }
-            parsed.fill_in(&mut pruned);
+            parsed.apply_defaults(&mut pruned);
             for error in Checked::check(&parsed, &pruned, None) {
                 let field = match error.field.as_str() {
                     "<nil>" => path.clone(),

@@ -1,7 +1,10 @@
 //! Whether an object is what its schema says, in the words of Kubernetes' validator.
 
-use super::{ListType, Schema};
-use crate::{kinds::FieldError, schema::type_name};
+use crate::{
+    schema::structural::{ListType, Schema},
+    schema::type_name,
+    validation::field_error::FieldError,
+};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 

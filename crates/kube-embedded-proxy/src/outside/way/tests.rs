@@ -77,7 +77,8 @@ async fn somebody_else_at_a_nodes_address_is_no_proof() {
         .unwrap();
     let kubeconfig = kube::config::Kubeconfig::from_yaml(&ours.kubeconfig()).unwrap();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &<_>::default()).await.unwrap();
-    let at = |cluster: &kube_embedded::Cluster| SocketAddr::from((cluster.addresses().api(), 6443));
+    let at =
+        |cluster: &kube_embedded::Cluster| SocketAddr::from((cluster.api_address().ip(), 6443));
     // An address that is not of this host is among the nodes, so that proof is asked for.
     let nodes = |at: SocketAddr| [at.ip(), "192.0.2.2".parse().unwrap()];
     assert_eq!(proof(&config, &nodes(at(&ours)), &[at(&ours)]).await, Ok(()));

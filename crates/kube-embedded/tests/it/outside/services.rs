@@ -103,7 +103,7 @@ async fn published_node_ports_are_used_and_all_else_goes_through_the_api() {
     let ports = json!([{ "port": PORT, "targetPort": 8080, "nodePort": 30080 }]);
     world.service("web", json!({ "ports": ports })).await;
     world.service("inner", json!({})).await;
-    let node = SocketAddr::from((world.cluster.addresses().node(0), 30080));
+    let node = SocketAddr::from((crate::pods::node_address(&world.cluster).await, 30080));
     let (published, connections) = forwarder(node).await;
     let options = Options { published: [(30080, published)].into(), ..unreachable() };
     let edge = world.edge(options).await;

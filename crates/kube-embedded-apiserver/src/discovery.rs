@@ -1,0 +1,353 @@
+//! What this server serves, for clients that ask before they speak: groups, resources, version,
+//! OpenAPI, and the questions about oneself.
+
+use crate::{
+    authentication,
+    http::{
+        body::{Body, respond, respond_json},
+        decode, path,
+        request::Request,
+        status::{ApiError, ApiResult},
+    },
+    resources::{
+        crd::versions::precedence, registry::ResourceRegistry, resource_type::ResourceType,
+    },
+    schema,
+    state::ServerState,
+};
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, header};
+use kube_embedded_core::network::Addresses;
+use serde_json::{Value, json};
+
+const VERBS: [&str; 8] =
+    ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// The order in which custom resources have them.
+const CUSTOM_VERBS: [&str; 8] =
+    ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// `GET /version`: the Kubernetes that this server follows.
+pub(crate) fn version() -> Response<Body> {
+    let version = json!({
+        "major": "1",
+        "minor": "36",
+        "emulationMajor": "1",
+        "emulationMinor": "36",
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "35",
+        "gitVersion": "v1.36.2+embedded",
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": "linux/amd64",
+    });
+    respond_json(StatusCode::OK, &version)
+}
+
+/// `GET /api`.
+pub(crate) fn core_versions(
+    served: &ResourceRegistry,
+    headers: &HeaderMap,
+    addresses: &Addresses,
+) -> Response<Body> {
+    if wants_aggregated(headers) {
+        return aggregated(served, |group| group.is_empty());
+    }
+    let versions = json!({
+        "kind": "APIVersions",
+        "versions": ["v1"],
+        "serverAddressByClientCIDRs": [
+            { "clientCIDR": "0.0.0.0/0", "serverAddress": format!("{}:6443", addresses.api()) },
+        ],
+    });
+    respond_json(StatusCode::OK, &versions)
+}
+
+/// `GET /apis`.
+pub(crate) fn groups(served: &ResourceRegistry, headers: &HeaderMap) -> Response<Body> {
+    if wants_aggregated(headers) {
+        return aggregated(served, |group| !group.is_empty());
+    }
+    let groups: Vec<Value> = group_versions(served)
+        .into_iter()
+        .filter(|(group, _)| !group.is_empty())
+        .map(|(group, versions)| group_value(group, &versions))
+        .collect();
+    let list = json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups });
+    respond_json(StatusCode::OK, &list)
+}
+
+/// `GET /apis/{group}`.
+pub(crate) fn group(served: &ResourceRegistry, group: &str) -> ApiResult<Response<Body>> {
+    let found = group_versions(served).into_iter().find(|(known, _)| *known == group);
+    let (group, versions) = found.ok_or_else(ApiError::no_such_resource)?;
+    let mut value = group_value(group, &versions);
+    value["kind"] = "APIGroup".into();
+    value["apiVersion"] = "v1".into();
+    Ok(respond_json(StatusCode::OK, &value))
+}
+
+/// `GET /api/v1`, `GET /apis/{group}/{version}`.
+pub(crate) fn resources(served: &ResourceRegistry, group: &str, version: &str) -> Response<Body> {
+    let mut resources = Vec::new();
+    for resource in kinds_of(served, group, version) {
+        resources.push(json!({
+            "name": resource.plural,
+            "singularName": resource.singular,
+            "namespaced": resource.namespaced,
+            "kind": resource.kind,
+            "verbs": verbs_of(&resource),
+        }));
+        if let (Some(last), Some(hash)) = (resources.last_mut(), resource.storage_hash()) {
+            last["storageVersionHash"] = hash.into();
+        }
+        if let Some(last) = resources.last_mut() {
+            for (field, names) in
+                [("shortNames", resource.short_names()), ("categories", resource.categories())]
+            {
+                if !names.is_empty() {
+                    last[field] = json!(names);
+                }
+            }
+        }
+        for subresource in resource.subresources {
+            let (group, version, name, verbs) = describe(&resource, subresource);
+            let mut entry = json!({
+                "name": format!("{}/{subresource}", resource.plural),
+                "singularName": "",
+                "namespaced": resource.namespaced,
+                "kind": name,
+                "verbs": verbs,
+            });
+            if (group, version) != (resource.group, resource.version) {
+                entry["group"] = group.into();
+                entry["version"] = version.into();
+            }
+            resources.push(entry);
+        }
+    }
+    for (plural, name) in path::reviews(group).unwrap_or_default() {
+        resources.push(json!({
+            "name": plural,
+            "singularName": name.to_lowercase(),
+            "namespaced": false,
+            "kind": name,
+            "verbs": ["create"],
+        }));
+    }
+    let list = json!({
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": group_version(group, version),
+        "resources": resources,
+    });
+    respond_json(StatusCode::OK, &list)
+}
+
+/// `GET /openapi/v3`.
+pub(crate) fn openapi_index(served: &ResourceRegistry) -> Response<Body> {
+    let mut paths = serde_json::Map::new();
+    for (path, hash) in schema::openapi_groups(served) {
+        let url = format!("/openapi/v3/{path}?hash={hash}");
+        paths.insert(path, json!({ "serverRelativeURL": url }));
+    }
+    respond_json(StatusCode::OK, &json!({ "paths": paths }))
+}
+
+/// `GET /openapi/v3/apis/{group}/{version}`.
+pub(crate) fn openapi(
+    served: &ResourceRegistry,
+    group: &str,
+    version: &str,
+) -> ApiResult<Response<Body>> {
+    let document =
+        schema::openapi(served, group, version).ok_or_else(ApiError::no_such_resource)?;
+    let bytes = Bytes::from_owner(Shared(document));
+    Ok(respond(StatusCode::OK, "application/json", bytes))
+}
+
+struct Shared(std::sync::Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// `POST` of a review. Every authenticated user may do everything here.
+pub(crate) fn review(
+    state: &ServerState,
+    request: &Request<'_, &str>,
+) -> ApiResult<Response<Body>> {
+    request.query.dry_run("CreateOptions")?;
+    let mut review = decode::review(request)?;
+    review["status"] = match request.target {
+        "selfsubjectaccessreviews" => json!({ "allowed": true }),
+        "selfsubjectrulesreviews" => json!({
+            "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }],
+            "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
+            "incomplete": false,
+        }),
+        "tokenreviews" => authentication::review(state, &review["spec"]),
+        _ => json!({ "userInfo": request.user.info() }),
+    };
+    Ok(respond_json(StatusCode::CREATED, &review))
+}
+
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.unwrap_or_default().split(',').any(|range| {
+        let range: Vec<_> = range.split(';').map(str::trim).collect();
+        range.first() == Some(&"application/json")
+            && range.contains(&"as=APIGroupDiscoveryList")
+            && range.contains(&"v=v2")
+    })
+}
+
+fn aggregated(served: &ResourceRegistry, chosen: impl Fn(&str) -> bool) -> Response<Body> {
+    let items: Vec<Value> = group_versions(served)
+        .into_iter()
+        .filter(|(group, _)| chosen(group))
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|version| {
+                    json!({
+                        "version": version,
+                        "resources": discovered(served, group, version),
+                        "freshness": "Current",
+                    })
+                })
+                .collect();
+            let mut metadata = json!({ "creationTimestamp": null });
+            if !group.is_empty() {
+                metadata["name"] = group.into();
+            }
+            json!({ "metadata": metadata, "versions": versions })
+        })
+        .collect();
+    let list = json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": "apidiscovery.k8s.io/v2",
+        "metadata": {},
+        "items": items,
+    });
+    respond(StatusCode::OK, AGGREGATED, Bytes::from(list.to_string()))
+}
+
+fn discovered(served: &ResourceRegistry, group: &str, version: &str) -> Vec<Value> {
+    let response_kind = |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
+    let mut resources: Vec<Value> = kinds_of(served, group, version)
+        .map(|resource| {
+            let mut entry = json!({
+                "resource": resource.plural,
+                "responseKind": response_kind(resource.group, resource.version, resource.kind),
+                "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
+                "singularResource": resource.singular,
+                "verbs": verbs_of(&resource),
+            });
+            for (field, names) in
+                [("shortNames", resource.short_names()), ("categories", resource.categories())]
+            {
+                if !names.is_empty() {
+                    entry[field] = json!(names);
+                }
+            }
+            let subresources: Vec<Value> = resource
+                .subresources
+                .iter()
+                .map(|subresource| {
+                    let (group, version, name, verbs) = describe(&resource, subresource);
+                    json!({
+                        "subresource": subresource,
+                        "responseKind": response_kind(group, version, name),
+                        "verbs": verbs,
+                    })
+                })
+                .collect();
+            if !subresources.is_empty() {
+                entry["subresources"] = subresources.into();
+            }
+            entry
+        })
+        .collect();
+    resources.extend(path::reviews(group).unwrap_or_default().iter().map(|(plural, name)| {
+        json!({
+            "resource": plural,
+            "responseKind": response_kind(group, version, name),
+            "scope": "Cluster",
+            "singularResource": name.to_lowercase(),
+            "verbs": ["create"],
+        })
+    }));
+    resources
+}
+
+fn verbs_of(resource: &ResourceType) -> [&'static str; 8] {
+    if resource.is_unstructured() { CUSTOM_VERBS } else { VERBS }
+}
+
+/// Group, version and kind that a subresource speaks, and its verbs.
+fn describe<'a>(
+    resource: &ResourceType<'a>,
+    subresource: &str,
+) -> (&'a str, &'a str, &'a str, &'static [&'static str]) {
+    const PART: &[&str] = &["get", "patch", "update"];
+    const STREAM: &[&str] = &["create", "get"];
+    match subresource {
+        "scale" => ("autoscaling", "v1", "Scale", PART),
+        "eviction" => ("policy", "v1", "Eviction", &["create"]),
+        "binding" => ("", "v1", "Binding", &["create"]),
+        "exec" => ("", "v1", "PodExecOptions", STREAM),
+        "attach" => ("", "v1", "PodAttachOptions", STREAM),
+        "portforward" => ("", "v1", "PodPortForwardOptions", STREAM),
+        "token" => ("authentication.k8s.io", "v1", "TokenRequest", &["create"]),
+        "log" => (resource.group, resource.version, resource.kind, &["get"]),
+        "finalize" => (resource.group, resource.version, resource.kind, &["update"]),
+        _ => (resource.group, resource.version, resource.kind, PART),
+    }
+}
+
+fn kinds_of<'a>(
+    served: &'a ResourceRegistry,
+    group: &str,
+    version: &str,
+) -> impl Iterator<Item = ResourceType<'a>> {
+    served
+        .resources()
+        .filter(move |resource| resource.group == group && resource.version == version)
+}
+
+fn group_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+fn group_value(group: &str, versions: &[&str]) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| json!({ "groupVersion": group_version(group, version), "version": version }))
+        .collect();
+    json!({ "name": group, "versions": versions, "preferredVersion": versions.first() })
+}
+
+/// Every group with its versions, in the order of the table of kinds; custom resources after them.
+fn group_versions(served: &ResourceRegistry) -> Vec<(&str, Vec<&str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for resource in served.resources() {
+        match groups.iter_mut().find(|(group, _)| *group == resource.group) {
+            Some((_, versions)) if versions.contains(&resource.version) => {}
+            Some((_, versions)) => versions.push(resource.version),
+            None => groups.push((resource.group, vec![resource.version])),
+        }
+    }
+    for group in ["authentication.k8s.io", "authorization.k8s.io"] {
+        groups.push((group, vec!["v1"]));
+    }
+    for (_, versions) in &mut groups {
+        versions.sort_by_cached_key(|version| precedence(version));
+    }
+    groups
+}

@@ -1,0 +1,257 @@
+//! Bodies of requests: JSON, YAML or protobuf into a value, with refusals worded as Kubernetes words them.
+
+use crate::{
+    http::{
+        protobuf,
+        query::FieldValidation,
+        request::Request,
+        status::{ApiError, ApiResult},
+    },
+    resources::{registry, resource_type::ResourceType},
+    schema,
+    validation::field_error::invalid,
+};
+use bytes::Bytes;
+use serde_json::Value;
+
+/// The object in the body of a create or an update, with kind and version filled in.
+pub(crate) fn object(request: &Request) -> ApiResult<Value> {
+    let resource = &request.target.resource;
+    let mut value = match request.content_type() {
+        "" | "application/json" => json(resource.kind, request.body)?,
+        "application/yaml" => yaml(request.body)?,
+        protobuf::MEDIA_TYPE => protobuf::decode(request.body)?,
+        other => return Err(unknown_media_type(other)),
+    };
+    check_kind(resource, &value)?;
+    set_type(resource, &mut value);
+    Ok(value)
+}
+
+/// Any of them, whatever it holds: of apply patches, reviews, options.
+pub(crate) fn any<T>(request: &Request<T>) -> ApiResult<Value> {
+    match request.content_type() {
+        protobuf::MEDIA_TYPE => protobuf::decode(request.body),
+        _ => match serde_json::from_slice(request.body) {
+            Ok(value) => Ok(value),
+            Err(_) => yaml(request.body),
+        },
+    }
+}
+
+/// A review: any object.
+pub(crate) fn review<T>(request: &Request<T>) -> ApiResult<Value> {
+    let review = any(request)?;
+    if review.is_object() {
+        return Ok(review);
+    }
+    Err(ApiError::bad_request("the body of the request is not an object"))
+}
+
+/// JSON, for a body that must be of a kind.
+fn json(kind: &str, body: &Bytes) -> ApiResult<Value> {
+    let refuse = |why: &str| {
+        let text = String::from_utf8_lossy(body);
+        let start: String = text.chars().take(1024).collect();
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): couldn't get \
+             version/kind; json parse error: {why} ({start})"
+        ))
+    };
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| refuse(&json_error(&String::from_utf8_lossy(body), &error)))?;
+    if value.is_object() {
+        return Ok(value);
+    }
+    Err(refuse(&format!(
+        "json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \
+         \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
+        type_name(&value)
+    )))
+}
+
+/// YAML, of one document.
+pub(crate) fn yaml(body: &Bytes) -> ApiResult<Value> {
+    serde_saphyr::from_slice(body)
+        .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
+}
+
+/// What Go calls a JSON value's type.
+pub(crate) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// A syntax error in the words of Go's decoder, which clients show to people.
+pub(crate) fn json_error(text: &str, error: &serde_json::Error) -> String {
+    let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let at = line.get(error.column().saturating_sub(1)..).and_then(|rest| rest.chars().next());
+    let said = error.to_string();
+    let Some(found) = at.filter(|_| !error.is_eof()) else {
+        return "unexpected end of JSON input".into();
+    };
+    let place = if said.starts_with("key must be a string") {
+        "looking for beginning of object key string"
+    } else if said.starts_with("expected `:`") {
+        "after object key"
+    } else if said.starts_with("expected `,` or `}`") {
+        "after object key:value pair"
+    } else if said.starts_with("expected `,` or `]`") {
+        "after array element"
+    } else if said.starts_with("trailing characters") {
+        "after top-level value"
+    } else {
+        "looking for beginning of value"
+    };
+    format!("invalid character '{found}' {place}")
+}
+
+fn unknown_media_type(given: &str) -> ApiError {
+    ApiError::unsupported_media_type(format!(
+        "the body of the request was in an unknown format - accepted media types include: \
+         application/json, application/yaml, application/vnd.kubernetes.protobuf (got {given:?})"
+    ))
+}
+
+/// An object may leave out what it is; it may not be something else.
+fn check_kind(resource: &ResourceType, value: &Value) -> ApiResult<()> {
+    let own_version = resource.api_version();
+    if resource.is_unstructured() {
+        return check_custom_kind(resource, &own_version, value);
+    }
+    let named = value["kind"].as_str().unwrap_or_default();
+    let version = value["apiVersion"].as_str().unwrap_or_default();
+    let same_kind = named.is_empty() || named == resource.kind;
+    if same_kind && (version.is_empty() || version == own_version) {
+        return Ok(());
+    }
+    let named = if named.is_empty() { resource.kind } else { named };
+    let (group, short) = version.rsplit_once('/').unwrap_or(("", version));
+    let why = if registry::find_kind(group, short, named).is_some() {
+        let package = |group: &str| group.split('.').next().unwrap_or_default().to_owned();
+        let internal =
+            if resource.group.is_empty() { "core".into() } else { package(resource.group) };
+        format!(
+            "converting ({}{short}.{named}) to ({internal}.{}): unknown conversion",
+            package(group),
+            resource.kind
+        )
+    } else {
+        format!(
+            "no kind {named:?} is registered for version {version:?} in scheme \
+             \"pkg/api/legacyscheme/scheme.go:30\""
+        )
+    };
+    Err(ApiError::bad_request(format!(
+        "{named} in version {short:?} cannot be handled as a {}: {why}",
+        resource.kind
+    )))
+}
+
+fn check_custom_kind(resource: &ResourceType, own_version: &str, value: &Value) -> ApiResult<()> {
+    let version = value["apiVersion"].as_str().unwrap_or_default();
+    if !version.is_empty() && version != own_version {
+        return Err(ApiError::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version \
+             ({own_version})"
+        )));
+    }
+    let named = value["kind"].as_str().unwrap_or_default();
+    if named.is_empty() || named == resource.kind {
+        return Ok(());
+    }
+    let why = format!("must be {}", resource.kind);
+    let error = invalid("kind", &named.into(), &why);
+    let name = value["metadata"]["name"].as_str().unwrap_or_default();
+    Err(ApiError::invalid(resource, name, &[error]))
+}
+
+/// An apply patch must say what it is of.
+pub(crate) fn check_apply_kind(resource: &ResourceType, value: &Value) -> ApiResult<()> {
+    for field in ["apiVersion", "kind"] {
+        if value[field].as_str().unwrap_or_default().is_empty() {
+            return Err(ApiError::bad_request(format!(
+                "the apply patch has no {field}: say \"apiVersion: {}\" and \"kind: {}\"",
+                resource.api_version(),
+                resource.kind
+            )));
+        }
+    }
+    check_kind(resource, value)
+}
+
+/// Puts kind and version where they belong.
+pub(crate) fn set_type(resource: &ResourceType, value: &mut Value) {
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("kind".into(), resource.kind.into());
+        fields.insert("apiVersion".into(), resource.api_version().into());
+    }
+}
+
+/// Checks the types of all fields, does with unknown ones what the client asked for, and leaves what
+/// Kubernetes would have after decoding. Returns the warnings.
+pub(crate) fn check_fields(
+    resource: &ResourceType,
+    value: &mut Value,
+    validation: FieldValidation,
+    patched: bool,
+) -> ApiResult<Vec<String>> {
+    let unknown = check_applied(resource, value, validation, patched)?;
+    schema::prune(resource, value);
+    Ok(unknown)
+}
+
+/// The same for the body of an apply patch, where an empty map or list is a field that the manager
+/// owns: nothing is taken away, apply passes over what the kind does not have.
+pub(crate) fn check_applied(
+    resource: &ResourceType,
+    value: &Value,
+    validation: FieldValidation,
+    patched: bool,
+) -> ApiResult<Vec<String>> {
+    let as_is = |why: &str| {
+        let what = resource.kind;
+        ApiError::bad_request(format!(
+            "{what} in version {:?} cannot be handled as a {what}: {why}",
+            resource.version
+        ))
+    };
+    schema::check_types(resource, value).map_err(|why| as_is(&why))?;
+    let unknown = match validation {
+        FieldValidation::Ignore => Vec::new(),
+        _ => schema::unknown_fields(resource, value),
+    };
+    if validation == FieldValidation::Strict && !unknown.is_empty() {
+        let why = format!("strict decoding error: {}", unknown.join(", "));
+        return Err(if patched { ApiError::bad_request(why) } else { as_is(&why) });
+    }
+    Ok(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn syntax_errors_read_like_those_of_go() {
+        for (text, expected) in [
+            ("{not json", "invalid character 'n' looking for beginning of object key string"),
+            ("", "unexpected end of JSON input"),
+            ("{\"a\":", "unexpected end of JSON input"),
+            ("{\"a\" 1}", "invalid character '1' after object key"),
+            ("{\"a\":1 2}", "invalid character '2' after object key:value pair"),
+            ("[1 2]", "invalid character '2' after array element"),
+            ("{} x", "invalid character 'x' after top-level value"),
+            ("<html>", "invalid character '<' looking for beginning of value"),
+        ] {
+            let error = serde_json::from_str::<Value>(text).unwrap_err();
+            assert_eq!(json_error(text, &error), expected, "{text}");
+        }
+    }
+}

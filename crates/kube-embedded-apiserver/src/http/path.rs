@@ -1,0 +1,195 @@
+//! A request's path and query as data.
+
+use crate::{
+    http::status::{ApiError, ApiResult},
+    resources::{registry::ResourceRegistry, resource_type::ResourceType},
+};
+use std::borrow::Cow;
+
+/// What a path names.
+#[derive(Debug)]
+pub(crate) enum Route<'a> {
+    /// A resource of a kind, one object of it or something below that object.
+    Resource(Box<Target<'a>>),
+    /// `/api/v1`, `/apis/apps/v1`: what a version of a group serves.
+    Resources { group: &'a str, version: &'a str },
+    /// `/apis/apps`.
+    Group(&'a str),
+    /// `/api`.
+    CoreVersions,
+    /// `/apis`.
+    Groups,
+    /// A question that is asked by creating an object nobody stores:
+    /// `/apis/authorization.k8s.io/v1/selfsubjectaccessreviews`.
+    Review(&'a str),
+    /// `/openapi/v3`.
+    OpenApiIndex,
+    /// `/openapi/v3/apis/apps/v1`.
+    OpenApi { group: &'a str, version: &'a str },
+    /// `/version`.
+    Version,
+    /// `/healthz`, `/livez`, `/readyz`, and what is below them.
+    Health,
+    /// Nothing that this server knows.
+    Nothing,
+}
+
+/// A resource, one object of it, or a subresource.
+#[derive(Clone, Debug)]
+pub(crate) struct Target<'a> {
+    pub resource: ResourceType<'a>,
+    /// Empty where the path names none: objects without namespace, or of all namespaces.
+    pub namespace: String,
+    /// Empty for the whole collection.
+    pub name: String,
+    /// Empty for the object itself.
+    pub subresource: String,
+}
+
+/// Takes a path apart. An unknown resource of a known group is an error, as Kubernetes answers it
+/// with a `Status`; all else that is unknown is [`Route::Nothing`].
+pub(crate) fn parse<'a>(served: &'a ResourceRegistry, path: &'a str) -> ApiResult<Route<'a>> {
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    let route = match parts.next() {
+        Some("version") => Route::Version,
+        Some("healthz" | "livez" | "readyz") => Route::Health,
+        Some("openapi") => match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some("v3"), None, ..) => Route::OpenApiIndex,
+            (Some("v3"), Some("api"), Some(version), None) => Route::OpenApi { group: "", version },
+            (Some("v3"), Some("apis"), Some(group), Some(version)) => {
+                Route::OpenApi { group, version }
+            }
+            _ => Route::Nothing,
+        },
+        Some("api") => match parts.next() {
+            None => Route::CoreVersions,
+            Some(version) => below_version(served, "", version, parts)?,
+        },
+        Some("apis") => match (parts.next(), parts.next()) {
+            (None, _) => Route::Groups,
+            (Some(group), None) if known_group(served, group) => Route::Group(group),
+            (Some(group), Some(version)) => below_version(served, group, version, parts)?,
+            _ => Route::Nothing,
+        },
+        _ => Route::Nothing,
+    };
+    Ok(route)
+}
+
+fn known_group(served: &ResourceRegistry, group: &str) -> bool {
+    served.has_group(group) || reviews(group).is_some()
+}
+
+/// The reviews that a group offers.
+pub(crate) fn reviews(group: &str) -> Option<&'static [(&'static str, &'static str)]> {
+    match group {
+        "authorization.k8s.io" => Some(&[
+            ("selfsubjectaccessreviews", "SelfSubjectAccessReview"),
+            ("selfsubjectrulesreviews", "SelfSubjectRulesReview"),
+        ]),
+        "authentication.k8s.io" => {
+            Some(&[("selfsubjectreviews", "SelfSubjectReview"), ("tokenreviews", "TokenReview")])
+        }
+        _ => None,
+    }
+}
+
+fn below_version<'a>(
+    served: &'a ResourceRegistry,
+    group: &'a str,
+    version: &'a str,
+    mut parts: impl Iterator<Item = &'a str>,
+) -> ApiResult<Route<'a>> {
+    if let Some(reviews) = reviews(group).filter(|_| version == "v1") {
+        return match (parts.next(), parts.next()) {
+            (None, _) => Ok(Route::Resources { group, version }),
+            (Some(plural), None) if reviews.iter().any(|(known, _)| *known == plural) => {
+                Ok(Route::Review(plural))
+            }
+            _ => Err(ApiError::no_such_resource()),
+        };
+    }
+    if !served.has_version(group, version) {
+        return Ok(Route::Nothing);
+    }
+    let parts: Vec<Cow<'_, str>> = parts.map(decode).collect();
+    let parts: Vec<&str> = parts.iter().map(|part| &**part).collect();
+    let target = |plural: &str, namespace: &str, name: &str, subresource: &str| {
+        let resource = served
+            .find(group, version, plural)
+            .filter(|resource| resource.namespaced || namespace.is_empty())
+            .filter(|resource| {
+                // A namespaced object has no address without its namespace.
+                !(resource.namespaced && namespace.is_empty() && !name.is_empty())
+            })
+            .ok_or_else(ApiError::no_such_resource)?;
+        Ok(Route::Resource(Box::new(Target {
+            resource,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            subresource: subresource.to_owned(),
+        })))
+    };
+    match parts.as_slice() {
+        [] => Ok(Route::Resources { group, version }),
+        [plural] => target(plural, "", "", ""),
+        ["namespaces", name] if group.is_empty() => target("namespaces", "", name, ""),
+        ["namespaces", name, sub @ ("status" | "finalize")] if group.is_empty() => {
+            target("namespaces", "", name, sub)
+        }
+        ["namespaces", namespace, plural] => target(plural, namespace, "", ""),
+        ["namespaces", namespace, plural, name] => target(plural, namespace, name, ""),
+        ["namespaces", namespace, plural, name, sub @ ..] if !sub.is_empty() => {
+            target(plural, namespace, name, &sub.join("/"))
+        }
+        [plural, name] => target(plural, "", name, ""),
+        [plural, name, sub @ ..] => target(plural, "", name, &sub.join("/")),
+    }
+}
+
+fn decode(part: &str) -> Cow<'_, str> {
+    percent_encoding::percent_decode_str(part).decode_utf8_lossy()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(path: &str) -> String {
+        match parse(&ResourceRegistry::default(), path) {
+            Ok(Route::Resource(t)) => {
+                format!("{:?} {}/{} {}", t.resource, t.namespace, t.name, t.subresource)
+            }
+            Ok(other) => format!("{other:?}"),
+            Err(error) => error.to_value()["message"].to_string(),
+        }
+    }
+
+    #[test]
+    fn paths_name_what_kubernetes_says() {
+        let unknown = "\"the server could not find the requested resource\"";
+        for (path, expected) in [
+            ("/api/v1/pods", "Pod / "),
+            ("/api/v1/namespaces/a/pods", "Pod a/ "),
+            ("/api/v1/namespaces/a/pods/b", "Pod a/b "),
+            ("/api/v1/namespaces/a/pods/b/log", "Pod a/b log"),
+            ("/api/v1/pods/b", unknown),
+            ("/api/v1/namespaces", "Namespace / "),
+            ("/api/v1/namespaces/a", "Namespace /a "),
+            ("/api/v1/namespaces/a/finalize", "Namespace /a finalize"),
+            ("/api/v1/namespaces/a/status", "Namespace /a status"),
+            ("/api/v1/nodes/n/status", "Node /n status"),
+            ("/api/v1/namespaces/a/nodes", unknown),
+            ("/api/v1/namespaces/a/nosuchthings", unknown),
+            ("/apis/apps/v1/namespaces/a/deployments/d/scale", "Deployment a/d scale"),
+            ("/apis/apps/v1/namespaces/a%2Fb/deployments", "Deployment a/b/ "),
+            ("/apis/apps", "Group(\"apps\")"),
+            ("/apis/no.such.group/v1", "Nothing"),
+            ("/nothing/here", "Nothing"),
+            ("/openapi/v2", "Nothing"),
+            ("/openapi/v3/api/v1", "OpenApi { group: \"\", version: \"v1\" }"),
+        ] {
+            assert_eq!(described(path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Refusals as Kubernetes words them: a `Status` object with code, reason, message and details.
+
+use crate::{
+    http::body::{Body, respond},
+    resources::resource_type::ResourceType,
+    validation::field_error::FieldError,
+};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+
+/// Why a request was not served.
+#[derive(Clone, Debug)]
+pub(crate) struct ApiError {
+    code: StatusCode,
+    reason: &'static str,
+    message: String,
+    details: Option<Value>,
+    metadata: Value,
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+pub(crate) type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: None, metadata: json!({}) }
+    }
+
+    fn with_details(mut self, details: Value) -> Self {
+        self.details = Some(details);
+        self
+    }
+
+    pub(crate) fn code(&self) -> StatusCode {
+        self.code
+    }
+
+    /// Whether the refusal is that there is an object of that name.
+    pub(crate) fn is_exists(&self) -> bool {
+        self.reason == "AlreadyExists"
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+    }
+
+    /// As Kubernetes answers a resource version that is no number: 500 without a reason.
+    pub(crate) fn bad_resource_version(text: &str) -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "",
+            format!(
+                "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
+                 invalid syntax"
+            ),
+        )
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
+    }
+
+    pub(crate) fn not_found(resource: &ResourceType, name: &str) -> Self {
+        let message = format!("{} {name:?} not found", qualified(resource));
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).with_details(details(resource, name))
+    }
+
+    /// Of a resource that this server does not serve.
+    pub(crate) fn no_such_resource() -> Self {
+        let message = "the server could not find the requested resource";
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).with_details(json!({}))
+    }
+
+    pub(crate) fn not_found_on_node(message: String) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+            .with_details(json!({}))
+    }
+
+    /// The same, where there is a reason that is not obvious.
+    pub(crate) fn method_not_allowed_because(why: &str) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why).with_details(json!({}))
+    }
+
+    pub(crate) fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
+            .with_details(json!({}))
+    }
+
+    /// The patches that custom resources take.
+    pub(crate) fn unsupported_patch() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            "the body of the request was in an unknown format - accepted media types include: \
+             application/json-patch+json, application/merge-patch+json, \
+             application/apply-patch+yaml",
+        )
+    }
+
+    pub(crate) fn not_acceptable() -> Self {
+        Self::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "NotAcceptable",
+            "only the following media types are accepted: application/json, application/yaml",
+        )
+    }
+
+    pub(crate) fn too_large(limit: usize) -> Self {
+        Self::too_large_because(&format!("limit is {limit}"))
+    }
+
+    pub(crate) fn too_large_because(why: &str) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: {why}"),
+        )
+    }
+
+    pub(crate) fn already_exists(resource: &ResourceType, name: &str) -> Self {
+        let message = format!("{} {name:?} already exists", qualified(resource));
+        Self::new(StatusCode::CONFLICT, "AlreadyExists", message)
+            .with_details(details(resource, name))
+    }
+
+    pub(crate) fn conflict(resource: &ResourceType, name: &str) -> Self {
+        Self::conflict_because(
+            &qualified(resource),
+            details(resource, name),
+            name,
+            "the object has been modified; please apply your changes to the latest version and \
+             try again",
+        )
+    }
+
+    /// The object under the name is another than the client means.
+    pub(crate) fn conflict_uid(
+        resource: &ResourceType,
+        name: &str,
+        given: &str,
+        there: &str,
+    ) -> Self {
+        Self::conflict_because(
+            &qualified(resource),
+            details(resource, name),
+            name,
+            &format!(
+                "Precondition failed: UID in precondition: {given}, UID in object meta: {there}"
+            ),
+        )
+    }
+
+    /// An update names a resource version that can be none.
+    pub(crate) fn bad_update_version(resource: &ResourceType, name: &str, given: &str) -> Self {
+        let error = FieldError {
+            reason: "FieldValueInvalid",
+            field: "metadata.resourceVersion".into(),
+            message: format!("Invalid value: {given:?}: must be specified as an unsigned integer"),
+        };
+        Self::invalid(resource, name, &[error])
+    }
+
+    /// A precondition of a deletion does not hold; here Kubernetes names the kind, not the resource.
+    pub(crate) fn precondition(resource: &ResourceType, name: &str, why: &str) -> Self {
+        let what = qualify(resource.kind, resource.group);
+        let mut named = details(resource, name);
+        named["kind"] = resource.kind.into();
+        Self::conflict_because(&what, named, name, why)
+    }
+
+    fn conflict_because(what: &str, details: Value, name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {what} {name:?}: {why}");
+        Self::new(StatusCode::CONFLICT, "Conflict", message).with_details(details)
+    }
+
+    /// Server-side apply met fields of other managers: (manager, field).
+    pub(crate) fn apply_conflict(message: String, causes: Vec<Value>) -> Self {
+        Self::new(StatusCode::CONFLICT, "Conflict", message)
+            .with_details(json!({ "causes": causes }))
+    }
+
+    pub(crate) fn forbidden(resource: &ResourceType, name: &str, why: &str) -> Self {
+        let message = format!("{} {name:?} is forbidden: {why}", qualified(resource));
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", message).with_details(details(resource, name))
+    }
+
+    /// Creation in a namespace that is going away.
+    pub(crate) fn terminating(resource: &ResourceType, name: &str, namespace: &str) -> Self {
+        let why = format!(
+            "unable to create new content in namespace {namespace} because it is being terminated"
+        );
+        let mut error = Self::forbidden(resource, name, &why);
+        if let Some(details) = &mut error.details {
+            details["causes"] = json!([{
+                "reason": "NamespaceTerminating",
+                "message": format!("namespace {namespace} is being terminated"),
+                "field": "metadata.namespace",
+            }]);
+        }
+        error
+    }
+
+    pub(crate) fn invalid(resource: &ResourceType, name: &str, errors: &[FieldError]) -> Self {
+        Self::invalid_object(resource.kind, resource.group, name, errors)
+    }
+
+    /// Of a scale that asks for what cannot be.
+    pub(crate) fn invalid_scale(name: &str, error: FieldError) -> Self {
+        Self::invalid_object("Scale", "autoscaling", name, &[error])
+    }
+
+    /// Of a request for a token.
+    pub(crate) fn invalid_token_request(error: FieldError) -> Self {
+        Self::invalid_object("TokenRequest", "authentication.k8s.io", "", &[error])
+    }
+
+    /// A subresource that does not fit the object as it is.
+    pub(crate) fn conflict_below(what: &str, name: &str, why: &str) -> Self {
+        Self::conflict_because(what, json!({ "name": name, "kind": what }), name, why)
+    }
+
+    /// Of the options in a query (`CreateOptions`, `PatchOptions`, …).
+    pub(crate) fn invalid_options(options: &str, error: FieldError) -> Self {
+        Self::invalid_object(options, "meta.k8s.io", "", &[error])
+    }
+
+    /// Of the options of a list or watch, which contradict each other.
+    pub(crate) fn invalid_list_options(errors: &[FieldError]) -> Self {
+        Self::invalid_object("ListOptions", "meta.k8s.io", "", errors)
+    }
+
+    fn invalid_object(kind: &str, group: &str, name: &str, errors: &[FieldError]) -> Self {
+        let lines: Vec<_> =
+            errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+        let all = match lines.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let causes: Vec<_> = errors
+            .iter()
+            .map(|error| {
+                json!({ "reason": error.reason, "message": error.message, "field": error.field })
+            })
+            .collect();
+        let mut details = Map::new();
+        for (field, text) in [("group", group), ("kind", kind), ("name", name)] {
+            if !text.is_empty() {
+                details.insert(field.into(), text.into());
+            }
+        }
+        details.insert("causes".into(), causes.into());
+        let message = format!("{} {name:?} is invalid: {all}", qualify(kind, group));
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+            .with_details(Value::Object(details))
+    }
+
+    /// A patch that cannot be applied to the object as it is (a JSON patch's `test`, say).
+    pub(crate) fn patch_failed() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).with_details(json!({}))
+    }
+
+    /// The resource version asked for is older than the history.
+    pub(crate) fn expired(asked: u64, oldest: u64) -> Self {
+        let message = format!("too old resource version: {asked} ({oldest})");
+        Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// The revision that a list asks for exactly is older than the history.
+    pub(crate) fn expired_list() -> Self {
+        let message = "The resourceVersion for the provided list is too old.";
+        Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// The pages of a list reach further back than the history; with the token, the rest can be had
+    /// as it is now.
+    pub(crate) fn expired_continue(token: String) -> Self {
+        let mut error = Self::new(
+            StatusCode::GONE,
+            "Expired",
+            "The provided continue parameter is too old to display a consistent list result. You \
+             can start a new list without the continue parameter, or use the continue token in \
+             this response to retrieve the remainder of the results. Continuing with the provided \
+             token results in an inconsistent list - objects that were created, modified, or \
+             deleted between the time the first chunk was returned and now may show up in the \
+             list.",
+        );
+        error.metadata = json!({ "continue": token });
+        error
+    }
+
+    /// The client has seen a newer revision than there is: of another server, most likely.
+    pub(crate) fn too_large_resource_version(asked: u64, current: u64) -> Self {
+        let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message).with_details(json!({
+            "causes": [{
+                "reason": "ResourceVersionTooLarge",
+                "message": "Too large resource version",
+            }],
+            "retryAfterSeconds": 1,
+        }))
+    }
+
+    /// The continue token is of no use any more, or was never one.
+    pub(crate) fn bad_continue() -> Self {
+        Self::bad_request("continue key is not valid: cannot be decoded; start the list again")
+    }
+
+    /// The object that goes over the wire.
+    pub(crate) fn to_value(&self) -> Value {
+        let mut status = json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": self.metadata,
+            "status": "Failure",
+            "message": self.message,
+            "code": self.code.as_u16(),
+        });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.into();
+        }
+        if let Some(details) = &self.details {
+            status["details"] = details.clone();
+        }
+        status
+    }
+
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let bytes = Bytes::from(self.to_value().to_string());
+        respond(self.code, "application/json", bytes)
+    }
+}
+
+/// The success that a deletion ends in.
+pub(crate) fn deleted(resource: &ResourceType, name: &str, uid: &str) -> Value {
+    let mut details = details(resource, name);
+    details["uid"] = uid.into();
+    json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": details,
+    })
+}
+
+/// The success of a subresource that creates nothing to show.
+pub(crate) fn created() -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 })
+}
+
+/// `deployments.apps`, `pods`.
+fn qualified(resource: &ResourceType) -> String {
+    qualify(resource.plural, resource.group)
+}
+
+fn qualify(name: &str, group: &str) -> String {
+    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
+}
+
+fn details(resource: &ResourceType, name: &str) -> Value {
+    let mut details = Map::new();
+    for (field, text) in [("name", name), ("group", resource.group), ("kind", resource.plural)] {
+        if !text.is_empty() {
+            details.insert(field.into(), text.into());
+        }
+    }
+    Value::Object(details)
+}

@@ -1,0 +1,295 @@
+//! One version of a custom resource: what the API must know of it, read off its
+//! CustomResourceDefinition once and shared by all requests.
+
+use crate::{
+    fields::{find_path, list, text},
+    resources::table_columns::{self, Column},
+    schema::{
+        self,
+        structural::{self, Checked, Schema},
+        tree::Structure,
+    },
+    store,
+    validation::{
+        field_error::{FieldError, invalid},
+        names::dns_subdomain,
+        object_meta::metadata,
+    },
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+use sha2::Digest;
+
+pub(crate) mod conditions;
+pub(crate) mod json_path;
+pub(crate) mod versions;
+use json_path::Path;
+
+/// See [`crate::resources::resource_type::ResourceType::custom`].
+#[derive(Debug)]
+pub struct CustomResource {
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) kind: String,
+    pub(crate) list_kind: String,
+    pub(crate) plural: String,
+    pub(crate) singular: String,
+    /// `com.example.v1.Canary`.
+    pub(crate) schema_name: String,
+    pub(crate) short_names: Vec<String>,
+    pub(crate) categories: Vec<String>,
+    pub(crate) selectable: Vec<String>,
+    pub(crate) namespaced: bool,
+    pub(crate) subresources: &'static [&'static str],
+    pub(crate) resource: store::Resource,
+    pub(crate) columns: Vec<PrinterColumn>,
+    pub(crate) scale: Option<ScalePaths>,
+    /// What discovery tells of the version that objects are stored in, so that clients see it change.
+    pub(crate) storage_hash: Option<String>,
+    /// Told with every answer of a version that shall no longer be used.
+    pub(crate) deprecation: Option<String>,
+    /// Nothing new may be created: the definition is on its way out.
+    pub(crate) terminating: bool,
+    /// What `GET /openapi/v3` says of it.
+    pub(crate) published: Value,
+    schema: Schema,
+    pub(crate) structure: Structure,
+    /// Ends when the resource is no longer served.
+    pub(crate) served: tokio::sync::watch::Receiver<()>,
+}
+
+/// Where the numbers of a `Scale` stand.
+#[derive(Debug)]
+pub(crate) struct ScalePaths {
+    pub(crate) spec: Vec<String>,
+    pub(crate) status: Vec<String>,
+    pub(crate) selector: Option<Vec<String>>,
+}
+
+/// One of `additionalPrinterColumns`.
+#[derive(Debug)]
+pub(crate) struct PrinterColumn {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) format: String,
+    pub(crate) priority: i64,
+    pub(crate) description: String,
+    path: Path,
+}
+
+impl CustomResource {
+    /// One version of a definition.
+    pub(crate) fn new(
+        definition: &Value,
+        version: &Value,
+        served: tokio::sync::watch::Receiver<()>,
+    ) -> Self {
+        let spec = &definition["spec"];
+        let names = &definition["status"]["acceptedNames"];
+        let name = |field: &str| text(names, &[field]).to_owned();
+        let texts = |field: &str| -> Vec<String> {
+            list(names, &[field]).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let group = text(spec, &["group"]).to_owned();
+        let version_name = text(version, &["name"]).to_owned();
+        let given = &version["schema"]["openAPIV3Schema"];
+        let schema = Schema::parse(given);
+        let of_scale = &version["subresources"]["scale"];
+        let has_status = version["subresources"]["status"].is_object();
+        let (kind, plural) = (name("kind"), name("plural"));
+        let domain: Vec<&str> = group.rsplit('.').collect();
+        let schema_name = format!("{}.{version_name}.{kind}", domain.join("."));
+        let selectable = list(version, &["selectableFields"]).iter();
+        Self {
+            published: published(given, &group, &version_name, &kind),
+            structure: structural::structure(&schema),
+            resource: store::Resource::named(&group, &plural),
+            list_kind: name("listKind"),
+            singular: name("singular"),
+            short_names: texts("shortNames"),
+            categories: texts("categories"),
+            selectable: selectable
+                .map(|field| text(field, &["jsonPath"]).trim_start_matches('.').to_owned())
+                .collect(),
+            namespaced: spec["scope"] == "Namespaced",
+            subresources: match (has_status, of_scale.is_object()) {
+                (true, true) => &["status", "scale"],
+                (true, false) => &["status"],
+                (false, true) => &["scale"],
+                (false, false) => &[],
+            },
+            columns: columns(version),
+            scale: of_scale.is_object().then(|| ScalePaths {
+                spec: steps(text(of_scale, &["specReplicasPath"])),
+                status: steps(text(of_scale, &["statusReplicasPath"])),
+                selector: of_scale["labelSelectorPath"].as_str().map(steps),
+            }),
+            storage_hash: (version["storage"] == true).then(|| {
+                let named = format!("{group}/{version_name}/{kind}");
+                let hash = sha2::Sha256::digest(named.as_bytes());
+                BASE64_STANDARD.encode(hash.get(..8).unwrap_or_default())
+            }),
+            deprecation: (version["deprecated"] == true).then(|| {
+                let given = version["deprecationWarning"].as_str().map(str::to_owned);
+                given.unwrap_or_else(|| format!("{group}/{version_name} {kind} is deprecated"))
+            }),
+            terminating: definition["metadata"].get("deletionTimestamp").is_some(),
+            group,
+            version: version_name,
+            kind,
+            plural,
+            schema_name,
+            schema,
+            served,
+        }
+    }
+
+    /// Removes what the schema does not have, and tells the paths.
+    pub(crate) fn prune(&self, object: &mut Value, tell: &mut impl FnMut(&str)) {
+        self.schema.prune(object, tell);
+        if let Some(metadata) = object.get_mut("metadata") {
+            schema::prune_metadata(metadata, tell);
+        }
+    }
+
+    /// Fills in defaults.
+    pub(crate) fn apply_defaults(&self, object: &mut Value) {
+        self.schema.apply_defaults(object);
+    }
+
+    /// Every error at once.
+    pub(crate) fn errors(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut errors = metadata(new, old, dns_subdomain);
+        let expected = format!("{}/{}", self.group, self.version);
+        for (field, expected) in [("kind", &self.kind), ("apiVersion", &expected)] {
+            if new[field] != **expected {
+                errors.push(invalid(field, &new[field], &format!("must be {expected}")));
+            }
+        }
+        errors.extend(Checked::check(&self.schema, new, old));
+        errors.extend(self.scale_errors(new));
+        errors
+    }
+
+    fn scale_errors(&self, object: &Value) -> Vec<FieldError> {
+        let Some(scale) = &self.scale else { return Vec::new() };
+        let mut errors = Vec::new();
+        for (path, most) in [(&scale.spec, i32::MAX), (&scale.status, i32::MAX)] {
+            let Some(value) = find_path(object, path).filter(|value| !value.is_null()) else {
+                continue;
+            };
+            let field = format!(".{}", path.join("."));
+            match value.as_i64() {
+                Some(number) if number < 0 => {
+                    errors.push(invalid(field, value, "should be a non-negative integer"));
+                }
+                Some(number) if number > i64::from(most) => {
+                    let detail = format!("should be less than or equal to {most}");
+                    errors.push(invalid(field, value, &detail));
+                }
+                _ => {}
+            }
+        }
+        errors
+    }
+}
+
+impl PrinterColumn {
+    pub(crate) fn cell(&self, object: &Value, now: jiff::Timestamp) -> Value {
+        let found = self.path.find(object);
+        let Some(first) = found.first() else { return Value::Null };
+        match (&*self.kind, first) {
+            ("string", _) => {
+                let all: Vec<String> = found
+                    .iter()
+                    .map(|value| match value {
+                        Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    })
+                    .collect();
+                all.join(" ").into()
+            }
+            ("integer", Value::Number(number)) => match number.as_f64() {
+                #[allow(clippy::cast_possible_truncation, reason = "what a person is shown")]
+                Some(float) if number.as_i64().is_none() => (float as i64).into(),
+                _ => (*first).clone(),
+            },
+            ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => (*first).clone(),
+            ("date", Value::String(at)) => match at.parse::<jiff::Timestamp>() {
+                Ok(_) => table_columns::since(at, now).into(),
+                Err(_) => "<invalid>".into(),
+            },
+            _ => Value::Null,
+        }
+    }
+}
+
+/// `.spec.replicas` as names.
+fn steps(path: &str) -> Vec<String> {
+    path.split('.').filter(|step| !step.is_empty()).map(str::to_owned).collect()
+}
+
+fn columns(version: &Value) -> Vec<PrinterColumn> {
+    let given = list(version, &["additionalPrinterColumns"]);
+    if given.is_empty() {
+        let Column { description, .. } = table_columns::AGE;
+        return vec![PrinterColumn {
+            name: "Age".into(),
+            kind: "date".into(),
+            format: String::new(),
+            priority: 0,
+            description: description.into(),
+            path: Path::parse(".metadata.creationTimestamp").unwrap_or_default(),
+        }];
+    }
+    given
+        .iter()
+        .map(|column| {
+            let path = text(column, &["jsonPath"]);
+            let description = match text(column, &["description"]) {
+                "" => format!("Custom resource definition column (in JSONPath format): {path}"),
+                given => given.to_owned(),
+            };
+            PrinterColumn {
+                name: text(column, &["name"]).to_owned(),
+                kind: text(column, &["type"]).to_owned(),
+                format: text(column, &["format"]).to_owned(),
+                priority: column["priority"].as_i64().unwrap_or(0),
+                description,
+                path: Path::parse(path).unwrap_or_default(),
+            }
+        })
+        .collect()
+}
+
+/// The schema as clients get it: with what every object has.
+fn published(schema: &Value, group: &str, version: &str, kind: &str) -> Value {
+    let mut schema = if schema.is_object() { schema.clone() } else { json!({ "type": "object" }) };
+    if !schema["properties"].is_object() {
+        schema["properties"] = json!({});
+    }
+    schema["properties"]["apiVersion"] = json!({
+        "type": "string",
+        "description": "APIVersion defines the versioned schema of this representation of an \
+                        object. Servers should convert recognized schemas to the latest internal \
+                        value, and may reject unrecognized values. More info: \
+                        https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+    });
+    schema["properties"]["kind"] = json!({
+        "type": "string",
+        "description": "Kind is a string value representing the REST resource this object \
+                        represents. Servers may infer this from the endpoint the client submits \
+                        requests to. Cannot be updated. In CamelCase. More info: \
+                        https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+    });
+    schema["properties"]["metadata"] = json!({
+        "description": "Standard object's metadata. More info: \
+                        https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata",
+        "allOf": [{
+            "$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
+        }],
+    });
+    schema["x-kubernetes-group-version-kind"] =
+        json!([{ "group": group, "version": version, "kind": kind }]);
+    schema
+}

@@ -1,0 +1,174 @@
+//! The part of JSONPath that printer columns use: names, indices, `[*]` and `[?(@.type=="Ready")]`.
+
+use serde_json::Value;
+
+/// A path, taken apart once.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Path(Vec<Step>);
+
+#[derive(Debug, PartialEq)]
+enum Step {
+    Name(String),
+    /// From the end, where it is negative.
+    Index(i64),
+    Every,
+    /// Elements in which the value at the path is the other one, or is not.
+    Where(Vec<String>, bool, Value),
+}
+
+impl Path {
+    /// Reads a path; `None` where it is not one, or goes beyond what is said above.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut steps = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            rest = match rest.strip_prefix('[') {
+                Some(inside) => {
+                    let end = closing(inside)?;
+                    steps.push(bracketed(inside.get(..end)?)?);
+                    inside.get(end + 1..)?
+                }
+                None => {
+                    let (name, rest) = name(rest.strip_prefix('.')?);
+                    match &*name {
+                        // A dot alone is the object; two of them search, which nobody may.
+                        "" if rest.is_empty() || rest.starts_with('[') => {}
+                        "" => return None,
+                        "*" => steps.push(Step::Every),
+                        _ => steps.push(Step::Name(name)),
+                    }
+                    rest
+                }
+            };
+        }
+        Some(Self(steps))
+    }
+
+    /// The values at the path.
+    pub(crate) fn find<'a>(&self, object: &'a Value) -> Vec<&'a Value> {
+        let mut found = vec![object];
+        for step in &self.0 {
+            found = found.into_iter().flat_map(|value| step.of(value)).collect();
+        }
+        found.retain(|value| !value.is_null());
+        found
+    }
+}
+
+impl Step {
+    fn of<'a>(&self, value: &'a Value) -> Vec<&'a Value> {
+        let items = || value.as_array().map(Vec::as_slice).unwrap_or_default();
+        match self {
+            Self::Name(name) => value.get(name).into_iter().collect(),
+            Self::Index(at) => {
+                let len = i64::try_from(items().len()).unwrap_or(i64::MAX);
+                let at = if *at < 0 { at.saturating_add(len) } else { *at };
+                usize::try_from(at).ok().and_then(|at| items().get(at)).into_iter().collect()
+            }
+            Self::Every => match value {
+                Value::Object(fields) => fields.values().collect(),
+                _ => items().iter().collect(),
+            },
+            Self::Where(path, equal, wanted) => items()
+                .iter()
+                .filter(|item| {
+                    let found = crate::fields::find_path(item, path);
+                    found.is_some_and(|found| (found == wanted) == *equal)
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Where the bracket closes that is open.
+fn closing(text: &str) -> Option<usize> {
+    let mut quote = None;
+    for (at, letter) in text.char_indices() {
+        match (quote, letter) {
+            (None, ']') => return Some(at),
+            (None, '\'' | '"') => quote = Some(letter),
+            (Some(open), letter) if open == letter => quote = None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// A name up to the next dot or bracket; a backslash takes the meaning from what follows.
+fn name(text: &str) -> (String, &str) {
+    let mut name = String::new();
+    let mut letters = text.char_indices();
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '\\' => name.extend(letters.next().map(|(_, letter)| letter)),
+            '.' | '[' => return (name, text.get(at..).unwrap_or_default()),
+            _ => name.push(letter),
+        }
+    }
+    (name, "")
+}
+
+fn bracketed(inside: &str) -> Option<Step> {
+    let inside = inside.trim();
+    if inside == "*" {
+        return Some(Step::Every);
+    }
+    if let Some(condition) = inside.strip_prefix("?(").and_then(|rest| rest.strip_suffix(')')) {
+        let (left, equal, right) = match (condition.split_once("=="), condition.split_once("!=")) {
+            (Some((left, right)), _) => (left, true, right),
+            (None, Some((left, right))) => (left, false, right),
+            _ => return None,
+        };
+        let path = left.trim().strip_prefix("@.")?.split('.').map(str::to_owned).collect();
+        return Some(Step::Where(path, equal, literal(right.trim())?));
+    }
+    match literal(inside)? {
+        Value::String(name) => Some(Step::Name(name)),
+        Value::Number(number) => Some(Step::Index(number.as_i64()?)),
+        _ => None,
+    }
+}
+
+fn literal(text: &str) -> Option<Value> {
+    for quote in ['\'', '"'] {
+        if let Some(inside) = text.strip_prefix(quote) {
+            return inside.strip_suffix(quote).map(Value::from);
+        }
+    }
+    serde_json::from_str(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn paths_find_what_columns_show() {
+        let object = json!({
+            "metadata": { "labels": { "example.com/tier": "front" } },
+            "spec": { "ports": [{ "name": "a", "port": 1 }, { "name": "b", "port": 2 }] },
+            "status": { "conditions": [
+                { "type": "Ready", "status": "True" },
+                { "type": "Synced", "status": "False" },
+            ] },
+        });
+        for (path, expected) in [
+            (".spec.ports[0].port", json!([1])),
+            (".spec.ports[-1].port", json!([2])),
+            (".spec.ports[*].name", json!(["a", "b"])),
+            (".spec['ports'][1]['name']", json!(["b"])),
+            (r".metadata.labels.example\.com/tier", json!(["front"])),
+            (r#".status.conditions[?(@.type=="Ready")].status"#, json!(["True"])),
+            (".status.conditions[?(@.type!='Ready')].status", json!(["False"])),
+            (".spec.none", json!([])),
+            (".spec.ports[7]", json!([])),
+        ] {
+            let parsed = Path::parse(path).unwrap();
+            assert_eq!(json!(parsed.find(&object)), expected, "{path}");
+        }
+        for wrong in ["spec", ".a[", ".a[?(x)]", "..a", ".a[b]", ".a[?(@.b=='c)]"] {
+            assert_eq!(Path::parse(wrong), None, "{wrong}");
+        }
+    }
+}

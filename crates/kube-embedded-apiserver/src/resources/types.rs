@@ -1,0 +1,21 @@
+//! The built-in resources, one file each.
+
+pub(crate) mod config_map;
+pub(crate) mod custom_resource_definition;
+pub(crate) mod deployment;
+pub(crate) mod endpoint_slice;
+pub(crate) mod endpoints;
+pub(crate) mod event;
+pub(crate) mod horizontal_pod_autoscaler;
+pub(crate) mod ingress;
+pub(crate) mod ingress_class;
+pub(crate) mod job;
+pub(crate) mod lease;
+pub(crate) mod namespace;
+pub(crate) mod node;
+pub(crate) mod pod;
+pub(crate) mod quota;
+pub(crate) mod replica_set;
+pub(crate) mod secret;
+pub(crate) mod service;
+pub(crate) mod service_account;

@@ -1,0 +1,412 @@
+//! `customresourcedefinitions`.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde_json::{Value, json};
+
+use crate::{
+    fields::{default, default_empty, each, list, object, text},
+    resources::{
+        crd::{conditions::set_condition, json_path::Path},
+        deletion::Deletion,
+        resource_type::ResourceType,
+    },
+    schema::structural::schema_errors,
+    validation::{
+        field_error::{
+            FieldError, IMMUTABLE, duplicate, forbidden, invalid, not_supported, required,
+        },
+        names::dns_subdomain,
+        object_meta::metadata,
+    },
+};
+
+pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
+    short_names: &["crd", "crds"],
+    categories: &["api-extensions"],
+    namespaced: false,
+    subresources: &["status"],
+    generation: true,
+    defaults,
+    prepare_create,
+    prepare_update: |new, _| remember_storage_version(new),
+    validate,
+    deletion: &Deletion { begin: begin_deletion, ..Deletion::IMMEDIATE },
+    defines_resources: true,
+    ..ResourceType::of::<CustomResourceDefinition>(
+        "customresourcedefinition",
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
+    )
+};
+
+/// Holds a definition back until its objects are deleted.
+pub(crate) const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+const APPROVAL: &str = "api-approved.kubernetes.io";
+
+/// Marks a definition as one whose objects are to be deleted first.
+fn begin_deletion(definition: &mut Value) {
+    let finalizers = &mut definition["metadata"]["finalizers"];
+    if !finalizers.is_array() {
+        *finalizers = json!([]);
+    }
+    if let Some(finalizers) = finalizers.as_array_mut()
+        && !finalizers.iter().any(|known| known == CLEANUP_FINALIZER)
+    {
+        finalizers.push(CLEANUP_FINALIZER.into());
+    }
+    set_condition(
+        definition,
+        "Terminating",
+        "True",
+        "InstanceDeletionPending",
+        "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+    );
+}
+
+fn defaults(definition: &mut Value) {
+    let Some(spec) = object(definition, "spec") else { return };
+    if let Some(names) = object(spec, "names") {
+        let kind = text(names, &["kind"]).to_owned();
+        if !kind.is_empty() {
+            default_empty(names, "singular", kind.to_lowercase());
+            default_empty(names, "listKind", format!("{kind}List"));
+        }
+    }
+    if let Some(conversion) = object(spec, "conversion") {
+        default_empty(conversion, "strategy", "None");
+    }
+    for version in each(spec, "versions") {
+        default(version, "served", false);
+        default(version, "storage", false);
+    }
+}
+
+fn prepare_create(definition: &mut Value) {
+    definition["status"] = json!({
+        "conditions": null,
+        "acceptedNames": { "plural": "", "kind": "" },
+        "storedVersions": [],
+    });
+    remember_storage_version(definition);
+}
+
+/// Versions that objects were ever stored in are kept count of.
+fn remember_storage_version(definition: &mut Value) {
+    let versions = list(definition, &["spec", "versions"]);
+    let storage = versions.iter().find(|version| version["storage"] == true);
+    let Some(name) = storage.map(|version| version["name"].clone()) else { return };
+    let Some(status) = object(definition, "status") else { return };
+    if !status["storedVersions"].is_array() {
+        status["storedVersions"] = json!([]);
+    }
+    if let Some(stored) = status["storedVersions"].as_array_mut()
+        && !stored.contains(&name)
+    {
+        stored.push(name);
+    }
+}
+
+fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let spec = &definition["spec"];
+    let mut errors = metadata(definition, old, dns_subdomain);
+    let (group, plural) = (text(spec, &["group"]), text(spec, &["names", "plural"]));
+    let name = text(definition, &["metadata", "name"]);
+    if name != format!("{plural}.{group}") && !name.is_empty() {
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        errors.push(invalid("metadata.name", &name.into(), detail));
+    }
+    if group.is_empty() {
+        errors.push(required("spec.group", ""));
+    } else if let wrong = dns_subdomain(group)
+        && !wrong.is_empty()
+    {
+        errors.push(invalid("spec.group", &group.into(), &wrong.join(",")));
+    } else if !group.contains('.') {
+        let detail = "should be a domain with at least one dot";
+        errors.push(invalid("spec.group", &group.into(), detail));
+    }
+    const SCOPES: &[&str] = &["Cluster", "Namespaced"];
+    match text(spec, &["scope"]) {
+        "" => errors.push(required("spec.scope", "")),
+        scope if !SCOPES.contains(&scope) => {
+            errors.push(not_supported("spec.scope", &scope.into(), SCOPES));
+        }
+        _ => {}
+    }
+    errors.extend(versions(spec));
+    for field in ["plural", "singular", "kind", "listKind"] {
+        if text(spec, &["names", field]).is_empty() {
+            errors.push(required(format!("spec.names.{field}"), ""));
+        }
+    }
+    errors.extend(names(&spec["names"], "spec.names"));
+    errors.extend(conversion(&spec["conversion"]));
+    if let Some(old) = old {
+        let established = list(old, &["status", "conditions"])
+            .iter()
+            .any(|condition| condition["type"] == "Established" && condition["status"] == "True");
+        let mut fixed = vec!["group", "names.plural"];
+        if established {
+            fixed.extend(["scope", "names.kind"]);
+        }
+        for field in fixed {
+            let path: Vec<&str> = field.split('.').collect();
+            let (new, old) = (text(spec, &path), text(&old["spec"], &path));
+            if new != old {
+                errors.push(invalid(format!("spec.{field}"), &new.into(), IMMUTABLE));
+            }
+        }
+    }
+    errors.extend(stored_versions(definition));
+    let annotation = text(&definition["metadata"]["annotations"], &[APPROVAL]);
+    let protected = |domain: &str| group == domain || group.ends_with(&format!(".{domain}"));
+    if old.is_none() && (protected("k8s.io") || protected("kubernetes.io")) && annotation.is_empty()
+    {
+        let detail = format!(
+            "protected groups must have approval annotation {APPROVAL:?}, see \
+             https://github.com/kubernetes/enhancements/pull/1111"
+        );
+        errors.push(required(format!("metadata.annotations[{APPROVAL}]"), &detail));
+    }
+    if spec["preserveUnknownFields"] == true {
+        let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in \
+                      spec.versions[*].schema instead";
+        errors.push(invalid("spec.preserveUnknownFields", &true.into(), detail));
+    }
+    errors
+}
+
+fn versions(spec: &Value) -> Vec<FieldError> {
+    let all = &spec["versions"];
+    let versions = list(spec, &["versions"]);
+    let mut errors = Vec::new();
+    for (at, version) in versions.iter().enumerate() {
+        if !version["schema"]["openAPIV3Schema"].is_object() {
+            errors.push(required(format!("spec.versions[{at}].schema.openAPIV3Schema"), ""));
+        }
+    }
+    for (at, version) in versions.iter().enumerate() {
+        let path = format!("spec.versions[{at}]");
+        let wrong = dns_1035(text(version, &["name"]));
+        if !wrong.is_empty() {
+            errors.push(invalid(format!("{path}.name"), &version["name"], &wrong.join(",")));
+        }
+        if version["deprecated"] != true && version["deprecationWarning"].is_string() {
+            let detail = "can only be set for deprecated versions";
+            let path = format!("{path}.deprecationWarning");
+            errors.push(invalid(path, &version["deprecationWarning"], detail));
+        }
+        let schema = &version["schema"]["openAPIV3Schema"];
+        if schema.is_object() {
+            let has_status = version["subresources"]["status"].is_object();
+            errors.extend(schema_errors(
+                schema,
+                &format!("{path}.schema.openAPIV3Schema"),
+                has_status,
+            ));
+        }
+        errors.extend(scale(&version["subresources"]["scale"], &path));
+        for (at, column) in list(version, &["additionalPrinterColumns"]).iter().enumerate() {
+            errors.extend(column_errors(column, &format!("{path}.additionalPrinterColumns[{at}]")));
+        }
+        errors.extend(selectable(version, &path));
+    }
+    let names = || versions.iter().map(|version| text(version, &["name"]));
+    if names().enumerate().any(|(at, name)| names().take(at).any(|before| before == name)) {
+        errors.push(invalid("spec.versions", all, "must contain unique version names"));
+    }
+    if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
+        let detail = "must have exactly one version marked as storage version";
+        errors.push(invalid("spec.versions", all, detail));
+    }
+    errors
+}
+
+fn scale(scale: &Value, path: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if !scale.is_object() {
+        return errors;
+    }
+    for (field, part, needed) in [
+        ("specReplicasPath", ".spec", true),
+        ("statusReplicasPath", ".status", true),
+        ("labelSelectorPath", ".status", false),
+    ] {
+        let given = text(scale, &[field]);
+        let at = format!("{path}.subresources.scale.{field}");
+        if given.is_empty() {
+            if needed {
+                errors.push(required(at, ""));
+            }
+        } else if given.contains('[') || !given.starts_with('.') || Path::parse(given).is_none() {
+            let detail = "should be a simple json path";
+            errors.push(invalid(at, &given.into(), detail));
+        } else if !given.starts_with(&format!("{part}."))
+            && (field != "labelSelectorPath" || !given.starts_with(".spec."))
+        {
+            let detail = match field {
+                "labelSelectorPath" => "should be a json path under either .spec or .status",
+                _ if part == ".spec" => "should be a json path under .spec",
+                _ => "should be a json path under .status",
+            };
+            errors.push(invalid(at, &given.into(), detail));
+        }
+    }
+    errors
+}
+
+fn column_errors(column: &Value, path: &str) -> Vec<FieldError> {
+    const TYPES: &[&str] = &["boolean", "date", "integer", "number", "string"];
+    const FORMATS: &[&str] =
+        &["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+    let mut errors = Vec::new();
+    if text(column, &["name"]).is_empty() {
+        errors.push(required(format!("{path}.name"), ""));
+    }
+    let types = format!("must be one of {}", TYPES.join(","));
+    match text(column, &["type"]) {
+        "" => errors.push(required(format!("{path}.type"), &types)),
+        of if !TYPES.contains(&of) => {
+            errors.push(invalid(format!("{path}.type"), &of.into(), &types));
+        }
+        _ => {}
+    }
+    let format = text(column, &["format"]);
+    if !format.is_empty() && !FORMATS.contains(&format) {
+        let detail = format!("must be one of {}", FORMATS.join(","));
+        errors.push(invalid(format!("{path}.format"), &format.into(), &detail));
+    }
+    match text(column, &["jsonPath"]) {
+        "" => errors.push(required(format!("{path}.JSONPath"), "")),
+        given if !given.starts_with('.') || Path::parse(given).is_none() => {
+            let detail = "is an invalid jsonPath: only names, indices, [*] and [?(@.name==value)] \
+                          after a leading dot are understood";
+            errors.push(invalid(format!("{path}.JSONPath"), &given.into(), detail));
+        }
+        _ => {}
+    }
+    errors
+}
+
+fn selectable(version: &Value, path: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let fields = list(version, &["selectableFields"]);
+    for (at, field) in fields.iter().enumerate() {
+        let path = format!("{path}.selectableFields[{at}].jsonPath");
+        let given = text(field, &["jsonPath"]);
+        let mut schema = &version["schema"]["openAPIV3Schema"];
+        for step in given.split('.').skip(1) {
+            schema = &schema["properties"][step];
+        }
+        if given.is_empty() {
+            errors.push(required(path, ""));
+        } else if given.starts_with(".metadata") {
+            let detail = "must not point to fields in metadata";
+            errors.push(invalid(path, &given.into(), detail));
+        } else if schema.is_null() || !given.starts_with('.') {
+            let detail = "is an invalid path: does not refer to a valid field";
+            errors.push(invalid(path, &given.into(), detail));
+        } else if !matches!(schema["type"].as_str(), Some("string" | "boolean" | "integer")) {
+            let detail = "must point to a field of type string, boolean or integer. Enum string \
+                          fields and strings with formats are allowed.";
+            errors.push(invalid(path, &given.into(), detail));
+        } else if fields.iter().take(at).any(|before| before == field) {
+            errors.push(duplicate(path, &given.into()));
+        }
+    }
+    errors
+}
+
+fn names(names: &Value, path: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (field, mixed) in
+        [("plural", false), ("singular", false), ("kind", true), ("listKind", true)]
+    {
+        let given = text(names, &[field]);
+        let wrong = if mixed { dns_1035(&given.to_lowercase()) } else { dns_1035(given) };
+        if given.is_empty() || wrong.is_empty() {
+            continue;
+        }
+        let detail = match mixed {
+            true => format!("may have mixed case, but should otherwise match: {}", wrong.join(",")),
+            false => wrong.join(","),
+        };
+        errors.push(invalid(format!("{path}.{field}"), &given.into(), &detail));
+    }
+    for field in ["shortNames", "categories"] {
+        for (at, name) in list(names, &[field]).iter().enumerate() {
+            let wrong = dns_1035(name.as_str().unwrap_or_default());
+            if !wrong.is_empty() {
+                errors.push(invalid(format!("{path}.{field}[{at}]"), name, &wrong.join(",")));
+            }
+        }
+    }
+    let kind = text(names, &["kind"]);
+    if !kind.is_empty() && names["kind"] == names["listKind"] {
+        let detail = "kind and listKind may not be the same";
+        errors.push(invalid(format!("{path}.listKind"), &kind.into(), detail));
+    }
+    errors
+}
+
+fn conversion(conversion: &Value) -> Vec<FieldError> {
+    match text(conversion, &["strategy"]) {
+        "None" => {
+            let webhook = !conversion["webhook"].is_null();
+            let detail = "should not be set when strategy is not set to Webhook";
+            webhook.then(|| forbidden("spec.conversion.webhookClientConfig", detail))
+        }
+        "" => Some(required("spec.conversion.strategy", "")),
+        "Webhook" => Some(forbidden(
+            "spec.conversion.strategy",
+            "this server calls no webhooks: serve all versions with strategy None, which changes \
+             nothing but apiVersion",
+        )),
+        other => {
+            let known = &["None", "Webhook"];
+            Some(not_supported("spec.conversion.strategy", &other.into(), known))
+        }
+    }
+    .into_iter()
+    .collect()
+}
+
+fn stored_versions(definition: &Value) -> Vec<FieldError> {
+    let path = "status.storedVersions";
+    let stored = list(definition, &["status", "storedVersions"]);
+    let versions = list(definition, &["spec", "versions"]);
+    let mut errors = Vec::new();
+    if stored.is_empty() {
+        // Without a storage version there is another error, of the cause.
+        return errors;
+    }
+    for (at, name) in stored.iter().enumerate() {
+        if !versions.iter().any(|version| version["name"] == *name) {
+            let shown = name.as_str().unwrap_or_default();
+            let detail = format!(
+                "missing from spec.versions; {shown} was previously a storage version, and must \
+                 remain in spec.versions until a storage migration ensures no data remains \
+                 persisted in {shown} and removes {shown} from status.storedVersions"
+            );
+            errors.push(invalid(format!("{path}[{at}]"), name, &detail));
+        }
+    }
+    errors
+}
+
+/// What is wrong with a label that starts with a letter.
+fn dns_1035(name: &str) -> Vec<String> {
+    const RULE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or \
+        '-', start with an alphabetic character, and end with an alphanumeric character (e.g. \
+        'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+    let mut wrong = Vec::new();
+    if name.len() > 63 {
+        wrong.push("must be no more than 63 bytes".to_owned());
+    }
+    let shaped = name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !shaped {
+        wrong.push(RULE.to_owned());
+    }
+    wrong
+}

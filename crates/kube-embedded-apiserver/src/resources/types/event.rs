@@ -1,0 +1,248 @@
+//! `events`: stored in the form of the core group; `events.k8s.io` shows the same ones with other
+//! names for the same fields.
+
+use jiff::Timestamp;
+use k8s_openapi::api::{core::v1::Event, events::v1::Event as NewEvent};
+use serde_json::{Map, Value};
+
+use crate::{
+    fields::{object, text},
+    resources::{
+        resource_type::ResourceType,
+        table_columns::{Column, column, since, wide},
+    },
+    validation::{
+        field_error::{FieldError, invalid},
+        names::dns_subdomain,
+        object_meta::metadata,
+    },
+};
+
+pub(crate) const RESOURCE: ResourceType = ResourceType {
+    short_names: &["ev"],
+    defaults: |event| {
+        object(event, "involvedObject");
+        object(event, "source");
+        if let Some(event) = event.as_object_mut() {
+            // Encoded by Kubernetes even where they are empty.
+            event.entry("eventTime").or_insert(Value::Null);
+            for field in ["firstTimestamp", "lastTimestamp"] {
+                event.entry(field).or_insert(Value::Null);
+            }
+            for field in ["reportingComponent", "reportingInstance"] {
+                event.entry(field).or_insert_with(|| "".into());
+            }
+        }
+    },
+    validate,
+    columns: COLUMNS,
+    selectable: &[
+        "involvedObject.kind",
+        "involvedObject.namespace",
+        "involvedObject.name",
+        "involvedObject.uid",
+        "involvedObject.apiVersion",
+        "involvedObject.resourceVersion",
+        "involvedObject.fieldPath",
+        "reason",
+        "reportingComponent",
+        "source",
+        "type",
+    ],
+    ..ResourceType::of::<Event>("event", "io.k8s.api.core.v1.Event")
+};
+
+pub(crate) const EVENTS_RESOURCE: ResourceType = ResourceType {
+    short_names: &["ev"],
+    columns: COLUMNS,
+    selectable: &[
+        "regarding.kind",
+        "regarding.namespace",
+        "regarding.name",
+        "regarding.uid",
+        "reason",
+        "reportingController",
+        "type",
+    ],
+    storage: ("", "events"),
+    from_storage: |event| {
+        rename(event, "v1", "events.k8s.io/v1", |(old, new)| (old, new));
+        if let Some(event) = event.as_object_mut() {
+            // Encoded here only where they say something.
+            event.retain(|name, value| {
+                !matches!(name.as_str(), "reportingController" | "reportingInstance")
+                    || *value != ""
+            });
+        }
+    },
+    to_storage: |event| rename(event, "events.k8s.io/v1", "v1", |(old, new)| (new, old)),
+    ..ResourceType::of::<NewEvent>("event", "io.k8s.api.events.v1.Event")
+};
+
+/// Names in the core group and in `events.k8s.io`.
+const NAMES: &[(&str, &str)] = &[
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("reportingComponent", "reportingController"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+];
+
+fn rename(
+    event: &mut Value,
+    from: &str,
+    to: &str,
+    direction: fn((&'static str, &'static str)) -> (&'static str, &'static str),
+) {
+    let Some(fields) = event.as_object_mut() else { return };
+    if fields.get("apiVersion").is_some_and(|version| version != from) {
+        return;
+    }
+    fields.insert("apiVersion".to_owned(), to.into());
+    *fields = std::mem::take(fields)
+        .into_iter()
+        .map(|(name, value)| {
+            let renamed = NAMES.iter().copied().map(direction).find(|(old, _)| *old == name);
+            (renamed.map_or(name, |(_, new)| new.to_owned()), value)
+        })
+        .collect::<Map<_, _>>();
+}
+
+fn validate(event: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = metadata(event, old, dns_subdomain);
+    let of = &event["involvedObject"]["namespace"];
+    let namespace = text(event, &["metadata", "namespace"]);
+    let of_text = of.as_str().unwrap_or_default();
+    // Objects without a namespace have their events in `default`.
+    let belongs = of_text == namespace || of_text.is_empty() && matches!(namespace, "default" | "");
+    if !belongs {
+        let shown = if of.is_null() { &Value::from("") } else { of };
+        errors.push(invalid("involvedObject.namespace", shown, "does not match event.namespace"));
+    }
+    errors
+}
+
+const COLUMNS: &[Column] = &[
+    column(
+        "Last Seen",
+        "The time at which the most recent occurrence of this event was recorded.",
+        |event, now| last_seen(event, now).into(),
+    ),
+    column(
+        "Type",
+        "Type of this event (Normal, Warning), new types could be added in the future",
+        |event, _| text(event, &["type"]).into(),
+    ),
+    column(
+        "Reason",
+        "This should be a short, machine understandable string that gives the reason for the \
+         transition into the object's current status.",
+        |event, _| text(event, &["reason"]).into(),
+    ),
+    column("Object", "The object that this event is about.", |event, _| {
+        let object = either(event, "involvedObject", "regarding");
+        let kind = text(object, &["kind"]).to_lowercase();
+        match text(object, &["name"]) {
+            "" => kind.into(),
+            name => format!("{kind}/{name}").into(),
+        }
+    }),
+    wide("Subobject", "Which part of the object this event is about.", |event, _| {
+        text(either(event, "involvedObject", "regarding"), &["fieldPath"]).into()
+    }),
+    wide(
+        "Source",
+        "The component reporting this event. Should be a short machine understandable string.",
+        |event, _| source(event).into(),
+    ),
+    column(
+        "Message",
+        "A human-readable description of the status of this operation.",
+        |event, _| either(event, "message", "note").as_str().unwrap_or_default().trim().into(),
+    ),
+    wide(
+        "First Seen",
+        "The time at which the event was first recorded. (Time of server receipt is in TypeMeta.)",
+        |event, now| first_seen(event, now).into(),
+    ),
+    wide("Count", "The number of times this event has occurred.", |event, _| {
+        let series = event["series"]["count"].as_i64();
+        let count = either(event, "count", "deprecatedCount").as_i64().filter(|count| *count != 0);
+        series.or(count).unwrap_or(1).into()
+    }),
+    Column {
+        format: "name",
+        ..wide("Name", "Name must be unique within a namespace.", |event, _| {
+            text(event, &["metadata", "name"]).into()
+        })
+    },
+];
+
+fn either<'a>(event: &'a Value, old: &str, new: &str) -> &'a Value {
+    if event[old].is_null() { &event[new] } else { &event[old] }
+}
+
+fn first_seen(event: &Value, now: Timestamp) -> String {
+    match either(event, "firstTimestamp", "deprecatedFirstTimestamp").as_str() {
+        Some(time) => since(time, now),
+        None => since(text(event, &["eventTime"]), now),
+    }
+}
+
+fn last_seen(event: &Value, now: Timestamp) -> String {
+    if let Some(time) = event["series"]["lastObservedTime"].as_str() {
+        return since(time, now);
+    }
+    match either(event, "lastTimestamp", "deprecatedLastTimestamp").as_str() {
+        Some(time) => since(time, now),
+        None => first_seen(event, now),
+    }
+}
+
+fn source(event: &Value) -> String {
+    let source = either(event, "source", "deprecatedSource");
+    let component = match text(source, &["component"]) {
+        "" => either(event, "reportingComponent", "reportingController").as_str(),
+        component => Some(component),
+    };
+    let component = component.unwrap_or_default();
+    let instance = match text(source, &["host"]) {
+        "" => text(event, &["reportingInstance"]),
+        host => host,
+    };
+    if instance.is_empty() { component.to_owned() } else { format!("{component}, {instance}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn both_views_of_an_event_are_the_same_event() {
+        let stored = json!({
+            "apiVersion": "v1", "kind": "Event", "metadata": { "name": "e" },
+            "involvedObject": { "kind": "Pod", "name": "p" }, "message": "hello",
+            "source": { "component": "kubelet" }, "count": 2, "type": "Normal",
+        });
+        let mut viewed = stored.clone();
+        (EVENTS_RESOURCE.from_storage)(&mut viewed);
+        assert_eq!(viewed["note"], "hello");
+        assert_eq!(viewed["regarding"]["name"], "p");
+        let cells = |event: &Value| -> Vec<Value> {
+            COLUMNS.iter().map(|column| (column.cell)(event, Timestamp::UNIX_EPOCH)).collect()
+        };
+        assert_eq!(cells(&viewed), cells(&stored));
+        assert_eq!(cells(&stored)[3], "pod/p");
+        (EVENTS_RESOURCE.to_storage)(&mut viewed);
+        assert_eq!(viewed, stored);
+        let mut unsaid = stored.clone();
+        unsaid["reportingComponent"] = "".into();
+        unsaid["reportingInstance"] = "".into();
+        (EVENTS_RESOURCE.from_storage)(&mut unsaid);
+        assert_eq!(unsaid.get("reportingController").or(unsaid.get("reportingInstance")), None);
+    }
+}

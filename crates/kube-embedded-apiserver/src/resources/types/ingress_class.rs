@@ -1,0 +1,188 @@
+//! `ingressclasses`.
+
+use k8s_openapi::api::networking::v1::IngressClass;
+use serde_json::Value;
+
+use crate::{
+    fields::{default, existing, text},
+    resources::{
+        resource_type::ResourceType,
+        table_columns::{AGE, column},
+        types::ingress::reference,
+    },
+    validation::{
+        field_error::{
+            FieldError, IMMUTABLE, forbidden, invalid, not_supported, required, too_long,
+        },
+        names::{dns_label, dns_subdomain, domain_prefixed_path},
+        object_meta::metadata,
+    },
+};
+
+pub(crate) const RESOURCE: ResourceType = ResourceType {
+    namespaced: false,
+    generation: true,
+    defaults: |class| {
+        if let Some(parameters) =
+            existing(class, "spec").and_then(|spec| existing(spec, "parameters"))
+        {
+            default(parameters, "scope", "Cluster");
+        }
+    },
+    validate,
+    columns: &[
+        column(
+            "Controller",
+            "Controller that is responsible for handling this class",
+            |class, _| text(class, &["spec", "controller"]).into(),
+        ),
+        column("Parameters", "A reference to a resource with additional parameters", |class, _| {
+            parameters(&class["spec"]["parameters"]).into()
+        }),
+        AGE,
+    ],
+    ..ResourceType::of::<IngressClass>("ingressclass", "io.k8s.api.networking.v1.IngressClass")
+};
+
+fn parameters(parameters: &Value) -> String {
+    let (kind, name) = (text(parameters, &["kind"]), text(parameters, &["name"]));
+    match parameters["apiGroup"].as_str() {
+        _ if parameters.is_null() => "<none>".to_owned(),
+        Some(group) => format!("{kind}.{group}/{name}"),
+        None => format!("{kind}/{name}"),
+    }
+}
+
+fn validate(class: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    const MOST: usize = 250;
+    let mut errors = metadata(class, old, dns_subdomain);
+    let spec = &class["spec"];
+    let (controller, field) = (text(spec, &["controller"]), "spec.controller");
+    if old.is_some_and(|old| old["spec"]["controller"] != spec["controller"]) {
+        errors.push(invalid(field, &controller.into(), IMMUTABLE));
+    }
+    if controller.len() > MOST {
+        errors.push(too_long(field, MOST));
+    }
+    errors.extend(domain_prefixed_path(controller, field));
+    let parameters = &spec["parameters"];
+    if parameters.is_null() {
+        return errors;
+    }
+    let field = "spec.parameters";
+    errors.extend(reference(parameters, field));
+    let namespace = &parameters["namespace"];
+    match text(parameters, &["scope"]) {
+        "Namespace" => match namespace.as_str() {
+            None => errors.push(required(
+                format!("{field}.namespace"),
+                "`parameters.scope` is set to 'Namespace'",
+            )),
+            Some(name) => errors.extend(
+                dns_label(name).iter().map(|w| invalid(format!("{field}.namespace"), namespace, w)),
+            ),
+        },
+        "Cluster" => {
+            if !namespace.is_null() {
+                let detail = "`parameters.scope` is set to 'Cluster'";
+                errors.push(forbidden(format!("{field}.namespace"), detail));
+            }
+        }
+        _ => {
+            let supported = ["Cluster", "Namespace"];
+            let scope = &parameters["scope"];
+            errors.push(not_supported(format!("{field}.scope"), scope, &supported));
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(spec: &Value, old: Option<&Value>) -> Vec<String> {
+        let class = |spec: &Value| json!({ "metadata": { "name": "c" }, "spec": spec });
+        let mut new = class(spec);
+        (RESOURCE.defaults)(&mut new);
+        let errors = validate(&new, old.map(class).as_ref());
+        errors.into_iter().map(|error| format!("{}: {}", error.field, error.message)).collect()
+    }
+
+    #[test]
+    fn controllers_are_paths_below_a_domain_and_stay() {
+        for (controller, wrong) in [
+            ("acme.io/edge", &[][..]),
+            ("", &["Required value"]),
+            (
+                "edge",
+                &[
+                    "Invalid value: \"edge\": must be a domain-prefixed path (such as \"acme.io/foo\")",
+                ],
+            ),
+            (
+                "a.b/ä",
+                &["Invalid value: \"ä\": Invalid path (regex used for validation is \
+                   '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')"],
+            ),
+        ] {
+            let wrong: Vec<String> =
+                wrong.iter().map(|wrong| format!("spec.controller: {wrong}")).collect();
+            assert_eq!(told(&json!({ "controller": controller }), None), wrong);
+        }
+        let long = format!("a.b/{}", "x".repeat(250));
+        assert_eq!(
+            told(&json!({ "controller": long }), None),
+            ["spec.controller: Too long: may not be more than 250 bytes"]
+        );
+        assert_eq!(
+            told(&json!({ "controller": "a.b/d" }), Some(&json!({ "controller": "a.b/c" }))),
+            ["spec.controller: Invalid value: \"a.b/d\": field is immutable"]
+        );
+    }
+
+    #[test]
+    fn parameters_have_a_namespace_where_their_scope_is_one() {
+        for (more, wrong) in [
+            (json!({}), None),
+            (json!({ "scope": "Namespace", "namespace": "n" }), None),
+            (
+                json!({ "scope": "Namespace" }),
+                Some("namespace: Required value: `parameters.scope` is set to 'Namespace'"),
+            ),
+            (
+                json!({ "namespace": "n" }),
+                Some("namespace: Forbidden: `parameters.scope` is set to 'Cluster'"),
+            ),
+            (
+                json!({ "scope": "World" }),
+                Some(
+                    "scope: Unsupported value: \"World\": supported values: \"Cluster\", \
+                     \"Namespace\"",
+                ),
+            ),
+        ] {
+            let mut parameters = json!({ "kind": "K", "name": "n" });
+            for (key, value) in more.as_object().into_iter().flatten() {
+                parameters[key] = value.clone();
+            }
+            let wrong: Vec<String> =
+                wrong.iter().map(|wrong| format!("spec.parameters.{wrong}")).collect();
+            let spec = json!({ "controller": "a.b/c", "parameters": parameters });
+            assert_eq!(told(&spec, None), wrong);
+        }
+    }
+
+    #[test]
+    fn what_get_shows() {
+        for (given, shown) in [
+            (json!(null), "<none>"),
+            (json!({ "kind": "K", "name": "n" }), "K/n"),
+            (json!({ "kind": "K", "name": "n", "apiGroup": "a.b" }), "K.a.b/n"),
+        ] {
+            assert_eq!(parameters(&given), shown);
+        }
+    }
+}

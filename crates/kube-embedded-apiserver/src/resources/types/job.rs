@@ -1,0 +1,429 @@
+//! `jobs`.
+
+use k8s_openapi::api::batch::v1::Job;
+use serde_json::{Value, json};
+
+use crate::{
+    fields::{at, default, each, existing, list, object, text},
+    resources::deletion::{Deletion, Propagation},
+    resources::pod_defaults,
+    resources::{
+        resource_type::ResourceType,
+        table_columns::{self, AGE, column, container_images, container_names, count, human, wide},
+    },
+    validation::{
+        field_error::{FieldError, IMMUTABLE, invalid, not_supported, required, too_long},
+        job_policy,
+        names::{
+            dns_label, dns_subdomain, domain_prefixed_path, label_selector, non_negative, selects,
+        },
+        object_meta::metadata,
+        pod_spec,
+    },
+};
+
+pub(crate) const RESOURCE: ResourceType = ResourceType {
+    categories: &["all"],
+    subresources: &["status"],
+    generation: true,
+    defaults,
+    prepare_create,
+    validate,
+    warnings,
+    deletion: &Deletion {
+        default_propagation: Some(Propagation::Orphan),
+        default_propagation_warning: Some(
+            "child pods are preserved by default when jobs are deleted; set \
+             propagationPolicy=Background to remove them or set propagationPolicy=Orphan to \
+             suppress this warning",
+        ),
+        ..Deletion::IMMEDIATE
+    },
+    columns: &[
+        column("Status", "Status of the job.", |job, _| status(job).into()),
+        column(
+            "Completions",
+            "The number of pods which reached phase Succeeded. The value increases monotonically \
+             for a given spec. However, it may decrease in reaction to scale down of elastic \
+             indexed jobs.",
+            |job, _| completions(job).into(),
+        ),
+        column("Duration", "Time required to complete the job.", |job, now| {
+            let time = |field: &str| text(job, &["status", field]).parse::<jiff::Timestamp>();
+            let Ok(start) = time("startTime") else { return "".into() };
+            let end = time("completionTime").unwrap_or(now);
+            human(end.as_second() - start.as_second()).into()
+        }),
+        AGE,
+        wide("Containers", "Names of each container in the template.", |job, _| {
+            container_names(at(job, &["spec", "template", "spec"]))
+        }),
+        wide("Images", "Images referenced by each container in the template.", |job, _| {
+            container_images(at(job, &["spec", "template", "spec"]))
+        }),
+        wide(
+            "Selector",
+            "A label query over pods that should match the pod count. Normally, the system sets \
+             this field for you.",
+            |job, _| table_columns::selector(at(job, &["spec", "selector"])),
+        ),
+    ],
+    ..ResourceType::of::<Job>("job", "io.k8s.api.batch.v1.Job")
+};
+
+/// What every pod of a job is labelled with: the uid of the job and its name, each also in the way
+/// that is older than prefixes.
+const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
+const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
+
+const INDEXED: &str = "Indexed";
+
+fn defaults(job: &mut Value) {
+    let Some(spec) = object(job, "spec") else { return };
+    if spec["completions"].is_null() && spec["parallelism"].is_null() {
+        default(spec, "completions", 1);
+    }
+    default(spec, "parallelism", 1);
+    let every_index_alone = !spec["backoffLimitPerIndex"].is_null();
+    default(spec, "backoffLimit", if every_index_alone { i32::MAX } else { 6 });
+    default(spec, "completionMode", "NonIndexed");
+    default(spec, "suspend", false);
+    default(spec, "manualSelector", false);
+    let policy = !spec["podFailurePolicy"].is_null();
+    default(spec, "podReplacementPolicy", if policy { "Failed" } else { "TerminatingOrFailed" });
+    if let Some(policy) = existing(spec, "podFailurePolicy") {
+        for rule in each(policy, "rules") {
+            for pattern in each(rule, "onPodConditions") {
+                default(pattern, "status", "True");
+            }
+        }
+    }
+    pod_defaults::template_defaults(spec);
+    label_like_pods(job);
+}
+
+/// A job without labels has those of its pods.
+fn label_like_pods(job: &mut Value) {
+    let labels = at(job, &["spec", "template", "metadata", "labels"]).clone();
+    let none = |labels: &Value| labels.as_object().is_none_or(serde_json::Map::is_empty);
+    if !none(&labels)
+        && none(&job["metadata"]["labels"])
+        && let Some(metadata) = object(job, "metadata")
+    {
+        metadata["labels"] = labels;
+    }
+}
+
+fn prepare_create(job: &mut Value) {
+    job["status"] = json!({});
+    if job["spec"]["manualSelector"] == true {
+        return;
+    }
+    let (uid, name) = (job["metadata"]["uid"].clone(), job["metadata"]["name"].clone());
+    let Some(spec) = existing(job, "spec") else { return };
+    // What a client said is not overwritten: validation tells of it.
+    let labels = object(spec, "template")
+        .and_then(|template| object(template, "metadata"))
+        .and_then(|metadata| object(metadata, "labels"));
+    if let Some(labels) = labels {
+        for label in UID_LABELS {
+            default(labels, label, uid.clone());
+        }
+        for label in NAME_LABELS {
+            default(labels, label, name.clone());
+        }
+    }
+    let selected = object(spec, "selector").and_then(|selector| object(selector, "matchLabels"));
+    if let Some(selected) = selected {
+        default(selected, UID_LABELS[1], uid);
+    }
+    label_like_pods(job);
+}
+
+fn validate(job: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let spec = &job["spec"];
+    let mut errors = metadata(job, old, dns_subdomain);
+    errors.extend(generated_labels(job));
+    errors.extend(validate_spec(spec));
+    let most = spec["completions"].as_i64().filter(|most| *most > 0);
+    if let Some(most) = most.filter(|_| spec["completionMode"] == INDEXED) {
+        let name = text(job, &["metadata", "name"]);
+        let host = format!("{name}-{}", most - 1);
+        if !dns_label(&host).is_empty() {
+            let detail = format!("will not able to create pod with invalid DNS label: {host}");
+            errors.push(invalid("metadata.name", &name.into(), &detail));
+        }
+    }
+    if let Some(old) = old {
+        errors.extend(validate_update(spec, old));
+    }
+    errors
+}
+
+/// The labels that make pods belong to this job and to no other.
+fn generated_labels(job: &Value) -> Vec<FieldError> {
+    let spec = &job["spec"];
+    if spec["manualSelector"] == true || spec["selector"].is_null() {
+        return Vec::new();
+    }
+    let metadata = &job["metadata"];
+    let (uid, name) = (text(metadata, &["uid"]), text(metadata, &["name"]));
+    let labels = at(spec, &["template", "metadata", "labels"]);
+    let mut errors = Vec::new();
+    let mut expected = json!({});
+    for (label, wanted) in
+        [(UID_LABELS[0], uid), (NAME_LABELS[0], name), (UID_LABELS[1], uid), (NAME_LABELS[1], name)]
+    {
+        expected[label] = wanted.into();
+        let field = format!("spec.template.metadata.labels[{label}]");
+        let detail = format!("must be '{wanted}'");
+        match labels[label].as_str() {
+            None => errors.push(required(field, &detail)),
+            Some(there) if there != wanted => errors.push(invalid(field, labels, &detail)),
+            Some(_) => {}
+        }
+    }
+    if !selects(&spec["selector"], &expected) {
+        let detail = "`selector` not auto-generated";
+        errors.push(invalid("spec.selector", &spec["selector"], detail));
+    }
+    errors
+}
+
+fn validate_spec(spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for field in [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ] {
+        errors.extend(non_negative(&spec[field], format!("spec.{field}")));
+    }
+    if !spec["maxFailedIndexes"].is_null() && spec["backoffLimitPerIndex"].is_null() {
+        let detail = "when maxFailedIndexes is specified";
+        errors.push(required("spec.backoffLimitPerIndex", detail));
+    }
+    if let Some(manager) = spec["managedBy"].as_str() {
+        const MOST: usize = 63;
+        errors.extend(domain_prefixed_path(manager, "spec.managedBy"));
+        if manager.len() > MOST {
+            errors.push(too_long("spec.managedBy", MOST));
+        }
+    }
+    errors.extend(validate_mode(spec));
+    errors.extend(job_policy::validate(spec));
+    errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
+    let policy = at(spec, &["template", "spec", "restartPolicy"]);
+    let field = "spec.template.spec.restartPolicy";
+    match policy.as_str().unwrap_or_default() {
+        "" | "Always" => {
+            errors.push(required(field, "valid values: \"OnFailure\", \"Never\""));
+        }
+        "OnFailure" if !spec["podFailurePolicy"].is_null() => {
+            let detail = "only \"Never\" is supported when podFailurePolicy is specified";
+            errors.push(invalid(field, policy, detail));
+        }
+        "OnFailure" | "Never" => {}
+        _ => errors.push(not_supported(field, policy, &["OnFailure", "Never"])),
+    }
+    let selector = &spec["selector"];
+    if selector.is_null() {
+        errors.push(required("spec.selector", ""));
+    } else {
+        errors.extend(label_selector(selector, "spec.selector"));
+    }
+    let labels = at(spec, &["template", "metadata", "labels"]);
+    if selector.is_null() || !selects(selector, labels) {
+        let detail = "`selector` does not match template `labels`";
+        errors.push(invalid("spec.template.metadata.labels", labels, detail));
+    }
+    errors
+}
+
+fn validate_mode(spec: &Value) -> Vec<FieldError> {
+    const MOST: i64 = 100_000;
+    let mut errors = Vec::new();
+    let mode = &spec["completionMode"];
+    let number = |field: &str| spec[field].as_i64();
+    match mode.as_str().unwrap_or_default() {
+        INDEXED => {
+            if spec["completions"].is_null() {
+                errors.push(required("spec.completions", "when completion mode is Indexed"));
+            }
+            for field in ["parallelism", "maxFailedIndexes"] {
+                if number(field).is_some_and(|number| number > MOST) {
+                    let when = match field {
+                        "parallelism" => " when completion mode is Indexed",
+                        _ => "",
+                    };
+                    let detail = format!("must be less than or equal to {MOST}{when}");
+                    errors.push(invalid(format!("spec.{field}"), &spec[field], &detail));
+                }
+            }
+            if let (Some(completions), Some(failed)) =
+                (number("completions"), number("maxFailedIndexes"))
+                && failed > completions
+            {
+                let detail = "must be less than or equal to completions";
+                errors.push(invalid("spec.maxFailedIndexes", &failed.into(), detail));
+            }
+            if number("completions").is_some_and(|number| number > MOST)
+                && !spec["backoffLimitPerIndex"].is_null()
+            {
+                errors.extend(validate_many_indexes(spec, MOST));
+            }
+        }
+        "NonIndexed" | "" => {
+            for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+                if !spec[field].is_null() {
+                    let detail = "requires indexed completion mode";
+                    errors.push(invalid(format!("spec.{field}"), &spec[field], detail));
+                }
+            }
+        }
+        _ => {
+            let supported = ["Indexed", "NonIndexed"];
+            errors.push(not_supported("spec.completionMode", mode, &supported));
+        }
+    }
+    errors
+}
+
+/// What holds for an indexed job with more completions than `many` that counts failures for each.
+fn validate_many_indexes(spec: &Value, many: i64) -> Vec<FieldError> {
+    const MOST: i64 = 10_000;
+    let mut errors = Vec::new();
+    if spec["maxFailedIndexes"].is_null() {
+        let detail = format!("must be specified when completions is above {many}");
+        errors.push(required("spec.maxFailedIndexes", &detail));
+    }
+    for (field, when) in [
+        (
+            "parallelism",
+            format!("when completions are above {many} and used with backoff limit per index"),
+        ),
+        ("maxFailedIndexes", format!("when completions is above {many}")),
+    ] {
+        if spec[field].as_i64().is_some_and(|number| number > MOST) {
+            let detail = format!("must be less than or equal to {MOST} {when}");
+            errors.push(invalid(format!("spec.{field}"), &spec[field], &detail));
+        }
+    }
+    errors
+}
+
+fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let was = &old["spec"];
+    let mut stays = |field: &str| {
+        if spec[field] != was[field] {
+            errors.push(invalid(format!("spec.{field}"), &spec[field], IMMUTABLE));
+        }
+    };
+    // The number of completions of an indexed job may change together with its parallelism.
+    let elastic = spec["completionMode"] == INDEXED;
+    if !elastic {
+        stays("completions");
+    }
+    stays("selector");
+    let mut template = was["template"].clone();
+    let waiting = was["suspend"] == true && at(old, &["status", "startTime"]).is_null();
+    if waiting {
+        take_scheduling(&mut template, &spec["template"]);
+    }
+    if spec["template"] != template {
+        stays("template");
+    }
+    for field in
+        ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
+    {
+        stays(field);
+    }
+    if elastic
+        && spec["completions"] != was["completions"]
+        && !spec["completions"].is_null()
+        && spec["completions"] != spec["parallelism"]
+    {
+        let detail = "can only be modified in tandem with spec.parallelism";
+        errors.push(invalid("spec.completions", &spec["completions"], detail));
+    }
+    errors
+}
+
+/// Where pods shall go may change until a suspended job starts for the first time.
+fn take_scheduling(template: &mut Value, new: &Value) {
+    let mut take = |path: &[&str]| {
+        let Some((last, above)) = path.split_last() else { return };
+        let mut place = &mut *template;
+        for name in above {
+            place = &mut place[*name];
+        }
+        let Some(place) = place.as_object_mut() else { return };
+        match at(new, path) {
+            Value::Null => place.remove(*last),
+            value => place.insert((*last).to_owned(), value.clone()),
+        };
+    };
+    take(&["metadata", "labels"]);
+    take(&["metadata", "annotations"]);
+    for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+        take(&["spec", field]);
+    }
+    if at(template, &["spec", "affinity"]) != at(new, &["spec", "affinity"]) {
+        // Only the part about nodes.
+        let rest = |template: &Value| {
+            let mut affinity = at(template, &["spec", "affinity"]).clone();
+            if let Some(parts) = affinity.as_object_mut() {
+                parts.remove("nodeAffinity");
+            }
+            affinity.as_object().is_some_and(|parts| !parts.is_empty()).then_some(affinity)
+        };
+        if rest(template) == rest(new) {
+            template["spec"]["affinity"] = at(new, &["spec", "affinity"]).clone();
+        }
+    }
+}
+
+fn warnings(job: &Value) -> Vec<String> {
+    let wrong = dns_label(text(job, &["metadata", "name"]));
+    if wrong.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "metadata.name: this is used in Pod names and hostnames, which can result in surprising \
+         behavior; a DNS label is recommended: [{}]",
+        wrong.join(" ")
+    )]
+}
+
+fn status(job: &Value) -> &'static str {
+    let is = |kind: &str| {
+        let mut conditions = list(job, &["status", "conditions"]).iter();
+        conditions.any(|condition| condition["type"] == kind && condition["status"] == "True")
+    };
+    match () {
+        () if is("Complete") => "Complete",
+        () if is("Failed") => "Failed",
+        () if !job["metadata"]["deletionTimestamp"].is_null() => "Terminating",
+        () if is("Suspended") => "Suspended",
+        () if is("FailureTarget") => "FailureTarget",
+        () if is("SuccessCriteriaMet") => "SuccessCriteriaMet",
+        () => "Running",
+    }
+}
+
+fn completions(job: &Value) -> String {
+    let succeeded = count(job, &["status", "succeeded"]);
+    match (job["spec"]["completions"].as_i64(), count(job, &["spec", "parallelism"])) {
+        (Some(wanted), _) => format!("{succeeded}/{wanted}"),
+        (None, parallel) if parallel > 1 => format!("{succeeded}/1 of {parallel}"),
+        (None, _) => format!("{succeeded}/1"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,35 @@
+//! `leases`.
+
+use k8s_openapi::api::coordination::v1::Lease;
+
+use crate::{
+    fields::text,
+    resources::{
+        resource_type::ResourceType,
+        table_columns::{AGE, column},
+    },
+    validation::{field_error::invalid, names::dns_subdomain, object_meta::metadata},
+};
+
+pub(crate) const RESOURCE: ResourceType = ResourceType {
+    validate: |lease, old| {
+        let mut errors = metadata(lease, old, dns_subdomain);
+        let seconds = &lease["spec"]["leaseDurationSeconds"];
+        if seconds.as_i64().is_some_and(|seconds| seconds <= 0) {
+            let detail = "must be greater than 0";
+            errors.push(invalid("spec.leaseDurationSeconds", seconds, detail));
+        }
+        let transitions = &lease["spec"]["leaseTransitions"];
+        errors.extend(crate::validation::names::non_negative(transitions, "spec.leaseTransitions"));
+        errors
+    },
+    columns: &[
+        column(
+            "Holder",
+            "holderIdentity contains the identity of the holder of a current lease.",
+            |lease, _| text(lease, &["spec", "holderIdentity"]).into(),
+        ),
+        AGE,
+    ],
+    ..ResourceType::of::<Lease>("lease", "io.k8s.api.coordination.v1.Lease")
+};

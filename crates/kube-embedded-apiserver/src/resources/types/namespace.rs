@@ -1,0 +1,67 @@
+//! `namespaces`.
+
+use k8s_openapi::api::core::v1::Namespace;
+use serde_json::{Value, json};
+
+use crate::{
+    fields::{default, list, object, text},
+    resources::{
+        deletion::Deletion,
+        resource_type::ResourceType,
+        table_columns::{AGE, column},
+    },
+    validation::{names::dns_label, object_meta::metadata},
+};
+
+pub(crate) const RESOURCE: ResourceType = ResourceType {
+    short_names: &["ns"],
+    namespaced: false,
+    subresources: &["status", "finalize"],
+    defaults: |namespace| {
+        // What selectors go by; kept whatever a client writes.
+        let name = text(namespace, &["metadata", "name"]).to_owned();
+        if !name.is_empty()
+            && let Some(labels) =
+                object(namespace, "metadata").and_then(|metadata| object(metadata, "labels"))
+        {
+            labels["kubernetes.io/metadata.name"] = name.into();
+        }
+    },
+    prepare_create: |namespace| {
+        namespace["status"] = json!({ "phase": "Active" });
+        if let Some(spec) = object(namespace, "spec") {
+            spec["finalizers"] = json!(["kubernetes"]);
+        }
+    },
+    prepare_update: |namespace, old| {
+        // Changed by `finalize` alone.
+        if let Some(spec) = object(namespace, "spec") {
+            let kept: &Value = &old["spec"]["finalizers"];
+            if !kept.is_null() {
+                spec["finalizers"] = kept.clone();
+            }
+        }
+        if let Some(status) = object(namespace, "status") {
+            default(status, "phase", "Active");
+        }
+    },
+    validate: |namespace, old| metadata(namespace, old, dns_label),
+    columns: &[
+        column("Status", "The status of the namespace", |namespace, _| {
+            text(namespace, &["status", "phase"]).into()
+        }),
+        AGE,
+    ],
+    deletion: &Deletion {
+        grace_period: |_, _| None,
+        protected: Some((
+            &["default", "kube-system", "kube-public"],
+            "this namespace may not be deleted",
+        )),
+        begin: |namespace| namespace["status"]["phase"] = "Terminating".into(),
+        is_held: |namespace| !list(namespace, &["spec", "finalizers"]).is_empty(),
+        ..Deletion::IMMEDIATE
+    },
+    selectable: &["status.phase"],
+    ..ResourceType::of::<Namespace>("namespace", "io.k8s.api.core.v1.Namespace")
+};

@@ -1,0 +1,40 @@
+//! `resourcequotas` and `limitranges`. Admission takes none, since nothing is limited; lists of them
+//! are empty, as clients that look for them expect.
+
+use k8s_openapi::api::core::v1::{LimitRange, ResourceQuota};
+use serde_json::json;
+
+use crate::{
+    fields::{at, text},
+    resources::{
+        resource_type::ResourceType,
+        table_columns::{AGE, column, map},
+    },
+    validation::{names::dns_subdomain, object_meta::metadata},
+};
+
+pub(crate) const RESOURCE_QUOTA: ResourceType = ResourceType {
+    short_names: &["quota"],
+    subresources: &["status"],
+    prepare_create: |quota| quota["status"] = json!({}),
+    unsupported: Some("this cluster enforces no quotas"),
+    validate: |quota, old| metadata(quota, old, dns_subdomain),
+    columns: &[
+        column("Request", "Request represents a minimum amount of cpu/memory.", |quota, _| {
+            map(at(quota, &["spec", "hard"]))
+        }),
+        column("Limit", "Limits control the maximum amount of cpu/memory.", |_, _| "".into()),
+        AGE,
+    ],
+    ..ResourceType::of::<ResourceQuota>("resourcequota", "io.k8s.api.core.v1.ResourceQuota")
+};
+
+pub(crate) const LIMIT_RANGE: ResourceType = ResourceType {
+    short_names: &["limits"],
+    unsupported: Some("this cluster enforces no limit ranges"),
+    validate: |range, old| metadata(range, old, dns_subdomain),
+    columns: &[column("Created At", "When this object was created.", |range, _| {
+        text(range, &["metadata", "creationTimestamp"]).into()
+    })],
+    ..ResourceType::of::<LimitRange>("limitrange", "io.k8s.api.core.v1.LimitRange")
+};

@@ -1,0 +1,79 @@
+//! `replicasets`.
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use serde_json::{Value, json};
+
+use crate::{
+    fields::{at, default, object},
+    resources::pod_defaults,
+    resources::{
+        resource_type::ResourceType,
+        table_columns::{self, AGE, container_images, container_names, count, number, wide},
+        types::deployment::{always_restarts, validate_selector},
+    },
+    validation::{
+        field_error::{FieldError, IMMUTABLE, invalid},
+        names::{dns_subdomain, non_negative},
+        object_meta::metadata,
+        pod_spec,
+    },
+};
+
+pub(crate) const RESOURCE: ResourceType = ResourceType {
+    short_names: &["rs"],
+    categories: &["all"],
+    subresources: &["status", "scale"],
+    generation: true,
+    defaults,
+    prepare_create: |set| set["status"] = json!({ "replicas": 0 }),
+    validate,
+    columns: &[
+        number("Desired", "Replicas is the number of desired pods.", |set, _| {
+            count(set, &["spec", "replicas"]).into()
+        }),
+        number(
+            "Current",
+            "Replicas is the most recently observed number of non-terminating pods.",
+            |set, _| count(set, &["status", "replicas"]).into(),
+        ),
+        number(
+            "Ready",
+            "The number of non-terminating pods targeted by this ReplicaSet with a Ready Condition.",
+            |set, _| count(set, &["status", "readyReplicas"]).into(),
+        ),
+        AGE,
+        wide("Containers", "Names of each container in the template.", |set, _| {
+            container_names(at(set, &["spec", "template", "spec"]))
+        }),
+        wide("Images", "Images referenced by each container in the template.", |set, _| {
+            container_images(at(set, &["spec", "template", "spec"]))
+        }),
+        wide("Selector", "Label query over pods that should match the replica count.", |set, _| {
+            table_columns::selector(at(set, &["spec", "selector"]))
+        }),
+    ],
+    selectable: &["status.replicas"],
+    ..ResourceType::of::<ReplicaSet>("replicaset", "io.k8s.api.apps.v1.ReplicaSet")
+};
+
+fn defaults(set: &mut Value) {
+    let Some(spec) = object(set, "spec") else { return };
+    default(spec, "replicas", 1);
+    pod_defaults::template_defaults(spec);
+}
+
+fn validate(set: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let spec = &set["spec"];
+    let mut errors = metadata(set, old, dns_subdomain);
+    errors.extend(non_negative(&spec["replicas"], "spec.replicas"));
+    errors.extend(non_negative(&spec["minReadySeconds"], "spec.minReadySeconds"));
+    errors.extend(validate_selector(spec, "replicaset"));
+    errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
+    errors.extend(always_restarts(spec));
+    if let Some(old) = old
+        && old["spec"]["selector"] != spec["selector"]
+    {
+        errors.push(invalid("spec.selector", &spec["selector"], IMMUTABLE));
+    }
+    errors
+}

@@ -1,0 +1,87 @@
+//! `secrets`.
+
+use base64::Engine;
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::Value;
+
+use crate::{
+    fields::{default_empty, object, remove, text},
+    resources::{
+        resource_type::ResourceType,
+        table_columns::{AGE, column},
+        types::config_map::{file_names, immutable, keys, same},
+    },
+    validation::{
+        field_error::{FieldError, required},
+        names::dns_subdomain,
+        object_meta::metadata,
+    },
+};
+
+pub(crate) const RESOURCE: ResourceType = ResourceType {
+    defaults: |secret| {
+        default_empty(secret, "type", "Opaque");
+        encode(secret);
+    },
+    validate,
+    columns: &[
+        column("Type", "Used to facilitate programmatic handling of secret data.", |secret, _| {
+            text(secret, &["type"]).into()
+        }),
+        column("Data", "Data contains the secret data.", |secret, _| {
+            keys(secret, &["data"]).into()
+        }),
+        AGE,
+    ],
+    selectable: &["type"],
+    ..ResourceType::of::<Secret>("secret", "io.k8s.api.core.v1.Secret")
+};
+
+/// `stringData` is for writing only.
+fn encode(secret: &mut Value) {
+    let Some(Value::Object(plain)) = remove(secret, "stringData") else { return };
+    if plain.is_empty() {
+        return;
+    }
+    if let Some(data) = object(secret, "data") {
+        for (key, value) in plain {
+            let bytes = value.as_str().unwrap_or_default();
+            data[key] = base64::engine::general_purpose::STANDARD.encode(bytes).into();
+        }
+    }
+}
+
+fn validate(secret: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = metadata(secret, old, dns_subdomain);
+    errors.extend(file_names(secret, "data"));
+    let needed: &[&str] = match text(secret, &["type"]) {
+        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        _ => &[],
+    };
+    for key in needed {
+        if secret["data"].get(*key).is_none() {
+            errors.push(required(format!("data[{key}]"), ""));
+        }
+    }
+    if let Some(old) = old {
+        errors.extend(same(secret, old, "type"));
+        errors.extend(immutable(secret, old, &["data"]));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn plain_text_is_encoded_and_not_kept() {
+        let mut secret = json!({ "data": { "a": "YQ==" }, "stringData": { "b": "b" } });
+        (RESOURCE.defaults)(&mut secret);
+        assert_eq!(secret, json!({ "type": "Opaque", "data": { "a": "YQ==", "b": "Yg==" } }));
+    }
+}

@@ -1,0 +1,30 @@
+//! `serviceaccounts`.
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+
+use crate::{
+    fields::list,
+    resources::deletion::Deletion,
+    resources::{
+        resource_type::ResourceType,
+        table_columns::{AGE, column},
+    },
+    validation::{names::dns_subdomain, object_meta::metadata},
+};
+
+pub(crate) const RESOURCE: ResourceType = ResourceType {
+    short_names: &["sa"],
+    subresources: &["token"],
+    validate: |account, old| metadata(account, old, dns_subdomain),
+    deletion: &Deletion { returns_object: true, ..Deletion::IMMEDIATE },
+    columns: &[
+        column(
+            "Secrets",
+            "Secrets is a list of the secrets in the same namespace that pods running using this \
+             ServiceAccount are allowed to use.",
+            |account, _| list(account, &["secrets"]).len().into(),
+        ),
+        AGE,
+    ],
+    ..ResourceType::of::<ServiceAccount>("serviceaccount", "io.k8s.api.core.v1.ServiceAccount")
+};

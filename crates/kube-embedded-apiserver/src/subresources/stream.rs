@@ -1,0 +1,104 @@
+//! Subresources that take over the connection: exec, attach and port-forward. What is wrong with
+//! the request is refused before the protocol is switched, what goes wrong later is told in the
+//! protocol that was switched to.
+
+mod channels;
+mod exec;
+mod port_forward;
+mod spdy;
+mod upgrade;
+
+pub(crate) use upgrade::in_process;
+
+use crate::{
+    http::{
+        body::Body,
+        path::Target,
+        request::Request,
+        status::{ApiError, ApiResult},
+    },
+    scope,
+    state::ServerState,
+    subresources::containers::choose_container,
+};
+use futures::future::BoxFuture;
+use http::{Method, Response};
+use kube_embedded_core::node_api::{NodeError, StreamOptions};
+use std::sync::Arc;
+use tokio::sync::watch;
+use upgrade::{Protocol, Upgrade};
+
+/// Returns true if a subresource takes over the connection.
+pub(crate) fn takes_over(target: &Target) -> bool {
+    matches!(&*target.subresource, "exec" | "attach" | "portforward")
+        && target.resource.has_subresource(&target.subresource)
+}
+
+/// Checks the request and switches protocols; the rest happens on the connection.
+pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
+    let Request { target, query, parts, .. } = request;
+    if !matches!(parts.method, Method::GET | Method::POST) {
+        return Err(ApiError::method_not_allowed());
+    }
+    let pod = scope::find(state, target)?;
+    let (namespace, name) = (target.namespace.clone(), target.name.clone());
+    let forward = target.subresource == "portforward";
+    let container = if forward {
+        String::new()
+    } else {
+        choose_container(&name, &pod.value, query.get("container"))?
+    };
+    if pod.value["spec"]["nodeName"].as_str().unwrap_or_default().is_empty() {
+        return Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")));
+    }
+    let Some(nodes) = state.nodes() else {
+        return Err(ApiError::internal("this cluster has no nodes"));
+    };
+    let upgrade = Upgrade::find(parts, forward)?;
+    let stopping = state.stopping.subscribe();
+    if forward {
+        let ports = query.all("ports");
+        let uid = pod.value["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let pod = port_forward::Pod { nodes: Arc::downgrade(&nodes), namespace, name, uid };
+        let ports = match upgrade.protocol {
+            Protocol::Channels(_) => port_forward::parse(&ports)?,
+            Protocol::Spdy(_) => Vec::new(),
+        };
+        return Ok(upgrade.accept(stopping, move |connection| {
+            Box::pin(port_forward::serve(connection, pod, ports))
+        }));
+    }
+    let options = StreamOptions {
+        container,
+        stdin: query.flag("stdin"),
+        stdout: query.flag("stdout"),
+        // A terminal mixes both.
+        stderr: query.flag("stderr") && !query.flag("tty"),
+        tty: query.flag("tty"),
+    };
+    if !(options.stdin || options.stdout || options.stderr) {
+        let why = "you must specify at least 1 of stdin, stdout, stderr";
+        return Err(ApiError::bad_request(why));
+    }
+    let command = query.all("command");
+    let exec = target.subresource == "exec";
+    if exec && command.is_empty() {
+        return Err(ApiError::bad_request("you must specify at least 1 command for exec"));
+    }
+    let wanted = options.clone();
+    let start = move || -> BoxFuture<'static, Result<_, NodeError>> {
+        Box::pin(async move {
+            if exec {
+                nodes.exec(&namespace, &name, command, options).await
+            } else {
+                nodes.attach(&namespace, &name, options).await
+            }
+        })
+    };
+    Ok(upgrade.accept(stopping, move |connection| Box::pin(exec::serve(connection, wanted, start))))
+}
+
+/// Resolves when the cluster stops, or is gone.
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,174 @@
+//! SPDY 3.1 as far as Kubernetes uses it: streams that a client opens, data both ways, ends and
+//! resets, pings. There is no flow control in it; a stream that nobody reads holds up the others,
+//! as with Kubernetes' own server, so that memory stays bounded.
+
+mod frames;
+
+pub(crate) use frames::Headers;
+use frames::{Decoder, Frame, encode};
+
+use crate::subresources::stream::{
+    exec::HEARTBEAT,
+    upgrade::{Out, Wire},
+};
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use std::future::Future;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, interval_at},
+};
+
+/// Frames that may wait to be sent.
+const QUEUE: usize = 32;
+/// Streams a client may have opened and not ended.
+const MOST_STREAMS: usize = 4096;
+const PROTOCOL_ERROR: u32 = 1;
+const REFUSED_STREAM: u32 = 3;
+
+/// What a client does.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Opened { id: u32, headers: Headers },
+    Data { id: u32, data: Bytes },
+    Ended { id: u32, reset: bool },
+}
+
+/// Where one writes to streams.
+#[derive(Clone)]
+pub(crate) struct Streams(mpsc::Sender<Option<Frame>>);
+
+impl Streams {
+    pub(crate) async fn data(&self, id: u32, data: Bytes) -> bool {
+        self.0.send(Some(Frame::Data { id, last: false, data })).await.is_ok()
+    }
+
+    /// Nothing more will be written to a stream.
+    pub(crate) async fn end(&self, id: u32) {
+        let _ = self.0.send(Some(Frame::Data { id, last: true, data: Bytes::new() })).await;
+    }
+
+    /// What the client opened is of no use here.
+    pub(crate) async fn refuse(&self, id: u32) {
+        let _ = self.0.send(Some(Frame::Reset { id, reason: REFUSED_STREAM })).await;
+    }
+
+    pub(crate) async fn close(&self) {
+        let _ = self.0.send(None).await;
+    }
+}
+
+/// The value of a header, empty where there is none.
+pub(crate) fn header<'a>(headers: &'a Headers, name: &str) -> &'a str {
+    let found = headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    found.map_or("", |(_, value)| value)
+}
+
+/// Speaks SPDY until the client goes, or breaks the rules. The future does the work.
+pub(crate) fn connection(
+    wire: Wire,
+    events: mpsc::Sender<Event>,
+) -> (Streams, impl Future<Output = ()>) {
+    let (out, mut frames) = mpsc::channel(QUEUE);
+    let answers = out.clone();
+    let Wire { mut source, mut sink, .. } = wire;
+    let work = async move {
+        let read = async {
+            let mut decoder = Decoder::default();
+            let mut open = std::collections::HashSet::new();
+            while let Some(bytes) = source.next().await {
+                decoder.push(&bytes);
+                loop {
+                    let frame = match decoder.next() {
+                        Ok(Some(frame)) => frame,
+                        Ok(None) => break,
+                        Err(_) => {
+                            let _ = answers.send(Some(Frame::GoAway)).await;
+                            let _ = answers.send(None).await;
+                            return;
+                        }
+                    };
+                    let event = match frame {
+                        Frame::Open { id, last, headers } => {
+                            let reason = if id % 2 == 0 || open.contains(&id) {
+                                Some(PROTOCOL_ERROR)
+                            } else if open.len() >= MOST_STREAMS {
+                                Some(REFUSED_STREAM)
+                            } else {
+                                None
+                            };
+                            if let Some(reason) = reason {
+                                let _ = answers.send(Some(Frame::Reset { id, reason })).await;
+                                continue;
+                            }
+                            let _ = answers.send(Some(Frame::Reply { id })).await;
+                            let _ = events.send(Event::Opened { id, headers }).await;
+                            if !last {
+                                open.insert(id);
+                                continue;
+                            }
+                            Event::Ended { id, reset: false }
+                        }
+                        Frame::Data { id, last, data } if open.contains(&id) => {
+                            if !data.is_empty() {
+                                let _ = events.send(Event::Data { id, data }).await;
+                            }
+                            if !last {
+                                continue;
+                            }
+                            open.remove(&id);
+                            Event::Ended { id, reset: false }
+                        }
+                        // Also of one that the client has ended: it takes no more answers.
+                        Frame::Reset { id, .. } => {
+                            open.remove(&id);
+                            Event::Ended { id, reset: true }
+                        }
+                        // Pings of ours have even numbers.
+                        Frame::Ping { id } if id % 2 == 1 => {
+                            let _ = answers.send(Some(Frame::Ping { id })).await;
+                            continue;
+                        }
+                        _ => continue,
+                    };
+                    let _ = events.send(event).await;
+                }
+            }
+        };
+        let write = async {
+            let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+            let (mut pings, mut begun) = (0_u32, false);
+            loop {
+                let frame = tokio::select! {
+                    frame = frames.recv() => frame.flatten(),
+                    _ = heartbeat.tick() => {
+                        pings = pings.wrapping_add(2);
+                        Some(Frame::Ping { id: pings })
+                    }
+                };
+                let done = match frame {
+                    Some(frame) => sink.send(Out::Message(encode(&frame, &mut begun))).await,
+                    None => return sink.send(Out::Close).await.is_ok(),
+                };
+                if done.is_err() {
+                    return false;
+                }
+            }
+        };
+        tokio::pin!(read);
+        let polite = tokio::select! {
+            () = &mut read => false,
+            closed = write => closed,
+        };
+        if polite {
+            read.await;
+        }
+    };
+    (Streams(out), work)
+}
+
+/// What a client sends to open its first stream.
+#[cfg(test)]
+pub(crate) fn opened(id: u32, headers: &[(&str, &str)]) -> Bytes {
+    frames::opened(id, headers).into()
+}

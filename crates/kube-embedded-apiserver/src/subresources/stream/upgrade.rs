@@ -1,0 +1,352 @@
+//! From a request to a connection that carries something else: WebSockets with one of Kubernetes'
+//! sub-protocols, or SPDY, within a WebSocket (kubectl's port-forward) or bare (older clients).
+
+use crate::{
+    http::{
+        body::Body,
+        status::{ApiError, ApiResult},
+    },
+    subresources::stream::stopped,
+    tasks,
+};
+use bytes::Bytes;
+use futures::{
+    Sink, SinkExt, StreamExt,
+    future::{BoxFuture, ready},
+    sink,
+    stream::{self, BoxStream},
+};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{
+        CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    },
+    request::Parts,
+};
+use http_body_util::BodyExt;
+use hyper::{
+    body::Incoming,
+    upgrade::{OnUpgrade, Upgraded},
+};
+use hyper_util::rt::TokioIo;
+use std::{convert::Infallible, io, pin::Pin};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        handshake::derive_accept_key,
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    },
+};
+
+/// Longest message a client may send; kubectl's are 32 KiB.
+const LONGEST: usize = 1 << 20;
+const BUFFER: usize = 16 << 10;
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+const BARE: &str = "SPDY/3.1";
+/// Says which protocol is spoken above bare SPDY.
+const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
+
+/// What is spoken once protocols are switched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Messages of a channel's number and its data.
+    Channels(Version),
+    /// Streams of SPDY, each for what its headers say; the version is that of what is above.
+    Spdy(Version),
+}
+
+/// Of Kubernetes' protocol for remote commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// Errors are plain text.
+    First,
+    /// Errors are a `Status`.
+    Fourth,
+    /// And a client may close a channel.
+    Fifth,
+}
+
+/// What goes out over a wire.
+pub(crate) enum Out {
+    Message(Bytes),
+    /// Finds out whether the other side is still there.
+    Ping,
+    Close,
+}
+
+/// A connection as messages in and out. Over bare SPDY, messages are pieces of a stream of bytes.
+pub(crate) struct Wire {
+    pub(crate) source: BoxStream<'static, Bytes>,
+    pub(crate) sink: Pin<Box<dyn Sink<Out, Error = io::Error> + Send>>,
+    pub(crate) protocol: Protocol,
+}
+
+/// A request that may be switched.
+pub(crate) struct Upgrade {
+    pub(crate) protocol: Protocol,
+    answer: HeaderMap,
+    websocket: bool,
+    on: OnUpgrade,
+}
+
+impl Upgrade {
+    /// Chooses the first protocol of the client's that is served here.
+    pub(crate) fn find(parts: &Parts, forward: bool) -> ApiResult<Self> {
+        let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let on = parts.extensions.get::<OnUpgrade>().cloned();
+        let wanted = header("upgrade").unwrap_or_default().to_ascii_lowercase();
+        let Some(on) = on.filter(|_| !wanted.is_empty()) else {
+            return Err(ApiError::bad_request("Upgrade request required"));
+        };
+        let mut answer = HeaderMap::new();
+        answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        let mut say = |name: http::HeaderName, text: &str| match HeaderValue::from_str(text) {
+            Ok(value) => {
+                answer.insert(name, value);
+                Ok(())
+            }
+            Err(_) => Err(ApiError::bad_request(format!("the header {name} is malformed"))),
+        };
+        match &*wanted {
+            "websocket" => {
+                let Some(key) = parts.headers.get(SEC_WEBSOCKET_KEY) else {
+                    return Err(ApiError::bad_request("the header Sec-WebSocket-Key is missing"));
+                };
+                say(UPGRADE, "websocket")?;
+                say(SEC_WEBSOCKET_ACCEPT, &derive_accept_key(key.as_bytes()))?;
+                let offered = list(&parts.headers, "sec-websocket-protocol");
+                let protocol = if offered.is_empty() {
+                    Protocol::Channels(Version::First)
+                } else {
+                    let (name, protocol) = choose(&offered, |name| websocket(name, forward))?;
+                    say(SEC_WEBSOCKET_PROTOCOL, name)?;
+                    protocol
+                };
+                Ok(Self { protocol, answer, websocket: true, on })
+            }
+            "spdy/3.1" => {
+                let offered = list(&parts.headers, STREAM_PROTOCOL);
+                let (name, version) = choose(&offered, |name| bare(name, forward))?;
+                say(UPGRADE, BARE)?;
+                say(http::HeaderName::from_static(STREAM_PROTOCOL), name)?;
+                Ok(Self { protocol: Protocol::Spdy(version), answer, websocket: false, on })
+            }
+            other => Err(ApiError::bad_request(format!(
+                "unable to upgrade: unknown protocol {other:?}; websocket and SPDY/3.1 are served"
+            ))),
+        }
+    }
+
+    /// The answer that switches; `serve` gets the connection, and until the cluster stops.
+    pub(crate) fn accept(
+        self,
+        stopping: watch::Receiver<bool>,
+        serve: impl FnOnce(Wire) -> BoxFuture<'static, ()> + Send + 'static,
+    ) -> Response<Body> {
+        let Self { protocol, answer, websocket, on } = self;
+        tokio::spawn(async move {
+            let served = async {
+                // Without a connection there is nobody to tell.
+                let Ok(upgraded) = on.await else { return };
+                let wire = if websocket {
+                    Wire::websocket(upgraded, protocol).await
+                } else {
+                    Wire::bare(upgraded, protocol)
+                };
+                serve(wire).await;
+            };
+            tokio::select! {
+                () = served => {}
+                () = stopped(stopping) => {}
+            }
+        });
+        let mut response = Response::new(Body::from(Bytes::new()));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = answer;
+        response
+    }
+}
+
+/// Values of a header that may be given several times, with several each.
+fn list<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|v| !v.is_empty()).collect()
+}
+
+fn choose<'a, T>(
+    offered: &[&'a str],
+    known: impl Fn(&str) -> Option<T>,
+) -> ApiResult<(&'a str, T)> {
+    let found = offered.iter().find_map(|name| Some((*name, known(name)?)));
+    found.ok_or_else(|| {
+        ApiError::bad_request(format!(
+            "unable to upgrade: unable to negotiate protocol: client supports {offered:?}"
+        ))
+    })
+}
+
+fn websocket(name: &str, forward: bool) -> Option<Protocol> {
+    Some(match name {
+        TUNNEL if forward => Protocol::Spdy(Version::First),
+        "v5.channel.k8s.io" => Protocol::Channels(Version::Fifth),
+        "v4.channel.k8s.io" => Protocol::Channels(Version::Fourth),
+        "channel.k8s.io" => Protocol::Channels(Version::First),
+        _ => return None,
+    })
+}
+
+fn bare(name: &str, forward: bool) -> Option<Version> {
+    Some(match name {
+        "portforward.k8s.io" if forward => Version::First,
+        "v5.channel.k8s.io" if !forward => Version::Fifth,
+        "v4.channel.k8s.io" if !forward => Version::Fourth,
+        _ => return None,
+    })
+}
+
+impl Wire {
+    async fn websocket(upgraded: Upgraded, protocol: Protocol) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(BUFFER)
+            .write_buffer_size(0)
+            .max_message_size(Some(LONGEST))
+            .max_frame_size(Some(LONGEST));
+        let io = TokioIo::new(upgraded);
+        let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+        let (sink, source) = socket.split();
+        let source = source
+            .take_while(|message| ready(matches!(message, Ok(m) if !m.is_close())))
+            .filter_map(|message| {
+                ready(match message {
+                    Ok(Message::Binary(bytes)) => Some(bytes),
+                    // Some clients send what is text as text.
+                    Ok(Message::Text(text)) => Some(text.into()),
+                    _ => None,
+                })
+            });
+        let sink = sink.sink_map_err(io::Error::other).with(|out| {
+            ready(Ok::<_, io::Error>(match out {
+                Out::Message(bytes) => Message::Binary(bytes),
+                Out::Ping => Message::Ping(Bytes::new()),
+                Out::Close => {
+                    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+                    Message::Close(Some(normal))
+                }
+            }))
+        });
+        Self { source: source.boxed(), sink: Box::pin(sink), protocol }
+    }
+
+    fn bare(upgraded: Upgraded, protocol: Protocol) -> Self {
+        let (read, write) = tokio::io::split(TokioIo::new(upgraded));
+        let source = stream::unfold(read, |mut read| async move {
+            let mut piece = bytes::BytesMut::with_capacity(BUFFER);
+            match read.read_buf(&mut piece).await {
+                Ok(1..) => Some((piece.freeze(), read)),
+                _ => None,
+            }
+        });
+        let sink = sink::unfold(write, |mut write, out| async move {
+            match out {
+                Out::Message(bytes) => {
+                    write.write_all(&bytes).await?;
+                    write.flush().await?;
+                }
+                Out::Ping => {}
+                Out::Close => write.shutdown().await?,
+            }
+            Ok::<_, io::Error>(write)
+        });
+        Self { source: source.boxed(), sink: Box::pin(sink), protocol }
+    }
+}
+
+/// Serves a request of a client within the process over a connection in memory, since only hyper makes the upgrade
+/// that such a client expects.
+pub(crate) async fn in_process<H, F>(
+    handle: H,
+    request: Request<kube::client::Body>,
+) -> Response<Body>
+where
+    H: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let (ours, theirs) = tokio::io::duplex(64 << 10);
+    let service = hyper::service::service_fn(move |request| {
+        let response = handle(request);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    let server = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(ours), service)
+        .with_upgrades();
+    tasks::spawn("stream server", async move {
+        let _ = server.await;
+    });
+    let response = async {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(theirs)).await?;
+        tasks::spawn("stream client", async move {
+            let _ = connection.with_upgrades().await;
+        });
+        let (mut parts, body) = sender.send_request(request).await?.into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Response::from_parts(parts, Body::from(Bytes::new())));
+        }
+        parts.extensions.clear();
+        let body = body.collect().await?.to_bytes();
+        Ok::<_, hyper::Error>(Response::from_parts(parts, Body::from(body)))
+    };
+    response.await.unwrap_or_else(|error| {
+        ApiError::internal(format!("the connection broke off: {error}")).into_response()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(headers: &[(&str, &str)], forward: bool) -> Result<(Protocol, String), String> {
+        let mut request = Request::builder();
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(()).unwrap();
+        let on = hyper::upgrade::on(&mut request);
+        request.extensions_mut().insert(on);
+        let upgrade = Upgrade::find(&request.into_parts().0, forward)
+            .map_err(|error| error.to_value()["message"].as_str().unwrap_or_default().to_owned())?;
+        let name =
+            upgrade.answer.get(SEC_WEBSOCKET_PROTOCOL).or(upgrade.answer.get(STREAM_PROTOCOL));
+        Ok((upgrade.protocol, name.map_or(String::new(), |n| n.to_str().unwrap().to_owned())))
+    }
+
+    #[test]
+    fn the_first_protocol_that_both_speak_is_spoken() {
+        let socket = |protocols| {
+            [
+                ("upgrade", "WebSocket"),
+                ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+                ("sec-websocket-protocol", protocols),
+            ]
+        };
+        let both = found(&socket("v9.channel.k8s.io, v5.channel.k8s.io,v4.channel.k8s.io"), false);
+        assert_eq!(both.unwrap(), (Protocol::Channels(Version::Fifth), "v5.channel.k8s.io".into()));
+        let tunnel = found(&socket(TUNNEL), true).unwrap();
+        assert_eq!(tunnel, (Protocol::Spdy(Version::First), TUNNEL.into()));
+        assert_eq!(
+            found(&socket(TUNNEL), false).unwrap_err(),
+            "unable to upgrade: unable to negotiate protocol: client supports \
+             [\"SPDY/3.1+portforward.k8s.io\"]"
+        );
+        let bare = [("upgrade", BARE), (STREAM_PROTOCOL, "portforward.k8s.io")];
+        assert_eq!(found(&bare, true).unwrap().0, Protocol::Spdy(Version::First));
+        assert!(found(&bare, false).is_err());
+        assert_eq!(found(&[], false).unwrap_err(), "Upgrade request required");
+        assert!(found(&[("upgrade", "h2c")], false).unwrap_err().contains("unknown protocol"));
+    }
+}

@@ -1,0 +1,161 @@
+//! The `token` subresource of service accounts (`TokenRequest`).
+
+use crate::{
+    authentication::{ISSUER, USER_PREFIX, object},
+    fields::strings,
+    generate,
+    http::{
+        body::{Body, respond_json},
+        decode,
+        path::Target,
+        request::Request,
+        status::{ApiError, ApiResult},
+    },
+    resources::registry,
+    scope,
+    state::ServerState,
+    timestamps,
+    validation::field_error::FieldError,
+};
+use http::{Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+/// The lifetime in seconds that admission requests for the tokens of pods. The real one is a year, as in Kubernetes:
+/// clients that never reload the token would otherwise stop after an hour.
+const WARN_AFTER: i64 = 3607;
+const YEAR: i64 = 365 * 24 * 3600;
+
+/// `POST …/serviceaccounts/{name}/token`.
+pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
+    let target = &request.target;
+    request.query.dry_run("CreateOptions")?;
+    let account = scope::find(state, target)?;
+    let token_request = decode::review(request)?;
+    let spec = &token_request["spec"];
+    let seconds = lifetime(&spec["expirationSeconds"])?;
+    let mut audiences = strings(&spec["audiences"]);
+    if audiences.is_empty() {
+        audiences.push(ISSUER.to_owned());
+    }
+    let bound = &spec["boundObjectRef"];
+    let (namespace, name) = (&target.namespace, &target.name);
+    let mut own = json!({
+        "namespace": namespace,
+        "serviceaccount": { "name": name, "uid": account.value["metadata"]["uid"] },
+    });
+    if !bound.is_null() {
+        bind(state, target, bound, &mut own)?;
+    }
+    let now = Timestamp::now();
+    let mut expires = now.as_second().saturating_add(seconds);
+    let reported = now + SignedDuration::from_secs(seconds);
+    if seconds == WARN_AFTER && own.get("pod").is_some() && audiences == [ISSUER] {
+        own["warnafter"] = expires.into();
+        expires = now.as_second() + YEAR;
+    }
+    let claims = json!({
+        "aud": audiences,
+        "exp": expires,
+        "iat": now.as_second(),
+        "iss": ISSUER,
+        "jti": generate::uid(),
+        "kubernetes.io": own,
+        "nbf": now.as_second(),
+        "sub": format!("{USER_PREFIX}{namespace}:{name}"),
+    });
+    let token = state.signer.sign(&claims);
+    let token = token.ok_or_else(|| ApiError::internal("failed to sign the token"))?;
+    let response = json!({
+        "kind": "TokenRequest",
+        "apiVersion": "authentication.k8s.io/v1",
+        "metadata": { "name": name, "namespace": namespace, "creationTimestamp": timestamps::format(now) },
+        "spec": {
+            "audiences": audiences,
+            "expirationSeconds": seconds,
+            "boundObjectRef": bound,
+        },
+        "status": { "token": token, "expirationTimestamp": timestamps::format(reported) },
+    });
+    Ok(respond_json(StatusCode::CREATED, &response))
+}
+
+fn lifetime(requested: &Value) -> ApiResult<i64> {
+    let why = match requested.as_i64() {
+        None if requested.is_null() => return Ok(3600),
+        Some(600..=0x1_0000_0000) => return Ok(requested.as_i64().unwrap_or(3600)),
+        Some(..600) => "may not specify a duration less than 10 minutes",
+        Some(_) => "may not specify a duration larger than 2^32 seconds",
+        None => "must be a number",
+    };
+    Err(ApiError::invalid_token_request(FieldError {
+        reason: "FieldValueInvalid",
+        field: "spec.expirationSeconds".into(),
+        message: format!("Invalid value: {requested}: {why}"),
+    }))
+}
+
+/// Checks the object that a token is bound to, and adds it to the claims.
+fn bind(state: &ServerState, target: &Target<'_>, bound: &Value, own: &mut Value) -> ApiResult<()> {
+    let (kind, name) = (bound["kind"].as_str(), bound["name"].as_str().unwrap_or_default());
+    let (field, plural, namespace) = match kind {
+        Some("Pod") => ("pod", "pods", &*target.namespace),
+        Some("Secret") => ("secret", "secrets", &*target.namespace),
+        Some("Node") => ("node", "nodes", ""),
+        other => {
+            let other = other.unwrap_or_default();
+            let why = format!("cannot bind token to object of type {other:?}");
+            return Err(ApiError::bad_request(why));
+        }
+    };
+    let Some(found) = object(state, plural, namespace, name) else {
+        return Err(match registry::find("", "v1", plural) {
+            Some(kind) => ApiError::not_found(kind, name),
+            None => ApiError::no_such_resource(),
+        });
+    };
+    let uid = found.value["metadata"]["uid"].as_str().unwrap_or_default();
+    if let Some(given) = bound["uid"].as_str()
+        && !given.is_empty()
+        && given != uid
+    {
+        let why = format!(
+            "the UID in the bound object reference ({given}) does not match the UID in record. The \
+             object might have been deleted and then recreated"
+        );
+        return Err(ApiError::conflict_below(plural, name, &why));
+    }
+    if field == "pod" && found.value["spec"]["serviceAccountName"] != *target.name {
+        let why = format!(
+            "cannot bind token for serviceaccount {:?} to pod running with different \
+             serviceaccount name.",
+            target.name
+        );
+        return Err(ApiError::bad_request(why));
+    }
+    own[field] = json!({ "name": name, "uid": uid });
+    if let Some(node) = found.value["spec"]["nodeName"].as_str().filter(|_| field == "pod")
+        && let Some(found) = object(state, "nodes", "", node)
+    {
+        own["node"] = json!({ "name": node, "uid": found.value["metadata"]["uid"] });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetime_out_of_bounds_is_rejected() {
+        assert_eq!(lifetime(&Value::Null).unwrap(), 3600);
+        assert_eq!(lifetime(&json!(600)).unwrap(), 600);
+        let error = lifetime(&json!(599)).unwrap_err().to_value();
+        assert_eq!(
+            error["message"],
+            "TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Invalid \
+             value: 599: may not specify a duration less than 10 minutes"
+        );
+        assert!(lifetime(&json!(1_i64 << 33)).is_err() && lifetime(&json!("1h")).is_err());
+    }
+}

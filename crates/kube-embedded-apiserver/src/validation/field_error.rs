@@ -1,0 +1,74 @@
+//! Field errors: the causes of a 422 in Kubernetes' words (`util/validation/field`).
+
+use serde_json::Value;
+
+/// One entry of a 422's `details.causes`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    /// `FieldValueRequired`, `FieldValueInvalid`, `FieldValueNotSupported`, `FieldValueForbidden`,
+    /// `FieldValueDuplicate`, `FieldValueTooLong`, …
+    pub reason: &'static str,
+    /// `spec.ports[0].port`.
+    pub field: String,
+    /// As Kubernetes words it, without the field: `Required value: must specify a port`.
+    pub message: String,
+}
+
+/// `Required value`, with a reason or without.
+pub(crate) fn required(field: impl Into<String>, detail: &str) -> FieldError {
+    error("FieldValueRequired", field, with_detail("Required value", detail))
+}
+
+/// `Invalid value: 99999: must be …`.
+pub(crate) fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> FieldError {
+    error("FieldValueInvalid", field, with_detail(&format!("Invalid value: {value}"), detail))
+}
+
+/// `Unsupported value: "x": supported values: "A", "B"`.
+pub(crate) fn not_supported(
+    field: impl Into<String>,
+    value: &Value,
+    supported: &[&str],
+) -> FieldError {
+    let supported: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
+    let message = format!("Unsupported value: {value}: supported values: {}", supported.join(", "));
+    error("FieldValueNotSupported", field, message)
+}
+
+/// `Forbidden: …`.
+pub(crate) fn forbidden(field: impl Into<String>, detail: &str) -> FieldError {
+    error("FieldValueForbidden", field, with_detail("Forbidden", detail))
+}
+
+/// `Duplicate value: "x"`.
+pub(crate) fn duplicate(field: impl Into<String>, value: &Value) -> FieldError {
+    error("FieldValueDuplicate", field, format!("Duplicate value: {value}"))
+}
+
+/// `Not found: "x"`.
+pub(crate) fn not_found(field: impl Into<String>, value: &Value) -> FieldError {
+    error("FieldValueNotFound", field, format!("Not found: {value}"))
+}
+
+/// `Too long: may not be more than 250 bytes`.
+pub(crate) fn too_long(field: impl Into<String>, most: usize) -> FieldError {
+    let message = format!("Too long: may not be more than {most} bytes");
+    error("FieldValueTooLong", field, message)
+}
+
+/// `Too many: 21: must have at most 20 items`, where there are.
+pub(crate) fn too_many(field: impl Into<String>, count: usize, most: usize) -> Option<FieldError> {
+    let message = format!("Too many: {count}: must have at most {most} items");
+    (count > most).then(|| error("FieldValueTooMany", field, message))
+}
+
+fn error(reason: &'static str, field: impl Into<String>, message: String) -> FieldError {
+    FieldError { reason, field: field.into(), message }
+}
+
+fn with_detail(what: &str, detail: &str) -> String {
+    if detail.is_empty() { what.to_owned() } else { format!("{what}: {detail}") }
+}
+
+/// Said of every field that may not change.
+pub(crate) const IMMUTABLE: &str = "field is immutable";

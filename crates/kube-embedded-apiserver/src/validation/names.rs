@@ -1,0 +1,295 @@
+//! Formats of names, labels, selectors and ports (`apimachinery/pkg/util/validation`).
+
+use crate::{
+    fields::{list, text},
+    validation::field_error::{FieldError, forbidden, invalid, required},
+};
+use serde_json::Value;
+
+const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters \
+    or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', \
+    regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
+    characters, '-' or '.', and must start and end with an alphanumeric character (e.g. \
+    'example.com', regex used for validation is \
+    '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and \
+    must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or \
+    '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric \
+    characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. \
+    'MyValue',  or 'my_value',  or '12345', regex used for validation is \
+    '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+/// What is wrong with a name of at most 63 letters without dots.
+pub(crate) fn dns_label(name: &str) -> Vec<String> {
+    let shaped = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.is_empty()
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    told(shaped, LABEL, name, 63)
+}
+
+/// What is wrong with a name of labels joined by dots.
+pub(crate) fn dns_subdomain(name: &str) -> Vec<String> {
+    let shaped = name.split('.').all(|part| {
+        !part.is_empty()
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    });
+    told(shaped, SUBDOMAIN, name, 253)
+}
+
+fn told(shaped: bool, rule: &str, name: &str, most: usize) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if name.len() > most {
+        wrong.push(format!("must be no more than {most} bytes"));
+    }
+    if !shaped {
+        wrong.push(rule.to_owned());
+    }
+    wrong
+}
+
+fn name_part(name: &str) -> bool {
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+}
+
+/// What is wrong with a name that is to be one part of a path.
+pub(crate) fn path_segment(name: &str) -> Vec<String> {
+    if matches!(name, "." | "..") {
+        return vec![format!("may not be '{name}'")];
+    }
+    let not_allowed = ["/", "%"].into_iter().filter(|part| name.contains(part));
+    not_allowed.map(|part| format!("may not contain '{part}'")).collect()
+}
+
+/// Errors of a name such as `acme.io/foo`.
+pub(crate) fn domain_prefixed_path(name: &str, field: &str) -> Vec<FieldError> {
+    if name.is_empty() {
+        return vec![required(field, "")];
+    }
+    let parts = name.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty());
+    let Some((host, path)) = parts else {
+        let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+        return vec![invalid(field, &name.into(), detail)];
+    };
+    let wrong = dns_subdomain(host);
+    let mut errors: Vec<_> = wrong.iter().map(|w| invalid(field, &host.into(), w)).collect();
+    if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+        let detail = "Invalid path (regex used for validation is \
+                      '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+        errors.push(invalid(field, &path.into(), detail));
+    }
+    errors
+}
+
+/// What is wrong with the key of a label or an annotation.
+pub(crate) fn qualified_name(key: &str) -> Vec<String> {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    let mut wrong = Vec::new();
+    if name.contains('/') {
+        return vec![format!(
+            "a qualified name {} with an optional DNS subdomain prefix and '/' (e.g. \
+             'example.com/MyName')",
+            QUALIFIED.trim_start_matches("name part ")
+        )];
+    }
+    match prefix {
+        Some("") => wrong.push("prefix part must be non-empty".to_owned()),
+        Some(prefix) => {
+            wrong.extend(dns_subdomain(prefix).into_iter().map(|w| format!("prefix part {w}")));
+        }
+        None => {}
+    }
+    if name.is_empty() {
+        wrong.push("name part must be non-empty".to_owned());
+    } else if name.len() > 63 {
+        wrong.push("name part must be no more than 63 bytes".to_owned());
+    }
+    if !name_part(name) {
+        wrong.push(QUALIFIED.to_owned());
+    }
+    wrong
+}
+
+/// Errors of the labels in a field.
+pub(crate) fn labels(value: &Value, field: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (key, value) in value.as_object().into_iter().flatten() {
+        for wrong in qualified_name(key) {
+            errors.push(invalid(field, &key.as_str().into(), &wrong));
+        }
+        let label = value.as_str().unwrap_or_default();
+        if label.len() > 63 {
+            errors.push(invalid(field, value, "must be no more than 63 bytes"));
+        }
+        if !label.is_empty() && !name_part(label) {
+            errors.push(invalid(field, value, LABEL_VALUE));
+        }
+    }
+    errors
+}
+
+/// Errors of a label selector.
+pub(crate) fn label_selector(selector: &Value, field: &str) -> Vec<FieldError> {
+    let mut errors = labels(&selector["matchLabels"], &format!("{field}.matchLabels"));
+    for (at, expression) in list(selector, &["matchExpressions"]).iter().enumerate() {
+        let field = format!("{field}.matchExpressions[{at}]");
+        let values = list(expression, &["values"]);
+        match text(expression, &["operator"]) {
+            "In" | "NotIn" if values.is_empty() => errors.push(required(
+                format!("{field}.values"),
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            )),
+            "Exists" | "DoesNotExist" if !values.is_empty() => errors.push(forbidden(
+                format!("{field}.values"),
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            )),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            _ => errors.push(invalid(
+                format!("{field}.operator"),
+                &expression["operator"],
+                "not a valid selector operator",
+            )),
+        }
+        for wrong in qualified_name(text(expression, &["key"])) {
+            errors.push(invalid(format!("{field}.key"), &expression["key"], &wrong));
+        }
+    }
+    errors
+}
+
+/// Whether a label selector matches labels.
+pub(crate) fn selects(selector: &Value, labels: &Value) -> bool {
+    let exact = selector["matchLabels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .all(|(key, value)| labels.get(key) == Some(value));
+    exact
+        && list(selector, &["matchExpressions"]).iter().all(|expression| {
+            let label = labels.get(text(expression, &["key"]));
+            let among = label.is_some_and(|label| list(expression, &["values"]).contains(label));
+            match text(expression, &["operator"]) {
+                "In" => among,
+                "NotIn" => !among,
+                "Exists" => label.is_some(),
+                "DoesNotExist" => label.is_none(),
+                _ => false,
+            }
+        })
+}
+
+/// An error where a number is below 0.
+pub(crate) fn non_negative(value: &Value, field: impl Into<String>) -> Option<FieldError> {
+    let negative = value.as_i64().is_some_and(|number| number < 0);
+    negative.then(|| invalid(field, value, "must be greater than or equal to 0"))
+}
+
+/// An error where a number is no port; missing counts as 0.
+pub(crate) fn port(value: &Value, field: impl Into<String>) -> Option<FieldError> {
+    let shown = if value.is_null() { &Value::from(0) } else { value };
+    let valid = shown.as_i64().is_some_and(|port| (1..=65535).contains(&port));
+    (!valid).then(|| invalid(field, shown, "must be between 1 and 65535, inclusive"))
+}
+
+/// What is wrong with the name of a port (RFC 6335).
+pub(crate) fn port_name(name: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if name.len() > 15 {
+        wrong.push("must be no more than 15 characters long".to_owned());
+    }
+    if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        wrong.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
+    }
+    if !name.bytes().any(|b| b.is_ascii_lowercase()) {
+        wrong.push("must contain at least one letter (a-z)".to_owned());
+    }
+    if name.contains("--") {
+        wrong.push("must not contain consecutive hyphens".to_owned());
+    }
+    if name.starts_with('-') || name.ends_with('-') {
+        wrong.push("must not begin or end with a hyphen".to_owned());
+    }
+    wrong
+}
+
+/// Errors of a port given as a number or a name.
+pub(crate) fn port_or_name(value: &Value, field: &str) -> Vec<FieldError> {
+    match value {
+        Value::String(name) if name.is_empty() => vec![invalid(field, value, "must be non-empty")],
+        Value::String(name) => {
+            port_name(name).iter().map(|wrong| invalid(field, value, wrong)).collect()
+        }
+        _ => port(value, field).into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names() {
+        for (name, label, subdomain) in [
+            ("a", true, true),
+            ("a-1", true, true),
+            ("a.b", false, true),
+            ("", false, false),
+            ("-a", false, false),
+            ("a-", false, false),
+            ("a..b", false, false),
+            ("Bad_Name", false, false),
+        ] {
+            assert_eq!(dns_label(name).is_empty(), label, "{name}");
+            assert_eq!(dns_subdomain(name).is_empty(), subdomain, "{name}");
+        }
+        assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+    }
+
+    #[test]
+    fn keys_and_values_of_labels() {
+        for (given, errors) in [
+            (json!({ "app": "x", "example.com/Tier": "" }), 0),
+            (json!({ "bad key!": "x" }), 1),
+            (json!({ "a": "-x" }), 1),
+            (json!({ "/a": "x" }), 1),
+            (json!({ "a/b/c": "x" }), 1),
+            (json!({ "a": "x".repeat(64) }), 1),
+        ] {
+            assert_eq!(labels(&given, "metadata.labels").len(), errors, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_a_selector_selects() {
+        let labels = json!({ "app": "x", "tier": "front" });
+        for (selector, selected) in [
+            (json!({}), true),
+            (json!({ "matchLabels": { "app": "x" } }), true),
+            (json!({ "matchLabels": { "app": "y" } }), false),
+            (
+                json!({ "matchExpressions": [{ "key": "tier", "operator": "In", "values": ["front"] }] }),
+                true,
+            ),
+            (
+                json!({ "matchExpressions": [{ "key": "none", "operator": "NotIn", "values": ["a"] }] }),
+                true,
+            ),
+            (json!({ "matchExpressions": [{ "key": "app", "operator": "DoesNotExist" }] }), false),
+        ] {
+            assert_eq!(selects(&selector, &labels), selected, "{selector}");
+        }
+    }
+}

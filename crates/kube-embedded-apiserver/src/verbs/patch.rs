@@ -1,0 +1,186 @@
+//! `patch`: JSON patch, merge patch, strategic merge patch and server-side apply.
+
+use crate::{
+    http::{
+        decode,
+        path::Target,
+        request::Request,
+        status::{ApiError, ApiResult},
+    },
+    metadata,
+    patch::{self, PatchError},
+    resources::resource_type::ResourceType,
+    schema,
+    state::ServerState,
+    validation::field_error::required,
+    verbs::pipeline::{self, Decoded, Expects, WriteRequest, WriteResult},
+};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// The body of a patch.
+pub(crate) enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Value),
+    Apply(Value),
+}
+
+impl Patch {
+    /// Decodes a patch of the type that the media type names.
+    pub(crate) fn decode(request: &Request) -> ApiResult<Self> {
+        let body = request.body;
+        let json = || {
+            serde_json::from_slice(body).map_err(|error| {
+                let why = decode::json_error(&String::from_utf8_lossy(body), &error);
+                ApiError::bad_request(format!("error decoding patch: {why}"))
+            })
+        };
+        match request.content_type() {
+            "application/json-patch+json" => Ok(Self::Json(json()?)),
+            "application/merge-patch+json" => Ok(Self::Merge(json()?)),
+            "application/strategic-merge-patch+json" => Ok(Self::Strategic(json()?)),
+            "application/apply-patch+yaml" => Ok(Self::Apply(decode::any(request)?)),
+            _ => Err(ApiError::unsupported_media_type("415: Unsupported Media Type")),
+        }
+    }
+
+    /// Returns the patched object. Apply patches of `Scale` are merged; those of objects go through [`apply`].
+    pub(crate) fn patched(&self, resource: &ResourceType, object: &Value) -> ApiResult<Value> {
+        let mut new = object.clone();
+        match self {
+            Self::Json(patch) if !patch.is_array() => {
+                return Err(ApiError::bad_request(format!(
+                    "error decoding patch: json: cannot unmarshal {} into Go value of type \
+                     []handlers.jsonPatchOp",
+                    decode::type_name(patch)
+                )));
+            }
+            Self::Json(patch) => patch::json(&mut new, patch).map_err(refusal)?,
+            Self::Merge(patch) | Self::Strategic(patch) | Self::Apply(patch)
+                if !patch.is_object() =>
+            {
+                return Err(ApiError::bad_request(format!(
+                    "error decoding patch: json: cannot unmarshal {} into Go value of type \
+                     map[string]interface {{}}",
+                    decode::type_name(patch)
+                )));
+            }
+            Self::Merge(patch) | Self::Apply(patch) => patch::merge(&mut new, patch),
+            Self::Strategic(patch) => {
+                patch::strategic(resource, &mut new, patch).map_err(refusal)?;
+            }
+        }
+        if !new.is_object() {
+            return Err(ApiError::bad_request("the patch leaves no object behind"));
+        }
+        Ok(new)
+    }
+}
+
+/// `PATCH` of an object or of its status.
+pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteResult> {
+    let target = &request.target;
+    let patch = Patch::decode(request)?;
+    // Merge keys are known of built-in types only.
+    if target.resource.is_unstructured() && matches!(patch, Patch::Strategic(_)) {
+        return Err(ApiError::unsupported_patch());
+    }
+    if let Patch::Apply(applied) = patch {
+        return apply(state, request, applied);
+    }
+    let options = request.write_options()?;
+    let write = WriteRequest { target, options: &options, expects: Expects::Object, tracks: true };
+    pipeline::write(state, &write, |old| {
+        let mut object = patch.patched(&target.resource, old.unwrap_or(&Value::Null))?;
+        check_address(target, &object)?;
+        let warnings =
+            decode::check_fields(&target.resource, &mut object, options.validation, true)?;
+        Ok(Decoded { object, warnings })
+    })
+}
+
+/// Checks that a patch leaves name and namespace alone.
+fn check_address(target: &Target, new: &Value) -> ApiResult<()> {
+    let metadata = &new["metadata"];
+    if metadata["name"] != target.name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({}) does not match the name on the URL ({})",
+            metadata["name"].as_str().unwrap_or_default(),
+            target.name
+        )));
+    }
+    if target.resource.namespaced && metadata["namespace"] != target.namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// Server-side apply, which creates the object if there is none.
+fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResult<WriteResult> {
+    let Request { target, query, .. } = request;
+    let resource = &target.resource;
+    let options = request.write_options()?;
+    let Some(manager) = query.get("fieldManager") else {
+        let error = required("fieldManager", "is required for apply patch");
+        return Err(ApiError::invalid_options("PatchOptions", error));
+    };
+    check_applied_object(target, &mut applied)?;
+    let warnings = decode::check_applied(resource, &applied, options.validation, false)?;
+    let (force, below) = (query.flag("force"), &*target.subresource);
+    let expects = if below.is_empty() { Expects::Anything } else { Expects::Object };
+    let write = WriteRequest { target, options: &options, expects, tracks: false };
+    pipeline::write(state, &write, |old| {
+        let now = Timestamp::now();
+        let mut object =
+            patch::apply(resource, old, &applied, manager, force, below, now).map_err(refusal)?;
+        schema::prune(resource, &mut object);
+        if old.is_none() {
+            metadata::set_namespace(target, &mut object)?;
+        }
+        Ok(Decoded { object, warnings: warnings.clone() })
+    })
+}
+
+/// Checks the body of an apply patch and sets the name and namespace that it leaves out.
+fn check_applied_object(target: &Target, applied: &mut Value) -> ApiResult<()> {
+    if !applied.is_object() {
+        return Err(ApiError::bad_request(format!(
+            "error decoding YAML: the patch is no object but a {}",
+            decode::type_name(applied)
+        )));
+    }
+    decode::check_apply_kind(&target.resource, applied)?;
+    metadata::set_namespace(target, applied)?;
+    if applied["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    if applied["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
+        applied["metadata"]["name"] = target.name.clone().into();
+    }
+    check_address(target, applied)
+}
+
+/// Returns the response to a patch that cannot be applied.
+pub(crate) fn refusal(error: PatchError) -> ApiError {
+    match error {
+        PatchError::BadRequest(message) => ApiError::bad_request(message),
+        PatchError::Unprocessable(_) => ApiError::patch_failed(),
+        PatchError::TooLarge(why) => ApiError::too_large_because(&why),
+        PatchError::Conflict { message, causes } => {
+            let causes = causes
+                .into_iter()
+                .map(|cause| {
+                    json!({
+                        "reason": "FieldManagerConflict",
+                        "message": cause.message,
+                        "field": cause.field,
+                    })
+                })
+                .collect();
+            ApiError::apply_conflict(message, causes)
+        }
+    }
+}

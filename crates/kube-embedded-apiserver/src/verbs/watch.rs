@@ -1,0 +1,287 @@
+//! `watch`: the existing objects if the client wants them, then every change, as lines of JSON in one response.
+
+use crate::{
+    http::{
+        body::Body,
+        encode, list_options,
+        negotiation::Form,
+        request::Request,
+        selector::Selector,
+        status::{ApiError, ApiResult},
+    },
+    resources::registry::{OwnedResourceType, ResourceRegistry},
+    scope,
+    state::ServerState,
+    store::{Compacted, Event, Object, Watch},
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep_until};
+
+/// Events in one chunk, so that a slow client costs little memory.
+const CHUNK: usize = 256;
+/// Interval of bookmarks while nothing happens.
+const BOOKMARK: Duration = Duration::from_secs(60);
+
+/// `GET ...?watch=true` of a collection.
+pub(crate) fn watch(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
+    let form = request.form()?;
+    let selector = scope::selector(&request.target, &request.query)?;
+    start(state, request, form, selector)
+}
+
+/// `GET ...?watch=true` of one object.
+pub(crate) fn watch_one(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
+    let Request { target, query, .. } = request;
+    let form = request.form()?;
+    let name = format!("metadata.name={}", target.name);
+    let selector = Selector::parse(&target.resource, query.get("labelSelector"), Some(&name))?;
+    start(state, request, form, selector)
+}
+
+fn start(
+    state: &ServerState,
+    request: &Request,
+    form: Form,
+    selector: Selector,
+) -> ApiResult<Response<Body>> {
+    let Request { target, query, .. } = request;
+    list_options::check(query, true)?;
+    let from = list_options::resource_version(query)?;
+    let bookmarks = query.flag("allowWatchBookmarks");
+    let initial_events = query.flag("sendInitialEvents");
+    let timeout = match query.number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()) {
+        None | Some(0) => Duration::from_secs(rand::random_range(1800..3600)),
+        Some(seconds) => Duration::from_secs(seconds),
+    };
+    let resource = &target.resource;
+    let mut initial = VecDeque::new();
+    let watch = if from == 0 || initial_events {
+        let page = state.store.list(resource.storage_resource(), scope::namespace(target), None);
+        initial.extend(page.objects);
+        state.store.watch(resource.storage_resource(), page.revision)
+    } else {
+        state.store.watch(resource.storage_resource(), from)
+    };
+    let stream = Stream {
+        resource: ResourceRegistry::owned(resource),
+        served: resource.served(),
+        form,
+        namespace: scope::namespace(target).map(str::to_owned),
+        selector,
+        initial,
+        initial_bookmark: initial_events && bookmarks,
+        bookmarks,
+        next_bookmark: Instant::now() + BOOKMARK,
+        end: Instant::now() + timeout,
+        first: true,
+        ended: false,
+        watch: None,
+        stopping: state.stopping.subscribe(),
+    };
+    // Kubernetes reports a revision that is too old as an event of a successful response, and clients expect that.
+    let body = match watch {
+        Ok(watch) => {
+            let stream = Stream { watch: Some(watch), ..stream };
+            let chunks = stream::unfold(stream, |mut stream| async move {
+                stream.next().await.map(|chunk| (chunk, stream))
+            });
+            Body::stream(chunks.boxed())
+        }
+        Err(compacted) => Body::from(error_line(compacted)),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    Ok(response)
+}
+
+/// An open watch.
+struct Stream {
+    resource: OwnedResourceType,
+    /// Ends when a custom resource is no longer served.
+    served: Option<tokio::sync::watch::Receiver<()>>,
+    form: Form,
+    namespace: Option<String>,
+    selector: Selector,
+    initial: VecDeque<Arc<Object>>,
+    /// The bookmark at the end of the initial objects is still to be sent.
+    initial_bookmark: bool,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    end: Instant,
+    first: bool,
+    ended: bool,
+    watch: Option<Watch>,
+    stopping: tokio::sync::watch::Receiver<bool>,
+}
+
+impl Stream {
+    /// Returns the next lines; `None` at the end of the stream.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut watch = self.watch.take()?;
+        let chunk = self.chunk(&mut watch).await;
+        self.watch = Some(watch);
+        chunk
+    }
+
+    async fn chunk(&mut self, watch: &mut Watch) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while let Some(object) = self.initial.pop_front() {
+            if scope::matches(&self.resource.get(), &self.selector, &object) {
+                self.line(&mut out, "ADDED", &object);
+            }
+            if out.len() > 64 * 1024 {
+                return Some(out.freeze());
+            }
+        }
+        loop {
+            if self.ended {
+                return None;
+            }
+            let (events, revision) = match watch.take(CHUNK) {
+                Ok(taken) => taken,
+                Err(compacted) => {
+                    self.ended = true;
+                    tracing::info!(
+                        target: "apiserver::watch",
+                        resource = self.resource.get().plural,
+                        revision = compacted.asked,
+                        oldest = compacted.oldest,
+                        "ending a watch: the client reads more slowly than objects change"
+                    );
+                    out.put_slice(&error_line(compacted));
+                    return Some(out.freeze());
+                }
+            };
+            let none = events.is_empty();
+            for event in &events {
+                self.event(&mut out, event);
+            }
+            if none && self.initial_bookmark {
+                self.initial_bookmark = false;
+                self.bookmark(&mut out, revision, true);
+            }
+            if !out.is_empty() {
+                return Some(out.freeze());
+            }
+            if !none {
+                continue;
+            }
+            let stopped = async {
+                let _ = self.stopping.wait_for(|stopping| *stopping).await;
+            };
+            let wake = tokio::select! {
+                () = watch.changed() => Wake::Events,
+                () = sleep_until(self.end) => Wake::Timeout,
+                () = sleep_until(self.next_bookmark), if self.bookmarks => Wake::Bookmark,
+                () = unserved(&mut self.served) => Wake::Unserved,
+                () = stopped => return None,
+            };
+            match wake {
+                Wake::Events => {}
+                Wake::Unserved => {
+                    // The last events are the deletions of its objects.
+                    self.ended = true;
+                    for event in watch.take(usize::MAX).map_or_else(|_| Vec::new(), |t| t.0) {
+                        self.event(&mut out, &event);
+                    }
+                    return Some(out.freeze()).filter(|out| !out.is_empty());
+                }
+                Wake::Timeout => {
+                    self.ended = true;
+                    if self.bookmarks {
+                        self.bookmark(&mut out, revision, false);
+                        return Some(out.freeze());
+                    }
+                }
+                Wake::Bookmark => {
+                    self.bookmark(&mut out, revision, false);
+                    return Some(out.freeze());
+                }
+            }
+        }
+    }
+
+    /// Writes a change as this watch sees it: an object may enter the selection, or leave it.
+    fn event(&mut self, out: &mut BytesMut, event: &Event) {
+        let object = &event.object;
+        if self.namespace.as_ref().is_some_and(|namespace| *namespace != object.key.namespace) {
+            return;
+        }
+        let was = event
+            .before
+            .as_ref()
+            .is_some_and(|before| scope::matches(&self.resource.get(), &self.selector, before));
+        let is = !event.removed && scope::matches(&self.resource.get(), &self.selector, object);
+        match (was, is) {
+            (false, true) => self.line(out, "ADDED", object),
+            (true, true) => self.line(out, "MODIFIED", object),
+            (true, false) => self.line(out, "DELETED", object),
+            (false, false) => {}
+        }
+    }
+
+    fn line(&mut self, out: &mut BytesMut, event: &str, object: &Object) {
+        encode::watch_event(out, &self.resource.get(), self.form, event, object, self.first);
+        self.first = false;
+    }
+
+    fn bookmark(&mut self, out: &mut BytesMut, revision: u64, initial: bool) {
+        self.next_bookmark = Instant::now() + BOOKMARK;
+        let mut meta =
+            json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        if initial {
+            meta["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+        }
+        let object = match self.form {
+            Form::Whole => json!({
+                "kind": self.resource.get().kind,
+                "apiVersion": self.resource.get().api_version(),
+                "metadata": meta,
+            }),
+            Form::Metadata => json!({
+                "kind": "PartialObjectMetadata",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": meta,
+            }),
+            Form::Table(_) => json!({
+                "kind": "Table",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": meta,
+                "columnDefinitions": null,
+                "rows": [],
+            }),
+        };
+        let line = json!({ "type": "BOOKMARK", "object": object });
+        out.put_slice(line.to_string().as_bytes());
+        out.put_u8(b'\n');
+    }
+}
+
+/// Waits until a custom resource is no longer served.
+async fn unserved(served: &mut Option<tokio::sync::watch::Receiver<()>>) {
+    match served {
+        Some(served) => while served.changed().await.is_ok() {},
+        None => std::future::pending().await,
+    }
+}
+
+enum Wake {
+    Events,
+    Unserved,
+    Timeout,
+    Bookmark,
+}
+
+fn error_line(compacted: Compacted) -> Bytes {
+    let status = ApiError::expired(compacted.asked, compacted.oldest).to_value();
+    let mut line = json!({ "type": "ERROR", "object": status }).to_string();
+    line.push('\n');
+    Bytes::from(line)
+}
