@@ -15,7 +15,7 @@ use crate::{
     project::Project,
 };
 use anyhow::{Context, Result};
-use lab_environment::Absent;
+use lab_environment::UnsupportedClaim;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
@@ -194,7 +194,7 @@ impl Edge {
             return;
         }
         let route = &self.ready.route;
-        profile.unsupported.push(Absent {
+        profile.unsupported.push(UnsupportedClaim {
             claim: "nodeport-in-range".into(),
             reason: format!("no node is reachable from this host: traffic enters by {route}"),
         });

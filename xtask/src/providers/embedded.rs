@@ -26,7 +26,7 @@ use crate::{
     lock::Lock,
 };
 use anyhow::{Context, Result, ensure};
-use lab_environment::{NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -93,8 +93,8 @@ impl Provider for Embedded {
     fn profile(&self, _: &Spec) -> ClusterProfile {
         ClusterProfile {
             // Rollouts take tenths of a second; the rest is for machines under load.
-            timeouts: Patience { rollout: 60, address: 30, request: 10, propagation: 0 },
-            precision: NearestWrong::NearestReplica,
+            timeouts: Timeouts { rollout: 60, address: 30, request: 10, propagation: 0 },
+            precision: Alternative::NearestReplica,
             unsupported: Vec::new(),
         }
     }
