@@ -213,8 +213,10 @@ fn check_compatible(
         let (name, on) = (store.provider.name(), provider::on_flag(store.provider));
         bail!("the {name} cluster is up with {difference}; `cargo xtask down{on}` removes it");
     }
+    // Flags that a provider compares with the running cluster itself, or that may change.
     let registry = requested.registry.or_else(|| recorded.registry.clone());
-    Ok(Spec { registry, ..recorded.clone() })
+    let sandbox = requested.sandbox.or_else(|| recorded.sandbox.clone());
+    Ok(Spec { registry, sandbox, ..recorded.clone() })
 }
 
 /// Looks up the existing cluster and removes one that can be neither used nor resumed.
