@@ -1,80 +1,52 @@
-//! The Kubernetes API as one tower service: every client, in the process or behind TLS, comes
-//! through [`Api::handle`]. The only module that touches the store.
+//! The Kubernetes API as one tower service: clients within the process and those behind TLS come through
+//! [`Api::handle`] alike.
 
 use crate::{
-    admission,
-    crd::{self, CrdRegistry},
-    discovery,
+    authentication::{self, user::User},
     http::{
         body::Body,
-        output,
-        path::{self, Query, Route, Target},
-        status::{ApiError, ApiResult},
+        path::{self, Route},
+        status::ApiError,
     },
+    metadata,
     resources::registry::{self, ResourceRegistry},
-    store::Store,
-    subresources::{
-        self, stream,
-        token::{self, User},
-    },
-    verbs::{delete, metadata, patch, read, write},
+    router,
+    state::ServerState,
+    store::{Key, Store},
+    subresources::stream,
+    verbs::guaranteed_update::with_revision,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kube_embedded_core::{network::Addresses, node_api::NodeApi};
 use std::{
     convert::Infallible,
     fmt,
-    sync::{Arc, Mutex, OnceLock, Weak},
+    sync::{Arc, Weak},
     task::{Context, Poll},
+    time::Instant,
 };
 
-/// Longest body of a request, as in Kubernetes.
+/// The maximum size of a request body, as in Kubernetes.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
-/// Kubernetes says it with every answer.
-const ENDPOINTS_ARE_DEPRECATED: &str =
-    r#"299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice""#;
-/// The one user there is.
-pub(crate) const USER: &str = "kubernetes-admin";
-
 /// The API of one cluster. A clone is another handle to the same cluster.
 #[derive(Clone)]
 pub struct Api {
-    inner: Arc<Inner>,
-}
-
-pub(crate) struct Inner {
-    pub(crate) store: Store,
-    pub(crate) addresses: Addresses,
-    pub(crate) nodes: OnceLock<Weak<dyn NodeApi>>,
-    pub(crate) signer: token::Signer,
-    /// Held from the choice of a Service's address until it is stored.
-    pub(crate) services: Mutex<()>,
-    pub(crate) crds: CrdRegistry,
-    pub(crate) stopping: tokio::sync::watch::Sender<bool>,
+    state: Arc<ServerState>,
 }
 
 impl fmt::Debug for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api").field("addresses", &self.inner.addresses).finish_non_exhaustive()
+        f.debug_struct("Api").field("addresses", &self.state.addresses).finish_non_exhaustive()
     }
 }
 
 impl Api {
     /// An API over the objects of `store`.
     pub fn new(store: Store, addresses: Addresses) -> Self {
-        let inner = Inner {
-            store,
-            addresses,
-            nodes: OnceLock::new(),
-            signer: token::Signer::default(),
-            services: Mutex::new(()),
-            crds: CrdRegistry::default(),
-            stopping: tokio::sync::watch::Sender::new(false),
-        };
-        Self { inner: Arc::new(inner) }
+        Self { state: Arc::new(ServerState::new(store, addresses)) }
     }
 
     /// A client that calls this API without a socket. Must be called within a tokio runtime.
@@ -82,14 +54,14 @@ impl Api {
         kube::Client::new(self.clone(), "default")
     }
 
-    /// Whom to ask for logs, from now on; the first call counts. The API keeps no one alive.
+    /// Sets the kubelet backend for logs and exec. Only the first call has an effect; the reference is weak.
     pub fn set_nodes(&self, nodes: Weak<dyn NodeApi>) {
-        let _ = self.inner.nodes.set(nodes);
+        let _ = self.state.nodes.set(nodes);
     }
 
-    /// Ends all watches, so that connections can be closed.
+    /// Ends all watches and streams, so that connections can be closed.
     pub fn stop(&self) {
-        self.inner.stopping.send_replace(true);
+        self.state.stopping.send_replace(true);
     }
 
     /// Stores an object of a new cluster as it is, with defaults applied. Nothing is validated or
@@ -105,52 +77,66 @@ impl Api {
             .ok_or_else(|| format!("there is no kind {}", object["kind"]))?;
         metadata::fill_system_fields(resource, &mut object);
         resource.apply_defaults(&mut object);
-        let key = crate::store::Key {
+        let key = Key {
             resource: resource.storage_resource(),
             namespace: text(&object["metadata"]["namespace"]),
             name: text(&object["metadata"]["name"]),
         };
-        let stored =
-            self.inner.store.create(key, |revision| write::with_revision(object, revision));
+        let stored = self.state.store.create(key, |revision| with_revision(object, revision));
         stored.map(|_| ()).map_err(|error| error.to_string())
     }
 
-    /// Answers one request. There is no error: refusals are answers.
+    /// Serves one request. There is no error: refusals are responses.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send,
     {
+        let start = Instant::now();
         let (parts, body) = request.into_parts();
-        let body = match Limited::new(body, BODY_LIMIT).collect().await {
-            Ok(body) => body.to_bytes(),
+        let response = match Limited::new(body, BODY_LIMIT).collect().await {
+            Ok(body) => router::route(&self.state, &parts, &body.to_bytes())
+                .await
+                .unwrap_or_else(ApiError::into_response),
             Err(error) if error.is::<LengthLimitError>() => {
-                return ApiError::too_large(BODY_LIMIT).into_response();
+                ApiError::too_large(BODY_LIMIT).into_response()
             }
             Err(error) => {
-                return ApiError::bad_request(format!("the body broke off: {error}"))
-                    .into_response();
+                ApiError::bad_request(format!("failed to read the body: {error}")).into_response()
             }
         };
-        answer(&self.inner, &parts, &body).await.unwrap_or_else(ApiError::into_response)
+        log(&parts, &response, start);
+        response
     }
 
-    /// Whose token this is, if it is one of a service account.
+    /// Returns the user of a service account token that is valid.
     pub(crate) fn authenticate(&self, token: &str) -> Option<User> {
-        token::authenticate(&self.inner, token)
+        authentication::authenticate(&self.state, token)
     }
 
-    /// The answer to a client that did not say who it is.
+    /// The response to a client without valid credentials.
     pub(crate) fn unauthorized() -> Response<Body> {
         ApiError::unauthorized().into_response()
     }
 
-    /// Whether a path may be asked for by anybody.
+    /// Returns true for paths that need no credentials.
     pub(crate) fn is_public(path: &str) -> bool {
         matches!(
             path::parse(&ResourceRegistry::default(), path),
             Ok(Route::Version | Route::Health)
         )
     }
+}
+
+/// Logs a request that was served. Of a watch or a stream, the time is that until the response began.
+fn log(parts: &Parts, response: &Response<Body>, start: Instant) {
+    tracing::debug!(
+        target: "apiserver::request",
+        method = %parts.method,
+        path = %parts.uri,
+        code = response.status().as_u16(),
+        seconds = start.elapsed().as_secs_f64(),
+        user_agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()),
+    );
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -167,110 +153,12 @@ impl tower::Service<Request<kube::client::Body>> for Api {
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
         let api = self.clone();
         if request.headers().contains_key(http::header::UPGRADE) {
-            return Box::pin(async move { Ok(stream::in_process(api, request).await) });
+            let handle = move |request| {
+                let api = api.clone();
+                async move { api.handle(request).await }
+            };
+            return Box::pin(async move { Ok(stream::in_process(handle, request).await) });
         }
         Box::pin(async move { Ok(api.handle(request).await) })
-    }
-}
-
-async fn answer(inner: &Arc<Inner>, parts: &Parts, body: &Bytes) -> ApiResult<Response<Body>> {
-    let query = Query::parse(parts.uri.query());
-    let (method, headers) = (&parts.method, &parts.headers);
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    let served = &*inner.crds.served();
-    match path::parse(served, parts.uri.path())? {
-        Route::Resource(target) if stream::takes_over(&target) => {
-            stream::switch(inner, parts, &target, &query)
-        }
-        Route::Resource(target) => {
-            let answered = resource(inner, method, &target, &query, headers, body).await;
-            if !reads && concerns_definitions(&target) {
-                crd::reconcile_definitions(inner)?;
-            }
-            let mut response = answered?;
-            if (target.resource.group, target.resource.plural) == ("", "endpoints") {
-                let warning = http::HeaderValue::from_static(ENDPOINTS_ARE_DEPRECATED);
-                response.headers_mut().append(http::header::WARNING, warning);
-            }
-            let deprecation = target.resource.crd.and_then(|crd| crd.deprecation.as_ref());
-            if let Some(deprecation) = deprecation
-                && let Ok(warning) = http::HeaderValue::from_str(&format!("299 - {deprecation:?}"))
-            {
-                response.headers_mut().append(http::header::WARNING, warning);
-            }
-            Ok(response)
-        }
-        Route::Review(plural) if *method == Method::POST => {
-            let user = parts.extensions.get::<User>().cloned().unwrap_or_default();
-            discovery::review(inner, &user, plural, &query, headers, body)
-        }
-        Route::Nothing => Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n")),
-        _ if !reads => Err(ApiError::method_not_allowed()),
-        Route::Review(_) => Err(ApiError::method_not_allowed()),
-        Route::Resources { group, version } => Ok(discovery::resources(served, group, version)),
-        Route::Group(group) => discovery::group(served, group),
-        Route::CoreVersions => Ok(discovery::core_versions(served, headers, &inner.addresses)),
-        Route::Groups => Ok(discovery::groups(served, headers)),
-        Route::OpenApiIndex => Ok(discovery::openapi_index(served)),
-        Route::OpenApi { group, version } => discovery::openapi(served, group, version),
-        Route::Version => Ok(discovery::version()),
-        Route::Health => Ok(plain(StatusCode::OK, "ok")),
-    }
-}
-
-/// Whether a write may change what is served, or be what a definition on its way out waits for.
-fn concerns_definitions(target: &Target) -> bool {
-    crd::is_definition(&target.resource) || target.resource.crd.is_some_and(|crd| crd.terminating)
-}
-
-fn plain(code: StatusCode, text: &'static str) -> Response<Body> {
-    output::respond(code, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()))
-}
-
-async fn resource(
-    inner: &Arc<Inner>,
-    method: &Method,
-    target: &Target<'_>,
-    query: &Query,
-    headers: &HeaderMap,
-    body: &Bytes,
-) -> ApiResult<Response<Body>> {
-    let resource = &target.resource;
-    let respond = |written: write::WriteResult| written.respond(resource, query, headers);
-    if target.name.is_empty() {
-        let somewhere = !resource.namespaced || !target.namespace.is_empty();
-        return match *method {
-            Method::GET => read::collection(inner, target, query, headers),
-            Method::POST if somewhere => {
-                if (resource.group, resource.kind) == ("", "Pod") {
-                    admission::wait_for_default(inner, &target.namespace).await;
-                }
-                respond(write::create(inner, target, query, headers, body)?)
-            }
-            Method::DELETE if somewhere => {
-                delete::delete_collection(inner, target, query, headers, body)
-            }
-            _ => Err(ApiError::method_not_allowed()),
-        };
-    }
-    if !target.subresource.is_empty() && !subresources::has(resource, &target.subresource) {
-        return Err(ApiError::no_such_resource());
-    }
-    match (&*target.subresource, method) {
-        ("", &Method::GET) if query.flag("watch") => read::watch_one(inner, target, query, headers),
-        ("" | "status", &Method::GET) => read::get(inner, target, query, headers),
-        ("" | "status" | "finalize", &Method::PUT) => {
-            respond(write::update(inner, target, query, headers, body)?)
-        }
-        ("" | "status", &Method::PATCH) => {
-            respond(patch::patch(inner, target, query, headers, body)?)
-        }
-        ("", &Method::DELETE) => delete::delete(inner, target, query, headers, body),
-        ("scale", _) => subresources::scale(inner, method, target, query, headers, body),
-        ("log", &Method::GET) => subresources::log(inner, target, query).await,
-        ("token", &Method::POST) => token::request(inner, target, query, headers, body),
-        ("binding", &Method::POST) => subresources::bind(inner, target, query, headers, body),
-        ("eviction", &Method::POST) => subresources::evict(inner, target, query, headers, body),
-        _ => Err(ApiError::method_not_allowed()),
     }
 }

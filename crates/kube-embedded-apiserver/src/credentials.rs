@@ -1,5 +1,6 @@
 //! A certificate authority of the cluster's own, what it signs, and the kubeconfig that carries it.
 
+use crate::authentication::user::ADMIN;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -87,7 +88,7 @@ impl Credentials {
         )?;
         let client = leaf(
             CertificateParams::new(Vec::new())?,
-            &[(DnType::OrganizationName, "system:masters"), (DnType::CommonName, crate::api::USER)],
+            &[(DnType::OrganizationName, "system:masters"), (DnType::CommonName, ADMIN)],
             ExtendedKeyUsagePurpose::ClientAuth,
             &issuer,
         )?;
@@ -110,7 +111,7 @@ impl Credentials {
         let authority = STANDARD.encode(&self.authority.pem);
         let certificate = STANDARD.encode(&self.client.pem);
         let key = STANDARD.encode(&self.client.key_pem);
-        let user = crate::api::USER;
+        let user = ADMIN;
         format!(
             "apiVersion: v1\n\
              kind: Config\n\

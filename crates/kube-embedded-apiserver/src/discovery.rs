@@ -2,17 +2,18 @@
 //! OpenAPI, and the questions about oneself.
 
 use crate::{
-    api::Inner,
-    crd,
+    authentication,
     http::{
-        body::Body,
-        decode, output,
-        path::{self, Query},
+        body::{Body, respond, respond_json},
+        decode, path,
+        request::Request,
         status::{ApiError, ApiResult},
     },
-    resources::{registry::ResourceRegistry, resource_type::ResourceType},
+    resources::{
+        crd::versions::precedence, registry::ResourceRegistry, resource_type::ResourceType,
+    },
     schema,
-    subresources::token::{self, User},
+    state::ServerState,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -43,7 +44,7 @@ pub(crate) fn version() -> Response<Body> {
         "compiler": "rustc",
         "platform": "linux/amd64",
     });
-    output::respond_json(StatusCode::OK, &version)
+    respond_json(StatusCode::OK, &version)
 }
 
 /// `GET /api`.
@@ -62,7 +63,7 @@ pub(crate) fn core_versions(
             { "clientCIDR": "0.0.0.0/0", "serverAddress": format!("{}:6443", addresses.api()) },
         ],
     });
-    output::respond_json(StatusCode::OK, &versions)
+    respond_json(StatusCode::OK, &versions)
 }
 
 /// `GET /apis`.
@@ -76,7 +77,7 @@ pub(crate) fn groups(served: &ResourceRegistry, headers: &HeaderMap) -> Response
         .map(|(group, versions)| group_value(group, &versions))
         .collect();
     let list = json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups });
-    output::respond_json(StatusCode::OK, &list)
+    respond_json(StatusCode::OK, &list)
 }
 
 /// `GET /apis/{group}`.
@@ -86,7 +87,7 @@ pub(crate) fn group(served: &ResourceRegistry, group: &str) -> ApiResult<Respons
     let mut value = group_value(group, &versions);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
-    Ok(output::respond_json(StatusCode::OK, &value))
+    Ok(respond_json(StatusCode::OK, &value))
 }
 
 /// `GET /api/v1`, `GET /apis/{group}/{version}`.
@@ -100,10 +101,8 @@ pub(crate) fn resources(served: &ResourceRegistry, group: &str, version: &str) -
             "kind": resource.kind,
             "verbs": verbs_of(&resource),
         }));
-        if let (Some(last), Some(crd)) = (resources.last_mut(), resource.crd)
-            && let Some(hash) = &crd.storage_hash
-        {
-            last["storageVersionHash"] = hash.as_str().into();
+        if let (Some(last), Some(hash)) = (resources.last_mut(), resource.storage_hash()) {
+            last["storageVersionHash"] = hash.into();
         }
         if let Some(last) = resources.last_mut() {
             for (field, names) in
@@ -145,7 +144,7 @@ pub(crate) fn resources(served: &ResourceRegistry, group: &str, version: &str) -
         "groupVersion": group_version(group, version),
         "resources": resources,
     });
-    output::respond_json(StatusCode::OK, &list)
+    respond_json(StatusCode::OK, &list)
 }
 
 /// `GET /openapi/v3`.
@@ -155,7 +154,7 @@ pub(crate) fn openapi_index(served: &ResourceRegistry) -> Response<Body> {
         let url = format!("/openapi/v3/{path}?hash={hash}");
         paths.insert(path, json!({ "serverRelativeURL": url }));
     }
-    output::respond_json(StatusCode::OK, &json!({ "paths": paths }))
+    respond_json(StatusCode::OK, &json!({ "paths": paths }))
 }
 
 /// `GET /openapi/v3/apis/{group}/{version}`.
@@ -167,7 +166,7 @@ pub(crate) fn openapi(
     let document =
         schema::openapi(served, group, version).ok_or_else(ApiError::no_such_resource)?;
     let bytes = Bytes::from_owner(Shared(document));
-    Ok(output::respond(StatusCode::OK, "application/json", bytes))
+    Ok(respond(StatusCode::OK, "application/json", bytes))
 }
 
 struct Shared(std::sync::Arc<Vec<u8>>);
@@ -178,28 +177,24 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-/// `POST` of a review: whoever may ask here may do everything.
+/// `POST` of a review. Every authenticated user may do everything here.
 pub(crate) fn review(
-    inner: &Inner,
-    user: &User,
-    plural: &str,
-    query: &Query,
-    headers: &HeaderMap,
-    body: &Bytes,
+    state: &ServerState,
+    request: &Request<'_, &str>,
 ) -> ApiResult<Response<Body>> {
-    query.dry_run("CreateOptions")?;
-    let mut review = decode::review(headers, body)?;
-    review["status"] = match plural {
+    request.query.dry_run("CreateOptions")?;
+    let mut review = decode::review(request)?;
+    review["status"] = match request.target {
         "selfsubjectaccessreviews" => json!({ "allowed": true }),
         "selfsubjectrulesreviews" => json!({
             "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }],
             "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
             "incomplete": false,
         }),
-        "tokenreviews" => token::review(inner, &review["spec"]),
-        _ => json!({ "userInfo": user.info() }),
+        "tokenreviews" => authentication::review(state, &review["spec"]),
+        _ => json!({ "userInfo": request.user.info() }),
     };
-    Ok(output::respond_json(StatusCode::CREATED, &review))
+    Ok(respond_json(StatusCode::CREATED, &review))
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
@@ -240,7 +235,7 @@ fn aggregated(served: &ResourceRegistry, chosen: impl Fn(&str) -> bool) -> Respo
         "metadata": {},
         "items": items,
     });
-    output::respond(StatusCode::OK, AGGREGATED, Bytes::from(list.to_string()))
+    respond(StatusCode::OK, AGGREGATED, Bytes::from(list.to_string()))
 }
 
 fn discovered(served: &ResourceRegistry, group: &str, version: &str) -> Vec<Value> {
@@ -292,7 +287,7 @@ fn discovered(served: &ResourceRegistry, group: &str, version: &str) -> Vec<Valu
 }
 
 fn verbs_of(resource: &ResourceType) -> [&'static str; 8] {
-    if resource.crd.is_some() { CUSTOM_VERBS } else { VERBS }
+    if resource.is_unstructured() { CUSTOM_VERBS } else { VERBS }
 }
 
 /// Group, version and kind that a subresource speaks, and its verbs.
@@ -352,7 +347,7 @@ fn group_versions(served: &ResourceRegistry) -> Vec<(&str, Vec<&str>)> {
         groups.push((group, vec!["v1"]));
     }
     for (_, versions) in &mut groups {
-        versions.sort_by_cached_key(|version| crd::precedence(version));
+        versions.sort_by_cached_key(|version| precedence(version));
     }
     groups
 }

@@ -84,3 +84,9 @@ pub(crate) fn copy_field(into: &mut Value, from: &Value, field: &str) {
         }
     }
 }
+
+/// Returns the texts of a list.
+pub(crate) fn strings(list: &Value) -> Vec<String> {
+    let texts = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+    texts.map(str::to_owned).collect()
+}

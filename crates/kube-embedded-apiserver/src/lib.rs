@@ -5,16 +5,25 @@
 
 mod admission;
 pub mod api;
+mod authentication;
 mod crd;
 pub mod credentials;
 mod discovery;
 mod fields;
+mod generate;
 mod http;
+mod ip_allocator;
+mod metadata;
 mod patch;
 pub mod resources;
+mod router;
 pub mod schema;
+mod scope;
+mod state;
 pub mod store;
 mod subresources;
+mod tasks;
+mod timestamps;
 pub mod tls_server;
 mod validation;
 mod verbs;

@@ -2,6 +2,7 @@
 //! that CustomResourceDefinitions define.
 
 pub(crate) mod crd;
+pub mod deletion;
 pub(crate) mod pod_defaults;
 pub mod registry;
 pub mod resource_type;

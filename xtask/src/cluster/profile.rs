@@ -1,4 +1,4 @@
-//! What differs between clusters for the labs, apart from their address.
+//! The differences between clusters that labs adapt to, apart from their address.
 
 use lab_environment::{Alternative, Timeouts, UnsupportedClaim};
 

@@ -230,7 +230,7 @@ impl Provider for Gke {
     }
 
     fn delete(&self, context: &ProviderContext) -> Result<()> {
-        // Load balancers first: nothing deletes them once the cluster is gone.
+        // Load balancers first: nothing deletes them once the cluster is deleted.
         match self.write_kubeconfig(context).and_then(|()| unpublish(context)) {
             Ok(()) => {}
             Err(error) => eprintln!(

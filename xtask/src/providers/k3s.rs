@@ -193,6 +193,11 @@ impl Provider for K3s {
             context.run(&remove(&nodes), LOAD)?;
         }
         let networks = context.query(&networks(context.spec))?;
+        if context.runner.is_dry_run() {
+            println!(
+                "# docker rm --force --volumes … and docker network rm … of all that is listed"
+            );
+        }
         for network in networks.lines().filter(|line| !line.is_empty()) {
             context.run(&CommandLine::new("docker network rm").args([network]), LOAD)?;
         }

@@ -1,75 +1,66 @@
-//! The `ServiceAccount` plugin: a pod runs as an account that is there, and finds its token, the
-//! authority's certificate and its namespace where clients look for them.
+//! The `ServiceAccount` admission plugin: a pod runs as an account that exists, and finds its token, the cluster's CA
+//! certificate and its namespace where clients look for them.
 
 use crate::{
-    api::Inner,
-    http::status::{ApiError, ApiResult},
-    resources::{registry, resource_type::ResourceType},
-    store::Key,
-    verbs::metadata,
+    generate,
+    resources::{
+        resource_type::ResourceType,
+        types::{namespace, service_account},
+    },
+    store::{Key, Object, Store},
 };
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 
 const DEFAULT: &str = "default";
 const VOLUME: &str = "kube-api-access-";
 const PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// A namespace gets its account a moment after it was made; Kubernetes looks as often.
+/// Lookups of a new namespace's account before a pod is refused, as in Kubernetes.
 const TRIES: u32 = 10;
-const WAIT: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Waits a moment for the account that every namespace gets.
-pub(crate) async fn wait_for_default(inner: &Inner, namespace: &str) {
-    let is_there = |plural: &str, namespace: &str, name: &str| {
-        registry::find("", "v1", plural)
-            .is_some_and(|resource| get(inner, resource, namespace, name).is_some())
-    };
-    for _ in 0..TRIES {
-        if is_there("serviceaccounts", namespace, DEFAULT) || !is_there("namespaces", "", namespace)
-        {
-            return;
+/// Waits for the default account of a new namespace, which a controller creates.
+pub(crate) fn await_default(store: Store, namespace: String) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        for _ in 0..TRIES {
+            let exists =
+                |resource, namespace, name| get(&store, resource, namespace, name).is_some();
+            if exists(&service_account::RESOURCE, &namespace, DEFAULT)
+                || !exists(&namespace::RESOURCE, "", &namespace)
+            {
+                return;
+            }
+            tokio::time::sleep(INTERVAL).await;
         }
-        tokio::time::sleep(WAIT).await;
-    }
+    })
 }
 
-fn get(
-    inner: &Inner,
-    resource: &ResourceType,
-    namespace: &str,
-    name: &str,
-) -> Option<Arc<crate::store::Object>> {
+fn get(store: &Store, resource: &ResourceType, namespace: &str, name: &str) -> Option<Arc<Object>> {
     let key = Key {
         resource: resource.storage_resource(),
         namespace: namespace.to_owned(),
         name: name.to_owned(),
     };
-    inner.store.get(&key)
+    store.get(&key)
 }
 
-/// Of a pod that is about to be made.
-pub(crate) fn admit(inner: &Inner, resource: &ResourceType, pod: &mut Value) -> ApiResult<()> {
+/// Admits a new pod if its account exists, and mounts the account's token.
+pub(crate) fn admit(store: &Store, pod: &mut Value) -> Result<(), String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let namespace = text(&pod["metadata"]["namespace"]);
     let account = text(&pod["spec"]["serviceAccountName"]);
-    let accounts = registry::find("", "v1", "serviceaccounts");
-    let found = accounts.and_then(|accounts| get(inner, accounts, &namespace, &account));
-    let Some(found) = found else {
-        let (name, base) = (text(&pod["metadata"]["name"]), text(&pod["metadata"]["generateName"]));
-        // Kubernetes asks before it makes up the rest of a name.
-        let made_up = !base.is_empty() && name.starts_with(&base);
-        let name = if made_up { base } else { name };
-        let why = format!(
+    let found = get(store, &service_account::RESOURCE, &namespace, &account).ok_or_else(|| {
+        format!(
             "error looking up service account {namespace}/{account}: serviceaccount {account:?} \
              not found"
-        );
-        return Err(ApiError::forbidden(resource, &name, &why));
-    };
-    mount(pod, &found.value, || metadata::generate_name(VOLUME));
+        )
+    })?;
+    mount(pod, &found.value, || generate::name(VOLUME));
     Ok(())
 }
 
-/// Gives a pod what its account brings along.
+/// Adds to a pod the image pull secrets and the token of its account.
 fn mount(pod: &mut Value, account: &Value, name: impl FnOnce() -> String) {
     let secrets = &account["imagePullSecrets"];
     let spec = &mut pod["spec"];
@@ -82,10 +73,10 @@ fn mount(pod: &mut Value, account: &Value, name: impl FnOnce() -> String) {
         return;
     }
     let volumes = spec["volumes"].as_array().into_iter().flatten();
-    let there =
+    let existing =
         volumes.filter_map(|volume| volume["name"].as_str()).find(|n| n.starts_with(VOLUME));
-    let (volume, is_new) = match there {
-        Some(there) => (there.to_owned(), false),
+    let (volume, is_new) = match existing {
+        Some(existing) => (existing.to_owned(), false),
         None => (name(), true),
     };
     let mut needed = false;
@@ -138,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn every_container_finds_the_token_unless_somebody_objects() {
+    fn token_is_mounted_unless_pod_or_account_opts_out() {
         let spec = json!({
             "initContainers": [{ "name": "i" }],
             "containers": [

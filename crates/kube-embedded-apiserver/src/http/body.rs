@@ -1,8 +1,10 @@
-//! Bodies of answers: all at once, or a stream that ends when it ends.
+//! Responses and their bodies: all at once, or a stream of chunks.
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
+use serde_json::Value;
 use std::{
     convert::Infallible,
     fmt,
@@ -10,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-/// The body of an answer.
+/// The body of a response.
 pub struct Body(Inner);
 
 enum Inner {
@@ -19,7 +21,7 @@ enum Inner {
 }
 
 impl Body {
-    /// Sends each chunk as it comes.
+    /// A body that is sent chunk by chunk, as they come.
     pub(crate) fn stream(chunks: BoxStream<'static, Bytes>) -> Self {
         Self(Inner::Stream(chunks))
     }
@@ -68,4 +70,19 @@ impl http_body::Body for Body {
             Inner::Stream(_) => SizeHint::default(),
         }
     }
+}
+
+/// A response that is not cached.
+pub(crate) fn respond(code: StatusCode, media_type: &'static str, bytes: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// A response of JSON.
+pub(crate) fn respond_json(code: StatusCode, value: &Value) -> Response<Body> {
+    respond(code, "application/json", Bytes::from(value.to_string()))
 }

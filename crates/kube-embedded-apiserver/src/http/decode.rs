@@ -2,8 +2,9 @@
 
 use crate::{
     http::{
-        path::FieldValidation,
         protobuf,
+        query::FieldValidation,
+        request::Request,
         status::{ApiError, ApiResult},
     },
     resources::{registry, resource_type::ResourceType},
@@ -11,46 +12,36 @@ use crate::{
     validation::field_error::invalid,
 };
 use bytes::Bytes;
-use http::{HeaderMap, header};
 use serde_json::Value;
 
-/// The media type of a body, without parameters.
-pub(crate) fn media_type(headers: &HeaderMap) -> &str {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    value.unwrap_or_default().split(';').next().unwrap_or_default().trim()
-}
-
 /// The object in the body of a create or an update, with kind and version filled in.
-pub(crate) fn object(
-    resource: &ResourceType,
-    headers: &HeaderMap,
-    body: &Bytes,
-) -> ApiResult<Value> {
-    let mut value = match media_type(headers) {
-        "" | "application/json" => json(resource.kind, body)?,
-        "application/yaml" => yaml(body)?,
-        protobuf::MEDIA_TYPE => protobuf::decode(body)?,
+pub(crate) fn object(request: &Request) -> ApiResult<Value> {
+    let resource = &request.target.resource;
+    let mut value = match request.content_type() {
+        "" | "application/json" => json(resource.kind, request.body)?,
+        "application/yaml" => yaml(request.body)?,
+        protobuf::MEDIA_TYPE => protobuf::decode(request.body)?,
         other => return Err(unknown_media_type(other)),
     };
     check_kind(resource, &value)?;
-    name_kind(resource, &mut value);
+    set_type(resource, &mut value);
     Ok(value)
 }
 
 /// Any of them, whatever it holds: of apply patches, reviews, options.
-pub(crate) fn any(headers: &HeaderMap, body: &Bytes) -> ApiResult<Value> {
-    match media_type(headers) {
-        protobuf::MEDIA_TYPE => protobuf::decode(body),
-        _ => match serde_json::from_slice(body) {
+pub(crate) fn any<T>(request: &Request<T>) -> ApiResult<Value> {
+    match request.content_type() {
+        protobuf::MEDIA_TYPE => protobuf::decode(request.body),
+        _ => match serde_json::from_slice(request.body) {
             Ok(value) => Ok(value),
-            Err(_) => yaml(body),
+            Err(_) => yaml(request.body),
         },
     }
 }
 
 /// A review: any object.
-pub(crate) fn review(headers: &HeaderMap, body: &Bytes) -> ApiResult<Value> {
-    let review = any(headers, body)?;
+pub(crate) fn review<T>(request: &Request<T>) -> ApiResult<Value> {
+    let review = any(request)?;
     if review.is_object() {
         return Ok(review);
     }
@@ -131,7 +122,7 @@ fn unknown_media_type(given: &str) -> ApiError {
 /// An object may leave out what it is; it may not be something else.
 fn check_kind(resource: &ResourceType, value: &Value) -> ApiResult<()> {
     let own_version = resource.api_version();
-    if resource.crd.is_some() {
+    if resource.is_unstructured() {
         return check_custom_kind(resource, &own_version, value);
     }
     let named = value["kind"].as_str().unwrap_or_default();
@@ -196,7 +187,7 @@ pub(crate) fn check_apply_kind(resource: &ResourceType, value: &Value) -> ApiRes
 }
 
 /// Puts kind and version where they belong.
-pub(crate) fn name_kind(resource: &ResourceType, value: &mut Value) {
+pub(crate) fn set_type(resource: &ResourceType, value: &mut Value) {
     if let Some(fields) = value.as_object_mut() {
         fields.insert("kind".into(), resource.kind.into());
         fields.insert("apiVersion".into(), resource.api_version().into());

@@ -3,7 +3,7 @@
 
 use crate::{
     http::{
-        path::Query,
+        query::Query,
         status::{ApiError, ApiResult},
     },
     validation::field_error::FieldError,

@@ -3,7 +3,6 @@
 use crate::{
     http::status::{ApiError, ApiResult},
     resources::{registry::ResourceRegistry, resource_type::ResourceType},
-    validation::field_error::FieldError,
 };
 use std::borrow::Cow;
 
@@ -45,12 +44,6 @@ pub(crate) struct Target<'a> {
     pub name: String,
     /// Empty for the object itself.
     pub subresource: String,
-}
-
-impl std::fmt::Debug for ResourceType<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.kind)
-    }
 }
 
 /// Takes a path apart. An unknown resource of a known group is an error, as Kubernetes answers it
@@ -158,102 +151,6 @@ fn decode(part: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(part).decode_utf8_lossy()
 }
 
-/// A request's query.
-#[derive(Debug)]
-pub(crate) struct Query(Vec<(String, String)>);
-
-impl Query {
-    pub(crate) fn parse(query: Option<&str>) -> Self {
-        // kube sends queries that start with `?&`; the parser passes over empty pairs.
-        let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-        Self(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
-    }
-
-    /// The first value given, unless it is empty.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| &**value)
-            .filter(|value| !value.is_empty())
-    }
-
-    /// Every value given, in order.
-    pub(crate) fn all(&self, name: &str) -> Vec<String> {
-        self.0.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone()).collect()
-    }
-
-    /// Kubernetes reads any value but `false` and `0` as true, even none.
-    pub(crate) fn flag(&self, name: &str) -> bool {
-        self.0
-            .iter()
-            .find(|(known, _)| known == name)
-            .is_some_and(|(_, value)| !matches!(&**value, "0" | "false" | "False" | "FALSE"))
-    }
-
-    /// A number; what is none is as good as not given, as in Kubernetes' conversion of queries.
-    pub(crate) fn number(&self, name: &str) -> ApiResult<Option<i64>> {
-        self.get(name)
-            .map(|text| {
-                text.parse().map_err(|_| {
-                    ApiError::bad_request(format!(
-                        "strconv.ParseInt: parsing {text:?}: invalid syntax"
-                    ))
-                })
-            })
-            .transpose()
-    }
-
-    /// Whether nothing shall be stored. `options` names the kind of options for the refusal.
-    pub(crate) fn dry_run(&self, options: &str) -> ApiResult<bool> {
-        let given: Vec<&str> = self
-            .0
-            .iter()
-            .filter(|(name, value)| name == "dryRun" && !value.is_empty())
-            .map(|(_, value)| &**value)
-            .collect();
-        if given.iter().all(|value| *value == "All") {
-            return Ok(!given.is_empty());
-        }
-        Err(ApiError::invalid_options(
-            options,
-            FieldError {
-                reason: "FieldValueNotSupported",
-                field: "dryRun".into(),
-                message: format!("Unsupported value: {given:?}: supported values: \"All\""),
-            },
-        ))
-    }
-
-    /// What to do about unknown fields.
-    pub(crate) fn field_validation(&self, options: &str) -> ApiResult<FieldValidation> {
-        match self.get("fieldValidation") {
-            None | Some("Warn") => Ok(FieldValidation::Warn),
-            Some("Strict") => Ok(FieldValidation::Strict),
-            Some("Ignore") => Ok(FieldValidation::Ignore),
-            Some(other) => Err(ApiError::invalid_options(
-                options,
-                FieldError {
-                    reason: "FieldValueNotSupported",
-                    field: "fieldValidation".into(),
-                    message: format!(
-                        "Unsupported value: {other:?}: supported values: \"\", \"Ignore\", \
-                         \"Strict\", \"Warn\""
-                    ),
-                },
-            )),
-        }
-    }
-}
-
-/// What to do about fields that a kind does not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FieldValidation {
-    Ignore,
-    Warn,
-    Strict,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,13 +191,5 @@ mod tests {
         ] {
             assert_eq!(described(path), expected, "{path}");
         }
-    }
-
-    #[test]
-    fn queries_may_start_with_an_ampersand() {
-        let query = Query::parse(Some("&watch=true&labelSelector=a%3Db,c+in+(d)&x=&watched=0"));
-        assert!(query.flag("watch") && !query.flag("watched") && !query.flag("absent"));
-        assert_eq!(query.get("labelSelector"), Some("a=b,c in (d)"));
-        assert_eq!(query.get("x"), None);
     }
 }

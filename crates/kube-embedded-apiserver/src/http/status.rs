@@ -1,7 +1,9 @@
 //! Refusals as Kubernetes words them: a `Status` object with code, reason, message and details.
 
 use crate::{
-    http::body::Body, resources::resource_type::ResourceType, validation::field_error::FieldError,
+    http::body::{Body, respond},
+    resources::resource_type::ResourceType,
+    validation::field_error::FieldError,
 };
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -15,6 +17,12 @@ pub(crate) struct ApiError {
     message: String,
     details: Option<Value>,
     metadata: Value,
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
 }
 
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
@@ -334,7 +342,7 @@ impl ApiError {
 
     pub(crate) fn into_response(self) -> Response<Body> {
         let bytes = Bytes::from(self.to_value().to_string());
-        crate::http::output::respond(self.code, "application/json", bytes)
+        respond(self.code, "application/json", bytes)
     }
 }
 
@@ -349,6 +357,11 @@ pub(crate) fn deleted(resource: &ResourceType, name: &str, uid: &str) -> Value {
         "status": "Success",
         "details": details,
     })
+}
+
+/// The success of a subresource that creates nothing to show.
+pub(crate) fn created() -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 })
 }
 
 /// `deployments.apps`, `pods`.

@@ -3,7 +3,7 @@
 
 use crate::{
     fields::{find_path, list, text},
-    resources::{resource_type::ResourceType, table_columns::Column},
+    resources::table_columns::{self, Column},
     schema::{
         self,
         structural::{self, Checked, Schema},
@@ -19,9 +19,10 @@ use crate::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use sha2::Digest;
-use std::sync::Arc;
 
+pub(crate) mod conditions;
 pub(crate) mod json_path;
+pub(crate) mod versions;
 use json_path::Path;
 
 /// See [`crate::resources::resource_type::ResourceType::custom`].
@@ -31,18 +32,18 @@ pub struct CustomResource {
     pub(crate) version: String,
     pub(crate) kind: String,
     pub(crate) list_kind: String,
-    plural: String,
-    singular: String,
+    pub(crate) plural: String,
+    pub(crate) singular: String,
     /// `com.example.v1.Canary`.
-    schema_name: String,
+    pub(crate) schema_name: String,
     pub(crate) short_names: Vec<String>,
     pub(crate) categories: Vec<String>,
     pub(crate) selectable: Vec<String>,
-    namespaced: bool,
-    subresources: &'static [&'static str],
+    pub(crate) namespaced: bool,
+    pub(crate) subresources: &'static [&'static str],
     pub(crate) resource: store::Resource,
-    pub(crate) columns: Vec<CustomColumn>,
-    pub(crate) scale: Option<Scale>,
+    pub(crate) columns: Vec<PrinterColumn>,
+    pub(crate) scale: Option<ScalePaths>,
     /// What discovery tells of the version that objects are stored in, so that clients see it change.
     pub(crate) storage_hash: Option<String>,
     /// Told with every answer of a version that shall no longer be used.
@@ -59,7 +60,7 @@ pub struct CustomResource {
 
 /// Where the numbers of a `Scale` stand.
 #[derive(Debug)]
-pub(crate) struct Scale {
+pub(crate) struct ScalePaths {
     pub(crate) spec: Vec<String>,
     pub(crate) status: Vec<String>,
     pub(crate) selector: Option<Vec<String>>,
@@ -67,7 +68,7 @@ pub(crate) struct Scale {
 
 /// One of `additionalPrinterColumns`.
 #[derive(Debug)]
-pub(crate) struct CustomColumn {
+pub(crate) struct PrinterColumn {
     pub(crate) name: String,
     pub(crate) kind: String,
     pub(crate) format: String,
@@ -118,7 +119,7 @@ impl CustomResource {
                 (false, false) => &[],
             },
             columns: columns(version),
-            scale: of_scale.is_object().then(|| Scale {
+            scale: of_scale.is_object().then(|| ScalePaths {
                 spec: steps(text(of_scale, &["specReplicasPath"])),
                 status: steps(text(of_scale, &["statusReplicasPath"])),
                 selector: of_scale["labelSelectorPath"].as_str().map(steps),
@@ -140,35 +141,6 @@ impl CustomResource {
             schema_name,
             schema,
             served,
-        }
-    }
-
-    /// As all kinds are.
-    pub(crate) fn as_resource_type(self: &Arc<Self>) -> ResourceType<'_> {
-        ResourceType {
-            group: &self.group,
-            version: &self.version,
-            kind: &self.kind,
-            plural: &self.plural,
-            singular: &self.singular,
-            short_names: &[],
-            categories: &[],
-            namespaced: self.namespaced,
-            subresources: self.subresources,
-            generation: true,
-            schema: &self.schema_name,
-            define: |_| {},
-            defaults: |_| {},
-            prepare_create: |_| {},
-            prepare_update: |_, _| {},
-            validate: |_, _| Vec::new(),
-            warnings: |_| Vec::new(),
-            columns: &[],
-            selectable: &[],
-            storage: ("", ""),
-            from_storage: |_| {},
-            to_storage: |_| {},
-            crd: Some(self),
         }
     }
 
@@ -222,7 +194,7 @@ impl CustomResource {
     }
 }
 
-impl CustomColumn {
+impl PrinterColumn {
     pub(crate) fn cell(&self, object: &Value, now: jiff::Timestamp) -> Value {
         let found = self.path.find(object);
         let Some(first) = found.first() else { return Value::Null };
@@ -244,7 +216,7 @@ impl CustomColumn {
             },
             ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => (*first).clone(),
             ("date", Value::String(at)) => match at.parse::<jiff::Timestamp>() {
-                Ok(_) => crate::resources::table_columns::since(at, now).into(),
+                Ok(_) => table_columns::since(at, now).into(),
                 Err(_) => "<invalid>".into(),
             },
             _ => Value::Null,
@@ -257,11 +229,11 @@ fn steps(path: &str) -> Vec<String> {
     path.split('.').filter(|step| !step.is_empty()).map(str::to_owned).collect()
 }
 
-fn columns(version: &Value) -> Vec<CustomColumn> {
+fn columns(version: &Value) -> Vec<PrinterColumn> {
     let given = list(version, &["additionalPrinterColumns"]);
     if given.is_empty() {
-        let Column { description, .. } = crate::resources::table_columns::AGE;
-        return vec![CustomColumn {
+        let Column { description, .. } = table_columns::AGE;
+        return vec![PrinterColumn {
             name: "Age".into(),
             kind: "date".into(),
             format: String::new(),
@@ -278,7 +250,7 @@ fn columns(version: &Value) -> Vec<CustomColumn> {
                 "" => format!("Custom resource definition column (in JSONPath format): {path}"),
                 given => given.to_owned(),
             };
-            CustomColumn {
+            PrinterColumn {
                 name: text(column, &["name"]).to_owned(),
                 kind: text(column, &["type"]).to_owned(),
                 format: text(column, &["format"]).to_owned(),

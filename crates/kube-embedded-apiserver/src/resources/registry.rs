@@ -56,12 +56,12 @@ pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Reso
 /// See the module. Without custom resources by default.
 #[derive(Debug, Default)]
 pub struct ResourceRegistry {
-    crd: Vec<Arc<CustomResource>>,
+    crds: Vec<Arc<CustomResource>>,
 }
 
 impl ResourceRegistry {
-    pub(crate) fn new(crd: Vec<Arc<CustomResource>>) -> Self {
-        Self { crd }
+    pub(crate) fn new(crds: Vec<Arc<CustomResource>>) -> Self {
+        Self { crds }
     }
 
     /// Every kind, those of the table first.
@@ -71,7 +71,7 @@ impl ResourceRegistry {
 
     /// The custom resources.
     pub fn custom_resources(&self) -> impl Iterator<Item = ResourceType<'_>> {
-        self.crd.iter().map(CustomResource::as_resource_type)
+        self.crds.iter().map(ResourceType::custom)
     }
 
     /// The kind behind a path.
@@ -95,13 +95,13 @@ impl ResourceRegistry {
     /// Whether there is a group.
     pub fn has_group(&self, group: &str) -> bool {
         all().iter().any(|resource| resource.group == group)
-            || self.crd.iter().any(|crd| crd.group == group)
+            || self.crds.iter().any(|crd| crd.group == group)
     }
 
     /// Whether a group has a version.
     pub fn has_version(&self, group: &str, version: &str) -> bool {
         all().iter().any(|resource| (resource.group, resource.version) == (group, version))
-            || self.crd.iter().any(|c| c.group == group && c.version == version)
+            || self.crds.iter().any(|c| c.group == group && c.version == version)
     }
 
     /// Something to keep a kind by for longer than a request.
@@ -130,7 +130,7 @@ impl OwnedResourceType {
     pub fn get(&self) -> ResourceType<'_> {
         match self {
             Self::Fixed(resource) => **resource,
-            Self::CustomResource(crd) => crd.as_resource_type(),
+            Self::CustomResource(crd) => ResourceType::custom(crd),
         }
     }
 }

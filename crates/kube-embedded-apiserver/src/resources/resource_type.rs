@@ -1,20 +1,40 @@
-//! One resource type as the API serves it: names, scope, columns, defaults, validation. Data and pure functions
-//! over JSON; nothing here touches the store.
+//! A resource type as the API serves it: names, schema and strategy (kube-apiserver's
+//! `registry/.../strategy.go`). The generic code of the verbs reads these fields and calls these functions and
+//! never looks at the name of a kind.
 
 use crate::{
-    resources::{crd::CustomResource, table_columns::Column},
-    schema, store,
+    ip_allocator::Allocators,
+    resources::{
+        crd::{CustomResource, PrinterColumn, ScalePaths},
+        deletion::Deletion,
+        table_columns::Column,
+    },
+    schema,
+    store::{self, Store},
     validation::field_error::FieldError,
 };
+use futures::future::BoxFuture;
 use k8s_openapi::{
     Resource,
     schemars::{JsonSchema, SchemaGenerator},
 };
 use serde_json::Value;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
-/// One kind as the API serves it. Adding a kind is one file with one such constant, and a line in
-/// [`all`]. A custom resource is one, too, that borrows from its definition.
+/// Admits a new object, given the other objects, or returns why not (an admission plugin).
+pub type Admit = fn(&Store, &mut Value) -> Result<(), String>;
+/// Waits until what the admission of a new object in a namespace depends on exists, for a bounded time.
+pub type AwaitAdmission = fn(Store, String) -> BoxFuture<'static, ()>;
+/// Assigns what is unique in the cluster to an object (new, old). The guard is held until the object is stored.
+pub type Allocate = for<'a> fn(
+    &'a Allocators,
+    &Store,
+    &mut Value,
+    Option<&Value>,
+) -> Result<Option<MutexGuard<'a, ()>>, Vec<FieldError>>;
+
+/// One resource type. Adding one is a file with such a constant in `resources/types/`, and a line in
+/// [`super::registry`]. A custom resource is one, too, that borrows from its definition.
 #[derive(Clone, Copy)]
 pub struct ResourceType<'a> {
     /// API group; empty for the core group.
@@ -31,43 +51,63 @@ pub struct ResourceType<'a> {
     pub short_names: &'static [&'static str],
     /// `["all"]`.
     pub categories: &'static [&'static str],
-    /// Whether objects live in a namespace.
+    /// Objects live in a namespace.
     pub namespaced: bool,
     /// `["status", "scale"]`: served below an object, and listed by discovery.
     pub subresources: &'static [&'static str],
-    /// Whether a change of anything but metadata and status counts `metadata.generation` up.
+    /// Changes of anything but metadata and status increment `metadata.generation`.
     pub generation: bool,
     /// The OpenAPI definition, `io.k8s.api.apps.v1.Deployment`.
     pub schema: &'a str,
     /// Adds the definition, and all that it refers to, to a schema generator.
     pub define: fn(&mut SchemaGenerator),
-    /// Fills in what Kubernetes would fill in; see [`ResourceType::apply_defaults`].
+    /// Sets the defaults of Kubernetes; see [`ResourceType::apply_defaults`].
     pub defaults: fn(&mut Value),
     /// The strategy's `PrepareForCreate`: drops status and the like, and does what admission does
-    /// on creation. After [`crate::patch::track_update`], since nobody owns what it sets.
+    /// on creation. After [`crate::patch::track_update`], since no manager owns what it sets.
     pub prepare_create: fn(&mut Value),
     /// The strategy's `PrepareForUpdate` of the main resource: keeps what a client may not change
-    /// (new, old). The status is kept by the API itself when `subresources` has `status`.
+    /// (new, old). The pipeline itself keeps the status where `subresources` has `status`.
     pub prepare_update: fn(&mut Value, &Value),
-    /// Every error at once (new, old on update).
+    /// The admission steps of a new object, in order.
+    pub admission: &'static [Admit],
+    /// See [`AwaitAdmission`].
+    pub await_admission: Option<AwaitAdmission>,
+    /// Returns every error at once (new, old on update).
     pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
-    /// Warnings for the `Warning` header.
+    /// See [`Allocate`].
+    pub allocate: Option<Allocate>,
+    /// Returns the warnings for the `Warning` header of a write.
     pub warnings: fn(&Value) -> Vec<String>,
+    /// The warning that goes with every response.
+    pub deprecation: Option<&'a str>,
+    /// Why new objects are accepted with dry-run only: this cluster would not act upon them.
+    pub unsupported: Option<&'static str>,
+    /// See [`Deletion`].
+    pub deletion: &'static Deletion,
     /// The columns of a Table, after `Name`; `Age` included where it has its place.
     pub columns: &'static [Column],
     /// Fields besides `metadata.name` and `metadata.namespace` that a field selector may name,
     /// as dotted paths (`status.phase`).
     pub selectable: &'static [&'static str],
-    /// Where objects are stored: `(group, plural)` of the kind that owns them. Only `events` of
-    /// `events.k8s.io` is a view of another kind.
+    /// Where objects are stored: `(group, plural)` of the type that owns them. Only `events` of
+    /// `events.k8s.io` is a view of another type.
     pub storage: (&'static str, &'static str),
-    /// Between the stored form and this view of it, where `storage` is another kind; both leave an
-    /// object of their own form alone.
+    /// Converts the stored form to this view of it, where `storage` is another type. Leaves an object of its own
+    /// form alone, as [`ResourceType::to_storage`] does.
     pub from_storage: fn(&mut Value),
     /// The other way.
     pub to_storage: fn(&mut Value),
-    /// What a CustomResourceDefinition says of its kind; `None` for all kinds of the table.
+    /// Objects define what else is served: their writes are followed by a reconciliation of the definitions.
+    pub defines_resources: bool,
+    /// The definition of a custom resource; `None` for built-in types.
     pub crd: Option<&'a Arc<CustomResource>>,
+}
+
+impl std::fmt::Debug for ResourceType<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.kind)
+    }
 }
 
 impl ResourceType<'_> {
@@ -135,6 +175,64 @@ impl ResourceType<'_> {
         }
     }
 
+    /// `DeploymentList`.
+    pub(crate) fn list_kind(&self) -> String {
+        match self.crd {
+            Some(crd) => crd.list_kind.clone(),
+            None => format!("{}List", self.kind),
+        }
+    }
+
+    /// The columns that a CustomResourceDefinition adds.
+    pub(crate) fn printer_columns(&self) -> &[PrinterColumn] {
+        self.crd.map(|crd| crd.columns.as_slice()).unwrap_or_default()
+    }
+
+    /// Where `Scale` reads and writes, if not in `spec.replicas`, `status.replicas` and `spec.selector`.
+    pub(crate) fn scale_paths(&self) -> Option<&ScalePaths> {
+        self.crd.and_then(|crd| crd.scale.as_ref())
+    }
+
+    /// What discovery reports of the version that objects are stored in.
+    pub(crate) fn storage_hash(&self) -> Option<&str> {
+        self.crd.and_then(|crd| crd.storage_hash.as_deref())
+    }
+
+    /// Ends when the type is no longer served; `None` for types that always are.
+    pub(crate) fn served(&self) -> Option<tokio::sync::watch::Receiver<()>> {
+        self.crd.map(|crd| crd.served.clone())
+    }
+
+    /// Objects are decoded into no Go type, but kept as they are and checked against a schema: those of custom
+    /// resources (`unstructured.Unstructured`).
+    pub(crate) fn is_unstructured(&self) -> bool {
+        self.crd.is_some()
+    }
+
+    /// The CustomResourceDefinition is being deleted, so no more objects are created.
+    pub(crate) fn is_terminating(&self) -> bool {
+        self.crd.is_some_and(|crd| crd.terminating)
+    }
+
+    /// Serves a subresource of this name.
+    pub(crate) fn has_subresource(&self, name: &str) -> bool {
+        self.subresources.contains(&name)
+    }
+
+    /// Writes of the status may change these fields of `metadata`, too: controllers keep their notes in them.
+    pub(crate) fn status_metadata(&self) -> &'static [&'static str] {
+        if self.is_unstructured() {
+            &["managedFields"]
+        } else {
+            &["annotations", "finalizers", "managedFields"]
+        }
+    }
+
+    /// A write of the object leaves the status as it is.
+    pub(crate) fn separates_status(&self) -> bool {
+        self.has_subresource("status")
+    }
+
     /// A kind with nothing to it, to be completed by struct update.
     pub(crate) const fn of<K: Resource + JsonSchema>(
         singular: &'static str,
@@ -158,14 +256,60 @@ impl ResourceType<'_> {
             defaults: |_| {},
             prepare_create: |_| {},
             prepare_update: |_, _| {},
+            admission: &[],
+            await_admission: None,
             validate: |_, _| Vec::new(),
+            allocate: None,
             warnings: |_| Vec::new(),
+            deprecation: None,
+            unsupported: None,
+            deletion: &Deletion::IMMEDIATE,
             columns: &[],
             selectable: &[],
             storage: (K::GROUP, K::URL_PATH_SEGMENT),
             from_storage: |_| {},
             to_storage: |_| {},
+            defines_resources: false,
             crd: None,
+        }
+    }
+}
+
+impl<'a> ResourceType<'a> {
+    /// A custom resource, with the strategy that its definition makes.
+    pub(crate) fn custom(crd: &'a Arc<CustomResource>) -> Self {
+        Self {
+            group: &crd.group,
+            version: &crd.version,
+            kind: &crd.kind,
+            plural: &crd.plural,
+            singular: &crd.singular,
+            short_names: &[],
+            categories: &[],
+            namespaced: crd.namespaced,
+            subresources: crd.subresources,
+            generation: true,
+            schema: &crd.schema_name,
+            define: |_| {},
+            defaults: |_| {},
+            prepare_create: |_| {},
+            prepare_update: |_, _| {},
+            admission: &[],
+            await_admission: None,
+            validate: |_, _| Vec::new(),
+            allocate: None,
+            warnings: |_| Vec::new(),
+            deprecation: crd.deprecation.as_deref(),
+            unsupported: None,
+            deletion: &Deletion::IMMEDIATE,
+            columns: &[],
+            selectable: &[],
+            storage: ("", ""),
+            from_storage: |_| {},
+            to_storage: |_| {},
+            // A definition that is being deleted waits for its objects.
+            defines_resources: crd.terminating,
+            crd: Some(crd),
         }
     }
 }

@@ -11,40 +11,36 @@ mod upgrade;
 pub(crate) use upgrade::in_process;
 
 use crate::{
-    api::Inner,
     http::{
         body::Body,
-        path::{Query, Target},
+        path::Target,
+        request::Request,
         status::{ApiError, ApiResult},
     },
-    subresources::choose_container,
-    verbs::read,
+    scope,
+    state::ServerState,
+    subresources::containers::choose_container,
 };
 use futures::future::BoxFuture;
-use http::{Method, Response, request::Parts};
+use http::{Method, Response};
 use kube_embedded_core::node_api::{NodeError, StreamOptions};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use tokio::sync::watch;
 use upgrade::{Protocol, Upgrade};
 
-/// Whether a subresource of a pod is one of these.
+/// Returns true if a subresource takes over the connection.
 pub(crate) fn takes_over(target: &Target) -> bool {
-    target.resource.kind == "Pod"
-        && !target.name.is_empty()
-        && matches!(&*target.subresource, "exec" | "attach" | "portforward")
+    matches!(&*target.subresource, "exec" | "attach" | "portforward")
+        && target.resource.has_subresource(&target.subresource)
 }
 
 /// Checks the request and switches protocols; the rest happens on the connection.
-pub(crate) fn switch(
-    inner: &Arc<Inner>,
-    parts: &Parts,
-    target: &Target,
-    query: &Query,
-) -> ApiResult<Response<Body>> {
+pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
+    let Request { target, query, parts, .. } = request;
     if !matches!(parts.method, Method::GET | Method::POST) {
         return Err(ApiError::method_not_allowed());
     }
-    let pod = read::find(inner, target)?;
+    let pod = scope::find(state, target)?;
     let (namespace, name) = (target.namespace.clone(), target.name.clone());
     let forward = target.subresource == "portforward";
     let container = if forward {
@@ -55,11 +51,11 @@ pub(crate) fn switch(
     if pod.value["spec"]["nodeName"].as_str().unwrap_or_default().is_empty() {
         return Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")));
     }
-    let Some(nodes) = inner.nodes.get().and_then(Weak::upgrade) else {
-        return Err(ApiError::internal("this cluster has no nodes that run pods"));
+    let Some(nodes) = state.nodes() else {
+        return Err(ApiError::internal("this cluster has no nodes"));
     };
     let upgrade = Upgrade::find(parts, forward)?;
-    let stopping = inner.stopping.subscribe();
+    let stopping = state.stopping.subscribe();
     if forward {
         let ports = query.all("ports");
         let uid = pod.value["metadata"]["uid"].as_str().unwrap_or_default().to_owned();

@@ -1,27 +1,24 @@
-//! The four kinds of patches.
+//! `patch`: JSON patch, merge patch, strategic merge patch and server-side apply.
 
 use crate::{
-    api::Inner,
     http::{
         decode,
-        path::{Query, Target},
+        path::Target,
+        request::Request,
         status::{ApiError, ApiResult},
     },
+    metadata,
     patch::{self, PatchError},
     resources::resource_type::ResourceType,
     schema,
-    validation::field_error::FieldError,
-    verbs::{
-        metadata, read,
-        write::{self, Options, WriteResult},
-    },
+    state::ServerState,
+    validation::field_error::required,
+    verbs::pipeline::{self, Decoded, Expects, WriteRequest, WriteResult},
 };
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// A patch as it came.
+/// The body of a patch.
 pub(crate) enum Patch {
     Json(Value),
     Merge(Value),
@@ -30,23 +27,25 @@ pub(crate) enum Patch {
 }
 
 impl Patch {
-    pub(crate) fn decode(headers: &HeaderMap, body: &Bytes) -> ApiResult<Self> {
-        let json = |body: &Bytes| {
+    /// Decodes a patch of the type that the media type names.
+    pub(crate) fn decode(request: &Request) -> ApiResult<Self> {
+        let body = request.body;
+        let json = || {
             serde_json::from_slice(body).map_err(|error| {
                 let why = decode::json_error(&String::from_utf8_lossy(body), &error);
                 ApiError::bad_request(format!("error decoding patch: {why}"))
             })
         };
-        match decode::media_type(headers) {
-            "application/json-patch+json" => Ok(Self::Json(json(body)?)),
-            "application/merge-patch+json" => Ok(Self::Merge(json(body)?)),
-            "application/strategic-merge-patch+json" => Ok(Self::Strategic(json(body)?)),
-            "application/apply-patch+yaml" => Ok(Self::Apply(decode::any(headers, body)?)),
+        match request.content_type() {
+            "application/json-patch+json" => Ok(Self::Json(json()?)),
+            "application/merge-patch+json" => Ok(Self::Merge(json()?)),
+            "application/strategic-merge-patch+json" => Ok(Self::Strategic(json()?)),
+            "application/apply-patch+yaml" => Ok(Self::Apply(decode::any(request)?)),
             _ => Err(ApiError::unsupported_media_type("415: Unsupported Media Type")),
         }
     }
 
-    /// The patched object; apply patches are another matter.
+    /// Returns the patched object. Apply patches of `Scale` are merged; those of objects go through [`apply`].
     pub(crate) fn patched(&self, resource: &ResourceType, object: &Value) -> ApiResult<Value> {
         let mut new = object.clone();
         match self {
@@ -80,34 +79,28 @@ impl Patch {
 }
 
 /// `PATCH` of an object or of its status.
-pub(crate) fn patch(
-    inner: &Inner,
-    target: &Target,
-    query: &Query,
-    headers: &HeaderMap,
-    body: &Bytes,
-) -> ApiResult<WriteResult> {
-    let patch = Patch::decode(headers, body)?;
-    if target.resource.crd.is_some() && matches!(patch, Patch::Strategic(_)) {
+pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteResult> {
+    let target = &request.target;
+    let patch = Patch::decode(request)?;
+    // Merge keys are known of built-in types only.
+    if target.resource.is_unstructured() && matches!(patch, Patch::Strategic(_)) {
         return Err(ApiError::unsupported_patch());
     }
     if let Patch::Apply(applied) = patch {
-        return apply(inner, target, query, headers, applied);
+        return apply(state, request, applied);
     }
-    let options = Options::parse("PatchOptions", query, headers)?;
-    let resource = &target.resource;
-    let mut warnings = Vec::new();
-    let mut written = write::guaranteed_update(inner, target, &options, true, |old| {
-        let mut new = patch.patched(resource, old)?;
-        check_address(target, &new)?;
-        warnings = decode::check_fields(resource, &mut new, options.validation, true)?;
-        Ok(new)
-    })?;
-    written.warnings.splice(0..0, warnings);
-    Ok(written)
+    let options = request.write_options()?;
+    let write = WriteRequest { target, options: &options, expects: Expects::Object, tracks: true };
+    pipeline::write(state, &write, |old| {
+        let mut object = patch.patched(&target.resource, old.unwrap_or(&Value::Null))?;
+        check_address(target, &object)?;
+        let warnings =
+            decode::check_fields(&target.resource, &mut object, options.validation, true)?;
+        Ok(Decoded { object, warnings })
+    })
 }
 
-/// A patch can rename or move nothing.
+/// Checks that a patch leaves name and namespace alone.
 fn check_address(target: &Target, new: &Value) -> ApiResult<()> {
     let metadata = &new["metadata"];
     if metadata["name"] != target.name {
@@ -125,81 +118,52 @@ fn check_address(target: &Target, new: &Value) -> ApiResult<()> {
     Ok(())
 }
 
-/// Server-side apply: makes the object where there is none.
-fn apply(
-    inner: &Inner,
-    target: &Target,
-    query: &Query,
-    headers: &HeaderMap,
-    mut applied: Value,
-) -> ApiResult<WriteResult> {
-    let options = Options::parse("PatchOptions", query, headers)?;
+/// Server-side apply, which creates the object if there is none.
+fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResult<WriteResult> {
+    let Request { target, query, .. } = request;
     let resource = &target.resource;
+    let options = request.write_options()?;
     let Some(manager) = query.get("fieldManager") else {
-        return Err(ApiError::invalid_options(
-            "PatchOptions",
-            FieldError {
-                reason: "FieldValueRequired",
-                field: "fieldManager".into(),
-                message: "Required value: is required for apply patch".into(),
-            },
-        ));
+        let error = required("fieldManager", "is required for apply patch");
+        return Err(ApiError::invalid_options("PatchOptions", error));
     };
+    check_applied_object(target, &mut applied)?;
+    let warnings = decode::check_applied(resource, &applied, options.validation, false)?;
+    let (force, below) = (query.flag("force"), &*target.subresource);
+    let expects = if below.is_empty() { Expects::Anything } else { Expects::Object };
+    let write = WriteRequest { target, options: &options, expects, tracks: false };
+    pipeline::write(state, &write, |old| {
+        let now = Timestamp::now();
+        let mut object =
+            patch::apply(resource, old, &applied, manager, force, below, now).map_err(refusal)?;
+        schema::prune(resource, &mut object);
+        if old.is_none() {
+            metadata::set_namespace(target, &mut object)?;
+        }
+        Ok(Decoded { object, warnings: warnings.clone() })
+    })
+}
+
+/// Checks the body of an apply patch and sets the name and namespace that it leaves out.
+fn check_applied_object(target: &Target, applied: &mut Value) -> ApiResult<()> {
     if !applied.is_object() {
         return Err(ApiError::bad_request(format!(
             "error decoding YAML: the patch is no object but a {}",
-            decode::type_name(&applied)
+            decode::type_name(applied)
         )));
     }
-    decode::check_apply_kind(resource, &applied)?;
-    metadata::adopt_namespace(target, &mut applied)?;
+    decode::check_apply_kind(&target.resource, applied)?;
+    metadata::set_namespace(target, applied)?;
     if applied["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     if applied["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
         applied["metadata"]["name"] = target.name.clone().into();
     }
-    check_address(target, &applied)?;
-    let warnings = decode::check_applied(resource, &applied, options.validation, false)?;
-    let force = query.flag("force");
-    let below = &*target.subresource;
-    let merged = |old: Option<&Value>| {
-        let now = Timestamp::now();
-        let mut merged = patch::apply(resource, old, &applied, manager, force, below, now);
-        if let Ok(merged) = &mut merged {
-            schema::prune(resource, merged);
-        }
-        merged.map_err(refusal)
-    };
-    loop {
-        let written = match read::find(inner, target) {
-            Ok(_) => {
-                write::guaranteed_update(inner, target, &options, false, |old| merged(Some(old)))
-            }
-            Err(error) if !below.is_empty() => return Err(error),
-            Err(_) => {
-                let object = merged(None)?;
-                write::create_object(inner, target, &options, object, Vec::new(), false)
-            }
-        };
-        match written {
-            Ok(mut written) => {
-                written.warnings.splice(0..0, warnings);
-                return Ok(written);
-            }
-            // Somebody else made or removed it between the look and the write.
-            Err(error) if error.is_exists() || error.code() == StatusCode::NOT_FOUND => {
-                let there = read::find(inner, target).is_ok();
-                if there != error.is_exists() {
-                    return Err(error);
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    check_address(target, applied)
 }
 
-/// A patch error on the wire.
+/// Returns the response to a patch that cannot be applied.
 pub(crate) fn refusal(error: PatchError) -> ApiError {
     match error {
         PatchError::BadRequest(message) => ApiError::bad_request(message),

@@ -1,18 +1,18 @@
-//! A watch: what is there if asked for, then every change, as lines of JSON in one long answer.
+//! `watch`: the existing objects if the client wants them, then every change, as lines of JSON in one response.
 
 use crate::{
-    api::Inner,
     http::{
         body::Body,
-        list_options,
-        output::{self, Form},
-        path::{Query, Target},
+        encode, list_options,
+        negotiation::Form,
+        request::Request,
         selector::Selector,
         status::{ApiError, ApiResult},
     },
     resources::registry::{OwnedResourceType, ResourceRegistry},
+    scope,
+    state::ServerState,
     store::{Compacted, Event, Object, Watch},
-    verbs::read,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream};
@@ -21,18 +21,34 @@ use serde_json::json;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
-/// Events that go into one chunk, so that a slow reader costs little memory.
+/// Events in one chunk, so that a slow client costs little memory.
 const CHUNK: usize = 256;
-/// How often a bookmark tells a client that nothing happened.
+/// Interval of bookmarks while nothing happens.
 const BOOKMARK: Duration = Duration::from_secs(60);
 
-pub(crate) fn start(
-    inner: &Arc<Inner>,
-    target: &Target,
-    query: &Query,
+/// `GET ...?watch=true` of a collection.
+pub(crate) fn watch(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
+    let form = request.form()?;
+    let selector = scope::selector(&request.target, &request.query)?;
+    start(state, request, form, selector)
+}
+
+/// `GET ...?watch=true` of one object.
+pub(crate) fn watch_one(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
+    let Request { target, query, .. } = request;
+    let form = request.form()?;
+    let name = format!("metadata.name={}", target.name);
+    let selector = Selector::parse(&target.resource, query.get("labelSelector"), Some(&name))?;
+    start(state, request, form, selector)
+}
+
+fn start(
+    state: &ServerState,
+    request: &Request,
     form: Form,
     selector: Selector,
 ) -> ApiResult<Response<Body>> {
+    let Request { target, query, .. } = request;
     list_options::check(query, true)?;
     let from = list_options::resource_version(query)?;
     let bookmarks = query.flag("allowWatchBookmarks");
@@ -44,17 +60,17 @@ pub(crate) fn start(
     let resource = &target.resource;
     let mut initial = VecDeque::new();
     let watch = if from == 0 || initial_events {
-        let page = inner.store.list(resource.storage_resource(), read::namespace(target), None);
+        let page = state.store.list(resource.storage_resource(), scope::namespace(target), None);
         initial.extend(page.objects);
-        inner.store.watch(resource.storage_resource(), page.revision)
+        state.store.watch(resource.storage_resource(), page.revision)
     } else {
-        inner.store.watch(resource.storage_resource(), from)
+        state.store.watch(resource.storage_resource(), from)
     };
     let stream = Stream {
         resource: ResourceRegistry::owned(resource),
-        served: resource.crd.map(|crd| crd.served.clone()),
+        served: resource.served(),
         form,
-        namespace: read::namespace(target).map(str::to_owned),
+        namespace: scope::namespace(target).map(str::to_owned),
         selector,
         initial,
         initial_bookmark: initial_events && bookmarks,
@@ -62,12 +78,11 @@ pub(crate) fn start(
         next_bookmark: Instant::now() + BOOKMARK,
         end: Instant::now() + timeout,
         first: true,
-        over: false,
+        ended: false,
         watch: None,
-        stopping: inner.stopping.subscribe(),
+        stopping: state.stopping.subscribe(),
     };
-    // A revision that is too old is told as an event of a stream that starts well: that is how
-    // clients know it from Kubernetes.
+    // Kubernetes reports a revision that is too old as an event of a successful response, and clients expect that.
     let body = match watch {
         Ok(watch) => {
             let stream = Stream { watch: Some(watch), ..stream };
@@ -76,7 +91,7 @@ pub(crate) fn start(
             });
             Body::stream(chunks.boxed())
         }
-        Err(expired) => Body::from(error_line(expired)),
+        Err(compacted) => Body::from(error_line(compacted)),
     };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
@@ -86,27 +101,28 @@ pub(crate) fn start(
     Ok(response)
 }
 
+/// An open watch.
 struct Stream {
     resource: OwnedResourceType,
-    /// Of a custom resource: ends when it is served no longer.
+    /// Ends when a custom resource is no longer served.
     served: Option<tokio::sync::watch::Receiver<()>>,
     form: Form,
     namespace: Option<String>,
     selector: Selector,
     initial: VecDeque<Arc<Object>>,
-    /// Whether the end of the initial objects is still to be told.
+    /// The bookmark at the end of the initial objects is still to be sent.
     initial_bookmark: bool,
     bookmarks: bool,
     next_bookmark: Instant,
     end: Instant,
     first: bool,
-    over: bool,
+    ended: bool,
     watch: Option<Watch>,
     stopping: tokio::sync::watch::Receiver<bool>,
 }
 
 impl Stream {
-    /// The next lines; `None` when the stream is over.
+    /// Returns the next lines; `None` at the end of the stream.
     async fn next(&mut self) -> Option<Bytes> {
         let mut watch = self.watch.take()?;
         let chunk = self.chunk(&mut watch).await;
@@ -117,7 +133,7 @@ impl Stream {
     async fn chunk(&mut self, watch: &mut Watch) -> Option<Bytes> {
         let mut out = BytesMut::new();
         while let Some(object) = self.initial.pop_front() {
-            if read::matches(&self.resource.get(), &self.selector, &object) {
+            if scope::matches(&self.resource.get(), &self.selector, &object) {
                 self.line(&mut out, "ADDED", &object);
             }
             if out.len() > 64 * 1024 {
@@ -125,14 +141,21 @@ impl Stream {
             }
         }
         loop {
-            if self.over {
+            if self.ended {
                 return None;
             }
             let (events, revision) = match watch.take(CHUNK) {
                 Ok(taken) => taken,
-                Err(expired) => {
-                    self.over = true;
-                    out.put_slice(&error_line(expired));
+                Err(compacted) => {
+                    self.ended = true;
+                    tracing::info!(
+                        target: "apiserver::watch",
+                        resource = self.resource.get().plural,
+                        revision = compacted.asked,
+                        oldest = compacted.oldest,
+                        "ending a watch: the client reads more slowly than objects change"
+                    );
+                    out.put_slice(&error_line(compacted));
                     return Some(out.freeze());
                 }
             };
@@ -153,31 +176,31 @@ impl Stream {
             let stopped = async {
                 let _ = self.stopping.wait_for(|stopping| *stopping).await;
             };
-            let woken = tokio::select! {
-                () = watch.changed() => Woken::News,
-                () = sleep_until(self.end) => Woken::End,
-                () = sleep_until(self.next_bookmark), if self.bookmarks => Woken::Bookmark,
-                () = no_longer(&mut self.served) => Woken::Unserved,
+            let wake = tokio::select! {
+                () = watch.changed() => Wake::Events,
+                () = sleep_until(self.end) => Wake::Timeout,
+                () = sleep_until(self.next_bookmark), if self.bookmarks => Wake::Bookmark,
+                () = unserved(&mut self.served) => Wake::Unserved,
                 () = stopped => return None,
             };
-            match woken {
-                Woken::News => {}
-                Woken::Unserved => {
-                    // The last that happened were the deletions.
-                    self.over = true;
+            match wake {
+                Wake::Events => {}
+                Wake::Unserved => {
+                    // The last events are the deletions of its objects.
+                    self.ended = true;
                     for event in watch.take(usize::MAX).map_or_else(|_| Vec::new(), |t| t.0) {
                         self.event(&mut out, &event);
                     }
                     return Some(out.freeze()).filter(|out| !out.is_empty());
                 }
-                Woken::End => {
-                    self.over = true;
+                Wake::Timeout => {
+                    self.ended = true;
                     if self.bookmarks {
                         self.bookmark(&mut out, revision, false);
                         return Some(out.freeze());
                     }
                 }
-                Woken::Bookmark => {
+                Wake::Bookmark => {
                     self.bookmark(&mut out, revision, false);
                     return Some(out.freeze());
                 }
@@ -185,7 +208,7 @@ impl Stream {
         }
     }
 
-    /// A change as this watch sees it: an object may come into the selection, or leave it.
+    /// Writes a change as this watch sees it: an object may enter the selection, or leave it.
     fn event(&mut self, out: &mut BytesMut, event: &Event) {
         let object = &event.object;
         if self.namespace.as_ref().is_some_and(|namespace| *namespace != object.key.namespace) {
@@ -194,8 +217,8 @@ impl Stream {
         let was = event
             .before
             .as_ref()
-            .is_some_and(|before| read::matches(&self.resource.get(), &self.selector, before));
-        let is = !event.removed && read::matches(&self.resource.get(), &self.selector, object);
+            .is_some_and(|before| scope::matches(&self.resource.get(), &self.selector, before));
+        let is = !event.removed && scope::matches(&self.resource.get(), &self.selector, object);
         match (was, is) {
             (false, true) => self.line(out, "ADDED", object),
             (true, true) => self.line(out, "MODIFIED", object),
@@ -205,7 +228,7 @@ impl Stream {
     }
 
     fn line(&mut self, out: &mut BytesMut, event: &str, object: &Object) {
-        output::watch_event(out, &self.resource.get(), self.form, event, object, self.first);
+        encode::watch_event(out, &self.resource.get(), self.form, event, object, self.first);
         self.first = false;
     }
 
@@ -241,23 +264,23 @@ impl Stream {
     }
 }
 
-/// Waits until a custom resource is served no longer.
-async fn no_longer(served: &mut Option<tokio::sync::watch::Receiver<()>>) {
+/// Waits until a custom resource is no longer served.
+async fn unserved(served: &mut Option<tokio::sync::watch::Receiver<()>>) {
     match served {
         Some(served) => while served.changed().await.is_ok() {},
         None => std::future::pending().await,
     }
 }
 
-enum Woken {
-    News,
+enum Wake {
+    Events,
     Unserved,
-    End,
+    Timeout,
     Bookmark,
 }
 
-fn error_line(expired: Compacted) -> Bytes {
-    let status = ApiError::expired(expired.asked, expired.oldest).to_value();
+fn error_line(compacted: Compacted) -> Bytes {
+    let status = ApiError::expired(compacted.asked, compacted.oldest).to_value();
     let mut line = json!({ "type": "ERROR", "object": status }).to_string();
     line.push('\n');
     Bytes::from(line)

@@ -5,7 +5,11 @@ use serde_json::{Value, json};
 
 use crate::{
     fields::{default, default_empty, each, list, object, text},
-    resources::{crd::json_path::Path, resource_type::ResourceType},
+    resources::{
+        crd::{conditions::set_condition, json_path::Path},
+        deletion::Deletion,
+        resource_type::ResourceType,
+    },
     schema::structural::schema_errors,
     validation::{
         field_error::{
@@ -26,13 +30,37 @@ pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
     prepare_create,
     prepare_update: |new, _| remember_storage_version(new),
     validate,
+    deletion: &Deletion { begin: begin_deletion, ..Deletion::IMMEDIATE },
+    defines_resources: true,
     ..ResourceType::of::<CustomResourceDefinition>(
         "customresourcedefinition",
         "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
     )
 };
 
+/// Holds a definition back until its objects are deleted.
+pub(crate) const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 const APPROVAL: &str = "api-approved.kubernetes.io";
+
+/// Marks a definition as one whose objects are to be deleted first.
+fn begin_deletion(definition: &mut Value) {
+    let finalizers = &mut definition["metadata"]["finalizers"];
+    if !finalizers.is_array() {
+        *finalizers = json!([]);
+    }
+    if let Some(finalizers) = finalizers.as_array_mut()
+        && !finalizers.iter().any(|known| known == CLEANUP_FINALIZER)
+    {
+        finalizers.push(CLEANUP_FINALIZER.into());
+    }
+    set_condition(
+        definition,
+        "Terminating",
+        "True",
+        "InstanceDeletionPending",
+        "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+    );
+}
 
 fn defaults(definition: &mut Value) {
     let Some(spec) = object(definition, "spec") else { return };

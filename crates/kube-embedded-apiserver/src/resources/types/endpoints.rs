@@ -12,6 +12,9 @@ use crate::{
     validation::{names::dns_subdomain, object_meta::metadata},
 };
 
+const DEPRECATION: &str =
+    "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["ep"],
     defaults: |endpoints| {
@@ -22,9 +25,8 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         }
     },
     validate: |endpoints, old| metadata(endpoints, old, dns_subdomain),
-    warnings: |_| {
-        vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()]
-    },
+    warnings: |_| vec![DEPRECATION.into()],
+    deprecation: Some(DEPRECATION),
     columns: &[
         column(
             "Endpoints",

@@ -68,14 +68,15 @@ const COLUMNS: &[Column] = &[
     AGE,
 ];
 
-const fn common(kind: ResourceType) -> ResourceType {
+const fn common(resource: ResourceType) -> ResourceType {
     ResourceType {
         short_names: &["hpa"],
         categories: &["all"],
         subresources: &["status"],
+        unsupported: Some("this cluster has no metrics to scale by: use kubectl scale"),
         validate,
         columns: COLUMNS,
-        ..kind
+        ..resource
     }
 }
 

@@ -7,6 +7,7 @@ use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::{Value, json};
 
 use crate::{
+    admission::default_ingress_class,
     fields::{list, text},
     resources::{
         resource_type::ResourceType,
@@ -25,6 +26,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     generation: true,
     prepare_create: |ingress| ingress["status"] = json!({ "loadBalancer": {} }),
     validate,
+    admission: &[default_ingress_class::admit],
     columns: &[
         column(
             "Class",

@@ -44,9 +44,6 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<IngressClass>("ingressclass", "io.k8s.api.networking.v1.IngressClass")
 };
 
-/// Marks the class of Ingresses that name none.
-pub(crate) const DEFAULT_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
-
 fn parameters(parameters: &Value) -> String {
     let (kind, name) = (text(parameters, &["kind"]), text(parameters, &["name"]));
     match parameters["apiGroup"].as_str() {

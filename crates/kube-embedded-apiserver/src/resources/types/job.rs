@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fields::{at, default, each, existing, list, object, text},
+    resources::deletion::{Deletion, Propagation},
     resources::pod_defaults,
     resources::{
         resource_type::ResourceType,
@@ -29,6 +30,15 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     prepare_create,
     validate,
     warnings,
+    deletion: &Deletion {
+        default_propagation: Some(Propagation::Orphan),
+        default_propagation_warning: Some(
+            "child pods are preserved by default when jobs are deleted; set \
+             propagationPolicy=Background to remove them or set propagationPolicy=Orphan to \
+             suppress this warning",
+        ),
+        ..Deletion::IMMEDIATE
+    },
     columns: &[
         column("Status", "Status of the job.", |job, _| status(job).into()),
         column(

@@ -4,8 +4,9 @@ use k8s_openapi::api::core::v1::Namespace;
 use serde_json::{Value, json};
 
 use crate::{
-    fields::{default, object, text},
+    fields::{default, list, object, text},
     resources::{
+        deletion::Deletion,
         resource_type::ResourceType,
         table_columns::{AGE, column},
     },
@@ -51,6 +52,16 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         }),
         AGE,
     ],
+    deletion: &Deletion {
+        grace_period: |_, _| None,
+        protected: Some((
+            &["default", "kube-system", "kube-public"],
+            "this namespace may not be deleted",
+        )),
+        begin: |namespace| namespace["status"]["phase"] = "Terminating".into(),
+        is_held: |namespace| !list(namespace, &["spec", "finalizers"]).is_empty(),
+        ..Deletion::IMMEDIATE
+    },
     selectable: &["status.phase"],
     ..ResourceType::of::<Namespace>("namespace", "io.k8s.api.core.v1.Namespace")
 };

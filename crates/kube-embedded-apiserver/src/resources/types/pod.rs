@@ -5,7 +5,9 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::{
+    admission::service_account,
     fields::{at, default, default_empty, each, list, object, remove, text},
+    resources::deletion::Deletion,
     resources::pod_defaults,
     resources::{
         resource_type::ResourceType,
@@ -36,6 +38,14 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults,
     prepare_create,
     validate,
+    admission: &[service_account::admit],
+    await_admission: Some(service_account::await_default),
+    deletion: &Deletion {
+        grace_period,
+        returns_object: true,
+        reports_final_state: true,
+        ..Deletion::IMMEDIATE
+    },
     columns: COLUMNS,
     selectable: &[
         "spec.nodeName",
@@ -49,6 +59,19 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ],
     ..ResourceType::of::<Pod>("pod", "io.k8s.api.core.v1.Pod")
 };
+
+/// Only a pod that a kubelet has to stop gets time to end.
+fn grace_period(pod: &Value, requested: Option<i64>) -> Option<i64> {
+    let is_finished = matches!(text(pod, &["status", "phase"]), "Succeeded" | "Failed");
+    if text(pod, &["spec", "nodeName"]).is_empty() || is_finished {
+        return Some(0);
+    }
+    let own = at(pod, &["spec", "terminationGracePeriodSeconds"]).as_i64().unwrap_or(30);
+    Some(match requested.unwrap_or(own) {
+        negative if negative < 0 => 1,
+        grace => grace,
+    })
+}
 
 fn defaults(pod: &mut Value) {
     if let Some(spec) = object(pod, "spec") {

@@ -17,6 +17,7 @@ pub(crate) const RESOURCE_QUOTA: ResourceType = ResourceType {
     short_names: &["quota"],
     subresources: &["status"],
     prepare_create: |quota| quota["status"] = json!({}),
+    unsupported: Some("this cluster enforces no quotas"),
     validate: |quota, old| metadata(quota, old, dns_subdomain),
     columns: &[
         column("Request", "Request represents a minimum amount of cpu/memory.", |quota, _| {
@@ -30,6 +31,7 @@ pub(crate) const RESOURCE_QUOTA: ResourceType = ResourceType {
 
 pub(crate) const LIMIT_RANGE: ResourceType = ResourceType {
     short_names: &["limits"],
+    unsupported: Some("this cluster enforces no limit ranges"),
     validate: |range, old| metadata(range, old, dns_subdomain),
     columns: &[column("Created At", "When this object was created.", |range, _| {
         text(range, &["metadata", "creationTimestamp"]).into()

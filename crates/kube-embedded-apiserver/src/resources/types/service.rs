@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     fields::{default, default_empty, each, list, object, remove, text},
+    ip_allocator,
+    resources::deletion::Deletion,
     resources::{
         resource_type::ResourceType,
         table_columns::{self, AGE, column, or_none, wide},
@@ -28,6 +30,8 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     prepare_create,
     prepare_update,
     validate,
+    allocate: Some(ip_allocator::allocate),
+    deletion: &Deletion { returns_object: true, ..Deletion::IMMEDIATE },
     columns: &[
         column("Type", "type determines how the Service is exposed.", |service, _| {
             text(service, &["spec", "type"]).into()

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 
 use crate::{
     fields::list,
+    resources::deletion::Deletion,
     resources::{
         resource_type::ResourceType,
         table_columns::{AGE, column},
@@ -15,6 +16,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["sa"],
     subresources: &["token"],
     validate: |account, old| metadata(account, old, dns_subdomain),
+    deletion: &Deletion { returns_object: true, ..Deletion::IMMEDIATE },
     columns: &[
         column(
             "Secrets",

@@ -2,12 +2,12 @@
 //! sub-protocols, or SPDY, within a WebSocket (kubectl's port-forward) or bare (older clients).
 
 use crate::{
-    api::Api,
     http::{
         body::Body,
         status::{ApiError, ApiResult},
     },
     subresources::stream::stopped,
+    tasks,
 };
 use bytes::Bytes;
 use futures::{
@@ -24,7 +24,10 @@ use http::{
     request::Parts,
 };
 use http_body_util::BodyExt;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{
+    body::Incoming,
+    upgrade::{OnUpgrade, Upgraded},
+};
 use hyper_util::rt::TokioIo;
 use std::{convert::Infallible, io, pin::Pin};
 use tokio::{
@@ -263,22 +266,33 @@ impl Wire {
     }
 }
 
-/// Serves a request of a client in the process over a connection in memory: only hyper makes what
-/// such a client expects of a switched protocol.
-pub(crate) async fn in_process(api: Api, request: Request<kube::client::Body>) -> Response<Body> {
+/// Serves a request of a client within the process over a connection in memory, since only hyper makes the upgrade
+/// that such a client expects.
+pub(crate) async fn in_process<H, F>(
+    handle: H,
+    request: Request<kube::client::Body>,
+) -> Response<Body>
+where
+    H: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     let service = hyper::service::service_fn(move |request| {
-        let api = api.clone();
-        async move { Ok::<_, Infallible>(api.handle(request).await) }
+        let response = handle(request);
+        async move { Ok::<_, Infallible>(response.await) }
     });
     let server = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(ours), service)
         .with_upgrades();
-    tokio::spawn(server);
-    let answer = async {
+    tasks::spawn("stream server", async move {
+        let _ = server.await;
+    });
+    let response = async {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(theirs)).await?;
-        tokio::spawn(connection.with_upgrades());
+        tasks::spawn("stream client", async move {
+            let _ = connection.with_upgrades().await;
+        });
         let (mut parts, body) = sender.send_request(request).await?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Response::from_parts(parts, Body::from(Bytes::new())));
@@ -287,7 +301,7 @@ pub(crate) async fn in_process(api: Api, request: Request<kube::client::Body>) -
         let body = body.collect().await?.to_bytes();
         Ok::<_, hyper::Error>(Response::from_parts(parts, Body::from(body)))
     };
-    answer.await.unwrap_or_else(|error| {
+    response.await.unwrap_or_else(|error| {
         ApiError::internal(format!("the connection broke off: {error}")).into_response()
     })
 }

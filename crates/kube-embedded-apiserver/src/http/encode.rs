@@ -1,0 +1,265 @@
+//! Encoding of objects and lists: whole, metadata only, or as a Table.
+
+use crate::{
+    http::{
+        decode,
+        negotiation::{Form, Include},
+    },
+    resources::{resource_type::ResourceType, table_columns::Column},
+    store::Object,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use jiff::Timestamp;
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::{Value, json};
+
+/// One stored object.
+pub(crate) fn object(resource: &ResourceType, form: Form, object: &Object) -> Bytes {
+    match form {
+        Form::Whole if resource.is_storage_version() => {
+            let mut out = BytesMut::new();
+            put_object(&mut out, resource, object);
+            out.freeze()
+        }
+        _ => value(resource, form, &view(resource, &object.value)),
+    }
+}
+
+/// One object that is not in the store (or not in this form).
+pub(crate) fn value(resource: &ResourceType, form: Form, value: &Value) -> Bytes {
+    match form {
+        Form::Whole => Bytes::from(value.to_string()),
+        Form::Metadata => Bytes::from(metadata_only(value).to_string()),
+        Form::Table(include) => {
+            let meta = json!({ "resourceVersion": value["metadata"]["resourceVersion"] });
+            Bytes::from(table(resource, include, &[value], meta, true).to_string())
+        }
+    }
+}
+
+/// A list of stored objects. `meta` is the list's own metadata.
+pub(crate) fn list(resource: &ResourceType, form: Form, objects: &[&Object], meta: Value) -> Bytes {
+    if form == Form::Whole && resource.is_storage_version() {
+        let mut out = BytesMut::with_capacity(256 + objects.len() * 1024);
+        out.put_slice(
+            format!(
+                r#"{{"kind":"{}","apiVersion":"{}","metadata":{meta},"items":["#,
+                resource.list_kind(),
+                resource.api_version()
+            )
+            .as_bytes(),
+        );
+        for (n, object) in objects.iter().enumerate() {
+            if n > 0 {
+                out.put_u8(b',');
+            }
+            // Items say what they are where no type of the client does.
+            if resource.is_unstructured() {
+                put_object(&mut out, resource, object);
+            } else {
+                out.put_slice(object.encoded(encode));
+            }
+        }
+        out.put_slice(b"]}");
+        return out.freeze();
+    }
+    let views: Vec<Value> = objects.iter().map(|object| view(resource, &object.value)).collect();
+    let views: Vec<&Value> = views.iter().collect();
+    values(resource, form, &views, meta)
+}
+
+fn values(resource: &ResourceType, form: Form, values: &[&Value], meta: Value) -> Bytes {
+    let list = match form {
+        Form::Whole => {
+            let items: Vec<Value> = values
+                .iter()
+                .map(|value| {
+                    let mut item = (*value).clone();
+                    if let Some(fields) = item.as_object_mut() {
+                        fields.remove("kind");
+                        fields.remove("apiVersion");
+                    }
+                    item
+                })
+                .collect();
+            json!({
+                "kind": resource.list_kind(),
+                "apiVersion": resource.api_version(),
+                "metadata": meta,
+                "items": items,
+            })
+        }
+        Form::Metadata => json!({
+            "kind": "PartialObjectMetadataList",
+            "apiVersion": "meta.k8s.io/v1",
+            "metadata": meta,
+            "items": values.iter().map(|value| metadata_only(value)).collect::<Vec<_>>(),
+        }),
+        Form::Table(include) => table(resource, include, values, meta, true),
+    };
+    Bytes::from(list.to_string())
+}
+
+/// One line of a watch. `first` is whether it is the first of its stream, which is when a Table
+/// tells its columns.
+pub(crate) fn watch_event(
+    out: &mut BytesMut,
+    resource: &ResourceType,
+    form: Form,
+    event: &str,
+    object: &Object,
+    first: bool,
+) {
+    out.put_slice(format!(r#"{{"type":"{event}","object":"#).as_bytes());
+    match form {
+        Form::Whole if resource.is_storage_version() => put_object(out, resource, object),
+        Form::Table(include) => {
+            let view = view(resource, &object.value);
+            let meta = json!({ "resourceVersion": view["metadata"]["resourceVersion"] });
+            out.put_slice(table(resource, include, &[&view], meta, first).to_string().as_bytes());
+        }
+        _ => out.put_slice(&value(resource, form, &view(resource, &object.value))),
+    }
+    out.put_slice(b"}\n");
+}
+
+/// The stored object as this kind shows it.
+pub(crate) fn view(resource: &ResourceType, stored: &Value) -> Value {
+    let mut view = stored.clone();
+    if !resource.is_storage_version() {
+        (resource.from_storage)(&mut view);
+    }
+    if resource.is_unstructured() || !resource.is_storage_version() {
+        decode::set_type(resource, &mut view);
+    }
+    view
+}
+
+/// Objects are kept encoded without kind and version: items of lists have none, and where they
+/// are wanted they are put in front.
+fn encode(value: &Value) -> Bytes {
+    struct Bare<'a>(&'a Value);
+    impl Serialize for Bare<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let fields = self.0.as_object();
+            let mut map = serializer.serialize_map(None)?;
+            for (name, value) in fields.into_iter().flatten() {
+                if name != "kind" && name != "apiVersion" {
+                    map.serialize_entry(name, value)?;
+                }
+            }
+            map.end()
+        }
+    }
+    Bytes::from(serde_json::to_vec(&Bare(value)).unwrap_or_default())
+}
+
+fn put_object(out: &mut BytesMut, resource: &ResourceType, object: &Object) {
+    let rest = object.encoded(encode);
+    out.put_slice(
+        format!(r#"{{"kind":"{}","apiVersion":"{}","#, resource.kind, resource.api_version())
+            .as_bytes(),
+    );
+    // Every object has metadata, so something follows the comma.
+    out.put_slice(rest.get(1..).unwrap_or_default());
+}
+
+fn metadata_only(value: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": value["metadata"],
+    })
+}
+
+fn table(
+    resource: &ResourceType,
+    include: Include,
+    values: &[&Value],
+    meta: Value,
+    head: bool,
+) -> Value {
+    let columns = columns(resource);
+    let own = resource.printer_columns();
+    let mut definitions: Vec<Value> = columns
+        .iter()
+        .map(|column| {
+            json!({
+                "name": column.name,
+                "type": column.kind,
+                "format": column.format,
+                "description": column.description,
+                "priority": column.priority,
+            })
+        })
+        .collect();
+    definitions.extend(own.iter().map(|column| {
+        json!({
+            "name": column.name,
+            "type": column.kind,
+            "format": column.format,
+            "description": column.description,
+            "priority": column.priority,
+        })
+    }));
+    let now = Timestamp::now();
+    let rows: Vec<Value> = values
+        .iter()
+        .map(|value| {
+            let mut cells: Vec<Value> =
+                columns.iter().map(|column| (column.cell)(value, now)).collect();
+            cells.extend(own.iter().map(|column| column.cell(value, now)));
+            match include {
+                Include::Nothing => json!({ "cells": cells, "object": null }),
+                Include::Metadata => json!({ "cells": cells, "object": metadata_only(value) }),
+                Include::Object => json!({ "cells": cells, "object": value }),
+            }
+        })
+        .collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": meta,
+        "columnDefinitions": if head { definitions.into() } else { Value::Null },
+        "rows": rows,
+    })
+}
+
+const NAME: Column = Column {
+    name: "Name",
+    kind: "string",
+    format: "name",
+    priority: 0,
+    description: "Name must be unique within a namespace. Is required when creating resources, \
+                  although some resources may allow a client to request the generation of an \
+                  appropriate name automatically. Name is primarily intended for creation \
+                  idempotence and configuration definition. Cannot be updated. More info: \
+                  https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names",
+    cell: |object, _| object["metadata"]["name"].clone(),
+};
+
+/// Of a kind without columns of its own: when it was made.
+const CREATED: Column = Column {
+    name: "Created At",
+    kind: "date",
+    format: "",
+    priority: 0,
+    description: "CreationTimestamp is a timestamp representing the server time when this object \
+                  was created.",
+    cell: |object, _| object["metadata"]["creationTimestamp"].clone(),
+};
+
+/// Events put `Last Seen` first and have no name among their columns.
+fn columns(resource: &ResourceType) -> Vec<&'static Column> {
+    if resource.is_unstructured() {
+        return vec![&NAME];
+    }
+    let own: &'static [Column] = resource.columns;
+    if own.is_empty() {
+        return vec![&NAME, &CREATED];
+    }
+    if own.iter().any(|column| column.name == "Name") {
+        return own.iter().collect();
+    }
+    std::iter::once(&NAME).chain(own).collect()
+}

@@ -1,0 +1,58 @@
+//! Content negotiation: the form of the objects in a response.
+
+use crate::http::status::{ApiError, ApiResult};
+use http::{HeaderMap, header};
+
+/// The form of the objects in a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Whole,
+    /// `as=PartialObjectMetadata` or `as=PartialObjectMetadataList`.
+    Metadata,
+    Table(Include),
+}
+
+/// The part of an object that goes with its row in a Table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Include {
+    Nothing,
+    Metadata,
+    Object,
+}
+
+/// Returns the first form of the `Accept` header that this server has.
+pub(crate) fn negotiate(headers: &HeaderMap, include: Option<&str>) -> ApiResult<Form> {
+    let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Form::Whole) };
+    let accept = accept.to_str().unwrap_or_default();
+    if accept.trim().is_empty() {
+        return Ok(Form::Whole);
+    }
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        if !matches!(parts.next(), Some("application/json" | "application/*" | "*/*")) {
+            continue;
+        }
+        let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
+        let parameter =
+            |name: &str| parameters.iter().find(|(known, _)| *known == name).map(|(_, v)| *v);
+        let meta_v1 = parameter("g") == Some("meta.k8s.io") && parameter("v") == Some("v1");
+        match parameter("as") {
+            None => return Ok(Form::Whole),
+            Some("Table") if meta_v1 => {
+                return match include {
+                    None | Some("Metadata") => Ok(Form::Table(Include::Metadata)),
+                    Some("None") => Ok(Form::Table(Include::Nothing)),
+                    Some("Object") => Ok(Form::Table(Include::Object)),
+                    Some(other) => Err(ApiError::bad_request(format!(
+                        "unrecognized includeObject value: {other:?}"
+                    ))),
+                };
+            }
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if meta_v1 => {
+                return Ok(Form::Metadata);
+            }
+            Some(_) => {}
+        }
+    }
+    Err(ApiError::not_acceptable())
+}

@@ -1,0 +1,133 @@
+//! Routes requests: from a path and a method to the verb or subresource that serves it.
+
+use crate::{
+    crd, discovery,
+    http::{
+        body::{Body, respond},
+        path::{self, Route},
+        request::Request,
+        status::{ApiError, ApiResult},
+    },
+    resources::resource_type::ResourceType,
+    state::ServerState,
+    subresources::{binding, eviction, log, scale, stream, token},
+    verbs::{create, delete, get, list, patch, update, watch},
+};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use std::sync::Arc;
+
+/// Serves a request.
+pub(crate) async fn route(
+    state: &Arc<ServerState>,
+    parts: &Parts,
+    body: &Bytes,
+) -> ApiResult<Response<Body>> {
+    let registry = &*state.crds.served();
+    let route = path::parse(registry, parts.uri.path())?;
+    let request = Request::new(parts, body);
+    match route {
+        Route::Resource(target) if stream::takes_over(&target) => {
+            stream::switch(state, &request.with_target(*target))
+        }
+        Route::Resource(target) => serve_resource(state, &request.with_target(*target)).await,
+        Route::Review(plural) if *request.method() == Method::POST => {
+            discovery::review(state, &request.with_target(plural))
+        }
+        Route::Nothing => Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n")),
+        _ if !request.is_read() => Err(ApiError::method_not_allowed()),
+        Route::Review(_) => Err(ApiError::method_not_allowed()),
+        Route::Resources { group, version } => Ok(discovery::resources(registry, group, version)),
+        Route::Group(group) => discovery::group(registry, group),
+        Route::CoreVersions => {
+            Ok(discovery::core_versions(registry, request.headers(), &state.addresses))
+        }
+        Route::Groups => Ok(discovery::groups(registry, request.headers())),
+        Route::OpenApiIndex => Ok(discovery::openapi_index(registry)),
+        Route::OpenApi { group, version } => discovery::openapi(registry, group, version),
+        Route::Version => Ok(discovery::version()),
+        Route::Health => Ok(plain(StatusCode::OK, "ok")),
+    }
+}
+
+fn plain(code: StatusCode, text: &'static str) -> Response<Body> {
+    respond(code, "text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()))
+}
+
+/// Serves a request for a collection, an object or a subresource.
+async fn serve_resource(
+    state: &Arc<ServerState>,
+    request: &Request<'_>,
+) -> ApiResult<Response<Body>> {
+    let resource = &request.target.resource;
+    let response = match (&*request.target.name, &*request.target.subresource) {
+        ("", _) => collection(state, request).await,
+        (_, "") => object(state, request),
+        (_, subresource) if !resource.has_subresource(subresource) => {
+            Err(ApiError::no_such_resource())
+        }
+        (_, subresource) => self::subresource(state, request, subresource).await,
+    };
+    // The response is made by now: that the write is stored does not depend on what follows from it.
+    if !request.is_read() && resource.defines_resources {
+        crd::reconcile_after_write(state);
+    }
+    response.map(|response| with_deprecation(resource, response))
+}
+
+async fn collection(state: &ServerState, request: &Request<'_>) -> ApiResult<Response<Body>> {
+    let (target, resource) = (&request.target, &request.target.resource);
+    // A namespaced collection of all namespaces can only be read.
+    let is_writable = !resource.namespaced || !target.namespace.is_empty();
+    match *request.method() {
+        Method::GET if request.query.flag("watch") => watch::watch(state, request),
+        Method::GET => list::list(state, request),
+        Method::POST if is_writable => {
+            if let Some(await_admission) = resource.await_admission {
+                await_admission(state.store.clone(), target.namespace.clone()).await;
+            }
+            create::create(state, request)?.respond(request)
+        }
+        Method::DELETE if is_writable => delete::delete_collection(state, request),
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+fn object(state: &ServerState, request: &Request<'_>) -> ApiResult<Response<Body>> {
+    match *request.method() {
+        Method::GET if request.query.flag("watch") => watch::watch_one(state, request),
+        Method::GET => get::get(state, request),
+        Method::PUT => update::update(state, request)?.respond(request),
+        Method::PATCH => patch::patch(state, request)?.respond(request),
+        Method::DELETE => delete::delete(state, request),
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+async fn subresource(
+    state: &ServerState,
+    request: &Request<'_>,
+    subresource: &str,
+) -> ApiResult<Response<Body>> {
+    match (subresource, request.method()) {
+        ("status", &Method::GET) => get::get(state, request),
+        ("status" | "finalize", &Method::PUT) => update::update(state, request)?.respond(request),
+        ("status", &Method::PATCH) => patch::patch(state, request)?.respond(request),
+        ("scale", _) => scale::scale(state, request),
+        ("log", &Method::GET) => log::log(state, request).await,
+        ("token", &Method::POST) => token::create(state, request),
+        ("binding", &Method::POST) => binding::bind(state, request),
+        ("eviction", &Method::POST) => eviction::evict(state, request),
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+/// Adds the warning of a deprecated resource type.
+fn with_deprecation(resource: &ResourceType, mut response: Response<Body>) -> Response<Body> {
+    if let Some(deprecation) = resource.deprecation
+        && let Ok(warning) = HeaderValue::from_str(&format!("299 - {deprecation:?}"))
+    {
+        response.headers_mut().append(header::WARNING, warning);
+    }
+    response
+}

@@ -1,0 +1,42 @@
+//! The state behind the API of one cluster, which all requests share.
+
+use crate::{
+    authentication::signer::Signer, crd::registry::CrdRegistry, ip_allocator::Allocators,
+    store::Store,
+};
+use kube_embedded_core::{network::Addresses, node_api::NodeApi};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// See the module.
+pub(crate) struct ServerState {
+    pub(crate) store: Store,
+    pub(crate) addresses: Addresses,
+    /// The kubelets, once there are some.
+    pub(crate) nodes: OnceLock<Weak<dyn NodeApi>>,
+    /// Signs the tokens of service accounts.
+    pub(crate) signer: Signer,
+    pub(crate) allocators: Allocators,
+    pub(crate) crds: CrdRegistry,
+    /// Becomes true when the server stops, which ends watches and streams.
+    pub(crate) stopping: tokio::sync::watch::Sender<bool>,
+}
+
+impl ServerState {
+    /// The state of a new cluster over the objects of `store`.
+    pub(crate) fn new(store: Store, addresses: Addresses) -> Self {
+        Self {
+            store,
+            allocators: Allocators::new(addresses.clone()),
+            addresses,
+            nodes: OnceLock::new(),
+            signer: Signer::default(),
+            crds: CrdRegistry::default(),
+            stopping: tokio::sync::watch::Sender::new(false),
+        }
+    }
+
+    /// The backend of logs, exec, attach and port-forward, while it runs.
+    pub(crate) fn nodes(&self) -> Option<Arc<dyn NodeApi>> {
+        self.nodes.get().and_then(Weak::upgrade)
+    }
+}

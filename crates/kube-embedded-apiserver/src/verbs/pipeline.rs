@@ -1,0 +1,389 @@
+//! The write pipeline, the steps of which are the same for create, update, patch, apply, scale, status and binding:
+//!
+//! decode, identify, default, track, prepare, admit, validate, allocate, commit, respond
+//!
+//! `decode` is what the verbs differ in: it makes an object of the request and of the stored one. The steps
+//! between are [`STEPS`], and what resource types differ in they find in the strategy of the
+//! [`ResourceType`](crate::resources::resource_type::ResourceType). `commit` is [`guaranteed_update`], `respond` is
+//! [`WriteResult::respond`].
+//!
+//! `track` precedes `prepare` and `admit`, since the fields that these set belong to no manager. `validate` precedes
+//! `allocate`, so that a refused object allocates nothing.
+
+use crate::{
+    admission::namespace_lifecycle,
+    fields::copy_field,
+    http::{
+        body::{Body, respond},
+        decode, encode,
+        path::Target,
+        request::{Request, WriteOptions},
+        status::{ApiError, ApiResult},
+    },
+    metadata,
+    patch::{self, Operation},
+    resources::{registry, resource_type::ResourceType},
+    schema, scope,
+    state::ServerState,
+    store::Object,
+    validation::field_error::{FieldError, required},
+    verbs::guaranteed_update::{Change, Outcome, guaranteed_update},
+};
+use http::{HeaderValue, Response, StatusCode, header};
+use jiff::Timestamp;
+use serde_json::Value;
+use std::sync::{Arc, MutexGuard};
+
+/// A step of the pipeline.
+pub(crate) struct Step {
+    pub(crate) name: &'static str,
+    run: fn(&mut Write<'_, '_>) -> ApiResult<()>,
+}
+
+/// The steps between `decode` and `commit`, in order.
+pub(crate) const STEPS: [Step; 7] = [
+    Step { name: "identify", run: identify },
+    Step { name: "default", run: default },
+    Step { name: "track", run: track },
+    Step { name: "prepare", run: prepare },
+    Step { name: "admit", run: admit },
+    Step { name: "validate", run: validate },
+    Step { name: "allocate", run: allocate },
+];
+
+/// What a write expects of the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expects {
+    /// No object of the name (`POST`).
+    Nothing,
+    /// An object (`PUT`, patches, subresources).
+    Object,
+    /// Either; without an object the write creates one (apply).
+    Anything,
+}
+
+/// A write, as the verbs describe it.
+pub(crate) struct WriteRequest<'a> {
+    pub(crate) target: &'a Target<'a>,
+    pub(crate) options: &'a WriteOptions,
+    pub(crate) expects: Expects,
+    /// Records the changed fields as owned by the manager; apply does that itself.
+    pub(crate) tracks: bool,
+}
+
+/// The object that a verb's `decode` made.
+pub(crate) struct Decoded {
+    pub(crate) object: Value,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl From<Value> for Decoded {
+    fn from(object: Value) -> Self {
+        Self { object, warnings: Vec::new() }
+    }
+}
+
+/// A write on its way through the steps.
+struct Write<'s, 'w> {
+    state: &'s ServerState,
+    request: &'w WriteRequest<'w>,
+    /// The stored object, as the resource type shows it; `None` for a new one.
+    old: Option<&'w Value>,
+    new: Value,
+    /// Another object has the name of the new one.
+    name_is_taken: bool,
+    warnings: Vec<String>,
+    guard: Option<MutexGuard<'s, ()>>,
+}
+
+/// The result of a write.
+pub(crate) struct WriteResult {
+    pub(crate) code: StatusCode,
+    pub(crate) object: ResultObject,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// An object in the form in which it is stored.
+pub(crate) enum ResultObject {
+    Stored(Arc<Object>),
+    /// What would have been stored (dry run), or the last state of an object that the write removed.
+    Unstored(Value),
+}
+
+impl ResultObject {
+    pub(crate) fn value(&self) -> &Value {
+        match self {
+            Self::Stored(object) => &object.value,
+            Self::Unstored(value) => value,
+        }
+    }
+}
+
+impl WriteResult {
+    /// The response with the object, in the form that the client accepts.
+    pub(crate) fn respond(self, request: &Request) -> ApiResult<Response<Body>> {
+        let (resource, form) = (&request.target.resource, request.form()?);
+        let bytes = match &self.object {
+            ResultObject::Stored(object) => encode::object(resource, form, object),
+            ResultObject::Unstored(value) => {
+                encode::value(resource, form, &encode::view(resource, value))
+            }
+        };
+        let mut response = respond(self.code, "application/json", bytes);
+        for warning in &self.warnings {
+            if let Ok(value) = HeaderValue::from_str(&format!("299 - {warning:?}")) {
+                response.headers_mut().append(header::WARNING, value);
+            }
+        }
+        Ok(response)
+    }
+}
+
+/// Sends what `decode` makes of the stored object through the steps and commits it; from the start again if another
+/// writer was faster and the client did not name the version it meant.
+pub(crate) fn write(
+    state: &ServerState,
+    request: &WriteRequest<'_>,
+    mut decode: impl FnMut(Option<&Value>) -> ApiResult<Decoded>,
+) -> ApiResult<WriteResult> {
+    let WriteRequest { target, expects, .. } = *request;
+    let resource = &target.resource;
+    let (mut code, mut warnings, mut removed) = (StatusCode::OK, Vec::new(), None);
+    let outcome = guaranteed_update(&state.store, &scope::key(target), |stored| {
+        if expects == Expects::Object && stored.is_none() {
+            return Err(ApiError::not_found(resource, &target.name));
+        }
+        let current = stored.filter(|_| expects != Expects::Nothing);
+        let view = current
+            .filter(|_| !resource.is_storage_version())
+            .map(|stored| encode::view(resource, &stored.value));
+        let old = view.as_ref().or(current.map(|stored| &stored.value));
+        let decoded = decode(old)?;
+        let mut write = Write {
+            state,
+            request,
+            old,
+            new: decoded.object,
+            name_is_taken: current.is_none() && stored.is_some(),
+            warnings: decoded.warnings,
+            guard: None,
+        };
+        for step in &STEPS {
+            tracing::trace!(target: "apiserver::write", step = step.name, name = target.name);
+            (step.run)(&mut write)?;
+        }
+        code = if old.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+        warnings = std::mem::take(&mut write.warnings);
+        let change = write.into_change(current)?;
+        if let Change::Remove(last) = &change {
+            removed = Some(last.clone());
+        }
+        Ok(change)
+    })?;
+    let object = match (outcome, removed) {
+        (Outcome::Kept(object), _) => object,
+        (Outcome::Removed(_), Some(last)) => ResultObject::Unstored(last),
+        (Outcome::Stored(object) | Outcome::Removed(object), _) => ResultObject::Stored(object),
+    };
+    Ok(WriteResult { code, object, warnings })
+}
+
+impl<'s> Write<'s, '_> {
+    /// Decides what is committed.
+    fn into_change(self, stored: Option<&Arc<Object>>) -> ApiResult<Change<'s, ResultObject>> {
+        let Self { request: WriteRequest { target, options, .. }, old, mut new, guard, .. } = self;
+        let resource = &target.resource;
+        if let (Some(old), Some(stored)) = (old, stored)
+            && metadata::is_noop(&new, old)
+        {
+            return Ok(Change::Keep(ResultObject::Stored(stored.clone())));
+        }
+        to_storage(resource, &mut new);
+        if options.dry_run {
+            return Ok(Change::Keep(ResultObject::Unstored(new)));
+        }
+        match (old, resource.unsupported) {
+            (None, Some(why)) => Err(ApiError::forbidden(resource, &target.name, why)),
+            (None, None) => Ok(Change::Create(new, guard)),
+            (Some(_), _) if metadata::is_finished(resource, &new) => Ok(Change::Remove(new)),
+            (Some(_), _) => Ok(Change::Replace(new, guard)),
+        }
+    }
+
+    fn resource(&self) -> &ResourceType<'_> {
+        &self.request.target.resource
+    }
+
+    fn is_main_resource(&self) -> bool {
+        self.request.target.subresource.is_empty()
+    }
+}
+
+/// Sets the system fields of a new object; checks that an update means the stored one, and confines it to the
+/// subresource.
+fn identify(write: &mut Write<'_, '_>) -> ApiResult<()> {
+    let target = write.request.target;
+    let (resource, new) = (&target.resource, &mut write.new);
+    let Some(old) = write.old else {
+        if resource.is_terminating() {
+            return Err(ApiError::method_not_allowed_because(
+                "create not allowed while custom resource definition is terminating",
+            ));
+        }
+        if new["metadata"]["resourceVersion"].as_str().is_some_and(|version| !version.is_empty()) {
+            return Err(ApiError::internal(
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        metadata::fill_system_fields(resource, new);
+        if resource.is_unstructured()
+            && resource.separates_status()
+            && let Some(fields) = new.as_object_mut()
+        {
+            fields.remove("status");
+        }
+        return Ok(());
+    };
+    decode::set_type(resource, new);
+    metadata::check_identity(resource, &target.name, new, old)?;
+    metadata::preserve_system_fields(new, old);
+    match &*target.subresource {
+        "" if resource.separates_status() => copy_field(new, old, "status"),
+        "status" => confine_to_status(resource, new, old),
+        "finalize" => confine_to_finalizers(new, old),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn default(write: &mut Write<'_, '_>) -> ApiResult<()> {
+    let defaults = write.is_main_resource() || write.resource().is_unstructured();
+    let (resource, new) = (&write.request.target.resource, &mut write.new);
+    if defaults {
+        resource.apply_defaults(new);
+    } else {
+        schema::normalize(resource, new);
+    }
+    Ok(())
+}
+
+fn track(write: &mut Write<'_, '_>) -> ApiResult<()> {
+    let WriteRequest { target, options, tracks, .. } = write.request;
+    if *tracks {
+        let (manager, below, at) = (&options.manager, &target.subresource, Timestamp::now());
+        let (old, new) = (write.old, &mut write.new);
+        patch::track_update(&target.resource, old, new, manager, Operation::Update, below, at);
+    }
+    Ok(())
+}
+
+fn prepare(write: &mut Write<'_, '_>) -> ApiResult<()> {
+    let is_main = write.is_main_resource();
+    let (target, new) = (write.request.target, &mut write.new);
+    let resource = &target.resource;
+    let Some(old) = write.old else {
+        (resource.prepare_create)(new);
+        return Ok(());
+    };
+    if is_main {
+        (resource.prepare_update)(new, old);
+    }
+    // Scheduling a pod changes its spec, but not what was asked for.
+    if target.subresource != "binding" {
+        metadata::bump_generation(resource, new, old);
+    }
+    Ok(())
+}
+
+fn admit(write: &mut Write<'_, '_>) -> ApiResult<()> {
+    if write.old.is_some() {
+        return Ok(());
+    }
+    let (target, new) = (write.request.target, &mut write.new);
+    namespace_lifecycle::admit(&write.state.store, target)?;
+    for admit in target.resource.admission {
+        (admit)(&write.state.store, new).map_err(|why| {
+            // Kubernetes admits an object before it generates the rest of its name.
+            let prefix = new["metadata"]["generateName"].as_str().unwrap_or_default();
+            let is_generated = !prefix.is_empty() && target.name.starts_with(prefix);
+            let name = if is_generated { prefix } else { &target.name };
+            ApiError::forbidden(&target.resource, name, &why)
+        })?;
+    }
+    Ok(())
+}
+
+fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
+    let (is_main, target) = (write.is_main_resource(), write.request.target);
+    let (resource, name) = (&target.resource, &*target.name);
+    if is_main || resource.is_unstructured() {
+        let mut errors = resource.errors(&write.new, write.old);
+        if name.is_empty() && !errors.iter().any(|error| error.field == "metadata.name") {
+            errors.insert(0, required("metadata.name", "name or generateName is required"));
+        }
+        check(resource, name, &errors)?;
+    }
+    if write.name_is_taken {
+        return Err(ApiError::already_exists(resource, name));
+    }
+    if is_main {
+        write.warnings.extend((resource.warnings)(&write.new));
+    }
+    Ok(())
+}
+
+fn allocate(write: &mut Write<'_, '_>) -> ApiResult<()> {
+    let target = write.request.target;
+    if let Some(allocate) = target.resource.allocate {
+        let state = write.state;
+        write.guard = allocate(&state.allocators, &state.store, &mut write.new, write.old)
+            .map_err(|errors| ApiError::invalid(&target.resource, &target.name, &errors))?;
+    }
+    Ok(())
+}
+
+fn check(resource: &ResourceType, name: &str, errors: &[FieldError]) -> ApiResult<()> {
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(resource, name, errors)) }
+}
+
+/// Takes the status from the client, and the metadata that controllers write along with it; labels, owners and all
+/// else stay.
+fn confine_to_status(resource: &ResourceType, new: &mut Value, old: &Value) {
+    let given = std::mem::replace(new, old.clone());
+    copy_field(new, &given, "status");
+    for field in resource.status_metadata() {
+        copy_field(&mut new["metadata"], &given["metadata"], field);
+    }
+}
+
+/// Takes `spec.finalizers` from the client; all else stays.
+fn confine_to_finalizers(new: &mut Value, old: &Value) {
+    let given = std::mem::replace(new, old.clone());
+    copy_field(&mut new["spec"], &given["spec"], "finalizers");
+    copy_field(&mut new["metadata"], &given["metadata"], "managedFields");
+}
+
+/// Converts an object to the form in which it is stored.
+fn to_storage(resource: &ResourceType, object: &mut Value) {
+    if !resource.is_storage_version() {
+        (resource.to_storage)(object);
+        let (group, plural) = resource.storage;
+        if let Some(owner) = registry::find(group, "v1", plural) {
+            decode::set_type(owner, object);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_run_in_the_documented_order() {
+        let documented = include_str!("pipeline.rs").lines().nth(2).unwrap();
+        let mut names = vec!["decode"];
+        names.extend(STEPS.iter().map(|step| step.name));
+        names.extend(["commit", "respond"]);
+        assert_eq!(documented, format!("//! {}", names.join(", ")));
+    }
+}
