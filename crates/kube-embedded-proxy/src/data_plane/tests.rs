@@ -72,9 +72,9 @@ async fn one_byte(stream: &mut TcpStream) -> io::Result<u8> {
 
 async fn round_trip(stream: &mut TcpStream) {
     stream.write_all(b"ping").await.unwrap();
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"ping");
+    let mut response = [0; 4];
+    stream.read_exact(&mut response).await.unwrap();
+    assert_eq!(&response, b"ping");
 }
 
 #[tokio::test]
@@ -135,9 +135,9 @@ async fn client_that_half_closes_gets_its_response() {
     let mut stream = fixture.connect().await;
     stream.write_all(&[7; 100_000]).await.unwrap();
     stream.shutdown().await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert_eq!(answer, "got 100000");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    assert_eq!(response, "got 100000");
 }
 
 #[tokio::test]
@@ -156,9 +156,9 @@ async fn endpoint_that_half_closes_gets_the_request() {
     .await;
     let fixture = TcpFixture::new(&[listens]);
     let mut stream = fixture.connect().await;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert_eq!(answer, "bye");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    assert_eq!(response, "bye");
     stream.write_all(b"after the end").await.unwrap();
     drop(stream);
     assert_eq!(reports.recv().await.unwrap(), "after the end");
@@ -320,9 +320,9 @@ async fn early_response_is_delivered_although_the_request_is_unread() {
         let mut stream = fixture.connect().await;
         // Fails once the endpoint's reset has come back.
         let _ = stream.write_all(&[0; 1 << 20]).await;
-        let mut answer = [0; 3];
-        if stream.read_exact(&mut answer).await.is_ok() {
-            assert_eq!(&answer, b"413");
+        let mut response = [0; 3];
+        if stream.read_exact(&mut response).await.is_ok() {
+            assert_eq!(&response, b"413");
         }
     }
     round_trip_still_works(&fixture).await;

@@ -54,19 +54,19 @@ impl<K: LoadBalanced> LbStatusWriter<K> {
 
     /// Starts writing the status unless the object has it or a write is in flight. Returns whether
     /// a write was started.
-    pub(crate) fn sync(&mut self, object: &K, wanted: &LbStatus) -> bool {
+    pub(crate) fn sync(&mut self, object: &K, desired: &LbStatus) -> bool {
         let (key, uid) = (key(object), object.meta().uid.clone().unwrap_or_default());
         let observed = object.lb_status();
         let pending = self.pending.entry(key.clone()).or_default();
         if pending.uid != uid {
             *pending = PendingStatus { uid: uid.clone(), ..PendingStatus::default() };
         }
-        if !pending.is_due(wanted, &observed, object.meta()) {
+        if !pending.is_due(desired, &observed, object.meta()) {
             return false;
         }
-        pending.begin(wanted.clone());
-        let write = self.write(key.clone(), uid.clone(), observed, wanted.clone());
-        let status = wanted.clone();
+        pending.begin(desired.clone());
+        let write = self.write(key.clone(), uid.clone(), observed, desired.clone());
+        let status = desired.clone();
         self.writes.push(Box::pin(async move {
             let result = write.await;
             Written { key, uid, status, result }
@@ -150,13 +150,13 @@ impl PendingStatus {
     /// Returns whether to write the status. Our own write is not visible in the watch immediately,
     /// so a status that was just written is not written again, unless the object is of a later
     /// version: then another client overwrote it, perhaps before we saw it.
-    fn is_due(&mut self, wanted: &LbStatus, observed: &LbStatus, meta: &ObjectMeta) -> bool {
-        if wanted == observed {
+    fn is_due(&mut self, desired: &LbStatus, observed: &LbStatus, meta: &ObjectMeta) -> bool {
+        if desired == observed {
             (self.status, self.version) = (None, None);
             return false;
         }
         let overwritten = self.version.zip(version_of(meta)).is_some_and(|(own, now)| now > own);
-        !self.writing && (self.status.as_ref() != Some(wanted) || overwritten)
+        !self.writing && (self.status.as_ref() != Some(desired) || overwritten)
     }
 
     fn begin(&mut self, status: LbStatus) {
