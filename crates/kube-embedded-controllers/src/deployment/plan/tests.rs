@@ -1,3 +1,5 @@
+//! Steps of deployments.
+
 use super::*;
 use k8s_openapi::{
     api::apps::v1::{DeploymentSpec, ReplicaSetStatus},
@@ -20,13 +22,13 @@ fn deployment(image: &str, replicas: i32) -> Deployment {
     deployment
 }
 
-/// A set of that image: wanted, existing and available pods.
+/// A set of this image with its numbers of desired, existing and available pods.
 fn set(
     image: &str,
     revision: i64,
-    (wanted, existing, available): (i32, i32, i32),
+    (desired, existing, available): (i32, i32, i32),
 ) -> Arc<ReplicaSet> {
-    let mut set = history::new_replica_set(&deployment(image, 3), wanted, revision, 4);
+    let mut set = history::new_replica_set(&deployment(image, 3), desired, revision, 4);
     set.metadata.uid = set.metadata.name.clone();
     set.status = Some(ReplicaSetStatus {
         replicas: existing,
@@ -40,7 +42,7 @@ fn now() -> Timestamp {
     Timestamp::from_second(1_763_000_000).unwrap()
 }
 
-/// The sizes that the plan sets, old one first; `-` where it leaves them.
+/// The size that the plan gives to each set; `None` where it does not change.
 fn sizes(sets: &[Arc<ReplicaSet>]) -> Vec<Option<i32>> {
     let plan = plan(&deployment("2", 3), sets, &[], now());
     sets.iter()
@@ -56,19 +58,19 @@ fn sizes(sets: &[Arc<ReplicaSet>]) -> Vec<Option<i32>> {
 }
 
 #[test]
-fn the_first_replica_set_is_made_in_full_and_told() {
+fn first_replica_set_is_created_in_full_size_with_event() {
     let plan = plan(&deployment("1", 3), &[], &[], now());
     let Some(Action::Create(set)) = plan.actions.first() else { panic!("{plan:?}") };
     let name = set.metadata.name.clone().unwrap();
     assert_eq!(size(set), 3);
     assert!(
-        plan.actions.contains(&Action::Tell(format!("Scaled up replica set {name} from 0 to 3")))
+        plan.actions.contains(&Action::Event(format!("Scaled up replica set {name} from 0 to 3")))
     );
 }
 
 #[test]
-fn a_rolling_update_takes_one_step_at_a_time() {
-    // Three replicas, one more allowed, none fewer.
+fn rolling_update_respects_surge_and_availability_at_each_step() {
+    // Three replicas, maxSurge 1, maxUnavailable 0.
     let cases = [
         ((3, 3, 3), (0, 0, 0), [None, Some(1)]),
         ((3, 3, 3), (1, 1, 0), [None, None]),
@@ -77,7 +79,7 @@ fn a_rolling_update_takes_one_step_at_a_time() {
         ((2, 3, 3), (1, 1, 1), [None, None]),
         ((2, 2, 2), (1, 1, 1), [None, Some(2)]),
         ((1, 1, 1), (3, 3, 3), [Some(0), None]),
-        // Pods that never were available are no loss.
+        // An unavailable pod of the old set may be deleted.
         ((3, 3, 2), (1, 1, 1), [Some(2), None]),
     ];
     for (old, new, expected) in cases {
@@ -87,7 +89,7 @@ fn a_rolling_update_takes_one_step_at_a_time() {
 }
 
 #[test]
-fn a_changed_number_is_shared_out_in_proportion() {
+fn scaling_during_rollout_is_proportional() {
     let deployment = deployment("2", 12);
     let sets = [set("1", 1, (3, 3, 3)), set("2", 2, (1, 1, 0))];
     let plan = plan(&deployment, &sets, &[], now());
@@ -99,23 +101,23 @@ fn a_changed_number_is_shared_out_in_proportion() {
             _ => None,
         })
         .sum();
-    // 25% of 12 more are allowed.
+    // maxSurge is 25% of 12.
     assert_eq!(resized, 15);
 }
 
 #[test]
-fn a_rollout_without_progress_is_called_late() {
+fn rollout_without_progress_exceeds_its_deadline() {
     let mut deployment = deployment("2", 3);
     let sets = [set("2", 1, (3, 3, 0))];
     for action in plan(&deployment, &sets, &[], now()).actions {
-        if let Action::Status(status) = action {
+        if let Action::UpdateStatus(status) = action {
             deployment.status = Some(*status);
         }
     }
     let later = now() + jiff::SignedDuration::from_secs(601);
     let plan = plan(&deployment, &sets, &[], later);
     let late = plan.actions.iter().any(|action| match action {
-        Action::Status(status) => status::find(status, status::PROGRESSING)
+        Action::UpdateStatus(status) => status::find(status, status::PROGRESSING)
             .is_some_and(|c| c.reason.as_deref() == Some("ProgressDeadlineExceeded")),
         _ => false,
     });

@@ -1,5 +1,7 @@
+//! Slices of Services.
+
 use super::*;
-use k8s_openapi::api::core::v1::{PodCondition, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{PodCondition, PodSpec, PodStatus, ServicePort};
 
 fn service() -> Service {
     let mut service = Service::default();
@@ -29,13 +31,13 @@ fn pod(n: usize, ready: bool) -> Arc<Pod> {
     Arc::new(pod)
 }
 
-fn planned(pods: &[Arc<Pod>], slices: &[Arc<EndpointSlice>]) -> Vec<Action> {
-    plan(Some(&service()), pods, slices, None, Timestamp::UNIX_EPOCH)
+fn planned(pods: &[Arc<Pod>], slices: &[Arc<EndpointSlice>]) -> Vec<Write<EndpointSlice>> {
+    plan(Some(&service()), pods, slices, None, Timestamp::UNIX_EPOCH).slices
 }
 
-fn created(actions: Vec<Action>) -> Vec<Arc<EndpointSlice>> {
-    let slices = actions.into_iter().filter_map(|action| match action {
-        Action::Create(slice) => Some(Arc::from(slice)),
+fn created(writes: Vec<Write<EndpointSlice>>) -> Vec<Arc<EndpointSlice>> {
+    let slices = writes.into_iter().filter_map(|write| match write {
+        Write::Create(slice) => Some(Arc::from(slice)),
         _ => None,
     });
     slices.collect()
@@ -46,34 +48,33 @@ fn count(slice: &EndpointSlice) -> usize {
 }
 
 #[test]
-fn slices_hold_a_hundred_and_settle() {
+fn slices_hold_a_hundred_endpoints_and_change_one_at_a_time() {
     let pods: Vec<Arc<Pod>> = (0..250).map(|n| pod(n, true)).collect();
     let slices = created(planned(&pods, &[]));
     assert_eq!(slices.iter().map(|slice| count(slice)).collect::<Vec<_>>(), [100, 100, 50]);
-    let again = planned(&pods, &slices);
-    assert!(!again.iter().any(|a| matches!(a, Action::Create(_) | Action::Update { .. })));
-    // One pod less is a change of one slice.
+    assert_eq!(planned(&pods, &slices), [], "nothing has changed");
+    // One pod less changes one slice.
     let fewer = planned(&pods[1..], &slices);
-    assert_eq!(fewer.iter().filter(|a| matches!(a, Action::Update { .. })).count(), 1);
+    assert_eq!(fewer.iter().filter(|a| matches!(a, Write::Update { .. })).count(), 1);
 }
 
 #[test]
-fn a_service_without_pods_keeps_one_empty_slice() {
+fn service_without_pods_has_one_empty_slice() {
     let slices = created(planned(&[], &[]));
     assert_eq!((slices.len(), count(&slices[0])), (1, 0));
     let filled = planned(&[pod(1, true)], &slices);
-    assert!(matches!(&filled[0], Action::Update { new, .. } if count(new) == 1), "{filled:?}");
+    assert!(matches!(&filled[0], Write::Update { new, .. } if count(new) == 1), "{filled:?}");
 }
 
 #[test]
-fn readiness_and_leaving_show() {
-    let mut leaving = (*pod(3, true)).clone();
-    leaving.metadata.deletion_timestamp =
+fn conditions_show_readiness_and_termination() {
+    let mut terminating = (*pod(3, true)).clone();
+    terminating.metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
     let cases = [
         (pod(1, true), (true, true, false)),
         (pod(2, false), (false, false, false)),
-        (Arc::new(leaving), (false, true, true)),
+        (Arc::new(terminating), (false, true, true)),
     ];
     for (pod, expected) in cases {
         let slice = created(planned(&[pod], &[])).remove(0);
@@ -84,8 +85,8 @@ fn readiness_and_leaving_show() {
 }
 
 #[test]
-fn a_service_without_selector_is_left_alone() {
+fn service_without_selector_is_not_managed() {
     let mut service = service();
     service.spec.as_mut().unwrap().selector = None;
-    assert_eq!(plan(Some(&service), &[], &[], None, Timestamp::UNIX_EPOCH), []);
+    assert_eq!(plan(Some(&service), &[], &[], None, Timestamp::UNIX_EPOCH), Plan::default());
 }

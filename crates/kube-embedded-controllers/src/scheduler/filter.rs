@@ -1,4 +1,4 @@
-//! Whether a pod may run on a node, and if not, why: in the words of Kubernetes' scheduler.
+//! Filters the nodes that can run a pod, and words the rejections as kube-scheduler does.
 
 use k8s_openapi::{
     api::core::v1::{
@@ -9,44 +9,57 @@ use k8s_openapi::{
 use kube_embedded_core::quantity;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What pods ask for, or nodes have, by resource name in thousandths.
+/// Amounts that pods request or nodes offer, in thousandths by resource name.
 pub(crate) type Resources = BTreeMap<String, i128>;
 
-/// Why a pod does not fit: the reason, and whether evicting other pods would help.
-pub(crate) type Refusal = (String, bool);
+/// A reason why a pod cannot run on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) reason: String,
+    /// Evicting other pods would help.
+    pub(crate) resolvable: bool,
+}
 
-/// Every reason why `pod` may not run on `node`, where `others` run already.
-pub(crate) fn refusals(pod: &Pod, node: &Node, others: &[&Pod]) -> Vec<Refusal> {
-    if let Some(refusal) = refuses_anyway(pod, node) {
-        return vec![(refusal, false)];
+impl Rejection {
+    /// Creates a rejection that the eviction of other pods would resolve.
+    pub(crate) fn resolvable(reason: &str) -> Self {
+        Self { reason: reason.to_owned(), resolvable: true }
     }
-    let mut refusals = Vec::new();
+}
+
+/// Returns all reasons why `pod` cannot run on `node`, where `others` run already.
+pub(crate) fn rejections(pod: &Pod, node: &Node, others: &[&Pod]) -> Vec<Rejection> {
+    if let Some(reason) = unresolvable_rejection(pod, node) {
+        return vec![Rejection { reason, resolvable: false }];
+    }
+    let mut rejections = Vec::new();
     let ports = host_ports(pod);
     if others.iter().any(|other| host_ports(other).intersection(&ports).next().is_some()) {
-        let text = "node(s) didn't have free ports for the requested pod ports";
-        refusals.push((text.to_owned(), true));
+        let reason = "node(s) didn't have free ports for the requested pod ports";
+        rejections.push(Rejection::resolvable(reason));
     }
     let allocatable = allocatable(node);
     if let Some(most) = allocatable.get("pods")
         && (others.len() as i128 + 1) * 1000 > *most
     {
-        refusals.push(("Too many pods".to_owned(), true));
+        rejections.push(Rejection::resolvable("Too many pods"));
     }
     let mut used = Resources::new();
     for other in others {
         add(&mut used, requests(other));
     }
-    for (name, asked) in requests(pod) {
-        let has = allocatable.get(&name).copied().unwrap_or(0);
-        if asked > 0 && asked + used.get(&name).copied().unwrap_or(0) > has {
-            // What the whole node has not got, no eviction brings.
-            refusals.push((format!("Insufficient {name}"), asked <= has));
+    for (name, requested) in requests(pod) {
+        let offered = allocatable.get(&name).copied().unwrap_or(0);
+        if requested > 0 && requested + used.get(&name).copied().unwrap_or(0) > offered {
+            // Evictions cannot free more than the whole node.
+            let resolvable = requested <= offered;
+            rejections.push(Rejection { reason: format!("Insufficient {name}"), resolvable });
         }
     }
-    refusals
+    rejections
 }
 
-fn refuses_anyway(pod: &Pod, node: &Node) -> Option<String> {
+fn unresolvable_rejection(pod: &Pod, node: &Node) -> Option<String> {
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref());
     let tolerations = tolerations.unwrap_or_default();
     let cordon = Taint {
@@ -68,14 +81,15 @@ fn refuses_anyway(pod: &Pod, node: &Node) -> Option<String> {
         let value = taint.value.as_deref().unwrap_or_default();
         return Some(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key));
     }
-    // Kubernetes' node controller says this with a taint.
+    // In Kubernetes, the node lifecycle controller adds this taint.
     if !is_ready(node) {
         return Some("node(s) had untolerated taint {node.kubernetes.io/not-ready: }".into());
     }
-    (!selects(pod, node)).then(|| "node(s) didn't match Pod's node affinity/selector".into())
+    (!affinity_matches(pod, node))
+        .then(|| "node(s) didn't match Pod's node affinity/selector".into())
 }
 
-/// Whether a node's Ready condition is true.
+/// Returns `true` if the node's Ready condition is true.
 pub(crate) fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
@@ -97,8 +111,8 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     effect && value && key.is_none_or(|key| key == taint.key)
 }
 
-/// Whether a node has what a pod's node selector and required node affinity ask for.
-pub(crate) fn selects(pod: &Pod, node: &Node) -> bool {
+/// Returns `true` if the node matches the pod's node selector and required node affinity.
+pub(crate) fn affinity_matches(pod: &Pod, node: &Node) -> bool {
     let Some(spec) = &pod.spec else { return true };
     let labels = node.metadata.labels.clone().unwrap_or_default();
     let simple = spec.node_selector.iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
@@ -108,22 +122,22 @@ pub(crate) fn selects(pod: &Pod, node: &Node) -> bool {
         );
     simple
         && required.is_none_or(|selector| {
-            selector.node_selector_terms.iter().any(|term| term_selects(term, node))
+            selector.node_selector_terms.iter().any(|term| term_matches(term, node))
         })
 }
 
-/// Whether a term takes a node; an empty one takes none.
-pub(crate) fn term_selects(term: &NodeSelectorTerm, node: &Node) -> bool {
+/// Returns `true` if the term matches the node. An empty term matches none.
+pub(crate) fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     let (expressions, fields) = (term.match_expressions.as_deref(), term.match_fields.as_deref());
     let (expressions, fields) = (expressions.unwrap_or_default(), fields.unwrap_or_default());
     let label = |key: &str| node.metadata.labels.as_ref()?.get(key).map(String::as_str);
     let field = |key: &str| node.metadata.name.as_deref().filter(|_| key == "metadata.name");
     !(expressions.is_empty() && fields.is_empty())
-        && expressions.iter().all(|e| holds(e, label(&e.key)))
-        && fields.iter().all(|e| holds(e, field(&e.key)))
+        && expressions.iter().all(|e| requirement_matches(e, label(&e.key)))
+        && fields.iter().all(|e| requirement_matches(e, field(&e.key)))
 }
 
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+fn requirement_matches(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     let values = requirement.values.as_deref().unwrap_or_default();
     let listed = value.is_some_and(|value| values.iter().any(|wanted| wanted == value));
     let compare = || {
@@ -152,27 +166,28 @@ fn host_ports(pod: &Pod) -> BTreeSet<(i32, String)> {
         .collect()
 }
 
-/// What a node has for pods.
+/// Returns the resources that a node offers to pods.
 pub(crate) fn allocatable(node: &Node) -> Resources {
     let status = node.status.as_ref();
     let known = status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
-    known.map(numbers).unwrap_or_default()
+    known.map(amounts).unwrap_or_default()
 }
 
-/// What a pod asks for: all its containers, or its greediest init container if that is more.
+/// Returns the requests of a pod: the sum of its containers, or those of an init container if they are
+/// higher.
 pub(crate) fn requests(pod: &Pod) -> Resources {
     let Some(spec) = &pod.spec else { return Resources::new() };
     let mut sum = Resources::new();
     for container in &spec.containers {
-        add(&mut sum, asks(container));
+        add(&mut sum, container_requests(container));
     }
     let mut sidecars = Resources::new();
     for container in spec.init_containers.iter().flatten() {
         if container.restart_policy.as_deref() == Some("Always") {
-            add(&mut sidecars, asks(container));
-            add(&mut sum, asks(container));
+            add(&mut sidecars, container_requests(container));
+            add(&mut sum, container_requests(container));
         } else {
-            let mut peak = asks(container);
+            let mut peak = container_requests(container);
             add(&mut peak, sidecars.clone());
             for (name, amount) in peak {
                 let most = sum.entry(name).or_default();
@@ -180,20 +195,20 @@ pub(crate) fn requests(pod: &Pod) -> Resources {
             }
         }
     }
-    add(&mut sum, spec.overhead.as_ref().map(numbers).unwrap_or_default());
+    add(&mut sum, spec.overhead.as_ref().map(amounts).unwrap_or_default());
     sum
 }
 
-fn asks(container: &Container) -> Resources {
+fn container_requests(container: &Container) -> Resources {
     let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-    requests.map(numbers).unwrap_or_default()
+    requests.map(amounts).unwrap_or_default()
 }
 
-fn numbers(list: &BTreeMap<String, Quantity>) -> Resources {
+fn amounts(list: &BTreeMap<String, Quantity>) -> Resources {
     list.iter().map(|(name, quantity)| (name.clone(), quantity::milli(&quantity.0))).collect()
 }
 
-/// Adds resources up.
+/// Adds `more` to `sum`.
 pub(crate) fn add(sum: &mut Resources, more: Resources) {
     for (name, amount) in more {
         *sum.entry(name).or_default() += amount;
@@ -205,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tolerations() {
+    fn toleration_matches_by_key_operator_value_and_effect() {
         let taint = |key: &str, value: &str, effect: &str| Taint {
             key: key.into(),
             value: Some(value.into()),
@@ -235,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn requirements() {
+    fn requirement_with_each_operator_matches_as_in_kubernetes() {
         let cases = [
             ("In", vec!["a", "b"], Some("a"), true),
             ("In", vec!["a", "b"], None, false),
@@ -252,7 +267,11 @@ mod tests {
                 operator: operator.into(),
                 values: Some(values.iter().map(|v| (*v).to_owned()).collect()),
             };
-            assert_eq!(holds(&requirement, value), expected, "{operator} {values:?} {value:?}");
+            assert_eq!(
+                requirement_matches(&requirement, value),
+                expected,
+                "{operator} {values:?} {value:?}"
+            );
         }
     }
 }

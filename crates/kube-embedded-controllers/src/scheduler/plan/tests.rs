@@ -1,3 +1,5 @@
+//! Scheduling decisions.
+
 use super::*;
 use k8s_openapi::api::core::v1::{NodeCondition, NodeSpec, NodeStatus, PodSpec};
 use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference};
@@ -33,15 +35,15 @@ fn pod(name: &str, node: Option<&str>, cpu: &str) -> Pod {
     pod
 }
 
-fn decided(pod: &Pod, nodes: Vec<Node>, pods: Vec<Pod>, promised: &[(&str, &str)]) -> Decision {
+fn decided(pod: &Pod, nodes: Vec<Node>, pods: Vec<Pod>, assumed: &[(&str, &str)]) -> Decision {
     let nodes: Vec<Arc<Node>> = nodes.into_iter().map(Arc::new).collect();
     let pods: Vec<Arc<Pod>> = pods.into_iter().map(Arc::new).collect();
-    let promised = promised.iter().map(|(pod, node)| ((*pod).into(), (*node).into())).collect();
-    decide(pod, &nodes, &pods, &promised, &[])
+    let assumed = assumed.iter().map(|(pod, node)| ((*pod).into(), (*node).into())).collect();
+    decide(pod, &nodes, &pods, &assumed, &[])
 }
 
 #[test]
-fn siblings_go_to_different_nodes_promised_ones_included() {
+fn pods_of_one_owner_spread_over_nodes_including_assumed_ones() {
     let pods = vec![pod("a", Some("n1"), "100m"), pod("b", None, "100m")];
     let nodes = vec![node("n1"), node("n2"), node("n3")];
     let found = decided(&pod("c", None, "100m"), nodes, pods, &[("b", "n2")]);
@@ -49,14 +51,14 @@ fn siblings_go_to_different_nodes_promised_ones_included() {
 }
 
 #[test]
-fn full_and_closed_nodes_are_told_apart() {
-    let mut closed = node("n2");
-    closed.spec.as_mut().unwrap().unschedulable = Some(true);
+fn full_and_cordoned_nodes_have_different_reasons() {
+    let mut cordoned = node("n2");
+    cordoned.spec.as_mut().unwrap().unschedulable = Some(true);
     let pods = vec![pod("a", Some("n1"), "900m")];
-    let found = decided(&pod("b", None, "200m"), vec![node("n1"), closed], pods, &[]);
+    let found = decided(&pod("b", None, "200m"), vec![node("n1"), cordoned], pods, &[]);
     assert_eq!(
         found,
-        Decision::Wait(
+        Decision::Unschedulable(
             "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable. \
              preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, \
              1 Preemption is not helpful for scheduling."
@@ -66,7 +68,7 @@ fn full_and_closed_nodes_are_told_apart() {
 }
 
 #[test]
-fn without_nodes_pods_wait() {
+fn pod_without_nodes_is_unschedulable() {
     let found = decided(&pod("a", None, "1"), vec![], vec![], &[]);
-    assert_eq!(found, Decision::Wait("no nodes available to schedule pods".into()));
+    assert_eq!(found, Decision::Unschedulable("no nodes available to schedule pods".into()));
 }
