@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     route::{Affinity, Route},
-    testing::{check_pattern, endpoint, eventually, is_refused, routing, send_pattern},
+    testing::{check_pattern, endpoint, eventually, is_refused, routing, send_pattern, within},
 };
 use futures::{FutureExt, future::BoxFuture};
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -67,7 +67,7 @@ async fn letter_endpoint(letter: u8) -> SocketAddr {
 }
 
 async fn one_byte(stream: &mut TcpStream) -> io::Result<u8> {
-    stream.read_u8().await
+    within(stream.read_u8()).await
 }
 
 async fn round_trip(stream: &mut TcpStream) {
@@ -378,7 +378,9 @@ async fn panicking_handler_ends_only_its_connection() {
 #[tokio::test]
 async fn panicking_worker_is_restarted() {
     let fixture = panicking();
+    let loads = || fixture.data_plane.worker_handles().loads();
     for _ in 0..2 {
+        eventually("idle workers", async || (loads() == [0, 0, 0]).then_some(())).await;
         // One on each worker; those of the two that panic are lost.
         let mut streams = Vec::new();
         for _ in 0..3 {
@@ -386,6 +388,7 @@ async fn panicking_worker_is_restarted() {
             round_trip(&mut stream).await;
             streams.push(stream);
         }
+        assert_eq!(loads(), [1, 1, 1]);
         fixture.data_plane.worker_handles().panic();
         for stream in &mut streams[1..] {
             assert!(one_byte(stream).await.is_err());

@@ -230,8 +230,8 @@ fn path() -> impl Strategy<Value = String> {
 
 /// Rules whose backends are called by their position.
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
-    let rule = (host(), select(vec!["Exact", "Prefix"]), path());
-    vec(rule, 0..12).prop_map(|rules| {
+    let fields = (host(), select(vec!["Exact", "Prefix"]), path());
+    vec(fields, 0..12).prop_map(|rules| {
         let rules = rules.into_iter().enumerate();
         let named = |(n, (host, path_type, path)): (usize, (Option<&str>, &str, String))| {
             let backend = backend(&n.to_string());
