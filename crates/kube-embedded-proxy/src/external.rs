@@ -34,7 +34,7 @@ const LEASE_NAMESPACE: &str = "kube-system";
 const LEASE_TIMINGS: LeaseTimings = LeaseTimings {
     duration: Duration::from_secs(9),
     renew_interval: Duration::from_secs(3),
-    // Nothing else will stop the edge of a cluster that is gone.
+    // Nothing else stops the edge of a cluster that was deleted.
     renew_deadline: Duration::from_secs(300),
     request_timeout: REQUEST_TIMEOUT,
 };

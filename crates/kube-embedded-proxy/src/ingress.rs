@@ -22,7 +22,7 @@ use crate::{
     retry::Retry,
     route::Route,
     services::ListenerErrors,
-    watch_cache::EVENTS_PER_ROUND,
+    watches::EVENTS_PER_ROUND,
 };
 use futures::{FutureExt, StreamExt};
 use kube::Client;

@@ -13,7 +13,7 @@ use crate::{
     data_plane::{DataPlane, ListenerError},
     load_balancer::Bind,
     retry::Retry,
-    watch_cache::{EVENTS_PER_ROUND, events},
+    watches::{EVENTS_PER_ROUND, events},
 };
 use futures::{
     FutureExt, StreamExt,

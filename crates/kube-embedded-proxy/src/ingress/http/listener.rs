@@ -25,8 +25,8 @@ use std::{net::SocketAddr, pin::pin, sync::Arc};
 use tokio::{net::TcpStream, sync::watch, time};
 use tokio_rustls::TlsAcceptor;
 
-/// Serves HTTP on one port as its frontend says. The port always listens: a host or path without
-/// endpoints gets a response, not a refused connection.
+/// Serves HTTP on one port by its frontend. The port always listens: a host or path without endpoints
+/// gets a response, not a refused connection.
 ///
 /// When the listener is closed, connections end after the requests that are in flight.
 pub(crate) struct HttpListener {

@@ -67,8 +67,8 @@ impl PooledConnection {
         Some(connection)
     }
 
-    /// Starts HTTP on a stream, driven by a task of its own. Returns `None` if the endpoint does not
-    /// take part, or the worker has reached its limit.
+    /// Starts HTTP on a stream, driven by a task of its own. Returns `None` if the worker has reached
+    /// its limit.
     pub(super) async fn new(
         stream: TcpStream,
         endpoint: SocketAddr,
