@@ -7,6 +7,7 @@ use crate::report::{self, Format};
 use crate::run::{Exit, Runner};
 use anyhow::Context as _;
 use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use interrupt::interruption;
 use lab_environment::Environment;
@@ -33,7 +34,7 @@ Exit codes:
 
 /// Prove every claim of the article on canary deployments, with numbers
 #[derive(Debug, Parser)]
-#[command(name = "labs", version, after_help = EXIT_CODES, disable_help_subcommand = false)]
+#[command(name = "labs", version, after_help = help_footer())]
 struct Cli {
     #[command(flatten)]
     log: LogFlags,
@@ -100,9 +101,34 @@ fn all_value() -> PossibleValue {
     PossibleValue::new("all").help("All labs")
 }
 
+/// The end of the help: labs and exit codes.
+fn help_footer() -> String {
+    let labs = phases::ALL.iter().map(|lab| format!("  {:<9}{}\n", lab.name, lab.title));
+    format!("Labs:\n{}\n{EXIT_CODES}", labs.collect::<String>())
+}
+
+/// Adds a suggestion for a misspelled subcommand where clap has none: its similarity measure fails for
+/// short words with swapped letters (`rnu`).
+fn with_suggestion(mut error: clap::Error) -> clap::Error {
+    let suggested = ContextKind::SuggestedSubcommand;
+    if let (Some(ContextValue::String(word)), None) =
+        (error.get(ContextKind::InvalidSubcommand), error.get(suggested))
+    {
+        let command = Cli::command();
+        let names = command.get_subcommands().filter(|command| !command.is_hide_set());
+        let edits = |name: &&str| strsim::osa_distance(word, name);
+        let nearest = names.map(clap::Command::get_name).min_by_key(edits);
+        let nearest = nearest.filter(|name| edits(name) * 3 <= name.len().max(word.len()));
+        if let Some(name) = nearest.map(str::to_owned) {
+            error.insert(suggested, ContextValue::Strings(vec![name]));
+        }
+    }
+    error
+}
+
 /// Runs the command with these arguments, the program's name first.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let exit = match Cli::try_parse_from(arguments) {
+    let exit = match Cli::try_parse_from(arguments).map_err(with_suggestion) {
         Ok(cli) => cli.run(),
         Err(error) => {
             // A closed pipe is no failure.

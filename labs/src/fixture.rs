@@ -46,7 +46,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::Progress { text: "1 of 3".into() },
         Event::SampleProgress(sample_progress()),
         Event::StepEnded { step: "roll out".into(), seconds: 1.25 },
-        judged("a-claim", Verdict::holds("7 of\n7").with([1, 2])),
+        judged("a-claim", Verdict::holds("7 of 7").with([1, 2])),
         judged("a-share", split.judge("2.0", 1113, 4460)),
         judged("another", Verdict::fails("6 of 7")),
         Event::Diagnosis {

@@ -28,7 +28,7 @@ use std::{
 pub struct ImageError {
     /// The archive or directory.
     pub file: PathBuf,
-    /// What is wrong with it, and a hint.
+    /// The problem, and a hint.
     pub cause: String,
 }
 

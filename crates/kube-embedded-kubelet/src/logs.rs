@@ -36,7 +36,7 @@ struct Run {
     path: PathBuf,
     file: Option<File>,
     size: u64,
-    /// How often the file was rotated.
+    /// The number of rotations of the file.
     rotations: u64,
     ended: bool,
 }

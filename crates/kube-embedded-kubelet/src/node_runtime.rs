@@ -1,4 +1,4 @@
-//! What the pods of a cluster share: the client, the images, the network, the spawner, the nodes.
+//! The state that the pods of a cluster share: client, images, network, spawner, nodes.
 
 use crate::{image_store::ImageStore, ip_pool::IpPool, node, runtime::Spawner};
 use k8s_openapi::api::core::v1::ObjectReference;

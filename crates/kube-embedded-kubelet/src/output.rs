@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-/// How far a container's output may be ahead of an attached client.
+/// The output that is buffered for an attached client.
 pub(crate) const BUFFER: usize = 64 << 10;
 /// Disconnect a client that has not read for this long, so that it cannot block the container: a
 /// full pipe would stop the program.

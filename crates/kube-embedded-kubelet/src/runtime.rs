@@ -1,5 +1,4 @@
-//! The container runtime: processes in a pod's sandbox. It stands where containerd and runc stand on
-//! a real node.
+//! The container runtime: processes in a pod's sandbox. It stands for containerd and runc.
 //!
 //! There are two sandboxes behind one interface: namespaces of the pod's own, created as an ordinary
 //! user and without any helper program, or plain child processes of the host.

@@ -13,11 +13,11 @@ pub(crate) struct PodView {
     pub(crate) started_at: Option<Timestamp>,
     /// The user and group ids that its programs see.
     pub(crate) user: (u32, u32),
-    /// Whether the pod's sandbox exists.
+    /// Set while the pod's sandbox exists.
     pub(crate) sandbox: bool,
     pub(crate) init: Vec<ContainerView>,
     pub(crate) containers: Vec<ContainerView>,
-    /// Whether no container of the pod runs or will run again, because it was deleted or failed.
+    /// Set when no container of the pod runs or will run again, because it was deleted.
     pub(crate) ended: bool,
     /// The reason and message of a pod that the kubelet has given up.
     pub(crate) failure: Option<(&'static str, String)>,
@@ -60,7 +60,7 @@ pub(crate) struct Terminated {
     pub(crate) container_id: String,
 }
 
-/// Whether a container that exited is restarted.
+/// Returns true if a container that exited is restarted.
 pub(crate) fn restarts(policy: &str, exit_code: i32) -> bool {
     match policy {
         "Never" => false,

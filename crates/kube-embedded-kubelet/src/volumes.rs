@@ -21,12 +21,12 @@ use std::{
 
 /// The default mode of files in a volume, as in Kubernetes.
 const DEFAULT_MODE: i32 = 0o644;
-/// How often volumes that may change are refreshed.
+/// The period at which volumes that may change are refreshed.
 const SYNC_PERIOD: Duration = Duration::from_secs(10);
-/// How often volumes are refreshed that hold only tokens, which are good for an hour.
+/// The period at which volumes are refreshed that hold only tokens, which are valid for an hour.
 const TOKEN_SYNC_PERIOD: Duration = Duration::from_secs(60);
 
-/// Returns the names of the ConfigMaps and Secrets that the volumes are made of.
+/// Returns the names of the ConfigMaps and Secrets that the volumes are created from.
 pub(crate) fn references(pod: &Pod) -> (Vec<String>, Vec<String>) {
     let (mut maps, mut secrets) = (Vec::new(), Vec::new());
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
@@ -66,7 +66,7 @@ pub(crate) fn tokens(pod: &Pod) -> impl Iterator<Item = (&str, &ServiceAccountTo
 #[derive(Debug)]
 pub(crate) struct PreparedVolume {
     path: PathBuf,
-    /// Whether containers may write to it. Volumes that the kubelet itself writes to never are: it
+    /// Set if containers may write to it. Volumes that the kubelet itself writes to never are: it
     /// would follow the links that a container puts there.
     writable: bool,
 }

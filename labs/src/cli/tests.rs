@@ -4,7 +4,8 @@ use super::*;
 use clap::error::ErrorKind;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(std::iter::once("labs").chain(line.split_whitespace()))
+    let words = std::iter::once("labs").chain(line.split_whitespace());
+    Cli::try_parse_from(words).map_err(with_suggestion)
 }
 
 fn run_flags(line: &str) -> RunFlags {
@@ -97,6 +98,7 @@ fn every_lab_is_explained_with_its_claims() {
     for lab in phases::ALL {
         let text = list::explanation(lab);
         assert!(text.contains(lab.summary) && text.contains(lab.article));
+        assert!(help_footer().contains(lab.title));
         for claim in lab.claims {
             assert!(text.contains(claim.sentence) && list::as_json().contains(claim.id));
         }

@@ -67,6 +67,10 @@ impl Facts {
         if let Some(why) = &self.unreachable {
             return Some((Layer::Cluster, format!("the API does not answer: {why}")));
         }
+        self.pod_fault().or_else(|| self.address_fault()).or_else(|| self.sample_fault())
+    }
+
+    fn pod_fault(&self) -> Option<(Layer, String)> {
         let running = || self.pods.iter().filter(|pod| !pod.terminating);
         if let Some(why) = running().find_map(|pod| pod.image_problem.as_ref()) {
             return Some((Layer::Image, why.clone()));
@@ -90,6 +94,10 @@ impl Facts {
                 return Some((Layer::Endpoints, why));
             }
         }
+        None
+    }
+
+    fn address_fault(&self) -> Option<(Layer, String)> {
         if let Some(service) = self.services.iter().find(|service| service.awaits_address) {
             return Some((Layer::LoadBalancer, format!("{} has no address", service.name)));
         }
@@ -102,6 +110,10 @@ impl Facts {
                 return Some((Layer::Ingress, format!("{name} has no address")));
             }
         }
+        None
+    }
+
+    fn sample_fault(&self) -> Option<(Layer, String)> {
         let example = |sample: &SampleFacts| sample.example.clone().unwrap_or_default();
         if let Some(sample) = self.samples.iter().find(|sample| sample.lost > 0) {
             let SampleFacts { what, total, lost, by_ingress, .. } = sample;

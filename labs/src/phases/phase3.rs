@@ -1,7 +1,7 @@
 //! Phase 3: stable behind a load balancer.
 
 use crate::claim::{Claim, Outcome, Verdict};
-use crate::context::Context;
+use crate::context::{Context, Step};
 use crate::kubernetes::{
     apply,
     external::ExternalAddress,
@@ -357,39 +357,48 @@ async fn replace(
     let verdict = match rolled {
         Err(why) => Verdict::fails(why),
         Ok(()) => {
-            let (old, new) = (pods::names(&before), pods::names(&after));
-            let kept = old.intersection(&new).count();
-            let found = split_infra_errors(namespace.wait_endpoints(BALANCER, &new).await)?;
-            let converged = split_infra_errors(namespace.wait_converged(sampler, &new).await)?;
-            let now = namespace
-                .api::<Service>()
-                .get(BALANCER)
-                .await
-                .context("failed to get the Service")?;
-            let address = split_infra_errors(
-                namespace.wait_external_address::<Service>(BALANCER, PORT).await,
-            )?;
-            let sample =
-                context.sample("after all pods were replaced", sampler, FEW_REQUESTS, None).await?;
-            let answered = verdicts::none_failed(&sample);
-            let same = cluster_ip(&now) == cluster_ip(&service) && address.as_ref() == Ok(external);
-            let holds = answered.outcome == Outcome::Holds && kept == 0 && same && !new.is_empty();
-            let verdict = Verdict::of(
-                holds,
-                format!(
-                    "{} pods replaced in {:.2} s, {kept} kept; address {external} and {} {}; {}",
-                    old.len() - kept,
-                    step.seconds(),
-                    cluster_ip(&service),
-                    if same { "unchanged" } else { "changed" },
-                    answered.evidence,
-                ),
-            );
-            with_note(verdict, found.and(converged))
+            let pods = [pods::names(&before), pods::names(&after)];
+            outlives_pods(context, namespace, external, sampler, &service, pods, &step).await?
         }
     };
     context.judge("service-outlives-pods", verdict)?;
     Ok(())
+}
+
+/// Judges that the Service kept its addresses and responds after its pods were replaced.
+async fn outlives_pods(
+    context: &Context,
+    namespace: &NamespaceClient,
+    external: &ExternalAddress,
+    sampler: &Sampler,
+    service: &Service,
+    [old, new]: [BTreeSet<String>; 2],
+    step: &Step,
+) -> anyhow::Result<Verdict> {
+    let kept = old.intersection(&new).count();
+    let found = split_infra_errors(namespace.wait_endpoints(BALANCER, &new).await)?;
+    let converged = split_infra_errors(namespace.wait_converged(sampler, &new).await)?;
+    let now = namespace.api::<Service>().get(BALANCER).await;
+    let now = now.context("failed to get the Service")?;
+    let address =
+        split_infra_errors(namespace.wait_external_address::<Service>(BALANCER, PORT).await)?;
+    let sample =
+        context.sample("after all pods were replaced", sampler, FEW_REQUESTS, None).await?;
+    let answered = verdicts::none_failed(&sample);
+    let same = cluster_ip(&now) == cluster_ip(service) && address.as_ref() == Ok(external);
+    let holds = answered.outcome == Outcome::Holds && kept == 0 && same && !new.is_empty();
+    let verdict = Verdict::of(
+        holds,
+        format!(
+            "{} pods replaced in {:.2} s, {kept} kept; address {external} and {} {}; {}",
+            old.len() - kept,
+            step.seconds(),
+            cluster_ip(service),
+            if same { "unchanged" } else { "changed" },
+            answered.evidence,
+        ),
+    );
+    Ok(with_note(verdict, found.and(converged)))
 }
 
 /// Judges that the phase's objects are in its namespace and that no such names are in `default`.

@@ -29,6 +29,7 @@ impl<W: Write> Reporter for Json<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Event;
     use crate::fixture;
 
     #[test]
@@ -41,12 +42,10 @@ mod tests {
     }
 
     #[test]
-    fn event_of_the_run_names_no_lab() {
+    fn event_of_the_run_names_no_lab_and_line_breaks_are_escaped() {
         let mut json = Json::new(Vec::new());
-        for event in fixture::events().into_iter().take(1) {
-            json.event(&Stamped { at: 1.5, lab: None, event });
-        }
+        json.event(&Stamped { at: 1.5, lab: None, event: Event::Progress { text: "1\n2".into() } });
         let line = String::from_utf8(json.out).unwrap();
-        assert!(line.starts_with(r#"{"at":1.5,"event":"run-started","#), "{line}");
+        assert_eq!(line, "{\"at\":1.5,\"event\":\"progress\",\"text\":\"1\\n2\"}\n");
     }
 }

@@ -128,6 +128,13 @@ impl<W: Write> Terminal<W> {
         if self.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
+    /// Takes the lines that are repeated at the end: failed claims and errors.
+    fn take_failures(&mut self, errors: &[String]) -> Vec<String> {
+        let mut lines = std::mem::take(&mut self.fails);
+        lines.extend(errors.iter().map(|error| format!("error: {error}")));
+        lines
+    }
+
     fn summary(&mut self) {
         let rows = std::mem::take(&mut self.labs);
         let width = rows.iter().map(|row| row.title.chars().count()).max().unwrap_or(0).max(5);
@@ -201,23 +208,10 @@ impl<W: Write> Reporter for Terminal<W> {
             }
             Event::RunEnded { holds, fails, skipped, errors, exit_code, seconds, .. } => {
                 self.summary();
-                for line in std::mem::take(&mut self.fails) {
-                    self.line(&line);
+                for error in self.take_failures(errors) {
+                    self.line(&error);
                 }
-                for error in errors {
-                    self.line(&format!("error: {error}"));
-                }
-                let result = match exit_code {
-                    130 => "interrupted, cleaned up",
-                    _ if *fails > 0 => "a claim fails",
-                    0 => "every claim holds",
-                    _ => "the environment failed",
-                };
-                let result = if *skipped > 0 && *exit_code == 0 {
-                    "every claim that could be checked holds"
-                } else {
-                    result
-                };
+                let result = result(*exit_code, *fails, *skipped);
                 self.line(&format!(
                     "{result}: {holds} hold, {fails} fail, {skipped} skipped, {seconds:.1} s in all"
                 ));
@@ -227,6 +221,17 @@ impl<W: Write> Reporter for Terminal<W> {
 
     fn tick(&mut self) {
         self.draw();
+    }
+}
+
+/// Formats the result of a run.
+fn result(exit_code: u8, fails: usize, skipped: usize) -> &'static str {
+    match exit_code {
+        130 => "interrupted, cleaned up",
+        _ if fails > 0 => "a claim fails",
+        0 if skipped > 0 => "every claim that could be checked holds",
+        0 => "every claim holds",
+        _ => "the environment failed",
     }
 }
 

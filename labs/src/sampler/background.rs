@@ -1,7 +1,7 @@
 //! Traffic that continues in the background while something else changes.
 
+use super::generator::{REPORT_INTERVAL, Sampler};
 use super::sample::{Counts, Sample};
-use super::{REPORT_INTERVAL, Sampler};
 use anyhow::Context as _;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::time::{Duration, Instant};

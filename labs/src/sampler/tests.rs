@@ -1,7 +1,12 @@
 //! The sampler against a server that resets connections.
 
-use super::*;
-use std::sync::atomic::AtomicUsize;
+use super::{Counts, Sampler};
+use std::net::SocketAddr;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::claim::Outcome;
-use proptest::{collection::vec, prelude::*};
+use proptest::collection::vec;
+use proptest::prelude::{ProptestConfig, Strategy, prop_assert, prop_assert_eq, proptest};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -11,7 +12,7 @@ fn against(wrong: Ratio) -> Plan {
     Plan::new(share, wrong, TestLevel::DEFAULT).unwrap()
 }
 
-fn split(ratio: Ratio, alternative: Alternative) -> Option<Split> {
+fn plan_split(ratio: Ratio, alternative: Alternative) -> Option<Split> {
     Split::against(ratio, ratio.alternative(alternative))
 }
 
@@ -34,10 +35,10 @@ fn three_of_four_has_known_plans() {
 
 #[test]
 fn band_of_the_canary_mirrors_that_of_stable() {
-    let split = split(Ratio::new(3, 1), Alternative::NearestReplica).unwrap();
+    let split = plan_split(Ratio::new(3, 1), Alternative::NearestReplica).unwrap();
     assert_eq!(split.alternative, Ratio::new(4, 1));
     assert_eq!((split.plan.n, split.plan.low, split.plan.high), (4460, 976, 1258));
-    let split = split(Ratio::new(3, 1), Alternative::Even).unwrap();
+    let split = plan_split(Ratio::new(3, 1), Alternative::Even).unwrap();
     assert_eq!((split.plan.n, split.plan.low, split.plan.high), (230, 28, 91));
 }
 
@@ -103,7 +104,7 @@ fn simulate(rng: &mut StdRng, ratio: Ratio, n: u64) -> u64 {
 #[test]
 fn simulated_splits_are_accepted_or_rejected() {
     let mut rng = StdRng::seed_from_u64(4460);
-    let split = split(Ratio::new(3, 1), Alternative::NearestReplica).unwrap();
+    let split = plan_split(Ratio::new(3, 1), Alternative::NearestReplica).unwrap();
     let n = split.plan.n;
     let mut accepted = |ratio| {
         let hits = |_| simulate(&mut rng, ratio, n);
@@ -117,7 +118,7 @@ fn simulated_splits_are_accepted_or_rejected() {
 
 #[test]
 fn pinned_client_is_rejected() {
-    let split = split(Ratio::new(3, 1), Alternative::Even).unwrap();
+    let split = plan_split(Ratio::new(3, 1), Alternative::Even).unwrap();
     let n = split.plan.n;
     assert_eq!(split.judge("2.0", 0, n).outcome, Outcome::Fails);
     assert_eq!(split.judge("2.0", n, n).outcome, Outcome::Fails);
@@ -126,7 +127,7 @@ fn pinned_client_is_rejected() {
 
 #[test]
 fn evidence_states_band_alpha_and_power() {
-    let split = split(Ratio::new(3, 1), Alternative::NearestReplica).unwrap();
+    let split = plan_split(Ratio::new(3, 1), Alternative::NearestReplica).unwrap();
     let verdict = split.judge("2.0", 1113, 4460);
     assert_eq!(verdict.outcome, Outcome::Holds);
     assert_eq!(

@@ -77,8 +77,7 @@ pub(crate) fn acquire(store: ClusterStore, request: &ClusterRequest) -> Result<C
         (None, None) => "is in use by another run".into(),
         (Some(reason), _) => reason,
     };
-    let on = provider::on_flag(store.provider);
-    ensure!(!keep, "the running cluster {reason}; `cargo xtask down{on}` removes it");
+    ensure!(!keep, "the running cluster {reason}");
     if !reason.is_empty() {
         eprintln!("not reusing the running cluster: it {reason}");
     }
@@ -97,7 +96,9 @@ fn reason_not_to_reuse(store: &ClusterStore, request: &ClusterRequest) -> Result
     let context = store.context(&record.spec, request.project, &runner, true);
     let on = provider::on_flag(store.provider);
     Ok(match store.provider.mismatch(&context, request.flags)? {
-        Some(mismatch) => Some(format!("is up with {mismatch}")),
+        Some(mismatch) => {
+            Some(format!("is up with {mismatch} (`cargo xtask down{on}` removes it)"))
+        }
         None if is_outdated(&context, store, &record, request.images)? => Some(format!(
             "has older images or is an older build (`cargo xtask down{on}` removes it)"
         )),

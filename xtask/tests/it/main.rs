@@ -434,3 +434,22 @@ fn completions_and_man_pages_cover_every_command() {
     let (code, text) = fixture.run("--version");
     assert_eq!((code, text.starts_with("cargo xtask 0.")), (0, true), "{text}");
 }
+
+#[test]
+fn cluster_with_a_corrupt_record_is_shown_and_stopped() {
+    let fixture = Fixture::new("corrupt");
+    let record = fixture.folder.join("home/clusters/embedded/cluster.json");
+    for corrupt in [true, false] {
+        assert_eq!(fixture.run("up").0, 0);
+        if corrupt {
+            fs::write(&record, "{").unwrap()
+        } else {
+            fs::remove_file(&record).unwrap()
+        }
+        for line in ["status", "up", "lab phase0", "down"] {
+            let (code, text) = fixture.run(line);
+            assert_eq!(code, 0, "{line}: {text}");
+        }
+        assert_eq!(fixture.alive("clusters"), 0);
+    }
+}

@@ -1,4 +1,4 @@
-//! The image of a container. Nothing is pulled: an image is there once an archive is loaded.
+//! The image of a container. Nothing is pulled: an image exists once an archive is loaded.
 
 use super::context::Context;
 use crate::image_store::Image;
@@ -7,7 +7,8 @@ use oci_archive::normalize_name;
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
-/// How often to look for a missing image: an archive may be put into a directory at any time.
+/// The interval at which a missing image is looked up: an archive may be put into a directory at any
+/// time.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Returns the image of the container, and waits for it as long as it is missing.

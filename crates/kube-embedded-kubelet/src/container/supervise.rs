@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
-/// How long output may still arrive after a program's exit, when other processes hold its pipes.
+/// The time that output may still arrive after a program's exit, when other processes hold its pipes.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The event that ends a run.

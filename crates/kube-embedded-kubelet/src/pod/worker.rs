@@ -27,19 +27,19 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 /// The delays between attempts to delete the object of a pod that has ended.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
-/// What the worker of a pod has to know.
+/// The latest news for the worker of a pod.
 #[derive(Clone)]
 pub(crate) struct Update {
     /// The object as last seen.
     pub(crate) pod: Arc<Pod>,
-    /// Whether the object is no longer in the API.
+    /// Set when the object is no longer in the API.
     pub(crate) deleted: bool,
-    /// Whether the cluster shuts down.
+    /// Set when the cluster shuts down.
     pub(crate) shutdown: bool,
 }
 
 impl Update {
-    /// Whether the pod has to end, or has ended already.
+    /// Returns true if the pod has to end, or has ended already.
     fn ends(&self) -> bool {
         self.deleted || self.shutdown || self.pod.metadata.deletion_timestamp.is_some()
     }
@@ -62,7 +62,7 @@ pub(crate) async fn run(pod: &PodHandle, mut updates: watch::Receiver<Update>) {
     finish(pod, updates).await;
 }
 
-/// Fails a pod whose worker panicked: its processes are killed, its status says why, and its object
+/// Fails a pod whose worker panicked: its processes are killed, its status has the reason, and its object
 /// is removed like that of any other pod that has ended. A controller replaces it.
 pub(crate) async fn fail(pod: &PodHandle, panic: &str, updates: watch::Receiver<Update>) {
     let message = format!("pod worker panicked: {panic}");

@@ -9,7 +9,7 @@ use tokio::{
 
 /// The most of a response that is read.
 const MAX_RESPONSE: usize = 10 << 10;
-/// How long to wait for the rest of a response after its status line.
+/// The timeout of the rest of a response after its status line.
 const BODY_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Sends a GET request and returns the status code of the response.

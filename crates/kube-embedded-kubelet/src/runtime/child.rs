@@ -20,7 +20,7 @@ pub(super) struct Descriptors {
     pub(super) stdin: c_int,
     pub(super) stdout: c_int,
     pub(super) stderr: c_int,
-    /// Whether the three are a terminal, which becomes the controlling terminal of the session.
+    /// Set if the three are a terminal, which becomes the controlling terminal of the session.
     pub(super) terminal: bool,
     /// A pidfd of the cluster process.
     pub(super) parent: c_int,
@@ -71,8 +71,7 @@ impl FirstChild<'_> {
     fn enter(&self, join: c_int, create: c_int) -> Done {
         let fds = self.second.fds;
         let flags = create | libc::CLONE_PARENT;
-        // SAFETY: `fds.join` is a pidfd that the forking thread holds while this thread of control
-        // runs. `self.stack` has no child on it: the one forking thread starts one at a time. This
+        // SAFETY: `fds.join` is a pidfd that the forking thread holds open while this child runs. `self.stack` has no child on it: the one forking thread starts one at a time. This
         // child has all signals blocked, as its parent had. The second child runs `SecondChild::run`
         // only, which keeps to system calls, and this one is suspended until it is done or, without
         // CLONE_VM, works on a copy.

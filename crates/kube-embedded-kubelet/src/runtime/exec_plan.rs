@@ -28,7 +28,7 @@ pub(super) struct ExecPlan {
     /// The working directory, preceded by each of its parents.
     pub(super) cwd: Vec<CString>,
     pub(super) container: Option<ContainerPlan>,
-    /// Whether the program was looked up in `PATH`, which decides the wording of a failure.
+    /// Set if the program was looked up in `PATH`, which decides the wording of a failure.
     pub(super) searched: bool,
 }
 

@@ -79,7 +79,7 @@ impl LaunchError {
         Self::Step(step, io::Error::from_raw_os_error(errno))
     }
 
-    /// Whether mounting the overlay failed, for which copying the image is the fallback.
+    /// Returns true if mounting the overlay failed, for which copying the image is the fallback.
     pub(crate) fn is_overlay(&self) -> bool {
         matches!(self, Self::Step(step, _) if STEPS.get(Step::Overlay as usize) == Some(step))
     }

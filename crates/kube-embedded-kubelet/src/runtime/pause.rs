@@ -44,7 +44,7 @@ pub(super) fn start(
     let request = ForkRequest::new(&config.hostname, config.address, config.user, config.group);
     let request = request.map_err(failed)?;
     // Retry once with a fresh zygote in case the old one was killed. Its socket is not reused: a
-    // pause process that the old one forked in its last moment could still answer on it.
+    // pause process that the old one forked in its last moment could still write to it.
     let (pid, ours) = fork(zygote, parent, &request)
         .or_else(|error| {
             tracing::warn!(%error, "zygote failed to fork; starting another");

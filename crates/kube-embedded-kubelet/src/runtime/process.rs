@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// How a program ended.
+/// The exit of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exit {
     /// The code that Kubernetes reports: the exit code, or 128 plus the number of the signal.

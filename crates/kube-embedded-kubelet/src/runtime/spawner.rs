@@ -24,7 +24,7 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// How long to retry a program that is open for writing (`ETXTBSY`).
+/// The time to retry a program that is open for writing (`ETXTBSY`).
 const TEXT_BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Job = Box<dyn FnOnce(&ForkThread) + Send>;
@@ -96,7 +96,7 @@ impl Spawner {
         self.on_thread(move |thread| thread.pause(&config, guard)).await
     }
 
-    /// Returns what a process has to hold so that the thread outlives it.
+    /// Returns the guard that a process has to hold so that the thread outlives it.
     pub(super) fn guard(&self) -> ThreadGuard {
         ThreadGuard::new(self.jobs.clone())
     }
@@ -119,7 +119,7 @@ impl Spawner {
     ) -> Result<T, LaunchError> {
         let (respond, response) = oneshot::channel();
         self.send(move |thread| {
-            // If the caller is gone, the process is dropped here, which kills it.
+            // If the caller was cancelled, the process is dropped here, which kills it.
             let _ = respond.send(job(thread));
         })?;
         response.await.map_err(|_| thread_ended())?

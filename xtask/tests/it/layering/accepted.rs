@@ -25,18 +25,6 @@ pub(super) const ACCEPTED_CIRCLES: &[(&str, &str, &str)] = &[
         "deployment.rs endpoints.rs garbage.rs garbage/graph.rs job.rs lib.rs namespaces.rs pods.rs replicaset.rs scheduler.rs",
         "being opened",
     ),
-    (
-        "kube-embedded-kubelet",
-        "container.rs env.rs host.rs lib.rs node.rs pod.rs volumes.rs",
-        "being opened",
-    ),
-    ("kube-embedded-kubelet", "images.rs images/archive.rs", "being opened"),
-    ("kube-embedded-kubelet", "live.rs logs.rs", "being opened"),
-    (
-        "kube-embedded-kubelet",
-        "sandbox.rs sandbox/child.rs sandbox/pause.rs sandbox/prepared.rs sandbox/process.rs sandbox/spawner.rs sandbox/stdio.rs sandbox/stem.rs",
-        "being opened",
-    ),
     ("kube-embedded-proxy", "entrance.rs plan.rs", "being opened"),
     (
         "kube-embedded-proxy",
