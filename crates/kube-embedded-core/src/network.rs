@@ -122,19 +122,19 @@ pub struct Network {
     pods: RwLock<HashMap<IpAddr, Arc<dyn PodSockets>>>,
     changes: watch::Sender<u64>,
     /// Set for an external cluster, whose pods are not attached.
-    dialler: Option<Arc<dyn Dial>>,
+    dialer: Option<Arc<dyn Dial>>,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { pods: RwLock::default(), changes: watch::Sender::new(0), dialler: None }
+        Self { pods: RwLock::default(), changes: watch::Sender::new(0), dialer: None }
     }
 }
 
 impl Network {
     /// Creates the network of an external cluster.
-    pub fn with_dialler(dialler: Arc<dyn Dial>) -> Self {
-        Self { dialler: Some(dialler), ..Self::default() }
+    pub fn with_dialer(dialer: Arc<dyn Dial>) -> Self {
+        Self { dialer: Some(dialer), ..Self::default() }
     }
 
     /// Registers the sockets of a pod under its address.
@@ -168,8 +168,8 @@ impl Network {
     /// Connects to a pod. Refuses an address that is neither attached nor loopback: outside of the
     /// cluster it may belong to another host.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        if let Some(dialler) = &self.dialler {
-            return dialler.dial(to).await;
+        if let Some(dialer) = &self.dialer {
+            return dialer.dial(to).await;
         }
         let pod = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&to.ip()).cloned();
         match pod {
