@@ -171,7 +171,7 @@ impl RunningProxy {
         let addresses = Addresses { block: number, sandbox: Sandbox::Namespaced };
         let dialer = PodDialer::new(client.clone(), &reachability, nodes.clone());
         let config = Config {
-            network: Arc::new(Network::with_dialler(Arc::new(dialer))),
+            network: Arc::new(Network::with_dialer(Arc::new(dialer))),
             addresses,
             mode: Mode::External(nodes),
             namespace,
