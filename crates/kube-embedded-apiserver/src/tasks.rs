@@ -1,9 +1,10 @@
-//! Background tasks that nobody awaits: a panic in one is logged with the task's name.
+//! Background tasks: a panic in one is logged with the name of the task.
 
 use futures::FutureExt;
 use std::{any::Any, panic::AssertUnwindSafe};
+use tokio::task::JoinError;
 
-/// Spawns a task.
+/// Spawns a task that is not awaited.
 pub(crate) fn spawn(name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(async move {
         if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
@@ -12,8 +13,16 @@ pub(crate) fn spawn(name: &'static str, task: impl Future<Output = ()> + Send + 
     });
 }
 
-/// Logs a panic of a task.
-pub(crate) fn report_panic(name: &str, panic: &(dyn Any + Send)) {
+/// Logs the panic of a task that ended in one.
+pub(crate) fn log_panic<T>(name: &str, ended: Result<T, JoinError>) {
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        report_panic(name, &*panic);
+    }
+}
+
+fn report_panic(name: &str, panic: &(dyn Any + Send)) {
     let message = panic
         .downcast_ref::<&str>()
         .copied()

@@ -4,6 +4,7 @@
 
 mod channels;
 mod exec;
+mod lifetime;
 mod port_forward;
 mod spdy;
 mod upgrade;
@@ -25,7 +26,6 @@ use futures::future::BoxFuture;
 use http::{Method, Response};
 use kube_embedded_core::node_api::{NodeError, StreamOptions};
 use std::sync::Arc;
-use tokio::sync::watch;
 use upgrade::{Protocol, Upgrade};
 
 /// Returns true if a subresource takes over the connection.
@@ -96,9 +96,4 @@ pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Respon
         })
     };
     Ok(upgrade.accept(stopping, move |connection| Box::pin(exec::serve(connection, wanted, start))))
-}
-
-/// Resolves when the cluster stops, or is gone.
-async fn stopped(mut stopping: watch::Receiver<bool>) {
-    let _ = stopping.wait_for(|stop| *stop).await;
 }

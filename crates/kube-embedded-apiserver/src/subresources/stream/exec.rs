@@ -2,6 +2,7 @@
 
 use crate::subresources::stream::{
     channels,
+    lifetime::HEARTBEAT,
     spdy::{self, Event},
     upgrade::{Out, Protocol, Version, Wire},
 };
@@ -22,8 +23,6 @@ use tokio::{
 /// Pieces of output, and of input, that may be under way.
 const QUEUE: usize = 16;
 const PIECE: usize = 32 << 10;
-/// How often we look whether a client is there that says nothing.
-pub(crate) const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Output may still come for so long after a program's end, when others hold its pipes.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How long a client may take to say goodbye, and to open the streams it needs.

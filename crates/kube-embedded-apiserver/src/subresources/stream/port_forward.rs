@@ -5,10 +5,11 @@ use crate::{
     http::status::{ApiError, ApiResult},
     subresources::stream::{
         channels,
-        exec::HEARTBEAT,
+        lifetime::HEARTBEAT,
         spdy::{self, Event},
         upgrade::{Out, Protocol, Wire},
     },
+    tasks,
 };
 use bytes::Bytes;
 use futures::{FutureExt, SinkExt, StreamExt, future::BoxFuture};
@@ -221,7 +222,9 @@ async fn over_spdy(wire: Wire, pod: Pod) {
         let mut errors: HashMap<String, u32> = HashMap::new();
         let mut inputs: HashMap<u32, mpsc::Sender<Came>> = HashMap::new();
         while let Some(event) = happens.recv().await {
-            while connections.try_join_next().is_some() {}
+            while let Some(ended) = connections.try_join_next() {
+                tasks::log_panic("port-forward", ended);
+            }
             match event {
                 Event::Opened { id, headers } => {
                     let request = spdy::header(&headers, "requestid").to_owned();

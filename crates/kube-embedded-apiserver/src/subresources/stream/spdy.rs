@@ -8,7 +8,7 @@ pub(crate) use frames::Headers;
 use frames::{Decoder, Frame, encode};
 
 use crate::subresources::stream::{
-    exec::HEARTBEAT,
+    lifetime::HEARTBEAT,
     upgrade::{Out, Wire},
 };
 use bytes::Bytes;

@@ -6,7 +6,7 @@ use crate::{
         body::Body,
         status::{ApiError, ApiResult},
     },
-    subresources::stream::stopped,
+    subresources::stream::lifetime::stopped,
     tasks,
 };
 use bytes::Bytes;
@@ -149,7 +149,7 @@ impl Upgrade {
         serve: impl FnOnce(Wire) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> Response<Body> {
         let Self { protocol, answer, websocket, on } = self;
-        tokio::spawn(async move {
+        tasks::spawn("stream", async move {
             let served = async {
                 // Without a connection there is nobody to tell.
                 let Ok(upgraded) = on.await else { return };
