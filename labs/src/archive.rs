@@ -1,42 +1,39 @@
-//! Image archives as they lie on disk: a tar file that is an OCI image layout and a docker-archive at
-//! once. Read here by the labs' own means, so that a claim about an image does not rest on what built
-//! it.
+//! Reads an image archive for the claims about images: its metadata, and every file with a digest, to
+//! compare two builds and two versions.
 
 use anyhow::{Context as _, bail, ensure};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
+use oci_archive::{ConfigFile, Digest};
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Cursor, Read, Seek};
 use std::path::Path;
 
 /// One image, with every digest checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Archive {
-    /// Of the manifest, `sha256:…`: what a registry would call the image by.
-    pub digest: String,
-    /// Of the archive file itself.
-    pub file_digest: String,
-    /// Bytes of the archive file.
+    /// The digest of the manifest, by which a registry identifies the image.
+    pub digest: Digest,
+    /// The digest of the archive file itself.
+    pub file_digest: Digest,
+    /// The size of the archive file in bytes.
     pub bytes: u64,
-    /// Names it is loaded under: `kubeapp:1.0`.
+    /// The names it is loaded under: `kubeapp:1.0`.
     pub names: Vec<String>,
-    /// The program that is started, with its first arguments.
+    /// The entrypoint: program and first arguments.
     pub entrypoint: Vec<String>,
-    /// Ports it says it listens on: `8080/tcp`.
+    /// The exposed ports: `8080/tcp`.
     pub ports: Vec<String>,
     /// The whole image config, for comparisons.
     pub config: serde_json::Value,
-    /// Layers, bottom first.
+    /// The layers, bottom first.
     pub layers: Vec<Layer>,
 }
 
 /// One layer of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
-    /// Bytes of the layer as it is stored.
+    /// The size of the layer as stored, in bytes.
     pub bytes: u64,
-    /// What it puts into the root file system, by path without a leading slash; folders left out.
+    /// The files it adds to the root file system, by path without a leading slash, without folders.
     pub files: BTreeMap<String, File>,
 }
 
@@ -45,58 +42,46 @@ pub struct Layer {
 pub struct File {
     /// Permission bits.
     pub mode: u32,
-    /// Bytes.
+    /// The size in bytes.
     pub bytes: u64,
-    /// `sha256:…` of the content.
-    pub digest: String,
+    /// The digest of the content.
+    pub digest: Digest,
 }
 
 impl Archive {
     /// Reads and checks the archive at `path`.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        let bytes =
+            std::fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
         Self::parse(&bytes).with_context(|| format!("{} is no image archive", path.display()))
     }
 
-    /// The same of bytes in memory.
+    /// Reads and checks an archive in memory.
     pub fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
-        let members = members(bytes)?;
-        let index: Index = document(&members, "index.json")?;
+        let mut archive = oci_archive::Archive::new(Cursor::new(bytes))?;
+        let index = archive.index()?;
         let [entry] = index.manifests.as_slice() else {
             bail!("index.json lists {} manifests, not one", index.manifests.len());
         };
-        let manifest: Manifest = json(blob(&members, entry)?, "the manifest")?;
-        let config_bytes = blob(&members, &manifest.config)?;
-        let config: serde_json::Value = json(config_bytes, "the config")?;
-        let image: Image = json(config_bytes, "the config")?;
+        let manifest = archive.manifest(entry)?;
+        let config_bytes = archive.document(&manifest.config)?;
+        let malformed = "the configuration is malformed";
+        let config = serde_json::from_slice(&config_bytes).context(malformed)?;
+        let image: ConfigFile = serde_json::from_slice(&config_bytes).context(malformed)?;
         let mut layers = Vec::new();
         for layer in &manifest.layers {
-            layers.push(files(blob(&members, layer)?).context("reading a layer")?);
+            let mut content = Vec::new();
+            archive.blob(layer)?.read_to_end(&mut content)?;
+            layers.push(files(&content).context("failed to read a layer")?);
         }
-        let docker: Vec<DockerManifest> = document(&members, "manifest.json")?;
-        let [docker] = docker.as_slice() else {
-            bail!("manifest.json lists {} images, not one", docker.len());
-        };
-        let named = |path: &str| {
-            let bytes = members.get(path).with_context(|| format!("{path} is missing"))?;
-            Ok::<_, anyhow::Error>(digest_of(bytes))
-        };
-        // Docker reads one list, containerd the other: they must mean the same image.
-        ensure!(
-            named(&docker.config)? == manifest.config.digest,
-            "manifest.json and index.json name different configs"
-        );
-        let listed: Vec<_> =
-            docker.layers.iter().map(|path| named(path)).collect::<Result<_, _>>()?;
-        let expected = manifest.layers.iter().map(|layer| &layer.digest);
-        ensure!(listed.iter().eq(expected), "manifest.json and index.json name different layers");
+        let names = names_in_docker_archive(&mut archive, &manifest)?;
         Ok(Self {
-            digest: entry.digest.clone(),
-            file_digest: digest_of(bytes),
+            digest: entry.digest,
+            file_digest: Digest::of(bytes),
             bytes: bytes.len() as u64,
-            names: docker.repo_tags.clone(),
+            names,
             entrypoint: image.config.entrypoint,
-            ports: image.config.exposed_ports.into_keys().collect(),
+            ports: image.config.exposed_ports.into_iter().collect(),
             config,
             layers,
         })
@@ -109,77 +94,25 @@ impl Archive {
     }
 }
 
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Descriptor {
-    digest: String,
-    size: u64,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct DockerManifest {
-    config: String,
-    #[serde(default)]
-    repo_tags: Vec<String>,
-    layers: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Image {
-    #[serde(default)]
-    config: Settings,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Settings {
-    entrypoint: Vec<String>,
-    exposed_ports: BTreeMap<String, serde_json::Value>,
-}
-
-type Members = BTreeMap<String, Vec<u8>>;
-
-fn members(bytes: &[u8]) -> anyhow::Result<Members> {
-    let mut members = BTreeMap::new();
-    for entry in tar::Archive::new(bytes).entries().context("not a tar file")? {
-        let mut entry = entry.context("not a tar file")?;
-        if entry.header().entry_type().is_file() {
-            let path = entry.path()?.to_string_lossy().into_owned();
-            let mut content = Vec::new();
-            entry.read_to_end(&mut content).with_context(|| format!("reading {path}"))?;
-            members.insert(path, content);
-        }
-    }
-    Ok(members)
-}
-
-fn document<T: DeserializeOwned>(members: &Members, name: &str) -> anyhow::Result<T> {
-    json(members.get(name).with_context(|| format!("{name} is missing"))?, name)
-}
-
-fn json<T: DeserializeOwned>(bytes: &[u8], name: &str) -> anyhow::Result<T> {
-    serde_json::from_slice(bytes).with_context(|| format!("{name} is not as it should be"))
-}
-
-/// A blob by its descriptor, which must tell the truth.
-fn blob<'a>(members: &'a Members, descriptor: &Descriptor) -> anyhow::Result<&'a [u8]> {
-    let digest = &descriptor.digest;
-    let path = format!("blobs/{}", digest.replace(':', "/"));
-    let bytes = members.get(&path).with_context(|| format!("{path} is missing"))?;
-    ensure!(digest_of(bytes) == *digest, "{path} does not have the digest it is named by");
-    ensure!(bytes.len() as u64 == descriptor.size, "{path} does not have the size that is told");
-    Ok(bytes)
+/// Returns the names in `manifest.json`. Docker reads this file, containerd `index.json`: they must
+/// refer to the same image.
+fn names_in_docker_archive(
+    archive: &mut oci_archive::Archive<impl Read + Seek>,
+    manifest: &oci_archive::Manifest,
+) -> anyhow::Result<Vec<String>> {
+    let docker = archive.docker_manifests()?;
+    let [docker] = docker.as_slice() else {
+        bail!("manifest.json lists {} images, not one", docker.len());
+    };
+    ensure!(
+        archive.digest(&docker.config)? == manifest.config.digest,
+        "manifest.json and index.json name different configs"
+    );
+    let listed: Vec<_> =
+        docker.layers.iter().map(|path| archive.digest(path)).collect::<Result<_, _>>()?;
+    let expected = manifest.layers.iter().map(|layer| &layer.digest);
+    ensure!(listed.iter().eq(expected), "manifest.json and index.json name different layers");
+    Ok(docker.repo_tags.clone())
 }
 
 fn files(layer: &[u8]) -> anyhow::Result<Layer> {
@@ -194,18 +127,10 @@ fn files(layer: &[u8]) -> anyhow::Result<Layer> {
         let mode = entry.header().mode()? & 0o7777;
         let mut content = Vec::new();
         entry.read_to_end(&mut content)?;
-        let (bytes, digest) = (content.len() as u64, digest_of(&content));
+        let (bytes, digest) = (content.len() as u64, Digest::of(&content));
         files.insert(path, File { mode, bytes, digest });
     }
     Ok(Layer { bytes: layer.len() as u64, files })
-}
-
-/// `sha256:…` of some bytes.
-pub fn digest_of(bytes: &[u8]) -> String {
-    let hexadecimal = Sha256::digest(bytes)
-        .iter()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-    format!("sha256:{hexadecimal}")
 }
 
 #[cfg(test)]
@@ -229,8 +154,8 @@ mod tests {
         let layer = tar(&[("app", b"program"), ("etc/x", b"y")]);
         let config = json!({"config": {"Entrypoint": ["/app"], "ExposedPorts": {"8080/tcp": {}}}});
         let config = config.to_string().into_bytes();
-        let descriptor = |b: &[u8]| json!({"digest": digest_of(b), "size": b.len()});
-        let path = |b: &[u8]| format!("blobs/{}", digest_of(b).replace(':', "/"));
+        let descriptor = |b: &[u8]| json!({"digest": Digest::of(b), "size": b.len()});
+        let path = |b: &[u8]| Digest::of(b).blob_path();
         let manifest = json!({"config": descriptor(&config), "layers": [descriptor(&layer)]});
         let manifest = manifest.to_string().into_bytes();
         let index = json!({"manifests": [descriptor(&manifest)]}).to_string().into_bytes();
@@ -255,10 +180,10 @@ mod tests {
         assert_eq!(image.names, ["kubeapp:1.0"]);
         assert_eq!(image.entrypoint, ["/app"]);
         assert_eq!(image.ports, ["8080/tcp"]);
-        assert_eq!(image.file_digest, digest_of(&bytes));
+        assert_eq!(image.file_digest, Digest::of(&bytes));
         let files = image.files();
         assert_eq!(files.keys().collect::<Vec<_>>(), [&"app", &"etc/x"]);
-        assert_eq!(files["app"].digest, digest_of(b"program"));
+        assert_eq!(files["app"].digest, Digest::of(b"program"));
         assert_eq!((files["app"].mode, files["app"].bytes), (0o755, 7));
     }
 
@@ -282,11 +207,5 @@ mod tests {
         }
         assert!(Archive::parse(b"no tar file").is_err());
         assert!(Archive::parse(&tar(&[])).is_err());
-    }
-
-    #[test]
-    fn digests_are_those_of_sha256sum() {
-        let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        assert_eq!(digest_of(b""), empty);
     }
 }

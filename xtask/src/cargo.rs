@@ -1,91 +1,64 @@
-//! Building: quiet when there is nothing to do, cargo's own progress when there is.
+//! Runs cargo: quiet when there is nothing to do, with cargo's own progress when there is.
 
-use crate::{
-    images::{self, Image},
-    project::Project,
-};
-use anyhow::{Context, Result, anyhow, bail};
+use crate::project::Project;
+use anyhow::{Context, Result, bail};
 use std::{
     env,
     ffi::{OsStr, OsString},
     io::{self, IsTerminal, Read, Write},
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
-    thread,
 };
 
-/// Whether a build may show itself: of two at a time, one.
+/// Controls whether a build shows its progress: of two concurrent ones, one does.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Progress {
     Shown,
     Hidden,
 }
 
-/// Builds all that a lab needs: its binaries and the images, at the same time, as neither fills two
-/// cores to its end. Answers the images.
-pub(crate) fn everything(project: &Project, docker: Docker) -> Result<Vec<Image>> {
-    thread::scope(|scope| {
-        let images = scope.spawn(|| images::build(project, Progress::Hidden));
-        let binaries = binaries(project, docker);
-        let images = images.join().map_err(|_| anyhow!("building the images panicked"))?;
-        binaries.and(images)
-    })
-}
-
-/// Builds `labs` and `kube-embedded` in one go, and so with one set of features.
-pub(crate) fn binaries(project: &Project, docker: Docker) -> Result<()> {
-    if prebuilt() {
-        return Ok(());
-    }
-    let mut command = command(project);
-    command.args(["build", "--package", "labs", "--package", "kube-embedded"]);
-    command.args(docker.features());
-    run(command, Progress::Shown, "the workspace")
-}
-
-/// Whether binaries and images are to be taken as they are, `CANARY_PREBUILT=1`: where this program
-/// was copied to a machine without a compiler, or stands among stand-ins in a test.
+/// Returns true if binaries and images are used as they are (`CANARY_PREBUILT=1`): where this program
+/// was copied to a machine without a compiler, or runs next to fakes in a test.
 pub(crate) fn prebuilt() -> bool {
     env::var_os("CANARY_PREBUILT").is_some()
 }
 
-/// Whether the labs are to speak to a Docker engine. A client for it is a quarter of all that there
-/// is to compile, so it is built only where an engine answers and something will ask it.
+/// Controls whether the labs are built with a client for Docker. It is a quarter of all that there is
+/// to compile, so it is included only where an engine responds and a lab uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Docker {
-    With,
-    Without,
+pub(crate) enum DockerClient {
+    Included,
+    Omitted,
 }
 
-impl Docker {
-    /// Cargo's arguments.
+impl DockerClient {
+    /// Returns the arguments for cargo.
     pub(crate) fn features(self) -> &'static [&'static str] {
         match self {
-            Self::With => &["--features", "labs/docker"],
-            Self::Without => &[],
+            Self::Included => &["--features", "labs/docker"],
+            Self::Omitted => &[],
         }
     }
 }
 
-/// Cargo, as it was called for us, in the repository.
+/// Returns a command for the cargo that runs this program, in the repository.
 pub(crate) fn command(project: &Project) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(&project.root);
-    for name in own_variables() {
+    for name in package_variables() {
         command.env_remove(name);
     }
     command
 }
 
-/// What cargo says of this package is not for the next cargo: every one that we run has to be without
-/// these variables. Build scripts may ask to run again when they change, as ring's does: after every
-/// build without us all that stands on ring, kube for one, would be compiled anew.
-pub(crate) fn own_variables() -> impl Iterator<Item = OsString> {
-    env::vars_os().map(|(name, _)| name).filter(|name| is_of_a_package(name))
+/// Returns the variables that cargo sets for this package alone. Every cargo that we run must be
+/// without them: build scripts may ask to be rerun when they change, as ring's does, and with them
+/// every build would recompile all that depends on ring, kube for one.
+pub(crate) fn package_variables() -> impl Iterator<Item = OsString> {
+    env::vars_os().map(|(name, _)| name).filter(|name| is_package_variable(name))
 }
 
-/// Whether cargo sets that variable for the one package that it runs.
-fn is_of_a_package(name: &OsStr) -> bool {
+fn is_package_variable(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
 }
@@ -94,42 +67,43 @@ fn is_of_a_package(name: &OsStr) -> bool {
 pub(crate) fn run(mut command: Command, progress: Progress, what: &str) -> Result<()> {
     let terminal = io::stderr().is_terminal() && progress == Progress::Shown;
     if terminal {
-        // Cargo sees a pipe, so it has to be told.
+        // Cargo writes to a pipe here, so it does not see the terminal.
         command.env("CARGO_TERM_COLOR", "always");
         command.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "80");
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().context("cannot run cargo; is it on the PATH?")?;
-    let mut said = Said::default();
+    let mut child = command.spawn().context("failed to run cargo; is it on the PATH?")?;
+    let mut output = BuildOutput::default();
     if let Some(mut stderr) = child.stderr.take() {
         let mut buffer = [0; 4096];
         while let Ok(n @ 1..) = stderr.read(&mut buffer) {
-            said.more(buffer.get(..n).unwrap_or_default(), progress);
+            output.append(buffer.get(..n).unwrap_or_default(), progress);
         }
     }
-    let status = child.wait().context("cannot wait for cargo")?;
+    let status = child.wait().context("failed to wait for cargo")?;
     if !status.success() {
-        said.show();
-        if is_read_only(&said.text) {
+        output.show();
+        if is_read_only(&output.text) {
             bail!(
-                "{what} does not build; CARGO_TARGET_DIR=<folder> builds in one that can be written"
+                "failed to build {what}: the target directory is read-only; set \
+                 CARGO_TARGET_DIR=<directory>"
             );
         }
-        bail!("{what} does not build");
+        bail!("failed to build {what}");
     }
     Ok(())
 }
 
-/// What cargo said. Held back until it turns out to be more than "Finished".
+/// The output of cargo, held back until it turns out to be more than "Finished".
 #[derive(Default)]
-struct Said {
+struct BuildOutput {
     text: Vec<u8>,
-    /// Bytes that were shown.
+    /// The number of bytes shown so far.
     shown: usize,
 }
 
-impl Said {
-    fn more(&mut self, bytes: &[u8], progress: Progress) {
+impl BuildOutput {
+    fn append(&mut self, bytes: &[u8], progress: Progress) {
         self.text.extend_from_slice(bytes);
         if self.shown > 0 {
             self.show();
@@ -147,22 +121,23 @@ impl Said {
 }
 
 fn is_work(text: &[u8]) -> bool {
-    has(text, &["Compiling", "Downloading", "Updating", "Blocking", "warning", "error"])
+    contains(text, &["Compiling", "Downloading", "Updating", "Blocking", "warning", "error"])
 }
 
 fn is_read_only(text: &[u8]) -> bool {
-    has(text, &["Read-only file system", "Permission denied"]) && has(text, &[".cargo-lock"])
+    contains(text, &["Read-only file system", "Permission denied"])
+        && contains(text, &[".cargo-lock"])
 }
 
-fn has(text: &[u8], words: &[&str]) -> bool {
+fn contains(text: &[u8], words: &[&str]) -> bool {
     let text = String::from_utf8_lossy(text);
     words.iter().any(|word| text.contains(word))
 }
 
-/// Said once a run, however many builds it takes.
+/// Announces a long build, once per run.
 fn announce(text: &[u8]) {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    if !has(text, &["error"]) && !SAID.swap(true, Ordering::Relaxed) {
+    static ANNOUNCED: AtomicBool = AtomicBool::new(false);
+    if !contains(text, &["error"]) && !ANNOUNCED.swap(true, Ordering::Relaxed) {
         eprintln!("building (the first run takes a few minutes)…");
     }
 }
@@ -171,9 +146,9 @@ fn announce(text: &[u8]) {
 mod tests {
     use super::*;
 
-    /// This test is run by cargo, which says of what package it is.
+    /// Cargo runs this test, so the variables are set.
     #[test]
-    fn a_build_does_not_know_who_asked_for_it() {
+    fn cargo_package_variables_are_not_inherited() {
         assert!(
             env::var_os("CARGO_PKG_NAME").is_some() && env::var_os("CARGO_MANIFEST_DIR").is_some()
         );
@@ -186,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_with_nothing_to_do_is_not_shown() {
+    fn build_with_nothing_to_do_is_not_shown() {
         let finished = b"    Finished `dev` profile [optimized + debuginfo] target(s) in 0.14s\n";
         assert!(!is_work(finished));
         assert!(is_work(b"\x1b[1m\x1b[32m   Compiling\x1b[0m kubeapp v0.1.0\n"));

@@ -1,15 +1,15 @@
-//! Failures that have an exit code of their own. Every other error is the environment's: 3.
+//! Failures with an exit code of their own. Every other error is a failure of the environment: 3.
 
 use std::{error, fmt, process::ExitCode};
 
-/// A failure that is not the environment's.
+/// A failure that is not one of the environment.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// 2: the command line is wrong, and how.
+    /// Exit code 2: invalid command line.
     Usage(String),
-    /// 130: Ctrl-C, after cleaning up.
+    /// Exit code 130: Ctrl-C, after cleaning up.
     Interrupted,
-    /// Whatever a child ended with, which has said why.
+    /// The exit code of a child that has already reported its error.
     Child(u8),
 }
 
@@ -18,14 +18,14 @@ impl fmt::Display for Failure {
         match self {
             Failure::Usage(message) => f.write_str(message),
             Failure::Interrupted => f.write_str("interrupted"),
-            Failure::Child(code) => write!(f, "ended with {code}"),
+            Failure::Child(code) => write!(f, "exited with {code}"),
         }
     }
 }
 
 impl error::Error for Failure {}
 
-/// Says what went wrong and answers the exit code for it.
+/// Prints the error and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let code = match error.downcast_ref() {
         Some(Failure::Child(code)) => return ExitCode::from(*code),

@@ -1,5 +1,5 @@
-//! Files that one process at a time may hold. The kernel lets go of the lock when the holder ends,
-//! however it ends, so no lock is ever stale.
+//! Lock files. The kernel releases a lock when its holder exits, however it exits, so no lock is ever
+//! stale.
 
 use anyhow::{Context, Result};
 use std::{
@@ -7,44 +7,45 @@ use std::{
     path::Path,
 };
 
-/// A held lock; dropping it lets go.
+/// An exclusive lock, released on drop.
 pub(crate) struct Lock {
     file: File,
 }
 
 impl Lock {
-    /// Waits until the lock is ours.
+    /// Waits until the lock is acquired.
     pub(crate) fn wait(path: &Path) -> Result<Self> {
         let file = open(path)?;
-        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        file.lock().with_context(|| format!("failed to lock {}", path.display()))?;
         Ok(Self { file })
     }
 
-    /// The lock if nobody holds it.
+    /// Acquires the lock unless it is held.
     pub(crate) fn attempt(path: &Path) -> Result<Option<Self>> {
         let file = open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+                Err(error).with_context(|| format!("failed to lock {}", path.display()))
             }
         }
     }
 
-    /// Whether somebody holds it. To look is not to hold: several may look at a time.
+    /// Returns true if the lock is held. Several processes may check at the same time, so this takes a
+    /// shared lock: an exclusive one would look like a holder to the others.
     pub(crate) fn is_held(path: &Path) -> Result<bool> {
         match open(path)?.try_lock_shared() {
             Ok(()) => Ok(false),
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("cannot look at {}", path.display()))
+                Err(error).with_context(|| format!("failed to check the lock {}", path.display()))
             }
         }
     }
 
-    /// The file, for a child to hold on to: the lock lasts as long as the longest holder.
-    pub(crate) fn share(self) -> File {
+    /// Returns the locked file, for a child to inherit: the lock lasts until its last holder exits.
+    pub(crate) fn into_file(self) -> File {
         self.file
     }
 }
@@ -56,5 +57,5 @@ fn open(path: &Path) -> Result<File> {
         .read(true)
         .write(true)
         .open(path)
-        .with_context(|| format!("cannot open {}", path.display()))
+        .with_context(|| format!("failed to open {}", path.display()))
 }

@@ -1,70 +1,82 @@
-//! Where things are: the repository, what cargo built, and the folder that outlives a run.
+//! The directories of this checkout: the repository, what cargo built, and the state that outlives a
+//! run.
 
 use anyhow::{Context, Result};
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process,
 };
 
-/// The folders of this checkout.
+/// The directories of this checkout.
 pub(crate) struct Project {
     /// The repository.
     pub(crate) root: PathBuf,
-    /// Where cargo put this program, and puts `labs` and `kube-embedded` beside it.
+    /// Where cargo put this program, and puts `labs` and `kube-embedded` next to it.
     pub(crate) binaries: PathBuf,
-    /// Cargo's target folder, wherever it was configured to be.
+    /// Cargo's target directory, wherever it is configured to be.
     pub(crate) target: PathBuf,
 }
 
 impl Project {
-    /// Finds the folders of the checkout that this program was built from.
+    /// Finds the checkout that this program was built from.
     pub(crate) fn find() -> Result<Self> {
         let manifest = env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let root = manifest.parent().context("xtask has no folder above it")?.to_owned();
-        let program = env::current_exe().context("cannot find this program's own file")?;
-        let binaries = program.parent().context("this program lies in no folder")?.to_owned();
+        let root = manifest.parent().context("xtask has no parent directory")?.to_owned();
+        let program = env::current_exe().context("failed to find this program's own file")?;
+        let binaries = program.parent().context("this program is in no directory")?.to_owned();
         let target = binaries.parent().unwrap_or(&binaries).to_owned();
         Ok(Self { root, binaries, target })
     }
 
-    /// The folder of the cluster that `up` starts, made if need be: `$CANARY_HOME`, else
-    /// `target/canary`, else, where that cannot be written, the user's state folder.
+    /// Returns the state directory and creates it: `$CANARY_HOME`, else `target/canary`, else, where
+    /// that is not writable, the user's state directory.
     pub(crate) fn home(&self) -> Result<PathBuf> {
-        if let Some(home) = set("CANARY_HOME") {
-            return usable(&home).with_context(|| format!("CANARY_HOME={}", home.display()));
+        if let Some(home) = env_path("CANARY_HOME") {
+            return writable(&home).with_context(|| format!("CANARY_HOME={}", home.display()));
         }
-        let near = self.target.join("canary");
-        let user = set("XDG_STATE_HOME")
-            .or_else(|| set("HOME").map(|home| home.join(".local/state")))
+        let local = self.target.join("canary");
+        let user = env_path("XDG_STATE_HOME")
+            .or_else(|| env_path("HOME").map(|home| home.join(".local/state")))
             .map(|state| state.join("canary-labs"));
-        usable(&near).or_else(|near| match user {
-            Some(user) => usable(&user).with_context(|| format!("after {near:#}")),
-            None => Err(near),
+        writable(&local).or_else(|first| match user {
+            Some(user) => writable(&user).with_context(|| format!("after {first:#}")),
+            None => Err(first),
         })
     }
 
-    /// Failure folders of the labs.
+    /// Returns the directory for the diagnostics of failed labs.
     pub(crate) fn failures(&self) -> Result<PathBuf> {
         Ok(self.home()?.join("failures"))
     }
+
+    /// Returns the directory of the image archives, which a cluster can be pointed at.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.target.join("images")
+    }
+
+    /// Returns the path of a program of this workspace.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.binaries.join(name)
+    }
 }
 
-fn set(name: &str) -> Option<PathBuf> {
+fn env_path(name: &str) -> Option<PathBuf> {
     env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// Makes the folder and writes to it: permission bits alone do not tell of a read-only mount.
-fn usable(folder: &Path) -> Result<PathBuf> {
+/// Creates the directory and writes to it: permission bits alone do not reveal a read-only mount.
+fn writable(directory: &Path) -> Result<PathBuf> {
     let problem = || {
         format!(
-            "the folder {} cannot be written; set CANARY_HOME to one that can",
-            folder.display()
+            "failed to write to {}; set CANARY_HOME to a writable directory",
+            directory.display()
         )
     };
-    fs::create_dir_all(folder).with_context(problem)?;
-    let probe = folder.join(format!(".writable-{}", std::process::id()));
+    fs::create_dir_all(directory).with_context(problem)?;
+    let probe = directory.join(format!(".writable-{}", process::id()));
     fs::write(&probe, "").with_context(problem)?;
     fs::remove_file(&probe).with_context(problem)?;
-    folder.canonicalize().with_context(problem)
+    directory.canonicalize().with_context(problem)
 }

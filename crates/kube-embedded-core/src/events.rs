@@ -1,6 +1,7 @@
 //! Tells the story of objects as core/v1 Events, the way client-go's recorder does: the same event
 //! seen again counts up instead of piling up. Publishing never waits; a task of its own writes.
 
+use crate::time::whole_seconds;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
@@ -131,11 +132,6 @@ fn event(entry: &Entry, source: &EventSource) -> Event {
         source: Some(source.clone()),
         ..Default::default()
     }
-}
-
-/// Kubernetes' `Time` has no fractions; a client that compares timestamps must not meet any.
-pub fn whole_seconds(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// The events written lately, oldest forgotten first.

@@ -1,10 +1,16 @@
-//! Leaves that every part of `kube-embedded` shares: the addresses of a cluster, the event recorder,
-//! the interface between the API server and a kubelet, quantities.
+//! What the components of `kube-embedded` share: the addresses of a cluster, informer and workqueue,
+//! event recorder, leader election, supervised tasks, the interface between API server and kubelet.
 //!
 //! This crate is internal to the workspace: use `kube-embedded`.
 
+pub mod backoff;
 pub mod events;
+pub mod informer;
+pub mod lease;
 pub mod network;
 pub mod node_api;
 pub mod quantity;
+pub mod task;
+pub mod time;
 pub mod well_known;
+pub mod workqueue;

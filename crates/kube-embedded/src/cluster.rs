@@ -1,96 +1,43 @@
-//! A cluster: its addresses, its API, and the controllers, kubelets and edge that work on it.
+//! A cluster: wires the API server, controllers, kubelets and the service proxy together.
 
-mod bootstrap;
-mod state;
-
+use crate::{Config, StartError, bootstrap, state_dir::StateDir};
 use kube_embedded_apiserver::{
-    api::Api,
-    credentials::{Credentials, CredentialsError},
-    schema,
-    store::Store,
-    tls_server::Server,
+    api::Api, credentials::Credentials, schema, store::Store, tls_server::Server,
 };
 use kube_embedded_controllers as controllers;
 use kube_embedded_core::{
     network::{API_PORT, Addresses, Network, Sandbox, claim_block},
     node_api::NodeApi,
 };
-use kube_embedded_kubelet::{self as kubelet, Kubelet, images::ImageStore};
+use kube_embedded_kubelet::{self as kubelet, Kubelet, image_store::ImageStore};
 use kube_embedded_proxy as proxy;
-use state::State;
 use std::{
     fmt,
     future::Future,
     io,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::Path,
     sync::{Arc, Weak},
 };
-use tokio::task::JoinHandle;
+use tokio::{net::TcpStream, task::JoinHandle};
 
-/// How a cluster is made.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// How many nodes run pods; none for an API without kubelets.
-    pub nodes: u8,
-    /// How pods are kept apart; `None` for the best that works here.
-    pub sandbox: Option<Sandbox>,
-    /// Image archives, or folders of them.
-    pub images: Vec<PathBuf>,
-    /// The folder in which the cluster makes its private one; `None` for `$XDG_RUNTIME_DIR` or the
-    /// folder for temporary files.
-    pub state: Option<PathBuf>,
-    /// Where objects shall outlive the process. Not supported yet.
-    pub data: Option<PathBuf>,
-    /// Whether load balancers and Ingresses get addresses; without, the cluster is as kind makes it.
-    pub external: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        let (sandbox, images, state, data) = Default::default();
-        Self { nodes: 3, sandbox, images, state, data, external: true }
-    }
-}
-
-/// Why a cluster could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// All blocks of loopback addresses are taken.
-    #[error("no free address 127.A.0.1:6443 with A from 2 to 250: {0}")]
-    Address(io::Error),
-    /// The private folder could not be made.
-    #[error("cannot use {folder} for state: {error}; name another with --state")]
-    State {
-        /// Where it was tried.
-        folder: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// No keys or certificates could be made.
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
-    /// An image archive cannot be used.
-    #[error("cannot load images from {path}: {why}")]
-    Image {
-        /// The archive or folder.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The kubelets could not start.
-    #[error("{0}")]
-    Kubelet(String),
-    /// The first objects could not be stored.
-    #[error("cannot bring up the API: {0}")]
-    Bootstrap(String),
-    /// Something was asked for that is not there yet.
-    #[error("{0}")]
-    Unsupported(&'static str),
-}
-
-/// A running cluster. Dropping it ends everything that belongs to it; [`Cluster::stop`] does so
-/// gracefully.
+/// A running cluster.
+///
+/// Dropping it ends everything that belongs to it, at once; [`Cluster::stop`] does so gracefully.
+///
+/// ```
+/// use k8s_openapi::api::core::v1::Namespace;
+/// use kube_embedded::{Cluster, Config};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+/// let namespaces = kube::Api::<Namespace>::all(cluster.client());
+/// assert!(namespaces.get_opt("kube-system").await?.is_some());
+/// cluster.stop().await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Cluster {
     api: Api,
     addresses: Addresses,
@@ -98,11 +45,11 @@ pub struct Cluster {
     credentials: Credentials,
     network: Arc<Network>,
     images: Arc<ImageStore>,
-    // In the order in which they have to go.
-    work: Vec<Work>,
+    /// In shutdown order.
+    components: Vec<Component>,
     kubelet: Option<Arc<Kubelet>>,
     server: Option<Server>,
-    _state: State,
+    state_dir: StateDir,
 }
 
 impl fmt::Debug for Cluster {
@@ -112,19 +59,25 @@ impl fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// Brings up a cluster: its API answers when this returns, its nodes and the default service
-    /// account follow. Must be called within a tokio runtime, of one thread or of several.
+    /// Starts a cluster. Its API is ready when this returns; its nodes and the default service account
+    /// follow within milliseconds. Must be called within a Tokio runtime, with one thread or several.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() {
+    /// use kube_embedded::{Cluster, Config, StartError};
+    ///
+    /// let config = Config { images: vec!["no/such.tar".into()], ..Config::default() };
+    /// let error = Cluster::start(config).await.unwrap_err();
+    /// assert!(matches!(error, StartError::Image { .. }));
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// Says what could not be had and what to do; nothing is left behind.
+    /// Returns what failed and what to do about it; nothing is left behind.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        if config.data.is_some() {
-            return Err(StartError::Unsupported(
-                "a data directory is not supported yet: start without --data, objects live in memory",
-            ));
-        }
         let (sandbox, sandbox_reason) = match config.sandbox {
-            Some(sandbox) => (sandbox, "as asked for".to_owned()),
+            Some(sandbox) => (sandbox, "requested by configuration".to_owned()),
             None => kubelet::detect(),
         };
         let (listener, block) = claim_block().map_err(StartError::Address)?;
@@ -134,15 +87,15 @@ impl Cluster {
             bootstrap::first_service_address(&addresses),
         ])?;
         let api = Api::new(Store::default(), addresses);
-        bootstrap::run(&api, &addresses, credentials.authority(), config.external)
+        bootstrap::run(&api, &addresses, credentials.authority(), config.load_balancers)
             .map_err(StartError::Bootstrap)?;
         let server = Server::start(listener, api.clone(), &credentials)?;
-        // Built beside, so that the first request need not wait for all of it.
+        // In parallel, so that the first request does not wait for all of it.
         tokio::task::spawn_blocking(schema::warm);
 
-        let state = State::create(config.state.as_deref())
-            .map_err(|(folder, error)| StartError::State { folder, error })?;
-        let images = Arc::new(ImageStore::new(state.folder().join("images")));
+        let state_dir = StateDir::create(config.state_dir.as_deref())
+            .map_err(|(parent, source)| StartError::StateDir { parent, source })?;
+        let images = Arc::new(ImageStore::new(state_dir.path().join("images")));
         for path in &config.images {
             add_images(&images, path)?;
         }
@@ -153,86 +106,160 @@ impl Cluster {
             credentials,
             network: Arc::default(),
             images,
-            work: Vec::new(),
+            components: Vec::new(),
             kubelet: None,
             server: Some(server),
-            _state: state,
+            state_dir,
         };
-        cluster.start_work(config.nodes, config.external).await?;
+        cluster.start_components(config.nodes, config.load_balancers).await?;
+        tracing::info!(server = cluster.url(), ?sandbox, nodes = config.nodes, "cluster started");
         Ok(cluster)
     }
 
-    /// A client in the process, without a socket; its namespace is `default`.
+    /// Returns a client in the process, without a socket. Its default namespace is `default`, its user
+    /// may do everything.
     pub fn client(&self) -> kube::Client {
         self.api.client()
     }
 
-    /// The API itself.
-    pub fn api(&self) -> &Api {
-        &self.api
-    }
-
-    /// `https://127.A.0.1:6443`.
+    /// Returns the URL of the API server, `https://127.A.0.1:6443`.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), kube_embedded::StartError> {
+    /// # use kube_embedded::{Cluster, Config};
+    /// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+    /// assert!(cluster.url().starts_with("https://127."));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn url(&self) -> String {
-        format!("https://{}:{API_PORT}", self.addresses.api())
+        format!("https://{}", self.api_address())
     }
 
-    /// A kubeconfig with everything in it, YAML. Whoever reads it can do everything.
+    /// Returns the address on which the API server listens.
+    pub fn api_address(&self) -> SocketAddr {
+        SocketAddr::from((self.addresses.api(), API_PORT))
+    }
+
+    /// Returns a self-contained kubeconfig in YAML, for clients outside of the process. Keep it private:
+    /// its user may do everything.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use kube_embedded::{Cluster, Config};
+    /// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+    /// let kubeconfig = kube::config::Kubeconfig::from_yaml(&cluster.kubeconfig())?;
+    /// let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
+    /// let over_tls = kube::Client::try_from(config)?;
+    /// assert!(over_tls.apiserver_version().await?.git_version.starts_with("v1."));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn kubeconfig(&self) -> String {
         self.credentials.kubeconfig(&self.url())
     }
 
-    /// The addresses of this cluster.
-    pub fn addresses(&self) -> Addresses {
-        self.addresses
+    /// Returns the isolation of this cluster's pods.
+    pub fn sandbox(&self) -> Sandbox {
+        self.addresses.sandbox
     }
 
-    /// Why pods are kept apart as they are.
+    /// Returns the reason for [`Cluster::sandbox`], such as what this machine lacks for the stronger mode.
     pub fn sandbox_reason(&self) -> &str {
         &self.sandbox_reason
     }
 
-    /// The images that pods may be started from.
-    pub fn images(&self) -> &Arc<ImageStore> {
-        &self.images
+    /// Makes the images of an archive, or of each archive in a directory, available to pods. An image
+    /// of the same name is replaced for pods that start later.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), kube_embedded::StartError> {
+    /// # use kube_embedded::{Cluster, Config};
+    /// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+    /// assert!(cluster.add_images("no/such.tar").is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns [`StartError::Image`] if the path cannot be read or holds an invalid archive.
+    pub fn add_images(&self, path: impl AsRef<Path>) -> Result<(), StartError> {
+        add_images(&self.images, path.as_ref())
     }
 
-    /// The way to pods and Services.
-    pub fn network(&self) -> &Arc<Network> {
-        &self.network
+    /// Connects to a pod or a node of this cluster. Pod addresses are not addresses of the host: they
+    /// exist in the pods' network namespaces only, so `TcpStream::connect` does not reach them.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use kube_embedded::{Cluster, Config};
+    /// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+    /// cluster.connect(cluster.api_address()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Returns the error of the connection attempt.
+    pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        self.network.connect(to).await
     }
 
-    /// The private folder, gone when the cluster is.
-    pub fn state(&self) -> &std::path::Path {
-        self._state.folder()
+    /// Returns the private directory of this cluster, which is removed with it. A good place for a
+    /// kubeconfig that a child process needs.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use kube_embedded::{Cluster, Config};
+    /// let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
+    /// let path = cluster.state_dir().join("kubeconfig");
+    /// std::fs::write(&path, cluster.kubeconfig())?;
+    /// cluster.stop().await;
+    /// assert!(!path.exists());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn state_dir(&self) -> &Path {
+        self.state_dir.path()
     }
 
-    /// Ends pods with a moment's grace, then everything else.
+    /// Stops pods with a short grace period, then everything else. Returns when nothing of the cluster
+    /// is left.
     pub async fn stop(mut self) {
         if let Some(kubelet) = self.kubelet.take() {
             kubelet.stop().await;
         }
-        for work in self.work.drain(..) {
-            work.end().await;
+        for component in self.components.drain(..) {
+            component.stop().await;
         }
         self.api.stop();
         if let Some(server) = self.server.take() {
             server.stop().await;
         }
+        tracing::info!(server = self.url(), "cluster stopped");
     }
 
-    async fn start_work(&mut self, nodes: u8, external: bool) -> Result<(), StartError> {
+    async fn start_components(
+        &mut self,
+        nodes: u8,
+        load_balancers: bool,
+    ) -> Result<(), StartError> {
         let addresses = self.addresses;
         let nodes: Vec<(String, Ipv4Addr)> =
             (0..nodes).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
-        self.work.push(Work::spawn(controllers::run(self.client())));
+        self.spawn("controllers", controllers::run(self.client()));
         let config = kubelet::Config {
             nodes: nodes.clone(),
             addresses,
             images: self.images.clone(),
             network: self.network.clone(),
-            state: self._state.folder().to_owned(),
-            api_server: SocketAddr::from((addresses.api(), API_PORT)),
+            state: self.state_dir.path().to_owned(),
+            api_server: self.api_address(),
         };
         let kubelet = Kubelet::start(self.client(), config)
             .await
@@ -240,35 +267,44 @@ impl Cluster {
         let weak: Weak<Kubelet> = Arc::downgrade(&kubelet);
         self.api.set_nodes(weak as Weak<dyn NodeApi>);
         self.kubelet = Some(kubelet);
-        let part = proxy::Part::All { nodes, external };
-        let config = proxy::Config { network: self.network.clone(), addresses, part, only: None };
-        self.work.push(Work::spawn(proxy::run(self.client(), config)));
+        let mode = proxy::Mode::Embedded { nodes, external: load_balancers };
+        let network = self.network.clone();
+        let config = proxy::Config { network, addresses, mode, namespace: None };
+        self.spawn("proxy", proxy::run(self.client(), config));
         Ok(())
     }
-}
 
-/// A task that ends with its handle.
-struct Work(JoinHandle<()>);
-
-impl Work {
-    fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(work))
-    }
-
-    async fn end(mut self) {
-        self.0.abort();
-        let _ = (&mut self.0).await;
+    fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.components.push(Component { name, task: tokio::spawn(work) });
     }
 }
 
-impl Drop for Work {
+fn add_images(images: &ImageStore, path: &Path) -> Result<(), StartError> {
+    let added = if path.is_dir() { images.add_directory(path) } else { images.add_archive(path) };
+    added
+        .map(|_| ())
+        .map_err(|error| StartError::Image { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// A part of the cluster that runs as a task and ends with this handle.
+struct Component {
+    name: &'static str,
+    task: JoinHandle<()>,
+}
+
+impl Component {
+    async fn stop(mut self) {
+        self.task.abort();
+        if let Err(error) = (&mut self.task).await
+            && error.is_panic()
+        {
+            tracing::error!(component = self.name, "component panicked: {error}");
+        }
+    }
+}
+
+impl Drop for Component {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
-}
-
-fn add_images(images: &ImageStore, path: &std::path::Path) -> Result<(), StartError> {
-    let added = if path.is_dir() { images.add_folder(path) } else { images.add_archive(path) };
-    let refuse = |why: String| StartError::Image { path: path.to_owned(), why };
-    added.map(|_| ()).map_err(|error| refuse(error.to_string()))
 }

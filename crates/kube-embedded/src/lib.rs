@@ -1,8 +1,8 @@
-//! A Kubernetes in one process: API server, controllers, scheduler, kubelet and edge.
+//! A Kubernetes cluster in one process: API server, controllers, scheduler, kubelet and service proxy.
 //!
-//! For tests of whatever speaks to Kubernetes: a cluster is there in milliseconds, needs neither
-//! Docker nor root nor a network, and is gone when its handle is dropped. There is no global state, so
-//! every test has a cluster of its own.
+//! For tests of anything that speaks to Kubernetes. A cluster starts in milliseconds, needs neither Docker
+//! nor root nor a network, and ends when its handle is dropped. There is no global state, so every test
+//! has a cluster of its own.
 //!
 //! ```
 //! use k8s_openapi::api::core::v1::ConfigMap;
@@ -11,18 +11,18 @@
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // Without nodes no pods run, which is all that most controllers need.
+//! // Without nodes no pods run, which is all that most tests of a controller need.
 //! let cluster = Cluster::start(Config { nodes: 0, ..Config::default() }).await?;
-//! // In the process, without a socket. `cluster.kubeconfig()` is for everybody else.
+//! // A client in the process, without a socket. `cluster.kubeconfig()` is for other processes.
 //! let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client());
 //!
 //! let map: ConfigMap = serde_json::from_value(serde_json::json!({
 //!     "metadata": { "name": "settings" },
-//!     "data": { "colour": "red" },
+//!     "data": { "color": "red" },
 //! }))?;
 //! maps.create(&PostParams::default(), &map).await?;
 //! let red = |map: Option<&ConfigMap>| {
-//!     map.and_then(|map| map.data.as_ref()).is_some_and(|data| data["colour"] == "red")
+//!     map.and_then(|map| map.data.as_ref()).is_some_and(|data| data["color"] == "red")
 //! };
 //! await_condition(maps, "settings", red).await?;
 //! cluster.stop().await;
@@ -30,31 +30,43 @@
 //! # }
 //! ```
 //!
-//! A plain `#[tokio::test]` will do; with pods, `flavor = "multi_thread"` is quicker. Whole examples that
-//! run as tests are in `tests/it/library.rs`: a controller with a CustomResourceDefinition, a finalizer
-//! and events; clusters side by side; a reflector; leader election.
+//! A plain `#[tokio::test]` is enough; with pods, `flavor = "multi_thread"` is faster. `examples/` shows a
+//! controller under test, two clusters side by side, and kubectl alongside a test.
 //!
 //! # What is real
 //!
 //! - The API: all verbs, four kinds of patches, server-side apply with managed fields, watches,
-//!   pages, tables, discovery, OpenAPI v3, and every refusal as Kubernetes words it.
-//! - CustomResourceDefinitions: structural schemas with validation, defaults and pruning, `status` and
+//!   pagination, tables, discovery, OpenAPI v3, and every error as Kubernetes words it.
+//! - CustomResourceDefinitions: structural schemas with validation, defaulting and pruning, `status` and
 //!   `scale`, several versions. They are served as soon as they are created.
-//! - Controllers: those of Deployments, ReplicaSets, Jobs, EndpointSlices, namespaces, garbage
-//!   collection; a scheduler.
+//! - Controllers: Deployments, ReplicaSets, Jobs, EndpointSlices, namespaces, garbage collection; a
+//!   scheduler.
 //! - Pods, where there are nodes and images ([`Config::images`]): sandboxed processes with probes, logs
 //!   and `exec`. Services, node ports, load balancers and Ingresses carry traffic.
 //!
-//! What is accepted and not acted upon, and what is refused, `kube-embedded explain-limits` lists. RBAC
-//! is not there: who has a client can do everything.
+//! `kube-embedded explain-limits` lists what is accepted but ignored, and what is refused. There is no
+//! RBAC: every client has full access.
 //!
-//! # How it is made
+//! # Logs
 //!
-//! The parts speak only the Kubernetes API to each other, through an in-process [`kube::Client`];
-//! `kubectl` and every other client speak to the same service over TLS. Addresses are of a free block
-//! `127.A.0.0/16` of the loopback range, so that clusters do not meet; Linux only.
+//! Components log with [`tracing`]: requests (`kube_embedded_apiserver`), reconciles
+//! (`kube_embedded_controllers`), pods (`kube_embedded_kubelet`), traffic (`kube_embedded_proxy`). Install
+//! a subscriber in your test to see why a cluster does what it does.
+//!
+//! # How it works
+//!
+//! The components speak only the Kubernetes API to each other, through an in-process [`kube::Client`];
+//! `kubectl` and every other client use the same service over TLS. Addresses come from a free block
+//! `127.A.0.0/16` of the loopback range, so clusters do not collide. Linux only.
 
-pub mod cluster;
+#![forbid(unsafe_code)]
 
-pub use cluster::{Cluster, Config, StartError};
+mod bootstrap;
+mod cluster;
+mod config;
+mod state_dir;
+
+pub use cluster::Cluster;
+pub use config::{Config, StartError};
+pub use kube_embedded_apiserver::credentials::CredentialsError;
 pub use kube_embedded_core::network::Sandbox;

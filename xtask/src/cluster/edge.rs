@@ -1,25 +1,24 @@
-//! The edge on the host of a cluster that gives load balancers and Ingresses no addresses itself:
-//! `kube-embedded edge` as a process of ours.
+//! The edge of an external cluster: a `kube-embedded edge` process that gives load balancers and
+//! Ingresses addresses on this host, where the cluster itself gives them none.
 //!
-//! It lives as long as the cluster is meant to: with a run, or until `down`. One that stays holds the
-//! lock on the file `edge.pid`, as its standard input, so that no crash or reboot can leave a record
-//! of one that is gone.
+//! It lives as long as the cluster is meant to: with a run, or until `down`. A persistent one holds the
+//! lock on the file `edge.pid` as its standard input (see [`crate::exec::daemon`]).
 
+use super::{profile::ClusterProfile, provider::PublishedPorts};
 use crate::{
-    cluster::{Differences, embedded},
-    daemon::{self, Daemon},
+    exec::{
+        daemon::{self, Daemon},
+        process::{PidFd, Signals},
+    },
+    files,
     lock::Lock,
-    process::{Signals, Stranger},
     project::Project,
-    running,
 };
 use anyhow::{Context, Result};
-use lab_environment::Absent;
+use lab_environment::UnsupportedClaim;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
     fs,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
@@ -27,241 +26,236 @@ use std::{
     time::Duration,
 };
 
-/// For the API to answer, and for an edge that was killed to be believed gone.
-const START: Duration = Duration::from_secs(60);
-/// To take back its addresses.
-const STOP: Duration = Duration::from_secs(20);
+/// Time for the API to respond, and for the lease of an edge that was killed to expire.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time to release its addresses.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Seconds until a kube-proxy has learned of a change, with some to spare.
+/// Seconds until kube-proxy has programmed an endpoint change, with a margin.
 const PROPAGATION: u64 = 3;
 
-/// Node ports and where they are published.
-pub(crate) type Published = BTreeMap<u16, String>;
-
-/// The line that `kube-embedded edge` prints.
+/// The readiness line of `kube-embedded edge`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Ready {
     /// `127.A.0.0/16`.
     addresses: String,
-    /// How traffic gets in.
-    way: String,
-    /// Whether that is to the nodes' own addresses.
+    /// The route of traffic into the cluster: `node ports`, or the API.
+    #[serde(rename = "way")]
+    route: String,
+    /// True if the addresses of the nodes are reachable.
     #[serde(rename = "nodesReachable")]
     nodes_reachable: bool,
 }
 
-/// What `edge.json` says, from the moment that there is a process.
+/// The content of `edge.json`, written as soon as there is a process.
 #[derive(Serialize, Deserialize)]
-struct About {
+struct EdgeRecord {
     pid: u32,
-    /// What it was started with: another one would be another edge.
-    of: String,
-    /// Once it serves.
+    /// Identifies what it was started with: with other inputs another edge is needed.
+    #[serde(rename = "of")]
+    fingerprint: String,
+    /// Set once it serves.
     ready: Option<Ready>,
 }
 
-/// Where an edge's files are.
-pub(crate) struct Files {
+/// The files of an edge, in the directory of its cluster.
+pub(crate) struct EdgeFiles {
     lock: PathBuf,
-    about: PathBuf,
+    record: PathBuf,
     log: PathBuf,
 }
 
-impl Files {
-    /// In the folder of its cluster.
+impl EdgeFiles {
+    /// Returns the files in the directory of a cluster.
     pub(crate) fn of(folder: &Path) -> Self {
         let file = |name| folder.join(name);
-        Self { lock: file("edge.pid"), about: file("edge.json"), log: file("edge.log") }
+        Self { lock: file("edge.pid"), record: file("edge.json"), log: file("edge.log") }
     }
 
-    /// Where it serves, if one that stays is running.
-    pub(crate) fn tell(&self) -> Result<Option<String>> {
-        let ready = self.find()?.and_then(|found| found.about.ready);
-        Ok(ready.map(|ready| format!("{} through {}", ready.addresses, ready.way)))
+    /// Returns where a persistent edge serves, if one is running.
+    pub(crate) fn status(&self) -> Result<Option<String>> {
+        let ready = self.find()?.and_then(|(record, _)| record.ready);
+        Ok(ready.map(|ready| format!("{} through {}", ready.addresses, ready.route)))
     }
 
-    /// Ends one that stays.
-    pub(crate) fn end(&self) -> Result<()> {
-        if let Some(Found { process, .. }) = self.find()? {
-            process.finish("edge", STOP)?;
+    /// Stops a persistent edge.
+    pub(crate) fn stop(&self) -> Result<()> {
+        if let Some((_, process)) = self.find()? {
+            process.terminate("edge", STOP_TIMEOUT)?;
         }
-        let _ = fs::remove_file(&self.about);
+        let _ = fs::remove_file(&self.record);
         Ok(())
     }
 
-    /// One that stays, if it is running.
-    fn find(&self) -> Result<Option<Found>> {
-        if !Lock::is_held(&self.lock)? {
-            return Ok(None);
-        }
-        let file = &self.about;
-        let text = fs::read(file)
-            .with_context(|| format!("an edge is running, but cannot read {}", file.display()))?;
-        let about = read(&text).with_context(|| {
-            format!("an edge is running, and {} does not tell which process", file.display())
+    /// Returns a persistent edge, if one is running.
+    fn find(&self) -> Result<Option<(EdgeRecord, PidFd)>> {
+        let mut found = None;
+        let process = daemon::lock_holder(&self.lock, || {
+            let file = self.record.display();
+            let text = fs::read(&self.record)
+                .with_context(|| format!("an edge is running, but reading {file} failed"))?;
+            let record = parse(&text).with_context(|| {
+                format!("an edge is running, but {file} contains no process id")
+            })?;
+            Ok(found.insert(record).pid)
         })?;
-        let Ok(process) = Stranger::of(about.pid) else { return Ok(None) };
-        // Still held, so the process id was its own when the descriptor was made.
-        Ok(Lock::is_held(&self.lock)?.then_some(Found { about, process }))
+        Ok(found.zip(process))
     }
 
-    /// What is on record while one is running.
-    fn record(&self, about: &About) -> Result<()> {
-        fs::write(&self.about, serde_json::to_vec_pretty(about)?)
-            .with_context(|| format!("cannot write {}", self.about.display()))
+    fn save(&self, record: &EdgeRecord) -> Result<()> {
+        files::write_json(&self.record, record)
     }
 }
 
-/// One that another run has started.
-struct Found {
-    about: About,
-    process: Stranger,
-}
-
-/// What another version has written is of use for its process alone.
-fn read(text: &[u8]) -> Option<About> {
-    if let Ok(about) = serde_json::from_slice(text) {
-        return Some(about);
+/// Parses a record. Of one that another version wrote only the process id is of use.
+fn parse(text: &[u8]) -> Option<EdgeRecord> {
+    if let Ok(record) = serde_json::from_slice(text) {
+        return Some(record);
     }
     let other: Value = serde_json::from_slice(text).ok()?;
     let pid = other.get("pid")?.as_u64()?.try_into().ok()?;
-    Some(About { pid, of: String::new(), ready: None })
+    Some(EdgeRecord { pid, fingerprint: String::new(), ready: None })
 }
 
-/// What an edge is given to see of its cluster.
-pub(crate) struct Seen<'a> {
-    /// Of this cluster alone.
+/// The cluster that an edge serves.
+pub(crate) struct EdgeTarget<'a> {
+    /// The state directory of the cluster.
     pub(crate) folder: &'a Path,
     pub(crate) kubeconfig: &'a Path,
-    pub(crate) published: &'a Published,
-    /// The one namespace that it serves; `None` for all.
-    pub(crate) only: Option<&'static str>,
+    pub(crate) published: &'a PublishedPorts,
+    /// The only namespace that it serves; `None` for all.
+    pub(crate) namespace: Option<&'static str>,
 }
 
 /// The edge of a cluster that is in use.
 pub(crate) struct Edge {
-    files: Files,
+    files: EdgeFiles,
     ready: Ready,
-    life: Life,
+    process: EdgeProcess,
 }
 
-/// How long it lives.
-enum Life {
-    OfRun(Daemon),
-    Stays(Stranger),
+enum EdgeProcess {
+    /// Ends with this run.
+    Ephemeral(Daemon),
+    /// Runs until `down`; not our child.
+    Persistent(PidFd),
 }
 
 impl Edge {
-    /// An edge that serves the cluster: the one that is there, or a new one, which `stays` or goes
-    /// with this run.
+    /// Returns an edge that serves the cluster: the one that is running, or a new one.
     pub(crate) fn ensure(
         project: &Project,
-        seen: &Seen,
-        stays: bool,
+        target: &EdgeTarget,
+        persistent: bool,
         signals: &Signals,
     ) -> Result<Self> {
-        let files = Files::of(seen.folder);
-        let program = embedded::program(project);
-        let of = fingerprint(&program, seen)?;
-        if let Some(Found { about, process }) = files.find()? {
-            if let About { of: same, ready: Some(ready), .. } = about
-                && same == of
+        let files = EdgeFiles::of(target.folder);
+        let program = project.program("kube-embedded");
+        let fingerprint = fingerprint(&program, target)?;
+        if let Some((record, process)) = files.find()? {
+            if let EdgeRecord { fingerprint: same, ready: Some(ready), .. } = record
+                && same == fingerprint
             {
-                return Ok(Self { files, ready, life: Life::Stays(process) });
+                return Ok(Self { files, ready, process: EdgeProcess::Persistent(process) });
             }
-            files.end()?;
+            files.stop()?;
         }
-        let mut command = Command::new(program);
-        command.arg("edge").arg("--kubeconfig").arg(seen.kubeconfig).current_dir("/");
-        for (port, at) in seen.published {
-            command.arg("--published").arg(format!("{port}={at}"));
-        }
-        if let Some(namespace) = seen.only {
-            command.arg("--namespace").arg(namespace);
-        }
-        if stays {
-            // Nobody runs; somebody may just be looking.
+        let mut command = command(&program, target);
+        if persistent {
+            // No edge is running, but another process may just be checking the lock.
             let lock = Lock::wait(&files.lock)?;
-            let _ = fs::remove_file(&files.about);
-            command.stdin(lock.share());
+            let _ = fs::remove_file(&files.record);
+            command.stdin(lock.into_file());
         } else {
             command.arg("--exit-with-stdin").stdin(Stdio::piped());
         }
-        let mut process = daemon::start("edge", command, &files.log)?;
-        let pid = process.id().context("the edge has ended")?;
-        let mut about = About { pid, of, ready: None };
-        if stays {
-            // Before it serves: were we killed now, it would be found.
-            files.record(&about)?;
+        let mut daemon = Daemon::start("edge", command, &files.log)?;
+        let pid = daemon.id()?;
+        let mut record = EdgeRecord { pid, fingerprint, ready: None };
+        if persistent {
+            // Before it serves, so that it is found even if this process is killed now.
+            files.save(&record)?;
         }
-        let ready: Ready = process.ready(START, signals)?;
-        eprintln!("edge: load balancers at {} through {}", ready.addresses, ready.way);
-        if !stays {
-            return Ok(Self { files, ready, life: Life::OfRun(process) });
+        let ready: Ready = daemon.wait_ready(START_TIMEOUT, signals)?;
+        eprintln!("edge: load balancers at {} through {}", ready.addresses, ready.route);
+        if !persistent {
+            return Ok(Self { files, ready, process: EdgeProcess::Ephemeral(daemon) });
         }
-        about.ready = Some(ready.clone());
-        files.record(&about)?;
-        let life = Life::Stays(Stranger::of(pid)?);
-        // From here on it is on its own.
-        process.release();
-        Ok(Self { files, ready, life })
+        record.ready = Some(ready.clone());
+        files.save(&record)?;
+        let process = EdgeProcess::Persistent(PidFd::open(pid)?);
+        daemon.detach();
+        Ok(Self { files, ready, process })
     }
 
-    /// What labs have to know of how it enters the cluster.
-    pub(crate) fn fit(&self, differences: &mut Differences) {
+    /// Adjusts the lab environment for the way the edge reaches the cluster.
+    pub(crate) fn adjust_profile(&self, profile: &mut ClusterProfile) {
         if self.ready.nodes_reachable {
             return;
         }
-        let way = &self.ready.way;
-        let reason = format!("no node can be reached from here: traffic enters by {way}");
-        let claim = "nodeport-in-range".to_owned();
-        differences.absent.push(Absent { claim, reason });
-        // A connection that way is made before it meets its pod, and cannot be tried again: a pod that
-        // ends has to serve on for as long as it may be chosen.
-        let patience = &mut differences.patience;
-        patience.propagation = patience.propagation.max(PROPAGATION);
+        let route = &self.ready.route;
+        profile.unsupported.push(UnsupportedClaim {
+            claim: "nodeport-in-range".into(),
+            reason: format!("no node is reachable from this host: traffic enters by {route}"),
+        });
+        // A connection through the API is established before it reaches its pod and cannot be retried:
+        // a terminating pod has to serve for as long as it may still be chosen.
+        let timeouts = &mut profile.timeouts;
+        timeouts.propagation = timeouts.propagation.max(PROPAGATION);
     }
 
-    /// What becomes readable when one that stays has ended; that of one of this run is told by a signal.
-    pub(crate) fn end_of_life(&self) -> Option<BorrowedFd<'_>> {
-        match &self.life {
-            Life::OfRun(_) => None,
-            Life::Stays(process) => Some(process.as_fd()),
+    /// Returns a pidfd that becomes readable when the edge exits, unless it is our child, whose exit
+    /// raises SIGCHLD.
+    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.process {
+            EdgeProcess::Ephemeral(_) => None,
+            EdgeProcess::Persistent(process) => Some(process.as_fd()),
         }
     }
 
-    /// What it said last, if it serves no longer.
-    pub(crate) fn ended(&mut self) -> Option<String> {
-        let ended = match &mut self.life {
-            Life::OfRun(process) => process.ended(),
-            Life::Stays(process) => process.ended(),
+    /// Returns the end of its log if it has exited.
+    pub(crate) fn exited(&mut self) -> Option<String> {
+        let exited = match &mut self.process {
+            EdgeProcess::Ephemeral(daemon) => daemon.has_exited(),
+            EdgeProcess::Persistent(process) => process.has_exited(),
         };
-        ended.then(|| daemon::last_words(&self.files.log))
+        exited.then(|| daemon::log_tail(&self.files.log))
     }
 
-    /// Ends what was started for this run alone.
+    /// Stops it if it was started for this run alone.
     pub(crate) fn release(self, signals: &Signals) {
-        if let Life::OfRun(mut process) = self.life {
-            process.stop(signals);
+        if let EdgeProcess::Ephemeral(mut daemon) = self.process {
+            daemon.stop(signals);
         }
     }
 }
 
-/// What an edge depends on: the program, how the cluster is reached, and what is published.
-fn fingerprint(program: &Path, seen: &Seen) -> Result<String> {
-    let mut hash = Sha256::new();
-    hash.update(running::build(program)?);
-    let text = fs::read_to_string(seen.kubeconfig);
-    let text = text.with_context(|| format!("cannot read {}", seen.kubeconfig.display()))?;
-    // The rest may be written anew each time, such as when that was.
-    let counts = ["server:", "certificate-authority", "client-", "token", "exec:"];
+fn command(program: &Path, target: &EdgeTarget) -> Command {
+    let mut command = Command::new(program);
+    command.arg("edge").arg("--kubeconfig").arg(target.kubeconfig).current_dir("/");
+    for (port, address) in target.published {
+        command.arg("--published").arg(format!("{port}={address}"));
+    }
+    if let Some(namespace) = target.namespace {
+        command.arg("--namespace").arg(namespace);
+    }
+    command
+}
+
+/// Identifies what an edge depends on: the program, how the cluster is reached, and the ports.
+fn fingerprint(program: &Path, target: &EdgeTarget) -> Result<String> {
+    let mut inputs = files::build_id(program)?;
+    let text = fs::read_to_string(target.kubeconfig)
+        .with_context(|| format!("failed to read {}", target.kubeconfig.display()))?;
+    // Other lines, such as the time of the last update, may change each time the file is written.
+    let relevant = ["server:", "certificate-authority", "client-", "token", "exec:"];
     for line in text.lines().map(str::trim) {
-        if counts.iter().any(|word| line.starts_with(word)) {
-            hash.update(line);
+        if relevant.iter().any(|word| line.starts_with(word)) {
+            inputs += line;
         }
     }
-    hash.update(serde_json::to_vec(&(seen.published, seen.only))?);
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    inputs += &serde_json::to_string(&(target.published, target.namespace))?;
+    Ok(oci_archive::Digest::of(inputs.as_bytes()).to_string())
 }
 
 #[cfg(test)]
@@ -269,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_edge_is_of_one_program_and_one_cluster() {
+    fn fingerprint_depends_on_program_endpoint_and_ports() {
         let folder = std::env::temp_dir().join(format!("canary-edge-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let (program, kubeconfig) = (folder.join("program"), folder.join("kubeconfig"));
@@ -277,8 +271,9 @@ mod tests {
         let of = |text: &str, published: &[(u16, &str)]| {
             fs::write(&kubeconfig, text).unwrap();
             let published = published.iter().map(|(port, at)| (*port, (*at).into())).collect();
-            let (kubeconfig, published, only) = (&*kubeconfig, &published, None);
-            fingerprint(&program, &Seen { folder: &folder, kubeconfig, published, only }).unwrap()
+            let (kubeconfig, published, namespace) = (&*kubeconfig, &published, None);
+            let folder = &*folder;
+            fingerprint(&program, &EdgeTarget { folder, kubeconfig, published, namespace }).unwrap()
         };
         let first = of("  server: https://127.0.0.1:1\n  last-update: now", &[]);
         assert_eq!(of("  server: https://127.0.0.1:1\n  last-update: later", &[]), first);
@@ -290,12 +285,13 @@ mod tests {
     }
 
     #[test]
-    fn of_another_versions_record_the_process_is_read() {
+    fn record_of_older_version_yields_only_the_pid() {
         let now = r#"{"pid":7,"of":"x","ready":null}"#;
-        assert_eq!(read(now.as_bytes()).map(|about| (about.pid, about.of)), Some((7, "x".into())));
+        let record = parse(now.as_bytes()).unwrap();
+        assert_eq!((record.pid, &*record.fingerprint), (7, "x"));
         let older = r#"{"pid":7,"addresses":"127.9.0.0/16","way":"node ports","build":"1"}"#;
-        let about = read(older.as_bytes()).unwrap();
-        assert_eq!((about.pid, &*about.of, about.ready.is_none()), (7, "", true));
-        assert!(read(b"{}").is_none() && read(b"torn").is_none());
+        let record = parse(older.as_bytes()).unwrap();
+        assert_eq!((record.pid, &*record.fingerprint, record.ready.is_none()), (7, "", true));
+        assert!(parse(b"{}").is_none() && parse(b"torn").is_none());
     }
 }

@@ -1,309 +1,98 @@
-//! One image as a tar file that is an OCI image layout and a docker-archive at once, so that
-//! `docker load`, `ctr images import`, `kind load image-archive` and the embedded cluster all take
-//! it. Made without Docker: a `FROM scratch` image is one layer with one file.
-//!
-//! Byte-reproducible: no clock, no owner, no order that could vary. The documents are structs, not
-//! JSON maps, because the order of a map's keys depends on what else is compiled with serde_json.
+//! What is put into an image: a `FROM scratch` image is one layer with one file, made without Docker.
+//! The archive is byte-reproducible, and `docker load`, `ctr images import`, `kind load image-archive`
+//! and the embedded cluster all take it.
 
-use anyhow::{Context, Result, ensure};
-use serde::Serialize;
-use serde_json::Value;
-use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
+use anyhow::{Context, Result};
+use oci_archive::{
+    Archive, Descriptor, Digest, ImageBuilder, ImageConfig, Index, Platform, TarWriter,
+};
+use std::{fs::File, io::Read, path::Path};
+
+/// A number, as a scratch image has no /etc/passwd; not root.
+const USER: &str = "65532:65532";
 
 /// An image as bytes.
-pub(crate) struct Archive {
+pub(crate) struct ImageTar {
     /// The tar file.
     pub(crate) bytes: Vec<u8>,
-    /// Digest of the image's manifest: `sha256:…`, what a registry would call it by.
-    pub(crate) digest: String,
+    /// Digest of the image's manifest, by which a registry knows the image.
+    pub(crate) digest: Digest,
 }
 
 /// Packs `binary` as `/app` of the image `kubeapp:<version>` for this machine's architecture.
-pub(crate) fn pack(binary: &[u8], version: &str) -> Result<Archive> {
-    let architecture = architecture(std::env::consts::ARCH);
-    let layer = Blob::new(LAYER, tar(&[("app", 0o755, binary)])?);
-    let labels = BTreeMap::from([
+pub(crate) fn pack(binary: &[u8], version: &str) -> Result<ImageTar> {
+    let mut layer = TarWriter::new(Vec::new());
+    layer.file("app", 0o755, binary)?;
+    let labels = [
         ("org.opencontainers.image.title", "kubeapp"),
         ("org.opencontainers.image.version", version),
-    ]);
-    let config = Blob::json(
-        CONFIG,
-        &Image {
-            architecture,
-            os: "linux",
-            created: EPOCH,
-            config: Config {
-                user: USER,
-                exposed_ports: BTreeMap::from([("8080/tcp", Empty {})]),
-                env: ["PATH=/"],
-                entrypoint: ["/app"],
-                labels,
-            },
-            rootfs: RootFs { kind: "layers", diff_ids: [&layer.digest] },
-            history: [History { created: EPOCH, created_by: "COPY kubeapp /app" }],
-        },
-    )?;
-    let manifest = Blob::json(
-        MANIFEST,
-        &Manifest {
-            schema_version: 2,
-            media_type: MANIFEST,
-            config: config.descriptor(),
-            layers: [layer.descriptor()],
-        },
-    )?;
-    let name = format!("kubeapp:{version}");
-    let index = serde_json::to_vec(&Index {
-        schema_version: 2,
-        media_type: "application/vnd.oci.image.index.v1+json",
-        manifests: [Descriptor {
-            platform: Some(Platform { architecture, os: "linux" }),
-            annotations: BTreeMap::from([
-                ("io.containerd.image.name", format!("docker.io/library/{name}")),
-                ("org.opencontainers.image.ref.name", version.to_owned()),
-            ]),
-            ..manifest.descriptor()
-        }],
-    })?;
-    let docker = serde_json::to_vec(&[DockerManifest {
-        config: config.path(),
-        repo_tags: [name],
-        layers: [layer.path()],
-    }])?;
-    let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
-    let mut blobs = [&config, &layer, &manifest].map(|blob| (blob.path(), blob.bytes.as_slice()));
-    blobs.sort();
-    let [(a, first), (b, second), (c, third)] = &blobs;
-    let bytes = tar(&[
-        ("blobs/", 0o755, b""),
-        ("blobs/sha256/", 0o755, b""),
-        (a, 0o644, first),
-        (b, 0o644, second),
-        (c, 0o644, third),
-        ("index.json", 0o644, &index),
-        ("manifest.json", 0o644, &docker),
-        ("oci-layout", 0o644, layout),
-    ])?;
-    Ok(Archive { bytes, digest: manifest.digest })
+    ];
+    let config = ImageConfig {
+        user: USER.to_owned(),
+        exposed_ports: ["8080/tcp".to_owned()].into(),
+        env: vec!["PATH=/".to_owned()],
+        entrypoint: vec!["/app".to_owned()],
+        labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        ..ImageConfig::default()
+    };
+    let mut bytes = Vec::new();
+    let digest = ImageBuilder::new(&format!("kubeapp:{version}"), Platform::host(), config)?
+        .layer(layer.finish()?, "COPY kubeapp /app")
+        .write(&mut bytes)?;
+    Ok(ImageTar { bytes, digest })
 }
 
 /// The image of an archive, ready to be pushed.
 #[derive(Debug)]
 pub(crate) struct Packed {
     /// Of the manifest.
-    pub(crate) digest: String,
+    pub(crate) digest: Digest,
     /// The manifest's bytes.
     pub(crate) manifest: Vec<u8>,
-    /// What the manifest names, by digest: configuration and layers.
-    pub(crate) blobs: Vec<(String, Vec<u8>)>,
+    /// Content that the manifest refers to, by digest: layers and configuration.
+    pub(crate) blobs: Vec<(Digest, Vec<u8>)>,
 }
 
-/// Reads an archive back; what does not match its digest is an error.
+/// Reads an archive back; content that does not match its digest is an error.
 pub(crate) fn unpack(file: &Path) -> Result<Packed> {
-    let problem = || format!("{} is not an image archive as these tools write it", file.display());
-    let archive = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let mut files = BTreeMap::new();
-    for entry in tar::Archive::new(archive).entries().with_context(problem)? {
-        let mut entry = entry.with_context(problem)?;
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).with_context(problem)?;
-        files.insert(entry.path()?.to_string_lossy().into_owned(), bytes);
-    }
-    let index = files.remove("index.json").with_context(problem)?;
-    let index: Value = serde_json::from_slice(&index).with_context(problem)?;
-    let mut blob = |digest: &str| -> Result<Vec<u8>> {
-        let bytes = files.remove(&format!("blobs/{}", digest.replace(':', "/")));
-        let bytes = bytes.with_context(problem)?;
-        ensure!(self::digest(&bytes) == digest, "{}: {digest} is damaged", file.display());
-        Ok(bytes)
-    };
-    let named = |value: &Value| value.get("digest").and_then(Value::as_str).map(str::to_owned);
-    let digest = index.pointer("/manifests/0").and_then(named).with_context(problem)?;
-    let manifest = blob(&digest)?;
-    let parsed: Value = serde_json::from_slice(&manifest).with_context(problem)?;
-    let layers = parsed.get("layers").and_then(Value::as_array).with_context(problem)?;
+    let archive = File::open(file).with_context(|| format!("failed to read {}", file.display()))?;
+    let image = first_image(archive);
+    image.with_context(|| {
+        format!("{} is not an image archive as these tools write it", file.display())
+    })
+}
+
+fn first_image(file: File) -> Result<Packed> {
+    let mut archive = Archive::new(file)?;
+    let descriptor = first(archive.index()?).context("index.json lists no image")?;
+    let manifest = archive.manifest(&descriptor)?;
     let mut blobs = Vec::new();
-    for descriptor in layers.iter().chain(parsed.get("config")) {
-        let digest = named(descriptor).with_context(problem)?;
-        blobs.push((digest.clone(), blob(&digest)?));
+    for blob in manifest.layers.iter().chain([&manifest.config]) {
+        let mut content = Vec::new();
+        archive.blob(blob)?.read_to_end(&mut content)?;
+        blobs.push((blob.digest, content));
     }
-    Ok(Packed { digest, manifest, blobs })
+    let manifest = archive.document(&descriptor)?;
+    Ok(Packed { digest: descriptor.digest, manifest, blobs })
 }
 
-/// What processors the program in an archive is for, as its index says; `None` if it does not.
+/// Returns the processor architecture of the program in an archive, by its index; `None` if the
+/// index does not name one.
 pub(crate) fn architecture_of(file: &Path) -> Option<String> {
-    let mut archive = tar::Archive::new(File::open(file).ok()?);
-    let mut index = archive
-        .entries_with_seek()
-        .ok()?
-        .flatten()
-        .find(|entry| entry.path().is_ok_and(|path| path == Path::new("index.json")))?;
-    let mut bytes = Vec::new();
-    index.read_to_end(&mut bytes).ok()?;
-    let index: Value = serde_json::from_slice(&bytes).ok()?;
-    Some(index.pointer("/manifests/0/platform/architecture")?.as_str()?.into())
+    let mut archive = Archive::new(File::open(file).ok()?).ok()?;
+    let platform = first(archive.index().ok()?)?.platform?;
+    Some(platform.architecture).filter(|architecture| !architecture.is_empty())
 }
 
-/// `sha256:` and the digest in hexadecimal.
-pub(crate) fn digest(bytes: &[u8]) -> String {
-    let mut text = String::from("sha256:");
-    for byte in Sha256::digest(bytes) {
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
-}
-
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-/// Media type of a manifest.
-pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const EPOCH: &str = "1970-01-01T00:00:00Z";
-/// Nobody in particular, but not root: a number, as a scratch image has no /etc/passwd.
-const USER: &str = "65532:65532";
-
-/// Rust's name of an architecture as Go, and so every image, names it.
-fn architecture(rust: &'static str) -> &'static str {
-    match rust {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
-}
-
-struct Blob {
-    media_type: &'static str,
-    digest: String,
-    bytes: Vec<u8>,
-}
-
-impl Blob {
-    fn new(media_type: &'static str, bytes: Vec<u8>) -> Self {
-        Self { media_type, digest: digest(&bytes), bytes }
-    }
-
-    fn json(media_type: &'static str, document: &impl Serialize) -> Result<Self> {
-        Ok(Self::new(media_type, serde_json::to_vec(document)?))
-    }
-
-    fn path(&self) -> String {
-        format!("blobs/{}", self.digest.replace(':', "/"))
-    }
-
-    fn descriptor(&self) -> Descriptor<'_> {
-        Descriptor {
-            media_type: self.media_type,
-            digest: &self.digest,
-            size: self.bytes.len(),
-            platform: None,
-            annotations: BTreeMap::new(),
-        }
-    }
-}
-
-/// A tar file of folders (names that end in `/`) and files: owned by root, dated to the epoch.
-fn tar(entries: &[(&str, u32, &[u8])]) -> Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (path, mode, bytes) in entries {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(match path.ends_with('/') {
-            true => tar::EntryType::Directory,
-            false => tar::EntryType::Regular,
-        });
-        header.set_mode(*mode);
-        header.set_mtime(0);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_size(bytes.len() as u64);
-        tar.append_data(&mut header, path, *bytes)
-            .with_context(|| format!("cannot pack {path}"))?;
-    }
-    tar.into_inner().context("cannot finish the archive")
-}
-
-#[derive(Serialize)]
-struct Empty {}
-
-#[derive(Serialize)]
-struct Image<'a> {
-    architecture: &'a str,
-    os: &'a str,
-    created: &'a str,
-    config: Config<'a>,
-    rootfs: RootFs<'a>,
-    history: [History<'a>; 1],
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Config<'a> {
-    user: &'a str,
-    exposed_ports: BTreeMap<&'a str, Empty>,
-    env: [&'a str; 1],
-    entrypoint: [&'a str; 1],
-    labels: BTreeMap<&'a str, &'a str>,
-}
-
-#[derive(Serialize)]
-struct RootFs<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    diff_ids: [&'a str; 1],
-}
-
-#[derive(Serialize)]
-struct History<'a> {
-    created: &'a str,
-    created_by: &'a str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Manifest<'a> {
-    schema_version: u8,
-    media_type: &'a str,
-    config: Descriptor<'a>,
-    layers: [Descriptor<'a>; 1],
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Index<'a> {
-    schema_version: u8,
-    media_type: &'a str,
-    manifests: [Descriptor<'a>; 1],
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor<'a> {
-    media_type: &'a str,
-    digest: &'a str,
-    size: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    platform: Option<Platform<'a>>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<&'a str, String>,
-}
-
-#[derive(Serialize)]
-struct Platform<'a> {
-    architecture: &'a str,
-    os: &'a str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct DockerManifest {
-    config: String,
-    repo_tags: [String; 1],
-    layers: [String; 1],
+fn first(index: Index) -> Option<Descriptor> {
+    index.manifests.into_iter().next()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
+    use std::collections::BTreeMap;
 
     fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
         let mut tar = tar::Archive::new(archive);
@@ -319,8 +108,8 @@ mod tests {
 
     fn blob<'a>(files: &'a BTreeMap<String, Vec<u8>>, named: &Value) -> &'a [u8] {
         let name = named.as_str().unwrap();
-        let bytes = &files[&format!("blobs/{}", name.replace(':', "/"))];
-        assert_eq!(digest(bytes), name, "a blob's name is its digest");
+        let bytes = &files[&name.parse::<Digest>().unwrap().blob_path()];
+        assert_eq!(Digest::of(bytes).to_string(), name, "a blob's name is its digest");
         bytes
     }
 
@@ -332,7 +121,7 @@ mod tests {
         assert_eq!(json(&files["oci-layout"])["imageLayoutVersion"], "1.0.0");
 
         let entry = json(&files["index.json"])["manifests"][0].clone();
-        assert_eq!(entry["digest"], archive.digest.as_str());
+        assert_eq!(entry["digest"], archive.digest.to_string());
         assert_eq!(
             entry["annotations"]["io.containerd.image.name"],
             "docker.io/library/kubeapp:1.0"
@@ -342,7 +131,11 @@ mod tests {
         let config = json(blob(&files, &manifest["config"]["digest"]));
         let layer = blob(&files, &manifest["layers"][0]["digest"]);
         assert_eq!(manifest["layers"][0]["size"], layer.len());
-        assert_eq!(config["rootfs"]["diff_ids"][0], digest(layer), "the layer is not compressed");
+        assert_eq!(
+            config["rootfs"]["diff_ids"][0],
+            Digest::of(layer).to_string(),
+            "the layer is not compressed"
+        );
         assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/app"]));
         assert_eq!(config["config"]["User"], "65532:65532");
         assert_eq!(config["config"]["ExposedPorts"], serde_json::json!({"8080/tcp": {}}));
@@ -362,15 +155,15 @@ mod tests {
         let file = std::env::temp_dir().join(format!("canary-archive-{}.tar", std::process::id()));
         std::fs::write(&file, &packed.bytes).unwrap();
         let image = unpack(&file).unwrap();
-        let own = architecture(std::env::consts::ARCH);
+        let own = oci_archive::host_architecture();
         assert_eq!(architecture_of(&file).as_deref(), Some(own));
         assert_eq!((&image.digest, image.blobs.len()), (&packed.digest, 2));
-        assert_eq!(digest(&image.manifest), packed.digest);
+        assert_eq!(Digest::of(&image.manifest), packed.digest);
         let at = packed.bytes.windows(7).position(|bytes| bytes == b"program").unwrap();
         let mut damaged = packed.bytes.clone();
         damaged[at] ^= 1;
         std::fs::write(&file, damaged).unwrap();
-        assert!(unpack(&file).unwrap_err().to_string().contains("is damaged"));
+        assert!(format!("{:#}", unpack(&file).unwrap_err()).contains("is damaged"));
         std::fs::write(&file, "no tar").unwrap();
         assert!(unpack(&file).unwrap_err().to_string().contains("is not an image archive"));
         assert_eq!(architecture_of(&file), None);

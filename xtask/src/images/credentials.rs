@@ -1,37 +1,37 @@
-//! Who we are at a registry: what `docker login` has left in Docker's configuration, or what a program
-//! hands out that keeps it elsewhere. Nothing of it is printed or logged.
+//! Registry credentials: from Docker's config.json or a credential helper. They are never printed or
+//! logged.
 
-use crate::tool::{Line, Tools};
+use crate::exec::{command_line::CommandLine, runner::CommandRunner};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::{env, fs, path::PathBuf, time::Duration};
 
-/// For a helper to answer: it may have to ask a keyring.
-const HELPER: Duration = Duration::from_secs(30);
+/// Time for a credential helper to respond: it may have to query a keyring.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A way in.
+/// The credential for one registry.
 pub(crate) struct Login {
-    /// What Docker's configuration calls the registry, which kubelets go by, too.
+    /// The key of the registry in Docker's configuration, which kubelets match, too.
     pub(crate) key: String,
-    pub(crate) who: Who,
+    pub(crate) credential: Credential,
 }
 
-/// Name and password, as they were found.
+/// A user name and password, in the form in which they were found.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Who {
-    User(String, String),
-    /// Both in base 64, as HTTP sends them.
+pub(crate) enum Credential {
+    UserPassword(String, String),
+    /// `user:password` in base64, as HTTP basic authentication sends it.
     Basic(String),
 }
 
-/// What Docker's configuration calls a registry.
+/// Returns the key of a registry in Docker's configuration.
 pub(crate) fn key(host: &str) -> &str {
     if host == "docker.io" { "https://index.docker.io/v1/" } else { host }
 }
 
-/// How much of a registry's path a key of Docker's configuration names; `None` if it is another
-/// registry's. The rules are kubelet's: with or without a scheme, `/v1/` of old, then a path.
-pub(crate) fn covers(key: &str, (host, path): (&str, &str)) -> Option<usize> {
+/// Returns how much of a registry's path a key of Docker's configuration matches; `None` if it is for
+/// another registry. The rules are the kubelet's: an optional scheme, a legacy `/v1/`, then a path.
+fn match_length(key: &str, (host, path): (&str, &str)) -> Option<usize> {
     let bare = key.split_once("://").map_or(key, |(_, bare)| bare);
     let (named, below) = bare.split_once('/').unwrap_or((bare, ""));
     let below = below.strip_prefix("v1/").or_else(|| below.strip_prefix("v2/")).unwrap_or(below);
@@ -43,29 +43,29 @@ pub(crate) fn covers(key: &str, (host, path): (&str, &str)) -> Option<usize> {
     ((named == host || (hub(named) && hub(host))) && inside).then_some(below.len())
 }
 
-/// Of all keys the one that names most of the path, as kubelets choose.
-pub(crate) fn nearest<'a>(
+/// Returns the key that matches most of the path, as the kubelet chooses it.
+pub(crate) fn longest_match<'a>(
     keys: impl Iterator<Item = &'a String>,
     place: (&str, &str),
 ) -> Option<&'a str> {
-    let covering = keys.filter_map(|key| Some((covers(key, place)?, key.as_str())));
-    covering.max_by_key(|(length, _)| *length).map(|(_, key)| key)
+    let matching = keys.filter_map(|key| Some((match_length(key, place)?, key.as_str())));
+    matching.max_by_key(|(length, _)| *length).map(|(_, key)| key)
 }
 
-/// What `docker login` has stored for a registry.
-pub(crate) fn stored(host: &str, path: &str, tools: &Tools) -> Result<Option<Login>> {
+/// Returns the credential that `docker login` stored for a registry.
+pub(crate) fn stored(host: &str, path: &str, runner: &CommandRunner) -> Result<Option<Login>> {
     let folder = env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let folder = folder.or_else(|| Some(env::home_dir()?.join(".docker"))).unwrap_or_default();
     let config = fs::read(folder.join("config.json")).unwrap_or_default();
     let config: Value = serde_json::from_slice(&config).unwrap_or_default();
     match find(&config, (host, path)) {
         Stored::Nothing => Ok(None),
-        Stored::Basic(key, auth) => Ok(Some(Login { key, who: Who::Basic(auth) })),
+        Stored::Basic(key, auth) => Ok(Some(Login { key, credential: Credential::Basic(auth) })),
         Stored::Helper(key, helper) => {
-            let line = Line::new(&format!("docker-credential-{helper} get"));
-            let line = line.told(format!("{key}\n")).answering_in_private_or_why_not();
-            let answer = tools.ask(&line, HELPER)?.well(&[])?;
-            Ok(Some(Login { key, who: of_helper(&helper, &answer)? }))
+            let line = CommandLine::new(&format!("docker-credential-{helper} get"));
+            let line = line.stdin_text(format!("{key}\n")).sensitive_output_except_errors();
+            let output = runner.query(&line, HELPER_TIMEOUT)?.into_stdout(&[])?;
+            Ok(Some(Login { key, credential: parse_helper_output(&helper, &output)? }))
         }
     }
 }
@@ -81,7 +81,7 @@ fn find(config: &Value, place: (&str, &str)) -> Stored {
     let text = |value: Option<&Value>| Some(value?.as_str()?.to_owned()).filter(|t| !t.is_empty());
     let of = |field: &str| {
         let all = config.get(field)?.as_object()?;
-        let key = nearest(all.keys(), place)?;
+        let key = longest_match(all.keys(), place)?;
         Some((key.to_owned(), all.get(key)?))
     };
     let auths = of("auths");
@@ -100,17 +100,17 @@ fn find(config: &Value, place: (&str, &str)) -> Stored {
     }
 }
 
-fn of_helper(helper: &str, answer: &str) -> Result<Who> {
-    let problem = || format!("docker-credential-{helper} answers with no name and password");
-    let answer: Value = serde_json::from_str(answer).ok().with_context(problem)?;
-    let field = |name: &str| Some(answer.get(name)?.as_str()?.to_owned());
+fn parse_helper_output(helper: &str, output: &str) -> Result<Credential> {
+    let problem = || format!("docker-credential-{helper} returned no user name and password");
+    let output: Value = serde_json::from_str(output).ok().with_context(problem)?;
+    let field = |name: &str| Some(output.get(name)?.as_str()?.to_owned());
     let (name, password) = field("Username").zip(field("Secret")).with_context(problem)?;
     ensure!(
         name != "<token>",
-        "docker-credential-{helper} has an identity token there, which is no name and password; \
-         `docker login` with an access token of the registry stores some"
+        "docker-credential-{helper} returned an identity token instead of a user name and password; \
+         `docker login` with an access token of the registry stores those"
     );
-    Ok(Who::User(name, password))
+    Ok(Credential::UserPassword(name, password))
 }
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn credentials_are_those_of_docker_login() {
+    fn credentials_are_found_as_the_kubelet_finds_them() {
         let config = json!({
             "auths": {"ghcr.io": {"auth": "dTpw"}, "https://index.docker.io/v1/": {},
                 "https://old.example/v1/": {"auth": "b2xk"}, "quay.io/team": {"auth": "dGVhbQ=="},
@@ -144,15 +144,16 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_answers_with_a_name_and_a_password_or_else_why_not() {
-        let who = of_helper("x", r#"{"ServerURL":"h","Username":"u","Secret":"p"}"#).unwrap();
-        assert_eq!(who, Who::User("u".into(), "p".into()));
-        for (answer, part) in [
-            ("no", "no name and password"),
-            (r#"{"Username":"u"}"#, "no name and password"),
+    fn credential_helper_output_is_parsed_or_rejected() {
+        let credential =
+            parse_helper_output("x", r#"{"ServerURL":"h","Username":"u","Secret":"p"}"#).unwrap();
+        assert_eq!(credential, Credential::UserPassword("u".into(), "p".into()));
+        for (output, part) in [
+            ("no", "no user name and password"),
+            (r#"{"Username":"u"}"#, "no user name and password"),
             (r#"{"Username":"<token>","Secret":"hidden"}"#, "an identity token"),
         ] {
-            let error = of_helper("x", answer).unwrap_err().to_string();
+            let error = parse_helper_output("x", output).unwrap_err().to_string();
             assert!(error.contains(part) && !error.contains("hidden"), "{error}");
         }
     }

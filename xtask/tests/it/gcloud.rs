@@ -1,43 +1,43 @@
-//! The real gcloud, its plugin and kubectl, in front of a stand-in of Google's APIs on loopback that
-//! hands out an embedded cluster: the whole way from `up --on gke` to a green phase and to `down`,
-//! without an account. Where one of these programs is missing, the test says that it did not run.
+//! The real gcloud, its plugin and kubectl, with a fake of Google's APIs on loopback whose cluster is an
+//! embedded one: from `up --on gke` to a passing phase and to `down`, without an account.
 
 use super::{
-    World, ended,
-    real::{Embedded, images, lacking},
+    Fixture,
+    current_context::Embedded,
+    exit,
+    require::{images, require},
 };
 use serde_json::{Value, json};
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    path::Path,
     sync::{Arc, Mutex},
     thread,
 };
 
-/// What Google's side knows: whether the cluster is there, and what it was asked.
+/// The state of Google Cloud and the requests that it received.
 #[derive(Default)]
 struct Google {
-    made: bool,
+    created: bool,
     repository: bool,
-    asked: Vec<String>,
-    /// Answers every request for a new cluster so.
+    requests: Vec<String>,
+    /// The response to every request for a new cluster.
     refusal: Option<(u16, &'static str)>,
 }
 
 impl Google {
-    /// The one answer to each request of the container, Artifact Registry, Compute and Service Usage
-    /// APIs that gcloud makes on the way.
-    fn answer(&mut self, method: &str, path: &str, body: &Value, cluster: &Value) -> (u16, Value) {
+    /// Responds to the requests that gcloud sends to the container, Artifact Registry, Compute and Service
+    /// Usage APIs.
+    fn respond(&mut self, method: &str, path: &str, body: &Value, cluster: &Value) -> (u16, Value) {
         let path = path.split('?').next().unwrap_or_default();
         let last = path.rsplit('/').next().unwrap_or_default();
         let operation =
             |kind: &str| json!({"name": "op-1", "status": "DONE", "operationType": kind});
-        self.asked.push(format!("{method} {path}"));
+        self.requests.push(format!("{method} {path}"));
         match (method, last) {
             ("GET", "container.googleapis.com") => (200, json!({"state": "ENABLED"})),
-            ("GET", "clusters") if self.made => (200, json!({"clusters": [cluster]})),
+            ("GET", "clusters") if self.created => (200, json!({"clusters": [cluster]})),
             ("GET", "clusters") => (200, json!({})),
             ("POST", "clusters") => {
                 if let Some((code, message)) = self.refusal {
@@ -45,15 +45,15 @@ impl Google {
                         json!({"code": code, "message": message, "status": "RESOURCE_EXHAUSTED"});
                     return (code, json!({"error": error}));
                 }
-                self.asked.push(body["cluster"]["resourceLabels"]["made-by"].to_string());
-                self.made = true;
+                self.requests.push(body["cluster"]["resourceLabels"]["made-by"].to_string());
+                self.created = true;
                 (200, operation("CREATE_CLUSTER"))
             }
-            ("GET", "canary-labs") if path.contains("/clusters/") && self.made => {
+            ("GET", "canary-labs") if path.contains("/clusters/") && self.created => {
                 (200, cluster.clone())
             }
             ("DELETE", "canary-labs") => {
-                self.made = false;
+                self.created = false;
                 (200, operation("DELETE_CLUSTER"))
             }
             ("GET", "op-1") => (200, operation("CREATE_CLUSTER")),
@@ -86,13 +86,13 @@ fn serve(google: Arc<Mutex<Google>>, cluster: Value) -> String {
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let _ = converse(stream, &google, &cluster);
+            let _ = handle(stream, &google, &cluster);
         }
     });
     format!("http://{address}/")
 }
 
-fn converse(stream: TcpStream, google: &Mutex<Google>, cluster: &Value) -> std::io::Result<()> {
+fn handle(stream: TcpStream, google: &Mutex<Google>, cluster: &Value) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut first = String::new();
     reader.read_line(&mut first)?;
@@ -110,26 +110,26 @@ fn converse(stream: TcpStream, google: &Mutex<Google>, cluster: &Value) -> std::
     let body = serde_json::from_slice(&body).unwrap_or_default();
     let mut words = first.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let (code, answer) = google.lock().unwrap().answer(method, path, &body, cluster);
-    let answer = answer.to_string();
+    let (code, response) = google.lock().unwrap().respond(method, path, &body, cluster);
+    let response = response.to_string();
     write!(
         reader.get_mut(),
         "HTTP/1.1 {code} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{answer}",
-        answer.len()
+         Connection: close\r\n\r\n{response}",
+        response.len()
     )
 }
 
 #[test]
-fn the_real_gcloud_makes_a_cluster_for_a_phase_and_takes_it_apart() {
-    let Some(binaries) = Path::new(env!("CARGO_BIN_EXE_xtask")).parent() else { return };
-    if let Some(lack) = lacking(&["gcloud", "gke-gcloud-auth-plugin", "kubectl"]) {
-        return eprintln!("not tested: {lack}");
+fn real_gcloud_creates_a_cluster_for_a_phase_and_deletes_it() {
+    let tools = ["gcloud", "gke-gcloud-auth-plugin", "kubectl", "kube-embedded", "labs"];
+    if !tools.into_iter().all(require) {
+        return;
     }
-    let world = World::new("gcloud");
-    super::registry::write_images(&world.folder);
-    let embedded = Embedded::start(binaries, &world);
-    let token = world.folder.join("token");
+    let fixture = Fixture::new("gcloud");
+    super::registry::write_images(&fixture.folder);
+    let embedded = Embedded::start(&fixture);
+    let token = fixture.folder.join("token");
     fs::write(&token, &embedded.token).unwrap();
     let google = Arc::new(Mutex::new(Google::default()));
     let api = serve(
@@ -140,7 +140,7 @@ fn the_real_gcloud_makes_a_cluster_for_a_phase_and_takes_it_apart() {
             "masterAuth": {"clusterCaCertificate": embedded.authority}}),
     );
     let run = |line: &str| {
-        let mut command = world.command(line);
+        let mut command = fixture.command(line);
         for (name, path) in [
             ("CONTAINER", ""),
             ("ARTIFACTREGISTRY", ""),
@@ -150,11 +150,11 @@ fn the_real_gcloud_makes_a_cluster_for_a_phase_and_takes_it_apart() {
             let variable = format!("CLOUDSDK_API_ENDPOINT_OVERRIDES_{name}");
             command.env(variable, format!("{api}{path}"));
         }
-        command.env("CLOUDSDK_CONFIG", world.folder.join("gcloud"));
+        command.env("CLOUDSDK_CONFIG", fixture.folder.join("gcloud"));
         command.env("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", &token);
         command.env("CLOUDSDK_CORE_CHECK_GCE_METADATA", "false");
         command.env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true");
-        ended(command.output().unwrap())
+        exit(command.output().unwrap())
     };
     let up = "up --on gke --project p --location europe-west1 --registry none --yes";
 
@@ -162,17 +162,17 @@ fn the_real_gcloud_makes_a_cluster_for_a_phase_and_takes_it_apart() {
     let (code, text) = run(up);
     assert_eq!(code, 3, "{text}");
     assert!(
-        text.contains("gcloud: the project's quota refuses it; another `--location`"),
+        text.contains("gcloud: the project's quota is exceeded; use another `--location`"),
         "{text}"
     );
     google.lock().unwrap().refusal = None;
 
     let (code, text) = run(up);
     assert_eq!(code, 0, "{text}");
-    // One of the two ways in which GKE takes an Ingress for its own: `gce` in the annotation. No class
-    // at all is what every other cluster gets.
+    // One of the two ways to select GKE's Ingress controller: `gce` in the annotation. No class at all is
+    // what every other cluster gets.
     embedded.serve_class("gce");
-    let labs = match images(binaries).join("kubeapp-2.0.tar").exists() {
+    let labs = match images().join("kubeapp-2.0.tar").exists() {
         true => &["lab phase0 phase4 --on gke", "lab phase5 --on gke --ingress-class gce"][..],
         false => &["lab phase0 --on gke"],
     };
@@ -184,8 +184,10 @@ fn the_real_gcloud_makes_a_cluster_for_a_phase_and_takes_it_apart() {
     let (code, text) = run("down --on gke");
     assert_eq!(code, 0, "{text}");
     let google = google.lock().unwrap();
-    assert!(!google.made, "{:?}", google.asked);
-    let asked = google.asked.join("\n");
-    assert!(asked.contains("POST /v1/projects/p/locations/europe-west1/clusters\n\"canary-labs\""));
-    assert!(asked.contains("/aggregated/forwardingRules"), "{asked}");
+    assert!(!google.created, "{:?}", google.requests);
+    let requests = google.requests.join("\n");
+    assert!(
+        requests.contains("POST /v1/projects/p/locations/europe-west1/clusters\n\"canary-labs\"")
+    );
+    assert!(requests.contains("/aggregated/forwardingRules"), "{requests}");
 }

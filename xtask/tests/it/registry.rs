@@ -1,8 +1,7 @@
-//! Pushing images to a real registry on this machine, Debian's `docker-registry`; without it these
-//! tests say that they did not run.
+//! Pushing images to a real registry on this machine, Debian's `docker-registry`.
 
-use super::{World, ended, eventually};
-use sha2::{Digest as _, Sha256};
+use super::{Fixture, eventually, exit, require::require};
+use oci_archive::Digest;
 use std::{
     fs,
     net::{TcpListener, TcpStream},
@@ -10,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Two images as archives, small and whole, and what `xtask` remembers of them.
+/// Writes two small but complete image archives, and the stamp that `xtask` keeps of them.
 pub(crate) fn write_images(folder: &Path) {
     let images = folder.join("images");
     let mut stamps = Vec::new();
@@ -30,10 +29,7 @@ pub(crate) fn write_images(folder: &Path) {
 }
 
 fn archive(version: &str) -> (String, Vec<u8>) {
-    let digest = |bytes: &[u8]| {
-        let hexadecimal = Sha256::digest(bytes).into_iter().map(|byte| format!("{byte:02x}"));
-        format!("sha256:{}", hexadecimal.collect::<String>())
-    };
+    let digest = |bytes: &[u8]| Digest::of(bytes).to_string();
     let layer = tar(&[("app".into(), version.as_bytes())]);
     let config = format!(
         r#"{{"architecture":"amd64","os":"linux","config":{{}},
@@ -51,7 +47,7 @@ fn archive(version: &str) -> (String, Vec<u8>) {
     );
     let index =
         format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, described(kind, manifest.as_bytes()));
-    let blob = |bytes: &[u8]| format!("blobs/{}", digest(bytes).replace(':', "/"));
+    let blob = |bytes: &[u8]| Digest::of(bytes).blob_path();
     let bytes = tar(&[
         (blob(&layer), &layer),
         (blob(config.as_bytes()), config.as_bytes()),
@@ -79,10 +75,10 @@ struct Registry {
 }
 
 impl Registry {
-    /// `None` where none is installed. With `password` it wants user `u` and password `p`.
-    fn start(world: &World, password: bool) -> Option<Self> {
+    /// Starts one. With `password` it requires user `u` and password `p`.
+    fn start(fixture: &Fixture, password: bool) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (address, folder) = (format!("127.0.0.1:{port}"), &world.folder);
+        let (address, folder) = (format!("127.0.0.1:{port}"), &fixture.folder);
         let mut config = format!(
             "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
             folder.join("registry").display()
@@ -98,19 +94,19 @@ impl Registry {
         fs::write(&file, config).unwrap();
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(file).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().ok()?;
+        let child = command.spawn().unwrap();
         let registry = Self { child, address };
         eventually("the registry listens", || TcpStream::connect(&registry.address).is_ok());
-        Some(registry)
+        registry
     }
 
-    /// What the registry says of a tag's manifest.
+    /// Returns the registry's response to a request for the manifest of a tag.
     fn manifest(&self, path: &str, tag: &str) -> String {
         let url = format!("http://{}/v2/{path}/manifests/{tag}", self.address);
         let accept = "Accept: application/vnd.oci.image.manifest.v1+json";
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--include", "--user", "u:p", "--header", accept, &url]);
-        ended(curl.output().unwrap()).1.to_lowercase()
+        exit(curl.output().unwrap()).1.to_lowercase()
     }
 }
 
@@ -121,77 +117,79 @@ impl Drop for Registry {
     }
 }
 
-fn digests(world: &World) -> Vec<String> {
-    let stamp = fs::read(world.folder.join("images/stamp.json")).unwrap();
+fn digests(fixture: &Fixture) -> Vec<String> {
+    let stamp = fs::read(fixture.folder.join("images/stamp.json")).unwrap();
     let stamp: serde_json::Value = serde_json::from_slice(&stamp).unwrap();
     let images = stamp["images"].as_array().unwrap();
     images.iter().map(|image| image["digest"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
-fn images_are_pushed_to_a_registry_and_not_twice() {
-    let world = World::new("registry");
-    write_images(&world.folder);
-    let Some(registry) = Registry::start(&world, false) else {
-        return eprintln!("not tested: docker-registry is not installed");
-    };
+fn images_are_pushed_to_a_registry_once() {
+    let fixture = Fixture::new("registry");
+    write_images(&fixture.folder);
+    if !["docker-registry", "curl"].into_iter().all(require) {
+        return;
+    }
+    let registry = Registry::start(&fixture, false);
     let push = format!("images push {}/labs/canary", registry.address);
-    let (code, text) = world.run(&push);
+    let (code, text) = fixture.run(&push);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("/labs/canary/kubeapp:2.0\n"), "{text}");
-    for (tag, digest) in ["1.0", "2.0"].iter().zip(digests(&world)) {
+    for (tag, digest) in ["1.0", "2.0"].iter().zip(digests(&fixture)) {
         let found = registry.manifest("labs/canary/kubeapp", tag);
         assert!(found.contains(&format!("docker-content-digest: {digest}")), "{found}");
     }
-    let (code, text) = world.run(&push);
-    assert_eq!((code, text.matches(", which was there").count()), (0, 2), "{text}");
-    let left = fs::read_dir(world.folder.join("images")).unwrap();
+    let (code, text) = fixture.run(&push);
+    assert_eq!((code, text.matches(" is up to date").count()), (0, 2), "{text}");
+    let left = fs::read_dir(fixture.folder.join("images")).unwrap();
     assert!(left.flatten().all(|file| !file.path().to_string_lossy().ends_with(".push")));
 }
 
 #[test]
-fn a_registry_that_asks_gets_the_credentials_of_docker_login() {
-    let world = World::new("registry-login");
-    write_images(&world.folder);
-    let Some(registry) = Registry::start(&world, true) else {
-        return eprintln!("not tested: docker-registry is not installed");
-    };
+fn registry_with_authentication_gets_the_credentials_of_docker_login() {
+    let fixture = Fixture::new("registry-login");
+    write_images(&fixture.folder);
+    if !["docker-registry", "curl"].into_iter().all(require) {
+        return;
+    }
+    let registry = Registry::start(&fixture, true);
     let push = format!("images push {}/labs", registry.address);
-    // `u:p` and `u:q` in base 64.
+    // `u:q` and `u:p` in base64.
     for (auth, code, part) in [
-        (None, 3, "refuses the credentials (401); `docker login 127.0.0.1:"),
-        (Some("dTpx"), 3, "refuses the credentials (401)"),
+        (None, 3, "rejected the credentials (401); `docker login 127.0.0.1:"),
+        (Some("dTpx"), 3, "rejected the credentials (401)"),
         (Some("dTpw"), 0, "pushed "),
     ] {
         if let Some(auth) = auth {
             let config = format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, registry.address);
-            fs::write(world.folder.join("config.json"), config).unwrap();
+            fs::write(fixture.folder.join("config.json"), config).unwrap();
         }
-        let mut command = world.command(&push);
-        let output = command.env("DOCKER_CONFIG", &world.folder).output().unwrap();
-        let (ended, text) = ended(output);
-        assert_eq!(ended, code, "{auth:?}: {text}");
+        let mut command = fixture.command(&push);
+        let output = command.env("DOCKER_CONFIG", &fixture.folder).output().unwrap();
+        let (actual, text) = exit(output);
+        assert_eq!(actual, code, "{auth:?}: {text}");
         assert!(text.contains(part) && !text.contains("dTp"), "{auth:?}: {text}");
     }
     let found = registry.manifest("labs/kubeapp", "1.0");
-    assert!(found.contains(&digests(&world)[0]), "{found}");
+    assert!(found.contains(&digests(&fixture)[0]), "{found}");
 }
 
 #[test]
-fn a_registry_that_is_not_there_and_an_archive_that_is_none_are_told() {
-    let world = World::new("registry-gone");
-    write_images(&world.folder);
-    if Command::new("curl").arg("--version").output().is_err() {
-        return eprintln!("not tested: curl is not installed");
+fn absent_registry_and_corrupt_archive_are_reported() {
+    let fixture = Fixture::new("registry-gone");
+    write_images(&fixture.folder);
+    if !require("curl") {
+        return;
     }
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (code, text) = world.run(&format!("images push 127.0.0.1:{port}/labs"));
+    let (code, text) = fixture.run(&format!("images push 127.0.0.1:{port}/labs"));
     assert_eq!(code, 3, "{text}");
-    assert!(text.contains("the registry does not answer; check its name"), "{text}");
-    let file = world.folder.join("images/kubeapp-1.0.tar");
+    assert!(text.contains("the registry does not respond; check its name"), "{text}");
+    let file = fixture.folder.join("images/kubeapp-1.0.tar");
     let size = fs::metadata(&file).unwrap().len();
     fs::write(file, vec![0; size as usize]).unwrap();
-    let (code, text) = world.run(&format!("images push 127.0.0.1:{port}/labs"));
+    let (code, text) = fixture.run(&format!("images push 127.0.0.1:{port}/labs"));
     assert_eq!(code, 3, "{text}");
     assert!(text.contains("is not an image archive"), "{text}");
 }

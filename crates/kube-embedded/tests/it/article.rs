@@ -31,7 +31,10 @@ pub(crate) async fn lab() -> Option<(Cluster, Kubectl)> {
         .filter(|archive| archive.is_file())
         .collect();
     if archives.len() < 2 {
-        println!("skipped: no images; run `cargo xtask images`, or set CANARY_IMAGES to them");
+        test_support::missing(
+            "app-images",
+            "run `cargo xtask images`, or set CANARY_IMAGES to their directory",
+        );
         return None;
     }
     let cluster = Cluster::start(Config { images: archives, ..Config::default() }).await.unwrap();
@@ -42,7 +45,7 @@ pub(crate) async fn lab() -> Option<(Cluster, Kubectl)> {
 /// A line as typed in a shell, without the quotes that it would need there. Manifests are those of
 /// this repository.
 async fn typed(kubectl: &Kubectl, line: &str) -> Result<String, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let manifest = |word: &str| root.join(word).to_string_lossy().into_owned();
     let words: Vec<String> = line
         .split_whitespace()
@@ -169,7 +172,7 @@ async fn the_commands_beside_it_work_too() {
 /// With kubectl 1.33 and later, these are sent in protobuf.
 #[tokio::test(flavor = "multi_thread")]
 async fn create_makes_every_kind_it_knows() {
-    let cluster = crate::world::cluster().await;
+    let cluster = crate::fixture::cluster().await;
     let Some(kubectl) = Kubectl::new(&cluster).await else { return };
     for (line, made) in [
         ("create namespace shop", "namespace/shop"),

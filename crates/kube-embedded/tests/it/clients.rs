@@ -1,6 +1,6 @@
 //! kube-rs, in the process and over TLS; clusters beside each other.
 
-use crate::world::{cluster, config_map};
+use crate::fixture::{cluster, config_map};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::{
@@ -87,8 +87,8 @@ async fn clusters_live_side_by_side_and_leave_nothing() {
     names(&one).create(&PostParams::default(), &object).await.unwrap();
     assert!(names(&two).get_opt("only-one").await.unwrap().is_none());
 
-    let folders = [one.state().to_owned(), two.state().to_owned()];
-    let address = (one.addresses().api(), 6443);
+    let folders = [one.state_dir().to_owned(), two.state_dir().to_owned()];
+    let address = one.api_address();
     one.stop().await;
     drop(two);
     assert!(folders.iter().all(|folder| !folder.exists()));

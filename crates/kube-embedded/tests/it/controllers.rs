@@ -1,9 +1,10 @@
 //! The controllers on a real API. There is no kubelet: a stand-in makes pods ready as soon as they
 //! have a node, and lets them go when they are deleted.
 
+mod fixture;
 mod jobs;
-mod world;
 
+use fixture::{World, deployment, is_ready, is_rolled_out};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet},
@@ -18,7 +19,6 @@ use kube::{
 };
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use world::{World, deployment, is_ready, is_rolled_out};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_completes_spread_over_the_nodes_and_tells_its_story() {
@@ -222,11 +222,11 @@ async fn namespaces_are_furnished_and_go_with_all_they_hold() {
     world.until::<ConfigMap>("kube-root-ca.crt", |map| map.uid() != authority.metadata.uid).await;
 
     world.create(&deployment("web", 3)).await;
-    world.create(&world::service("web")).await;
+    world.create(&fixture::service("web")).await;
     world.until::<Deployment>("web", is_rolled_out).await;
     let namespaces: Api<Namespace> = Api::all(world.client());
-    namespaces.delete(world::NAMESPACE, &DeleteParams::default()).await.unwrap();
-    world.until_gone::<Namespace>(&namespaces, world::NAMESPACE).await;
+    namespaces.delete(fixture::NAMESPACE, &DeleteParams::default()).await.unwrap();
+    world.until_gone::<Namespace>(&namespaces, fixture::NAMESPACE).await;
     for count in [
         world.list::<Pod>().await.len(),
         world.list::<Deployment>().await.len(),
@@ -241,7 +241,7 @@ async fn namespaces_are_furnished_and_go_with_all_they_hold() {
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_follow_readiness() {
     let world = World::new().await;
-    world.create(&world::service("web")).await;
+    world.create(&fixture::service("web")).await;
     let empty = world.until_any::<EndpointSlice>(|_| true).await;
     assert!(empty.name_any().starts_with("web-"));
     world.create(&deployment("web", 3)).await;

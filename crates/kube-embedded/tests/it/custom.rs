@@ -1,8 +1,8 @@
 //! CustomResourceDefinitions, and the custom resources that are served because of them.
 
 use crate::{
+    fixture::{Answer, CONFIG_MAPS, ask, cluster, get, patch, post},
     kubectl::Kubectl,
-    world::{Answer, CONFIG_MAPS, ask, cluster, get, patch, post},
 };
 use kube_embedded::Cluster;
 use serde_json::{Value, json};
@@ -499,7 +499,7 @@ async fn custom_resources_own_and_are_emptied_out() {
     let cluster = with_canaries().await;
     let owned = async |name: &str| {
         let owner = made(&cluster, name, json!({ "weight": 1 })).await;
-        let mut map = crate::world::config_map(&format!("of-{name}"));
+        let mut map = crate::fixture::config_map(&format!("of-{name}"));
         map["metadata"]["ownerReferences"] = json!([{
             "apiVersion": "shop.example.com/v1",
             "kind": "Canary",

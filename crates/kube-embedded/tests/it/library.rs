@@ -313,7 +313,7 @@ async fn one_of_several_leads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_a_cluster_stops_everything() {
     let cluster = Cluster::start(Config::default()).await.unwrap();
-    let (folder, address) = (cluster.state().to_owned(), (cluster.addresses().api(), 6443));
+    let (folder, address) = (cluster.state_dir().to_owned(), cluster.api_address());
     let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client());
     let mut watch = watcher(maps, watcher::Config::default()).boxed();
     in_time(watch.next()).await;

@@ -1,6 +1,6 @@
 //! What the documentation says is served is what discovery says.
 
-use crate::world::{cluster, get};
+use crate::fixture::{cluster, get};
 use kube_embedded::Cluster;
 use serde_json::Value;
 use std::{collections::BTreeSet, fs, path::Path};
@@ -11,7 +11,7 @@ const ALL_VERBS: usize = 8;
 type Row = [String; 4];
 
 fn documented() -> BTreeSet<Row> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kubernetes.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/kubernetes.md");
     let text = fs::read_to_string(path).unwrap();
     let table = text.lines().skip_while(|line| !line.starts_with("| kind |")).skip(2);
     let rows = table.take_while(|line| line.starts_with('|'));

@@ -1,27 +1,27 @@
-//! Clusters whose nodes run a tool, or busybox where this machine has one that needs no libraries.
+//! Clusters whose nodes run the test tool, and busybox where this machine has a static one.
 
-#[path = "../../../kube-embedded-kubelet/src/images/testing.rs"]
+#[path = "../../../kube-embedded-kubelet/src/image_store/testing.rs"]
 #[allow(dead_code, reason = "shared with unit tests, which use more of it")]
 mod archives;
 #[path = "../../../kube-embedded-kubelet/src/testing.rs"]
 #[allow(dead_code, reason = "shared with unit tests, which use more of it")]
 pub(crate) mod testing;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, api::PostParams, runtime::wait::await_condition};
 use kube_embedded::{Cluster, Config, Sandbox};
 use serde_json::{Value, json};
 use std::{fs, future::Future, path::PathBuf, time::Duration};
 
-/// Nothing here takes nearly as long.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Far longer than anything here takes.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What runs in this machine's pods: both sandboxes, where both work.
+/// Returns the sandboxes that work here; the test covers each.
 pub(crate) async fn sandboxes() -> Vec<Sandbox> {
     match kube_embedded_kubelet::detect() {
         (Sandbox::Namespaced, _) => vec![Sandbox::Namespaced, Sandbox::Plain],
         (Sandbox::Plain, why) => {
-            println!("only as plain processes: {why}");
+            test_support::missing("user-namespaces", &why);
             vec![Sandbox::Plain]
         }
     }
@@ -31,7 +31,7 @@ pub(crate) async fn sandboxes() -> Vec<Sandbox> {
 pub(crate) async fn cluster(sandbox: Option<Sandbox>) -> Cluster {
     let folder = testing::Folder::new();
     let mut images = vec![tool_archive(&folder)];
-    if let Some(busybox) = busybox() {
+    if let Some(busybox) = test_support::busybox() {
         let program = fs::read(busybox).unwrap();
         let archive = folder.0.join("busybox.tar");
         let files = ["bin/sh", "bin/tar", "bin/cat", "bin/sleep"].map(|path| (path, &*program));
@@ -47,21 +47,6 @@ pub(crate) fn tool_archive(folder: &testing::Folder) -> PathBuf {
     let tool = folder.0.join("tool.tar");
     archives::archive(&tool, "tool:1.0", &[("tool", &fs::read(testing::tool()).unwrap())]);
     tool
-}
-
-/// A busybox that runs without libraries; `None`, with the reason printed, where there is none.
-pub(crate) fn busybox() -> Option<PathBuf> {
-    let places = ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from);
-    let needs_nothing = |path: &PathBuf| {
-        // A program that is linked against libraries names its loader.
-        fs::read(path)
-            .is_ok_and(|bytes| !bytes.windows(7).any(|w| w == b"/ld-lin" || w == b"/ld-mus"))
-    };
-    let found = places.into_iter().find(needs_nothing);
-    if found.is_none() {
-        println!("skipped: no static busybox; `apt-get install busybox-static` brings one");
-    }
-    found
 }
 
 /// Creates a pod and waits until it is ready.
@@ -89,16 +74,23 @@ pub(crate) fn tool(args: &[&str]) -> Value {
     })
 }
 
-/// Does not wait for ever.
+/// Fails the test when `work` takes too long.
 pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.expect("it takes too long")
+    tokio::time::timeout(TIMEOUT, work).await.expect("timed out")
 }
 
-/// Asks until the answer is as wanted.
+/// Polls until `is` holds.
 pub(crate) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
     let begun = tokio::time::Instant::now();
     while !is().await {
-        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        assert!(begun.elapsed() < TIMEOUT, "never: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Returns the internal address of the first node.
+pub(crate) async fn node_address(cluster: &Cluster) -> std::net::IpAddr {
+    let node = Api::<Node>::all(cluster.client()).get("node-1").await.unwrap();
+    let addresses = node.status.unwrap().addresses.unwrap();
+    addresses.iter().find(|a| a.type_ == "InternalIP").unwrap().address.parse().unwrap()
 }

@@ -1,23 +1,23 @@
-//! Python's clients, where they are installed: `tests/clients/python.py` against a cluster.
+//! Python's clients: `tests/clients/python.py` against a cluster.
 
-use crate::world::cluster;
+use crate::fixture::cluster;
 use kube_embedded_apiserver::credentials::write_private;
 use std::{env, path::Path, process::Stdio, time::Duration};
 use tokio::process::Command;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn python_clients_work() {
-    let mut there = Command::new("python3");
-    let there =
-        there.args(["-c", "import kubernetes"]).env("PYTHONPATH", packages()).output().await;
-    if !there.is_ok_and(|output| output.status.success()) {
-        println!(
-            "skipped: no python3 with the package kubernetes (pip install kubernetes lightkube)"
+    let mut imports = Command::new("python3");
+    let imports =
+        imports.args(["-c", "import kubernetes"]).env("PYTHONPATH", packages()).output().await;
+    if !imports.is_ok_and(|output| output.status.success()) {
+        return test_support::missing(
+            "python-kubernetes",
+            "`pip install kubernetes lightkube` installs the clients",
         );
-        return;
     }
     let cluster = cluster().await;
-    let kubeconfig = cluster.state().join("kubeconfig");
+    let kubeconfig = cluster.state_dir().join("kubeconfig");
     write_private(&kubeconfig, &cluster.kubeconfig()).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/python.py");
     let run = Command::new("python3")
@@ -36,10 +36,10 @@ async fn python_clients_work() {
     assert!(out.contains("custom objects"), "{out}");
 }
 
-/// Where `.ci/run` puts packages, and whatever is there already.
+/// The packages that `.ci/run` installs, and those of `PYTHONPATH`.
 fn packages() -> String {
     let target = env::var("CARGO_TARGET_DIR")
-        .unwrap_or_else(|_| format!("{}/../target", env!("CARGO_MANIFEST_DIR")));
+        .unwrap_or_else(|_| format!("{}/../../target", env!("CARGO_MANIFEST_DIR")));
     let own = format!("{target}/ci-tools/python");
     match env::var("PYTHONPATH") {
         Ok(more) => format!("{own}:{more}"),

@@ -1,6 +1,6 @@
 //! What the API answers, to good requests and bad ones.
 
-use crate::world::{CONFIG_MAPS, ask, cluster, config_map, deployment, get, patch, post};
+use crate::fixture::{CONFIG_MAPS, ask, cluster, config_map, deployment, get, patch, post};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api,

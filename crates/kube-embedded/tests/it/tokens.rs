@@ -1,9 +1,9 @@
 //! Service accounts: what pods find of them, and what their tokens open.
 
 use crate::{
+    fixture::{ask, get, post},
     kubectl::Kubectl,
     pods::{cluster, in_time, run, sandboxes, tool, until},
-    world::{ask, get, post},
 };
 use k8s_openapi::api::{
     authentication::v1::{SelfSubjectReview, TokenRequest},
@@ -95,7 +95,7 @@ async fn a_pod_finds_its_token_and_reaches_the_api() {
 #[tokio::test(flavor = "multi_thread")]
 async fn volumes_follow_what_they_are_made_of() {
     if !sandboxes().await.contains(&Sandbox::Namespaced) {
-        return println!("skipped: plain processes have no volumes");
+        return test_support::missing("user-namespaces", "the plain sandbox has no volumes");
     }
     let cluster = cluster(None).await;
     let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client());
@@ -120,7 +120,7 @@ async fn volumes_follow_what_they_are_made_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_made_on_request_within_bounds() {
-    let cluster = crate::world::cluster().await;
+    let cluster = crate::fixture::cluster().await;
     let accounts = "/api/v1/namespaces/default/serviceaccounts";
     let robot = json!({ "metadata": { "name": "robot" } });
     assert_eq!(post(&cluster, accounts, &robot).await.code, 201);
@@ -166,7 +166,7 @@ async fn tokens_are_made_on_request_within_bounds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_run_as_an_account_that_is_there() {
-    let cluster = crate::world::cluster().await;
+    let cluster = crate::fixture::cluster().await;
     let pod = |name: &str, more: serde_json::Value| {
         let mut spec = json!({ "containers": [{ "name": "c", "image": "i" }] });
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -206,7 +206,7 @@ async fn kubectl_makes_tokens_and_has_no_complaint_about_nodes() {
     let bound =
         "create token default --duration=1h --bound-object-kind=Pod --bound-object-name=one";
     let token = say(bound).await.unwrap();
-    let file = cluster.state().join("robot");
+    let file = cluster.state_dir().join("robot");
     let config = serde_json::to_string(&kubeconfig(&cluster, token.trim())).unwrap();
     // A secret is not shown by whoever prints a kubeconfig, so it is put in by hand.
     let config = config.replace("\"[REDACTED]\"", &json!(token.trim()).to_string());

@@ -1,6 +1,6 @@
 //! Watches: what they tell, where they start, when they end.
 
-use crate::world::{CONFIG_MAPS, ask, cluster, config_map, get, patch, post};
+use crate::fixture::{CONFIG_MAPS, ask, cluster, config_map, get, patch, post};
 use serde_json::{Value, json};
 
 /// The lines of a watch that ends after a second.
@@ -145,7 +145,8 @@ async fn a_watcher_that_does_not_read_is_cut_off() {
     let watch = |query: String| {
         let request = http::Request::get(format!("{CONFIG_MAPS}?watch=1&{query}"));
         let request = request.body(kube::client::Body::empty()).unwrap();
-        tower::Service::call(&mut cluster.api().clone(), request)
+        let client = cluster.client();
+        async move { client.send(request).await }
     };
     let idle = watch(format!("resourceVersion={since}")).await.unwrap();
     let path = format!("{CONFIG_MAPS}/a");

@@ -1,7 +1,7 @@
 //! Jobs, with pods that end when a test says so.
 
-use super::world::{NAMESPACE, World};
-use crate::world::ask;
+use super::fixture::{NAMESPACE, World};
+use crate::fixture::ask;
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{Event, Namespace, Pod},
@@ -154,11 +154,11 @@ async fn a_namespace_with_jobs_can_be_emptied() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_deletes_a_job_without_a_word_is_warned() {
-    let cluster = crate::world::cluster().await;
+    let cluster = crate::fixture::cluster().await;
     let jobs = "/apis/batch/v1/namespaces/default/jobs";
     let made = serde_json::to_value(job("j", json!({ "suspend": true }))).unwrap();
     for (query, warned) in [("", true), ("?propagationPolicy=Background", false)] {
-        assert_eq!(crate::world::post(&cluster, jobs, &made).await.code, 201);
+        assert_eq!(crate::fixture::post(&cluster, jobs, &made).await.code, 201);
         let answer = ask(&cluster, "DELETE", &format!("{jobs}/j{query}"), &[], "").await;
         assert_eq!(answer.code, 200);
         let told = answer.warnings.iter().any(|warning| warning.contains("preserved by default"));
@@ -169,7 +169,7 @@ async fn who_deletes_a_job_without_a_word_is_warned() {
 
 async fn world_without(cluster: &kube_embedded::Cluster, path: &str) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while crate::world::get(cluster, path).await.code != 404 {
+    while crate::fixture::get(cluster, path).await.code != 404 {
         assert!(std::time::Instant::now() < deadline, "{path} stays");
         tokio::task::yield_now().await;
     }

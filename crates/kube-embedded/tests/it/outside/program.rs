@@ -27,7 +27,7 @@ async fn ready(kubeconfig: &Path, more: &[&str]) -> (Child, Value) {
 async fn it_ends_on_a_signal_and_with_stdin_and_takes_addresses_back() {
     let world = World::empty().await;
     world.service("web", json!({})).await;
-    let kubeconfig = world.cluster.state().join("config");
+    let kubeconfig = world.cluster.state_dir().join("config");
     std::fs::write(&kubeconfig, world.cluster.kubeconfig()).unwrap();
     // By a signal, with stdin, and by both at once, as whoever holds its stdin does.
     for (signal, stdin) in [(true, false), (false, true), (true, true), (true, true)] {
@@ -59,7 +59,7 @@ async fn it_ends_on_a_signal_and_with_stdin_and_takes_addresses_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_in_one_line_what_is_wrong() {
     let world = World::empty().await;
-    let folder = world.cluster.state();
+    let folder = world.cluster.state_dir();
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         std::fs::write(&path, text).unwrap();
@@ -78,7 +78,7 @@ async fn it_says_in_one_line_what_is_wrong() {
         (write("empty", ""), "failed to determine current context"),
         (
             write("unreachable", &server("https://127.0.0.1:1")),
-            "no Kubernetes API answers at https://127.0.0.1:1/: Connection refused",
+            "failed to reach the Kubernetes API at https://127.0.0.1:1/: Connection refused",
         ),
         (write("other", &server(&other.cluster.url())), "invalid peer certificate"),
         (write("nobody", &nobody), "Unauthorized (HTTP 401)"),

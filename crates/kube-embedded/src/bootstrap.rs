@@ -1,0 +1,100 @@
+//! The objects that every cluster has from the start: system namespaces, and the `kubernetes` Service that
+//! routes to the API server.
+
+use kube_embedded_apiserver::api::Api;
+use kube_embedded_core::network::Addresses;
+use kube_embedded_proxy::{INGRESS_CLASS, INGRESS_CONTROLLER};
+use serde_json::json;
+use std::net::Ipv4Addr;
+
+/// Stores them directly, so that they exist before any controller runs.
+pub(crate) fn run(
+    api: &Api,
+    addresses: &Addresses,
+    authority: &str,
+    load_balancers: bool,
+) -> Result<(), String> {
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        api.seed(json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": name, "labels": { "kubernetes.io/metadata.name": name } },
+            "spec": { "finalizers": ["kubernetes"] },
+            "status": { "phase": "Active" },
+        }))?;
+        // Created here so that the first pods need not wait for the service account controller.
+        api.seed(json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": { "namespace": name, "name": "default" },
+        }))?;
+    }
+    // The namespace controller copies it into every namespace.
+    api.seed(json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "namespace": "kube-system", "name": "kube-root-ca.crt" },
+        "data": { "ca.crt": authority },
+    }))?;
+    if load_balancers {
+        // Not the default one: an Ingress without a class is served as well.
+        api.seed(json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "IngressClass",
+            "metadata": { "name": INGRESS_CLASS },
+            "spec": { "controller": INGRESS_CONTROLLER },
+        }))?;
+    }
+    let own = first_service_address(addresses).to_string();
+    let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
+    api.seed(json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": { "namespace": "default", "name": "kubernetes", "labels": labels },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": own,
+            "clusterIPs": [own],
+            "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster",
+            "sessionAffinity": "None",
+            "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443 }],
+        },
+        "status": { "loadBalancer": {} },
+    }))?;
+    api.seed(json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {
+            "namespace": "default",
+            "name": "kubernetes",
+            "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
+        },
+        "subsets": [{
+            "addresses": [{ "ip": addresses.api().to_string() }],
+            "ports": [{ "name": "https", "port": 6443, "protocol": "TCP" }],
+        }],
+    }))?;
+    api.seed(json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "default",
+            "name": "kubernetes",
+            "labels": { "kubernetes.io/service-name": "kubernetes" },
+        },
+        "addressType": "IPv4",
+        "endpoints": [{
+            "addresses": [addresses.api().to_string()],
+            "conditions": { "ready": true },
+        }],
+        "ports": [{ "name": "https", "port": 6443, "protocol": "TCP" }],
+    }))
+}
+
+/// Returns the cluster IP of the `kubernetes` Service.
+pub(crate) fn first_service_address(addresses: &Addresses) -> Ipv4Addr {
+    let (base, _) = addresses.services();
+    Ipv4Addr::from(u32::from(base) + 1)
+}

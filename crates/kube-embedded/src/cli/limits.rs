@@ -1,0 +1,52 @@
+//! `kube-embedded explain-limits`: what differs from Kubernetes.
+
+const LIMITS: &str = "\
+Refused:
+  - Resources that are not listed below: 404, as on a server without them. No CronJobs.
+  - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
+  - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
+    metrics, and nothing is limited.
+  - Protobuf responses (406): protobuf requests are accepted, responses are JSON.
+  - A continue token or a watch from a resource version that the history no longer holds (2048
+    events a resource): 410, as in Kubernetes.
+Accepted but ignored:
+  - Pods: resource limits and requests beyond scheduling, seccomp and capabilities, readinessGates,
+    native sidecars (init containers with restartPolicy: Always), HTTPS and gRPC probes, persistent
+    volumes, a user per container, ephemeral containers (`kubectl debug POD`).
+  - Pods in the plain sandbox: all volume mounts, including the service account token; only static
+    programs run.
+  - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and
+    no controller checks these.
+  - Jobs: podFailurePolicy, successPolicy, backoffLimitPerIndex and maxFailedIndexes.
+  - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6, ExternalName (there is no
+    DNS). Pods see connections come from the cluster, not from the client. A pod that declares a port
+    cannot reach other Services on that port by their cluster IP.
+  - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
+    that are resources or ExternalName Services (503, and an event).
+  - Custom resources: x-kubernetes-validations (CEL rules), patternProperties, formats other than
+    date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr. A default that a definition gets
+    later appears on older objects once they are written again.
+  - RBAC, admission webhooks, network policies: whoever has the kubeconfig, or the token of any
+    service account, has full access.
+Differences from Kubernetes:
+  - A program started by exec is killed when its client disconnects; in Kubernetes it may continue.
+  - Objects live in memory and are lost when the process exits.
+  - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.
+    Every address serves HTTP and HTTPS, with a self-signed certificate where no Secret has one.
+    pathType ImplementationSpecific is Prefix. A host that has rules takes no paths from a wildcard,
+    nor from rules without a host. An Ingress without a class is served. Pods get HTTP/1.1 requests
+    and have 60 s to begin a response; clients may use HTTP/2 over TLS; X-Forwarded-* headers are
+    overwritten.
+  - A rollout never exceeds its surge, not even briefly.
+
+Resources that are served:
+";
+
+/// Returns the text with the list of served resources.
+pub(super) fn text() -> String {
+    let resources: String = kube_embedded_apiserver::resources::registry::all()
+        .iter()
+        .map(|kind| format!("  - {} {}\n", kind.api_version(), kind.kind))
+        .collect();
+    format!("{LIMITS}{resources}")
+}

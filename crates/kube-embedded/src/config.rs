@@ -1,0 +1,81 @@
+//! How a cluster is made, and why it may fail to start.
+
+use kube_embedded_apiserver::credentials::CredentialsError;
+use kube_embedded_core::network::Sandbox;
+use std::{io, path::PathBuf};
+
+/// The configuration of a cluster.
+///
+/// ```
+/// use kube_embedded::{Config, Sandbox};
+///
+/// // An API with controllers and no nodes: what most tests of a controller need.
+/// let api_only = Config { nodes: 0, ..Config::default() };
+/// // One node that runs pods from local image archives.
+/// let one_node = Config {
+///     nodes: 1,
+///     sandbox: Some(Sandbox::Plain),
+///     images: vec!["target/images".into()],
+///     ..Config::default()
+/// };
+/// # let _ = (api_only, one_node);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The number of nodes that run pods, at most 100. With 0 there is an API and controllers, and pods
+    /// stay `Pending`. Defaults to 3.
+    pub nodes: u8,
+    /// The isolation of pods. `None`, the default, picks the strongest mode that works on this machine.
+    pub sandbox: Option<Sandbox>,
+    /// Image archives (OCI layout or docker-archive, `.tar`), or directories of archives. There is no
+    /// registry: pods run only these images.
+    pub images: Vec<PathBuf>,
+    /// The directory in which the cluster creates its private one. `None`, the default, uses
+    /// `$XDG_RUNTIME_DIR` or the directory for temporary files.
+    pub state_dir: Option<PathBuf>,
+    /// Whether load balancers and Ingresses get addresses. Without, the cluster is as kind creates it.
+    /// Defaults to `true`.
+    pub load_balancers: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { nodes: 3, sandbox: None, images: Vec::new(), state_dir: None, load_balancers: true }
+    }
+}
+
+/// An error that keeps a cluster from starting.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// All blocks of loopback addresses are in use.
+    #[error("failed to bind 127.A.0.1:6443 for any A from 2 to 250: {0}")]
+    Address(io::Error),
+    /// The private directory cannot be created.
+    #[error(
+        "failed to create a state directory in {parent}: {source}; choose another parent with --state"
+    )]
+    StateDir {
+        /// The directory in which it was to be created.
+        parent: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// No keys or certificates can be generated.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// An image archive cannot be read.
+    #[error("failed to load images from {path}: {reason}")]
+    Image {
+        /// The archive or directory.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// The kubelets cannot start.
+    #[error("failed to start the kubelets: {0}")]
+    Kubelet(String),
+    /// The objects that every cluster has cannot be stored.
+    #[error("failed to bootstrap the API: {0}")]
+    Bootstrap(String),
+}

@@ -1,0 +1,427 @@
+//! The lifecycle of a cluster, the same for every provider: look up, resume or remove, create, hand over
+//! to a run, delete.
+
+use super::{
+    edge::EdgeFiles,
+    flags::ClusterFlags,
+    guard::ClusterGuard,
+    provider::{self, ProviderContext},
+    record::{Record, State},
+    spec::Spec,
+    store::ClusterStore,
+};
+use crate::{
+    doctor::report,
+    exec::{daemon::Daemon, process::Signals, runner::CommandRunner},
+    images::{self, Image, pull_secret},
+    lock::Lock,
+    project::Project,
+};
+use anyhow::{Result, bail, ensure};
+use std::{
+    fmt::Debug,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// A run and the cluster that it needs.
+#[derive(Clone, Copy)]
+pub(crate) struct ClusterRequest<'a> {
+    pub(crate) flags: &'a ClusterFlags,
+    pub(crate) project: &'a Project,
+    pub(crate) images: &'a [Image],
+    pub(crate) signals: &'a Signals,
+    pub(crate) usage: Usage<'a>,
+}
+
+/// The purpose of the cluster.
+#[derive(Clone, Copy)]
+pub(crate) enum Usage<'a> {
+    /// To stay, for kubectl and labs (`up`).
+    Persistent,
+    /// To run labs on it. `keep` makes it persistent.
+    Lab { run_dir: &'a Path, keep: bool },
+}
+
+impl Usage<'_> {
+    fn is_persistent(self) -> bool {
+        matches!(self, Self::Persistent | Self::Lab { keep: true, .. })
+    }
+}
+
+/// The state of a cluster before a run uses it.
+enum Found {
+    Up(Record),
+    /// With the record of its earlier creation, if there is one.
+    Absent(Option<Record>),
+}
+
+/// Returns a cluster that responds and has the images: the one that exists, or a new one.
+pub(crate) fn acquire(store: ClusterStore, request: &ClusterRequest) -> Result<ClusterGuard> {
+    let Usage::Lab { run_dir, keep } = request.usage else {
+        let lock = store.lock()?;
+        return acquire_locked(store, vec![lock], request);
+    };
+    if !store.provider.side_by_side() {
+        let lock = store.lock()?;
+        return acquire_locked(store, vec![lock], request);
+    }
+    let lock = store.lock()?;
+    let reason = match (reason_not_to_reuse(&store, request)?, store.lock_for_lab()?) {
+        (None, Some(in_use)) => {
+            // Only labs are kept out for the whole run: `up`, `status` and `down` need not wait.
+            let guard = acquire_locked(store, vec![in_use], request)?;
+            drop(lock);
+            return Ok(guard);
+        }
+        (None, None) => "is in use by another run".into(),
+        (Some(reason), _) => reason,
+    };
+    ensure!(!keep, "the running cluster {reason}");
+    if !reason.is_empty() {
+        eprintln!("not reusing the running cluster: it {reason}");
+    }
+    let store = ClusterStore::at(run_dir.join("cluster"), store.provider)?;
+    let lock = store.lock()?;
+    acquire_locked(store, vec![lock], request)
+}
+
+/// Returns why a lab starts a cluster of its own next to the persistent one; an empty reason if there
+/// is none.
+fn reason_not_to_reuse(store: &ClusterStore, request: &ClusterRequest) -> Result<Option<String>> {
+    let runner = store.runner(request.signals);
+    let Some(record) = store.running()? else {
+        return Ok((!request.usage.is_persistent()).then(String::new));
+    };
+    let context = store.context(&record.spec, request.project, &runner, true);
+    let on = provider::on_flag(store.provider);
+    Ok(match store.provider.mismatch(&context, request.flags)? {
+        Some(mismatch) => {
+            Some(format!("is up with {mismatch} (`cargo xtask down{on}` removes it)"))
+        }
+        None if is_outdated(&context, store, &record, request.images)? => Some(format!(
+            "has older images or is an older build (`cargo xtask down{on}` removes it)"
+        )),
+        None => None,
+    })
+}
+
+fn is_outdated(
+    context: &ProviderContext,
+    store: &ClusterStore,
+    record: &Record,
+    images: &[Image],
+) -> Result<bool> {
+    let provider = store.provider;
+    let old_images = provider.reads_images_at_start() && record.images != images::digests(images);
+    Ok(old_images || provider.is_outdated(context)?)
+}
+
+fn acquire_locked(
+    store: ClusterStore,
+    locks: Vec<Lock>,
+    request: &ClusterRequest,
+) -> Result<ClusterGuard> {
+    let ClusterRequest { flags, project, images, signals, usage } = *request;
+    let (provider, persistent) = (store.provider, usage.is_persistent());
+    let recorded = store.record()?;
+    let spec = resolve_spec(&store, flags, recorded.as_ref())?;
+    report::preflight(provider.name(), provider.preflight_checks(), spec.image.as_deref())?;
+    let runner = store.runner(signals);
+    let context = store.context(&spec, project, &runner, persistent);
+    // Fail on missing credentials before creating the cluster or recording it.
+    let pull_secret = pull_secret(&context, &store)?;
+    let (record, created) = match find(&store, recorded, &context, request)? {
+        Found::Up(previous) => {
+            let record = Record::update(Some(previous), &spec, persistent);
+            store.save(&record)?;
+            (record, None)
+        }
+        Found::Absent(previous) => {
+            let record = Record::update(previous, &spec, persistent).reset();
+            let (record, created) = create(&store, record, &context, request)?;
+            (record, Some(created))
+        }
+    };
+    let (started_in, daemon) = match created {
+        Some(Created { took, daemon }) => (Some(took.as_secs_f64()), daemon),
+        None => (None, None),
+    };
+    let guard = ClusterGuard {
+        ephemeral: !record.persistent,
+        spec,
+        started_in,
+        daemon,
+        edge: None,
+        registry: None,
+        pull_secret,
+        _locks: locks,
+        store,
+    };
+    guard.provision(record, flags.yes, project, images, signals)
+}
+
+/// Resolves the spec: flags of an existing cluster need not be repeated.
+fn resolve_spec(
+    store: &ClusterStore,
+    flags: &ClusterFlags,
+    recorded: Option<&Record>,
+) -> Result<Spec> {
+    let (requested, name) = (store.provider.spec(flags), store.provider.name());
+    let spec = match recorded {
+        Some(record) if requested.is_err() && flags.only_overrides() => record.spec.clone(),
+        Some(record) => check_compatible(record, requested?, flags, store)?,
+        None => requested?,
+    };
+    let spec = spec.with_overrides(flags)?;
+    if let Some(warning) = spec.overrides.warning() {
+        eprintln!("{name}: {warning}");
+    }
+    Ok(spec)
+}
+
+/// Returns the recorded spec if it is what the flags request.
+fn check_compatible(
+    record: &Record,
+    requested: Spec,
+    flags: &ClusterFlags,
+    store: &ClusterStore,
+) -> Result<Spec> {
+    let recorded = &record.spec;
+    let create = &flags.create;
+    let differ = |what: &str, set: bool, recorded: &dyn Debug, requested: &dyn Debug| {
+        let (recorded, requested) = (format!("{recorded:?}"), format!("{requested:?}"));
+        (set && recorded != requested).then(|| format!("{what} {recorded}, not {requested}"))
+    };
+    let differences = [
+        differ("name", create.name.is_some(), &recorded.name, &requested.name),
+        differ("image", flags.image.is_some(), &recorded.image, &requested.image),
+        differ("context", flags.context.is_some(), &recorded.context, &requested.context),
+        differ("project", create.project.is_some(), &recorded.project, &requested.project),
+        differ("location", create.location.is_some(), &recorded.location, &requested.location),
+    ];
+    if let Some(difference) = differences.into_iter().flatten().next() {
+        let (name, on) = (store.provider.name(), provider::on_flag(store.provider));
+        bail!("the {name} cluster is up with {difference}; `cargo xtask down{on}` removes it");
+    }
+    let registry = requested.registry.or_else(|| recorded.registry.clone());
+    Ok(Spec { registry, ..recorded.clone() })
+}
+
+/// Looks up the existing cluster and removes one that can be neither used nor resumed.
+fn find(
+    store: &ClusterStore,
+    recorded: Option<Record>,
+    context: &ProviderContext,
+    request: &ClusterRequest,
+) -> Result<Found> {
+    let provider = store.provider;
+    let (name, spec) = (provider.name(), &context.spec.name);
+    // A context of the user's cannot be looked up; the record decides.
+    let exists = match provider.is_managed() {
+        true => provider.exists(context)?,
+        false => recorded.is_some(),
+    };
+    match recorded {
+        None if exists => bail!(
+            "a {name} cluster `{spec}` already exists and was not created by this checkout; create \
+             another with `--name <name>`, or delete it yourself"
+        ),
+        Some(record) if exists && record.state == State::Up => {
+            if is_up(store, &record, context, request)? {
+                Ok(Found::Up(record))
+            } else {
+                Ok(Found::Absent(Some(record)))
+            }
+        }
+        Some(record) if exists => {
+            if provider.can_resume() {
+                eprintln!("{name}: `{spec}` is incomplete; resuming creation");
+            } else {
+                eprintln!("{name}: `{spec}` is incomplete; removing it first");
+                provider.delete(context)?;
+            }
+            Ok(Found::Absent(Some(record)))
+        }
+        _ => Ok(Found::Absent(None)),
+    }
+}
+
+/// Returns true if the cluster responds; else prepares to create it again, where that is allowed.
+fn is_up(
+    store: &ClusterStore,
+    record: &Record,
+    context: &ProviderContext,
+    request: &ClusterRequest,
+) -> Result<bool> {
+    let provider = store.provider;
+    let (name, spec, on) = (provider.name(), &context.spec.name, provider::on_flag(provider));
+    let ready = provider.write_kubeconfig(context).and_then(|()| provider.check_ready(context));
+    let Err(error) = ready else {
+        if let Some(mismatch) = provider.mismatch(context, request.flags)? {
+            bail!("the {name} cluster is up with {mismatch}; `cargo xtask down{on}` removes it");
+        }
+        let outdated = match is_outdated(context, store, record, request.images)? {
+            true => format!(", of an older build: `cargo xtask down{on}` removes it"),
+            false => String::new(),
+        };
+        eprintln!("{name}: `{spec}` is up{}{outdated}", store.summary());
+        return Ok(true);
+    };
+    if !provider.is_managed() {
+        return Err(error);
+    }
+    ensure!(
+        provider.allow_ephemeral(),
+        "the {name} cluster `{spec}` does not respond; inspect it, or delete it with `cargo xtask \
+         down{on}`"
+    );
+    if provider.can_resume() {
+        eprintln!("{name}: `{spec}` exists but does not respond; starting it");
+    } else {
+        eprintln!("{name}: `{spec}` exists but does not respond; recreating it");
+        provider.delete(context)?;
+    }
+    Ok(false)
+}
+
+/// The result of a creation.
+struct Created {
+    took: Duration,
+    daemon: Option<Daemon>,
+}
+
+/// Creates the cluster, and removes it again if that fails.
+fn create(
+    store: &ClusterStore,
+    mut record: Record,
+    context: &ProviderContext,
+    request: &ClusterRequest,
+) -> Result<(Record, Created)> {
+    let provider = store.provider;
+    let (name, on) = (provider.name(), provider::on_flag(provider));
+    // Stop an edge left over from a previous cluster.
+    EdgeFiles::of(&store.folder).stop()?;
+    ensure!(
+        context.persistent || provider.allow_ephemeral(),
+        "labs do not create {name} clusters because they cost money; run `cargo xtask up{on}` first"
+    );
+    if let Some(cost) = provider.cost(context.spec) {
+        eprintln!("{name}: {cost}");
+        context.runner.confirm(request.flags.yes, "create it")?;
+    }
+    store.save(&record)?;
+    let began = Instant::now();
+    let created = provider.create(context).and_then(|daemon| {
+        provider.write_kubeconfig(context)?;
+        provider.wait_ready(context)?;
+        Ok(daemon)
+    });
+    let took = began.elapsed();
+    let daemon = match created {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            undo(store, context);
+            return Err(error);
+        }
+    };
+    record.state = State::Up;
+    if provider.reads_images_at_start() {
+        record.images = images::digests(request.images);
+    }
+    store.save(&record)?;
+    Ok((record, Created { took, daemon }))
+}
+
+/// Removes what a failed creation left behind, and reports it if that fails.
+fn undo(store: &ClusterStore, context: &ProviderContext) {
+    let (name, on) = (store.provider.name(), provider::on_flag(store.provider));
+    let removed = context.runner.ignoring_signals(|| match store.provider.exists(context) {
+        Ok(false) => Ok(()),
+        _ => {
+            eprintln!("{name}: removing the incomplete cluster");
+            store.provider.delete(context)
+        }
+    });
+    match removed {
+        Ok(()) => store.forget(),
+        Err(error) => eprintln!(
+            "{name}: `{}` is partially created and could not be removed ({error:#}); `cargo xtask \
+             down{on}` removes it",
+            context.spec.name
+        ),
+    }
+}
+
+fn pull_secret(context: &ProviderContext, store: &ClusterStore) -> Result<Option<String>> {
+    let Some(source) = &context.spec.overrides.pull_secret else { return Ok(None) };
+    let registry = store.provider.registry(context)?;
+    registry.map(|registry| pull_secret::load(source, &registry, context.runner)).transpose()
+}
+
+/// Prints every command of `up` and runs none.
+pub(crate) fn dry_run_up(
+    store: &ClusterStore,
+    flags: &ClusterFlags,
+    project: &Project,
+    images: &[String],
+    signals: &Signals,
+) -> Result<()> {
+    let provider = store.provider;
+    let spec = provider.spec(flags)?.with_overrides(flags)?;
+    if let Some(cost) = provider.cost(&spec) {
+        println!("# {cost}");
+    }
+    let runner = CommandRunner::dry_run(signals);
+    let context = store.context(&spec, project, &runner, true);
+    provider.create(&context)?;
+    provider.write_kubeconfig(&context)?;
+    provider.wait_ready(&context)?;
+    match provider.registry(&context)? {
+        Some(registry) => {
+            for image in images {
+                println!("# push {image} to {}/{image}", registry.name);
+            }
+        }
+        None if provider.reads_images_at_start() => {}
+        None => println!("# load {}", images.join(" and ")),
+    }
+    Ok(())
+}
+
+/// Deletes the cluster that `up` created, or prints the commands for it. Returns false if there is
+/// none.
+pub(crate) fn down(
+    store: &ClusterStore,
+    project: &Project,
+    signals: &Signals,
+    dry_run: bool,
+) -> Result<bool> {
+    let _lock = store.lock()?;
+    let running = store.provider.is_running(&store.folder)?;
+    let Some(mut record) = store.record()? else { return Ok(false) };
+    let runner = match dry_run {
+        true => CommandRunner::dry_run(signals),
+        false => store.runner(signals),
+    };
+    let spec = record.spec.clone();
+    let context = store.context(&spec, project, &runner, true);
+    let edge = EdgeFiles::of(&store.folder);
+    if dry_run {
+        if let Some(edge) = edge.status()? {
+            println!("# stop the edge at {edge}");
+        }
+        if running {
+            store.provider.delete(&context)?;
+        }
+        return Ok(running);
+    }
+    record.state = State::Incomplete;
+    store.save(&record)?;
+    edge.stop()?;
+    if store.provider.exists(&context)? {
+        store.provider.delete(&context)?;
+    }
+    store.forget();
+    Ok(running)
+}

@@ -1,0 +1,74 @@
+//! `cargo xtask ci`: everything that must pass before a change is merged. `.ci/run` and the GitHub
+//! workflow run this, so that nothing passes there and fails here.
+
+use super::lab::{self, Lab};
+use crate::{
+    cargo::{self, DockerClient, Progress},
+    docker,
+    doctor::tools,
+    images,
+    project::Project,
+};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use std::{env, time::Instant};
+use xshell::{Cmd, Shell, cmd};
+
+/// Run everything that must pass: formatting, spelling, lints, docs, tests, all labs
+#[derive(Args)]
+pub(super) struct Ci {}
+
+pub(super) fn run() -> Result<()> {
+    let project = Project::find()?;
+    let shell = Shell::new()?;
+    shell.change_dir(&project.root);
+    // The features of the labs, or the tests would compile everything a second time.
+    let docker = if docker::responds() { DockerClient::Included } else { DockerClient::Omitted };
+    let features = docker.features();
+    let began = Instant::now();
+    let run = |command: Cmd| Ok(cargo::package_variables().fold(command, Cmd::env_remove).run()?);
+    step("formatting", || run(cmd!(shell, "cargo fmt --all --check")))?;
+    step("spelling", || match can_check_spelling()? {
+        true => run(cmd!(shell, "typos")),
+        false => {
+            eprintln!("skipped: typos is not installed");
+            Ok(())
+        }
+    })?;
+    step("lints", || {
+        let clippy = cmd!(shell, "cargo clippy --workspace --all-targets --locked {features...}");
+        run(clippy.args(["--", "--deny", "warnings"]))
+    })?;
+    step("docs", || {
+        let doc = cmd!(shell, "cargo doc --workspace --no-deps --locked");
+        run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
+    })?;
+    // The labs' tests run phases with them.
+    step("images", || images::build::build(&project, Progress::Shown).map(drop))?;
+    let _images = shell.push_env("CANARY_IMAGES", project.images());
+    step("tests", || run(cmd!(shell, "cargo test --workspace --locked {features...}")))?;
+    step("all labs on the embedded cluster", || lab::run(&Lab::all()))?;
+    eprintln!("all passed in {:.0} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn step(name: &'static str, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    let began = Instant::now();
+    eprintln!("==> {name}");
+    run().context(name)?;
+    eprintln!("==> {name}: {:.0} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Returns false where typos is not installed; in CI that is an error, unless it is listed in
+/// `CANARY_TESTS_WITHOUT`.
+fn can_check_spelling() -> Result<bool> {
+    let installed = tools::is_installed("typos");
+    let without = env::var("CANARY_TESTS_WITHOUT").unwrap_or_default();
+    let excused = without.split(',').any(|tool| tool.trim() == "typos");
+    ensure!(
+        installed || excused || env::var_os("CI").is_none(),
+        "typos is not installed; `cargo install typos-cli`, or list it in CANARY_TESTS_WITHOUT"
+    );
+    Ok(installed)
+}

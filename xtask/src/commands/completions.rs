@@ -1,0 +1,23 @@
+//! `cargo xtask completions`: completion scripts for shells.
+
+use anyhow::Result;
+use clap::{Args, Command};
+use clap_complete::Shell;
+use std::io;
+
+/// Print a completion script for a shell alias of `cargo xtask`
+///
+/// For example: `alias xtask='cargo xtask'; source <(cargo xtask completions bash)`.
+#[derive(Args)]
+pub(super) struct Completions {
+    /// Shell to complete for
+    shell: Shell,
+    /// Name of the alias
+    #[arg(long, default_value = "xtask")]
+    name: String,
+}
+
+pub(super) fn run(args: &Completions, mut cli: Command) -> Result<()> {
+    clap_complete::generate(args.shell, &mut cli, &args.name, &mut io::stdout());
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! `cargo xtask lab`: a cluster, the images, and the labs on them; afterwards nothing is left.
+//!
+//! Whatever ends the run (the labs, Ctrl-C, a cluster that exits), the labs end first, as they clean up
+//! on the cluster, and the cluster last.
+
+use super::{labs, provider_flag::ProviderFlag};
+use crate::{
+    build,
+    cargo::DockerClient,
+    cluster::{
+        flags::ClusterFlags,
+        guard::ClusterGuard,
+        lifecycle::{self, ClusterRequest, Usage},
+        store::ClusterStore,
+    },
+    docker,
+    doctor::report,
+    exec::process::{Isolation, Signal, Signals, Wake, signal, supervise},
+    failure::Failure,
+    images::Image,
+    project::Project,
+    providers,
+    run_dir::RunDir,
+};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use std::{
+    fs,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Time for the labs to clean up after SIGTERM.
+const CLEAN_UP: Duration = Duration::from_secs(30);
+
+/// Run phases and judge every claim, e.g. `lab phase4`, `lab phase0 phase3`, `lab all`
+///
+/// Uses the cluster of `up` if it is running and free, else one of its own.
+#[derive(Args, Default)]
+pub(super) struct Lab {
+    /// The phases, or `all`
+    phase: Vec<String>,
+    #[command(flatten)]
+    provider: ProviderFlag,
+    #[command(flatten)]
+    cluster: ClusterFlags,
+    /// Keep the cluster and everything that the phases created
+    #[arg(long)]
+    keep: bool,
+    /// Print events as JSON, one per line; the last is the summary
+    #[arg(long)]
+    json: bool,
+}
+
+impl Lab {
+    /// Returns the arguments of `lab all`.
+    pub(super) fn all() -> Self {
+        Self { phase: vec!["all".into()], ..Self::default() }
+    }
+}
+
+pub(super) fn run(args: &Lab) -> Result<()> {
+    let (provider, flags) = (args.provider.provider(), &args.cluster);
+    providers::check_flags(provider, flags)?;
+    // Before anything is compiled.
+    report::preflight(provider.name(), provider.preflight_checks(), None)?;
+    let project = &Project::find()?;
+    let docker = docker_client(&args.phase);
+    let images = &build::everything(project, docker)?;
+    labs::check_phases(project, &args.phase)?;
+    let signals = &Signals::install()?;
+    let run_dir = RunDir::create(&project.home()?)?;
+    let usage = Usage::Lab { run_dir: run_dir.path(), keep: args.keep };
+    let store = ClusterStore::open(project, provider)?;
+    let request = ClusterRequest { flags, project, images, signals, usage };
+    let mut guard = lifecycle::acquire(store, &request)?;
+    let run = Run { args, project, images, docker, run_dir: &run_dir, signals };
+    let code = run.labs(&mut guard).and_then(exit_code);
+    // Labs without a verdict: was it the cluster?
+    let diagnosis = matches!(code, Ok(3)).then(|| guard.diagnose(project, signals)).flatten();
+    if args.keep {
+        guard.keep()?;
+    }
+    let export = guard.export_command();
+    guard.release(project, signals);
+    if let Some(diagnosis) = diagnosis {
+        bail!(diagnosis);
+    }
+    let code = code?;
+    if args.keep {
+        eprintln!("kept: {export}");
+    }
+    match code {
+        0 => Ok(()),
+        code => bail!(Failure::Child(code)),
+    }
+}
+
+/// One run of the labs.
+struct Run<'a> {
+    args: &'a Lab,
+    project: &'a Project,
+    images: &'a [Image],
+    docker: DockerClient,
+    run_dir: &'a RunDir,
+    signals: &'a Signals,
+}
+
+impl Run<'_> {
+    /// Runs the labs to their end.
+    fn labs(&self, guard: &mut ClusterGuard) -> Result<ExitStatus> {
+        let Self { args, project, images, signals, .. } = *self;
+        let docker = self.docker == DockerClient::Included;
+        let folder = self.run_dir.path();
+        let environment = guard.environment(project, images, docker, folder)?;
+        let file = folder.join("environment.json");
+        fs::write(&file, serde_json::to_vec_pretty(&environment)?)
+            .with_context(|| format!("failed to write {}", file.display()))?;
+        let mut command = Command::new(project.program("labs"));
+        command.arg("run").args(&args.phase).arg("--environment").arg(&file);
+        command.arg("--failures").arg(project.failures()?);
+        command.args(args.json.then_some("--json")).args(args.keep.then_some("--keep"));
+        // Labs that lose this process clean up on a cluster that stays. On one that ends with this
+        // process there is nothing to clean up, so they end at once.
+        if guard.ends_with_run() {
+            command.stdin(Stdio::null());
+            supervise(&mut command, Isolation::Group, Some(Signal::KILL));
+        } else {
+            command.arg("--exit-with-stdin").stdin(Stdio::piped());
+            supervise(&mut command, Isolation::Group, None);
+        }
+        let mut child = command.spawn().context("failed to run labs")?;
+        let pidfd = guard.edge_pidfd()?;
+        let dependencies = Dependencies { exited: &mut || guard.exited(), pidfd };
+        wait(&mut child, dependencies, signals)
+    }
+}
+
+/// Only phase 2 runs images in an engine.
+fn docker_client(phases: &[String]) -> DockerClient {
+    let used = phases.iter().any(|phase| phase == "phase2" || phase == "all");
+    match used && docker::responds() {
+        true => DockerClient::Included,
+        false => DockerClient::Omitted,
+    }
+}
+
+/// The processes without which the labs cannot go on.
+struct Dependencies<'a> {
+    /// Returns the error once one of them has exited.
+    exited: &'a mut dyn FnMut() -> Option<String>,
+    /// Becomes readable when that may be so; a child of ours raises SIGCHLD instead.
+    pidfd: Option<OwnedFd>,
+}
+
+/// Waits for the labs and forwards signals to them. They are stopped when a dependency exits.
+fn wait(labs: &mut Child, dependencies: Dependencies, signals: &Signals) -> Result<ExitStatus> {
+    let far = Duration::from_secs(600);
+    let (mut deadline, mut stopping, mut lost) = (Instant::now() + far, false, None);
+    loop {
+        let ended = labs.try_wait().context("failed to wait for labs")?;
+        // Checked before each wait: it may have exited before this function was called.
+        if lost.is_none() {
+            lost = (dependencies.exited)();
+            if lost.is_some() && ended.is_none() {
+                (stopping, deadline) = (true, Instant::now() + CLEAN_UP);
+                signal(labs, Signal::TERM);
+            }
+        }
+        match (ended, lost.take()) {
+            // Without the dependency their failure means nothing.
+            (Some(status), Some(error)) if !status.success() => bail!(error),
+            (Some(status), _) => return Ok(status),
+            (None, error) => lost = error,
+        }
+        let pidfd = dependencies.pidfd.as_ref().filter(|_| lost.is_none()).map(OwnedFd::as_fd);
+        match signals.wait(pidfd, deadline)? {
+            Wake::Timeout if stopping => {
+                eprintln!("labs did not exit within {CLEAN_UP:?}; killing them");
+                let _ = labs.kill();
+                deadline = Instant::now() + far;
+            }
+            Wake::Timeout => deadline = Instant::now() + far,
+            Wake::Readable | Wake::Signal(Signal::CHILD) => {}
+            Wake::Signal(number) => {
+                (stopping, deadline) = (true, Instant::now() + CLEAN_UP);
+                signal(labs, number);
+            }
+        }
+    }
+}
+
+/// Returns the exit code of the labs. Labs that a signal killed reported nothing themselves.
+fn exit_code(status: ExitStatus) -> Result<u8> {
+    let interrupted = [Signal::INT, Signal::TERM, Signal::HUP].map(Signal::as_raw);
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Ok(u8::try_from(code).unwrap_or(3)),
+        (None, Some(signal)) if interrupted.contains(&signal) => bail!(Failure::Interrupted),
+        (None, signal) => bail!("the labs were killed by signal {}", signal.unwrap_or_default()),
+    }
+}

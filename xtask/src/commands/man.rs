@@ -1,0 +1,21 @@
+//! `cargo xtask man`: man pages of all commands.
+
+use anyhow::{Context, Result};
+use clap::{Args, Command};
+use std::{fs, path::PathBuf};
+
+/// Write man pages of all commands to a directory
+#[derive(Args)]
+pub(super) struct Man {
+    /// Directory to write to; it is created if necessary
+    directory: PathBuf,
+}
+
+pub(super) fn run(args: &Man, cli: Command) -> Result<()> {
+    let directory = &args.directory;
+    let problem = || format!("failed to write man pages to {}", directory.display());
+    fs::create_dir_all(directory).with_context(problem)?;
+    // Man pages are named after the program, which has no blank in its name.
+    let cli = cli.name("cargo-xtask").bin_name("cargo-xtask");
+    clap_mangen::generate_to(cli, directory).with_context(problem)
+}

@@ -1,0 +1,48 @@
+//! `cargo xtask status`: the clusters that `up` created. Exit code 3 if there is none.
+
+use super::provider_flag::ProviderFlag;
+use crate::{cluster::store::ClusterStore, exec::process::Signals, project::Project, providers};
+use anyhow::Result;
+use clap::Args;
+
+/// Show the status of running clusters
+#[derive(Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    provider: ProviderFlag,
+}
+
+pub(super) fn run(args: &Status) -> Result<()> {
+    let project = Project::find()?;
+    if let Some(provider) = args.provider.selected() {
+        let store = ClusterStore::open(&project, provider)?;
+        if let Some(line) = store.status_line()? {
+            println!("{line}\n");
+        }
+        println!("{}", details(&store, &project)?);
+        return Ok(());
+    }
+    let mut found = false;
+    let others = providers::ALL.into_iter().filter(|provider| !providers::is_default(*provider));
+    for provider in others {
+        let store = ClusterStore::open_existing(&project, provider)?;
+        if let Some(line) = store.map(|store| store.status_line()).transpose()?.flatten() {
+            println!("{line}");
+            found = true;
+        }
+    }
+    let store = ClusterStore::open(&project, providers::DEFAULT)?;
+    if found && store.running()?.is_none() {
+        return Ok(());
+    }
+    println!("{}", details(&store, &project)?);
+    Ok(())
+}
+
+fn details(store: &ClusterStore, project: &Project) -> Result<String> {
+    let record = store.expect_running()?;
+    let signals = Signals::install()?;
+    let runner = store.runner(&signals);
+    let context = store.context(&record.spec, project, &runner, true);
+    store.provider.details(&context, &record)
+}

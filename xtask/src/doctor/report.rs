@@ -1,0 +1,95 @@
+//! The findings about one provider, as a table or as JSON, and the preflight of a run.
+
+use super::check::{Check, CheckContext, Depth, Finding, State};
+use crate::project::Project;
+use anyhow::{Result, anyhow};
+use serde::Serialize;
+use std::fmt;
+
+/// The findings about one provider.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) provider: &'static str,
+    /// False if a check found a problem.
+    pub(crate) ready: bool,
+    checks: Vec<NamedFinding>,
+}
+
+#[derive(Debug, Serialize)]
+struct NamedFinding {
+    name: &'static str,
+    #[serde(flatten)]
+    finding: Finding,
+}
+
+impl Report {
+    /// Runs the checks of a provider.
+    pub(crate) fn new(provider: &'static str, checks: &[Check], context: &CheckContext) -> Self {
+        let run = |check: &Check| NamedFinding { name: check.name, finding: (check.run)(context) };
+        let checks: Vec<_> = checks.iter().map(run).collect();
+        let ready = checks.iter().all(|check| check.finding.state != State::Bad);
+        Self { provider, ready, checks }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}{}", self.provider, if self.ready { "" } else { ": not ready" })?;
+        for NamedFinding { name, finding } in &self.checks {
+            let state = match finding.state {
+                State::Ok => "ok  ",
+                State::Note => "note",
+                State::Bad => "BAD ",
+            };
+            writeln!(f, "  {state}  {name:<11} {}", finding.text)?;
+            if let Some(fix) = &finding.fix {
+                writeln!(f, "  {:17} → {fix}", "")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the first problem as an error, before anything is created with that node image.
+pub(crate) fn preflight(
+    provider: &'static str,
+    checks: &[Check],
+    image: Option<&str>,
+) -> Result<()> {
+    let context = CheckContext::new(Project::find()?, image.map(Into::into), Depth::Preflight);
+    for check in checks {
+        let finding = (check.run)(&context);
+        if finding.state == State::Bad {
+            let fix = finding.fix.map(|fix| format!("; {fix}")).unwrap_or_default();
+            return Err(anyhow!("{provider}: {}: {}{fix}", check.name, finding.text));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::Engine;
+
+    #[test]
+    fn report_is_readable_by_people_and_machines() {
+        const CHECKS: &[Check] = &[
+            Check::new("kind", |_| Finding::bad("not installed").with_fix("apt-get install it")),
+            Check::new("memory", |_| Finding::ok("8 GB")),
+        ];
+        let context = CheckContext::with_engine(Engine::Absent("/s".into()), None);
+        let report = Report::new("kind", CHECKS, &context);
+        assert_eq!(
+            serde_json::to_value(&report).unwrap(),
+            serde_json::json!({"provider": "kind", "ready": false, "checks": [
+                {"name": "kind", "state": "bad", "text": "not installed", "mend": "apt-get install it"},
+                {"name": "memory", "state": "ok", "text": "8 GB"}]})
+        );
+        assert_eq!(
+            report.to_string(),
+            "kind: not ready\n  BAD   kind        not installed\n                    → apt-get \
+             install it\n  ok    memory      8 GB\n"
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! Long-running children of this program: the embedded cluster, and the edge of external clusters.
+//!
+//! Each runs in a session of its own, so that Ctrl-C in the terminal does not end it while labs are
+//! still cleaning up. One that belongs to a run exits when the pipe to its standard input is closed,
+//! so even `kill -9` of this process leaves nothing behind. One that outlives the run holds a lock on
+//! a file as its standard input, so that no crash, reboot or reused process id can fake it.
+
+use super::process::{Isolation, PidFd, Signal, Signals, Wake, signal, signal_group, supervise};
+use crate::{failure::Failure, lock::Lock};
+use anyhow::{Context, Result, anyhow, bail};
+use serde::de::DeserializeOwned;
+use std::{
+    fs::{self, File},
+    io::Read,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Time to clean up after SIGTERM, before SIGKILL.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A running child. It is killed when this is dropped, unless it was detached.
+pub(crate) struct Daemon {
+    what: &'static str,
+    child: Option<Child>,
+    stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts the command, with standard error in `log`. `what` is its name in messages.
+    pub(crate) fn start(what: &'static str, mut command: Command, log: &Path) -> Result<Self> {
+        let file =
+            File::create(log).with_context(|| format!("failed to write {}", log.display()))?;
+        command.stdout(Stdio::piped()).stderr(file);
+        supervise(&mut command, Isolation::Session, None);
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("failed to start {}", command.get_program().display()))?;
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        Ok(Self { what, child: Some(child), stdin, stdout, log: log.to_owned() })
+    }
+
+    /// Waits for the line of JSON that the child prints once it serves.
+    pub(crate) fn wait_ready<Ready: DeserializeOwned>(
+        &mut self,
+        timeout: Duration,
+        signals: &Signals,
+    ) -> Result<Ready> {
+        let what = self.what;
+        let stdout = self.stdout.take();
+        let mut stdout = stdout.with_context(|| format!("the {what} has no standard output"))?;
+        let (deadline, mut line) = (Instant::now() + timeout, Vec::new());
+        while !line.contains(&b'\n') {
+            match signals.wait(Some(stdout.as_fd()), deadline)? {
+                Wake::Signal(Signal::CHILD) => {}
+                Wake::Signal(_) => {
+                    self.stop(signals);
+                    bail!(Failure::Interrupted);
+                }
+                Wake::Timeout => {
+                    self.kill();
+                    bail!("the {what} was not ready within {timeout:?}{}", self.log_tail());
+                }
+                Wake::Readable => {
+                    let mut buffer = [0; 4096];
+                    let n = stdout
+                        .read(&mut buffer)
+                        .with_context(|| format!("failed to read the output of the {what}"))?;
+                    if n == 0 {
+                        self.stop(signals);
+                        bail!("the {what} did not start{}", self.log_tail());
+                    }
+                    line.extend_from_slice(buffer.get(..n).unwrap_or_default());
+                }
+            }
+        }
+        serde_json::from_slice(&line).map_err(|error| {
+            let line = String::from_utf8_lossy(&line);
+            anyhow!("the {what} printed {line:?}, which is not a valid readiness line: {error}")
+        })
+    }
+
+    /// Returns the process id.
+    pub(crate) fn id(&self) -> Result<u32> {
+        let child = self.child.as_ref().with_context(|| format!("the {} has exited", self.what))?;
+        Ok(child.id())
+    }
+
+    /// Returns true if it exited by itself.
+    pub(crate) fn has_exited(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Lets it outlive this process.
+    pub(crate) fn detach(mut self) {
+        self.child = None;
+    }
+
+    /// Stops it and waits for its exit. Signals that arrive meanwhile are ignored: this is the cleanup.
+    pub(crate) fn stop(&mut self, signals: &Signals) {
+        self.stdin = None;
+        let Some(child) = &mut self.child else { return };
+        signal(child, Signal::TERM);
+        if let Ok(Some(_)) = signals.wait_for(child, STOP_TIMEOUT, |_| {}) {
+            self.child = None;
+        }
+        self.kill();
+    }
+
+    /// Returns the end of its log, for the end of an error message.
+    pub(crate) fn log_tail(&self) -> String {
+        log_tail(&self.log)
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It leads a session: this also reaches its children that did not leave it.
+            signal_group(&child, Signal::KILL);
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Returns the end of a log, for the end of an error message.
+pub(crate) fn log_tail(log: &Path) -> String {
+    let log = fs::read(log).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<&str> = log.lines().collect();
+    match lines.get(lines.len().saturating_sub(12)..) {
+        None | Some([]) => String::new(),
+        Some(last) => format!("; the end of its log:\n{}", last.join("\n")),
+    }
+}
+
+/// Returns the process that holds the lock on `file` as its standard input. `pid` reads its id from
+/// the record of the process; the id is trusted only while the lock is held.
+pub(crate) fn lock_holder(file: &Path, pid: impl FnOnce() -> Result<u32>) -> Result<Option<PidFd>> {
+    if !Lock::is_held(file)? {
+        return Ok(None);
+    }
+    let Ok(process) = PidFd::open(pid()?) else { return Ok(None) };
+    // Still held, so the id belonged to the holder when the pidfd was opened.
+    Ok(Lock::is_held(file)?.then_some(process))
+}

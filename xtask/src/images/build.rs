@@ -1,0 +1,197 @@
+//! Builds the app's two versions as images, without Docker.
+//!
+//! The app is compiled once per version (its dependencies once in all), statically and small, and
+//! packed as an OCI image archive. A stamp records a digest of all inputs, so that a warm run does not
+//! even start cargo.
+
+use super::{Image, VERSIONS, archive};
+use crate::{
+    cargo::{self, Progress},
+    lock::Lock,
+    project::Project,
+};
+use anyhow::{Context, Result, ensure};
+use oci_archive::Digest;
+use serde::{Deserialize, Serialize};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The content of `target/images/stamp.json`.
+#[derive(Serialize, Deserialize)]
+struct Stamp {
+    inputs: String,
+    images: Vec<Image>,
+}
+
+/// Returns the images of the current sources and builds them if necessary.
+pub(crate) fn build(project: &Project, progress: Progress) -> Result<Vec<Image>> {
+    let folder = project.images();
+    let rebuilt = folder.join("rebuilt");
+    let stamp = folder.join("stamp.json");
+    let inputs = inputs(project)?;
+    if let Some(images) = up_to_date(&stamp, &inputs) {
+        return Ok(images);
+    }
+    fs::create_dir_all(&rebuilt).with_context(|| {
+        format!("failed to create {}: images need a writable target directory", rebuilt.display())
+    })?;
+    // Both versions leave cargo under the same name, so concurrent builds would mix them up.
+    let _lock = Lock::wait(&folder.join(".lock"))?;
+    // Another run may have built them while this one waited.
+    if let Some(images) = up_to_date(&stamp, &inputs) {
+        return Ok(images);
+    }
+    let mut images = Vec::new();
+    for version in VERSIONS {
+        let built = compile(project, version, progress)?;
+        let binary = folder.join(format!("kubeapp-{version}"));
+        let program = read(&built)?;
+        replace(&binary, &program)?;
+        fs::set_permissions(&binary, PermissionsExt::from_mode(0o755))
+            .with_context(|| format!("failed to make {} executable", binary.display()))?;
+        images.push(pack(&folder, version, &binary)?);
+    }
+    replace(&stamp, &serde_json::to_vec_pretty(&Stamp { inputs, images: images.clone() })?)?;
+    Ok(images)
+}
+
+/// Packs a binary twice: the archive, and a second one for the claim that builds are reproducible.
+fn pack(folder: &Path, version: &str, binary: &Path) -> Result<Image> {
+    let file = format!("kubeapp-{version}.tar");
+    let (archive, rebuilt) = (folder.join(&file), folder.join("rebuilt").join(&file));
+    let packed = archive::pack(&read(binary)?, version)?;
+    replace(&archive, &packed.bytes)?;
+    replace(&rebuilt, &archive::pack(&read(binary)?, version)?.bytes)?;
+    Ok(Image {
+        version: version.into(),
+        name: format!("kubeapp:{version}"),
+        digest: packed.digest.to_string(),
+        archive,
+        size: packed.bytes.len() as u64,
+        rebuilt,
+        binary: binary.to_owned(),
+        build_input: format!("KUBEAPP_VERSION={version}"),
+    })
+}
+
+fn up_to_date(stamp: &Path, inputs: &str) -> Option<Vec<Image>> {
+    let stamp: Stamp = serde_json::from_slice(&fs::read(stamp).ok()?).ok()?;
+    let complete = |image: &Image| {
+        [&image.archive, &image.rebuilt]
+            .iter()
+            .all(|file| fs::metadata(file).is_ok_and(|m| m.len() == image.size))
+            && image.binary.is_file()
+    };
+    let current = stamp.inputs == inputs || cargo::prebuilt();
+    (current && stamp.images.iter().all(complete)).then_some(stamp.images)
+}
+
+/// Compiles the app and returns the path of its binary.
+fn compile(project: &Project, version: &str, progress: Progress) -> Result<PathBuf> {
+    let host = host()?;
+    // Encoded flags take precedence over the caller's RUSTFLAGS, which would change the binary. Paths
+    // of this machine are remapped, or two checkouts would not produce the same digest.
+    let cargo_home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
+        .unwrap_or_default();
+    let mut rustflags = OsString::from("-C\x1ftarget-feature=+crt-static");
+    for (from, to) in [(&cargo_home, "/cargo"), (&project.root, "/src")] {
+        rustflags.push("\x1f--remap-path-prefix=");
+        rustflags.push(from);
+        rustflags.push("=");
+        rustflags.push(to);
+    }
+    let mut command = cargo::command(project);
+    command
+        .args(["build", "--package", "kubeapp", "--profile", "image", "--target", &host])
+        .arg("--target-dir")
+        .arg(&project.target)
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags)
+        .env("KUBEAPP_VERSION", version);
+    cargo::run(command, progress, &format!("kubeapp {version}"))?;
+    Ok(project.target.join(host).join("image/kubeapp"))
+}
+
+/// Returns the compiler's own target: the only one with a standard library for certain.
+fn host() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(&rustc).arg("-vV").output().context("failed to run rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.context("`rustc -vV` does not name its host")?.to_owned();
+    ensure!(
+        host.contains("-linux-"),
+        "the images contain a Linux program, and this compiler builds for {host}; use Linux or WSL2"
+    );
+    Ok(host)
+}
+
+/// Returns one digest of all inputs that determine the images.
+fn inputs(project: &Project) -> Result<String> {
+    let mut files = vec![];
+    for file in ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "app/Cargo.toml"] {
+        files.push(project.root.join(file));
+    }
+    list(&project.root.join("app/src"), &mut files)?;
+    files.sort();
+    let mut all = Vec::new();
+    for file in files.iter().filter(|file| file.is_file()) {
+        all.extend_from_slice(file.as_os_str().as_encoded_bytes());
+        all.extend_from_slice(Digest::of(read(file)?).to_string().as_bytes());
+    }
+    // This file decides how they are compiled, and a packed sample shows how they are packed.
+    all.extend_from_slice(include_bytes!("build.rs"));
+    all.extend_from_slice(&archive::pack(b"sample", "0")?.bytes);
+    // The compiler is identified by size and time: hashing it takes longer than all of a warm start.
+    if let Some(cargo) = env::var_os("CARGO") {
+        let metadata = fs::metadata(&cargo).with_context(|| format!("failed to stat {cargo:?}"))?;
+        all.extend_from_slice(
+            format!("{cargo:?} {} {:?}", metadata.len(), metadata.modified()?).as_bytes(),
+        );
+    }
+    Ok(Digest::of(all).to_string())
+}
+
+fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("failed to list {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() { list(&path, files)? } else { files.push(path) }
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("failed to read {}", file.display()))
+}
+
+/// Replaces a file atomically, so that no reader ever sees half of it.
+fn replace(file: &Path, bytes: &[u8]) -> Result<()> {
+    let part = file.with_added_extension("part");
+    fs::write(&part, bytes)
+        .and_then(|()| fs::rename(&part, file))
+        .with_context(|| format!("failed to write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_binary_is_named_in_the_error() {
+        let missing = Path::new("/nonexistent/kubeapp");
+        let error = pack(Path::new("/nonexistent"), "1.0", missing).unwrap_err();
+        assert!(
+            format!("{error:#}").starts_with("failed to read /nonexistent/kubeapp: "),
+            "{error:#}"
+        );
+    }
+}
