@@ -22,7 +22,6 @@ mod scope;
 mod state;
 pub mod store;
 mod subresources;
-mod tasks;
 mod timestamps;
 pub mod tls_server;
 mod validation;

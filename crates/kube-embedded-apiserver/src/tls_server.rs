@@ -5,7 +5,6 @@ use crate::{
     authentication::user::User,
     credentials::{Credentials, CredentialsError},
     http::body::Body,
-    tasks,
 };
 use http::{Request, Response, header};
 use hyper::{body::Incoming, service::service_fn};
@@ -13,11 +12,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto, graceful::GracefulShutdown},
 };
+use kube_embedded_core::task::{Task, TaskSet, spawn_named};
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -32,7 +31,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Server {
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    task: Task<()>,
 }
 
 impl Server {
@@ -48,22 +47,14 @@ impl Server {
         let acceptor = TlsAcceptor::from(Arc::new(credentials.server_config()?));
         let token: Arc<str> = credentials.token().into();
         let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(accept(listener, acceptor, api, token, stopping));
+        let task = spawn_named("TLS server", accept(listener, acceptor, api, token, stopping));
         Ok(Self { stop, task })
     }
 
     /// Stops accepting, lets open requests finish briefly, and closes.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        if let Ok(ended) = timeout(GRACE_PERIOD + Duration::from_secs(1), &mut self.task).await {
-            tasks::log_panic("TLS server", ended);
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
+        let _ = timeout(GRACE_PERIOD + Duration::from_secs(1), &mut self.task).await;
     }
 }
 
@@ -74,23 +65,20 @@ async fn accept(
     token: Arc<str>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    // Connections live in this set, so they end with this task however it ends.
-    let mut connections = JoinSet::new();
+    // Connections are tasks of this set, so that they end with this task however it ends.
+    let mut connections = TaskSet::default();
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            Some(ended) = connections.join_next() => {
-                tasks::log_panic("connection", ended);
-                continue;
-            }
+            Some(_) = connections.join_next() => continue,
             _ = stopping.wait_for(|stop| *stop) => break,
         };
         match accepted {
             Ok((socket, peer)) => {
                 let watcher = graceful.watcher();
                 let (acceptor, api, token) = (acceptor.clone(), api.clone(), token.clone());
-                connections.spawn(async move {
+                connections.spawn("TLS connection", async move {
                     let _ = socket.set_nodelay(true);
                     let Some(stream) = handshake(&acceptor, socket, peer).await else { return };
                     let trusted = has_certificate(&stream);

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
+use kube_embedded_core::version;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -100,7 +101,7 @@ fn build(served: &[ResourceType<'_>]) -> Value {
     }
     json!({
         "openapi": "3.0.0",
-        "info": { "title": "Kubernetes", "version": "v1.36.0" },
+        "info": { "title": "Kubernetes", "version": version::KUBERNETES_VERSION },
         "paths": paths,
         "components": { "schemas": schemas },
     })

@@ -9,11 +9,10 @@ use crate::{
         spdy::{self, Event},
         upgrade::{Out, Protocol, Wire},
     },
-    tasks,
 };
 use bytes::Bytes;
 use futures::{FutureExt, SinkExt, StreamExt, future::BoxFuture};
-use kube_embedded_core::node_api::NodeApi;
+use kube_embedded_core::{node_api::NodeApi, task::TaskSet};
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
@@ -22,7 +21,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::mpsc,
-    task::JoinSet,
     time::{Instant, interval_at},
 };
 
@@ -149,14 +147,14 @@ impl Pod {
 async fn over_channels(wire: Wire, pod: Pod, ports: Vec<u16>) {
     let Wire { mut source, mut sink, .. } = wire;
     let (out, mut messages) = mpsc::channel::<Bytes>(QUEUE);
-    let mut connections = JoinSet::new();
+    let mut connections = TaskSet::default();
     let mut inputs = Vec::new();
     for (n, port) in (0_u8..).zip(ports) {
         let (data, error) = (n * 2, n * 2 + 1);
         let (input, came) = mpsc::channel(QUEUE);
         inputs.push(Some(input));
         let (pod, out) = (pod.clone(), out.clone());
-        connections.spawn(async move {
+        connections.spawn("port-forward", async move {
             for channel in [data, error] {
                 let _ = out.send(channels::message(channel, &port.to_le_bytes())).await;
             }
@@ -218,13 +216,11 @@ async fn over_spdy(wire: Wire, pod: Pod) {
     let (events, mut happens) = mpsc::channel(QUEUE);
     let (out, connection) = spdy::connection(wire, events);
     let serve = async {
-        let mut connections = JoinSet::new();
+        let mut connections = TaskSet::default();
         let mut errors: HashMap<String, u32> = HashMap::new();
         let mut inputs: HashMap<u32, mpsc::Sender<Came>> = HashMap::new();
         while let Some(event) = happens.recv().await {
-            while let Some(ended) = connections.try_join_next() {
-                tasks::log_panic("port-forward", ended);
-            }
+            while let Some(Some(_)) = connections.join_next().now_or_never() {}
             match event {
                 Event::Opened { id, headers } => {
                     let request = spdy::header(&headers, "requestid").to_owned();
@@ -248,7 +244,7 @@ async fn over_spdy(wire: Wire, pod: Pod) {
                     let (input, came) = mpsc::channel(QUEUE);
                     inputs.insert(id, input);
                     let (pod, out) = (pod.clone(), out.clone());
-                    connections.spawn(async move {
+                    connections.spawn("port-forward", async move {
                         let back = out.clone();
                         let tell: Tell = Box::new(move |bytes| {
                             let back = back.clone();

@@ -7,7 +7,6 @@ use crate::{
         status::{ApiError, ApiResult},
     },
     subresources::stream::lifetime::stopped,
-    tasks,
 };
 use bytes::Bytes;
 use futures::{
@@ -29,6 +28,7 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
+use kube_embedded_core::task::spawn_named;
 use std::{convert::Infallible, io, pin::Pin};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -149,7 +149,7 @@ impl Upgrade {
         serve: impl FnOnce(Wire) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> Response<Body> {
         let Self { protocol, answer, websocket, on } = self;
-        tasks::spawn("stream", async move {
+        spawn_named("stream", async move {
             let served = async {
                 // Without a connection there is nobody to tell.
                 let Ok(upgraded) = on.await else { return };
@@ -164,7 +164,8 @@ impl Upgrade {
                 () = served => {}
                 () = stopped(stopping) => {}
             }
-        });
+        })
+        .detach();
         let mut response = Response::new(Body::from(Bytes::new()));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *response.headers_mut() = answer;
@@ -284,15 +285,17 @@ where
     let server = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(ours), service)
         .with_upgrades();
-    tasks::spawn("stream server", async move {
+    let serve = async move {
         let _ = server.await;
-    });
+    };
+    spawn_named("stream server", serve).detach();
     let response = async {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(theirs)).await?;
-        tasks::spawn("stream client", async move {
+        let connect = async move {
             let _ = connection.with_upgrades().await;
-        });
+        };
+        spawn_named("stream client", connect).detach();
         let (mut parts, body) = sender.send_request(request).await?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Response::from_parts(parts, Body::from(Bytes::new())));
