@@ -1,5 +1,4 @@
-//! One version of a custom resource: what the API must know of it, read off its
-//! CustomResourceDefinition once and shared by all requests.
+//! One version of a custom resource, read from its CustomResourceDefinition once and shared by all requests.
 
 use crate::{
     fields::{find_path, list, text},
@@ -25,7 +24,7 @@ pub(crate) mod json_path;
 pub(crate) mod versions;
 use json_path::Path;
 
-/// See [`crate::resources::resource_type::ResourceType::custom`].
+/// One version of a custom resource.
 #[derive(Debug)]
 pub struct CustomResource {
     pub(crate) group: String,
@@ -44,13 +43,13 @@ pub struct CustomResource {
     pub(crate) resource: store::Resource,
     pub(crate) columns: Vec<PrinterColumn>,
     pub(crate) scale: Option<ScalePaths>,
-    /// What discovery tells of the version that objects are stored in, so that clients see it change.
+    /// Reported by discovery of the storage version, so that clients notice a change.
     pub(crate) storage_hash: Option<String>,
-    /// Told with every answer of a version that shall no longer be used.
+    /// The warning with every response of a deprecated version.
     pub(crate) deprecation: Option<String>,
-    /// Nothing new may be created: the definition is on its way out.
+    /// The definition is being deleted, so no more objects are created.
     pub(crate) terminating: bool,
-    /// What `GET /openapi/v3` says of it.
+    /// The schema in `GET /openapi/v3`.
     pub(crate) published: Value,
     schema: Schema,
     pub(crate) structure: Structure,
@@ -58,7 +57,7 @@ pub struct CustomResource {
     pub(crate) served: tokio::sync::watch::Receiver<()>,
 }
 
-/// Where the numbers of a `Scale` stand.
+/// The paths of the numbers of a `Scale`.
 #[derive(Debug)]
 pub(crate) struct ScalePaths {
     pub(crate) spec: Vec<String>,
@@ -78,7 +77,7 @@ pub(crate) struct PrinterColumn {
 }
 
 impl CustomResource {
-    /// One version of a definition.
+    /// Reads one version of a definition.
     pub(crate) fn new(
         definition: &Value,
         version: &Value,
@@ -144,7 +143,7 @@ impl CustomResource {
         }
     }
 
-    /// Removes what the schema does not have, and tells the paths.
+    /// Removes the fields that the schema does not have, and reports their paths.
     pub(crate) fn prune(&self, object: &mut Value, tell: &mut impl FnMut(&str)) {
         self.schema.prune(object, tell);
         if let Some(metadata) = object.get_mut("metadata") {
@@ -152,12 +151,12 @@ impl CustomResource {
         }
     }
 
-    /// Fills in defaults.
+    /// Sets the defaults of the schema.
     pub(crate) fn apply_defaults(&self, object: &mut Value) {
         self.schema.apply_defaults(object);
     }
 
-    /// Every error at once.
+    /// Returns every error at once.
     pub(crate) fn errors(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = metadata(new, old, dns_subdomain);
         let expected = format!("{}/{}", self.group, self.version);
@@ -224,7 +223,7 @@ impl PrinterColumn {
     }
 }
 
-/// `.spec.replicas` as names.
+/// Splits `.spec.replicas` into names.
 fn steps(path: &str) -> Vec<String> {
     path.split('.').filter(|step| !step.is_empty()).map(str::to_owned).collect()
 }
@@ -262,7 +261,7 @@ fn columns(version: &Value) -> Vec<PrinterColumn> {
         .collect()
 }
 
-/// The schema as clients get it: with what every object has.
+/// Returns the schema for clients: with the fields that every object has.
 fn published(schema: &Value, group: &str, version: &str, kind: &str) -> Value {
     let mut schema = if schema.is_object() { schema.clone() } else { json!({ "type": "object" }) };
     if !schema["properties"].is_object() {

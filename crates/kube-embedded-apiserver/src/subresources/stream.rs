@@ -1,6 +1,5 @@
-//! Subresources that take over the connection: exec, attach and port-forward. What is wrong with
-//! the request is refused before the protocol is switched, what goes wrong later is told in the
-//! protocol that was switched to.
+//! Subresources that take over the connection: exec, attach and port-forward. An invalid request is refused before
+//! the protocol is switched; later errors are reported in the protocol that was switched to.
 
 mod channels;
 mod exec;

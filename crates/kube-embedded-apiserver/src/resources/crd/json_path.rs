@@ -2,22 +2,22 @@
 
 use serde_json::Value;
 
-/// A path, taken apart once.
+/// A parsed path.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Path(Vec<Step>);
 
 #[derive(Debug, PartialEq)]
 enum Step {
     Name(String),
-    /// From the end, where it is negative.
+    /// Counts from the end if negative.
     Index(i64),
     Every,
-    /// Elements in which the value at the path is the other one, or is not.
+    /// The elements in which the value at the path equals the other one, or does not.
     Where(Vec<String>, bool, Value),
 }
 
 impl Path {
-    /// Reads a path; `None` where it is not one, or goes beyond what is said above.
+    /// Parses a path; `None` if it is malformed or not in the supported part.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut steps = Vec::new();
         let mut rest = text;
@@ -31,7 +31,7 @@ impl Path {
                 None => {
                     let (name, rest) = name(rest.strip_prefix('.')?);
                     match &*name {
-                        // A dot alone is the object; two of them search, which nobody may.
+                        // A single dot is the object; recursive descent (`..`) is not allowed in columns.
                         "" if rest.is_empty() || rest.starts_with('[') => {}
                         "" => return None,
                         "*" => steps.push(Step::Every),
@@ -44,7 +44,7 @@ impl Path {
         Some(Self(steps))
     }
 
-    /// The values at the path.
+    /// Returns the values at the path.
     pub(crate) fn find<'a>(&self, object: &'a Value) -> Vec<&'a Value> {
         let mut found = vec![object];
         for step in &self.0 {
@@ -80,7 +80,7 @@ impl Step {
     }
 }
 
-/// Where the bracket closes that is open.
+/// Returns the position at which the open bracket closes.
 fn closing(text: &str) -> Option<usize> {
     let mut quote = None;
     for (at, letter) in text.char_indices() {
@@ -94,7 +94,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-/// A name up to the next dot or bracket; a backslash takes the meaning from what follows.
+/// Reads a name up to the next dot or bracket; a backslash escapes the next character.
 fn name(text: &str) -> (String, &str) {
     let mut name = String::new();
     let mut letters = text.char_indices();
@@ -144,7 +144,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn paths_find_what_columns_show() {
+    fn path_finds_values() {
         let object = json!({
             "metadata": { "labels": { "example.com/tier": "front" } },
             "spec": { "ports": [{ "name": "a", "port": 1 }, { "name": "b", "port": 2 }] },
