@@ -153,24 +153,13 @@ fn plan_ports(
             }
             continue;
         }
-        let mine = before.iter().any(|b| node_port(b) == Some(number));
-        let again = !chosen.insert((protocol.clone(), number));
-        if !mine {
-            let why = if !NODE_PORTS.contains(&number) {
-                Some(
-                    "provided port is not in the valid range. The range of valid ports is \
-                      30000-32767",
-                )
-            } else if again || taken.ports.contains(&(protocol, number)) {
-                Some("provided port is already allocated")
-            } else {
-                None
-            };
-            errors.extend(why.map(|why| FieldError {
-                reason: "FieldValueInvalid",
-                field: format!("spec.ports[{n}].nodePort"),
-                message: format!("Invalid value: {number}: {why}"),
-            }));
+        let is_repeated = !chosen.insert((protocol.clone(), number));
+        if before.iter().all(|b| node_port(b) != Some(number)) {
+            errors.extend(check_node_port(
+                n,
+                number,
+                is_repeated || taken.ports.contains(&(protocol, number)),
+            ));
         }
     }
     if !errors.is_empty() {
@@ -191,6 +180,22 @@ fn plan_ports(
         port["nodePort"] = number.into();
     }
     Ok(())
+}
+
+/// Checks a node port that the client requests.
+fn check_node_port(index: usize, number: u16, is_taken: bool) -> Option<FieldError> {
+    let why = if !NODE_PORTS.contains(&number) {
+        "provided port is not in the valid range. The range of valid ports is 30000-32767"
+    } else if is_taken {
+        "provided port is already allocated"
+    } else {
+        return None;
+    };
+    Some(FieldError {
+        reason: "FieldValueInvalid",
+        field: format!("spec.ports[{index}].nodePort"),
+        message: format!("Invalid value: {number}: {why}"),
+    })
 }
 
 fn node_port(port: &Value) -> Option<u16> {

@@ -38,11 +38,28 @@ enum Input {
     Resize(u16, u16),
 }
 
+impl Input {
+    fn resize((columns, rows): (u16, u16)) -> Self {
+        Self::Resize(columns, rows)
+    }
+}
+
 /// A message to the client.
 enum Output {
     Stdout(Bytes),
     Stderr(Bytes),
     Status(Value),
+}
+
+impl Output {
+    /// Returns the type of the SPDY stream, and the data.
+    fn into_stream(self) -> (&'static str, Bytes) {
+        match self {
+            Self::Stdout(data) => ("stdout", data),
+            Self::Stderr(data) => ("stderr", data),
+            Self::Status(status) => ("error", Bytes::from(status.to_string())),
+        }
+    }
 }
 
 /// Connects a client with the process that `start` starts, until either ends. The process does not outlive the
@@ -85,21 +102,10 @@ async fn over_channels(
     let Wire { mut source, mut sink, .. } = wire;
     let read = async {
         while let Some(message) = source.next().await {
-            let input = match channels::parse(message) {
-                Some((channels::STDIN, data)) if !data.is_empty() => Input::Data(data),
-                Some((channels::RESIZE, data)) => match channels::size(&data) {
-                    Some((columns, rows)) => Input::Resize(columns, rows),
-                    None => continue,
-                },
-                Some((channels::CLOSE, data))
-                    if version == Version::Fifth && *data == [channels::STDIN] =>
-                {
-                    Input::Closed
-                }
-                _ => continue,
-            };
-            // The receiver is closed once the process has exited; the client gets the status.
-            let _ = input_tx.send(input).await;
+            if let Some(input) = channel_input(message, version) {
+                // The receiver is closed once the process has exited; the client gets the status.
+                let _ = input_tx.send(input).await;
+            }
         }
     };
     let write = async {
@@ -139,6 +145,19 @@ async fn over_channels(
     }
 }
 
+/// Returns the input in a message.
+fn channel_input(message: Bytes, version: Version) -> Option<Input> {
+    let (channel, data) = channels::parse(message)?;
+    match channel {
+        channels::STDIN if !data.is_empty() => Some(Input::Data(data)),
+        channels::RESIZE => channels::size(&data).map(Input::resize),
+        channels::CLOSE if version == Version::Fifth && *data == [channels::STDIN] => {
+            Some(Input::Closed)
+        }
+        _ => None,
+    }
+}
+
 /// Encodes the status for a version of the protocol.
 fn encode_status(status: &Value, version: Version) -> Vec<u8> {
     if version != Version::First {
@@ -162,42 +181,26 @@ async fn over_spdy(
     let read = async {
         let mut kinds = HashMap::new();
         while let Some(event) = event_rx.recv().await {
-            let input = match event {
-                Event::Opened { id, .. } if kinds.len() >= MAX_STREAMS => {
-                    out.refuse(id).await;
-                    continue;
-                }
+            match event {
+                Event::Opened { id, .. } if kinds.len() >= MAX_STREAMS => out.refuse(id).await,
                 Event::Opened { id, headers } => {
                     let kind = spdy::header(&headers, "streamtype").to_owned();
                     kinds.insert(id, kind.clone());
                     named.send_modify(|all| {
                         all.insert(kind, id);
                     });
-                    continue;
                 }
-                Event::Data { id, data } => match kinds.get(&id).map(String::as_str) {
-                    Some("stdin") => Input::Data(data),
-                    Some("resize") => match channels::size(&data) {
-                        Some((columns, rows)) => Input::Resize(columns, rows),
-                        None => continue,
-                    },
-                    _ => continue,
-                },
-                Event::Ended { id, .. } if kinds.get(&id).is_some_and(|kind| kind == "stdin") => {
-                    Input::Closed
+                event => {
+                    if let Some(input) = stream_input(event, &kinds) {
+                        let _ = input_tx.send(input).await;
+                    }
                 }
-                Event::Ended { .. } => continue,
-            };
-            let _ = input_tx.send(input).await;
+            }
         }
     };
     let write = async {
         while let Some(output) = output_rx.recv().await {
-            let (kind, data) = match output {
-                Output::Stdout(data) => ("stdout", data),
-                Output::Stderr(data) => ("stderr", data),
-                Output::Status(status) => ("error", Bytes::from(status.to_string())),
-            };
+            let (kind, data) = output.into_stream();
             // The process may write before the client has opened its streams.
             let opened =
                 timeout(CLIENT_TIMEOUT, names.wait_for(|names| names.contains_key(kind))).await;
@@ -224,6 +227,19 @@ async fn over_spdy(
         () = finish => {}
     }
     let _ = timeout(CLIENT_TIMEOUT, connection).await;
+}
+
+/// Returns the input of an event on a stream, given the kinds of the streams.
+fn stream_input(event: Event, kinds: &HashMap<u32, String>) -> Option<Input> {
+    match event {
+        Event::Opened { .. } => None,
+        Event::Data { id, data } => match &**kinds.get(&id)? {
+            "stdin" => Some(Input::Data(data)),
+            "resize" => channels::size(&data).map(Input::resize),
+            _ => None,
+        },
+        Event::Ended { id, .. } => (kinds.get(&id)? == "stdin").then_some(Input::Closed),
+    }
 }
 
 /// Copies between client and process until the process has exited and its output is sent. Returns the status.

@@ -5,7 +5,7 @@ use crate::{
     subresources::stream::{
         channels,
         lifetime::HEARTBEAT,
-        spdy::{self, Event},
+        spdy::{self, Event, Streams},
         upgrade::{Out, Protocol, Wire},
     },
 };
@@ -152,20 +152,8 @@ async fn over_channels(wire: Wire, pod: Pod, ports: Vec<u16>) {
         let (data, error) = (n * 2, n * 2 + 1);
         let (input, incoming) = mpsc::channel(QUEUE);
         inputs.push(Some(input));
-        let (pod, out) = (pod.clone(), out.clone());
-        connections.spawn("port-forward", async move {
-            for channel in [data, error] {
-                let _ = out.send(channels::message(channel, &port.to_le_bytes())).await;
-            }
-            let back = out.clone();
-            let send_back: SendBack = Box::new(move |bytes| {
-                let back = back.clone();
-                async move { back.send(channels::message(data, &bytes)).await.is_ok() }.boxed()
-            });
-            if let Err(why) = pod.copy(port, incoming, &send_back).await {
-                let _ = out.send(channels::message(error, why.as_bytes())).await;
-            }
-        });
+        let forward = forward_channels(pod.clone(), port, [data, error], incoming, out.clone());
+        connections.spawn("port-forward", forward);
     }
     drop(out);
     let read = async {
@@ -210,6 +198,27 @@ async fn over_channels(wire: Wire, pod: Pod, ports: Vec<u16>) {
     drop(connections);
 }
 
+/// Serves one port over its channels for data and errors.
+async fn forward_channels(
+    pod: Pod,
+    port: u16,
+    [data, error]: [u8; 2],
+    incoming: mpsc::Receiver<Incoming>,
+    out: mpsc::Sender<Bytes>,
+) {
+    for channel in [data, error] {
+        let _ = out.send(channels::message(channel, &port.to_le_bytes())).await;
+    }
+    let back = out.clone();
+    let send_back: SendBack = Box::new(move |bytes| {
+        let back = back.clone();
+        async move { back.send(channels::message(data, &bytes)).await.is_ok() }.boxed()
+    });
+    if let Err(why) = pod.copy(port, incoming, &send_back).await {
+        let _ = out.send(channels::message(error, why.as_bytes())).await;
+    }
+}
+
 /// Two streams a connection, which the client opens, tied together by a request id.
 async fn over_spdy(wire: Wire, pod: Pod) {
     let (events, mut event_rx) = mpsc::channel(QUEUE);
@@ -242,22 +251,9 @@ async fn over_spdy(wire: Wire, pod: Pod) {
                     let port = spdy::header(&headers, "port").parse().unwrap_or(0);
                     let (input, incoming) = mpsc::channel(QUEUE);
                     inputs.insert(id, input);
-                    let (pod, out) = (pod.clone(), out.clone());
-                    connections.spawn("port-forward", async move {
-                        let back = out.clone();
-                        let send_back: SendBack = Box::new(move |bytes| {
-                            let back = back.clone();
-                            async move { back.data(id, bytes).await }.boxed()
-                        });
-                        let done = pod.copy(port, incoming, &send_back).await;
-                        if let (Err(why), Some(error)) = (done, error) {
-                            out.data(error, Bytes::from(why)).await;
-                        }
-                        if let Some(error) = error {
-                            out.end(error).await;
-                        }
-                        out.end(id).await;
-                    });
+                    let forward =
+                        forward_streams(pod.clone(), port, id, error, incoming, out.clone());
+                    connections.spawn("port-forward", forward);
                 }
                 Event::Data { id, data } => {
                     if let Some(input) = inputs.get(&id) {
@@ -279,6 +275,30 @@ async fn over_spdy(wire: Wire, pod: Pod) {
         () = connection => {}
         () = serve => {}
     }
+}
+
+/// Serves one connection over its streams for data and, unless the client opened none, errors.
+async fn forward_streams(
+    pod: Pod,
+    port: u16,
+    data: u32,
+    error: Option<u32>,
+    incoming: mpsc::Receiver<Incoming>,
+    out: Streams,
+) {
+    let back = out.clone();
+    let send_back: SendBack = Box::new(move |bytes| {
+        let back = back.clone();
+        async move { back.data(data, bytes).await }.boxed()
+    });
+    let copied = pod.copy(port, incoming, &send_back).await;
+    if let Some(error) = error {
+        if let Err(why) = copied {
+            out.data(error, Bytes::from(why)).await;
+        }
+        out.end(error).await;
+    }
+    out.end(data).await;
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use frames::{Decoder, Frame, encode};
 
 use crate::subresources::stream::{
     lifetime::HEARTBEAT,
-    upgrade::{Out, Wire},
+    upgrade::{Out, OutSink, Wire},
 };
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use std::future::Future;
+use std::{collections::HashSet, future::Future};
 use tokio::{
     sync::mpsc,
     time::{Instant, interval_at},
@@ -69,102 +69,133 @@ pub(crate) fn connection(
     wire: Wire,
     events: mpsc::Sender<Event>,
 ) -> (Streams, impl Future<Output = ()>) {
-    let (out, mut frames) = mpsc::channel(QUEUE);
-    let replies = out.clone();
-    let Wire { mut source, mut sink, .. } = wire;
+    let (out, frames) = mpsc::channel(QUEUE);
+    let mut reader =
+        Reader { decoder: Decoder::default(), open: HashSet::new(), events, replies: out.clone() };
+    let Wire { mut source, sink, .. } = wire;
     let work = async move {
         let read = async {
-            let mut decoder = Decoder::default();
-            let mut open = std::collections::HashSet::new();
             while let Some(bytes) = source.next().await {
-                decoder.push(&bytes);
-                loop {
-                    let frame = match decoder.next() {
-                        Ok(Some(frame)) => frame,
-                        Ok(None) => break,
-                        Err(_) => {
-                            let _ = replies.send(Some(Frame::GoAway)).await;
-                            let _ = replies.send(None).await;
-                            return;
-                        }
-                    };
-                    let event = match frame {
-                        Frame::Open { id, last, headers } => {
-                            let reason = if id % 2 == 0 || open.contains(&id) {
-                                Some(PROTOCOL_ERROR)
-                            } else if open.len() >= MAX_STREAMS {
-                                Some(REFUSED_STREAM)
-                            } else {
-                                None
-                            };
-                            if let Some(reason) = reason {
-                                let _ = replies.send(Some(Frame::Reset { id, reason })).await;
-                                continue;
-                            }
-                            let _ = replies.send(Some(Frame::Reply { id })).await;
-                            let _ = events.send(Event::Opened { id, headers }).await;
-                            if !last {
-                                open.insert(id);
-                                continue;
-                            }
-                            Event::Ended { id, reset: false }
-                        }
-                        Frame::Data { id, last, data } if open.contains(&id) => {
-                            if !data.is_empty() {
-                                let _ = events.send(Event::Data { id, data }).await;
-                            }
-                            if !last {
-                                continue;
-                            }
-                            open.remove(&id);
-                            Event::Ended { id, reset: false }
-                        }
-                        // Also of a half-closed stream: the client reads no more.
-                        Frame::Reset { id, .. } => {
-                            open.remove(&id);
-                            Event::Ended { id, reset: true }
-                        }
-                        // Pings with even numbers are responses to those of this server.
-                        Frame::Ping { id } if id % 2 == 1 => {
-                            let _ = replies.send(Some(Frame::Ping { id })).await;
-                            continue;
-                        }
-                        _ => continue,
-                    };
-                    let _ = events.send(event).await;
-                }
-            }
-        };
-        let write = async {
-            let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-            let (mut pings, mut begun) = (0_u32, false);
-            loop {
-                let frame = tokio::select! {
-                    frame = frames.recv() => frame.flatten(),
-                    _ = heartbeat.tick() => {
-                        pings = pings.wrapping_add(2);
-                        Some(Frame::Ping { id: pings })
-                    }
-                };
-                let done = match frame {
-                    Some(frame) => sink.send(Out::Message(encode(&frame, &mut begun))).await,
-                    None => return sink.send(Out::Close).await.is_ok(),
-                };
-                if done.is_err() {
-                    return false;
+                if !reader.read(&bytes).await {
+                    return;
                 }
             }
         };
         tokio::pin!(read);
         let closed = tokio::select! {
             () = &mut read => false,
-            closed = write => closed,
+            closed = write(sink, frames) => closed,
         };
         if closed {
             read.await;
         }
     };
     (Streams(out), work)
+}
+
+/// The read side of a connection.
+struct Reader {
+    decoder: Decoder,
+    /// The streams on which the client may still send.
+    open: HashSet<u32>,
+    events: mpsc::Sender<Event>,
+    replies: mpsc::Sender<Option<Frame>>,
+}
+
+impl Reader {
+    /// Decodes bytes and handles the frames. Returns false if the client violates the protocol.
+    async fn read(&mut self, bytes: &[u8]) -> bool {
+        self.decoder.push(bytes);
+        loop {
+            match self.decoder.next() {
+                Ok(Some(frame)) => {
+                    if let Some(event) = self.handle(frame).await {
+                        let _ = self.events.send(event).await;
+                    }
+                }
+                Ok(None) => return true,
+                Err(_) => {
+                    self.reply(Some(Frame::GoAway)).await;
+                    self.reply(None).await;
+                    return false;
+                }
+            }
+        }
+    }
+
+    async fn reply(&self, frame: Option<Frame>) {
+        // The queue is closed only once the connection is.
+        let _ = self.replies.send(frame).await;
+    }
+
+    /// Replies to a frame; returns the event that it means, unless it is sent already.
+    async fn handle(&mut self, frame: Frame) -> Option<Event> {
+        match frame {
+            Frame::Open { id, last, headers } => {
+                let reason = if id % 2 == 0 || self.open.contains(&id) {
+                    Some(PROTOCOL_ERROR)
+                } else if self.open.len() >= MAX_STREAMS {
+                    Some(REFUSED_STREAM)
+                } else {
+                    None
+                };
+                if let Some(reason) = reason {
+                    self.reply(Some(Frame::Reset { id, reason })).await;
+                    return None;
+                }
+                self.reply(Some(Frame::Reply { id })).await;
+                let _ = self.events.send(Event::Opened { id, headers }).await;
+                if !last {
+                    self.open.insert(id);
+                    return None;
+                }
+                Some(Event::Ended { id, reset: false })
+            }
+            Frame::Data { id, last, data } if self.open.contains(&id) => {
+                if !data.is_empty() {
+                    let _ = self.events.send(Event::Data { id, data }).await;
+                }
+                if !last {
+                    return None;
+                }
+                self.open.remove(&id);
+                Some(Event::Ended { id, reset: false })
+            }
+            // Also of a half-closed stream: the client reads no more.
+            Frame::Reset { id, .. } => {
+                self.open.remove(&id);
+                Some(Event::Ended { id, reset: true })
+            }
+            // Pings with even numbers are responses to those of this server.
+            Frame::Ping { id } if id % 2 == 1 => {
+                self.reply(Some(Frame::Ping { id })).await;
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Sends frames, and pings in between. Returns true once the queue is closed and everything sent.
+async fn write(mut sink: OutSink, mut frames: mpsc::Receiver<Option<Frame>>) -> bool {
+    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+    let (mut pings, mut begun) = (0_u32, false);
+    loop {
+        let frame = tokio::select! {
+            frame = frames.recv() => frame.flatten(),
+            _ = heartbeat.tick() => {
+                pings = pings.wrapping_add(2);
+                Some(Frame::Ping { id: pings })
+            }
+        };
+        let sent = match frame {
+            Some(frame) => sink.send(Out::Message(encode(&frame, &mut begun))).await,
+            None => return sink.send(Out::Close).await.is_ok(),
+        };
+        if sent.is_err() {
+            return false;
+        }
+    }
 }
 
 /// The bytes with which a client opens its first stream.

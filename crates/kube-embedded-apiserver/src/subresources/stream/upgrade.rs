@@ -79,10 +79,13 @@ pub(crate) enum Out {
     Close,
 }
 
+/// The outgoing half of a connection.
+pub(crate) type OutSink = Pin<Box<dyn Sink<Out, Error = io::Error> + Send>>;
+
 /// A connection as messages in and out. Over bare SPDY, messages are chunks of a byte stream.
 pub(crate) struct Wire {
     pub(crate) source: BoxStream<'static, Bytes>,
-    pub(crate) sink: Pin<Box<dyn Sink<Out, Error = io::Error> + Send>>,
+    pub(crate) sink: OutSink,
     pub(crate) protocol: Protocol,
 }
 

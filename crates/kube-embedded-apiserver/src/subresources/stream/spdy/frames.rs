@@ -103,11 +103,16 @@ impl Decoder {
             return Ok(None);
         }
         self.buffer.advance(8);
-        let mut body = self.buffer.split_to(size);
+        let body = self.buffer.split_to(size);
+        self.control(kind, flags, body).map(Some)
+    }
+
+    /// Decodes the body of a control frame.
+    fn control(&mut self, kind: u16, flags: u8, mut body: BytesMut) -> Result<Frame, SpdyError> {
         let number = |body: &mut BytesMut| {
             if body.len() < 4 { Err(SpdyError::Short) } else { Ok(body.get_u32() & 0x7fff_ffff) }
         };
-        Ok(Some(match kind {
+        Ok(match kind {
             1 => {
                 let id = number(&mut body)?;
                 // The associated stream and the priority are not used.
@@ -133,7 +138,7 @@ impl Decoder {
             }
             7 => Frame::GoAway,
             _ => Frame::Other,
-        }))
+        })
     }
 }
 
