@@ -10,6 +10,7 @@ use crate::resources::{
         replica_set, secret, service, service_account,
     },
 };
+use crate::schema::tree;
 use std::sync::Arc;
 
 /// Every kind served, in the order that discovery lists groups.
@@ -41,6 +42,11 @@ static ALL: &[&ResourceType<'static>] = &[
 /// Every kind of the table, core group first. What a cluster serves besides, [`ResourceRegistry`] knows.
 pub fn all() -> &'static [&'static ResourceType<'static>] {
     ALL
+}
+
+/// Builds the schemas of all built-in types at once. For a background thread at start-up, so that no request has to wait.
+pub fn build_schemas() {
+    tree::build(ALL.iter().map(|resource| resource.define));
 }
 
 /// The kind behind a path, `("apps", "v1", "deployments")`.
