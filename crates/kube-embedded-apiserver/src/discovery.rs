@@ -8,10 +8,10 @@ use crate::{
         request::Request,
         status::{ApiError, ApiResult},
     },
+    openapi,
     resources::{
         crd::versions::precedence, registry::ResourceRegistry, resource_type::ResourceType,
     },
-    schema,
     state::ServerState,
 };
 use bytes::Bytes;
@@ -149,7 +149,7 @@ pub(crate) fn resources(served: &ResourceRegistry, group: &str, version: &str) -
 /// `GET /openapi/v3`.
 pub(crate) fn openapi_index(served: &ResourceRegistry) -> Response<Body> {
     let mut paths = serde_json::Map::new();
-    for (path, hash) in schema::openapi_groups(served) {
+    for (path, hash) in openapi::groups(served) {
         let url = format!("/openapi/v3/{path}?hash={hash}");
         paths.insert(path, json!({ "serverRelativeURL": url }));
     }
@@ -163,7 +163,7 @@ pub(crate) fn openapi(
     version: &str,
 ) -> ApiResult<Response<Body>> {
     let document =
-        schema::openapi(served, group, version).ok_or_else(ApiError::no_such_resource)?;
+        openapi::document(served, group, version).ok_or_else(ApiError::no_such_resource)?;
     let bytes = Bytes::from_owner(Shared(document));
     Ok(respond(StatusCode::OK, "application/json", bytes))
 }

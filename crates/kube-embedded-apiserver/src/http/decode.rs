@@ -8,7 +8,6 @@ use crate::{
         status::{ApiError, ApiResult},
     },
     resources::{registry, resource_type::ResourceType},
-    schema,
     validation::field_error::invalid,
 };
 use bytes::Bytes;
@@ -203,7 +202,7 @@ pub(crate) fn check_fields(
     patched: bool,
 ) -> ApiResult<Vec<String>> {
     let unknown = check_applied(resource, value, validation, patched)?;
-    schema::prune(resource, value);
+    resource.object_schema().prune(value);
     Ok(unknown)
 }
 
@@ -222,10 +221,10 @@ pub(crate) fn check_applied(
             resource.version
         ))
     };
-    schema::check_types(resource, value).map_err(|why| as_is(&why))?;
+    resource.object_schema().check_types(value).map_err(|why| as_is(&why))?;
     let unknown = match validation {
         FieldValidation::Ignore => Vec::new(),
-        _ => schema::unknown_fields(resource, value),
+        _ => resource.object_schema().unknown_fields(value),
     };
     if validation == FieldValidation::Strict && !unknown.is_empty() {
         let why = format!("strict decoding error: {}", unknown.join(", "));

@@ -9,6 +9,7 @@ use crate::resources::{
         replica_set, secret, service, service_account,
     },
 };
+use crate::schema::tree;
 use std::sync::Arc;
 
 /// The built-in types, in the order in which discovery lists groups.
@@ -40,6 +41,11 @@ static ALL: &[&ResourceType<'static>] = &[
 /// Returns the built-in types, core group first.
 pub fn all() -> &'static [&'static ResourceType<'static>] {
     ALL
+}
+
+/// Builds the schemas of all built-in types at once. For a background thread at start-up, so that no request has to wait.
+pub fn build_schemas() {
+    tree::build(ALL.iter().map(|resource| resource.define));
 }
 
 /// Finds the built-in type of a path, `("apps", "v1", "deployments")`.

@@ -9,7 +9,7 @@ use crate::{
         deletion::Deletion,
         table_columns::Column,
     },
-    schema,
+    schema::{object_schema::ObjectSchema, tree, types::Structure},
     store::{self, Store},
     validation::field_error::FieldError,
 };
@@ -123,7 +123,7 @@ impl ResourceType<'_> {
     /// What Kubernetes stores of what a client sends: without nulls and empty lists, and with every
     /// default. To be called on every write of the object itself.
     pub fn apply_defaults(&self, object: &mut Value) {
-        schema::normalize(self, object);
+        self.object_schema().normalize(object);
         match self.crd {
             Some(crd) => crd.apply_defaults(object),
             None => (self.defaults)(object),
@@ -276,6 +276,22 @@ impl ResourceType<'_> {
 }
 
 impl<'a> ResourceType<'a> {
+    /// The fields of the type's objects.
+    pub(crate) fn structure(&self) -> &'a Structure {
+        match self.crd {
+            Some(crd) => &crd.structure,
+            None => tree::structure(self.schema, self.define),
+        }
+    }
+
+    /// The schema by which the type's objects are decoded.
+    pub(crate) fn object_schema(&self) -> ObjectSchema<'a> {
+        match self.crd {
+            Some(crd) => ObjectSchema::Unstructured(&crd.schema),
+            None => ObjectSchema::Typed(self.structure()),
+        }
+    }
+
     /// A custom resource, with the strategy that its definition makes.
     pub(crate) fn custom(crd: &'a Arc<CustomResource>) -> Self {
         Self {

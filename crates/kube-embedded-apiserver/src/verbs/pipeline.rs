@@ -23,7 +23,7 @@ use crate::{
     metadata,
     patch::{self, Operation},
     resources::{registry, resource_type::ResourceType},
-    schema, scope,
+    scope,
     state::ServerState,
     store::Object,
     validation::field_error::{FieldError, required},
@@ -262,7 +262,7 @@ fn default(write: &mut Write<'_, '_>) -> ApiResult<()> {
     if defaults {
         resource.apply_defaults(new);
     } else {
-        schema::normalize(resource, new);
+        resource.object_schema().normalize(new);
     }
     Ok(())
 }

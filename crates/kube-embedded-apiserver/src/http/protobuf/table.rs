@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use crate::{
         resources::registry,
-        schema::tree::{self, Structure},
+        schema::types::{self, Structure},
     };
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -140,12 +140,12 @@ mod tests {
         found
     }
 
-    fn shape(of: &tree::Shape) -> String {
+    fn shape(of: &types::Shape) -> String {
         match of {
-            tree::Shape::Boolean => "Bool".into(),
-            tree::Shape::Struct(_) => "Struct".into(),
-            tree::Shape::List(of) => format!("List({})", shape(of)),
-            tree::Shape::Map(of) => format!("Map({})", shape(of)),
+            types::Shape::Boolean => "Bool".into(),
+            types::Shape::Struct(_) => "Struct".into(),
+            types::Shape::List(of) => format!("List({})", shape(of)),
+            types::Shape::Map(of) => format!("Map({})", shape(of)),
             other => format!("{other:?}"),
         }
     }
@@ -180,10 +180,10 @@ mod tests {
                 continue;
             }
             let mut shape = &structure.field(field.name).unwrap().shape;
-            if let tree::Shape::List(of) | tree::Shape::Map(of) = shape {
+            if let types::Shape::List(of) | types::Shape::Map(of) = shape {
                 shape = of;
             }
-            compare(of, tree::forest().structure(shape).unwrap(), seen);
+            compare(of, shape.structure().unwrap(), seen);
         }
     }
 
@@ -192,7 +192,7 @@ mod tests {
         let mut seen = BTreeSet::new();
         for resource in registry::all() {
             let name = of_kind(&resource.api_version(), resource.kind).expect(resource.kind);
-            compare(name, tree::forest().root(resource).unwrap(), &mut seen);
+            compare(name, resource.structure(), &mut seen);
         }
         assert!(seen.len() > 100, "{}", seen.len());
     }
