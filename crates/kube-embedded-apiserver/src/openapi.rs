@@ -27,8 +27,8 @@ pub(crate) fn groups(registry: &ResourceRegistry) -> Vec<(String, String)> {
     for resource in registry.resources() {
         let hasher = groups.entry(path(resource.group, resource.version)).or_default();
         (env!("CARGO_PKG_VERSION"), resource.kind, resource.subresources).hash(hasher);
-        if let Some(crd) = resource.crd {
-            crd.published.to_string().hash(hasher);
+        if let Some(schema) = resource.published_schema() {
+            schema.to_string().hash(hasher);
         }
     }
     groups.into_iter().map(|(path, hash)| (path, format!("{:016X}", hash.finish()))).collect()
@@ -49,7 +49,7 @@ pub(crate) fn document(
     if resources.is_empty() {
         return None;
     }
-    if resources.iter().any(|resource| resource.crd.is_some()) {
+    if resources.iter().any(|resource| resource.is_unstructured()) {
         return Some(Arc::new(build(&resources).to_string().into_bytes()));
     }
     // Locked while building, so that a burst of first requests builds it once.
@@ -94,8 +94,8 @@ fn schemas(resources: &[ResourceType<'_>]) -> Map<String, Value> {
         decorate(name, schema);
     }
     for resource in resources {
-        if let Some(crd) = resource.crd {
-            schemas.insert(resource.schema.to_owned(), crd.published.clone());
+        if let Some(schema) = resource.published_schema() {
+            schemas.insert(resource.schema.to_owned(), schema.clone());
             continue;
         }
         if let Some(schema) = schemas.get_mut(resource.schema).and_then(Value::as_object_mut) {
@@ -177,7 +177,7 @@ fn operation(resource: &ResourceType, action: &str, parameters: &[&str]) -> Valu
     // kubectl uses a strategic merge patch if it is listed here, otherwise a merge patch.
     let media: &[&str] = match action {
         "post" | "put" => &["application/json"],
-        "patch" if resource.crd.is_some() => &[
+        "patch" if resource.is_unstructured() => &[
             "application/json-patch+json",
             "application/merge-patch+json",
             "application/apply-patch+yaml",
