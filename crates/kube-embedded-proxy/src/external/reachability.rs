@@ -9,7 +9,7 @@ use crate::watches::events;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
 use kube::{Api, Client, api::ListParams, runtime::watcher::Event};
-use kube_embedded_core::informer::Informer;
+use kube_embedded_core::{informer::Informer, task::spawn_named};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -95,7 +95,7 @@ impl Reachability {
         }
         let endpoints = watch::Sender::new(Arc::new(node_endpoints(&nodes.list())));
         let receiver = endpoints.subscribe();
-        tokio::spawn(async move {
+        let update = async move {
             loop {
                 tokio::select! {
                     () = apply_next(&mut watch, &nodes) => {}
@@ -111,7 +111,8 @@ impl Reachability {
                     changed
                 });
             }
-        });
+        };
+        spawn_named("node-watch", update).detach();
         Ok(receiver)
     }
 }
