@@ -1,5 +1,5 @@
-//! Image archives as a claim about an image needs them: what one says about its image, and every file
-//! in it with a digest, to compare two builds and two versions.
+//! Reads an image archive for the claims about images: its metadata, and every file with a digest, to
+//! compare two builds and two versions.
 
 use anyhow::{Context as _, bail, ensure};
 use oci_archive::{ConfigFile, Digest};
@@ -10,30 +10,30 @@ use std::path::Path;
 /// One image, with every digest checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Archive {
-    /// Of the manifest: the digest by which a registry would know the image.
+    /// The digest of the manifest, by which a registry identifies the image.
     pub digest: Digest,
-    /// Of the archive file itself.
+    /// The digest of the archive file itself.
     pub file_digest: Digest,
-    /// Bytes of the archive file.
+    /// The size of the archive file in bytes.
     pub bytes: u64,
-    /// Names it is loaded under: `kubeapp:1.0`.
+    /// The names it is loaded under: `kubeapp:1.0`.
     pub names: Vec<String>,
-    /// The program that is started, with its first arguments.
+    /// The entrypoint: program and first arguments.
     pub entrypoint: Vec<String>,
-    /// Ports it says it listens on: `8080/tcp`.
+    /// The exposed ports: `8080/tcp`.
     pub ports: Vec<String>,
     /// The whole image config, for comparisons.
     pub config: serde_json::Value,
-    /// Layers, bottom first.
+    /// The layers, bottom first.
     pub layers: Vec<Layer>,
 }
 
 /// One layer of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
-    /// Bytes of the layer as it is stored.
+    /// The size of the layer as stored, in bytes.
     pub bytes: u64,
-    /// What it puts into the root file system, by path without a leading slash; folders left out.
+    /// The files it adds to the root file system, by path without a leading slash, without folders.
     pub files: BTreeMap<String, File>,
 }
 
@@ -42,16 +42,17 @@ pub struct Layer {
 pub struct File {
     /// Permission bits.
     pub mode: u32,
-    /// Bytes.
+    /// The size in bytes.
     pub bytes: u64,
-    /// Of the content.
+    /// The digest of the content.
     pub digest: Digest,
 }
 
 impl Archive {
     /// Reads and checks the archive at `path`.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        let bytes =
+            std::fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
         Self::parse(&bytes).with_context(|| format!("{} is no image archive", path.display()))
     }
 

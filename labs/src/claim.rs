@@ -1,19 +1,19 @@
-//! What became of a claim: a verdict, and the one line of evidence it stands on. Evidence is shown
-//! whether the claim holds or not, so every verdict carries some.
+//! Claims and verdicts. Every verdict carries one line of evidence, which reports show whether the claim
+//! holds or not.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// A sentence of the article that a lab puts to the test.
+/// A statement of the article that a lab tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Claim {
     /// Stable name, unique over all labs: `quarter-to-canary`.
     pub id: &'static str,
-    /// The claim in one sentence of our own words.
+    /// The claim in one sentence.
     pub sentence: &'static str,
 }
 
-/// How a claim ended. A failure of the infrastructure is none of these: it is an error of the lab.
+/// The outcome of a claim. A failure of the infrastructure is none of these but an error of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -39,19 +39,19 @@ impl Outcome {
 /// An [`Outcome`] with its evidence.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
-    /// One line: what was measured, or why nothing was.
+    /// One line: the measurement, or the reason why there is none.
     pub evidence: String,
-    /// The same for machines; `null` if the line says it all.
+    /// The evidence as structured data; `null` if there is only the line.
     #[serde(skip_serializing_if = "serde_json::Value::is_null")]
     pub data: serde_json::Value,
 }
 
 impl Verdict {
-    /// The claim holds if `true_here`, else it fails; the evidence is the same line either way.
-    pub fn of(true_here: bool, evidence: impl Into<String>) -> Self {
-        let outcome = if true_here { Outcome::Holds } else { Outcome::Fails };
+    /// The claim holds if `holds`, else it fails; the evidence is the same line either way.
+    pub fn of(holds: bool, evidence: impl Into<String>) -> Self {
+        let outcome = if holds { Outcome::Holds } else { Outcome::Fails };
         Self::new(outcome, evidence)
     }
 
@@ -65,24 +65,24 @@ impl Verdict {
         Self::new(Outcome::Fails, evidence)
     }
 
-    /// The claim cannot be checked here, and why.
+    /// The claim cannot be checked, for this reason.
     pub fn skipped(reason: impl Into<String>) -> Self {
         Self::new(Outcome::Skipped, reason)
     }
 
-    /// Holds if all parts hold; the evidence of all, each under its name, in order.
+    /// Combines named parts: holds if there are any and all hold; the evidence lists all, in order.
     pub fn all<N: Into<String>>(parts: impl IntoIterator<Item = (N, Self)>) -> Self {
         let parts = parts.into_iter().map(|(name, part)| (name.into(), part));
         let parts: Vec<(String, Self)> = parts.collect();
         let holds = parts.iter().all(|(_, part)| part.outcome == Outcome::Holds);
-        let said: Vec<String> =
+        let evidence: Vec<String> =
             parts.iter().map(|(name, part)| format!("{name}: {}", part.evidence)).collect();
         let data: BTreeMap<String, _> =
             parts.into_iter().map(|(name, part)| (name, part.data)).collect();
-        Self::of(holds && !data.is_empty(), said.join("; ")).with(data)
+        Self::of(holds && !data.is_empty(), evidence.join("; ")).with(data)
     }
 
-    /// Adds the evidence as data. What cannot be expressed in JSON is left out.
+    /// Adds structured data; left out if it cannot be represented in JSON.
     #[must_use]
     pub fn with(mut self, data: impl Serialize) -> Self {
         self.data = serde_json::to_value(data).unwrap_or_default();

@@ -1,18 +1,18 @@
-//! What an ELF file needs of the host before it can run: an interpreter (the dynamic linker) and
-//! shared libraries. Layout as in elf(5), 64-bit files of either byte order.
+//! Reads from an ELF file what it needs of the host: an interpreter (the dynamic linker) and shared
+//! libraries. Layout as in elf(5), 64-bit files of either byte order.
 
-/// What has to be there beside the file itself.
+/// The dynamic dependencies of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Needs {
+pub(crate) struct Dependencies {
     /// Whether it names an interpreter (a `PT_INTERP` segment).
     pub interpreter: bool,
-    /// How many shared libraries it names (`DT_NEEDED` entries).
+    /// The number of shared libraries it names (`DT_NEEDED` entries).
     pub libraries: usize,
 }
 
-impl Needs {
-    /// Whether it runs on a bare kernel.
-    pub fn nothing(self) -> bool {
+impl Dependencies {
+    /// Returns true if there are none, so that the file runs on a bare kernel.
+    pub(crate) fn is_empty(self) -> bool {
         self == Self { interpreter: false, libraries: 0 }
     }
 }
@@ -22,8 +22,11 @@ const PT_INTERP: u64 = 3;
 const DT_NULL: u64 = 0;
 const DT_NEEDED: u64 = 1;
 
-/// Reads the program headers. The error says why `bytes` are no such file.
-pub fn needs(bytes: &[u8]) -> Result<Needs, String> {
+/// Reads the dependencies from the program headers.
+///
+/// # Errors
+/// If `bytes` are not a 64-bit ELF file.
+pub(crate) fn dependencies(bytes: &[u8]) -> Result<Dependencies, String> {
     let [0x7f, b'E', b'L', b'F', class, order, ..] = bytes else {
         return Err("not an ELF file".to_owned());
     };
@@ -36,21 +39,21 @@ pub fn needs(bytes: &[u8]) -> Result<Needs, String> {
         other => return Err(format!("unknown byte order {other}")),
     };
     let file = File { bytes, big };
-    let mut needs = Needs { interpreter: false, libraries: 0 };
+    let mut found = Dependencies { interpreter: false, libraries: 0 };
     let (table, size, count) = (file.number(32, 8)?, file.number(54, 2)?, file.number(56, 2)?);
     for index in 0..count {
         let header = table.saturating_add(index * size);
         match file.number(header, 4)? {
-            PT_INTERP => needs.interpreter = true,
+            PT_INTERP => found.interpreter = true,
             PT_DYNAMIC => {
                 let start = file.number(header.saturating_add(8), 8)?;
                 let length = file.number(header.saturating_add(32), 8)?;
-                needs.libraries += file.libraries(start, length)?;
+                found.libraries += file.libraries(start, length)?;
             }
             _ => {}
         }
     }
-    Ok(needs)
+    Ok(found)
 }
 
 struct File<'a> {
@@ -59,12 +62,12 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    /// The unsigned number of `width` bytes at `offset`.
+    /// Returns the unsigned number of `width` bytes at `offset`.
     fn number(&self, offset: u64, width: usize) -> Result<u64, String> {
         let start = usize::try_from(offset).ok();
         let range = start.and_then(|start| Some(start..start.checked_add(width)?));
         let bytes = range.and_then(|range| self.bytes.get(range));
-        let bytes = bytes.ok_or_else(|| format!("cut off before byte {offset}"))?;
+        let bytes = bytes.ok_or_else(|| format!("truncated before byte {offset}"))?;
         let add = |number: u64, byte: &u8| number << 8 | u64::from(*byte);
         Ok(if self.big { bytes.iter().fold(0, add) } else { bytes.iter().rev().fold(0, add) })
     }
@@ -86,7 +89,7 @@ impl File<'_> {
 mod tests {
     use super::*;
 
-    /// A file of a header, these segments, and a dynamic section with these tags.
+    /// Builds a file of a header, these segments, and a dynamic section with these tags.
     fn file(segments: &[u64], tags: &[u64], big: bool) -> Vec<u8> {
         let mut bytes = vec![0x7f, b'E', b'L', b'F', 2, if big { 2 } else { 1 }];
         let mut put = |offset: usize, width: usize, number: u64| {
@@ -119,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn interpreter_and_libraries_are_found() {
+    fn interpreter_and_libraries_are_counted() {
         for (segments, tags, interpreter, libraries) in [
             (&[1, 1][..], &[][..], false, 0),
             (&[1, PT_DYNAMIC], &[5, 6, DT_NULL, DT_NEEDED], false, 0),
@@ -127,28 +130,32 @@ mod tests {
             (&[PT_INTERP], &[], true, 0),
         ] {
             for big in [false, true] {
-                let found = needs(&file(segments, tags, big));
-                assert_eq!(found, Ok(Needs { interpreter, libraries }), "{segments:?} {tags:?}");
+                let found = dependencies(&file(segments, tags, big));
+                assert_eq!(
+                    found,
+                    Ok(Dependencies { interpreter, libraries }),
+                    "{segments:?} {tags:?}"
+                );
             }
         }
     }
 
     #[test]
-    fn other_files_are_refused_and_cut_ones_never_panic() {
+    fn other_and_truncated_files_are_rejected() {
         for bytes in [&b""[..], b"#!/bin/sh\n", b"\x7fELF", b"\x7fELF\x01\x01", b"\x7fELF\x02\x03"]
         {
-            assert!(needs(bytes).is_err(), "{bytes:?}");
+            assert!(dependencies(bytes).is_err(), "{bytes:?}");
         }
         let whole = file(&[PT_DYNAMIC], &[DT_NEEDED, DT_NULL], false);
         for length in 0..whole.len() - 24 {
-            assert!(needs(&whole[..length]).is_err(), "{length}");
+            assert!(dependencies(&whole[..length]).is_err(), "{length}");
         }
     }
 
     #[test]
-    fn this_very_test_is_linked_dynamically() {
+    fn test_binary_is_linked_dynamically() {
         let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-        let needs = needs(&own).unwrap();
-        assert!(needs.interpreter && needs.libraries > 0, "{needs:?}");
+        let found = dependencies(&own).unwrap();
+        assert!(found.interpreter && found.libraries > 0, "{found:?}");
     }
 }

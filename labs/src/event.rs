@@ -1,5 +1,5 @@
-//! What happens in a run, told once: the runner and the labs send events, and every report (terminal,
-//! JSON, the failure folder) is made of events alone. The sender never waits for a report.
+//! The events of a run: the interface between runner and labs, which send them, and reports (terminal,
+//! JSON), which are made of events alone. Sending never blocks.
 
 use crate::claim::{Outcome, Verdict};
 use serde::Serialize;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::Instant;
 
-/// One event and when it happened.
+/// An event with its time.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stamped {
@@ -16,12 +16,12 @@ pub struct Stamped {
     /// The lab it belongs to; `None` for the run as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lab: Option<&'static str>,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     pub event: Event,
 }
 
-/// What can happen. In JSON the field `event` holds the name in kebab case.
+/// The kinds of events. In JSON the field `event` holds the name in kebab case.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Event {
@@ -38,20 +38,20 @@ pub enum Event {
     LabStarted {
         /// Its title.
         title: &'static str,
-        /// How many claims it judges.
+        /// The number of claims it judges.
         claims: usize,
     },
     /// A step begins.
     StepStarted {
-        /// What is being done, as a person would say it.
+        /// The step, in a few words.
         step: String,
     },
-    /// Something to tell about the current step, such as `2 of 3 replicas available`.
+    /// Progress of the current step, such as `2 of 3 replicas available`.
     Progress {
         /// One line.
         text: String,
     },
-    /// How far a sample has got; at most some ten a second.
+    /// Progress of a sample, about ten per second.
     SampleProgress(SampleProgress),
     /// A claim has its verdict.
     ClaimJudged {
@@ -59,26 +59,26 @@ pub enum Event {
         claim: &'static str,
         /// The claim's sentence.
         sentence: &'static str,
-        /// What became of it.
+        /// The verdict.
         #[serde(flatten)]
         verdict: Verdict,
     },
-    /// A step is over, well or not.
+    /// A step ended, successfully or not.
     StepEnded {
-        /// The step, as it was announced.
+        /// The step, as it was reported at the start.
         step: String,
-        /// How long it took.
+        /// Its duration.
         seconds: f64,
     },
-    /// A lab is over.
+    /// A lab ended.
     LabEnded {
-        /// How long it took.
+        /// Its duration.
         seconds: f64,
-        /// Why it stopped early, with the causes of the error.
+        /// The error that stopped it early, with its causes.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
-    /// The layer at fault and the folder that holds what was gathered.
+    /// The layer at fault and the folder with diagnostics.
     Diagnosis {
         /// One line.
         verdict: String,
@@ -88,55 +88,55 @@ pub enum Event {
     },
     /// The last event of a run.
     RunEnded {
-        /// How each claim ended, by its id.
+        /// The outcome of each claim, by its id.
         claims: BTreeMap<&'static str, Outcome>,
-        /// Claims that hold.
+        /// The number of claims that hold.
         holds: usize,
-        /// Claims that fail.
+        /// The number of claims that fail.
         fails: usize,
-        /// Claims that were not checked.
+        /// The number of claims that were not checked.
         skipped: usize,
-        /// What the environment did not do.
+        /// Errors of the environment.
         errors: Vec<String>,
-        /// What the process will exit with.
+        /// The exit code of the process.
         exit_code: u8,
-        /// How long the whole run took.
+        /// The duration of the run.
         seconds: f64,
     },
 }
 
-/// Where a sample stands.
+/// The progress of a sample.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SampleProgress {
-    /// What is sampled: `the load balancer`.
+    /// The name of what is sampled: `the load balancer`.
     pub what: String,
-    /// Requests planned; 0 where the sample ends with something else than a count.
+    /// The number of requests planned; 0 if the sample does not end with a count.
     pub planned: u64,
-    /// Requests answered so far, by version.
+    /// Good responses so far, by version.
     pub counts: BTreeMap<String, u64>,
-    /// Requests that failed so far.
+    /// Failed requests so far.
     pub failures: u64,
-    /// What the sample will be judged by, if by a share.
+    /// The accepted band, if the sample is judged by a share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub band: Option<Band>,
 }
 
-/// The counts of one version that a share accepts.
+/// The accepted band of hits of one version.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Band {
-    /// The version that is counted.
+    /// The version whose responses are hits.
     pub version: String,
     /// The share claimed, 0 to 1.
     pub share: f64,
-    /// Fewest hits accepted of those planned.
+    /// The smallest accepted number of hits among the requests planned.
     pub low: u64,
-    /// Most hits accepted of those planned.
+    /// The largest accepted number of hits among the requests planned.
     pub high: u64,
 }
 
-/// Sends events. Cheap to clone; sending never blocks and never fails.
+/// A sender of events. Cheap to clone; sending never blocks and never fails.
 #[derive(Clone, Debug)]
 pub struct Events {
     started: Instant,
@@ -145,24 +145,23 @@ pub struct Events {
 }
 
 impl Events {
-    /// A sender, and the end that reports read from. The clock of the run starts here.
+    /// Creates a sender and the receiver for a report. The clock of the run starts here.
     pub fn channel() -> (Self, mpsc::Receiver<Stamped>) {
         let (sender, receiver) = mpsc::channel();
         (Self { started: Instant::now(), lab: None, sender }, receiver)
     }
 
-    /// The same sender, marking what it sends as part of `lab`.
-    pub fn of_lab(&self, lab: &'static str) -> Self {
+    /// Returns a sender that marks events as part of `lab`.
+    pub(crate) fn of_lab(&self, lab: &'static str) -> Self {
         Self { lab: Some(lab), ..self.clone() }
     }
 
-    /// Sends one event. A report that has gone away is no reason to stop a run.
+    /// Sends an event. A closed receiver is ignored: the run continues without a report.
     pub fn send(&self, event: Event) {
         _ = self.sender.send(Stamped { at: self.seconds(), lab: self.lab, event });
     }
 
-    /// Seconds since the run began.
-    pub fn seconds(&self) -> f64 {
+    fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
 }

@@ -1,24 +1,29 @@
-//! The labs: one file a phase of the article, and what they share: claims and their verdicts, the
-//! statistics behind them, traffic samples, events and the reports made of events.
+//! The labs: one file per phase of the article, and what they share: claims and verdicts, the statistics
+//! behind them, the load generator, the runner, events and the reports made of them.
 //!
-//! A lab speaks only the Kubernetes API, and HTTP to what the cluster publishes. What differs
-//! between clusters comes from [`lab_environment::Environment`].
+//! Labs speak only the Kubernetes API, and HTTP to the addresses that the cluster publishes. What differs
+//! between clusters comes from [`lab_environment::Environment`]. The library exists for the binary
+//! `labs` and for this crate's tests.
 
 pub mod archive;
 pub mod claim;
-pub mod command;
-pub mod context;
-pub mod elf;
+pub mod cli;
+mod context;
+mod diagnosis;
+mod elf;
 pub mod event;
-pub mod failure;
+#[cfg(test)]
+mod fixture;
 pub mod kubernetes;
 pub mod lab;
-pub mod lock;
+mod lease;
+mod names;
 pub mod namespace;
 pub mod phases;
-pub mod process;
-pub mod report;
+mod process;
+mod record;
+mod report;
 pub mod run;
-pub mod sample;
-pub mod statistics;
-pub mod traffic;
+pub mod sampler;
+mod statistics;
+mod verdicts;

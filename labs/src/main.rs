@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    labs::command::main(std::env::args_os().skip(1))
+    labs::cli::main(std::env::args_os())
 }

@@ -1,4 +1,4 @@
-//! The app as a plain process on an address of its own, ended when it is dropped.
+//! The app as a plain process on a loopback address of its own, killed on drop.
 
 use anyhow::{Context as _, bail};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,36 +8,36 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-/// Where the article's app listens.
-pub const PORT: u16 = 8080;
+/// The port of the article's app.
+pub(crate) const PORT: u16 = 8080;
 
 /// A running app.
 #[derive(Debug)]
-pub struct Process {
-    /// Where it listens.
+pub(crate) struct Process {
+    /// The address it listens on.
     pub address: SocketAddr,
     child: Child,
 }
 
 impl Process {
-    /// Starts `binary` and waits until it takes connections on port 8080 of a loopback address that
-    /// nothing else uses.
-    pub async fn start(binary: &Path, patience: Duration) -> anyhow::Result<Self> {
+    /// Starts `binary` on an unused loopback address and waits until it accepts connections on port 8080.
+    pub(crate) async fn start(binary: &Path, timeout: Duration) -> anyhow::Result<Self> {
         let ip = free_address()?;
         let mut command = Command::new(binary);
-        // Nothing of the environment but what a pod would have.
+        // Only the variable that a pod would have.
         command.env_clear().env("POD_IP", ip.to_string()).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().with_context(|| format!("starting {}", binary.display()))?;
+        let child =
+            command.spawn().with_context(|| format!("failed to start {}", binary.display()))?;
         let mut process = Self { address: SocketAddr::new(ip, PORT), child };
-        let listening = tokio::time::timeout(patience, process.listening());
+        let listening = tokio::time::timeout(timeout, process.listening());
         match listening.await {
-            Ok(result) => result.with_context(|| format!("running {}", binary.display()))?,
+            Ok(result) => result.with_context(|| format!("failed to run {}", binary.display()))?,
             Err(_) => bail!(
                 "{} does not listen on {} within {} s",
                 binary.display(),
                 process.address,
-                patience.as_secs()
+                timeout.as_secs()
             ),
         }
         Ok(process)
@@ -49,7 +49,7 @@ impl Process {
             tokio::select! {
                 biased;
                 ended = self.child.wait() => {
-                    bail!("it ended with {} before it listened", ended.context("waiting for it")?);
+                    bail!("it exited with {} before it listened", ended.context("failed to wait for it")?);
                 }
                 _ = pace.tick() => {}
             }
@@ -60,7 +60,7 @@ impl Process {
     }
 }
 
-/// A loopback address whose port nobody holds. Random, so that several runs stay apart.
+/// Returns a loopback address with the port free. Random, so that concurrent runs do not collide.
 fn free_address() -> anyhow::Result<IpAddr> {
     for _ in 0..16 {
         let [_, b, c, d] = rand::random::<[u8; 4]>();
@@ -69,5 +69,7 @@ fn free_address() -> anyhow::Result<IpAddr> {
             return Ok(ip);
         }
     }
-    bail!("no loopback address has port {PORT} free; is 127.0.0.0/8 there on this machine?")
+    bail!(
+        "found no loopback address with port {PORT} free; is 127.0.0.0/8 configured on this machine?"
+    )
 }

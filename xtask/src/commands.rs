@@ -18,12 +18,18 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// Kubernetes canary deployments, phase by phase, each claim proved with numbers
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", version, disable_version_flag = false)]
-#[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+#[command(subcommand_required = true, arg_required_else_help = true, after_help = ENVIRONMENT)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const ENVIRONMENT: &str = "\
+Environment variables:
+  CANARY_HOME      Directory for clusters and diagnostics (default `target/canary`)
+  CANARY_PREBUILT  Set to use binaries and images as they are, without cargo
+  DOCKER_HOST      Socket of the Docker engine";
 
 #[derive(Subcommand)]
 enum Command {

@@ -1,17 +1,16 @@
-//! The edge beside its peers and a direct connection, in one run: requests a second, and CPU per
-//! request of the proxy's processes. As a load balancer beside haproxy in TCP mode; with `--ingress`
-//! as an Ingress controller beside nginx, and then also how long requests take at half load. See
-//! `bench/README.md`.
+//! Compares the service proxy with its peers and a direct connection, in one run: requests per second,
+//! and CPU per request of the proxy's processes. As a load balancer alongside haproxy in TCP mode; with
+//! `--ingress` as an Ingress controller alongside nginx, and then the latency at half load as well.
+//! See `bench/README.md`.
 //!
-//! The machine is noisy, so the contenders take turns, and what counts is the median of each one's
-//! rounds and of the ratios within a round.
+//! Machines are noisy, so the contenders take turns, and the results are medians of each one's rounds
+//! and of the ratios within a round.
 
 use http_body_util::Full;
 use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use kube_embedded_proxy::{
-    plane::{Plane, Port},
-    route::{Affinity, Backends, Route, Routing},
+use kube_embedded_proxy::bench::{
+    Affinity, Backends, BoundPort, DataPlane, Route, Routing, TcpProxy, default_backend_handler,
 };
 use std::{
     convert::Infallible,
@@ -44,19 +43,17 @@ fn main() -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["--backends"] => backends(),
-        ["--edge", way, endpoints @ ..] => edge(*way == "http", endpoints),
+        ["--edge", protocol, endpoints @ ..] => edge(*protocol == "http", endpoints),
         ["--paced", address, rate, seconds] => paced(address, rate.parse()?, seconds.parse()?),
         [] => compare(false, ROUNDS, SECONDS),
         ["--quick"] => compare(false, 1, 1),
         ["--ingress"] => compare(true, ROUNDS, SECONDS),
         ["--ingress", "--quick"] => compare(true, 1, 1),
-        other => {
-            Err(format!("unknown arguments {other:?}; there are --ingress and --quick").into())
-        }
+        other => Err(format!("unknown arguments {other:?}; use --ingress, --quick or both").into()),
     }
 }
 
-/// Three endpoints that answer as the app does; prints their addresses.
+/// Runs three endpoints that respond as the app does; prints their addresses.
 #[tokio::main]
 async fn backends() -> Result<()> {
     let mut addresses = Vec::new();
@@ -68,38 +65,42 @@ async fn backends() -> Result<()> {
                 let _ = stream.set_nodelay(true);
                 tokio::spawn(
                     hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service_fn(answer)),
+                        .serve_connection(TokioIo::new(stream), service_fn(respond)),
                 );
             }
         });
     }
-    say(&addresses.join(" "))
+    print_ready(&addresses.join(" "))
 }
 
-async fn answer(_: Request<Incoming>) -> std::result::Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(_: Request<Incoming>) -> std::result::Result<Response<Full<Bytes>>, Infallible> {
     Ok(Response::new(Full::new(Bytes::from_static(b"Hello, this is kubeapp version 1.0\n"))))
 }
 
-/// The data plane as a cluster runs it, in front of the endpoints; prints its address.
+/// Runs the data plane, as in a cluster, in front of the endpoints; prints its address.
 fn edge(http: bool, endpoints: &[&str]) -> Result<()> {
     let parsed: std::result::Result<Vec<SocketAddr>, _> =
         endpoints.iter().map(|e| e.parse()).collect();
-    let routing = Routing { backends: Backends::alike(parsed?), ..Routing::default() };
+    let routing = Routing { backends: Backends::uniform(parsed?), ..Routing::default() };
     let route = Arc::new(Route::new(routing, Arc::new(Affinity::default())));
-    let (tell, _troubles) = mpsc::channel(8);
-    let plane = Plane::start(Arc::default(), tell)?;
-    let port = Port::bind("127.0.0.1:0".parse()?)?;
+    let (errors, _) = mpsc::channel(8);
+    let data_plane = DataPlane::start(errors)?;
+    let port = BoundPort::bind("127.0.0.1:0".parse()?)?;
     let address = port.address()?;
-    let _listening = match http {
-        true => plane.serve_http_along(port, route)?,
-        false => plane.serve(port, route),
-    };
-    say(&address.to_string())
+    let network = Arc::default();
+    let _listener = data_plane.serve(
+        port,
+        match http {
+            true => default_backend_handler(network, route, address)?,
+            false => Arc::new(TcpProxy::new(network, route)),
+        },
+    );
+    print_ready(&address.to_string())
 }
 
-/// Sends requests at a constant rate over the usual number of connections that stay; prints how
-/// many microseconds the slowest of a hundred took, and the median, and how many were not sent in
-/// time. A request counts from when it was due: one that waits for its connection waits.
+/// Sends requests at a constant rate over keep-alive connections; prints the 99th percentile and the
+/// median in microseconds, and the number of requests. Latency counts from when a request was due, so
+/// the wait for its connection is included.
 #[tokio::main]
 async fn paced(address: &str, rate: f64, seconds: u64) -> Result<()> {
     let interval = Duration::from_secs_f64(f64::from(CONNECTIONS) / rate);
@@ -114,16 +115,16 @@ async fn paced(address: &str, rate: f64, seconds: u64) -> Result<()> {
             let mut took = Vec::new();
             let start = Instant::now() + interval.mul_f64(f64::from(n) / f64::from(CONNECTIONS));
             let mut due = start;
-            let mut answer = [0; 1024];
+            let mut response = [0; 1024];
             while due < start + until {
-                // The timer is a millisecond coarse; what it oversleeps is not the proxy's fault.
+                // Timers have a resolution of a millisecond, which must not count against the proxy.
                 let early = Instant::now() < due;
                 tokio::time::sleep_until(due).await;
                 let from = if early { Instant::now() } else { due };
                 stream.write_all(request.as_bytes()).await?;
                 let mut got = 0;
-                while !answer.get(..got).is_some_and(|a| a.ends_with(b"1.0\n")) {
-                    match stream.read(answer.get_mut(got..).unwrap_or_default()).await? {
+                while !response.get(..got).is_some_and(|r| r.ends_with(b"1.0\n")) {
+                    match stream.read(response.get_mut(got..).unwrap_or_default()).await? {
                         0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
                         n => got += n,
                     }
@@ -144,20 +145,20 @@ async fn paced(address: &str, rate: f64, seconds: u64) -> Result<()> {
     Ok(())
 }
 
-/// Tells the parent where we are, and stays until it goes.
-fn say(line: &str) -> Result<()> {
+/// Prints a line for the parent process, and waits until that exits.
+fn print_ready(line: &str) -> Result<()> {
     println!("{line}");
     std::io::stdout().flush()?;
     std::io::stdin().lines().for_each(drop);
     Ok(())
 }
 
-/// A process that ends with us: by its standard input, or by a signal.
+/// A child process that ends with this one: by its standard input, or by a signal.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // nginx ends its workers when it is asked to end, not when it is killed.
+        // nginx stops its workers on SIGTERM, not when it is killed.
         drop(self.0.stdin.take());
         let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
@@ -177,7 +178,7 @@ impl Running {
         Ok((Self(child), line.trim().to_owned()))
     }
 
-    /// Seconds of CPU so far, of all threads and workers.
+    /// Returns the seconds of CPU so far, of all threads and workers.
     fn cpu(&self) -> Result<f64> {
         let id = self.0.id();
         let workers = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
@@ -194,8 +195,7 @@ impl Running {
     }
 }
 
-/// nginx as one would run it in front of them: connections kept on both sides, nothing logged, as
-/// many workers as cores.
+/// Starts nginx in front of the endpoints: keep-alive on both sides, no logs, a worker per core.
 fn nginx(endpoints: &[&str]) -> Result<(Running, String, PathBuf)> {
     let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let servers: String = endpoints.iter().map(|e| format!("server {e};")).collect();
@@ -235,12 +235,13 @@ fn nginx(endpoints: &[&str]) -> Result<(Running, String, PathBuf)> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| format!("nginx does not start ({e}); try: apt-get install nginx wrk"))?;
+        .map_err(|e| format!("failed to start nginx: {e}; try `apt-get install nginx wrk`"))?;
     Ok((Running(child), address.to_string(), folder))
 }
 
+/// Starts haproxy in TCP mode in front of the endpoints.
 fn haproxy(endpoints: &[&str]) -> Result<(Running, String, PathBuf)> {
-    // Asks the kernel for a free port; haproxy cannot tell which it got.
+    // haproxy does not report which port it got for 0.
     let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let servers: String =
         endpoints.iter().enumerate().map(|(n, e)| format!("  server s{n} {e}\n")).collect();
@@ -261,11 +262,11 @@ fn haproxy(endpoints: &[&str]) -> Result<(Running, String, PathBuf)> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| format!("haproxy does not start ({e}); try: apt-get install haproxy wrk"))?;
+        .map_err(|e| format!("failed to start haproxy: {e}; try `apt-get install haproxy wrk`"))?;
     Ok((Running(child), address.to_string(), folder))
 }
 
-/// Requests a second, requests, and how many failed.
+/// Returns requests per second, requests, and failed requests.
 fn wrk(address: &str, seconds: u32, fresh: bool) -> Result<(f64, f64, f64)> {
     let mut command = Command::new("wrk");
     command.args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{seconds}s")]);
@@ -275,7 +276,7 @@ fn wrk(address: &str, seconds: u32, fresh: bool) -> Result<(f64, f64, f64)> {
     let output = command
         .arg(format!("http://{address}/"))
         .output()
-        .map_err(|e| format!("wrk does not start ({e}); try: apt-get install haproxy wrk"))?;
+        .map_err(|e| format!("failed to start wrk: {e}; try `apt-get install wrk`"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let number = |before: &str, after: &str| -> Option<f64> {
         let line = text.lines().find(|l| l.contains(before) && l.contains(after))?;
@@ -285,8 +286,10 @@ fn wrk(address: &str, seconds: u32, fresh: bool) -> Result<(f64, f64, f64)> {
         };
         word?.parse().ok()
     };
-    let rate = number("Requests/sec:", "").ok_or_else(|| format!("wrk said: {text}"))?;
-    let requests = number("requests in", "requests").ok_or_else(|| format!("wrk said: {text}"))?;
+    let rate =
+        number("Requests/sec:", "").ok_or_else(|| format!("unexpected output of wrk: {text}"))?;
+    let requests = number("requests in", "requests")
+        .ok_or_else(|| format!("unexpected output of wrk: {text}"))?;
     let errors = match text.lines().find(|l| l.contains("Socket errors:")) {
         Some(line) => line
             .split(|c: char| !c.is_ascii_digit())
@@ -373,17 +376,17 @@ fn compare(ingress: bool, rounds: usize, seconds: u32) -> Result<()> {
     Ok(())
 }
 
-/// Who is measured when: every other round backwards, so that nobody always follows the same
-/// neighbour.
+/// Returns the order of measurements: every other round is reversed, so that no contender always
+/// follows the same one.
 fn turns(rounds: usize, contenders: usize) -> impl Iterator<Item = usize> {
     (0..rounds).flat_map(move |round| {
         (0..contenders).map(move |n| if round % 2 == 1 { contenders - 1 - n } else { n })
     })
 }
 
-/// The median of the rounds' ratios.
-fn ratio(ours: &[f64], its: &[f64]) -> f64 {
-    let ratios: Vec<f64> = ours.iter().zip(its).map(|(ours, its)| ours / its).collect();
+/// Returns the median of the rounds' ratios.
+fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
+    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
     median(&ratios)
 }
 

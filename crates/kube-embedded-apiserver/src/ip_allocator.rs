@@ -145,7 +145,7 @@ fn plan_ports(
         let kept = same.and_then(node_port);
         let Some(number) = node_port(port) else { continue };
         if drop {
-            // A Service that stops being of a type with node ports loses those it had.
+            // A Service that becomes one of type ClusterIP loses its node ports.
             if kept == Some(number)
                 && let Some(fields) = port.as_object_mut()
             {
@@ -227,8 +227,8 @@ fn in_range(address: Ipv4Addr, base: Ipv4Addr, prefix: u8) -> bool {
     address & mask == base && address != base && address != base | !mask
 }
 
-/// A free address, looked for from a random one on; the first of the range belongs to the
-/// `kubernetes` Service, which asks for it by name.
+/// Returns a free address, searched from a random one on. The first of the range is reserved for the `kubernetes`
+/// Service, which requests it explicitly.
 fn free_address(taken: &Taken, addresses: &Addresses) -> Option<Ipv4Addr> {
     let (base, prefix) = addresses.services();
     let count = (1_u32 << (32 - u32::from(prefix))) - 3;
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_ports_are_found_kept_and_dropped() {
+    fn addresses_and_ports_are_allocated_kept_and_released() {
         let none = Taken::default();
         let load_balancer = json!({ "spec": {
             "type": "LoadBalancer",
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_or_out_of_range_is_refused() {
+    fn taken_or_out_of_range_address_is_rejected() {
         let mut taken = Taken::default();
         taken.add(&json!({ "spec": {
             "clusterIP": "10.96.0.9", "ports": [{ "nodePort": 30001, "protocol": "TCP" }],

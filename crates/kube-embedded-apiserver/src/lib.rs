@@ -23,7 +23,6 @@ mod scope;
 mod state;
 pub mod store;
 mod subresources;
-mod tasks;
 mod timestamps;
 pub mod tls_server;
 mod validation;

@@ -1,4 +1,4 @@
-//! The OpenAPI v3 documents (`/openapi/v3`), as kube-apiserver makes them with
+//! The OpenAPI v3 documents (`/openapi/v3`), as kube-apiserver builds them with
 //! `k8s.io/kube-openapi`. kubectl reads them to validate, to merge (`kubectl edit`, `apply`) and to
 //! explain.
 
@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
+use kube_embedded_core::version;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -78,7 +79,7 @@ fn build(resources: &[ResourceType<'_>]) -> Value {
     }
     json!({
         "openapi": "3.0.0",
-        "info": { "title": "Kubernetes", "version": "v1.36.0" },
+        "info": { "title": "Kubernetes", "version": version::KUBERNETES_VERSION },
         "paths": paths,
         "components": { "schemas": schemas },
     })

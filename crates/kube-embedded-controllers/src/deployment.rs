@@ -1,17 +1,17 @@
-//! Deployments: keeps one replica set per template and moves pods from the old ones to the newest.
+//! The deployment controller: keeps one replica set per template and moves pods from the old ones to
+//! the newest.
 
 mod history;
 mod limits;
 mod plan;
 mod status;
 
-use super::{
-    World,
-    cache::Key,
-    ownership,
-    queue::Queue,
-    selection::{controller_named, is_controlled_by},
-    write::{self, Part},
+use crate::{
+    controller::{Controller, Reconciler, enqueue_changed},
+    controller_ref::{claim, controller_name, enqueue_owner, is_controlled_by},
+    informers::Informers,
+    patch,
+    pod::is_finished,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -19,166 +19,206 @@ use k8s_openapi::api::{
     core::v1::Pod,
 };
 use kube::Api;
-use kube_embedded_core::events::{self, Recorder};
+use kube_embedded_core::{
+    events::{self, Recorder},
+    informer::ObjectKey,
+    workqueue::Workqueue,
+};
 use plan::{Action, plan};
 use std::{sync::Arc, time::Duration};
 
-/// The controller, listening to what it depends on.
-pub(crate) struct Controller {
-    world: Arc<World>,
-    queue: Arc<Queue<Key>>,
+const NAME: &str = "deployment-controller";
+/// The default of kube-controller-manager's `--concurrent-deployment-syncs`.
+const WORKERS: usize = 5;
+
+pub(crate) struct DeploymentReconciler {
+    informers: Arc<Informers>,
     events: Recorder,
 }
 
-impl Controller {
-    pub(crate) fn new(world: &Arc<World>) -> Self {
-        let queue = Arc::new(Queue::default());
-        let wake = queue.clone();
-        world.deployments.on_change(move |before: Option<&Deployment>, after| {
-            if let Some(deployment) = after.or(before) {
-                wake.add(Key::of(deployment));
-            }
-        });
-        let (wake, weak) = (queue.clone(), Arc::downgrade(world));
-        world.replica_sets.on_change(move |before: Option<&ReplicaSet>, after| {
-            let Some(world) = weak.upgrade() else { return };
-            for set in [before, after].into_iter().flatten() {
-                ownership::wake(&wake, &world.deployments, &set.metadata);
-            }
-        });
-        // Only `Recreate` waits for pods to be gone.
-        let (wake, weak) = (queue.clone(), Arc::downgrade(world));
-        world.pods.on_change(move |before: Option<&Pod>, after| {
-            let over = after.is_none_or(write::is_finished);
-            let Some(pod) = before.filter(|_| over) else { return };
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            if let Some(set) = controller_named(&pod.metadata, "ReplicaSet")
-                && let Some(world) = weak.upgrade()
-                && let Some(set) = world.replica_sets.get(&Key::new(namespace, set))
-                && let Some(name) = controller_named(&set.metadata, "Deployment")
-            {
-                wake.add(Key::new(namespace, name));
-            }
-        });
-        let events = Recorder::new(world.client.clone(), "deployment-controller", "");
-        Self { world: world.clone(), queue, events }
-    }
-
-    pub(crate) async fn run(self) {
-        loop {
-            let key = self.queue.next().await;
-            let outcome = self.reconcile(&key).await;
-            self.queue.looked(key, outcome);
+/// Creates the controller and registers its event handlers.
+pub(crate) fn controller(informers: &Arc<Informers>) -> Controller<DeploymentReconciler> {
+    let queue = Arc::new(Workqueue::default());
+    enqueue_changed(&informers.deployments, &queue);
+    let (enqueued, weak) = (queue.clone(), Arc::downgrade(informers));
+    informers.replica_sets.add_event_handler(move |old, new| {
+        let Some(informers) = weak.upgrade() else { return };
+        for set in [old, new].into_iter().flatten() {
+            enqueue_owner(&enqueued, &informers.deployments, &set.metadata);
         }
-    }
+    });
+    // The strategy `Recreate` waits for the end of pods.
+    let (enqueued, weak) = (queue.clone(), Arc::downgrade(informers));
+    informers.pods.add_event_handler(move |old, new| {
+        let ended = new.is_none_or(|pod| is_finished(pod));
+        if let Some(pod) = old.filter(|_| ended)
+            && let Some(informers) = weak.upgrade()
+            && let Some(deployment) = deployment_of(&informers, pod)
+        {
+            enqueued.add(deployment);
+        }
+    });
+    let events = Recorder::new(informers.client.clone(), NAME, "");
+    let reconciler = DeploymentReconciler { informers: informers.clone(), events };
+    Controller::new(NAME, WORKERS, queue, reconciler)
+}
 
-    async fn reconcile(&self, key: &Key) -> kube::Result<Option<Duration>> {
-        let world = &self.world;
-        let Some(deployment) = world.deployments.get(key) else { return Ok(None) };
-        let sets_api: Api<ReplicaSet> = Api::namespaced(world.client.clone(), &key.namespace);
-        let api: Api<Deployment> = Api::namespaced(world.client.clone(), &key.namespace);
-        let sets = &world.replica_sets;
-        let sets = ownership::owned(&*deployment, &api, &sets_api, sets, |_| true).await?;
+/// Returns the key of the deployment whose replica set controls the pod.
+fn deployment_of(informers: &Informers, pod: &Pod) -> Option<ObjectKey> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let set = controller_name(&pod.metadata, "ReplicaSet")?;
+    let set = informers.replica_sets.get(&ObjectKey::new(namespace, set))?;
+    Some(ObjectKey::new(namespace, controller_name(&set.metadata, "Deployment")?))
+}
+
+/// The clients for the resources of one deployment.
+struct Apis {
+    deployments: Api<Deployment>,
+    replica_sets: Api<ReplicaSet>,
+}
+
+impl Reconciler for DeploymentReconciler {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> kube::Result<Option<Duration>> {
+        let informers = &self.informers;
+        let Some(deployment) = informers.deployments.get(key) else { return Ok(None) };
+        let apis = Apis {
+            deployments: Api::namespaced(informers.client.clone(), &key.namespace),
+            replica_sets: Api::namespaced(informers.client.clone(), &key.namespace),
+        };
+        let sets = claim(
+            &*deployment,
+            &apis.deployments,
+            &apis.replica_sets,
+            &informers.replica_sets,
+            |_| true,
+        )
+        .await?;
         let Some(sets) = sets else { return Ok(None) };
-        let pods: Vec<Arc<Pod>> = world
-            .pods
-            .in_namespace(&key.namespace)
-            .into_iter()
-            .filter(|pod| {
-                sets.iter().any(|s| is_controlled_by(&pod.metadata, s.metadata.uid.as_deref()))
-            })
-            .collect();
+        let pods: Vec<Arc<Pod>> =
+            sets.iter().flat_map(|set| informers.pods_controlled_by(&set.metadata)).collect();
         let plan = plan(&deployment, &sets, &pods, Timestamp::now());
+        if !self.execute(key, &deployment, &apis, plan.actions).await? {
+            return Ok(None);
+        }
+        Ok(plan.requeue_after)
+    }
+}
+
+impl DeploymentReconciler {
+    /// Carries out the actions in order. Returns `false` if the rest is obsolete, because a write has
+    /// changed what the next plan is made on.
+    async fn execute(
+        &self,
+        key: &ObjectKey,
+        deployment: &Arc<Deployment>,
+        apis: &Apis,
+        actions: Vec<Action>,
+    ) -> kube::Result<bool> {
+        let Informers { deployments, replica_sets, .. } = &*self.informers;
         let mut current = deployment.clone();
-        for action in plan.actions {
+        for action in actions {
             match action {
                 Action::Create(set) => {
-                    if !self.create(&current, &api, &sets_api, &set).await? {
-                        return Ok(None);
+                    if !self.create(&current, apis, &set).await? {
+                        return Ok(false);
                     }
                 }
                 Action::Update { old, new } => {
-                    write::update(&sets_api, &world.replica_sets, Part::Main, &*old, &*new).await?;
+                    patch::update(&apis.replica_sets, replica_sets, &*old, &*new).await?;
                 }
                 Action::Delete(set) => {
-                    write::delete(&sets_api, &world.replica_sets, &*set).await?;
+                    patch::delete(&apis.replica_sets, replica_sets, &*set).await?;
                 }
                 Action::Annotate(new) => {
-                    // As Kubernetes does: a write of the main part would be about the spec.
-                    let new = with_status(&new, &current);
-                    write::update(&api, &world.deployments, Part::Status, &*current, &new).await?;
-                    match world.deployments.get(key) {
-                        Some(written) => current = written,
-                        None => return Ok(None),
-                    }
+                    // By the status subresource, as Kubernetes does: this changes no generation.
+                    let new = Deployment { status: current.status.clone(), ..*new };
+                    let api = &apis.deployments;
+                    patch::update_status(api, deployments, &*current, &new).await?;
+                    let Some(written) = deployments.get(key) else { return Ok(false) };
+                    current = written;
                 }
-                Action::Status(status) => {
+                Action::UpdateStatus(status) => {
                     let new = Deployment { status: Some(*status), ..(*current).clone() };
-                    write::update(&api, &world.deployments, Part::Status, &*current, &new).await?;
+                    let api = &apis.deployments;
+                    patch::update_status(api, deployments, &*current, &new).await?;
                 }
-                Action::Tell(text) => {
-                    let about = events::about(&*deployment);
-                    self.events.publish(&about, "Normal", "ScalingReplicaSet", &text);
+                Action::Event(note) => {
+                    tracing::debug!(note, "scaling");
+                    let about = events::about(&**deployment);
+                    self.events.publish(&about, "Normal", "ScalingReplicaSet", &note);
                 }
             }
         }
-        Ok(plan.again)
+        Ok(true)
     }
 
-    /// Creates a replica set; `false` when its name was taken and the next plan will use another.
+    /// Creates a replica set. Returns `false` if its name is taken: the next plan will use another.
     async fn create(
         &self,
         deployment: &Deployment,
-        api: &Api<Deployment>,
-        sets_api: &Api<ReplicaSet>,
+        apis: &Apis,
         set: &ReplicaSet,
     ) -> kube::Result<bool> {
-        let sets = &self.world.replica_sets;
-        match write::create(sets_api, sets, set).await {
+        match patch::create(&apis.replica_sets, &self.informers.replica_sets, set).await {
             Ok(_) => Ok(true),
-            Err(error) if write::is(&error, 409) => {
+            Err(error) if patch::is_status(&error, 409) => {
                 let name = set.metadata.name.as_deref().unwrap_or_default();
-                let Some(taken) = sets_api.get_opt(name).await? else { return Err(error) };
-                let ours = is_controlled_by(&taken.metadata, deployment.metadata.uid.as_deref());
-                let same = taken.spec.as_ref().map(|s| &s.template)
-                    == set.spec.as_ref().map(|s| &s.template);
-                sets.wrote(taken);
-                if ours && same {
+                let Some(existing) = apis.replica_sets.get_opt(name).await? else {
+                    return Err(error);
+                };
+                let owned =
+                    is_controlled_by(&existing.metadata, deployment.metadata.uid.as_deref());
+                let template = |set: &ReplicaSet| set.spec.as_ref()?.template.clone();
+                let is_same = owned && template(&existing) == template(set);
+                self.informers.replica_sets.observe_own_write(existing);
+                if is_same {
                     return Err(error);
                 }
-                let mut new = deployment.clone();
-                let status = new.status.get_or_insert_default();
-                status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-                write::update(api, &self.world.deployments, Part::Status, deployment, &new).await?;
+                self.count_collision(deployment, apis).await?;
                 Ok(false)
             }
-            Err(error) if write::is_namespace_leaving(&error) => Err(error),
+            Err(error) if patch::is_namespace_terminating(&error) => Err(error),
             Err(error) => {
-                let mut new = deployment.clone();
-                let text = format!(
-                    "Failed to create new replica set {:?}: {}",
-                    set.metadata.name.as_deref().unwrap_or_default(),
-                    write::reason(&error)
-                );
-                let known = new.status.get_or_insert_default();
-                let condition = status::condition(
-                    status::PROGRESSING,
-                    "False",
-                    "ReplicaSetCreateError",
-                    text.clone(),
-                    Timestamp::now(),
-                );
-                status::set(known, condition);
-                write::update(api, &self.world.deployments, Part::Status, deployment, &new).await?;
-                let about = events::about(deployment);
-                self.events.publish(&about, "Warning", "ReplicaSetCreateError", &text);
+                self.report_failed_creation(deployment, apis, set, &error).await?;
                 Err(error)
             }
         }
     }
-}
 
-/// `new` with the status as it is stored, so that a write is about the metadata alone.
-fn with_status(new: &Deployment, stored: &Deployment) -> Deployment {
-    Deployment { status: stored.status.clone(), ..new.clone() }
+    /// Records that the hash of the template is taken; it is part of the next hash.
+    async fn count_collision(&self, deployment: &Deployment, apis: &Apis) -> kube::Result<()> {
+        let mut new = deployment.clone();
+        let status = new.status.get_or_insert_default();
+        status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+        let informer = &self.informers.deployments;
+        patch::update_status(&apis.deployments, informer, deployment, &new).await
+    }
+
+    async fn report_failed_creation(
+        &self,
+        deployment: &Deployment,
+        apis: &Apis,
+        set: &ReplicaSet,
+        error: &kube::Error,
+    ) -> kube::Result<()> {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        let message =
+            format!("Failed to create new replica set {name:?}: {}", patch::message(error));
+        let condition = status::condition(
+            status::PROGRESSING,
+            "False",
+            "ReplicaSetCreateError",
+            message.clone(),
+            Timestamp::now(),
+        );
+        let mut new = deployment.clone();
+        status::set_condition(new.status.get_or_insert_default(), condition);
+        let informer = &self.informers.deployments;
+        patch::update_status(&apis.deployments, informer, deployment, &new).await?;
+        let about = events::about(deployment);
+        self.events.publish(&about, "Warning", "ReplicaSetCreateError", &message);
+        Ok(())
+    }
 }

@@ -1,125 +1,98 @@
-//! Endpoint slices, and the older Endpoints beside them: which pods a Service may send to. A pod
-//! leaves the ready ones with the very event that says it is being deleted, so that whoever
-//! balances load stops using it before it stops serving.
+//! The endpoint slice controller, and the older endpoints controller: which pods a Service may send
+//! to. A pod stops being ready with the very event that reports its deletion, so that load balancers
+//! stop using it before it stops serving.
 
+mod common;
+mod legacy;
 mod plan;
 
-use super::{
-    World,
-    cache::Key,
-    queue::Queue,
-    selection::matches_all,
-    write::{self, Part},
+use crate::{
+    controller::{Controller, Reconciler, enqueue_changed},
+    informers::Informers,
+    selector::service_matches,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Endpoints, Pod, Service},
+    core::v1::{Endpoints, Pod},
     discovery::v1::EndpointSlice,
 };
 use kube::Api;
-use plan::{Action, SERVICE_NAME};
-use std::sync::Arc;
+use kube_embedded_core::{informer::ObjectKey, workqueue::Workqueue};
+use plan::{Plan, SERVICE_NAME};
+use std::{sync::Arc, time::Duration};
 
-/// The controller, listening to what it depends on.
-pub(crate) struct Controller {
-    world: Arc<World>,
-    queue: Arc<Queue<Key>>,
+const NAME: &str = "endpointslice-controller";
+/// The default of kube-controller-manager's `--concurrent-service-endpoint-syncs`.
+const WORKERS: usize = 5;
+
+pub(crate) struct EndpointsReconciler {
+    informers: Arc<Informers>,
 }
 
-impl Controller {
-    pub(crate) fn new(world: &Arc<World>) -> Self {
-        let queue = Arc::new(Queue::default());
-        let wake = queue.clone();
-        world.services.on_change(move |before: Option<&Service>, after| {
-            if let Some(service) = after.or(before) {
-                wake.add(Key::of(service));
+/// Creates the controller and registers its event handlers.
+pub(crate) fn controller(informers: &Arc<Informers>) -> Controller<EndpointsReconciler> {
+    let queue = Arc::new(Workqueue::default());
+    enqueue_changed(&informers.services, &queue);
+    let (enqueued, weak) = (queue.clone(), Arc::downgrade(informers));
+    informers.pods.add_event_handler(move |old, new| {
+        let (Some(informers), Some(pod)) = (weak.upgrade(), new.or(old)) else { return };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        for service in informers.services.list_namespaced(namespace) {
+            let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+            let matches = |pod: &Arc<Pod>| service_matches(selector, pod.metadata.labels.as_ref());
+            if [old, new].into_iter().flatten().any(matches) {
+                enqueued.add(ObjectKey::of(&*service));
             }
-        });
-        let (wake, weak) = (queue.clone(), Arc::downgrade(world));
-        world.pods.on_change(move |before: Option<&Pod>, after| {
-            let Some(namespace) =
-                after.or(before).and_then(|pod| pod.metadata.namespace.as_deref())
-            else {
-                return;
-            };
-            let Some(world) = weak.upgrade() else { return };
-            for service in world.services.in_namespace(namespace) {
-                let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-                let takes = |pod: &Pod| matches_all(selector, pod.metadata.labels.as_ref());
-                if [before, after].into_iter().flatten().any(takes) {
-                    wake.add(Key::of(&*service));
-                }
-            }
-        });
-        // Somebody else's changes to what is ours are put right.
-        let wake = queue.clone();
-        world.slices.on_change(move |before: Option<&EndpointSlice>, after| {
-            let Some(meta) = after.or(before).map(|slice| &slice.metadata) else { return };
-            let service = meta.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
-            if let Some(service) = service {
-                wake.add(Key::new(meta.namespace.as_deref().unwrap_or_default(), service));
-            }
-        });
-        let wake = queue.clone();
-        world.endpoints.on_change(move |before: Option<&Endpoints>, after| {
-            if let Some(endpoints) = after.or(before) {
-                wake.add(Key::of(endpoints));
-            }
-        });
-        Self { world: world.clone(), queue }
-    }
-
-    pub(crate) async fn run(self) {
-        loop {
-            let key = self.queue.next().await;
-            let outcome = self.reconcile(&key).await;
-            self.queue.looked(key, outcome.map(|()| None));
         }
-    }
+    });
+    // Reverts external edits to the slices and Endpoints that this controller manages.
+    let enqueued = queue.clone();
+    informers.endpoint_slices.add_event_handler(move |old, new| {
+        let Some(meta) = new.or(old).map(|slice| &slice.metadata) else { return };
+        let service = meta.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
+        if let Some(service) = service {
+            let namespace = meta.namespace.as_deref().unwrap_or_default();
+            enqueued.add(ObjectKey::new(namespace, service));
+        }
+    });
+    enqueue_changed(&informers.endpoints, &queue);
+    let reconciler = EndpointsReconciler { informers: informers.clone() };
+    Controller::new(NAME, WORKERS, queue, reconciler)
+}
 
-    async fn reconcile(&self, key: &Key) -> kube::Result<()> {
-        let world = &self.world;
-        let service = world.services.get(key);
-        let slices: Vec<Arc<EndpointSlice>> = world
-            .slices
-            .in_namespace(&key.namespace)
-            .into_iter()
-            .filter(|slice| plan::is_ours(slice, &key.name))
-            .collect();
-        let endpoints = world.endpoints.get(key);
-        let selector = service.as_ref().and_then(|service| service.spec.as_ref()?.selector.clone());
-        let pods: Vec<Arc<Pod>> = match &selector {
+impl Reconciler for EndpointsReconciler {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> kube::Result<Option<Duration>> {
+        let informers = &self.informers;
+        let service = informers.services.get(key);
+        let mut slices = informers.endpoint_slices.list_namespaced(&key.namespace);
+        slices.retain(|slice| plan::is_managed(slice, &key.name));
+        let endpoints = informers.endpoints.get(key);
+        let spec = service.as_ref().and_then(|service| service.spec.as_ref());
+        let selector = spec.and_then(|spec| spec.selector.as_ref());
+        let mut pods = match selector {
             None => Vec::new(),
-            Some(_) => world
-                .pods
-                .in_namespace(&key.namespace)
-                .into_iter()
-                .filter(|pod| matches_all(selector.as_ref(), pod.metadata.labels.as_ref()))
-                .collect(),
+            Some(_) => informers.pods.list_namespaced(&key.namespace),
         };
+        pods.retain(|pod| service_matches(selector, pod.metadata.labels.as_ref()));
         let now = Timestamp::now();
-        let actions = plan::plan(service.as_deref(), &pods, &slices, endpoints.as_ref(), now);
-        let api: Api<EndpointSlice> = Api::namespaced(world.client.clone(), &key.namespace);
-        let legacy: Api<Endpoints> = Api::namespaced(world.client.clone(), &key.namespace);
-        for action in actions {
-            match action {
-                Action::Create(slice) => {
-                    write::create(&api, &world.slices, &slice).await?;
-                }
-                Action::Update { old, new } => {
-                    write::update(&api, &world.slices, Part::Main, &*old, &new).await?;
-                }
-                Action::Delete(slice) => write::delete(&api, &world.slices, &*slice).await?,
-                Action::CreateLegacy(new) => {
-                    write::create(&legacy, &world.endpoints, &new).await?;
-                }
-                Action::UpdateLegacy { old, new } => {
-                    write::update(&legacy, &world.endpoints, Part::Main, &*old, &new).await?;
-                }
-                Action::DeleteLegacy(old) => {
-                    write::delete(&legacy, &world.endpoints, &*old).await?;
-                }
-            }
+        let plan = plan::plan(service.as_deref(), &pods, &slices, endpoints.as_ref(), now);
+        self.execute(key, plan).await?;
+        Ok(None)
+    }
+}
+
+impl EndpointsReconciler {
+    async fn execute(&self, key: &ObjectKey, plan: Plan) -> kube::Result<()> {
+        let Informers { client, endpoint_slices, endpoints, .. } = &*self.informers;
+        let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &key.namespace);
+        for write in plan.slices {
+            write.execute(&api, endpoint_slices).await?;
+        }
+        let api: Api<Endpoints> = Api::namespaced(client.clone(), &key.namespace);
+        if let Some(write) = plan.endpoints {
+            write.execute(&api, endpoints).await?;
         }
         Ok(())
     }

@@ -1,19 +1,22 @@
-//! Jobs: runs pods until as many as wanted have succeeded, or too many have failed.
+//! The job controller: runs pods until the desired number has succeeded or too many have failed.
 
+mod backoff;
+mod condition;
 mod indexes;
 mod plan;
-#[cfg(test)]
-mod plan_tests;
+mod status;
+mod template;
+mod view;
 
-use super::{
-    World,
-    cache::Key,
-    ownership::still_there,
-    pods::{self, Hand},
-    queue::Queue,
-    selection::{controller, controller_named, is_controlled_by},
-    write::{self, Part},
+use crate::{
+    controller::{Controller, Reconciler, enqueue_changed},
+    controller_ref::{controller_name, controller_of, is_controlled_by, is_live},
+    informers::Informers,
+    patch,
+    pod_control::PodControl,
 };
+use backoff::PodFailures;
+use condition::{is_finished, is_true, remaining_ttl};
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -24,104 +27,138 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Preconditions, PropagationPolicy},
 };
-use kube_embedded_core::events::{self, Recorder};
-use plan::{Backoff, Plan, is, is_over, is_tracked};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use kube_embedded_core::{
+    events::{self, Recorder},
+    informer::ObjectKey,
+    workqueue::Workqueue,
+};
+use plan::{Plan, plan};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use template::{FINALIZER, is_tracked};
 
-/// The one who looks after jobs that name nobody else.
+const NAME: &str = "job-controller";
+/// The default of kube-controller-manager's `--concurrent-job-syncs`.
+const WORKERS: usize = 5;
+/// The value of `spec.managedBy` for jobs of this controller.
 const MANAGER: &str = "kubernetes.io/job-controller";
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
-/// The controller, listening to what it depends on.
-pub(crate) struct Controller {
-    world: Arc<World>,
-    queue: Arc<Queue<Key>>,
+pub(crate) struct JobReconciler {
+    informers: Arc<Informers>,
     events: Recorder,
-    /// By uid of the job: pods that were deleted would be forgotten else.
-    backoffs: HashMap<String, Backoff>,
+    /// By uid of the job. Kept here, because deleted pods cannot be counted any more.
+    failures: Mutex<HashMap<String, PodFailures>>,
 }
 
-impl Controller {
-    pub(crate) fn new(world: &Arc<World>) -> Self {
-        let queue = Arc::new(Queue::default());
-        let wake = queue.clone();
-        world.jobs.on_change(move |before: Option<&Job>, after| {
-            if let Some(job) = after.or(before) {
-                wake.add(Key::of(job));
+/// Creates the controller and registers its event handlers.
+pub(crate) fn controller(informers: &Arc<Informers>) -> Controller<JobReconciler> {
+    let queue = Arc::new(Workqueue::default());
+    enqueue_changed(&informers.jobs, &queue);
+    let enqueued = queue.clone();
+    informers.pods.add_event_handler(move |old, new| {
+        for pod in [old, new].into_iter().flatten() {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            if let Some(name) = job_name(pod) {
+                enqueued.add(ObjectKey::new(namespace, name));
             }
-        });
-        let wake = queue.clone();
-        world.pods.on_change(move |before: Option<&Pod>, after| {
-            for pod in [before, after].into_iter().flatten() {
-                let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-                if let Some(name) = controller_named(&pod.metadata, "Job").or(orphaned(pod)) {
-                    wake.add(Key::new(namespace, name));
-                }
-            }
-        });
-        let events = Recorder::new(world.client.clone(), "job-controller", "");
-        Self { world: world.clone(), queue, events, backoffs: HashMap::new() }
-    }
-
-    pub(crate) async fn run(mut self) {
-        loop {
-            let key = self.queue.next().await;
-            let outcome = self.reconcile(&key).await;
-            self.queue.looked(key, outcome);
         }
-    }
+    });
+    let events = Recorder::new(informers.client.clone(), NAME, "");
+    let reconciler =
+        JobReconciler { informers: informers.clone(), events, failures: Mutex::default() };
+    Controller::new(NAME, WORKERS, queue, reconciler)
+}
 
-    async fn reconcile(&mut self, key: &Key) -> kube::Result<Option<Duration>> {
-        let world = self.world.clone();
-        let pods_api: Api<Pod> = Api::namespaced(world.client.clone(), &key.namespace);
-        let job = world.jobs.get(key);
-        self.release(&pods_api, &self.stray(key, job.as_deref())).await?;
+/// Returns the name of the job that controls the pod, or did until it was orphaned.
+fn job_name(pod: &Pod) -> Option<&str> {
+    let orphaned_from = || {
+        let labels = pod.metadata.labels.as_ref()?;
+        let is_orphan = is_tracked(pod) && controller_of(&pod.metadata).is_none();
+        labels.get(JOB_NAME).filter(|_| is_orphan).map(String::as_str)
+    };
+    controller_name(&pod.metadata, "Job").or_else(orphaned_from)
+}
+
+impl Reconciler for JobReconciler {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> kube::Result<Option<Duration>> {
+        let informers = &self.informers;
+        let pods_api: Api<Pod> = Api::namespaced(informers.client.clone(), &key.namespace);
+        let job = informers.jobs.get(key);
+        self.remove_finalizer(&pods_api, &self.orphans(key, job.as_deref())).await?;
         let Some(job) = job else { return Ok(None) };
-        let uid = job.metadata.uid.clone().unwrap_or_default();
         let manager = job.spec.as_ref().and_then(|spec| spec.managed_by.as_deref());
         if manager.is_some_and(|manager| manager != MANAGER) {
             return Ok(None);
         }
-        if job.metadata.deletion_timestamp.is_some() || is_over(&job) {
-            self.backoffs.remove(&uid);
-            self.release(&pods_api, &pods::of(&world, &job.metadata)).await?;
-            return self.leave(&job).await;
+        if job.metadata.deletion_timestamp.is_some() || is_finished(&job) {
+            self.lock_failures().remove(&job.uid().unwrap_or_default());
+            let pods = informers.pods_controlled_by(&job.metadata);
+            self.remove_finalizer(&pods_api, &pods).await?;
+            return self.delete_after_ttl(&job).await;
         }
-        let api: Api<Job> = Api::namespaced(world.client.clone(), &key.namespace);
-        let known = self.backoffs.get(&uid).copied().unwrap_or_default();
-        let plan = plan::plan(&job, &pods::of(&world, &job.metadata), known, Timestamp::now());
-        // Pods may have been let go of because of a deletion that is not in the cache yet; what is
-        // made now would outlive the job.
-        if !plan.create.is_empty() && !still_there(&api, &job.metadata).await? {
+        self.sync(key, &job, &pods_api).await
+    }
+}
+
+impl JobReconciler {
+    /// Reconciles a job that is not finished.
+    async fn sync(
+        &self,
+        key: &ObjectKey,
+        job: &Job,
+        pods_api: &Api<Pod>,
+    ) -> kube::Result<Option<Duration>> {
+        let informers = &self.informers;
+        let api: Api<Job> = Api::namespaced(informers.client.clone(), &key.namespace);
+        let uid = job.uid().unwrap_or_default();
+        let failures = self.lock_failures().get(&uid).copied().unwrap_or_default();
+        let pods = informers.pods_controlled_by(&job.metadata);
+        let plan = plan(job, &pods, failures, Timestamp::now());
+        // Pods may have been orphaned by a deletion that the informer has not seen; new ones would
+        // outlive the job.
+        if !plan.create.is_empty() && !is_live(&api, &job.metadata).await? {
             return Ok(None);
         }
-        let failed = self.act(&job, &pods_api, &plan).await.err();
-        // Read anew: what was written is in the caches. A pod that ends from here on is not named in
-        // this status, and so must not lose its finalizer either.
-        let pods = pods::of(&world, &job.metadata);
-        let status = plan::tracked(&job, &pods, &plan, Timestamp::now());
-        let Some(job) = self.put_status(&api, &job, status).await? else { return Ok(None) };
-        self.backoffs.insert(uid, plan.backoff);
+        let failed = self.execute(job, pods_api, &plan).await.err();
+        // Read once: a pod that ends from here on is not recorded by this status, so it must not lose
+        // its finalizer either.
+        let pods = informers.pods_controlled_by(&job.metadata);
+        let status = status::record(job, &pods, &plan, Timestamp::now());
+        let Some(job) = self.update_status(&api, job, status).await? else { return Ok(None) };
+        self.lock_failures().insert(uid, plan.failures);
         if let Some(error) = failed {
             return Err(error);
         }
-        self.release(&pods_api, &plan::countable(&job, &pods, &plan)).await?;
-        let status = plan::settled(&job, &pods::of(&world, &job.metadata), &plan, Timestamp::now());
-        self.put_status(&api, &job, status).await?;
-        Ok(plan.again)
+        self.remove_finalizer(pods_api, &status::recorded_pods(&job, &pods, &plan)).await?;
+        let pods = informers.pods_controlled_by(&job.metadata);
+        let status = status::finish(&job, &pods, &plan, Timestamp::now());
+        self.update_status(&api, &job, status).await?;
+        Ok(plan.requeue_after)
     }
 
-    /// Creates and deletes; the last failure.
-    async fn act(&self, job: &Job, api: &Api<Pod>, plan: &Plan) -> kube::Result<()> {
-        let about = events::about(job);
-        let hand = Hand { world: &self.world, api, events: &self.events, owner: &about };
-        self.release(api, &plan.remove).await?;
-        let deleted = hand.delete(plan.remove.iter().chain(&plan.end)).await;
-        hand.create(&plan.create).await.and(deleted)
+    fn lock_failures(&self) -> MutexGuard<'_, HashMap<String, PodFailures>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the status and tells what it means; the job as it is then, `None` if it is gone.
-    async fn put_status(
+    /// Creates and deletes pods. Returns the last failure.
+    async fn execute(&self, job: &Job, api: &Api<Pod>, plan: &Plan) -> kube::Result<()> {
+        let owner = events::about(job);
+        let pods =
+            PodControl { informers: &self.informers, api, events: &self.events, owner: &owner };
+        self.remove_finalizer(api, &plan.delete_uncounted).await?;
+        let deleted = pods.delete(plan.delete_uncounted.iter().chain(&plan.delete)).await;
+        pods.create(&plan.create).await.and(deleted)
+    }
+
+    /// Writes the status and publishes the events that follow from it. Returns the job as written;
+    /// `None` if it has been deleted.
+    async fn update_status(
         &self,
         api: &Api<Job>,
         job: &Job,
@@ -129,30 +166,30 @@ impl Controller {
     ) -> kube::Result<Option<Arc<Job>>> {
         let new = Job { status: Some(status), ..job.clone() };
         if new != *job {
-            match write::update(api, &self.world.jobs, Part::Status, job, &new).await {
-                Err(error) if write::is(&error, 404) => return Ok(None),
+            match patch::update_status(api, &self.informers.jobs, job, &new).await {
+                Err(error) if patch::is_status(&error, 404) => return Ok(None),
                 other => other?,
             }
-            self.tell(job, &new);
+            self.publish_events(job, &new);
         }
-        let there = self.world.jobs.get(&Key::of(job));
-        Ok(there.filter(|there| there.metadata.uid == job.metadata.uid))
+        let written = self.informers.jobs.get(&ObjectKey::of(job));
+        Ok(written.filter(|written| written.metadata.uid == job.metadata.uid))
     }
 
-    fn tell(&self, before: &Job, after: &Job) {
-        let about = events::about(after);
-        let became = |kind: &str| is(after, kind) && !is(before, kind);
+    fn publish_events(&self, old: &Job, new: &Job) {
+        let about = events::about(new);
+        let became = |type_: &str| is_true(new, type_) && !is_true(old, type_);
         if became("Suspended") {
             self.events.publish(&about, "Normal", "Suspended", "Job suspended");
         }
-        if is(before, "Suspended") && !is(after, "Suspended") {
+        if is_true(old, "Suspended") && !is_true(new, "Suspended") {
             self.events.publish(&about, "Normal", "Resumed", "Job resumed");
         }
         if became("Complete") {
             self.events.publish(&about, "Normal", "Completed", "Job completed");
         }
         if became("Failed") {
-            let conditions = after.status.iter().flat_map(|status| status.conditions.iter());
+            let conditions = new.status.iter().flat_map(|status| status.conditions.iter());
             for failed in conditions.flatten().filter(|condition| condition.type_ == "Failed") {
                 let reason = failed.reason.as_deref().unwrap_or_default();
                 let message = failed.message.as_deref().unwrap_or_default();
@@ -161,36 +198,37 @@ impl Controller {
         }
     }
 
-    /// Takes the finalizer off pods: they are counted, or nobody will count them.
-    async fn release(&self, api: &Api<Pod>, pods: &[Arc<Pod>]) -> kube::Result<()> {
-        let cache = &self.world.pods;
-        // In the newest version that is known: kubelets write to pods as well.
-        let newest = pods.iter().filter_map(|pod| {
+    /// Removes the finalizer of pods that are recorded, or that no job will count.
+    async fn remove_finalizer(&self, api: &Api<Pod>, pods: &[Arc<Pod>]) -> kube::Result<()> {
+        let informer = &self.informers.pods;
+        // In the latest version that is known: kubelets write to pods as well.
+        let latest = pods.iter().filter_map(|pod| {
             let uid = &pod.metadata.uid;
-            cache.get(&Key::of(&**pod)).filter(|now| now.metadata.uid == *uid && is_tracked(now))
+            let latest = informer.get(&ObjectKey::of(&**pod))?;
+            (latest.metadata.uid == *uid && is_tracked(&latest)).then_some(latest)
         });
-        let released = join_all(newest.map(async |pod| {
+        let updates = join_all(latest.map(async |pod| {
             let mut new = (*pod).clone();
             if let Some(finalizers) = &mut new.metadata.finalizers {
-                finalizers.retain(|known| known != plan::FINALIZER);
+                finalizers.retain(|known| known != FINALIZER);
             }
-            match write::update(api, cache, Part::Main, &*pod, &new).await {
-                Err(error) if write::is(&error, 404) => Ok(()),
+            match patch::update(api, informer, &*pod, &new).await {
+                Err(error) if patch::is_status(&error, 404) => Ok(()),
                 other => other,
             }
         }));
-        released.await.into_iter().collect()
+        updates.await.into_iter().collect()
     }
 
-    /// A job that is over goes when its time has come.
-    async fn leave(&self, job: &Job) -> kube::Result<Option<Duration>> {
+    /// Deletes a finished job after its `ttlSecondsAfterFinished`.
+    async fn delete_after_ttl(&self, job: &Job) -> kube::Result<Option<Duration>> {
         if job.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        match plan::stays_for(job, Timestamp::now()) {
+        match remaining_ttl(job, Timestamp::now()) {
             Some(Duration::ZERO) => {
                 let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
-                let api: Api<Job> = Api::namespaced(self.world.client.clone(), namespace);
+                let api: Api<Job> = Api::namespaced(self.informers.client.clone(), namespace);
                 let parameters = DeleteParams {
                     propagation_policy: Some(PropagationPolicy::Foreground),
                     preconditions: Some(Preconditions {
@@ -200,7 +238,7 @@ impl Controller {
                     ..Default::default()
                 };
                 match api.delete(&job.name_any(), &parameters).await {
-                    Err(error) if write::is(&error, 404) => Ok(None),
+                    Err(error) if patch::is_status(&error, 404) => Ok(None),
                     other => other.map(|_| None),
                 }
             }
@@ -208,21 +246,14 @@ impl Controller {
         }
     }
 
-    /// Pods of a job of this name that is gone.
-    fn stray(&self, key: &Key, job: Option<&Job>) -> Vec<Arc<Pod>> {
+    /// Returns tracked pods of a job of this name that has been deleted.
+    fn orphans(&self, key: &ObjectKey, job: Option<&Job>) -> Vec<Arc<Pod>> {
         let uid = job.and_then(|job| job.metadata.uid.as_deref());
-        let mut pods = self.world.pods.in_namespace(&key.namespace);
+        let mut pods = self.informers.pods.list_namespaced(&key.namespace);
         pods.retain(|pod| {
-            let name = controller_named(&pod.metadata, "Job").or(orphaned(pod));
-            is_tracked(pod) && name == Some(&key.name) && !is_controlled_by(&pod.metadata, uid)
+            let is_of_job = job_name(pod) == Some(&key.name);
+            is_tracked(pod) && is_of_job && !is_controlled_by(&pod.metadata, uid)
         });
         pods
     }
-}
-
-/// The name of the job that a pod was made for, where nobody controls it any more.
-fn orphaned(pod: &Pod) -> Option<&str> {
-    let labels = pod.metadata.labels.as_ref()?;
-    let free = is_tracked(pod) && controller(&pod.metadata).is_none();
-    labels.get(JOB_NAME).filter(|_| free).map(String::as_str)
 }

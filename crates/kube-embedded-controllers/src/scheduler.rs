@@ -1,157 +1,192 @@
-//! The scheduler: gives each pod a node, one pod at a time, so that no two pods are promised the
-//! same room.
+//! The scheduler (kube-scheduler): binds each pod to a node, one pod at a time, so that no room is
+//! promised twice.
 
-mod fit;
+mod filter;
 mod plan;
+mod score;
+mod topology_spread;
 
-use super::{
-    World,
-    cache::Key,
-    queue::Queue,
-    write::{self, Part},
+use crate::{
+    controller::{Controller, Reconciler},
+    informers::Informers,
+    patch,
+    pod::is_finished,
 };
-use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Binding, Node, ObjectReference, Pod, PodCondition},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status, Time},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status},
 };
 use kube::Api;
 use kube_embedded_core::{
     events::{self, Recorder},
-    time::whole_seconds,
+    informer::ObjectKey,
+    time,
+    workqueue::Workqueue,
 };
 use plan::{Decision, decide};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 const NAME: &str = "default-scheduler";
+const WORKERS: usize = 1;
 
-/// The scheduler, listening to what it depends on.
-pub(crate) struct Scheduler {
-    world: Arc<World>,
-    queue: Arc<Queue<Key>>,
+pub(crate) struct SchedulingReconciler {
+    informers: Arc<Informers>,
     events: Recorder,
-    /// Pods without a fitting node, to be tried again when nodes or pods change.
-    stuck: Arc<Mutex<BTreeSet<Key>>>,
+    unschedulable: Arc<UnschedulablePods>,
+    /// The nodes of pods (by uid) whose binding the informer has not seen yet.
+    assumed: Mutex<BTreeMap<String, String>>,
 }
 
-impl Scheduler {
-    pub(crate) fn new(world: &Arc<World>) -> Self {
-        let queue = Arc::new(Queue::default());
-        let stuck = Arc::new(Mutex::new(BTreeSet::new()));
-        let (wake, waiting) = (queue.clone(), stuck.clone());
-        world.pods.on_change(move |before: Option<&Pod>, after| {
-            if let Some(pod) = after.filter(|pod| is_waiting(pod)) {
-                // Our own condition on it is no news.
-                if before.is_none_or(|before| before.spec != pod.spec) {
-                    wake.add(Key::of(pod));
-                }
-            }
-            let frees = |pod: &Pod| !has_node(pod) || !write::is_finished(pod);
-            if before.is_some_and(has_node) && !after.is_some_and(frees) {
-                retry(&waiting, &wake);
-            }
-        });
-        let (wake, waiting) = (queue.clone(), stuck.clone());
-        world.nodes.on_change(move |before: Option<&Node>, after| {
-            // A heartbeat makes no pod fit that did not.
-            if before.is_none_or(|before| after.is_some_and(|after| differs(before, after))) {
-                retry(&waiting, &wake);
-            }
-        });
-        let events = Recorder::new(world.client.clone(), NAME, "");
-        Self { world: world.clone(), queue, events, stuck }
-    }
+/// Pods without a suitable node, which are retried when nodes or pods change.
+#[derive(Default)]
+struct UnschedulablePods(Mutex<BTreeSet<ObjectKey>>);
 
-    pub(crate) async fn run(self) {
-        // Bound, but not known to be so by the cache yet.
-        let mut promised: BTreeMap<String, String> = BTreeMap::new();
-        loop {
-            let key = self.queue.next().await;
-            match self.place(&key, &mut promised).await {
-                Ok(()) => self.queue.succeeded(&key),
-                // Gone, or bound by somebody else: the watch will tell.
-                Err(error) if write::is(&error, 404) => {}
-                Err(_) => self.queue.failed(key),
+/// Creates the scheduler and registers its event handlers.
+pub(crate) fn controller(informers: &Arc<Informers>) -> Controller<SchedulingReconciler> {
+    let queue = Arc::new(Workqueue::default());
+    let unschedulable = Arc::new(UnschedulablePods::default());
+    let (enqueued, retried) = (queue.clone(), unschedulable.clone());
+    informers.pods.add_event_handler(move |old, new| {
+        if let Some(pod) = new.filter(|pod| is_pending(pod)) {
+            // The scheduler's own condition changes the status only.
+            if old.is_none_or(|old| old.spec != pod.spec) {
+                enqueued.add(ObjectKey::of(&**pod));
             }
         }
-    }
-
-    async fn place(&self, key: &Key, promised: &mut BTreeMap<String, String>) -> kube::Result<()> {
-        // Before anything is read: what changes from now on asks for another try.
-        self.stuck().insert(key.clone());
-        let placed = self.place_now(key, promised).await?;
-        if placed {
-            self.stuck().remove(key);
+        // A pod that ended or was deleted frees its room.
+        if old.is_some_and(|pod| has_node(pod)) && new.is_none_or(|pod| is_finished(pod)) {
+            retried.retry(&enqueued);
         }
-        Ok(())
-    }
+    });
+    let (enqueued, retried) = (queue.clone(), unschedulable.clone());
+    informers.nodes.add_event_handler(move |old, new| {
+        // A heartbeat makes no pod schedulable.
+        if old.is_none_or(|old| new.is_some_and(|new| is_relevant_change(old, new))) {
+            retried.retry(&enqueued);
+        }
+    });
+    let events = Recorder::new(informers.client.clone(), NAME, "");
+    let reconciler = SchedulingReconciler {
+        informers: informers.clone(),
+        events,
+        unschedulable,
+        assumed: Mutex::default(),
+    };
+    Controller::new(NAME, WORKERS, queue, reconciler)
+}
 
-    /// Whether the pod needs no further try.
-    async fn place_now(
-        &self,
-        key: &Key,
-        promised: &mut BTreeMap<String, String>,
-    ) -> kube::Result<bool> {
-        let world = &self.world;
-        let pods = world.pods.all();
-        promised.retain(|uid, _| {
-            pods.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid) && !has_node(pod))
-        });
-        let Some(pod) = world.pods.get(key).filter(|pod| is_waiting(pod)) else { return Ok(true) };
+impl Reconciler for SchedulingReconciler {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> kube::Result<Option<Duration>> {
+        // Before anything is read: any change from here on retries the pod.
+        self.unschedulable.lock().insert(key.clone());
+        match self.schedule(key).await {
+            Ok(true) => {
+                self.unschedulable.lock().remove(key);
+                Ok(None)
+            }
+            Ok(false) => Ok(None),
+            // Deleted; the watch reports it.
+            Err(error) if patch::is_status(&error, 404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl SchedulingReconciler {
+    /// Returns `false` if the pod has to be retried.
+    async fn schedule(&self, key: &ObjectKey) -> kube::Result<bool> {
+        let informers = &self.informers;
+        let pods = informers.pods.list();
+        let assumed = self.assumed_nodes(&pods);
+        let Some(pod) = informers.pods.get(key).filter(|pod| is_pending(pod)) else {
+            return Ok(true);
+        };
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        if promised.contains_key(&uid) {
+        if assumed.contains_key(&uid) {
             return Ok(true);
         }
-        let nodes = world.nodes.all();
-        let services = world.services.in_namespace(&key.namespace);
-        let api: Api<Pod> = Api::namespaced(world.client.clone(), &key.namespace);
-        let about = events::about(&*pod);
-        match decide(&pod, &nodes, &pods, promised, &services) {
+        let nodes = informers.nodes.list();
+        let services = informers.services.list_namespaced(&key.namespace);
+        match decide(&pod, &nodes, &pods, &assumed, &services) {
             Decision::Bind(node) => {
-                let binding = Binding {
-                    metadata: ObjectMeta {
-                        name: Some(key.name.clone()),
-                        namespace: Some(key.namespace.clone()),
-                        uid: Some(uid.clone()),
-                        ..Default::default()
-                    },
-                    target: ObjectReference {
-                        api_version: Some("v1".into()),
-                        kind: Some("Node".into()),
-                        name: Some(node.clone()),
-                        ..Default::default()
-                    },
-                };
-                let post = write::post();
-                let bound = api.create_subresource("binding", &key.name, &post, &binding).await;
-                let _: Status = bound?;
-                let text =
-                    format!("Successfully assigned {}/{} to {node}", key.namespace, key.name);
-                promised.insert(uid, node);
-                self.events.publish(&about, "Normal", "Scheduled", &text);
+                tracing::debug!(node, "binding");
+                self.bind(key, &pod, &node).await?;
+                self.lock_assumed().insert(uid, node);
                 Ok(true)
             }
-            Decision::Wait(message) => {
-                self.events.publish(&about, "Warning", "FailedScheduling", &message);
-                let mut new = (*pod).clone();
-                note_unschedulable(&mut new, message);
-                write::update(&api, &world.pods, Part::Status, &*pod, &new).await?;
+            Decision::Unschedulable(message) => {
+                tracing::debug!(message, "unschedulable");
+                self.report_unschedulable(key, &pod, message).await?;
                 Ok(false)
             }
         }
     }
 
-    fn stuck(&self) -> MutexGuard<'_, BTreeSet<Key>> {
-        self.stuck.lock().unwrap_or_else(|e| e.into_inner())
+    /// Returns the assumed nodes, after removing those of pods that are bound or deleted by now.
+    fn assumed_nodes(&self, pods: &[Arc<Pod>]) -> BTreeMap<String, String> {
+        let mut assumed = self.lock_assumed();
+        assumed.retain(|uid, _| {
+            pods.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid) && !has_node(pod))
+        });
+        assumed.clone()
+    }
+
+    fn lock_assumed(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.assumed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn bind(&self, key: &ObjectKey, pod: &Pod, node: &str) -> kube::Result<()> {
+        let binding = Binding {
+            metadata: ObjectMeta {
+                name: Some(key.name.clone()),
+                namespace: Some(key.namespace.clone()),
+                uid: pod.metadata.uid.clone(),
+                ..Default::default()
+            },
+            target: ObjectReference {
+                api_version: Some("v1".into()),
+                kind: Some("Node".into()),
+                name: Some(node.to_owned()),
+                ..Default::default()
+            },
+        };
+        let api: Api<Pod> = Api::namespaced(self.informers.client.clone(), &key.namespace);
+        let params = patch::post_params();
+        let _: Status = api.create_subresource("binding", &key.name, &params, &binding).await?;
+        let note = format!("Successfully assigned {key} to {node}");
+        self.events.publish(&events::about(pod), "Normal", "Scheduled", &note);
+        Ok(())
+    }
+
+    async fn report_unschedulable(
+        &self,
+        key: &ObjectKey,
+        pod: &Pod,
+        message: String,
+    ) -> kube::Result<()> {
+        self.events.publish(&events::about(pod), "Warning", "FailedScheduling", &message);
+        let api: Api<Pod> = Api::namespaced(self.informers.client.clone(), &key.namespace);
+        let mut new = pod.clone();
+        set_unschedulable(&mut new, message);
+        patch::update_status(&api, &self.informers.pods, pod, &new).await
     }
 }
 
-fn retry(stuck: &Mutex<BTreeSet<Key>>, queue: &Queue<Key>) {
-    let stuck = std::mem::take(&mut *stuck.lock().unwrap_or_else(|e| e.into_inner()));
-    stuck.into_iter().for_each(|key| queue.add(key));
+impl UnschedulablePods {
+    fn retry(&self, queue: &Workqueue<ObjectKey>) {
+        let pods = std::mem::take(&mut *self.lock());
+        pods.into_iter().for_each(|key| queue.add(key));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<ObjectKey>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn has_node(pod: &Pod) -> bool {
@@ -159,7 +194,8 @@ fn has_node(pod: &Pod) -> bool {
     node.is_some_and(|node| !node.is_empty())
 }
 
-fn is_waiting(pod: &Pod) -> bool {
+/// Returns `true` if this scheduler has to find a node for the pod.
+fn is_pending(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let scheduler = spec.and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(NAME);
     let gates = spec.and_then(|spec| spec.scheduling_gates.as_ref());
@@ -167,26 +203,26 @@ fn is_waiting(pod: &Pod) -> bool {
         && scheduler == NAME
         && gates.is_none_or(Vec::is_empty)
         && pod.metadata.deletion_timestamp.is_none()
-        && !write::is_finished(pod)
+        && !is_finished(pod)
 }
 
-/// Whether a node changed in a way that matters to where pods may go.
-fn differs(before: &Node, after: &Node) -> bool {
+/// Returns `true` if a node changed in a way that can make a pod schedulable.
+fn is_relevant_change(old: &Node, new: &Node) -> bool {
     let allocatable = |node: &Node| node.status.as_ref().and_then(|s| s.allocatable.clone());
-    before.spec != after.spec
-        || before.metadata.labels != after.metadata.labels
-        || allocatable(before) != allocatable(after)
-        || fit::is_ready(before) != fit::is_ready(after)
+    old.spec != new.spec
+        || old.metadata.labels != new.metadata.labels
+        || allocatable(old) != allocatable(new)
+        || filter::is_ready(old) != filter::is_ready(new)
 }
 
-fn note_unschedulable(pod: &mut Pod, message: String) {
+fn set_unschedulable(pod: &mut Pod, message: String) {
     let generation = pod.metadata.generation;
     let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
     let known = conditions.iter().find(|condition| condition.type_ == "PodScheduled");
     let since = known
         .filter(|known| known.status == "False")
         .and_then(|known| known.last_transition_time.clone())
-        .unwrap_or_else(|| Time(whole_seconds(Timestamp::now())));
+        .unwrap_or_else(time::now);
     conditions.retain(|condition| condition.type_ != "PodScheduled");
     conditions.push(PodCondition {
         type_: "PodScheduled".into(),

@@ -1,27 +1,27 @@
-//! What a container is started with: environment, program, arguments. Pure, once the objects it
-//! refers to have been fetched.
+//! The environment, program and arguments of a container. Pure: the objects that it refers to are
+//! fetched beforehand.
 
-use crate::images::ImageConfig;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, EnvVar, Pod, ResourceFieldSelector, Secret, Service,
 };
 use kube_embedded_core::quantity;
+use oci_archive::ImageConfig;
 use std::{
     collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
 };
 
-/// Objects that the pods of a namespace may refer to, by name.
+/// The objects that a pod refers to, by name; `None` for those that do not exist.
 #[derive(Default)]
-pub(crate) struct Referred {
+pub(crate) struct ReferencedObjects {
     pub(crate) config_maps: HashMap<String, Option<ConfigMap>>,
     pub(crate) secrets: HashMap<String, Option<Secret>>,
     pub(crate) services: Vec<Service>,
-    /// By volume and path.
+    /// Service account tokens, by volume and path.
     pub(crate) tokens: HashMap<(String, String), String>,
 }
 
-/// Names of the config maps and secrets that a container takes its environment from.
+/// Returns the names of the ConfigMaps and Secrets that the environment of a container comes from.
 pub(crate) fn references(container: &Container) -> (Vec<String>, Vec<String>) {
     let (mut maps, mut secrets) = (Vec::new(), Vec::new());
     for from in container.env_from.iter().flatten() {
@@ -35,29 +35,29 @@ pub(crate) fn references(container: &Container) -> (Vec<String>, Vec<String>) {
     (maps, secrets)
 }
 
-/// Where a pod is.
+/// The addresses of a pod and its node.
 #[derive(Clone, Copy)]
 pub(crate) struct Location {
     pub(crate) pod_ip: Ipv4Addr,
     pub(crate) host_ip: Ipv4Addr,
 }
 
-/// The variables of the container alone, in order; the image's are not among them.
+/// Returns the variables of the container, in order, without those of its image.
 ///
 /// # Errors
-/// As Kubernetes words a `CreateContainerConfigError`.
+/// The message of Kubernetes' `CreateContainerConfigError`.
 pub(crate) fn variables(
     pod: &Pod,
     container: &Container,
     at: Location,
-    referred: &Referred,
+    referenced: &ReferencedObjects,
 ) -> Result<Vec<(String, String)>, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let mut known: BTreeMap<String, String> = BTreeMap::new();
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         if let Some(wanted) = &from.config_map_ref {
-            match referred.config_maps.get(&wanted.name).and_then(Option::as_ref) {
+            match referenced.config_maps.get(&wanted.name).and_then(Option::as_ref) {
                 Some(map) => {
                     known.extend(
                         map.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v.clone())),
@@ -68,7 +68,7 @@ pub(crate) fn variables(
             }
         }
         if let Some(wanted) = &from.secret_ref {
-            match referred.secrets.get(&wanted.name).and_then(Option::as_ref) {
+            match referenced.secrets.get(&wanted.name).and_then(Option::as_ref) {
                 Some(secret) => known.extend(secret.data.iter().flatten().map(|(k, v)| {
                     (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())
                 })),
@@ -79,7 +79,7 @@ pub(crate) fn variables(
     }
     let mut all: Vec<(String, String)> = known.clone().into_iter().collect();
     let services: BTreeMap<String, String> =
-        services(pod, &referred.services).into_iter().collect();
+        services(pod, &referenced.services).into_iter().collect();
     for variable in container.env.iter().flatten() {
         let value = match &variable.value_from {
             None => {
@@ -88,7 +88,7 @@ pub(crate) fn variables(
             }
             Some(source) => match &source.resource_field_ref {
                 Some(wanted) => Some(resource(pod, Some(container), wanted)?),
-                None => sourced(pod, variable, at, referred, namespace)?,
+                None => value_from(pod, variable, at, referenced, namespace)?,
             },
         };
         if let Some(value) = value {
@@ -103,11 +103,12 @@ pub(crate) fn variables(
     Ok(result)
 }
 
-fn sourced(
+/// Returns the value of a variable with `valueFrom`; `None` if its source is optional and missing.
+fn value_from(
     pod: &Pod,
     variable: &EnvVar,
     at: Location,
-    referred: &Referred,
+    referenced: &ReferencedObjects,
     namespace: &str,
 ) -> Result<Option<String>, String> {
     let Some(source) = &variable.value_from else { return Ok(None) };
@@ -115,7 +116,7 @@ fn sourced(
         return field_value(pod, &field.field_path, at).map(Some);
     }
     if let Some(wanted) = &source.config_map_key_ref {
-        let map = referred.config_maps.get(&wanted.name).and_then(Option::as_ref);
+        let map = referenced.config_maps.get(&wanted.name).and_then(Option::as_ref);
         let value = map.and_then(|m| m.data.as_ref()).and_then(|d| d.get(&wanted.key)).cloned();
         return match (value, map) {
             (Some(value), _) => Ok(Some(value)),
@@ -128,7 +129,7 @@ fn sourced(
         };
     }
     if let Some(wanted) = &source.secret_key_ref {
-        let secret = referred.secrets.get(&wanted.name).and_then(Option::as_ref);
+        let secret = referenced.secrets.get(&wanted.name).and_then(Option::as_ref);
         let value = secret.and_then(|s| s.data.as_ref()).and_then(|d| d.get(&wanted.key));
         return match (value, secret) {
             (Some(value), _) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
@@ -140,10 +141,13 @@ fn sourced(
             )),
         };
     }
-    Err(format!("variable {}: this source of a value is not supported here", variable.name))
+    Err(format!(
+        "variable {}: unsupported valueFrom; allowed are fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef",
+        variable.name
+    ))
 }
 
-/// A field as a file of a volume holds it: also all labels, or all annotations, one a line.
+/// Returns a field as a downward API volume shows it: also all labels or annotations, one per line.
 pub(crate) fn field_of_object(pod: &Pod, path: &str) -> Result<String, String> {
     let nowhere = Location { pod_ip: Ipv4Addr::UNSPECIFIED, host_ip: Ipv4Addr::UNSPECIFIED };
     let map = match path {
@@ -155,8 +159,8 @@ pub(crate) fn field_of_object(pod: &Pod, path: &str) -> Result<String, String> {
     Ok(lines.join("\n"))
 }
 
-/// A limit or request of a container, in units of the divisor, rounded up. Without a limit it is
-/// what the node has.
+/// Returns a limit or request of a container, in units of the divisor, rounded up. A missing limit
+/// is the capacity of the node.
 pub(crate) fn resource(
     pod: &Pod,
     own: Option<&Container>,
@@ -177,15 +181,15 @@ pub(crate) fn resource(
         "requests" => resources.and_then(|r| r.requests.as_ref()),
         _ => return Err(unknown()),
     };
-    // In billionths.
+    // Quantities are in billionths.
     const ONE: i128 = 1_000_000_000;
     let parse = |text: &str| quantity::parse(text);
     let value = match list.and_then(|list| list.get(name)) {
         Some(quantity) => parse(&quantity.0)?,
         None => match (wanted.resource.starts_with("limits"), name) {
             (false, _) => 0,
-            (true, "cpu") => ONE * super::node::processors() as i128,
-            (true, "memory") => parse(&format!("{}Ki", super::node::memory()))?,
+            (true, "cpu") => ONE * crate::node::processors() as i128,
+            (true, "memory") => parse(&format!("{}Ki", crate::node::memory()))?,
             (true, _) => return Err(unknown()),
         },
     };
@@ -228,7 +232,7 @@ fn field_value(pod: &Pod, path: &str, at: Location) -> Result<String, String> {
     })
 }
 
-/// `NAME_SERVICE_HOST` and its like, for the Services of the pod's namespace.
+/// Returns `NAME_SERVICE_HOST` and the other variables of the Services of the pod's namespace.
 fn services(pod: &Pod, services: &[Service]) -> Vec<(String, String)> {
     if pod.spec.as_ref().and_then(|s| s.enable_service_links) == Some(false) {
         return Vec::new();
@@ -263,10 +267,11 @@ fn services(pod: &Pod, services: &[Service]) -> Vec<(String, String)> {
     all
 }
 
-/// Program and arguments: `command` replaces the image's entry point, and with it its arguments.
+/// Returns program and arguments: `command` replaces the image's entry point, and with it the image's
+/// arguments.
 ///
 /// # Errors
-/// As Kubernetes words it when nobody says what to run.
+/// Kubernetes' message when neither the container nor the image has a command.
 pub(crate) fn arguments(
     container: &Container,
     image: &ImageConfig,
@@ -323,7 +328,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn expansion() {
+    fn expand_replaces_known_references_only() {
         let look = |name: &str| (name == "A").then(|| "1".to_owned());
         for (text, expected) in [
             ("x$(A)y", "x1y"),
@@ -338,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_come_from_everywhere() {
+    fn variables_come_from_values_fields_config_maps_secrets_and_services() {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": { "name": "p", "namespace": "n", "labels": { "app": "web" } },
             "spec": { "nodeName": "node-2", "containers": [] },
@@ -358,17 +363,17 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(references(&container), (vec!["cm".into()], vec!["s".into(), "s".into()]));
-        let mut referred = Referred::default();
+        let mut referenced = ReferencedObjects::default();
         let map =
             serde_json::from_value(json!({ "metadata": {}, "data": { "PORT": "80" } })).unwrap();
         let secret =
             serde_json::from_value(json!({ "metadata": {}, "data": { "k": "dg==" } })).unwrap();
-        referred.config_maps.insert("cm".into(), Some(map));
-        referred.secrets.insert("s".into(), Some(secret));
+        referenced.config_maps.insert("cm".into(), Some(map));
+        referenced.secrets.insert("s".into(), Some(secret));
         let service = json!({ "metadata": { "name": "db" }, "spec": { "clusterIP": "10.96.0.9", "ports": [{ "port": 5432 }] } });
-        referred.services.push(serde_json::from_value(service).unwrap());
+        referenced.services.push(serde_json::from_value(service).unwrap());
         let at = Location { pod_ip: Ipv4Addr::new(10, 244, 1, 2), host_ip: Ipv4Addr::LOCALHOST };
-        let all = variables(&pod, &container, at, &referred).unwrap();
+        let all = variables(&pod, &container, at, &referenced).unwrap();
         let get = |name: &str| all.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         assert_eq!(get("URL"), Some("http://10.244.1.2:80/5432"));
         assert_eq!((get("LABEL"), get("PASSWORD"), get("NO")), (Some("web"), Some("v"), None));
@@ -387,9 +392,9 @@ mod tests {
             arguments(&Container::default(), &ImageConfig::default(), &all).unwrap_err(),
             "no command specified"
         );
-        referred.config_maps.insert("cm".into(), None);
+        referenced.config_maps.insert("cm".into(), None);
         assert_eq!(
-            variables(&pod, &container, at, &referred).unwrap_err(),
+            variables(&pod, &container, at, &referenced).unwrap_err(),
             "configmap \"cm\" not found"
         );
     }

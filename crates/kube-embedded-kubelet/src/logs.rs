@@ -1,7 +1,7 @@
-//! What containers print: a file for each run, in the format of the container runtime interface
-//! (`TIME stdout F text`), so that a reader may come late, filter by time, and wait for more.
+//! The logs of containers: one file per run, in the format of the container runtime interface
+//! (`TIME stdout F text`), so that a reader can filter by time and follow.
 
-use super::live::Listeners;
+use crate::output::OutputBroadcast;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
@@ -18,12 +18,13 @@ use tokio::{
     sync::watch,
 };
 
-/// A run's file is moved aside at this size; one such older part is kept, as kubelet's default.
-const PART: u64 = 10 << 20;
-/// A longer line is written in pieces.
-const LINE: usize = 16 << 10;
+/// A file is rotated at this size (the kubelet's default of `containerLogMaxSize`); one rotated file
+/// is kept.
+const MAX_SIZE: u64 = 10 << 20;
+/// A longer line is written in several records, all but the last tagged `P` (partial).
+const MAX_LINE: usize = 16 << 10;
 
-/// The logs of one container: of the run going on, and of the one before.
+/// The logs of one container: of the current run and of the previous one.
 pub(crate) struct Log {
     folder: PathBuf,
     runs: Mutex<VecDeque<Run>>,
@@ -35,8 +36,8 @@ struct Run {
     path: PathBuf,
     file: Option<File>,
     size: u64,
-    /// How often the file was moved aside.
-    part: u64,
+    /// The number of rotations of the file.
+    rotations: u64,
     ended: bool,
 }
 
@@ -45,38 +46,39 @@ impl Log {
         Arc::new(Self { folder, runs: Mutex::default(), changed: watch::Sender::new(0) })
     }
 
-    /// Begins the log of a run and forgets all but the one before.
+    /// Begins the log of a run, and removes those before the previous run.
     pub(crate) fn begin(&self, number: i32) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         let path = self.folder.join(format!("{number}.log"));
         let file = File::create(&path)?;
         let mut runs = self.lock();
-        runs.push_back(Run { number, path, file: Some(file), size: 0, part: 0, ended: false });
+        runs.push_back(Run { number, path, file: Some(file), size: 0, rotations: 0, ended: false });
         while runs.len() > 2 {
             if let Some(old) = runs.pop_front() {
-                let _ = fs::remove_file(older(&old.path));
+                let _ = fs::remove_file(rotated(&old.path));
                 let _ = fs::remove_file(old.path);
             }
         }
         Ok(())
     }
 
-    /// Copies a stream of the current run until its end, to those who read along as it comes.
+    /// Writes a stream of the current run to the log until it ends, and sends it to the attached
+    /// clients as it comes. `name` is `stdout` or `stderr`.
     pub(crate) async fn copy(
         &self,
         name: &str,
         mut from: impl AsyncRead + Unpin,
-        along: Option<&Listeners>,
+        attached: Option<&OutputBroadcast>,
     ) {
         let mut line: Vec<u8> = Vec::new();
-        let mut buffer = vec![0; LINE];
+        let mut buffer = vec![0; MAX_LINE];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
-            if let Some(along) = along {
-                along.tell(buffer.get(..read).unwrap_or_default()).await;
+            if let Some(attached) = attached {
+                attached.send(buffer.get(..read).unwrap_or_default()).await;
             }
             for piece in buffer.get(..read).unwrap_or_default().split_inclusive(|b| *b == b'\n') {
                 line.extend_from_slice(piece);
-                if line.last() == Some(&b'\n') || line.len() >= LINE {
+                if line.last() == Some(&b'\n') || line.len() >= MAX_LINE {
                     self.write(name, &line);
                     line.clear();
                 }
@@ -87,7 +89,7 @@ impl Log {
         }
     }
 
-    /// Nothing more will come from the current run.
+    /// Ends the log of the current run, and with it the streams that follow it.
     pub(crate) fn end(&self) {
         if let Some(run) = self.lock().back_mut() {
             run.ended = true;
@@ -97,21 +99,21 @@ impl Log {
     }
 
     fn write(&self, name: &str, line: &[u8]) {
-        let (text, tag) = match line.strip_suffix(b"\n") {
-            Some(text) => (text, 'F'),
-            None => (line, 'P'),
-        };
-        let mut record = format!("{:.9} {name} {tag} ", Timestamp::now()).into_bytes();
-        record.extend_from_slice(text);
-        record.push(b'\n');
+        let record = record(Timestamp::now(), name, line);
         if let Some(run) = self.lock().back_mut() {
-            // A full disk loses lines rather than the container.
-            let _ = run.append(&record);
+            // A full disk costs lines, not the container.
+            if let Err(error) = run.append(&record) {
+                tracing::warn!(file = %run.path.display(), %error, "failed to write a log line");
+            }
         }
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// The lines that `options` ask for. `container` and `pod` are for messages.
+    /// Returns the lines that `options` select. `container`, `pod` and the reason why the container is
+    /// `waiting` are for messages.
+    ///
+    /// # Errors
+    /// When there was no such run, or its file cannot be read.
     pub(crate) fn read(
         self: &Arc<Self>,
         options: &LogOptions,
@@ -154,7 +156,7 @@ impl Log {
         };
         let first = reader
             .start(options.tail_lines)
-            .map_err(|e| NodeError::Internal(format!("cannot read the log: {e}")))?;
+            .map_err(|e| NodeError::Internal(format!("failed to read the log: {e}")))?;
         let rest =
             stream::unfold(
                 reader,
@@ -168,13 +170,25 @@ impl Log {
     }
 }
 
+/// Formats a line, or a part of one, as the container runtime interface has it.
+fn record(at: Timestamp, stream: &str, line: &[u8]) -> Vec<u8> {
+    let (text, tag) = match line.strip_suffix(b"\n") {
+        Some(text) => (text, 'F'),
+        None => (line, 'P'),
+    };
+    let mut record = format!("{at:.9} {stream} {tag} ").into_bytes();
+    record.extend_from_slice(text);
+    record.push(b'\n');
+    record
+}
+
 impl Run {
     fn append(&mut self, record: &[u8]) -> io::Result<()> {
-        if self.size > 0 && self.size + record.len() as u64 > PART {
-            fs::rename(&self.path, older(&self.path))?;
+        if self.size > 0 && self.size + record.len() as u64 > MAX_SIZE {
+            fs::rename(&self.path, rotated(&self.path))?;
             self.file = Some(File::create(&self.path)?);
             self.size = 0;
-            self.part += 1;
+            self.rotations += 1;
         }
         if let Some(file) = &mut self.file {
             file.write_all(record)?;
@@ -184,20 +198,22 @@ impl Run {
     }
 }
 
-fn older(path: &Path) -> PathBuf {
+fn rotated(path: &Path) -> PathBuf {
     path.with_extension("log.1")
 }
 
+/// A client that reads the log of a run.
 struct Reader {
     log: Arc<Log>,
     number: i32,
-    /// Where it has come to: in which part of the run, and at which byte of it.
+    /// The position: the file, counted by rotations, and the offset in it.
     part: u64,
     offset: u64,
-    /// The file of that part, held open: the pod's folder may be removed while somebody follows.
+    /// That file, held open: the pod's directory may be removed while a client follows.
     file: Option<(u64, File)>,
     since: Option<Timestamp>,
     timestamps: bool,
+    /// The bytes that are left of `limit_bytes`.
     left: Option<usize>,
     changes: watch::Receiver<u64>,
     follow: bool,
@@ -205,9 +221,10 @@ struct Reader {
 }
 
 impl Reader {
+    /// Returns what is in the log already.
     fn start(&mut self, tail: Option<i64>) -> io::Result<Bytes> {
         if let Some(run) = self.log.lock().iter().find(|r| r.number == self.number) {
-            self.part = run.part.saturating_sub(1);
+            self.part = run.rotations.saturating_sub(1);
         }
         let raw = self.raw()?;
         let mut lines: Vec<&[u8]> = raw.split_inclusive(|b| *b == b'\n').collect();
@@ -217,13 +234,14 @@ impl Reader {
         Ok(self.format(&lines))
     }
 
+    /// Waits for more lines; `None` at the end.
     async fn more(&mut self) -> Option<Bytes> {
         loop {
             if self.done || !self.follow || self.left == Some(0) {
                 return None;
             }
             self.changes.borrow_and_update();
-            // Asked before reading, so that the last lines of an ended run are not missed.
+            // Checked before reading, so that the last lines of an ended run are not missed.
             self.done =
                 self.log.lock().iter().find(|r| r.number == self.number).is_none_or(|r| r.ended);
             let raw = self.raw().ok()?;
@@ -238,19 +256,19 @@ impl Reader {
         }
     }
 
-    /// What was written since it was last asked.
+    /// Returns the records that were written since the last call.
     fn raw(&mut self) -> io::Result<Vec<u8>> {
         let log = self.log.clone();
-        // Held while reading, so that no file is moved in between. Readers are people, and few.
+        // Held while reading, so that no file is rotated meanwhile. Readers are people, and few.
         let runs = log.lock();
         let mut raw = Vec::new();
         let Some(run) = runs.iter().find(|r| r.number == self.number) else { return Ok(raw) };
-        while self.part <= run.part {
-            let path = match run.part - self.part {
+        while self.part <= run.rotations {
+            let path = match run.rotations - self.part {
                 0 => run.path.clone(),
-                1 => older(&run.path),
+                1 => rotated(&run.path),
                 _ => {
-                    (self.part, self.offset) = (run.part - 1, 0);
+                    (self.part, self.offset) = (run.rotations - 1, 0);
                     continue;
                 }
             };
@@ -260,7 +278,7 @@ impl Reader {
             };
             file.seek(SeekFrom::Start(self.offset))?;
             self.offset += file.read_to_end(&mut raw)? as u64;
-            if self.part == run.part {
+            if self.part == run.rotations {
                 self.file = Some((self.part, file));
                 break;
             }
@@ -269,6 +287,7 @@ impl Reader {
         Ok(raw)
     }
 
+    /// Turns records into the text that the client gets.
     fn format(&mut self, lines: &[&[u8]]) -> Bytes {
         let mut text = Vec::new();
         for line in lines {
@@ -307,6 +326,7 @@ impl Reader {
 mod tests {
     use super::*;
     use crate::testing::Folder;
+    use proptest::{collection::vec, prelude::*};
 
     async fn read(log: &Arc<Log>, options: LogOptions) -> String {
         let chunks: Vec<Bytes> =
@@ -315,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_are_filtered_cut_and_followed() {
+    async fn lines_are_filtered_limited_and_followed() {
         let folder = Folder::new();
         let log = Log::new(folder.0.clone());
         let early = log
@@ -372,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_grew_is_moved_aside_and_still_read() {
+    async fn rotated_file_is_still_read() {
         let folder = Folder::new();
         let log = Log::new(folder.0.clone());
         log.begin(0).unwrap();
@@ -386,5 +406,33 @@ mod tests {
         let size: usize = follower.map(|c| c.len()).collect::<Vec<_>>().await.iter().sum();
         assert_eq!(size, 12 * line.len());
         assert!(fs::metadata(folder.0.join("0.log")).unwrap().len() < 3 << 20);
+    }
+    /// Repeated bytes (long lines), each piece followed by short lines or by none.
+    fn printed() -> impl Strategy<Value = Vec<u8>> {
+        let piece = (any::<u8>(), 0..40_000_usize, vec(any::<u8>(), 0..50));
+        let piece = piece.prop_map(|(byte, count, tail)| {
+            // Never a line feed: tens of thousands of lines would take too long.
+            [vec![byte | 0x10; count], tail, b"\n".repeat(count % 2)].concat()
+        });
+        vec(piece, 0..5).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+        #[test]
+        fn output_of_any_bytes_and_line_lengths_is_read_back_unchanged(printed in printed()) {
+            let folder = Folder::new();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let read = runtime.block_on(async {
+                let log = Log::new(folder.0.clone());
+                log.begin(0).unwrap();
+                log.copy("stdout", &printed[..], None).await;
+                log.end();
+                let stream = log.read(&LogOptions::default(), "app", "p", "").unwrap();
+                stream.collect::<Vec<Bytes>>().await.concat()
+            });
+            prop_assert!(read == printed);
+        }
     }
 }

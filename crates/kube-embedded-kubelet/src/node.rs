@@ -1,17 +1,18 @@
 //! The Node objects.
 
-use super::KubeletError;
-use crate::images::{Image, architecture};
+use kube_embedded_core::version::KUBERNETES_VERSION;
+use crate::{error::KubeletError, image_store::Image};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
+use oci_archive::host_architecture;
 use serde_json::{Value, json};
 use std::{fs, net::Ipv4Addr, sync::Arc};
 
-/// Makes a node known, or takes it over from an earlier life of the cluster.
+/// Registers a node, or adopts the object from before a restart of the cluster.
 pub(crate) async fn register(
     client: &Client,
     name: &str,
@@ -20,13 +21,14 @@ pub(crate) async fn register(
     control_plane: bool,
     images: &[Arc<Image>],
 ) -> Result<(), KubeletError> {
-    let failed =
-        |what: &str, e: &dyn std::fmt::Display| KubeletError(format!("{what} node {name}: {e}"));
+    let failed = |verb: &str, e: &dyn std::fmt::Display| {
+        KubeletError(format!("failed to {verb} node {name}: {e}"))
+    };
     let api: Api<Node> = Api::all(client.clone());
     let mut labels = json!({
-        "beta.kubernetes.io/arch": architecture(),
+        "beta.kubernetes.io/arch": host_architecture(),
         "beta.kubernetes.io/os": "linux",
-        "kubernetes.io/arch": architecture(),
+        "kubernetes.io/arch": host_architecture(),
         "kubernetes.io/hostname": name,
         "kubernetes.io/os": "linux",
     });
@@ -50,15 +52,20 @@ pub(crate) async fn register(
     api.patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
         .await
         .map_err(|e| failed("report the status of", &e))?;
+    tracing::debug!(node = name, %ip, pod_cidr = range, "node registered");
     Ok(())
 }
 
-/// Tells of images that were loaded since.
+/// Updates the list of images in the status of a node.
 pub(crate) async fn report_images(client: &Client, name: &str, loaded: &[Arc<Image>]) {
     let api: Api<Node> = Api::all(client.clone());
     let status = json!({ "status": { "images": images(loaded) } });
-    // For people only: the next change tells it again.
-    let _ = api.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await;
+    // Informational: the next image that is loaded repeats it.
+    if let Err(error) =
+        api.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await
+    {
+        tracing::warn!(node = name, %error, "failed to report the images of a node");
+    }
 }
 
 fn status(name: &str, ip: Ipv4Addr, loaded: &[Arc<Image>], now: Timestamp) -> Value {
@@ -97,12 +104,12 @@ fn status(name: &str, ip: Ipv4Addr, loaded: &[Arc<Image>], now: Timestamp) -> Va
         "daemonEndpoints": { "kubeletEndpoint": { "Port": 10250 } },
         "images": images(loaded),
         "nodeInfo": {
-            "architecture": architecture(),
+            "architecture": host_architecture(),
             "bootID": read("/proc/sys/kernel/random/boot_id"),
             "containerRuntimeVersion": concat!("kube-embedded://", env!("CARGO_PKG_VERSION")),
             "kernelVersion": read("/proc/sys/kernel/osrelease"),
             "kubeProxyVersion": "",
-            "kubeletVersion": "v1.36.2",
+            "kubeletVersion": KUBERNETES_VERSION,
             "machineID": id,
             "operatingSystem": "linux",
             "osImage": os_name(&read("/etc/os-release")),
@@ -111,7 +118,7 @@ fn status(name: &str, ip: Ipv4Addr, loaded: &[Arc<Image>], now: Timestamp) -> Va
     })
 }
 
-/// Of the machine, in KiB.
+/// The memory of the machine in KiB.
 pub(crate) fn memory() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total =
@@ -119,7 +126,7 @@ pub(crate) fn memory() -> u64 {
     text.lines().find_map(total).unwrap_or(1 << 20)
 }
 
-/// Of the machine.
+/// The number of processors of the machine.
 pub(crate) fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
@@ -138,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_ready_and_a_node() {
+    fn status_is_that_of_a_ready_node() {
         let image = Image {
             names: vec!["a:1".into()],
             id: String::new(),

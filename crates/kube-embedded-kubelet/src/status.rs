@@ -1,29 +1,31 @@
-//! What Kubernetes shows of a pod, computed from what is known of its containers. Pure.
+//! The status of a pod, computed from the state of its containers. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Map, Value, json};
 use std::net::Ipv4Addr;
 
-/// All that a pod's status is made of.
+/// The state that a pod's status is computed from.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PodView {
     pub(crate) host_ip: Option<Ipv4Addr>,
     pub(crate) ip: Option<Ipv4Addr>,
     pub(crate) started_at: Option<Timestamp>,
-    /// The user and group that its programs see.
+    /// The user and group ids that its programs see.
     pub(crate) user: (u32, u32),
-    /// Whether the pod's namespaces stand.
+    /// Set while the pod's sandbox exists.
     pub(crate) sandbox: bool,
-    pub(crate) init: Vec<View>,
-    pub(crate) containers: Vec<View>,
-    /// Whether it was deleted and everything in it has ended.
+    pub(crate) init: Vec<ContainerView>,
+    pub(crate) containers: Vec<ContainerView>,
+    /// Set when no container of the pod runs or will run again, because it was deleted.
     pub(crate) ended: bool,
+    /// The reason and message of a pod that the kubelet has given up.
+    pub(crate) failure: Option<(&'static str, String)>,
 }
 
-/// One container.
+/// The state of one container.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct View {
+pub(crate) struct ContainerView {
     pub(crate) name: String,
     pub(crate) image: String,
     pub(crate) image_id: String,
@@ -58,7 +60,7 @@ pub(crate) struct Terminated {
     pub(crate) container_id: String,
 }
 
-/// Whether a container that ended is started again.
+/// Returns true if a container that exited is restarted.
 pub(crate) fn restarts(policy: &str, exit_code: i32) -> bool {
     match policy {
         "Never" => false,
@@ -67,12 +69,12 @@ pub(crate) fn restarts(policy: &str, exit_code: i32) -> bool {
     }
 }
 
-/// The policy of a pod, with Kubernetes' default.
+/// Returns the restart policy of a pod, by default `Always`.
 pub(crate) fn policy(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always")
 }
 
-/// The whole status, as it is to be merged into the object. `pod` is the object as it was last seen: its conditions keep
+/// Returns the whole status, as a merge patch. `pod` is the object as last seen: its conditions keep
 /// their transition times where nothing changed.
 pub(crate) fn status(pod: &Pod, view: &PodView, now: Timestamp) -> Value {
     let phase = phase(policy(pod), view);
@@ -89,8 +91,12 @@ pub(crate) fn status(pod: &Pod, view: &PodView, now: Timestamp) -> Value {
     }
     if let Value::Object(map) = &mut status {
         if phase == "Running" {
-            // What is in force for the pod as a whole: no limit.
+            // Resources of the pod as a whole: no limit is enforced.
             map.insert("resources".to_owned(), json!({}));
+        }
+        if let Some((reason, message)) = &view.failure {
+            map.insert("reason".to_owned(), json!(reason));
+            map.insert("message".to_owned(), json!(message));
         }
         if !view.init.is_empty() {
             map.insert("initContainerStatuses".to_owned(), containers(pod, view, true));
@@ -107,9 +113,12 @@ pub(crate) fn status(pod: &Pod, view: &PodView, now: Timestamp) -> Value {
     status
 }
 
-/// As `getPhase` of the kubelet decides it.
+/// Returns the phase, by the rules of the kubelet's `getPhase`.
 pub(crate) fn phase(policy: &str, view: &PodView) -> &'static str {
-    let failed = |v: &View| matches!(&v.state, State::Terminated(t) if t.exit_code != 0);
+    let failed = |v: &ContainerView| matches!(&v.state, State::Terminated(t) if t.exit_code != 0);
+    if view.failure.is_some() {
+        return "Failed";
+    }
     if view.ended {
         return if view.containers.iter().any(|v| !succeeded(v)) { "Failed" } else { "Succeeded" };
     }
@@ -140,7 +149,7 @@ pub(crate) fn phase(policy: &str, view: &PodView) -> &'static str {
     }
 }
 
-fn succeeded(v: &View) -> bool {
+fn succeeded(v: &ContainerView) -> bool {
     matches!(&v.state, State::Terminated(t) if t.exit_code == 0)
 }
 
@@ -148,78 +157,96 @@ fn initialized(view: &PodView) -> bool {
     view.init.iter().all(succeeded)
 }
 
+/// A condition of the pod: whether it holds, and the reason and message.
+type Verdict = (bool, Option<(&'static str, String)>);
+
 fn conditions(pod: &Pod, view: &PodView, phase: &str, now: Timestamp) -> Vec<Value> {
     let over = match phase {
         "Succeeded" => Some("PodCompleted"),
         "Failed" => Some("PodFailed"),
         _ => None,
     };
-    let names = |views: &[View], bad: fn(&View) -> bool| {
-        views.iter().filter(|v| bad(v)).map(|v| v.name.as_str()).collect::<Vec<_>>().join(" ")
-    };
-    let uninitialized = names(&view.init, |v| !succeeded(v));
-    let unready = names(&view.containers, |v| !v.ready);
-    let init = match over {
-        Some(reason @ "PodCompleted") => (true, Some((reason, String::new()))),
-        _ if uninitialized.is_empty() => (true, None),
-        _ => (
-            false,
-            Some((
-                "ContainersNotInitialized",
-                format!("containers with incomplete status: [{uninitialized}]"),
-            )),
-        ),
-    };
-    let ready = match over {
-        Some(reason) => (false, Some((reason, String::new()))),
-        None if unready.is_empty() => (true, None),
-        None => (
-            false,
-            Some(("ContainersNotReady", format!("containers with unready status: [{unready}]"))),
-        ),
-    };
-    let known = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let own = [
+    let ready = ready(view, over);
+    let own: [(&str, Verdict); 4] = [
         ("PodReadyToStartContainers", (view.sandbox, None)),
-        ("Initialized", init),
+        ("Initialized", initialized_condition(view, over)),
         ("Ready", ready.clone()),
         ("ContainersReady", ready),
     ];
+    let known = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let mut conditions: Vec<Value> = own
         .iter()
-        .map(|(kind, (holds, why))| {
-            let status = if *holds { "True" } else { "False" };
+        .map(|(name, verdict)| {
+            let status = if verdict.0 { "True" } else { "False" };
             let since = known
                 .iter()
-                .find(|c| c.type_ == *kind && c.status == status)
+                .find(|c| c.type_ == *name && c.status == status)
                 .and_then(|c| c.last_transition_time.as_ref())
                 .map_or(now, |t| t.0);
-            let mut condition = Map::new();
-            condition.insert("type".into(), json!(kind));
-            condition.insert("status".into(), json!(status));
-            condition.insert("lastProbeTime".into(), Value::Null);
-            condition.insert("lastTransitionTime".into(), time(since));
-            if let Some(generation) = pod.metadata.generation {
-                condition.insert("observedGeneration".into(), json!(generation));
-            }
-            if let Some((reason, message)) = why {
-                condition.insert("reason".into(), json!(reason));
-                if !message.is_empty() {
-                    condition.insert("message".into(), json!(message));
-                }
-            }
-            Value::Object(condition)
+            condition(name, verdict, since, pod.metadata.generation)
         })
         .collect();
-    // What the scheduler and others wrote stays.
-    let others = known.iter().filter(|c| !own.iter().any(|(kind, _)| *kind == c.type_));
+    // Conditions of others, such as the scheduler's, stay.
+    let others = known.iter().filter(|c| !own.iter().any(|(name, _)| *name == c.type_));
     conditions.extend(others.filter_map(|c| {
         let mut condition = serde_json::to_value(c).ok()?;
-        // Kubernetes encodes it even where there was no probe; the type leaves it out.
+        // Kubernetes encodes it even as null; the type leaves it out.
         condition.as_object_mut()?.entry("lastProbeTime").or_insert(Value::Null);
         Some(condition)
     }));
     conditions
+}
+
+/// Returns the names of the containers that are `bad`, separated by spaces.
+fn names(views: &[ContainerView], bad: fn(&ContainerView) -> bool) -> String {
+    views.iter().filter(|v| bad(v)).map(|v| v.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+fn initialized_condition(view: &PodView, over: Option<&'static str>) -> Verdict {
+    let uninitialized = names(&view.init, |v| !succeeded(v));
+    match over {
+        Some(reason @ "PodCompleted") => (true, Some((reason, String::new()))),
+        _ if uninitialized.is_empty() => (true, None),
+        _ => {
+            let message = format!("containers with incomplete status: [{uninitialized}]");
+            (false, Some(("ContainersNotInitialized", message)))
+        }
+    }
+}
+
+fn ready(view: &PodView, over: Option<&'static str>) -> Verdict {
+    let unready = names(&view.containers, |v| !v.ready);
+    match over {
+        Some(reason) => (false, Some((reason, String::new()))),
+        None if unready.is_empty() => (true, None),
+        None => {
+            let message = format!("containers with unready status: [{unready}]");
+            (false, Some(("ContainersNotReady", message)))
+        }
+    }
+}
+
+fn condition(
+    name: &str,
+    (holds, why): &Verdict,
+    since: Timestamp,
+    generation: Option<i64>,
+) -> Value {
+    let mut condition = Map::new();
+    condition.insert("type".into(), json!(name));
+    condition.insert("status".into(), json!(if *holds { "True" } else { "False" }));
+    condition.insert("lastProbeTime".into(), Value::Null);
+    condition.insert("lastTransitionTime".into(), time(since));
+    if let Some(generation) = generation {
+        condition.insert("observedGeneration".into(), json!(generation));
+    }
+    if let Some((reason, message)) = why {
+        condition.insert("reason".into(), json!(reason));
+        if !message.is_empty() {
+            condition.insert("message".into(), json!(message));
+        }
+    }
+    Value::Object(condition)
 }
 
 fn containers(pod: &Pod, view: &PodView, init: bool) -> Value {
@@ -241,16 +268,21 @@ fn containers(pod: &Pod, view: &PodView, init: bool) -> Value {
     all.collect()
 }
 
-/// What is told of a container's spec, as it was acted upon.
-fn describe(map: &mut Map<String, Value>, spec: &Container, v: &View, (uid, gid): (u32, u32)) {
+/// Adds the parts of the spec that the status repeats: mounts, resources and user.
+fn describe(
+    map: &mut Map<String, Value>,
+    spec: &Container,
+    v: &ContainerView,
+    (uid, gid): (u32, u32),
+) {
     let mounts = spec.volume_mounts.iter().flatten().map(|mount| {
-        let mut told = json!(mount);
+        let mut status = json!(mount);
         if mount.read_only == Some(true)
-            && let Value::Object(told) = &mut told
+            && let Value::Object(status) = &mut status
         {
-            told.entry("recursiveReadOnly").or_insert_with(|| json!("Disabled"));
+            status.entry("recursiveReadOnly").or_insert_with(|| json!("Disabled"));
         }
-        told
+        status
     });
     let mounts: Vec<Value> = mounts.collect();
     if !mounts.is_empty() {
@@ -267,7 +299,7 @@ fn describe(map: &mut Map<String, Value>, spec: &Container, v: &View, (uid, gid)
     }
 }
 
-fn container(v: &View) -> Value {
+fn container(v: &ContainerView) -> Value {
     let state = match &v.state {
         State::Waiting { reason, message: None } => json!({ "waiting": { "reason": reason } }),
         State::Waiting { reason, message } => {
@@ -301,7 +333,7 @@ fn terminated(t: &Terminated) -> Value {
         "containerID": t.container_id,
     });
     if let Value::Object(map) = &mut value {
-        // Like containerd, Kubernetes tells a signal only through the exit code, 128 and its number.
+        // As with containerd, a signal shows only in the exit code, as 128 plus its number.
         if let Some(message) = &t.message {
             map.insert("message".to_owned(), json!(message));
         }
@@ -309,12 +341,12 @@ fn terminated(t: &Terminated) -> Value {
     value
 }
 
-/// Kubernetes' times have whole seconds.
+/// Formats a time as Kubernetes does, in whole seconds.
 pub(crate) fn time(at: Timestamp) -> Value {
     json!(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-/// How the pod would fare when memory runs short, from its requests and limits.
+/// Returns the quality-of-service class, which follows from requests and limits.
 fn qos(pod: &Pod) -> &'static str {
     let Some(spec) = &pod.spec else { return "BestEffort" };
     let (mut any, mut guaranteed) = (false, true);
@@ -357,13 +389,16 @@ mod tests {
     }
 
     fn view(states: Vec<State>) -> PodView {
-        let containers =
-            states.into_iter().map(|state| View { name: "app".into(), state, ..View::default() });
+        let containers = states.into_iter().map(|state| ContainerView {
+            name: "app".into(),
+            state,
+            ..ContainerView::default()
+        });
         PodView { containers: containers.collect(), ..PodView::default() }
     }
 
     #[test]
-    fn phases() {
+    fn phase_follows_the_restart_policy_and_container_states() {
         let running = || State::Running { at: Timestamp::UNIX_EPOCH };
         for (policy, states, expected) in [
             ("Always", vec![State::default()], "Pending"),
@@ -386,22 +421,22 @@ mod tests {
     }
 
     #[test]
-    fn conditions_keep_their_time_until_they_change() {
+    fn condition_keeps_its_transition_time_until_it_changes() {
         let at = |s: &Value, kind: &str| {
             let all = s["conditions"].as_array().unwrap();
             all.iter().find(|c| c["type"] == kind).unwrap().clone()
         };
         let mut view = view(vec![State::Running { at: Timestamp::UNIX_EPOCH }]);
         let now: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
-        let told = status(&pod("Always"), &view, now);
-        assert_eq!(at(&told, "Ready")["lastTransitionTime"], "2026-01-01T00:00:01Z");
-        assert_eq!(at(&told, "Ready")["message"], "containers with unready status: [app]");
-        assert_eq!(at(&told, "ContainersReady")["lastTransitionTime"], "2026-01-02T00:00:00Z");
-        assert_eq!(at(&told, "PodScheduled")["status"], "True");
+        let written = status(&pod("Always"), &view, now);
+        assert_eq!(at(&written, "Ready")["lastTransitionTime"], "2026-01-01T00:00:01Z");
+        assert_eq!(at(&written, "Ready")["message"], "containers with unready status: [app]");
+        assert_eq!(at(&written, "ContainersReady")["lastTransitionTime"], "2026-01-02T00:00:00Z");
+        assert_eq!(at(&written, "PodScheduled")["status"], "True");
         view.containers[0].ready = true;
-        let told = status(&pod("Always"), &view, now);
-        assert_eq!(at(&told, "Ready")["status"], "True");
-        assert_eq!(at(&told, "Ready")["lastTransitionTime"], "2026-01-02T00:00:00Z");
-        assert_eq!(told["qosClass"], "BestEffort");
+        let written = status(&pod("Always"), &view, now);
+        assert_eq!(at(&written, "Ready")["status"], "True");
+        assert_eq!(at(&written, "Ready")["lastTransitionTime"], "2026-01-02T00:00:00Z");
+        assert_eq!(written["qosClass"], "BestEffort");
     }
 }

@@ -1,5 +1,6 @@
-//! A program to run in containers, and folders that clean up after themselves.
+//! Test support: a program to run in containers, temporary directories, waiting, and requirements.
 
+use k8s_openapi::api::core::v1::Pod;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -8,9 +9,16 @@ use std::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
+    time::{Duration, Instant},
 };
 
-/// A folder that is gone with the test.
+/// Nothing that a test waits for takes nearly as long.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The annotation that makes the worker of a pod panic.
+pub(crate) const PANIC_ANNOTATION: &str = "test.kube-embedded/panic";
+
+/// A temporary directory, removed when dropped.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
@@ -29,14 +37,14 @@ impl Drop for Folder {
     }
 }
 
-/// The static test program. Kept between runs, because compiling it takes a second.
+/// Returns the static test program. It is kept between runs, because compiling it takes a second.
 pub(crate) fn tool() -> &'static Path {
     static TOOL: OnceLock<PathBuf> = OnceLock::new();
     TOOL.get_or_init(|| {
         let source = include_str!("testing/tool.rs");
         let mut hash = 0xcbf29ce484222325_u64;
         source.bytes().for_each(|b| hash = (hash ^ u64::from(b)).wrapping_mul(0x100000001b3));
-        // Beside the test program: target/debug/deps.
+        // Next to the test program: target/debug/deps.
         let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
         let tool = folder.join(format!("kubelet-tool-{hash:x}"));
         if !tool.exists() {
@@ -62,9 +70,25 @@ pub(crate) fn tool() -> &'static Path {
     })
 }
 
-/// A root file system that holds only the tool, as `/tool`.
+/// Creates a root file system that contains only the tool, as `/tool`.
 pub(crate) fn rootfs() -> Folder {
     let folder = Folder::new();
     fs::copy(tool(), folder.0.join("tool")).unwrap();
     folder
+}
+
+/// Panics in the worker of a pod that is annotated so.
+pub(crate) fn injected_panic(pod: &Pod) {
+    if let Some(text) = pod.metadata.annotations.as_ref().and_then(|a| a.get(PANIC_ANNOTATION)) {
+        panic!("{text}");
+    }
+}
+
+/// Polls until the condition holds.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds().await {
+        assert!(begin.elapsed() < TIMEOUT, "not within {TIMEOUT:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -1,16 +1,30 @@
-//! Pods on a node, in both sandboxes, against the API in the process.
+//! Pods on a node, in both sandboxes, against the API server in the same process.
 
-use super::*;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Event as CoreEvent, Namespace, Node as NodeObject, ServiceAccount,
+use crate::{
+    Config, Kubelet, detect,
+    image_store::ImageStore,
+    probe,
+    testing::{Folder, PANIC_ANNOTATION, TIMEOUT, eventually, tool},
 };
-use kube::api::{DeleteParams, ListParams, PostParams};
+use bytes::Bytes;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event as CoreEvent, Namespace, Node as NodeObject, Pod, ServiceAccount,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, PostParams},
+    runtime::{WatchStreamExt, watcher},
+};
 use kube_embedded_apiserver::{api, store::Store};
+use kube_embedded_core::{
+    network::{Addresses, Network, Sandbox},
+    node_api::{LogOptions, NodeApi},
+};
 use serde_json::{Value, json};
-use std::{fs, path::Path, time::Duration};
-use testing::{Folder, tool};
+use std::{collections::HashSet, fs, path::Path, sync::Arc};
 
-struct World {
+struct Fixture {
     api: api::Api,
     kubelet: Arc<Kubelet>,
     network: Arc<Network>,
@@ -18,7 +32,7 @@ struct World {
     folder: Folder,
 }
 
-impl World {
+impl Fixture {
     async fn new(sandbox: Sandbox) -> Self {
         let folder = Folder::new();
         let addresses = Addresses { block: 77, sandbox };
@@ -40,7 +54,7 @@ impl World {
             .unwrap();
         let images = Arc::new(ImageStore::new(folder.0.join("images")));
         let archive = folder.0.join("tool.tar");
-        crate::images::testing::archive(
+        crate::image_store::testing::archive(
             &archive,
             "tool:1.0",
             &[("tool", &fs::read(tool()).unwrap())],
@@ -69,37 +83,40 @@ impl World {
         Api::namespaced(self.api.client(), "default")
     }
 
-    async fn create(&self, name: &str, spec: Value) {
-        let mut spec = spec;
+    async fn create(&self, name: &str, annotations: Value, mut spec: Value) {
         spec["nodeName"] = json!("node-1");
-        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name }, "spec": spec });
+        let metadata = json!({ "name": name, "annotations": annotations });
+        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
         self.pods()
             .create(&PostParams::default(), &serde_json::from_value(pod).unwrap())
             .await
             .unwrap();
     }
 
-    /// A pod of one container that runs the tool.
+    /// Creates a pod of one container that runs the tool. `more` are fields of the container, of the
+    /// pod (`pod.…`), or its annotations.
     async fn run(&self, name: &str, args: &[&str], more: Value) {
         let mut container =
             json!({ "name": "app", "image": "tool:1.0", "command": ["/tool"], "args": args });
         let mut spec = json!({ "terminationGracePeriodSeconds": 30 });
+        let mut annotations = json!({});
         for (key, value) in more.as_object().into_iter().flatten() {
             match key.strip_prefix("pod.") {
                 Some(key) => spec[key] = value.clone(),
+                None if key == "annotations" => annotations = value.clone(),
                 None => container[key] = value.clone(),
             }
         }
         spec["containers"] = json!([container]);
-        self.create(name, spec).await;
+        self.create(name, annotations, spec).await;
     }
 
-    /// Waits until the pod's status is as wanted, and returns the pod.
+    /// Waits until the pod is as wanted, and returns it.
     async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         let params = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let mut events = kube::runtime::watcher(self.pods(), params).applied_objects().boxed();
-        let found = tokio::time::timeout(Duration::from_secs(20), async {
+        let found = tokio::time::timeout(TIMEOUT, async {
             while let Some(event) = events.next().await {
                 let Ok(pod) = event else { continue };
                 last = serde_json::to_value(pod).unwrap();
@@ -121,23 +138,22 @@ impl World {
     async fn gone(&self, name: &str) {
         let gone =
             kube::runtime::wait::await_condition(self.pods(), name, |p: Option<&Pod>| p.is_none());
-        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the pod stayed").unwrap();
+        tokio::time::timeout(TIMEOUT, gone).await.expect("the pod stayed").unwrap();
     }
 
     async fn log(&self, name: &str, options: LogOptions) -> String {
         let stream = self.kubelet.logs("default", name, options).await.unwrap();
-        let chunks: Vec<Bytes> = tokio::time::timeout(Duration::from_secs(20), stream.collect())
-            .await
-            .expect("the log did not end");
+        let chunks: Vec<Bytes> =
+            tokio::time::timeout(TIMEOUT, stream.collect()).await.expect("the log did not end");
         String::from_utf8(chunks.concat()).unwrap()
     }
 
-    /// Waits until an event of that reason is there, and returns its message.
+    /// Waits for an event of that reason, and returns its message.
     async fn event(&self, pod: &str, reason: &str) -> String {
         let api: Api<CoreEvent> = Api::namespaced(self.api.client(), "default");
         let mut events =
             kube::runtime::watcher(api, watcher::Config::default()).applied_objects().boxed();
-        let found = tokio::time::timeout(Duration::from_secs(20), async {
+        let found = tokio::time::timeout(TIMEOUT, async {
             loop {
                 let Some(Ok(event)) = events.next().await else { continue };
                 if event.involved_object.name.as_deref() == Some(pod)
@@ -157,14 +173,23 @@ fn is_ready(pod: &Value) -> bool {
         .is_some_and(|c| c.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
 }
 
+fn require_namespaces() -> bool {
+    let (sandbox, reason) = detect();
+    if sandbox == Sandbox::Plain {
+        test_support::missing("user-namespaces", &reason);
+    }
+    sandbox == Sandbox::Namespaced
+}
+
 fn sandboxes() -> Vec<Sandbox> {
-    match detect().0 {
-        Sandbox::Namespaced => vec![Sandbox::Namespaced, Sandbox::Plain],
-        Sandbox::Plain => vec![Sandbox::Plain],
+    if require_namespaces() {
+        vec![Sandbox::Namespaced, Sandbox::Plain]
+    } else {
+        vec![Sandbox::Plain]
     }
 }
 
-/// Processes that run something below a folder or hold the namespaces of its pods.
+/// Counts the processes whose environment names a directory.
 fn alive(folder: &Path) -> usize {
     let text = folder.display().to_string();
     let mut count = 0;
@@ -182,9 +207,9 @@ fn web() -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_are_ready() {
-    let world = World::new(Sandbox::Plain).await;
-    let nodes: Api<NodeObject> = Api::all(world.api.client());
+async fn nodes_are_registered_with_labels_and_images() {
+    let fixture = Fixture::new(Sandbox::Plain).await;
+    let nodes: Api<NodeObject> = Api::all(fixture.api.client());
     let all = nodes.list(&ListParams::default()).await.unwrap().items;
     assert_eq!(all.len(), 2);
     let labels = all[0].metadata.labels.clone().unwrap();
@@ -195,11 +220,11 @@ async fn nodes_are_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_gets_ready_answers_and_ends_gracefully() {
+async fn pod_becomes_ready_serves_and_terminates() {
     for sandbox in sandboxes() {
-        let world = World::new(sandbox).await;
-        world.run("web", &["serve", "8080"], web()).await;
-        let pod = world.ready("web").await;
+        let fixture = Fixture::new(sandbox).await;
+        fixture.run("web", &["serve", "8080"], web()).await;
+        let pod = fixture.ready("web").await;
         let status = &pod["status"];
         assert_eq!(status["phase"], "Running", "{status:#}");
         assert_eq!(status["hostIP"], "127.77.0.11");
@@ -209,65 +234,65 @@ async fn a_pod_gets_ready_answers_and_ends_gracefully() {
         assert!(container["state"]["running"]["startedAt"].is_string());
         let ip: std::net::IpAddr = status["podIP"].as_str().unwrap().parse().unwrap();
         assert_eq!(
-            probe::http_get(&world.network, (ip, 8080).into(), "/", &[]).await.unwrap(),
+            probe::http::get(&fixture.network, (ip, 8080).into(), "/", &[]).await.unwrap(),
             200
         );
-        let log = world.log("web", LogOptions::default()).await;
+        let log = fixture.log("web", LogOptions::default()).await;
         assert!(log.starts_with("listening\nGET /ready HTTP/1.1\n"), "{log}");
-        assert_eq!(world.event("web", "Started").await, "Started container app");
+        assert_eq!(fixture.event("web", "Started").await, "Started container app");
         assert_eq!(
-            world.event("web", "Pulled").await,
+            fixture.event("web", "Pulled").await,
             "Container image \"tool:1.0\" already present on machine"
         );
-        world.pods().delete("web", &DeleteParams::default()).await.unwrap();
+        fixture.pods().delete("web", &DeleteParams::default()).await.unwrap();
         // The tool does not handle SIGTERM; as the first process of a namespace it does not even notice.
         if sandbox == Sandbox::Namespaced {
-            world.pods().delete("web", &DeleteParams::default().grace_period(0)).await.unwrap();
+            fixture.pods().delete("web", &DeleteParams::default().grace_period(0)).await.unwrap();
         }
-        world.gone("web").await;
-        world.kubelet.stop().await;
+        fixture.gone("web").await;
+        fixture.kubelet.stop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_comes_first_and_output_until_the_end_is_kept() {
+async fn termination_runs_pre_stop_then_sigterm_and_keeps_all_output() {
     for sandbox in sandboxes() {
-        let world = World::new(sandbox).await;
+        let fixture = Fixture::new(sandbox).await;
         let hook = json!({ "lifecycle": { "preStop": { "exec": { "command": ["/tool", "print", "hook"] } } } });
-        world.run("web", &["on-term", "bye"], hook).await;
-        world.ready("web").await;
+        fixture.run("web", &["on-term", "bye"], hook).await;
+        fixture.ready("web").await;
         let follow = LogOptions { follow: true, ..LogOptions::default() };
-        let mut stream = world.kubelet.logs("default", "web", follow).await.unwrap();
-        // Only then does it handle SIGTERM.
+        let mut stream = fixture.kubelet.logs("default", "web", follow).await.unwrap();
+        // Before this line it does not handle SIGTERM.
         assert_eq!(stream.next().await.unwrap(), "started\n");
-        world.pods().delete("web", &DeleteParams::default()).await.unwrap();
+        fixture.pods().delete("web", &DeleteParams::default()).await.unwrap();
         let chunks: Vec<Bytes> = stream.collect().await;
         assert_eq!(String::from_utf8(chunks.concat()).unwrap(), "bye\n");
-        world.gone("web").await;
-        assert_eq!(world.event("web", "Killing").await, "Stopping container app");
+        fixture.gone("web").await;
+        assert_eq!(fixture.event("web", "Killing").await, "Stopping container app");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_ignores_sigterm_is_killed_after_the_grace_period() {
+async fn program_that_ignores_sigterm_is_killed_after_the_grace_period() {
     for sandbox in sandboxes() {
-        let world = World::new(sandbox).await;
-        world.run("deaf", &["ignore-term"], json!({})).await;
-        world.ready("deaf").await;
-        world.pods().delete("deaf", &DeleteParams::default().grace_period(1)).await.unwrap();
-        world.gone("deaf").await;
+        let fixture = Fixture::new(sandbox).await;
+        fixture.run("deaf", &["ignore-term"], json!({})).await;
+        fixture.ready("deaf").await;
+        fixture.pods().delete("deaf", &DeleteParams::default().grace_period(1)).await.unwrap();
+        fixture.gone("deaf").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_is_told_and_restarted_with_a_growing_wait() {
+async fn crashing_container_is_restarted_with_back_off() {
     for sandbox in sandboxes() {
-        let world = World::new(sandbox).await;
-        world.run("crash", &["exit", "3"], json!({})).await;
+        let fixture = Fixture::new(sandbox).await;
+        fixture.run("crash", &["exit", "3"], json!({})).await;
         let waits = |p: &Value| {
             p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
         };
-        let pod = world.until("crash", "in back-off", waits).await;
+        let pod = fixture.until("crash", "in back-off", waits).await;
         let container = &pod["status"]["containerStatuses"][0];
         assert_eq!(container["restartCount"], 1);
         assert_eq!(container["lastState"]["terminated"]["exitCode"], 3);
@@ -279,7 +304,7 @@ async fn a_crash_is_told_and_restarted_with_a_growing_wait() {
             "{message}"
         );
         assert!(
-            world
+            fixture
                 .event("crash", "BackOff")
                 .await
                 .starts_with("Back-off restarting failed container app in pod crash_default(")
@@ -288,78 +313,78 @@ async fn a_crash_is_told_and_restarted_with_a_growing_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pods_that_end_are_succeeded_or_failed() {
-    let world = World::new(Sandbox::Plain).await;
-    world.run("good", &["print", "done"], json!({ "pod.restartPolicy": "Never" })).await;
-    world.run("bad", &["exit", "4"], json!({ "pod.restartPolicy": "Never" })).await;
-    world.until("good", "over", |p| p["status"]["phase"] == "Succeeded").await;
-    let bad = world.until("bad", "over", |p| p["status"]["phase"] == "Failed").await;
+async fn pod_that_is_not_restarted_succeeds_or_fails() {
+    let fixture = Fixture::new(Sandbox::Plain).await;
+    fixture.run("good", &["print", "done"], json!({ "pod.restartPolicy": "Never" })).await;
+    fixture.run("bad", &["exit", "4"], json!({ "pod.restartPolicy": "Never" })).await;
+    fixture.until("good", "over", |p| p["status"]["phase"] == "Succeeded").await;
+    let bad = fixture.until("bad", "over", |p| p["status"]["phase"] == "Failed").await;
     assert_eq!(bad["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 4);
-    assert_eq!(world.log("good", LogOptions::default()).await, "done\n");
-    world.pods().delete("good", &DeleteParams::default()).await.unwrap();
-    world.gone("good").await;
+    assert_eq!(fixture.log("good", LogOptions::default()).await, "done\n");
+    fixture.pods().delete("good", &DeleteParams::default()).await.unwrap();
+    fixture.gone("good").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn init_containers_come_first() {
+async fn init_containers_run_before_the_containers() {
     for sandbox in sandboxes() {
-        let world = World::new(sandbox).await;
+        let fixture = Fixture::new(sandbox).await;
         let init = json!([{ "name": "first", "image": "tool:1.0", "command": ["/tool", "print", "init"] }]);
-        world.run("web", &["serve", "8080"], json!({ "pod.initContainers": init })).await;
-        let pod = world.ready("web").await;
+        fixture.run("web", &["serve", "8080"], json!({ "pod.initContainers": init })).await;
+        let pod = fixture.ready("web").await;
         assert_eq!(
             pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["reason"],
             "Completed"
         );
         let first = LogOptions { container: Some("first".to_owned()), ..LogOptions::default() };
-        assert_eq!(world.log("web", first).await, "init\n");
+        assert_eq!(fixture.log("web", first).await, "init\n");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn liveness_restarts_and_exec_probes_look_inside() {
-    if detect().0 == Sandbox::Plain {
+async fn failed_liveness_probe_restarts_and_exec_probes_run_in_the_container() {
+    if !require_namespaces() {
         return;
     }
-    let world = World::new(Sandbox::Namespaced).await;
+    let fixture = Fixture::new(Sandbox::Namespaced).await;
     let probe = json!({ "exec": { "command": ["/tool", "exists", "/tmp-sick"] }, "periodSeconds": 1, "failureThreshold": 1 });
     let sick = json!({ "exec": { "command": ["/tool", "write", "/tmp-sick", ""] } });
-    world
+    fixture
         .run(
             "web",
             &["on-term", "bye"],
             json!({ "readinessProbe": probe, "lifecycle": { "postStart": sick } }),
         )
         .await;
-    world.ready("web").await;
+    fixture.ready("web").await;
     // As the first process of its namespace it would not notice a SIGTERM before it handles it.
     let mut probe = probe;
     probe["initialDelaySeconds"] = json!(1);
-    world.run("ill", &["on-term", "bye"], json!({ "livenessProbe": probe })).await;
-    let pod = world
+    fixture.run("ill", &["on-term", "bye"], json!({ "livenessProbe": probe })).await;
+    let pod = fixture
         .until("ill", "restarted", |p| p["status"]["containerStatuses"][0]["restartCount"] == 1)
         .await;
     assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 0);
     assert_eq!(
-        world.event("ill", "Killing").await,
+        fixture.event("ill", "Killing").await,
         "Container app failed liveness probe, will be restarted"
     );
-    assert!(world.event("ill", "Unhealthy").await.starts_with("Liveness probe failed:"));
+    assert!(fixture.event("ill", "Unhealthy").await.starts_with("Liveness probe failed:"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_image_says_how_to_load_it_and_is_used_once_it_is_there() {
-    let world = World::new(Sandbox::Plain).await;
-    let images = world.folder.0.join("more");
+async fn missing_image_is_explained_and_used_once_it_is_loaded() {
+    let fixture = Fixture::new(Sandbox::Plain).await;
+    let images = fixture.folder.0.join("more");
     fs::create_dir(&images).unwrap();
-    world.images.add_folder(&images).unwrap();
-    world.run("late", &["serve", "8080"], json!({ "image": "other:2.0" })).await;
+    fixture.images.add_directory(&images).unwrap();
+    fixture.run("late", &["serve", "8080"], json!({ "image": "other:2.0" })).await;
     let reason = |p: &Value| {
         p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
             .as_str()
             .map(str::to_owned)
     };
-    let pod = world
+    let pod = fixture
         .until("late", "without image", |p| reason(p).as_deref() == Some("ErrImagePull"))
         .await;
     let message =
@@ -371,70 +396,93 @@ async fn a_missing_image_says_how_to_load_it_and_is_used_once_it_is_there() {
         "{message}"
     );
     assert_eq!(pod["status"]["phase"], "Pending");
-    world.until("late", "backing off", |p| reason(p).as_deref() == Some("ImagePullBackOff")).await;
-    let part = world.folder.0.join("part");
-    crate::images::testing::archive(&part, "other:2.0", &[("tool", &fs::read(tool()).unwrap())]);
+    fixture
+        .until("late", "backing off", |p| reason(p).as_deref() == Some("ImagePullBackOff"))
+        .await;
+    let part = fixture.folder.0.join("part");
+    crate::image_store::testing::archive(
+        &part,
+        "other:2.0",
+        &[("tool", &fs::read(tool()).unwrap())],
+    );
     fs::rename(part, images.join("other.tar")).unwrap();
-    world.ready("late").await;
+    fixture.ready("late").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_start_says_why() {
+async fn container_that_cannot_start_is_explained() {
     for sandbox in sandboxes() {
-        let world = World::new(sandbox).await;
-        world.run("nope", &[], json!({ "command": ["/nope"] })).await;
+        let fixture = Fixture::new(sandbox).await;
+        fixture.run("nope", &[], json!({ "command": ["/nope"] })).await;
         let ended = |p: &Value| {
             p["status"]["containerStatuses"][0]["lastState"]["terminated"]["reason"] == "StartError"
         };
-        let pod = world.until("nope", "refused", ended).await;
+        let pod = fixture.until("nope", "refused", ended).await;
         let message = pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["message"]
             .as_str()
             .unwrap();
         assert!(message.contains("exec: \"/nope\""), "{message}");
         let env = json!([{ "name": "A", "valueFrom": { "configMapKeyRef": { "name": "none", "key": "a" } } }]);
-        world.run("conf", &["wait"], json!({ "env": env })).await;
+        fixture.run("conf", &["wait"], json!({ "env": env })).await;
         let refused = |p: &Value| {
             p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
                 == "CreateContainerConfigError"
         };
-        let pod = world.until("conf", "refused", refused).await;
+        let pod = fixture.until("conf", "refused", refused).await;
         assert_eq!(
             pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"],
             "configmap \"none\" not found"
         );
-        world.pods().delete("conf", &DeleteParams::default()).await.unwrap();
-        world.gone("conf").await;
+        fixture.pods().delete("conf", &DeleteParams::default()).await.unwrap();
+        fixture.gone("conf").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_pods_start_at_once_and_a_dropped_kubelet_leaves_none() {
+async fn twenty_pods_start_at_once_and_end_with_a_dropped_kubelet() {
     for sandbox in sandboxes() {
-        let world = World::new(sandbox).await;
-        let mark = world.folder.0.display().to_string();
+        let fixture = Fixture::new(sandbox).await;
+        let mark = fixture.folder.0.display().to_string();
         let begin = std::time::Instant::now();
         for n in 0..20 {
             let mut more = web();
             more["env"] = json!([{ "name": "MARK", "value": mark }]);
-            world.run(&format!("web-{n}"), &["serve", "8080"], more).await;
+            fixture.run(&format!("web-{n}"), &["serve", "8080"], more).await;
         }
         let mut addresses = HashSet::new();
         for n in 0..20 {
-            let pod = world.ready(&format!("web-{n}")).await;
+            let pod = fixture.ready(&format!("web-{n}")).await;
             addresses.insert(pod["status"]["podIP"].as_str().unwrap().to_owned());
         }
         println!("{sandbox:?}: 20 pods ready after {:?}", begin.elapsed());
         assert_eq!(addresses.len(), 20);
-        assert_eq!(alive(&world.folder.0), 20);
-        let World { kubelet, folder, api, .. } = world;
+        assert_eq!(alive(&fixture.folder.0), 20);
+        let Fixture { kubelet, folder, api, .. } = fixture;
         drop(kubelet);
         drop(api);
-        tokio::time::timeout(Duration::from_secs(10), async {
-            while alive(&folder.0) > 0 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-        .expect("pods outlived the kubelet");
+        eventually("no pod outlives the kubelet", async || alive(&folder.0) == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_whose_worker_panics_fails_and_can_be_deleted() {
+    for sandbox in sandboxes() {
+        let fixture = Fixture::new(sandbox).await;
+        let panics = json!({ "annotations": { PANIC_ANNOTATION: "injected" } });
+        fixture.run("broken", &["serve", "8080"], panics).await;
+        let failed = |p: &Value| p["status"]["phase"] == "Failed";
+        let pod = fixture.until("broken", "failed", failed).await;
+        assert_eq!(pod["status"]["reason"], "InternalError");
+        assert_eq!(pod["status"]["message"], "pod worker panicked: injected");
+        let state = &pod["status"]["containerStatuses"][0]["state"];
+        assert_eq!(state["terminated"]["reason"], "ContainerStatusUnknown");
+        let event = fixture.event("broken", "FailedSync").await;
+        assert_eq!(event, "Error syncing pod: pod worker panicked: injected");
+        // Its address is free again, other pods run, and a pod of the same name can follow.
+        fixture.pods().delete("broken", &DeleteParams::default()).await.unwrap();
+        fixture.gone("broken").await;
+        fixture.run("broken", &["serve", "8080"], web()).await;
+        fixture.ready("broken").await;
+        fixture.kubelet.stop().await;
     }
 }

@@ -1,10 +1,11 @@
-//! Volumes of a pod as folders of the host, to be mounted into its containers.
+//! The volumes of a pod as directories of the host, to be mounted into its containers (the kubelet's
+//! volume manager).
 
-use super::{
-    env::{self, Referred},
-    sandbox::Mount,
+use crate::{
+    env::{self, ReferencedObjects},
+    root_path::resolve_in_root,
+    runtime::Mount,
 };
-use crate::images::resolve_in_root;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, DownwardAPIVolumeFile, KeyToPath, Pod, Secret,
     ServiceAccountTokenProjection, Volume,
@@ -18,10 +19,14 @@ use std::{
     time::Duration,
 };
 
-/// What files of a volume may be done with where nobody says it: `rw-r--r--`.
-const MODE: i32 = 0o644;
+/// The default mode of files in a volume, as in Kubernetes.
+const DEFAULT_MODE: i32 = 0o644;
+/// The period at which volumes that may change are refreshed.
+const SYNC_PERIOD: Duration = Duration::from_secs(10);
+/// The period at which volumes are refreshed that hold only tokens, which are valid for an hour.
+const TOKEN_SYNC_PERIOD: Duration = Duration::from_secs(60);
 
-/// Names of the config maps and secrets that the volumes are made of.
+/// Returns the names of the ConfigMaps and Secrets that the volumes are created from.
 pub(crate) fn references(pod: &Pod) -> (Vec<String>, Vec<String>) {
     let (mut maps, mut secrets) = (Vec::new(), Vec::new());
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
@@ -35,19 +40,19 @@ pub(crate) fn references(pod: &Pod) -> (Vec<String>, Vec<String>) {
     (maps, secrets)
 }
 
-/// How often the volumes of a pod are brought up to date, if anything in them may ever change.
-pub(crate) fn period(pod: &Pod) -> Option<Duration> {
+/// Returns how often the volumes of a pod are refreshed; `None` if nothing in them can change.
+pub(crate) fn sync_period(pod: &Pod) -> Option<Duration> {
     let volumes = || pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    // What admission adds holds a certificate that stays, and a token that is good for an hour.
+    // The volume that admission adds holds a certificate, which stays the same, and a token.
     let (maps, secrets) = references(pod);
-    let referred = !secrets.is_empty() || maps.iter().any(|name| name != "kube-root-ca.crt");
-    if referred || volumes().any(|volume| volume.downward_api.is_some()) {
-        return Some(Duration::from_secs(10));
+    let referenced = !secrets.is_empty() || maps.iter().any(|name| name != "kube-root-ca.crt");
+    if referenced || volumes().any(|volume| volume.downward_api.is_some()) {
+        return Some(SYNC_PERIOD);
     }
-    volumes().any(|volume| volume.projected.is_some()).then(|| Duration::from_secs(60))
+    volumes().any(|volume| volume.projected.is_some()).then_some(TOKEN_SYNC_PERIOD)
 }
 
-/// The tokens that the volumes hold, each with the name of its volume.
+/// Returns the service account tokens in the volumes, each with the name of its volume.
 pub(crate) fn tokens(pod: &Pod) -> impl Iterator<Item = (&str, &ServiceAccountTokenProjection)> {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     volumes.flat_map(|volume| {
@@ -57,78 +62,78 @@ pub(crate) fn tokens(pod: &Pod) -> impl Iterator<Item = (&str, &ServiceAccountTo
     })
 }
 
-/// Makes the volumes below `folder`, or brings them up to date, and returns where each is. One of a
-/// kind that is not supported is left out: the container that mounts it will be told. One that
-/// fails does not keep the others from being made.
-///
-/// # Errors
-/// As Kubernetes words a `FailedMount`, of the first volume that has one.
-pub(crate) fn make(
-    pod: &Pod,
-    folder: &Path,
-    referred: &Referred,
-) -> Result<BTreeMap<String, Made>, String> {
-    let (mut made, mut first) = (BTreeMap::new(), None);
-    for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
-        match make_one(pod, volume, folder.join(&volume.name), referred) {
-            Ok(Some(one)) => {
-                made.insert(volume.name.clone(), one);
-            }
-            Ok(None) => {}
-            Err(what) => {
-                first.get_or_insert_with(|| {
-                    format!("MountVolume.SetUp failed for volume {:?} : {what}", volume.name)
-                });
-            }
-        }
-    }
-    first.map_or(Ok(made), Err)
-}
-
-/// A volume that is there.
+/// A volume that exists on the host.
 #[derive(Debug)]
-pub(crate) struct Made {
-    at: PathBuf,
-    /// Whether a container may write to it. What the kubelet writes by itself may never be: it
+pub(crate) struct PreparedVolume {
+    path: PathBuf,
+    /// Set if containers may write to it. Volumes that the kubelet itself writes to never are: it
     /// would follow the links that a container puts there.
     writable: bool,
 }
 
-fn make_one(
+/// Creates or refreshes the volumes below `directory`. A volume of an unsupported kind is left out,
+/// and reported by the container that mounts it. A volume that fails does not hold up the others.
+///
+/// # Errors
+/// The message of Kubernetes' `FailedMount`, of the first volume that failed.
+pub(crate) fn prepare(
     pod: &Pod,
-    volume: &Volume,
-    at: PathBuf,
-    referred: &Referred,
-) -> Result<Option<Made>, String> {
-    if volume.empty_dir.is_some() {
-        fs::create_dir_all(&at).map_err(|e| e.to_string())?;
-        return Ok(Some(Made { at, writable: true }));
+    directory: &Path,
+    referenced: &ReferencedObjects,
+) -> Result<BTreeMap<String, PreparedVolume>, String> {
+    let (mut prepared, mut first) = (BTreeMap::new(), None);
+    for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+        match prepare_one(pod, volume, directory.join(&volume.name), referenced) {
+            Ok(Some(one)) => {
+                prepared.insert(volume.name.clone(), one);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                first.get_or_insert_with(|| {
+                    format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name)
+                });
+            }
+        }
     }
-    if let Some(content) = content(pod, volume, referred)? {
-        fill(&at, &content).map_err(|e| e.to_string())?;
-        return Ok(Some(Made { at, writable: false }));
-    }
-    let host = volume.host_path.as_ref();
-    Ok(host.map(|host| Made { at: PathBuf::from(&host.path), writable: true }))
+    first.map_or(Ok(prepared), Err)
 }
 
-/// Makes a folder hold these files, and no others.
-fn fill(at: &Path, content: &Content) -> io::Result<()> {
-    fs::create_dir_all(at)?;
+fn prepare_one(
+    pod: &Pod,
+    volume: &Volume,
+    path: PathBuf,
+    referenced: &ReferencedObjects,
+) -> Result<Option<PreparedVolume>, String> {
+    if volume.empty_dir.is_some() {
+        fs::create_dir_all(&path).map_err(|e| e.to_string())?;
+        return Ok(Some(PreparedVolume { path, writable: true }));
+    }
+    if let Some(content) = content(pod, volume, referenced)? {
+        fill(&path, &content).map_err(|e| e.to_string())?;
+        return Ok(Some(PreparedVolume { path, writable: false }));
+    }
+    let host = volume.host_path.as_ref();
+    Ok(host.map(|host| PreparedVolume { path: PathBuf::from(&host.path), writable: true }))
+}
+
+/// Makes a directory contain exactly these files.
+fn fill(directory: &Path, content: &Content) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
     let mut kept = BTreeSet::new();
     for (path, bytes, mode) in content {
-        // Keys are checked by the API, item paths may have folders; neither leaves the volume.
-        let file = resolve_in_root(at, Path::new(path), true)?;
-        fs::create_dir_all(file.parent().unwrap_or(at))?;
+        // Keys are validated by the API; the paths of items may have directories. Neither leads out
+        // of the volume.
+        let file = resolve_in_root(directory, Path::new(path), true)?;
+        fs::create_dir_all(file.parent().unwrap_or(directory))?;
         write(&file, bytes, *mode)?;
         kept.insert(file);
     }
-    remove_others(at, &kept)
+    remove_others(directory, &kept)
 }
 
-/// Folders stay: something may be mounted there.
-fn remove_others(folder: &Path, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
+/// Removes files that are not among `kept`. Directories stay, because something may be mounted there.
+fn remove_others(directory: &Path, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         if fs::symlink_metadata(&path)?.is_dir() {
             remove_others(&path, kept)?;
@@ -139,15 +144,16 @@ fn remove_others(folder: &Path, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts a file in its place at once: somebody may be reading the one that is there.
+/// Writes a file atomically, because a container may be reading it. An unchanged file stays.
 fn write(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let is_file = fs::symlink_metadata(file).is_ok_and(|there| there.is_file());
-    if is_file && fs::read(file).is_ok_and(|there| there == bytes) {
+    let is_file = fs::symlink_metadata(file).is_ok_and(|m| m.is_file());
+    if is_file && fs::read(file).is_ok_and(|current| current == bytes) {
         return Ok(());
     }
     let mut draft = file.as_os_str().to_owned();
     draft.push("..new");
-    // What an earlier attempt left, or a link that somebody made: never written through.
+    // A leftover of a failed attempt, or a link that a process of the host has put there: removed,
+    // never written through.
     match fs::remove_file(&draft) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -158,34 +164,38 @@ fn write(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     fs::rename(&draft, file)
 }
 
-/// Path, content and mode of each file.
+/// The files of a volume: path, content and mode.
 type Content = Vec<(String, Vec<u8>, u32)>;
 
-fn content(pod: &Pod, volume: &Volume, referred: &Referred) -> Result<Option<Content>, String> {
+fn content(
+    pod: &Pod,
+    volume: &Volume,
+    referenced: &ReferencedObjects,
+) -> Result<Option<Content>, String> {
     if let Some(source) = &volume.config_map {
-        let all = config_map(&source.name, referred);
-        let mode = source.default_mode.unwrap_or(MODE);
+        let all = config_map(&source.name, referenced);
+        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         return items(all, source.items.as_deref(), source.optional, mode).map(Some);
     }
     if let Some(source) = &volume.secret {
-        let all = secret(source.secret_name.as_deref().unwrap_or_default(), referred);
-        let mode = source.default_mode.unwrap_or(MODE);
+        let all = secret(source.secret_name.as_deref().unwrap_or_default(), referenced);
+        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         return items(all, source.items.as_deref(), source.optional, mode).map(Some);
     }
     if let Some(source) = &volume.downward_api {
-        let mode = source.default_mode.unwrap_or(MODE);
+        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         return downward(pod, source.items.as_deref(), mode).map(Some);
     }
     let Some(projected) = &volume.projected else { return Ok(None) };
-    let mode = projected.default_mode.unwrap_or(MODE);
+    let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
     let mut content = Content::new();
     for source in projected.sources.iter().flatten() {
         if let Some(source) = &source.config_map {
-            let all = config_map(&source.name, referred);
+            let all = config_map(&source.name, referenced);
             content.extend(items(all, source.items.as_deref(), source.optional, mode)?);
         }
         if let Some(source) = &source.secret {
-            let all = secret(&source.name, referred);
+            let all = secret(&source.name, referenced);
             content.extend(items(all, source.items.as_deref(), source.optional, mode)?);
         }
         if let Some(source) = &source.downward_api {
@@ -193,7 +203,7 @@ fn content(pod: &Pod, volume: &Volume, referred: &Referred) -> Result<Option<Con
         }
         if let Some(source) = &source.service_account_token {
             let key = (volume.name.clone(), source.path.clone());
-            let token = referred.tokens.get(&key).ok_or("there is no token for it")?;
+            let token = referenced.tokens.get(&key).ok_or("its token was not fetched")?;
             content.push((source.path.clone(), token.clone().into_bytes(), mode as u32 & 0o777));
         }
     }
@@ -202,16 +212,16 @@ fn content(pod: &Pod, volume: &Volume, referred: &Referred) -> Result<Option<Con
 
 type Keys = BTreeMap<String, Vec<u8>>;
 
-fn config_map(name: &str, referred: &Referred) -> Result<Keys, String> {
-    let found = referred.config_maps.get(name).and_then(Option::as_ref);
+fn config_map(name: &str, referenced: &ReferencedObjects) -> Result<Keys, String> {
+    let found = referenced.config_maps.get(name).and_then(Option::as_ref);
     let map: &ConfigMap = found.ok_or_else(|| format!("configmap {name:?} not found"))?;
     let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
     let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
     Ok(text.chain(binary).collect())
 }
 
-fn secret(name: &str, referred: &Referred) -> Result<Keys, String> {
-    let found = referred.secrets.get(name).and_then(Option::as_ref);
+fn secret(name: &str, referenced: &ReferencedObjects) -> Result<Keys, String> {
+    let found = referenced.secrets.get(name).and_then(Option::as_ref);
     let secret: &Secret = found.ok_or_else(|| format!("secret {name:?} not found"))?;
     Ok(secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect())
 }
@@ -250,34 +260,39 @@ fn downward(
         let text = match (&item.field_ref, &item.resource_field_ref) {
             (Some(field), _) => env::field_of_object(pod, &field.field_path)?,
             (None, Some(wanted)) => env::resource(pod, None, wanted)?,
-            (None, None) => return Err(format!("nothing is said of {:?}", item.path)),
+            (None, None) => {
+                return Err(format!(
+                    "item {:?} has neither fieldRef nor resourceFieldRef",
+                    item.path
+                ));
+            }
         };
         Ok((item.path.clone(), text.into_bytes(), item.mode.unwrap_or(mode) as u32 & 0o777))
     });
     files.collect()
 }
 
-/// What to mount into a container.
+/// Returns the mounts of a container.
 ///
 /// # Errors
-/// Names the volume that cannot be mounted.
+/// When a volume cannot be mounted; the message names it.
 pub(crate) fn mounts(
     container: &Container,
-    volumes: &BTreeMap<String, Made>,
+    volumes: &BTreeMap<String, PreparedVolume>,
 ) -> Result<Vec<Mount>, String> {
     let mut mounts = Vec::new();
-    let mut ours = Vec::new();
+    let mut read_only_volumes = Vec::new();
     for wanted in container.volume_mounts.iter().flatten() {
         let Some(volume) = volumes.get(&wanted.name) else {
             return Err(format!(
-                "volume {:?} is of a kind that is not supported here (emptyDir, configMap, secret, downwardAPI, projected and hostPath are)",
+                "volume {:?} is of an unsupported kind; allowed are emptyDir, configMap, secret, downwardAPI, projected and hostPath",
                 wanted.name
             ));
         };
         let source = match wanted.sub_path.as_deref().filter(|p| !p.is_empty()) {
-            None => volume.at.clone(),
+            None => volume.path.clone(),
             Some(path) => {
-                let source = resolve_in_root(&volume.at, Path::new(path), true)
+                let source = resolve_in_root(&volume.path, Path::new(path), true)
                     .map_err(|e| e.to_string())?;
                 if !source.exists() {
                     fs::create_dir_all(&source)
@@ -288,23 +303,22 @@ pub(crate) fn mounts(
         };
         let target = format!("/{}", wanted.mount_path.trim_matches('/'));
         if !volume.writable && source.is_dir() {
-            ours.push((source.clone(), format!("{}/", target.trim_end_matches('/'))));
+            read_only_volumes.push((source.clone(), format!("{}/", target.trim_end_matches('/'))));
         }
         let read_only = wanted.read_only == Some(true) || !volume.writable;
         mounts.push(Mount { source, target, read_only });
     }
-    // Where something is mounted inside a volume that the container cannot write to, the place for
-    // it has to be there.
-    for (source, outer) in &ours {
+    // A mount point inside a volume that the container cannot write to has to be created beforehand.
+    for (source, outer) in &read_only_volumes {
         for inner in mounts.iter().filter_map(|m| m.target.strip_prefix(outer.as_str())) {
-            let place =
+            let mount_point =
                 resolve_in_root(source, Path::new(inner), true).map_err(|e| e.to_string())?;
-            if !place.exists() {
-                fs::create_dir_all(&place).map_err(|e| e.to_string())?;
+            if !mount_point.exists() {
+                fs::create_dir_all(&mount_point).map_err(|e| e.to_string())?;
             }
         }
     }
-    // Outer folders first, or they would hide the inner ones.
+    // Outer mounts first, or they would hide the inner ones.
     mounts.sort_by_key(|m| m.target.matches('/').count());
     Ok(mounts)
 }
@@ -316,7 +330,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn volumes_hold_what_they_refer_to() {
+    fn volumes_hold_the_objects_they_refer_to() {
         let folder = Folder::new();
         let pod: Pod = serde_json::from_value(json!({ "metadata": { "labels": { "a": "x\ny" } }, "spec": {
             "containers": [{ "name": "c", "resources": { "limits": { "memory": "1Mi" } } }], "volumes": [
@@ -338,17 +352,17 @@ mod tests {
             tokens(&pod).map(|(volume, token)| (volume, &*token.path)).collect::<Vec<_>>(),
             [("all", "token")]
         );
-        let mut referred = Referred::default();
-        referred.tokens.insert(("all".into(), "token".into()), "secret".into());
-        let error = make(&pod, &folder.0, &referred).unwrap_err();
+        let mut referenced = ReferencedObjects::default();
+        referenced.tokens.insert(("all".into(), "token".into()), "secret".into());
+        let error = prepare(&pod, &folder.0, &referenced).unwrap_err();
         assert_eq!(
             error,
             "MountVolume.SetUp failed for volume \"conf\" : configmap \"cm\" not found"
         );
         let map = serde_json::from_value(json!({ "metadata": {}, "data": { "a": "1", "b": "2" } }))
             .unwrap();
-        referred.config_maps.insert("cm".to_owned(), Some(map));
-        let volumes = make(&pod, &folder.0, &referred).unwrap();
+        referenced.config_maps.insert("cm".to_owned(), Some(map));
+        let volumes = prepare(&pod, &folder.0, &referenced).unwrap();
         assert_eq!(fs::read_to_string(folder.0.join("conf/deep/a.txt")).unwrap(), "1");
         assert!(!folder.0.join("conf/b").exists());
         let read = |path: &str| fs::read_to_string(folder.0.join(path)).unwrap();
@@ -356,8 +370,8 @@ mod tests {
         assert_eq!(read("all/limit"), "1024");
         let mode = |path: &str| fs::metadata(folder.0.join(path)).unwrap().permissions().mode();
         assert_eq!((mode("all/token") & 0o777, mode("all/limit") & 0o777), (0o400, 0o444));
-        referred.tokens.insert(("all".into(), "token".into()), "other".into());
-        make(&pod, &folder.0, &referred).unwrap();
+        referenced.tokens.insert(("all".into(), "token".into()), "other".into());
+        prepare(&pod, &folder.0, &referenced).unwrap();
         assert_eq!(read("all/token"), "other");
         let container = |mounts| {
             serde_json::from_value::<Container>(json!({ "name": "c", "volumeMounts": mounts }))
@@ -371,8 +385,8 @@ mod tests {
             &volumes,
         )
         .unwrap();
-        let told: Vec<_> = made.iter().map(|m| (m.target.as_str(), m.read_only)).collect();
-        assert_eq!(told, [("/data", true), ("/data/inner", false)]);
+        let targets: Vec<_> = made.iter().map(|m| (m.target.as_str(), m.read_only)).collect();
+        assert_eq!(targets, [("/data", true), ("/data/inner", false)]);
         assert!(folder.0.join("conf/inner").is_dir());
         assert!(
             mounts(&container(json!([{ "name": "none", "mountPath": "/x" }])), &volumes).is_err()
@@ -380,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn files_follow_their_source_and_never_a_link() {
+    fn refresh_replaces_files_and_never_follows_links() {
         let folder = Folder::new();
         let pod: Pod = serde_json::from_value(json!({ "metadata": {}, "spec": {
             "containers": [{ "name": "c" }], "volumes": [
@@ -389,14 +403,14 @@ mod tests {
             { "name": "tmp", "emptyDir": {} },
         ] } }))
         .unwrap();
-        let mut referred = Referred::default();
+        let mut referenced = ReferencedObjects::default();
         let mut refresh = |data| {
             let map = serde_json::from_value(json!({ "metadata": {}, "data": data })).unwrap();
-            referred.config_maps.insert("cm".to_owned(), Some(map));
-            make(&pod, &folder.0.join("volumes"), &referred).map(|_| ()).unwrap_err()
+            referenced.config_maps.insert("cm".to_owned(), Some(map));
+            prepare(&pod, &folder.0.join("volumes"), &referenced).map(|_| ()).unwrap_err()
         };
         let failed = "MountVolume.SetUp failed for volume \"bad\" : secret \"none\" not found";
-        // A volume that fails holds up none of those after it.
+        // A volume that fails does not hold up those after it.
         assert_eq!(refresh(json!({ "a": "1", "b": "1" })), failed);
         let conf = folder.0.join("volumes/conf");
         let names = || {

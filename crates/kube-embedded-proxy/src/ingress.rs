@@ -1,78 +1,101 @@
-//! Ingress: HTTP by host and path, and TLS, on one address for each namespace that has any.
+//! Ingress: HTTP by host and path, and TLS, on one address for each namespace that has Ingresses.
+//! Stands for an Ingress controller such as ingress-nginx.
 //!
 //! The Ingresses of a namespace share an address and are one set of rules, in which the oldest wins;
-//! another namespace cannot disturb them. A loop of its own beside that of the Services: neither
-//! waits for the other, and both listen on the same data plane.
+//! those of another namespace cannot disturb them. This loop runs alongside that of the Services, so
+//! that neither waits for the other, and both use one data plane.
 
-mod certificate;
-pub(crate) mod front;
-mod keeper;
+mod certificates;
+mod frontend;
+mod http;
+mod namespace;
 mod objects;
 mod plan;
-pub(crate) mod proxy;
-pub(crate) mod table;
+mod reconciler;
+mod route_table;
+mod tls_secret;
 
-use super::{
-    Bind, Config, ROUND, Retry,
-    plane::{Plane, Trouble},
+use crate::{
+    config::Config,
+    data_plane::{DataPlane, Handler},
+    load_balancer::Bind,
+    retry::Retry,
+    route::Route,
+    services::ListenerErrors,
+    watch_cache::EVENTS_PER_ROUND,
 };
-use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
-use keeper::Keeper;
+use futures::{FutureExt, StreamExt};
 use kube::Client;
+use kube_embedded_core::network::Network;
 use objects::{Objects, Secrets, Watches};
-use std::{net::SocketAddr, sync::Arc};
-use tokio::sync::mpsc;
+use reconciler::IngressReconciler;
+use route_table::{Backend, RouteTable};
+use std::{io, iter, mem, net::SocketAddr, sync::Arc};
 
-/// The `spec.controller` of IngressClasses that are served here.
-pub const CONTROLLER: &str = "canary-labs.dev/edge";
+pub use objects::{INGRESS_CLASS, INGRESS_CONTROLLER};
 
-/// The name of the IngressClass that names it.
-pub const CLASS: &str = "edge";
-
-/// Keeps what listens for Ingresses as they ask for, until dropped. `troubled` is what the data
-/// plane has to tell about its addresses.
-pub(super) async fn run(
+/// Reconciles listeners with Ingresses until dropped. `errors` are those of listeners on Ingress
+/// addresses.
+pub(crate) async fn run(
     client: Client,
     config: &Config,
-    plane: Arc<Plane>,
+    data_plane: Arc<DataPlane>,
     bind: Bind,
-    mut troubled: mpsc::Receiver<(SocketAddr, Trouble)>,
+    mut errors: ListenerErrors,
 ) {
-    let mut keeper = match Keeper::new(client.clone(), config, plane, bind) {
-        Ok(keeper) => keeper,
+    let mut reconciler = match IngressReconciler::new(client.clone(), config, data_plane, bind) {
+        Ok(reconciler) => reconciler,
         Err(error) => {
-            eprintln!("edge: no Ingress is served: {error}");
+            tracing::error!(%error, "failed to start the Ingress controller; no Ingress is served");
             return;
         }
     };
     let mut watches = Watches::new();
     let mut secrets = Secrets::new(client.clone());
     let mut objects = Objects::new(client, &mut watches);
-    let mut writes = FuturesUnordered::new();
-    let (mut part, mut retry) = (config.part.clone(), Retry::default());
+    let (mut mode, mut retry) = (config.mode.clone(), Retry::default());
     loop {
         tokio::select! {
             Some(first) = watches.next() => {
-                objects.see(first, &mut secrets);
-                let more = std::iter::from_fn(|| watches.next().now_or_never().flatten());
-                more.take(ROUND).for_each(|event| objects.see(event, &mut secrets));
+                objects.apply(first, &mut secrets);
+                let more = iter::from_fn(|| watches.next().now_or_never().flatten());
+                more.take(EVENTS_PER_ROUND).for_each(|event| objects.apply(event, &mut secrets));
             }
-            Some(written) = writes.next() => keeper.written(written, &mut objects),
-            Some((at, trouble)) = troubled.recv() => keeper.trouble(at, trouble),
-            () = part.changes() => {
-                keeper.place = config.place();
-                objects.look_at_all();
+            Some(written) = reconciler.statuses.next() => {
+                reconciler.status_written(written, &mut objects);
             }
-            () = retry.due(!keeper.unfinished.is_empty()) => {
-                std::mem::take(&mut keeper.unfinished)
+            Some((at, error)) = errors.recv() => reconciler.listener_failed(at, error),
+            () = mode.nodes_changed() => {
+                reconciler.ownership.topology = config.topology();
+                objects.requeue_all();
+            }
+            () = retry.due(!reconciler.unfinished.is_empty()) => {
+                mem::take(&mut reconciler.unfinished)
                     .into_iter()
-                    .for_each(|namespace| objects.look_again(namespace));
+                    .for_each(|namespace| objects.requeue(namespace));
             }
         }
-        if objects.complete(&mut watches) {
-            keeper.keep(&mut objects, &mut secrets, &mut watches, &mut writes).await;
+        if objects.synced(&mut watches) {
+            reconciler.reconcile(&mut objects, &mut secrets, &mut watches).await;
         }
     }
+}
+
+/// Creates the handler of an Ingress that has nothing but a default backend, listening at `at`.
+///
+/// # Errors
+/// Fails if TLS cannot be set up, although the handler does not speak it.
+#[doc(hidden)]
+pub fn default_backend_handler(
+    network: Arc<Network>,
+    route: Arc<Route>,
+    at: SocketAddr,
+) -> io::Result<Arc<dyn Handler>> {
+    let default_certificate = certificates::self_signed().map_err(io::Error::other)?;
+    let frontend = frontend::Frontend::new(default_certificate).map_err(io::Error::other)?;
+    let backend = Backend { name: "default backend".to_owned(), route };
+    frontend.set_route_table(RouteTable::new([], Some(Arc::new(backend))));
+    Ok(Arc::new(http::HttpListener::new(Arc::new(frontend), network, false, at)))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-//! To which endpoint a connection goes: a uniform random choice for each new connection, as
-//! kube-proxy makes it, unless the Service asks that a client stays with its endpoint.
+//! Endpoint selection: a uniform random choice for each new connection, as kube-proxy makes it,
+//! unless the Service has `sessionAffinity: ClientIP`.
 
-use super::plane::CONNECT;
 use rand::{Rng, RngExt};
 use std::{
     collections::HashMap,
@@ -12,60 +11,68 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// How many clients a Service port remembers for `sessionAffinity: ClientIP`. The older half is
-/// forgotten beyond that, so the table is bounded whatever clients do.
+/// The timeout of a connect to an endpoint, after which another endpoint is tried.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Clients that a Service port remembers for `sessionAffinity: ClientIP`. Beyond that the older half
+/// is dropped, so the table is bounded whatever clients do.
 const REMEMBERED_CLIENTS: usize = 1 << 16;
 
-/// How often a node port is tried that leads to pods which are gone: its proxy learns that a moment
-/// after the API, and chooses anew for each connection. Where half of the pods are gone, so many
-/// tries in a row find none of the others once in 65,536 connections.
-const TRIES: usize = 16;
+/// Connection attempts per node port. kube-proxy lags the API, so an attempt may hit a pod that has
+/// been removed; it chooses again for each connection. If half of the pods are removed, this many
+/// attempts in a row miss the others once in 65,536 connections.
+const NODE_PORT_ATTEMPTS: usize = 16;
 
-/// How often all nodes are gone through.
-const ROUNDS: usize = 3;
+/// Rounds through all nodes: a packet may be lost anywhere.
+const NODE_PORT_ROUNDS: usize = 3;
 
-/// Endpoints in groups: first a group is chosen, then an endpoint in it. There is one group, except
+/// Endpoints in groups: a choice picks a group, then an endpoint in it. There is one group, except
 /// behind a load balancer with `externalTrafficPolicy: Local`, which knows only nodes. Node ports are
-/// in the order in which they are tried.
+/// listed in the order in which they are tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backends {
     groups: Vec<Vec<SocketAddr>>,
 }
 
 impl Backends {
-    /// All endpoints alike.
-    pub fn alike(endpoints: impl IntoIterator<Item = SocketAddr>) -> Self {
+    /// Returns endpoints with the same probability each.
+    pub fn uniform(endpoints: impl IntoIterator<Item = SocketAddr>) -> Self {
         Self::grouped([endpoints.into_iter().collect()])
     }
 
-    /// Groups alike, whatever their sizes; empty ones are left out.
+    /// Returns groups with the same probability each, whatever their sizes; empty ones are left out.
     pub fn grouped(groups: impl IntoIterator<Item = Vec<SocketAddr>>) -> Self {
         Self { groups: groups.into_iter().filter(|g| !g.is_empty()).collect() }
     }
 
-    /// One endpoint of the first group, or of a later one once those of the ones before were tried
-    /// often; then from the first again, as a packet may be lost anywhere.
-    fn relay(&self, rng: &mut impl Rng, tried: &[SocketAddr]) -> Option<SocketAddr> {
+    /// Returns a node port of the first group, or of a later one once the earlier ones have had their
+    /// attempts; then starts over with the first.
+    fn next_node_port(&self, rng: &mut impl Rng, tried: &[SocketAddr]) -> Option<SocketAddr> {
         let times = |at: &SocketAddr| tried.iter().filter(|t| *t == at).count();
-        (1..=ROUNDS).find_map(|round| {
+        (1..=NODE_PORT_ROUNDS).find_map(|round| {
             self.groups.iter().find_map(|group| {
-                let left = group.iter().filter(|at| times(at) < TRIES * round);
+                let left = group.iter().filter(|at| times(at) < NODE_PORT_ATTEMPTS * round);
                 pick(rng, &left.copied().collect::<Vec<_>>()).copied()
             })
         })
     }
 
-    /// Whether there is nowhere to go.
+    /// Returns whether there are no endpoints.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
 
-    /// Whether the endpoint is among them.
+    /// Returns whether the endpoint is one of these.
     pub fn contains(&self, endpoint: SocketAddr) -> bool {
         self.groups.iter().any(|g| g.contains(&endpoint))
     }
 
-    /// One endpoint at random that was not tried yet.
+    /// Returns the number of endpoints.
+    pub(crate) fn len(&self) -> usize {
+        self.groups.iter().map(Vec::len).sum()
+    }
+
+    /// Returns a random endpoint that was not tried yet.
     pub fn choose(&self, rng: &mut impl Rng, tried: &[SocketAddr]) -> Option<SocketAddr> {
         if tried.is_empty() {
             let group = pick(rng, &self.groups)?;
@@ -77,27 +84,26 @@ impl Backends {
     }
 }
 
-/// What decides the choice at this moment.
+/// The endpoints of a route and how one is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routing {
-    /// Where connections may go.
+    /// Endpoints of new connections.
     pub backends: Backends,
-    /// How long a client stays with its endpoint after its last new connection.
+    /// How long a client stays with its endpoint after its last new connection, if it does at all.
     pub affinity: Option<Duration>,
-    /// Whether the endpoints are node ports, behind which somebody else chooses a pod for each
-    /// connection: the first group takes all, since the proxies of several nodes do not learn of a
-    /// change at the same moment, and the others are for when it cannot be reached.
-    pub relayed: bool,
+    /// Whether the endpoints are node ports, behind which kube-proxy chooses a pod for each
+    /// connection. The first group gets all of them, because the proxies of several nodes do not learn
+    /// of a change at the same time; the other groups are for when it cannot be reached.
+    pub via_node_port: bool,
 }
 
-/// Which endpoint each client was given, shared by all listeners of a Service port.
+/// The endpoint of each client, shared by all listeners of a Service port.
 #[derive(Debug, Default)]
 pub struct Affinity {
     clients: Mutex<HashMap<IpAddr, (SocketAddr, Instant)>>,
 }
 
-/// The changing answer to "where does this connection go", read by listeners without a lock that
-/// anybody holds for longer than a copy of a pointer.
+/// The current endpoints of a Service port, read for each connection and replaced as a whole.
 #[derive(Debug)]
 pub struct Route {
     current: watch::Sender<Arc<Routing>>,
@@ -105,55 +111,65 @@ pub struct Route {
 }
 
 impl Route {
-    /// A route that starts with these endpoints.
+    /// Creates a route with these endpoints.
     pub fn new(routing: Routing, affinity: Arc<Affinity>) -> Self {
         Self { current: watch::Sender::new(Arc::new(routing)), affinity }
     }
 
-    /// Connections from now on choose among these; those that exist stay where they are.
-    pub fn set(&self, routing: Routing) {
+    /// Replaces the endpoints of new connections; established ones stay. Returns whether anything
+    /// changed.
+    pub fn set(&self, routing: Routing) -> bool {
         self.current.send_if_modified(|current| {
             let changed = **current != routing;
             if changed {
                 *current = Arc::new(routing);
             }
             changed
-        });
+        })
     }
 
-    /// Whether a connection to the endpoint may carry another request: new ones may go there, and
-    /// it is the endpoint that is chosen at random each time, not what is behind it.
+    /// Returns whether a connection to the endpoint may serve another request: the endpoint is still
+    /// one of the route's, and is no node port, behind which each connection is a choice.
     pub fn may_reuse(&self, endpoint: SocketAddr) -> bool {
         let current = self.current.borrow();
-        !current.relayed && current.backends.contains(endpoint)
+        !current.via_node_port && current.backends.contains(endpoint)
     }
 
-    /// Remembers that the endpoint could not be connected to. A node that says nothing is left for
-    /// another one sooner than one that refuses, behind which the next pod may accept.
-    pub(super) fn failed(&self, tried: &mut Vec<SocketAddr>, endpoint: SocketAddr, silent: bool) {
-        let times = if silent && self.current.borrow().relayed { TRIES / 2 } else { 1 };
+    /// Records a failed connect. A node that timed out is given up sooner than one that refused,
+    /// behind which the next pod may accept.
+    pub(crate) fn record_failure(
+        &self,
+        tried: &mut Vec<SocketAddr>,
+        endpoint: SocketAddr,
+        timed_out: bool,
+    ) {
+        let times = if timed_out && self.current.borrow().via_node_port {
+            NODE_PORT_ATTEMPTS / 2
+        } else {
+            1
+        };
         tried.extend(iter::repeat_n(endpoint, times));
     }
 
-    /// How long an endpoint may take to answer a connection before another is tried. A node port that
-    /// leads to a pod which is gone may never answer, and the next try finds another pod.
-    pub(super) fn patience(&self) -> Duration {
-        match self.current.borrow().relayed {
-            true => CONNECT / 10,
-            false => CONNECT,
+    /// Returns the timeout of a connect. It is shorter for a node port, which may route to a removed
+    /// pod that never responds, while the next attempt finds another pod.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        match self.current.borrow().via_node_port {
+            true => CONNECT_TIMEOUT / 10,
+            false => CONNECT_TIMEOUT,
         }
     }
 
-    /// Tells when the endpoints are others.
+    /// Subscribes to changes of the endpoints.
     pub fn changes(&self) -> watch::Receiver<Arc<Routing>> {
         self.current.subscribe()
     }
 
-    /// The endpoint for a new connection of `client`, other than those already `tried` for it.
+    /// Returns the endpoint of a new connection of `client`, other than those `tried` for it already.
     pub fn choose(&self, client: IpAddr, tried: &[SocketAddr]) -> Option<SocketAddr> {
         let routing = self.current.borrow().clone();
         match routing.affinity {
-            _ if routing.relayed => routing.backends.relay(&mut rand::rng(), tried),
+            _ if routing.via_node_port => routing.backends.next_node_port(&mut rand::rng(), tried),
             None => routing.backends.choose(&mut rand::rng(), tried),
             Some(timeout) => {
                 self.affinity.choose(client, Instant::now(), timeout, |pinned| match pinned {
@@ -166,7 +182,7 @@ impl Route {
 }
 
 impl Affinity {
-    /// Runs `decide` with what the client had within `timeout`, and remembers what it decides.
+    /// Calls `decide` with the client's endpoint within `timeout`, and remembers the result.
     fn choose(
         &self,
         client: IpAddr,
@@ -222,8 +238,8 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_chosen_evenly() {
-        let backends = Backends::alike((1..=7).map(endpoint));
+    fn uniform_endpoints_are_chosen_evenly() {
+        let backends = Backends::uniform((1..=7).map(endpoint));
         let counts = count(&backends, &mut StdRng::seed_from_u64(1), 70_000);
         let chi: f64 = counts.values().map(|o| (o - 10_000.0).powi(2) / 10_000.0).sum();
         assert_eq!(counts.len(), 7);
@@ -232,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_chosen_evenly_whatever_their_sizes() {
+    fn groups_of_different_sizes_are_chosen_evenly() {
         let backends =
             Backends::grouped([vec![endpoint(1)], vec![], vec![endpoint(2), endpoint(3)]]);
         let counts = count(&backends, &mut StdRng::seed_from_u64(2), 40_000);
@@ -241,8 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_tried_is_not_chosen_again() {
-        let backends = Backends::alike((1..=3).map(endpoint));
+    fn tried_endpoint_is_not_chosen_again() {
+        let backends = Backends::uniform((1..=3).map(endpoint));
         let rng = &mut StdRng::seed_from_u64(3);
         for _ in 0..50 {
             let chosen = backends.choose(rng, &[endpoint(1), endpoint(3)]);
@@ -253,35 +269,36 @@ mod tests {
     }
 
     #[test]
-    fn a_node_port_is_tried_again_before_that_of_another_node_is() {
-        let relayed = true;
+    fn node_port_is_retried_before_the_next_node() {
+        let via_node_port = true;
         let backends = Backends::grouped([vec![endpoint(1)], vec![endpoint(2)]]);
-        let route = Route::new(Routing { backends, relayed, ..<_>::default() }, Arc::default());
+        let route =
+            Route::new(Routing { backends, via_node_port, ..<_>::default() }, Arc::default());
         let client = IpAddr::from([127, 0, 0, 1]);
         let mut tried = Vec::new();
         while let Some(next) = route.choose(client, &tried) {
             tried.push(next);
         }
-        let round = [[endpoint(1); TRIES], [endpoint(2); TRIES]].concat();
-        assert_eq!(tried, round.repeat(ROUNDS));
+        let round = [[endpoint(1); NODE_PORT_ATTEMPTS], [endpoint(2); NODE_PORT_ATTEMPTS]].concat();
+        assert_eq!(tried, round.repeat(NODE_PORT_ROUNDS));
         let mut tried = Vec::new();
         let mut order = Vec::new();
         while let Some(next) = route.choose(client, &tried) {
             order.push(next);
-            route.failed(&mut tried, next, next == endpoint(1));
+            route.record_failure(&mut tried, next, next == endpoint(1));
         }
-        let expected = [&[endpoint(1); 2][..], &[endpoint(2); TRIES]].concat();
+        let expected = [&[endpoint(1); 2][..], &[endpoint(2); NODE_PORT_ATTEMPTS]].concat();
         assert_eq!(
             order,
-            expected.repeat(ROUNDS),
-            "a node that says nothing is left after two tries"
+            expected.repeat(NODE_PORT_ROUNDS),
+            "a node that times out is given up after two attempts"
         );
-        assert!(!route.may_reuse(endpoint(1)), "another connection may lead to another pod");
-        assert!(route.patience() < CONNECT);
+        assert!(!route.may_reuse(endpoint(1)), "another connection may reach another pod");
+        assert!(route.connect_timeout() < CONNECT_TIMEOUT);
     }
 
     #[test]
-    fn affinity_lasts_until_the_timeout_after_the_last_connection() {
+    fn affinity_expires_after_the_last_connection() {
         let affinity = Affinity::default();
         let client = IpAddr::from([127, 0, 0, 1]);
         let timeout = Duration::from_secs(10);
@@ -293,15 +310,15 @@ mod tests {
         };
         assert_eq!(ask(0, 1), Some(endpoint(1)));
         assert_eq!(ask(9, 2), Some(endpoint(1)));
-        assert_eq!(ask(18, 2), Some(endpoint(1)), "each connection counts anew");
+        assert_eq!(ask(18, 2), Some(endpoint(1)), "each connection restarts the timeout");
         assert_eq!(ask(28, 2), Some(endpoint(2)));
     }
 
     #[test]
-    fn affinity_ends_with_its_endpoint_and_yields_to_a_failed_one() {
+    fn affinity_ends_with_removed_or_failed_endpoint() {
         let affinity = Arc::new(Affinity::default());
         let pinned = |endpoints: &[u16]| Routing {
-            backends: Backends::alike(endpoints.iter().copied().map(endpoint)),
+            backends: Backends::uniform(endpoints.iter().copied().map(endpoint)),
             affinity: Some(Duration::from_secs(10)),
             ..Routing::default()
         };
@@ -318,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn remembered_clients_are_bounded() {
+    fn affinity_table_is_bounded() {
         let affinity = Affinity::default();
         let start = Instant::now();
         for n in 0..(REMEMBERED_CLIENTS as u32 + 10) {

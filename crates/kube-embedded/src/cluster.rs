@@ -9,7 +9,7 @@ use kube_embedded_core::{
     network::{API_PORT, Addresses, Network, Sandbox, claim_block},
     node_api::NodeApi,
 };
-use kube_embedded_kubelet::{self as kubelet, Kubelet, images::ImageStore};
+use kube_embedded_kubelet::{self as kubelet, Kubelet, image_store::ImageStore};
 use kube_embedded_proxy as proxy;
 use std::{
     fmt,
@@ -267,8 +267,9 @@ impl Cluster {
         let weak: Weak<Kubelet> = Arc::downgrade(&kubelet);
         self.api.set_nodes(weak as Weak<dyn NodeApi>);
         self.kubelet = Some(kubelet);
-        let part = proxy::Part::All { nodes, external: load_balancers };
-        let config = proxy::Config { network: self.network.clone(), addresses, part, only: None };
+        let mode = proxy::Mode::Embedded { nodes, external: load_balancers };
+        let network = self.network.clone();
+        let config = proxy::Config { network, addresses, mode, namespace: None };
         self.spawn("proxy", proxy::run(self.client(), config));
         Ok(())
     }
@@ -279,7 +280,7 @@ impl Cluster {
 }
 
 fn add_images(images: &ImageStore, path: &Path) -> Result<(), StartError> {
-    let added = if path.is_dir() { images.add_folder(path) } else { images.add_archive(path) };
+    let added = if path.is_dir() { images.add_directory(path) } else { images.add_archive(path) };
     added
         .map(|_| ())
         .map_err(|error| StartError::Image { path: path.to_owned(), reason: error.to_string() })

@@ -1,8 +1,8 @@
-//! What a lab knows of the cluster it runs on. A provider in `xtask` fills this struct, the `labs`
-//! binary reads it as JSON, and no phase asks for anything else: a lab that would have to know which
-//! cluster it is on gets a field here instead.
+//! The contract between a cluster provider and the labs: one struct that a provider in `xtask` fills
+//! and that the `labs` binary reads as JSON. No phase asks which cluster it runs on; whatever differs
+//! between clusters is a field here.
 //!
-//! Its own crate so that `xtask` need not link a Kubernetes client to fill it.
+//! A crate of its own so that `xtask` does not link a Kubernetes client to fill it.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -11,47 +11,48 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
-    /// `embedded`, `kind`, …: for people to read, never to branch on.
+    /// The provider's name (`embedded`, `kind`, …): for reports, never to branch on.
     pub provider: String,
     /// A kubeconfig of this cluster alone.
     pub kubeconfig: PathBuf,
-    /// Seconds from the start of the provider to an API that answers; `None` if it already ran.
+    /// Seconds from the provider's start until the API server responded; `None` if it already ran.
     pub started_in: Option<f64>,
     /// The folder that holds `lb/` and `ingress/`.
     pub manifests: PathBuf,
     /// The two versions of the app, stable first.
     pub images: Vec<Image>,
-    /// What processors the programs in them are for, as Kubernetes names it: `amd64`. `None` where that is
-    /// not known, since the nodes have images of somebody else's making.
+    /// The architecture of the programs in the images, in Kubernetes' terms (`amd64`). `None` where it
+    /// is unknown because the images on the nodes were not built here.
     pub architecture: Option<String>,
-    /// What pulls or loads of images need: `IfNotPresent` for loaded ones, `Always` for a registry.
+    /// The pull policy of the app's containers: `IfNotPresent` for loaded images, `Always` for a
+    /// registry.
     pub pull_policy: String,
-    /// A file as `docker login` writes it, with what the nodes need to pull the images; `None` where
-    /// they need nothing. Only this user can read it, and what is in it is in no other file.
+    /// A file in the format of Docker's `config.json` with the credentials to pull the images; `None`
+    /// where none are needed. Readable by this user alone; no other file holds its content.
     pub pull_secret: Option<PathBuf>,
-    /// How an Ingress says who is to serve it.
+    /// The class of the labs' Ingress, and how the Ingress names it.
     pub ingress_class: IngressClass,
     /// The crate that both versions are built from, for the claims about its source.
     pub app: PathBuf,
-    /// Whether a Docker engine answers, so that images can be run there as well.
+    /// Whether a Docker engine is available, so that images can be run there as well.
     pub docker: bool,
-    /// How long things may take here.
-    pub patience: Patience,
-    /// The nearest wrong split that a sample must be able to tell from the right one.
-    pub nearest_wrong: NearestWrong,
-    /// Claims that this cluster cannot offer: id and reason.
-    pub absent: Vec<Absent>,
+    /// The timeouts of single waits.
+    pub timeouts: Timeouts,
+    /// The alternative hypothesis that a sample must be able to reject.
+    pub alternative: Alternative,
+    /// The claims that this cluster cannot offer.
+    pub unsupported: Vec<UnsupportedClaim>,
 }
 
-/// One version of the app and where it can be found.
+/// One version of the app and its build artifacts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Image {
     /// `1.0` or `2.0`.
     pub version: String,
-    /// What manifests call it: `kubeapp:1.0`.
+    /// The reference in manifests: `kubeapp:1.0`.
     pub manifest_name: String,
-    /// What this cluster calls it: the same, or a registry's name for it. Rewritten at apply time.
+    /// The reference on this cluster: `manifest_name` itself, or a registry's. Rewritten at apply time.
     pub name: String,
     /// The archive: OCI layout and docker-archive at once.
     pub archive: PathBuf,
@@ -63,50 +64,50 @@ pub struct Image {
     pub build_input: String,
 }
 
-/// How an Ingress names its class.
+/// The way an Ingress names its class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IngressClass {
-    /// Not at all: the default class is meant, or GKE's external load balancer.
+    /// No class is named: the cluster's default class, or GKE's external load balancer.
     Unnamed,
-    /// In the annotation `kubernetes.io/ingress.class`, the only way that GKE heeds.
+    /// The annotation `kubernetes.io/ingress.class`, the only one that GKE's controller honors.
     Annotation(String),
-    /// In `spec.ingressClassName`.
+    /// `spec.ingressClassName`.
     Field(String),
 }
 
-/// Deadlines in seconds. Each is for one wait, not for a phase.
+/// Timeouts in seconds, each for one wait and not for a whole phase.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Patience {
-    /// For a rollout, a scaling or a pod that comes back.
+pub struct Timeouts {
+    /// The timeout of a rollout, a scaling or a pod's recreation.
     pub rollout: u64,
-    /// For a load balancer or an Ingress to get its address and answer there.
+    /// The timeout of a load balancer or an Ingress to get its address and respond there.
     pub address: u64,
-    /// For one HTTP request.
+    /// The timeout of one HTTP request.
     pub request: u64,
-    /// How long the proxies that traffic passes may take until all of them have learned which pods
-    /// came or went. 0 where one carries all traffic and leads nobody to a pod that is gone: who
-    /// answers then tells what it has learned.
+    /// The time until every proxy on the traffic's path has learned of an endpoint change. 0 if a
+    /// single proxy carries all traffic and retries dead endpoints, because the first responses then
+    /// already show what it has learned.
     pub propagation: u64,
 }
 
-/// Against which wrong split a sample is planned.
+/// The wrong split that a sample is planned to reject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum NearestWrong {
-    /// The nearest mistake of one replica (3:1 told from 4:1): some thousands of requests.
+pub enum Alternative {
+    /// One replica too many or too few (3:1 against 4:1): a few thousand requests.
     NearestReplica,
-    /// An even split (3:1 told from 1:1): some hundreds, where requests are dear.
+    /// An even split (3:1 against 1:1): a few hundred requests, for clusters where they are slow.
     Even,
 }
 
 /// A claim that cannot be checked on this cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Absent {
+pub struct UnsupportedClaim {
     /// The claim's id, as in `labs list`.
     pub claim: String,
-    /// Why, in a sentence for the report.
+    /// The reason, in a sentence for the report.
     pub reason: String,
 }

@@ -1,39 +1,39 @@
-//! Applies manifests as `kubectl apply --server-side` does, with unknown fields refused and images
-//! named as the cluster at hand names them.
+//! Applies manifests as `kubectl apply --server-side` does, with strict validation and adapted to the
+//! target cluster.
 
 use super::{
-    FIELD_MANAGER, Scope, fit,
+    adapt,
     manifest::{self, Manifest},
+    namespace_client::NamespaceClient,
 };
+use crate::names::FIELD_MANAGER;
 use anyhow::{Context as _, anyhow};
 use kube::{
     Api,
     api::{DynamicObject, GroupVersionKind, Patch, PatchParams},
     core::TypeMeta,
-    discovery::{self, Scope as KindScope},
+    discovery::{self, Scope},
 };
 use lab_environment::Environment;
 
-impl Scope {
-    /// Reads a file of the environment's manifests folder (`lb/app-production.yml`), with images and
-    /// pull policy as this cluster needs them.
-    ///
-    /// # Errors
-    /// As [`manifest::read`].
-    pub fn manifests(environment: &Environment, file: &str) -> anyhow::Result<Vec<Manifest>> {
-        let mut manifests = manifest::read(&environment.manifests.join(file))?;
-        for manifest in &mut manifests {
-            fit::fit(&mut manifest.object, environment);
-        }
-        Ok(manifests)
+/// Reads a file of the environment's manifests folder (`lb/app-production.yml`), adapted to its cluster.
+///
+/// # Errors
+/// As [`manifest::read`].
+pub(crate) fn manifests(environment: &Environment, file: &str) -> anyhow::Result<Vec<Manifest>> {
+    let mut manifests = manifest::read(&environment.manifests.join(file))?;
+    for manifest in &mut manifests {
+        adapt::adapt(&mut manifest.object, environment);
     }
+    Ok(manifests)
+}
 
-    /// Creates the object or changes it to what the manifest says, and returns what the API made of
-    /// it. Fields that somebody else manages are taken over.
+impl NamespaceClient {
+    /// Applies an object and returns the result. Takes over fields of other managers.
     ///
     /// # Errors
-    /// What the API refuses is shown with file, line, column and field.
-    pub async fn apply(&self, manifest: &Manifest) -> anyhow::Result<DynamicObject> {
+    /// A rejection by the API server is reported with file, line, column and field.
+    pub(crate) async fn apply(&self, manifest: &Manifest) -> anyhow::Result<DynamicObject> {
         let kind = TypeMeta {
             api_version: manifest.api_version().to_owned(),
             kind: manifest.kind().to_owned(),
@@ -48,19 +48,17 @@ impl Scope {
                 return Err(manifest.error_at("kind", &why));
             }
             Err(error) => {
-                return Err(error).context("failed to ask the cluster which kinds it knows");
+                return Err(error).context("failed to discover the resources of the cluster");
             }
         };
         let api: Api<DynamicObject> = match capabilities.scope {
-            KindScope::Cluster => Api::all_with(self.client.clone(), &resource),
-            KindScope::Namespaced => {
-                Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
-            }
+            Scope::Cluster => Api::all_with(self.client.clone(), &resource),
+            Scope::Namespaced => Api::namespaced_with(self.client.clone(), self.name(), &resource),
         };
         let params = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
         match api.patch(manifest.name(), &params, &Patch::Apply(&manifest.object)).await {
             Ok(applied) => Ok(applied),
-            Err(kube::Error::Api(status)) => Err(manifest.refused(&status)),
+            Err(kube::Error::Api(status)) => Err(manifest.rejected(&status)),
             Err(error) => Err(anyhow!(error).context(format!(
                 "failed to apply {} {} of {}",
                 manifest.kind(),
@@ -73,9 +71,13 @@ impl Scope {
     /// Applies every object of a file, in order.
     ///
     /// # Errors
-    /// As [`Scope::manifests`] and [`Scope::apply`]; objects before the one refused are applied.
-    pub async fn apply_file(&self, environment: &Environment, file: &str) -> anyhow::Result<()> {
-        for manifest in Self::manifests(environment, file)? {
+    /// As [`manifests`] and [`NamespaceClient::apply`]; objects before the rejected one are applied.
+    pub(crate) async fn apply_file(
+        &self,
+        environment: &Environment,
+        file: &str,
+    ) -> anyhow::Result<()> {
+        for manifest in manifests(environment, file)? {
             self.apply(&manifest).await?;
         }
         Ok(())
@@ -85,11 +87,11 @@ impl Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kubernetes::fit::tests::environment;
+    use crate::fixture::environment;
 
-    /// The manifests of this repository are what the labs and the docs say they are.
+    /// The labs and the docs refer to these files and objects.
     #[test]
-    fn our_manifests_can_be_read() {
+    fn repository_manifests_contain_the_expected_objects() {
         let environment = environment();
         let production = ("Deployment", "kubeapp-production");
         let canary = ("Deployment", "kubeapp-canary");
@@ -108,23 +110,22 @@ mod tests {
             ("ingress/app-ingress-fanout.yml", &[ingress]),
             ("ingress/app-ingress-tls.yml", &[ingress]),
         ] {
-            let manifests = Scope::manifests(&environment, file).unwrap();
-            let found: Vec<_> = manifests.iter().map(|m| (m.kind(), m.name())).collect();
-            assert_eq!(found, objects, "{file}");
-            for manifest in &manifests {
+            let found = manifests(&environment, file).unwrap();
+            let names: Vec<_> = found.iter().map(|m| (m.kind(), m.name())).collect();
+            assert_eq!(names, objects, "{file}");
+            for manifest in &found {
                 assert_eq!(manifest.object.pointer("/metadata/namespace"), None, "{file}");
             }
         }
     }
 
-    /// The pods of both halves of the article are the same, so that what is said of one is true of
-    /// the other.
+    /// A claim about the pods of one half of the article is then true of the other.
     #[test]
-    fn both_halves_deploy_the_same() {
+    fn deployments_of_both_halves_are_equal() {
         let environment = environment();
         for file in ["app-production.yml", "app-canary.yml"] {
             let [lb, ingress] = ["lb", "ingress"].map(|half| {
-                Scope::manifests(&environment, &format!("{half}/{file}")).unwrap().remove(0).object
+                manifests(&environment, &format!("{half}/{file}")).unwrap().remove(0).object
             });
             assert_eq!(lb, ingress, "{file}");
         }

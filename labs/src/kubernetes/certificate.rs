@@ -1,7 +1,8 @@
-//! A certificate that is made in the run, and the Secret that an Ingress finds it in.
+//! A self-signed certificate created during the run, and the Secret that an Ingress reads it from.
 
-use super::{FIELD_MANAGER, Scope};
-use crate::sample::{self, Tls};
+use super::namespace_client::NamespaceClient;
+use crate::names::FIELD_MANAGER;
+use crate::sampler::{self, Tls};
 use anyhow::Context as _;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::api::{Patch, PatchParams};
@@ -9,20 +10,20 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use std::time::Duration;
 use time::OffsetDateTime;
 
-/// A certificate that signs itself, with its key.
-pub struct Certificate {
+/// A self-signed certificate with its key.
+pub(crate) struct Certificate {
     der: Vec<u8>,
     pem: String,
     key: String,
 }
 
-/// For clocks that do not agree, and for a lab that somebody keeps to look around.
+/// The margin of the validity period, for clock skew and for labs run with `--keep`.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Certificate {
-    /// For these DNS names, from yesterday until tomorrow.
-    pub fn new(names: &[&str]) -> anyhow::Result<Self> {
-        let make = || {
+    /// Creates a certificate for these DNS names, valid from yesterday until tomorrow.
+    pub(crate) fn new(names: &[&str]) -> anyhow::Result<Self> {
+        let create = || {
             let mut params =
                 CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())?;
             let now = OffsetDateTime::now_utc();
@@ -39,23 +40,23 @@ impl Certificate {
                 key: key.serialize_pem(),
             })
         };
-        make().context("failed to make a certificate")
+        create().context("failed to create a certificate")
     }
 
-    /// A client that trusts this certificate alone, for a server of that name.
-    pub fn trusted(&self, name: &str) -> anyhow::Result<Tls> {
+    /// Returns a TLS client for that server name that trusts this certificate alone.
+    pub(crate) fn trusted(&self, name: &str) -> anyhow::Result<Tls> {
         Tls::trusting(&self.der, name)
     }
 
-    /// How a client sees it.
-    pub fn as_seen(&self) -> sample::Certificate {
-        sample::Certificate::of(&self.der)
+    /// Returns the certificate as a client records it.
+    pub(crate) fn as_presented(&self) -> sampler::Certificate {
+        sampler::Certificate::of(&self.der)
     }
 }
 
-impl Scope {
-    /// `kubectl create secret tls NAME`, or changes the one there is.
-    pub async fn apply_certificate(
+impl NamespaceClient {
+    /// Applies the Secret, as `kubectl create secret tls NAME` does.
+    pub(crate) async fn apply_certificate(
         &self,
         name: &str,
         certificate: &Certificate,

@@ -1,6 +1,6 @@
-//! The ways in which Kubernetes names a field: in causes (`spec.containers[0].image`), in conflicts
-//! and schema errors of server-side apply (`.spec.containers[name="kubeapp"].image`), and inside the
-//! sentences of decoding errors.
+//! Parses field paths as Kubernetes writes them: in causes (`spec.containers[0].image`), in conflicts and
+//! schema errors of server-side apply (`.spec.containers[name="kubeapp"].image`), and inside the messages
+//! of decoding errors.
 
 /// One step of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(super) enum Step {
     Keyed(Vec<(String, String)>),
 }
 
-/// Reads a path as far as it makes sense.
+/// Parses a path up to the first syntax error.
 pub(super) fn parse(path: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut rest = path.trim();
@@ -36,14 +36,14 @@ pub(super) fn parse(path: &str) -> Vec<Step> {
     steps
 }
 
-/// The paths that a sentence names: those after `unknown field`, `duplicate field` and
-/// `Go struct field`, and those that start a clause with a dot.
+/// Extracts the paths in a message: those after `unknown field`, `duplicate field` and `Go struct field`,
+/// or else words that start with a dot.
 pub(super) fn in_message(message: &str) -> Vec<String> {
     let mut found = Vec::new();
     for marker in ["unknown field \"", "duplicate field \"", "field \""] {
         for (at, _) in message.match_indices(marker) {
             let rest = message.get(at + marker.len()..).unwrap_or_default();
-            // Quotes inside brackets belong to the path.
+            // Decoding errors index lists by number, so the path holds no quotes.
             if let Some(path) = rest.split('"').next() {
                 push(&mut found, path);
             }
@@ -70,7 +70,7 @@ fn push(found: &mut Vec<String>, path: &str) {
     }
 }
 
-/// Where the bracket ends, quotes skipped.
+/// Returns the position of the closing bracket outside of quotes.
 fn closing(inside: &str) -> Option<usize> {
     let mut quoted = false;
     inside.char_indices().find_map(|(at, c)| {
@@ -99,9 +99,10 @@ fn bracket(inside: &str) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
-    fn paths_become_steps() {
+    fn paths_are_parsed_into_steps() {
         let key = |k: &str| Step::Key(k.to_owned());
         let keyed = |pairs: &[(&str, &str)]| {
             Step::Keyed(pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn sentences_give_up_their_paths() {
+    fn paths_are_extracted_from_messages() {
         for (message, paths) in [
             (
                 "strict decoding error: unknown field \"spec.a\", unknown field \"spec.b[0].c\"",
@@ -148,6 +149,46 @@ mod tests {
             ("the server said no...", vec![]),
         ] {
             assert_eq!(in_message(message), paths, "{message}");
+        }
+    }
+
+    /// The inverse of [`parse`] for steps that Kubernetes writes.
+    fn format(steps: &[Step]) -> String {
+        let step = |step: &Step| match step {
+            Step::Key(key) if key.contains(['.', '/']) => format!("[{key}]"),
+            Step::Key(key) => format!(".{key}"),
+            Step::Index(index) => format!("[{index}]"),
+            Step::Keyed(pairs) => {
+                let pairs = pairs.iter().map(|(key, value)| format!("{key}=\"{value}\""));
+                format!("[{}]", pairs.collect::<Vec<_>>().join(","))
+            }
+        };
+        steps.iter().map(step).collect()
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let name = "[a-zA-Z][a-zA-Z0-9-]{0,8}";
+        prop_oneof![
+            name.prop_map(Step::Key),
+            "[a-z]{1,5}\\.[a-z]{1,3}/[a-z]{1,5}".prop_map(Step::Key),
+            (0..1000_usize).prop_map(Step::Index),
+            proptest::collection::vec((name, "[a-zA-Z0-9:/.\\]-]{0,8}"), 1..3)
+                .prop_map(Step::Keyed),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn formatted_path_is_parsed_back(steps in proptest::collection::vec(step(), 0..8)) {
+            prop_assert_eq!(parse(&format(&steps)), steps);
+        }
+
+        #[test]
+        fn any_text_is_parsed_without_panic(text in "\\PC{0,60}") {
+            _ = parse(&text);
+            _ = in_message(&text);
         }
     }
 }

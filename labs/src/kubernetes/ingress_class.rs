@@ -1,20 +1,20 @@
-//! Which class the labs' Ingress is of on the cluster at hand, and what to say where nobody serves it.
+//! The class of the labs' Ingress on the target cluster, and hints for a class that no controller serves.
 
-use super::Scope;
+use super::namespace_client::NamespaceClient;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use k8s_openapi::api::{core::v1::Event, networking::v1::IngressClass as Listed};
+use k8s_openapi::api::{core::v1::Event, networking::v1::IngressClass as IngressClassResource};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use lab_environment::IngressClass;
 use serde_json::{Value, json};
 
-/// How classes were named before `spec.ingressClassName`, and on GKE still are.
-pub(super) const ANNOTATION: &str = "kubernetes.io/ingress.class";
-/// Marks the class of Ingresses that name none.
+/// The annotation used before `spec.ingressClassName` existed, and still required on GKE.
+const ANNOTATION: &str = "kubernetes.io/ingress.class";
+/// The annotation that marks the default class.
 const DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";
 
-/// Makes an Ingress name its class in that way and no other.
-pub(super) fn fit(ingress: &mut Value, class: &IngressClass) {
+/// Makes an Ingress name its class in this way and no other.
+pub(super) fn set_class(ingress: &mut Value, class: &IngressClass) {
     let (annotation, field) = match class {
         IngressClass::Unnamed => return,
         IngressClass::Annotation(name) => (Some(name), None),
@@ -28,85 +28,84 @@ fn put(object: &mut Value, key: &str, value: Option<&String>) {
     match (value, object.as_object_mut()) {
         (Some(value), _) => object[key] = json!(value),
         (None, Some(object)) => _ = object.remove(key),
-        // Indexing has made it null, which no API takes.
+        // Indexing above turned a missing object into null, which the API server rejects.
         (None, None) => *object = json!({}),
     }
 }
 
-impl Scope {
-    /// An error if the class is one that the cluster does not know, so that nobody waits for an address
-    /// in vain. Of a class in an annotation that cannot be told: it need not be listed.
-    pub async fn knows_class(&self, class: &IngressClass) -> anyhow::Result<()> {
+impl NamespaceClient {
+    /// Returns an error if no IngressClass of that name exists, since an address would never be assigned.
+    /// A class named by annotation is not checked: it needs no IngressClass.
+    pub(crate) async fn check_ingress_class(&self, class: &IngressClass) -> anyhow::Result<()> {
         let IngressClass::Field(name) = class else { return Ok(()) };
         let classes = self.classes().await?;
         if !classes.iter().any(|class| class.name_any() == *name) {
-            bail!("nobody serves the Ingress class `{name}`: {}", listed(&classes));
+            bail!("no controller serves the Ingress class `{name}`: {}", available(&classes));
         }
         Ok(())
     }
 
-    /// Why that Ingress of that class has got no address, as far as its events and the cluster's classes
-    /// tell.
-    pub async fn unserved(&self, name: &str, class: &IngressClass) -> String {
-        let guess = self.nobody_serves(class).await;
+    /// Describes why an Ingress of that class has no address, from its events and the cluster's classes.
+    pub(crate) async fn explain_pending_ingress(&self, name: &str, class: &IngressClass) -> String {
+        let guess = self.unserved_class_hint(class).await;
         match self.last_warning("Ingress", name).await {
-            Ok(Some(said)) => format!("the cluster's last word on it: {said}; {guess}"),
+            Ok(Some(warning)) => format!("last warning event: {warning}; {guess}"),
             Ok(None) => guess,
             Err(error) => format!("{guess}; {error:#}"),
         }
     }
 
-    async fn nobody_serves(&self, class: &IngressClass) -> String {
+    async fn unserved_class_hint(&self, class: &IngressClass) -> String {
         let classes = match self.classes().await {
             Ok(classes) => classes,
             Err(error) => return format!("{error:#}"),
         };
-        let who = match class {
+        let hint = match class {
             IngressClass::Unnamed => {
-                "perhaps nobody serves an Ingress that names no class".to_owned()
+                "perhaps no controller serves an Ingress that names no class".to_owned()
             }
             IngressClass::Annotation(name) => {
                 format!(
-                    "perhaps nobody serves the Ingress class `{name}` of the annotation {ANNOTATION}"
+                    "perhaps no controller serves the Ingress class `{name}` of the annotation {ANNOTATION}"
                 )
             }
             IngressClass::Field(name) => {
                 format!(
-                    "perhaps nobody serves the Ingress class `{name}`, though there is one of that name"
+                    "perhaps no controller serves the Ingress class `{name}`, although it exists"
                 )
             }
         };
-        format!("{who}: {}", listed(&classes))
+        format!("{hint}: {}", available(&classes))
     }
 
-    /// What the newest warning about an object says.
+    /// Returns the newest warning event about an object.
     async fn last_warning(&self, kind: &str, name: &str) -> anyhow::Result<Option<String>> {
         let about = format!("type=Warning,involvedObject.kind={kind},involvedObject.name={name}");
         let found = self.api::<Event>().list(&ListParams::default().fields(&about)).await;
         let events = found.context("failed to list events")?.items;
-        let newest = events.into_iter().max_by_key(happened);
+        let newest = events.into_iter().max_by_key(event_time);
         Ok(newest.map(|event| {
             let (reason, message) = (event.reason.unwrap_or_default(), event.message);
             format!("{reason}: {}", message.unwrap_or_default())
         }))
     }
 
-    async fn classes(&self) -> anyhow::Result<Vec<Listed>> {
-        let classes: Api<Listed> = Api::all(self.client.clone());
+    async fn classes(&self) -> anyhow::Result<Vec<IngressClassResource>> {
+        let classes: Api<IngressClassResource> = Api::all(self.client.clone());
         let found = classes.list(&ListParams::default()).await;
         Ok(found.context("failed to list Ingress classes")?.items)
     }
 }
 
-/// Newer ways to write events leave the older times out.
-fn happened(event: &Event) -> Option<Timestamp> {
+/// Returns the time of an event; newer recorders leave out the older fields.
+fn event_time(event: &Event) -> Option<Timestamp> {
     let last = event.last_timestamp.as_ref().map(|time| time.0);
-    let made = event.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    last.or_else(|| event.event_time.as_ref().map(|time| time.0)).or(made)
+    let created = event.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    last.or_else(|| event.event_time.as_ref().map(|time| time.0)).or(created)
 }
 
-/// What there is to choose from.
-fn listed(classes: &[Listed]) -> String {
+/// Formats the available classes.
+fn available(classes: &[IngressClassResource]) -> String {
     let named = classes.iter().map(|class| {
         let marked = class.annotations().get(DEFAULT).is_some_and(|marked| marked == "true");
         format!("`{}`{}", class.name_any(), if marked { " (the default)" } else { "" })
@@ -129,31 +128,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ingress_names_its_class_in_one_way() {
+    fn class_is_set_in_exactly_one_way() {
         let plain = json!({"metadata": {"name": "i"}, "spec": {"rules": []}});
         let both = json!({
             "metadata": {"name": "i", "annotations": {ANNOTATION: "a", "other": "stays"}},
             "spec": {"ingressClassName": "f", "rules": []}});
-        let fitted = |of: &Value, class: IngressClass| {
+        let with_class = |of: &Value, class: IngressClass| {
             let mut ingress = of.clone();
-            fit(&mut ingress, &class);
+            set_class(&mut ingress, &class);
             ingress
         };
-        assert_eq!(fitted(&both, IngressClass::Unnamed), both);
+        assert_eq!(with_class(&both, IngressClass::Unnamed), both);
         assert_eq!(
-            fitted(&plain, IngressClass::Annotation("gce".into())),
+            with_class(&plain, IngressClass::Annotation("gce".into())),
             json!({"metadata": {"name": "i", "annotations": {ANNOTATION: "gce"}},
                 "spec": {"rules": []}})
         );
         assert_eq!(
-            fitted(&both, IngressClass::Annotation("gce".into())),
+            with_class(&both, IngressClass::Annotation("gce".into())),
             json!({"metadata": {"name": "i", "annotations": {ANNOTATION: "gce", "other": "stays"}},
                 "spec": {"rules": []}})
         );
-        let field = fitted(&plain, IngressClass::Field("nginx".into()));
+        let field = with_class(&plain, IngressClass::Field("nginx".into()));
         assert_eq!(field["spec"], json!({"ingressClassName": "nginx", "rules": []}));
         assert_eq!(field["metadata"]["annotations"], json!({}));
-        let field = fitted(&both, IngressClass::Field("nginx".into()));
+        let field = with_class(&both, IngressClass::Field("nginx".into()));
         assert_eq!(field["metadata"]["annotations"], json!({"other": "stays"}));
     }
 }

@@ -1,6 +1,5 @@
-//! Reads manifests and remembers where each field stands, so that what the API refuses can be shown
-//! at its line: `manifests/lb/app-production.yml:37:9: spec.template.spec.containers[0].imagee: …`.
-//! Pure: no cluster is spoken to here.
+//! Parses manifests with the position of each field, so that a rejection by the API server can be shown at
+//! its line: `manifests/lb/app-production.yml:37:9: spec.template.spec.containers[0].imagee: …`.
 
 use super::field_path::{self, Step};
 use anyhow::{Context as _, anyhow};
@@ -15,38 +14,38 @@ use std::{
 /// One object of a manifest file.
 #[derive(Clone, Debug)]
 pub struct Manifest {
-    /// Where it was read.
+    /// The file it was read from.
     pub file: PathBuf,
-    /// The object, as the API gets it.
+    /// The object, as it is sent to the API server.
     pub object: Value,
     fields: Spanned<Node>,
 }
 
-/// Line and column of a field, both from 1.
+/// The position of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     /// From 1.
     pub line: u64,
     /// From 1, in characters.
     pub column: u64,
 }
 
-/// Reads every object of a manifest file, in order; documents that hold nothing are skipped.
+/// Reads every object of a manifest file, in order; empty documents are skipped.
 ///
 /// # Errors
-/// When the file cannot be read, is not YAML, or holds something that cannot be a Kubernetes object
-/// (no `apiVersion`, `kind` or name); the message starts with `FILE:LINE:COLUMN`.
+/// If the file cannot be read, is not YAML, or a document is not a Kubernetes object (no `apiVersion`,
+/// `kind` or name); the message starts with `FILE:LINE:COLUMN`.
 pub fn read(file: &Path) -> anyhow::Result<Vec<Manifest>> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("failed to read the manifest {}", file.display()))?;
     parse(file, &text)
 }
 
-/// The same for text that is already read; `file` is only named in errors.
+/// Parses the text of a manifest file; `file` is only named in errors.
 ///
 /// # Errors
 /// As [`read`].
-pub fn parse(file: &Path, text: &str) -> anyhow::Result<Vec<Manifest>> {
+pub(crate) fn parse(file: &Path, text: &str) -> anyhow::Result<Vec<Manifest>> {
     let documents: Vec<Spanned<Node>> = serde_saphyr::from_multiple(text).map_err(|error| {
         let place = error.location().map_or_else(String::new, |at| place(at.line(), at.column()));
         anyhow!("{}{place}: not valid YAML: {}", file.display(), one_line(error.without_snippet()))
@@ -82,17 +81,17 @@ pub fn parse(file: &Path, text: &str) -> anyhow::Result<Vec<Manifest>> {
 
 impl Manifest {
     /// The `metadata.name`.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.text("/metadata/name")
     }
 
     /// The `kind`.
-    pub fn kind(&self) -> &str {
+    pub(crate) fn kind(&self) -> &str {
         self.text("/kind")
     }
 
     /// The `apiVersion`.
-    pub fn api_version(&self) -> &str {
+    pub(crate) fn api_version(&self) -> &str {
         self.text("/apiVersion")
     }
 
@@ -100,15 +99,16 @@ impl Manifest {
         self.object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Where a field stands that the API names as `spec.template.spec.containers[0].image` or
-    /// `.spec.template.spec.containers[name="kubeapp"].image`. Of a field that is not in the file
-    /// (a required one, say) the nearest parent that is. `None` if not even the first step is there.
-    pub fn locate(&self, field: &str) -> Option<Position> {
+    /// Returns the position of a field path, in the forms `spec.template.spec.containers[0].image` and
+    /// `.spec.template.spec.containers[name="kubeapp"].image`. For a field that is not in the file, such
+    /// as a missing required one, it is that of the nearest parent. `None` if the file lacks even the
+    /// first step.
+    pub(crate) fn locate(&self, field: &str) -> Option<Position> {
         locate(&self.fields, &field_path::parse(field))
     }
 
-    /// What the API said about this object, at the line of the field it named. Its words are kept.
-    pub fn refused(&self, status: &kube::core::Status) -> anyhow::Error {
+    /// Formats a rejection by the API server at the lines of the fields it names, in its own words.
+    pub(crate) fn rejected(&self, status: &kube::core::Status) -> anyhow::Error {
         let causes = status.details.as_ref().map(|d| d.causes.as_slice()).unwrap_or_default();
         let mut named: Vec<(String, String)> = causes
             .iter()
@@ -134,12 +134,12 @@ impl Manifest {
         }
     }
 
-    /// An error about one field, in the same shape.
-    pub fn error_at(&self, field: &str, why: &str) -> anyhow::Error {
+    /// Formats an error about one field at its line.
+    pub(crate) fn error_at(&self, field: &str, why: &str) -> anyhow::Error {
         anyhow!("{}{field}: {why}", self.prefix(field))
     }
 
-    /// `FILE:LINE:COLUMN: ` of a field; without the place when there is none.
+    /// Formats the position of a field as `FILE:LINE:COLUMN: `; that of the object if it is not found.
     fn prefix(&self, field: &str) -> String {
         let at = self.locate(field).unwrap_or_else(|| position(&self.fields));
         format!("{}{}: ", self.file.display(), place(at.line, at.column))
@@ -158,7 +158,7 @@ fn position<T>(spanned: &Spanned<T>) -> Position {
     Position { line: spanned.referenced.line(), column: spanned.referenced.column() }
 }
 
-/// Follows the steps as far as the file goes.
+/// Follows the steps as far as the file has them.
 fn locate(root: &Spanned<Node>, steps: &[Step]) -> Option<Position> {
     let (mut node, mut found) = (root, None);
     for step in steps {
@@ -180,7 +180,7 @@ fn locate(root: &Spanned<Node>, steps: &[Step]) -> Option<Position> {
     found
 }
 
-/// YAML with the place of every key and value.
+/// A YAML node with the positions of keys and values.
 #[derive(Clone, Debug)]
 enum Node {
     Scalar(Value),
@@ -202,7 +202,7 @@ impl Node {
         }
     }
 
-    /// Whether this is a map in which `key` reads as `value`.
+    /// Returns true if this is a mapping in which `key` has the scalar `value`.
     fn has(&self, key: &str, value: &str) -> bool {
         let Node::Map(entries) = self else { return false };
         entries.iter().any(|(k, v)| match &v.value {
@@ -273,6 +273,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     const TWO: &str = "\
@@ -306,7 +307,7 @@ spec:
     }
 
     #[test]
-    fn documents_become_objects() {
+    fn documents_are_parsed_into_objects() {
         let two = two();
         assert_eq!(two.len(), 2);
         assert_eq!((two[0].kind(), two[0].name()), ("Deployment", "kubeapp-production"));
@@ -318,7 +319,7 @@ spec:
     }
 
     #[test]
-    fn fields_have_places() {
+    fn fields_are_located() {
         let two = two();
         for (document, field, line, column) in [
             (0, "apiVersion", 2, 1),
@@ -332,7 +333,7 @@ spec:
                 14,
                 41,
             ),
-            // Absent: the nearest parent.
+            // Not in the file: the nearest parent.
             (0, "spec.template.spec.containers[1].image", 12, 11),
             (0, "spec.selector", 6, 1),
             (1, "spec.selector[app.kubernetes.io/name]", 23, 5),
@@ -345,7 +346,7 @@ spec:
     }
 
     #[test]
-    fn what_the_api_says_is_shown_at_its_line() {
+    fn rejection_is_shown_at_the_line_of_the_field() {
         let causes = |causes: &[(&str, &str)]| json!({"causes": causes.iter().map(|(f, m)| json!({"field": f, "message": m})).collect::<Vec<_>>()});
         for (message, code, details, expected) in [
             (
@@ -383,13 +384,13 @@ spec:
                 json!({"message": message, "code": code, "reason": "", "details": details}),
             )
             .unwrap();
-            let said = two()[0].refused(&status).to_string();
-            assert!(said.starts_with(expected), "{said}\n  expected {expected}");
+            let error = two()[0].rejected(&status).to_string();
+            assert!(error.starts_with(expected), "{error}\n  expected {expected}");
         }
     }
 
     #[test]
-    fn malformed_files_are_refused_with_their_place() {
+    fn malformed_files_are_rejected_with_position() {
         for (text, expected) in [
             ("", "bad.yml: holds no object"),
             ("# nothing\n", "bad.yml: holds no object"),
@@ -401,8 +402,8 @@ spec:
             ),
             ("- a\n- b\n", "bad.yml:1:1: apiVersion: missing"),
         ] {
-            let said = parse(Path::new("bad.yml"), text).unwrap_err().to_string();
-            assert!(said.starts_with(expected), "{text:?} gave {said}");
+            let error = parse(Path::new("bad.yml"), text).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{text:?} gave {error}");
         }
         for (text, line) in [
             ("apiVersion: v1\nkind: Service\n metadata: {name: x}\n", 3),
@@ -410,9 +411,71 @@ spec:
             ("apiVersion: v1\napiVersion: v1\n", 2),
             ("apiVersion: v1\nkind:\tService\n\t- x\n", 2),
         ] {
-            let said = parse(Path::new("bad.yml"), text).unwrap_err().to_string();
-            assert!(said.starts_with(&format!("bad.yml:{line}:")), "{text:?} gave {said}");
-            assert!(said.contains("not valid YAML"), "{said}");
+            let error = parse(Path::new("bad.yml"), text).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("bad.yml:{line}:")), "{text:?} gave {error}");
+            assert!(error.contains("not valid YAML"), "{error}");
+        }
+    }
+
+    /// A JSON object of a few levels, without empty keys.
+    fn spec() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            "[ -~]{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 20, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map("[a-z][a-zA-Z]{0,6}", inner, 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// The paths of all fields of a value, as the API server writes them.
+    fn paths(value: &Value, prefix: &str) -> Vec<String> {
+        let children: Vec<(String, &Value)> = match value {
+            Value::Object(fields) => {
+                fields.iter().map(|(key, value)| (format!("{prefix}.{key}"), value)).collect()
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().map(|(n, v)| (format!("{prefix}[{n}]"), v)).collect()
+            }
+            _ => Vec::new(),
+        };
+        let below = children.into_iter().flat_map(|(path, value)| {
+            let below = paths(value, &path);
+            std::iter::once(path).chain(below)
+        });
+        below.collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// JSON is YAML, so a pretty-printed object is a manifest.
+        #[test]
+        fn every_field_of_a_json_manifest_is_located_at_its_line(spec in spec()) {
+            let object = json!({"apiVersion": "v1", "kind": "K", "metadata": {"name": "n"},
+                "spec": spec});
+            let text = serde_json::to_string_pretty(&object).unwrap();
+            let manifest = parse(Path::new("m.json"), &text).unwrap().remove(0);
+            prop_assert_eq!(&manifest.object, &object);
+            for path in paths(&object, "") {
+                let at = manifest.locate(&path).unwrap();
+                let line = text.lines().nth(usize::try_from(at.line).unwrap() - 1).unwrap();
+                if let Some((_, key)) = path.rsplit_once('.').filter(|(_, key)| !key.ends_with(']')) {
+                    let key = format!("\"{}\":", key);
+                    prop_assert!(line.trim_start().starts_with(&key), "{path}: {line}");
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_is_parsed_without_panic(text in "[ -~\n]{0,200}") {
+            _ = parse(Path::new("m.yml"), &text);
         }
     }
 }

@@ -1,32 +1,42 @@
-//! Nodes: which take pods, and where each can be reached.
+//! Nodes: readiness, schedulability, architecture and addresses.
 
-use super::Scope;
+use super::namespace_client::NamespaceClient;
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use kube::{Api, ResourceExt, api::ListParams};
 use std::net::IpAddr;
 
-/// So many nodes are named where there may be hundreds.
-const NAMED: usize = 5;
+/// The number of nodes an error names at most.
+const MAX_NAMED: usize = 5;
 
-impl Scope {
-    /// Names of the nodes that take pods: ready, not cordoned and without a taint that keeps them off.
-    pub async fn nodes_for_pods(&self) -> anyhow::Result<Vec<String>> {
+impl NamespaceClient {
+    /// Lists the schedulable nodes, ready or not.
+    pub(crate) async fn schedulable_nodes(&self) -> anyhow::Result<Vec<Node>> {
+        let mut nodes = self.nodes().await?;
+        nodes.retain(is_schedulable);
+        Ok(nodes)
+    }
+
+    /// Lists the names of the nodes that are schedulable and ready.
+    pub(crate) async fn nodes_for_pods(&self) -> anyhow::Result<Vec<String>> {
         let nodes = self.nodes().await?;
         Ok(nodes.iter().filter(|node| takes_pods(node)).map(ResourceExt::name_any).collect())
     }
 
-    /// An error if a node that takes pods has other processors than the images are for: a pod there
-    /// could not even start its program, and every wait would be in vain.
-    pub async fn can_run(&self, architecture: Option<&str>) -> anyhow::Result<()> {
+    /// Returns an error if a node that takes pods has another architecture than the images: a pod there
+    /// could not start, and every wait would time out.
+    pub(crate) async fn check_architecture(
+        &self,
+        architecture: Option<&str>,
+    ) -> anyhow::Result<()> {
         match architecture {
-            Some(wanted) => misfits(&self.nodes().await?, wanted),
+            Some(wanted) => reject_other_architectures(&self.nodes().await?, wanted),
             None => Ok(()),
         }
     }
 
-    /// Every node with its address: the internal one, else any that is an IP address.
-    pub async fn node_addresses(&self) -> anyhow::Result<Vec<(String, Option<IpAddr>)>> {
+    /// Lists all nodes, each with its internal address, or else any IP address it has.
+    pub(crate) async fn node_addresses(&self) -> anyhow::Result<Vec<(String, Option<IpAddr>)>> {
         Ok(self.nodes().await?.iter().map(|node| (node.name_any(), address(node))).collect())
     }
 
@@ -37,17 +47,26 @@ impl Scope {
     }
 }
 
-fn takes_pods(node: &Node) -> bool {
-    let spec = node.spec.clone().unwrap_or_default();
-    let status = node.status.clone().unwrap_or_default();
+/// Returns true if the node's condition `Ready` is true.
+pub(crate) fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
     let ready = |c: &NodeCondition| c.type_ == "Ready" && c.status == "True";
-    let taints = spec.taints.unwrap_or_default();
-    status.conditions.unwrap_or_default().iter().any(ready)
-        && spec.unschedulable != Some(true)
-        && !taints.iter().any(|taint| taint.effect != "PreferNoSchedule")
+    conditions.unwrap_or_default().iter().any(ready)
 }
 
-fn misfits(nodes: &[Node], wanted: &str) -> anyhow::Result<()> {
+/// Returns true if the node is neither cordoned nor tainted against pods.
+pub(crate) fn is_schedulable(node: &Node) -> bool {
+    let spec = node.spec.as_ref();
+    let taints = spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    spec.and_then(|spec| spec.unschedulable) != Some(true)
+        && taints.iter().all(|taint| taint.effect == "PreferNoSchedule")
+}
+
+fn takes_pods(node: &Node) -> bool {
+    is_ready(node) && is_schedulable(node)
+}
+
+fn reject_other_architectures(nodes: &[Node], wanted: &str) -> anyhow::Result<()> {
     let other = nodes.iter().filter(|node| takes_pods(node)).filter_map(|node| {
         let info = node.status.as_ref()?.node_info.as_ref()?;
         let differs = !info.architecture.is_empty() && info.architecture != wanted;
@@ -55,9 +74,9 @@ fn misfits(nodes: &[Node], wanted: &str) -> anyhow::Result<()> {
     });
     let other: Vec<_> = other.collect();
     let Some((_, architecture)) = other.first() else { return Ok(()) };
-    let named = other.iter().take(NAMED).map(|(node, of)| format!("{node} ({of})"));
+    let named = other.iter().take(MAX_NAMED).map(|(node, of)| format!("{node} ({of})"));
     let named = named.collect::<Vec<_>>().join(", ");
-    let more = match other.len().saturating_sub(NAMED) {
+    let more = match other.len().saturating_sub(MAX_NAMED) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
@@ -80,7 +99,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn nodes_of_another_kind_are_named_if_they_take_pods() {
+    fn other_architecture_is_rejected_only_on_nodes_that_take_pods() {
         let node = |name: &str, architecture: &str, spec: serde_json::Value| -> Node {
             let ready = json!([{"type": "Ready", "status": "True"}]);
             let info = json!({"architecture": architecture, "bootID": "", "containerRuntimeVersion": "",
@@ -94,11 +113,11 @@ mod tests {
         };
         let tainted = json!({"taints": [{"key": "kubernetes.io/arch", "effect": "NoSchedule"}]});
         let right = [node("a", "amd64", json!({})), node("b", "arm64", tainted)];
-        assert!(misfits(&right, "amd64").is_ok());
-        assert!(misfits(&[Node::default()], "amd64").is_ok());
+        assert!(reject_other_architectures(&right, "amd64").is_ok());
+        assert!(reject_other_architectures(&[Node::default()], "amd64").is_ok());
         let wrong: Vec<_> =
             (0..7).map(|i| node(&format!("n{i}"), "arm64", json!({}))).chain(right).collect();
-        let error = misfits(&wrong, "amd64").unwrap_err().to_string();
+        let error = reject_other_architectures(&wrong, "amd64").unwrap_err().to_string();
         assert!(error.starts_with("the images are for amd64, and"), "{error}");
         assert!(
             error.contains("n0 (arm64), n1 (arm64)") && error.contains(" and 2 more:"),
@@ -108,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_internal_address_comes_first() {
+    fn internal_address_is_preferred() {
         let host = json!({"type": "Hostname", "address": "node-1"});
         let outer = json!({"type": "ExternalIP", "address": "203.0.113.7"});
         let inner = json!({"type": "InternalIP", "address": "10.0.0.7"});

@@ -1,8 +1,8 @@
-//! Pods, who owns them, what ails them, and the events that tell of them.
+//! Pods: their readiness, owners, container problems and events.
 
 use super::{
-    Scope,
-    wait::{self, Seen, WaitError, until},
+    namespace_client::NamespaceClient,
+    wait::{self, Objects, Progress, WaitError, until},
 };
 use anyhow::Context as _;
 use k8s_openapi::{
@@ -21,121 +21,126 @@ use std::{
     fmt,
 };
 
-/// Whether the pod's condition `Ready` is true.
-pub fn is_ready(pod: &Pod) -> bool {
+/// Returns true if the pod's condition `Ready` is true.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
-/// Whether nobody has asked for the pod's end.
-pub fn is_wanted(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_none()
+/// Returns true if the pod is being deleted.
+pub(crate) fn is_terminating(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
 }
 
-/// The controller that owns an object.
-pub fn owner(meta: &ObjectMeta) -> Option<&OwnerReference> {
+/// Returns the controller that owns an object.
+pub(crate) fn owner(meta: &ObjectMeta) -> Option<&OwnerReference> {
     meta.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))
 }
 
-/// The image of a pod's first container.
-pub fn image(pod: &Pod) -> &str {
+/// Returns the image of a pod's first container.
+pub(crate) fn image(pod: &Pod) -> &str {
     let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
     containers.first().and_then(|c| c.image.as_deref()).unwrap_or_default()
 }
 
-/// Names of pods.
-pub fn names<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> BTreeSet<String> {
+/// Iterates over the pods that are not terminating.
+fn current(pods: &Objects<Pod>) -> impl Iterator<Item = &Pod> {
+    pods.values().map(|pod| &**pod).filter(|pod| !is_terminating(pod))
+}
+
+/// Returns the names of pods.
+pub(crate) fn names<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> BTreeSet<String> {
     pods.into_iter().map(ResourceExt::name_any).collect()
 }
 
-/// Why a container does not run.
+/// The reason why a container does not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub(crate) struct ContainerProblem {
     /// The pod.
     pub pod: String,
-    /// What its container asks for.
-    pub wants: String,
+    /// The image that the container asks for.
+    pub image: String,
     /// `ImagePullBackOff`, `CrashLoopBackOff`, …
     pub reason: String,
-    /// What the kubelet adds to it.
+    /// The kubelet's message.
     pub message: String,
-    /// How the program ended before: `ended with exit code 1 (Error)`.
-    pub ended: Option<String>,
-    /// Whose fault it is.
-    pub blame: Blame,
+    /// The previous termination: `ended with exit code 1 (Error)`.
+    pub termination: Option<String>,
+    /// The cause.
+    pub cause: Cause,
 }
 
-/// Whose fault a [`Trouble`] is, and so whether waiting can help.
+/// The cause of a [`ContainerProblem`], which decides whether waiting can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
-    /// It may pass: the first try to pull an image, say.
-    Unclear,
-    /// The image is not to be had, which no time will heal.
+pub(crate) enum Cause {
+    /// It may resolve itself: a first failed pull, for example.
+    Transient,
+    /// The image cannot be pulled; waiting will not help.
     Image,
-    /// The container cannot be made, or its program does not stay up.
+    /// The container cannot be created, or its program does not stay up.
     Container,
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for ContainerProblem {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { pod, wants, reason, message, ended, .. } = self;
-        match self.blame {
-            Blame::Container => write!(f, "pod {pod} ({wants}) does not stay up: {reason}")?,
-            Blame::Image | Blame::Unclear => {
-                write!(f, "pod {pod} waits for image {wants}: {reason}")?
+        let Self { pod, image, reason, message, termination, .. } = self;
+        match self.cause {
+            Cause::Container => write!(f, "pod {pod} ({image}) does not stay up: {reason}")?,
+            Cause::Image | Cause::Transient => {
+                write!(f, "pod {pod} waits for image {image}: {reason}")?
             }
         }
         if !message.is_empty() {
             write!(f, " ({message})")?;
         }
-        ended.iter().try_for_each(|ended| write!(f, "; its program {ended}"))
+        termination.iter().try_for_each(|ended| write!(f, "; its program {ended}"))
     }
 }
 
-/// What ails a pod, if one of its containers waits for something that is not simply its start.
-pub fn trouble(pod: &Pod) -> Option<Trouble> {
+/// Returns the problem of the first container that waits for something other than its regular start.
+pub(crate) fn waiting_problem(pod: &Pod) -> Option<ContainerProblem> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     statuses.iter().find_map(|status| {
         let waiting = status.state.as_ref()?.waiting.as_ref()?;
         let reason = waiting.reason.clone()?;
-        let blame = match reason.as_str() {
-            "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" => Blame::Image,
+        let cause = match reason.as_str() {
+            "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" => Cause::Image,
             "CrashLoopBackOff"
             | "RunContainerError"
             | "CreateContainerError"
-            | "CreateContainerConfigError" => Blame::Container,
-            // `ErrImagePull` may pass: the first try of a registry that is slow to answer.
-            _ => Blame::Unclear,
+            | "CreateContainerConfigError" => Cause::Container,
+            // Includes `ErrImagePull`: the first pull from a slow registry may fail.
+            _ => Cause::Transient,
         };
         let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-        let ended = last.map(|last| {
+        let termination = last.map(|last| {
             let why = last.message.as_deref().or(last.reason.as_deref()).unwrap_or("no reason");
             match last.reason.as_deref() {
                 Some("StartError") => format!("could not be started ({why})"),
                 _ => format!("ended with exit code {} ({why})", last.exit_code),
             }
         });
-        // Of a back-off it only says how long it is, and of what, at length.
+        // The message of a back-off only repeats its duration and the pod.
         let message = waiting.message.as_deref().filter(|_| reason != "CrashLoopBackOff");
         let message = message.unwrap_or_default().to_owned();
-        // As the manifest has it; a status may tell it in full.
+        // The reference in the manifest; the status may show a longer form of it.
         let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-        let wants = containers.find(|container| container.name == status.name);
-        let wants = wants.and_then(|container| container.image.as_ref()).unwrap_or(&status.image);
-        let harmless = matches!(reason.as_str(), "ContainerCreating" | "PodInitializing");
-        (!harmless).then(|| Trouble {
+        let image = containers.find(|container| container.name == status.name);
+        let image = image.and_then(|container| container.image.as_ref()).unwrap_or(&status.image);
+        let starting = matches!(reason.as_str(), "ContainerCreating" | "PodInitializing");
+        (!starting).then(|| ContainerProblem {
             pod: pod.name_any(),
-            wants: wants.clone(),
+            image: image.clone(),
             reason,
             message,
-            ended,
-            blame,
+            termination,
+            cause,
         })
     })
 }
 
-/// What a pod's probe said last, where one failed.
-pub fn unhealthy(pod: &str, events: &[Event]) -> Option<String> {
+/// Returns the message of a pod's last failed probe.
+pub(crate) fn last_probe_failure(pod: &str, events: &[Event]) -> Option<String> {
     let ours = events.iter().filter(|event| {
         event.involved_object.name.as_deref() == Some(pod)
             && event.reason.as_deref() == Some("Unhealthy")
@@ -143,16 +148,16 @@ pub fn unhealthy(pod: &str, events: &[Event]) -> Option<String> {
     ours.max_by_key(|event| event.last_timestamp.clone())?.message.clone()
 }
 
-impl Scope {
-    /// Pods with these labels (`app=kubeapp,env=canary`) whose end nobody has asked for, by name.
-    pub async fn pods(&self, labels: &str) -> anyhow::Result<Vec<Pod>> {
+impl NamespaceClient {
+    /// Lists the pods with these labels (`app=kubeapp,env=canary`), without terminating ones.
+    pub(crate) async fn pods(&self, labels: &str) -> anyhow::Result<Vec<Pod>> {
         let pods = self.api::<Pod>().list(&ListParams::default().labels(labels)).await;
         let pods = pods.with_context(|| format!("failed to list the pods with {labels}"))?;
-        Ok(pods.items.into_iter().filter(is_wanted).collect())
+        Ok(pods.items.into_iter().filter(|pod| !is_terminating(pod)).collect())
     }
 
-    /// Replica sets that a Deployment owns, oldest first.
-    pub async fn replica_sets(&self, deployment: &str) -> anyhow::Result<Vec<ReplicaSet>> {
+    /// Lists the replica sets that a Deployment owns, oldest first.
+    pub(crate) async fn replica_sets(&self, deployment: &str) -> anyhow::Result<Vec<ReplicaSet>> {
         let sets = self.api::<ReplicaSet>().list(&ListParams::default()).await;
         let sets = sets.context("failed to list replica sets")?;
         let owned = |set: &ReplicaSet| {
@@ -163,12 +168,12 @@ impl Scope {
         Ok(sets)
     }
 
-    /// Waits until exactly so many pods with these labels are wanted, all of them ready and none of
-    /// `without` among them; hands over their names.
+    /// Waits until there are exactly `count` pods with these labels (not counting terminating ones), all
+    /// ready and none of them in `without`; returns their names.
     ///
     /// # Errors
     /// See [`WaitError`].
-    pub async fn ready_pods(
+    pub(crate) async fn wait_ready_pods(
         &self,
         labels: &str,
         count: usize,
@@ -179,24 +184,25 @@ impl Scope {
             wait::Config::default().labels(labels),
             &format!("{count} ready pods with {labels}"),
             self.rollout,
-            |pods: &BTreeMap<String, Pod>| {
-                let wanted: Vec<&Pod> = pods.values().filter(|pod| is_wanted(pod)).collect();
-                let ready: BTreeSet<String> = names(wanted.iter().copied().filter(|p| is_ready(p)));
-                let done = wanted.len() == count && ready.len() == count;
+            |pods: &Objects<Pod>| {
+                let current: Vec<&Pod> = current(pods).collect();
+                let ready: BTreeSet<String> =
+                    names(current.iter().copied().filter(|p| is_ready(p)));
+                let done = current.len() == count && ready.len() == count;
                 if done && ready.is_disjoint(without) {
-                    return Seen::Done(ready);
+                    return Progress::Done(ready);
                 }
-                Seen::Waiting(format!("{} pods, {} ready", wanted.len(), ready.len()))
+                Progress::Pending(format!("{} pods, {} ready", current.len(), ready.len()))
             },
         )
         .await
     }
 
-    /// Waits until a pod with these labels runs, ready or not, and hands over its name.
+    /// Waits until a pod with these labels runs, ready or not; returns its name.
     ///
     /// # Errors
     /// See [`WaitError`].
-    pub async fn running_pod(&self, labels: &str) -> Result<String, WaitError> {
+    pub(crate) async fn wait_running_pod(&self, labels: &str) -> Result<String, WaitError> {
         let running = |pod: &Pod| {
             let status = pod.status.as_ref();
             let statuses = status.and_then(|status| status.container_statuses.as_ref());
@@ -209,32 +215,29 @@ impl Scope {
             wait::Config::default().labels(labels),
             &format!("running pod with {labels}"),
             self.rollout,
-            |pods: &BTreeMap<String, Pod>| {
-                let mut wanted = pods.values().filter(|pod| is_wanted(pod));
-                match wanted.find(|pod| running(pod)) {
-                    Some(pod) => Seen::Done(pod.name_any()),
-                    None => {
-                        let troubles = pods.values().filter_map(trouble).map(|t| t.to_string());
-                        let troubles: Vec<String> = troubles.collect();
-                        Seen::Waiting(format!("{} pods; {}", pods.len(), troubles.join("; ")))
-                    }
+            |pods: &Objects<Pod>| match current(pods).find(|pod| running(pod)) {
+                Some(pod) => Progress::Done(pod.name_any()),
+                None => {
+                    let problems = pods.values().filter_map(|pod| waiting_problem(pod));
+                    let problems: Vec<String> = problems.map(|p| p.to_string()).collect();
+                    Progress::Pending(format!("{} pods; {}", pods.len(), problems.join("; ")))
                 }
             },
         )
         .await
     }
 
-    /// Deletes a pod; what happens next is up to its owner.
-    pub async fn delete_pod(&self, name: &str) -> anyhow::Result<()> {
+    /// Deletes a pod; its owner may replace it.
+    pub(crate) async fn delete_pod(&self, name: &str) -> anyhow::Result<()> {
         let deleted = self.api::<Pod>().delete(name, &DeleteParams::default()).await;
         deleted.with_context(|| format!("failed to delete the pod {name}"))?;
         Ok(())
     }
 
-    /// Deployments, pods and Services as `kind/name`.
-    pub async fn object_names(&self) -> anyhow::Result<BTreeSet<String>> {
+    /// Lists Deployments, pods and Services as `kind/name`.
+    pub(crate) async fn object_names(&self) -> anyhow::Result<BTreeSet<String>> {
         let all = ListParams::default();
-        let context = || format!("failed to list what is in {}", self.namespace);
+        let context = || format!("failed to list the objects in {}", self.name());
         let deployments = self.api::<Deployment>().list(&all).await.with_context(context)?;
         let pods = self.api::<Pod>().list(&all).await.with_context(context)?;
         let services = self.api::<Service>().list(&all).await.with_context(context)?;
@@ -244,44 +247,50 @@ impl Scope {
         Ok(deployments.chain(pods).chain(services).collect())
     }
 
-    /// Waits until events with all these reasons tell of objects of these kinds, and hands over every
-    /// reason there is.
+    /// Waits until there are events with all these reasons about objects of these kinds; returns all
+    /// reasons by kind.
     ///
     /// # Errors
     /// See [`WaitError`].
-    pub async fn events_tell(
+    pub(crate) async fn wait_events(
         &self,
-        story: &[(&str, &[&str])],
+        expected: &[(&str, &[&str])],
     ) -> Result<BTreeMap<String, BTreeSet<String>>, WaitError> {
         until(
             self.api(),
             wait::Config::default(),
-            "events that tell the whole story",
+            "events with every expected reason",
             self.rollout,
-            |events: &BTreeMap<String, Event>| {
-                let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+            |events: &Objects<Event>| {
+                let mut reasons: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
                 for event in events.values() {
                     let kind = event.involved_object.kind.clone().unwrap_or_default();
-                    told.entry(kind).or_default().extend(event.reason.clone());
+                    reasons.entry(kind).or_default().extend(event.reason.clone());
                 }
-                let missing: Vec<String> = story
+                let missing: Vec<String> = expected
                     .iter()
-                    .flat_map(|(kind, reasons)| reasons.iter().map(move |reason| (*kind, *reason)))
-                    .filter(|(kind, reason)| !told.get(*kind).is_some_and(|t| t.contains(*reason)))
+                    .flat_map(|(kind, wanted)| wanted.iter().map(move |reason| (*kind, *reason)))
+                    .filter(|(kind, reason)| {
+                        !reasons.get(*kind).is_some_and(|r| r.contains(*reason))
+                    })
                     .map(|(kind, reason)| format!("{kind} {reason}"))
                     .collect();
                 if missing.is_empty() {
-                    return Seen::Done(told);
+                    return Progress::Done(reasons);
                 }
-                Seen::Waiting(format!("{} events, none of {}", events.len(), missing.join(", ")))
+                Progress::Pending(format!(
+                    "{} events, none of {}",
+                    events.len(),
+                    missing.join(", ")
+                ))
             },
         )
         .await
     }
 }
 
-/// The revision that the deployment controller wrote on a replica set.
-pub fn revision(set: &ReplicaSet) -> i64 {
+/// Returns the revision that the deployment controller wrote on a replica set.
+fn revision(set: &ReplicaSet) -> i64 {
     let revision = set.annotations().get("deployment.kubernetes.io/revision");
     revision.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
@@ -292,42 +301,42 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn troubles_are_told_apart_from_a_start() {
-        for (reason, blame) in [
+    fn waiting_reason_determines_the_cause() {
+        for (reason, cause) in [
             ("ContainerCreating", None),
             ("PodInitializing", None),
-            ("ErrImagePull", Some(Blame::Unclear)),
-            ("ImagePullBackOff", Some(Blame::Image)),
-            ("ErrImageNeverPull", Some(Blame::Image)),
-            ("InvalidImageName", Some(Blame::Image)),
-            ("CrashLoopBackOff", Some(Blame::Container)),
-            ("CreateContainerError", Some(Blame::Container)),
-            ("CreateContainerConfigError", Some(Blame::Container)),
+            ("ErrImagePull", Some(Cause::Transient)),
+            ("ImagePullBackOff", Some(Cause::Image)),
+            ("ErrImageNeverPull", Some(Cause::Image)),
+            ("InvalidImageName", Some(Cause::Image)),
+            ("CrashLoopBackOff", Some(Cause::Container)),
+            ("CreateContainerError", Some(Cause::Container)),
+            ("CreateContainerConfigError", Some(Cause::Container)),
         ] {
             let pod = json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [{
                 "name": "c", "image": "kubeapp:3.0", "imageID": "", "ready": false,
                 "restartCount": 0, "state": {"waiting": {"reason": reason, "message": "why"}}}]}});
-            let found = trouble(&serde_json::from_value(pod).unwrap());
-            assert_eq!(found.map(|found| found.blame), blame, "{reason}");
+            let found = waiting_problem(&serde_json::from_value(pod).unwrap());
+            assert_eq!(found.map(|found| found.cause), cause, "{reason}");
         }
     }
 
     #[test]
-    fn troubles_say_what_is_wrong() {
-        let said = |reason: &str, last: serde_json::Value| {
+    fn container_problem_names_image_reason_and_termination() {
+        let problem = |reason: &str, last: serde_json::Value| {
             let pod = json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [{
                 "name": "c", "image": "kubeapp:3.0", "imageID": "", "ready": false,
                 "restartCount": 0, "lastState": last,
                 "state": {"waiting": {"reason": reason, "message": "why"}}}]}});
-            trouble(&serde_json::from_value(pod).unwrap()).unwrap().to_string()
+            waiting_problem(&serde_json::from_value(pod).unwrap()).unwrap().to_string()
         };
         assert_eq!(
-            said("ImagePullBackOff", json!({})),
+            problem("ImagePullBackOff", json!({})),
             "pod p waits for image kubeapp:3.0: ImagePullBackOff (why)"
         );
         let last = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
         assert_eq!(
-            said("CrashLoopBackOff", last),
+            problem("CrashLoopBackOff", last),
             "pod p (kubeapp:3.0) does not stay up: CrashLoopBackOff; its program ended with exit \
              code 1 (Error)"
         );

@@ -1,39 +1,39 @@
-//! A promotion as the article does it: the canary's image set on production's Deployment, and what its
-//! replica sets and pods do then.
+//! A promotion as the article does it: sets the canary's image on production's Deployment and observes
+//! the replica sets and pods.
 
 use super::{
-    Scope,
+    namespace_client::NamespaceClient,
     pods::{self, names},
-    wait::{self, Seen, evidence, noting, until},
+    wait::{self, Objects, Progress, split_infra_errors, until, with_note},
 };
 use crate::claim::Verdict;
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Mutex, PoisonError},
     time::Instant,
 };
 
-/// What became of a promotion.
+/// The observations of a promotion.
 #[derive(Debug)]
-pub struct Promotion {
+pub(crate) struct Promotion {
     /// Replica sets before and after, oldest first.
     sets: [Vec<ReplicaSet>; 2],
-    /// Images that ready pods ran at one moment: that with the most, or the last there was seen of
-    /// one alone.
-    seen: BTreeSet<String>,
-    /// Pods there were before, and how many of them are left.
+    /// The largest set of images that ready pods ran at the same time; the latest, if never more than
+    /// one.
+    images: BTreeSet<String>,
+    /// The number of pods before, and of those left after.
     old: (usize, usize),
     /// Whether every pod runs the new image.
     moved: bool,
-    /// Why the rollout did not end.
+    /// The reason why the rollout did not complete, if so.
     rolled: Result<(), String>,
     seconds: f64,
 }
 
-impl Scope {
+impl NamespaceClient {
     /// Sets the image of a Deployment whose pods have these labels, and waits for the rollout.
-    pub async fn promote(
+    pub(crate) async fn promote(
         &self,
         deployment: &str,
         labels: &str,
@@ -47,7 +47,7 @@ impl Scope {
         let watching = self.watch_images(labels, &images);
         let rolling = async {
             self.set_image(deployment, container, image).await?;
-            evidence(self.rolled_out(deployment).await)
+            split_infra_errors(self.wait_rolled_out(deployment).await)
         };
         let rolled = tokio::select! {
             rolled = rolling => rolled?.map(drop),
@@ -58,7 +58,7 @@ impl Scope {
         let pods = self.pods(labels).await?;
         Ok(Promotion {
             sets: [before, after],
-            seen: images.into_inner().unwrap_or_else(PoisonError::into_inner),
+            images: images.into_inner().unwrap_or_else(PoisonError::into_inner),
             old: (old.len(), old.intersection(&names(&pods)).count()),
             moved: !pods.is_empty() && pods.iter().all(|pod| pods::image(pod) == image),
             rolled,
@@ -66,8 +66,8 @@ impl Scope {
         })
     }
 
-    /// Keeps the images that ready pods run at the moment with the most of them; as long as there was
-    /// never more than one, the last one seen.
+    /// Records the largest set of images that ready pods run at the same time, or the latest as long as
+    /// there is only one.
     async fn watch_images(
         &self,
         labels: &str,
@@ -77,31 +77,31 @@ impl Scope {
             self.api(),
             wait::Config::default().labels(labels),
             "end of the rollout",
-            // Longer than the rollout may take: that one ends the watch.
+            // Longer than the timeout of the rollout, which ends this watch.
             self.rollout * 2,
-            |pods: &BTreeMap<String, Pod>| {
-                let wanted =
-                    pods.values().filter(|pod| pods::is_ready(pod) && pods::is_wanted(pod));
-                let now: BTreeSet<String> = wanted.map(|pod| pods::image(pod).to_owned()).collect();
+            |pods: &Objects<Pod>| {
+                let serving =
+                    pods.values().filter(|pod| pods::is_ready(pod) && !pods::is_terminating(pod));
+                let now: BTreeSet<String> =
+                    serving.map(|pod| pods::image(pod).to_owned()).collect();
                 let mut images = images.lock().unwrap_or_else(PoisonError::into_inner);
                 if now.len() > images.len() || images.len() < 2 && !now.is_empty() {
                     *images = now;
                 }
-                Seen::<()>::Waiting(String::new())
+                Progress::<()>::Pending(String::new())
             },
         );
-        evidence(watched.await)
+        split_infra_errors(watched.await)
     }
 }
 
 impl Promotion {
-    /// Whether new pods took the place of old ones, a new replica set made them, and both images were
-    /// seen on the way.
-    pub fn verdict(&self) -> Verdict {
-        let Self { sets: [before, after], seen, old: (old, left), moved, rolled, seconds } = self;
+    /// Judges that a new replica set's pods replaced all old ones and that both images ran meanwhile.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let Self { sets: [before, after], images, old: (old, left), moved, rolled, seconds } = self;
         let new_set = after.len() > before.len();
-        let holds = rolled.is_ok() && *moved && *left == 0 && seen.len() > 1 && new_set;
-        let seen: Vec<&str> = seen.iter().map(String::as_str).collect();
+        let holds = rolled.is_ok() && *moved && *left == 0 && images.len() > 1 && new_set;
+        let images: Vec<&str> = images.iter().map(String::as_str).collect();
         let verdict = Verdict::of(
             holds,
             format!(
@@ -109,14 +109,14 @@ impl Promotion {
                  {left} of {old} old pods left",
                 replica_counts(before),
                 replica_counts(after),
-                seen.join(" and "),
+                images.join(" and "),
             ),
         );
-        noting(verdict, rolled.clone())
+        with_note(verdict, rolled.clone())
     }
 }
 
-/// `[kubeapp:1.0 ×3, kubeapp:2.0 ×0]`: the image and the replicas of each.
+/// Formats the image and replicas of each set: `[kubeapp:1.0 ×3, kubeapp:2.0 ×0]`.
 fn replica_counts(sets: &[ReplicaSet]) -> String {
     let one = |set: &ReplicaSet| {
         let template = set.spec.as_ref().and_then(|spec| spec.template.as_ref());

@@ -1,20 +1,20 @@
-//! What nodes need to pull from a registry that lets not everybody in: one Secret in the labs'
-//! namespace, which goes with it. What is in it is never told, not even when it is wrong.
+//! The pull secret for a private registry: one Secret in the labs' namespace, deleted together with it.
+//! Its content is never printed, not even when it is invalid.
 
-use crate::namespace::MANAGED_BY;
+use crate::names::MANAGED_BY;
 use anyhow::{Context as _, ensure};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use std::path::Path;
 
-/// What the Secret is called.
-pub const NAME: &str = "kubeapp-registry";
-/// The one key that such a Secret has.
+/// The name of the Secret.
+pub(crate) const NAME: &str = "kubeapp-registry";
+/// The only key of a Secret of this type.
 const KEY: &str = ".dockerconfigjson";
 
-/// Makes the Secret of a file as `docker login` writes it.
+/// Reads a Docker `config.json`, as `docker login` writes it, into a Secret.
 pub(crate) fn read(file: &Path) -> anyhow::Result<Secret> {
     let text = std::fs::read(file)
-        .with_context(|| format!("reading the registry's credentials {}", file.display()))?;
+        .with_context(|| format!("failed to read the registry's credentials {}", file.display()))?;
     let config = serde_json::from_slice::<serde_json::Value>(&text).unwrap_or_default();
     ensure!(
         config.get("auths").is_some_and(serde_json::Value::is_object),

@@ -1,10 +1,11 @@
-//! Deployments as `kubectl rollout status` judges them, and the few ways the labs change them.
+//! Deployments: rollout status by the rules of `kubectl rollout status`, and the changes the labs make.
 
 use super::{
-    Scope,
-    pods::{self, Blame, Trouble, is_wanted, trouble},
-    wait::{self, Seen, WaitError, until},
+    namespace_client::NamespaceClient,
+    pods::{self, Cause, ContainerProblem, waiting_problem},
+    wait::{self, Objects, Progress, WaitError, until},
 };
+use crate::names::FIELD_MANAGER;
 use anyhow::{Context as _, anyhow};
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -15,95 +16,92 @@ use kube::{
     api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
 };
 use serde_json::json;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-/// Whether a rollout is through, by the rules and in the words of `kubectl rollout status`.
-pub fn status(deployment: &Deployment) -> Seen<()> {
+/// Returns the progress of a rollout, by the rules and in the words of `kubectl rollout status`.
+fn status(deployment: &Deployment) -> Progress<()> {
     let spec = deployment.spec.as_ref();
     let status = deployment.status.clone().unwrap_or_default();
     if deployment.metadata.generation.unwrap_or(0) > status.observed_generation.unwrap_or(0) {
-        return Seen::Waiting(UNOBSERVED.into());
+        return Progress::Pending(UNOBSERVED.into());
     }
     let conditions = status.conditions.unwrap_or_default();
     if let Some(progressing) = conditions.iter().find(|c| c.type_ == "Progressing")
         && progressing.reason.as_deref() == Some("ProgressDeadlineExceeded")
     {
         let message = progressing.message.clone().unwrap_or_default();
-        return Seen::Never(format!("ProgressDeadlineExceeded: {message}"));
+        return Progress::Failed(format!("ProgressDeadlineExceeded: {message}"));
     }
     let wanted = spec.and_then(|s| s.replicas).unwrap_or(1);
     let updated = status.updated_replicas.unwrap_or(0);
-    let all = status.replicas.unwrap_or(0);
+    let total = status.replicas.unwrap_or(0);
     let available = status.available_replicas.unwrap_or(0);
     if updated < wanted {
-        Seen::Waiting(format!("{updated} of {wanted} new replicas have been updated"))
-    } else if all > updated {
-        Seen::Waiting(format!("{} old replicas are pending termination", all - updated))
+        Progress::Pending(format!("{updated} of {wanted} new replicas have been updated"))
+    } else if total > updated {
+        Progress::Pending(format!("{} old replicas are pending termination", total - updated))
     } else if available < updated {
-        Seen::Waiting(format!("{available} of {updated} updated replicas are available"))
+        Progress::Pending(format!("{available} of {updated} updated replicas are available"))
     } else {
-        Seen::Done(())
+        Progress::Done(())
     }
 }
 
 const UNOBSERVED: &str = "the change has not been observed yet";
 
-impl Scope {
-    /// Waits until a Deployment has rolled out, and hands it over.
+impl NamespaceClient {
+    /// Waits until a Deployment has rolled out, and returns it.
     ///
     /// # Errors
-    /// Ends before the deadline when the progress deadline is exceeded; when a pod of the newest
-    /// template does not stay up; and when one waits for an image that is not to be had, which is the
-    /// environment's fault. The error names pod, image and reason.
-    pub async fn rolled_out(&self, name: &str) -> Result<Deployment, WaitError> {
+    /// Ends before the timeout if the progress deadline is exceeded, if a pod of the newest template
+    /// does not stay up, or if its image cannot be pulled, which is an error of the environment. The
+    /// error names pod, image and reason.
+    pub(crate) async fn wait_rolled_out(&self, name: &str) -> Result<Deployment, WaitError> {
         let awaited = format!("rollout of {name}");
         let rolled = until(
             self.api(),
-            wait::named(name),
+            wait::by_name(name),
             &awaited,
             self.rollout,
-            |found: &BTreeMap<String, Deployment>| match found.get(name) {
-                None => Seen::Waiting("no such Deployment".into()),
+            |found: &Objects<Deployment>| match found.get(name) {
+                None => Progress::Pending("no such Deployment".into()),
                 Some(deployment) => match status(deployment) {
-                    Seen::Done(()) => Seen::Done(deployment.clone()),
-                    Seen::Waiting(what) => Seen::Waiting(what),
-                    Seen::Never(why) => Seen::Never(why),
+                    Progress::Done(()) => Progress::Done(Deployment::clone(deployment)),
+                    Progress::Pending(what) => Progress::Pending(what),
+                    Progress::Failed(why) => Progress::Failed(why),
                 },
             },
         );
         let result = tokio::select! {
             biased;
             rolled = rolled => rolled,
-            stuck = self.stuck(name) => {
-                let trouble = stuck?;
-                return Err(match trouble.blame {
-                    Blame::Image => {
-                        WaitError::Environment { awaited, source: anyhow!("{trouble}") }
+            failure = self.permanent_failure(name) => {
+                let problem = failure?;
+                return Err(match problem.cause {
+                    Cause::Image => {
+                        WaitError::Environment { awaited, source: anyhow!("{problem}") }
                     }
-                    _ => WaitError::Never { awaited, why: self.with_last_words(&trouble).await },
+                    _ => WaitError::Failed { awaited, why: self.with_last_log_line(&problem).await },
                 });
             }
         };
         match result {
-            Err(WaitError::TimedOut { awaited, seen, after }) => {
-                let seen = self.with_troubles(seen, name).await;
-                Err(WaitError::TimedOut { awaited, seen, after })
+            Err(WaitError::TimedOut { awaited, last_seen, after }) => {
+                let last_seen = self.with_pod_problems(last_seen, name).await;
+                Err(WaitError::TimedOut { awaited, last_seen, after })
             }
-            Err(WaitError::Never { awaited, why }) => {
-                let why = self.with_troubles(why, name).await;
-                Err(WaitError::Never { awaited, why })
+            Err(WaitError::Failed { awaited, why }) => {
+                let why = self.with_pod_problems(why, name).await;
+                Err(WaitError::Failed { awaited, why })
             }
             other => other,
         }
     }
 
-    /// Ends when a pod of a Deployment's newest template is in trouble that waiting does not heal.
-    async fn stuck(&self, name: &str) -> Result<Trouble, WaitError> {
-        // Until the controller has seen the newest template, pods in trouble are of an older one.
-        self.observed(name).await?;
+    /// Completes when a pod of a Deployment's newest template has a problem that waiting does not solve.
+    async fn permanent_failure(&self, name: &str) -> Result<ContainerProblem, WaitError> {
+        // Until the controller has observed the newest template, failing pods belong to an older one.
+        self.wait_observed(name).await?;
         let newest = self.replica_sets(name).await;
         let awaited = format!("rollout of {name}");
         let newest = newest
@@ -114,89 +112,99 @@ impl Scope {
             self.api(),
             wait::Config::default(),
             &awaited,
-            // Longer than the rollout may take: this only ever ends early.
+            // Longer than the timeout of the rollout: this is only ever of use before that.
             self.rollout + Duration::from_secs(60),
-            |pods: &BTreeMap<String, Pod>| {
-                let ours = pods.values().filter(|pod| {
+            |pods: &Objects<Pod>| {
+                let newest = pods.values().filter(|pod| {
                     let owner = pods::owner(&pod.metadata).map(|owner| owner.name.as_str());
-                    is_wanted(pod) && owner.is_some() && owner == newest.as_deref()
+                    !pods::is_terminating(pod) && owner.is_some() && owner == newest.as_deref()
                 });
-                match ours.filter_map(trouble).find(|trouble| trouble.blame != Blame::Unclear) {
-                    Some(trouble) => Seen::Done(trouble),
-                    None => Seen::Waiting(String::new()),
+                let mut problems = newest.filter_map(|pod| waiting_problem(pod));
+                match problems.find(|problem| problem.cause != Cause::Transient) {
+                    Some(problem) => Progress::Done(problem),
+                    None => Progress::Pending(String::new()),
                 }
             },
         )
         .await
     }
 
-    /// Adds to what ails a container the last line that its program wrote.
-    async fn with_last_words(&self, trouble: &Trouble) -> String {
+    /// Adds to a container's problem the last line that its program wrote.
+    async fn with_last_log_line(&self, problem: &ContainerProblem) -> String {
         let before = LogParams { previous: true, tail_lines: Some(1), ..LogParams::default() };
-        let log = self.api::<Pod>().logs(&trouble.pod, &before).await.unwrap_or_default();
+        let log = self.api::<Pod>().logs(&problem.pod, &before).await.unwrap_or_default();
         match log.trim() {
-            "" => trouble.to_string(),
-            line => format!("{trouble}, and last wrote: {line}"),
+            "" => problem.to_string(),
+            line => format!("{problem}, and last wrote: {line}"),
         }
     }
 
-    /// Adds to a sentence what ails the pods of a Deployment, so that a rollout that hangs names its
-    /// reason.
-    async fn with_troubles(&self, said: String, name: &str) -> String {
+    /// Adds the problems of a Deployment's pods to a message, so that a stuck rollout names its reason.
+    async fn with_pod_problems(&self, message: String, name: &str) -> String {
         let all = ListParams::default();
         let pods = self.api::<Pod>().list(&all).await.map(|list| list.items).unwrap_or_default();
         let events = self.api::<Event>().list(&all).await.map(|l| l.items).unwrap_or_default();
         let prefix = format!("{name}-");
-        let ours = pods.iter().filter(|pod| is_wanted(pod) && pod.name_any().starts_with(&prefix));
-        let troubles: BTreeSet<String> = ours
+        let owned = pods
+            .iter()
+            .filter(|pod| !pods::is_terminating(pod) && pod.name_any().starts_with(&prefix));
+        let problems: BTreeSet<String> = owned
             .filter(|pod| !pods::is_ready(pod))
-            .filter_map(|pod| match trouble(pod) {
-                Some(trouble) => Some(trouble.to_string()),
+            .filter_map(|pod| match waiting_problem(pod) {
+                Some(problem) => Some(problem.to_string()),
                 None => {
-                    let why = pods::unhealthy(&pod.name_any(), &events)?;
+                    let why = pods::last_probe_failure(&pod.name_any(), &events)?;
                     Some(format!("pod {}: {why}", pod.name_any()))
                 }
             })
-            .filter(|trouble| !said.contains(trouble.as_str()))
+            .filter(|problem| !message.contains(problem.as_str()))
             .collect();
-        let troubles: Vec<String> = troubles.into_iter().collect();
-        if troubles.is_empty() { said } else { format!("{said}; {}", troubles.join("; ")) }
+        let problems: Vec<String> = problems.into_iter().collect();
+        if problems.is_empty() { message } else { format!("{message}; {}", problems.join("; ")) }
     }
 
     /// `kubectl scale deployment NAME --replicas=N`.
-    pub async fn scale(&self, name: &str, replicas: i32) -> anyhow::Result<()> {
+    pub(crate) async fn scale(&self, name: &str, replicas: i32) -> anyhow::Result<()> {
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
         self.api::<Deployment>()
-            .patch_scale(name, &self.patching(), &patch)
+            .patch_scale(name, &self.patch_params(), &patch)
             .await
             .with_context(|| format!("failed to scale {name} to {replicas}"))?;
         Ok(())
     }
 
     /// `kubectl set image deployment/NAME CONTAINER=IMAGE`.
-    pub async fn set_image(&self, name: &str, container: &str, image: &str) -> anyhow::Result<()> {
+    pub(crate) async fn set_image(
+        &self,
+        name: &str,
+        container: &str,
+        image: &str,
+    ) -> anyhow::Result<()> {
         let containers = json!([{"name": container, "image": image}]);
         let what = format!("failed to set the image of {name} to {image}");
         self.patch_template(name, json!({"spec": {"containers": containers}})).await.context(what)
     }
 
     /// A strategic merge patch of a Deployment's pod template.
-    pub async fn patch_template(
+    pub(crate) async fn patch_template(
         &self,
         name: &str,
         template: serde_json::Value,
     ) -> anyhow::Result<()> {
         let patch = Patch::Strategic(json!({"spec": {"template": template}}));
         self.api::<Deployment>()
-            .patch(name, &self.patching(), &patch)
+            .patch(name, &self.patch_params(), &patch)
             .await
             .with_context(|| format!("failed to patch the template of {name}"))?;
         Ok(())
     }
 
-    /// Deletes a Deployment with all that it owns, and waits until it and its pods are gone or going
-    /// (pods may still drain). No error if there is none.
-    pub async fn delete_deployment(&self, name: &str) -> anyhow::Result<Result<(), WaitError>> {
+    /// Deletes a Deployment with everything it owns, and waits until its pods are removed or terminating
+    /// (they may still drain). No error if it does not exist.
+    pub(crate) async fn delete_deployment(
+        &self,
+        name: &str,
+    ) -> anyhow::Result<Result<(), WaitError>> {
         let api = self.api::<Deployment>();
         match api.delete(name, &DeleteParams::background()).await {
             Ok(_) => {}
@@ -211,50 +219,54 @@ impl Scope {
             wait::Config::default(),
             &format!("end of the pods of {name}"),
             self.rollout,
-            |pods: &BTreeMap<String, Pod>| {
+            |pods: &Objects<Pod>| {
                 let left: Vec<&str> = pods
                     .values()
-                    .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+                    .filter(|pod| !pods::is_terminating(pod))
                     .filter_map(|pod| pod.metadata.name.as_deref())
                     .filter(|pod| pod.starts_with(&prefix))
                     .collect();
-                if left.is_empty() { Seen::Done(()) } else { Seen::Waiting(left.join(", ")) }
+                if left.is_empty() {
+                    Progress::Done(())
+                } else {
+                    Progress::Pending(left.join(", "))
+                }
             },
         )
         .await)
     }
 
     /// `kubectl rollout pause` or `resume`.
-    pub async fn pause(&self, name: &str, paused: bool) -> anyhow::Result<()> {
+    pub(crate) async fn pause(&self, name: &str, paused: bool) -> anyhow::Result<()> {
         let patch = Patch::Merge(json!({"spec": {"paused": paused}}));
         self.api::<Deployment>()
-            .patch(name, &self.patching(), &patch)
+            .patch(name, &self.patch_params(), &patch)
             .await
             .with_context(|| format!("failed to pause or resume {name}"))?;
         Ok(())
     }
 
-    /// Waits until the controller has seen the newest change of a Deployment.
+    /// Waits until the deployment controller has observed the newest change.
     ///
     /// # Errors
     /// See [`WaitError`].
-    pub async fn observed(&self, name: &str) -> Result<(), WaitError> {
+    pub(crate) async fn wait_observed(&self, name: &str) -> Result<(), WaitError> {
         until(
             self.api(),
-            wait::named(name),
-            &format!("notice of the change of {name}"),
+            wait::by_name(name),
+            &format!("observation of the change of {name}"),
             self.rollout,
-            |found: &BTreeMap<String, Deployment>| match found.get(name).map(status) {
-                None => Seen::Waiting("no such Deployment".into()),
-                Some(Seen::Waiting(why)) if why == UNOBSERVED => Seen::Waiting(why),
-                Some(_) => Seen::Done(()),
+            |found: &Objects<Deployment>| match found.get(name).map(|found| status(found)) {
+                None => Progress::Pending("no such Deployment".into()),
+                Some(Progress::Pending(why)) if why == UNOBSERVED => Progress::Pending(why),
+                Some(_) => Progress::Done(()),
             },
         )
         .await
     }
 
-    fn patching(&self) -> PatchParams {
-        PatchParams { field_manager: Some(super::FIELD_MANAGER.to_owned()), ..Default::default() }
+    fn patch_params(&self) -> PatchParams {
+        PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() }
     }
 }
 
@@ -263,23 +275,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rollouts_are_judged_as_kubectl_does() {
-        let waiting = |s: &str| Seen::Waiting(s.to_owned());
-        // generation, observed, wanted, updated, all, available
+    fn rollout_status_matches_kubectl() {
+        let pending = |s: &str| Progress::Pending(s.to_owned());
+        // generation, observed, replicas, updated, total, available
         for (numbers, expected) in [
-            ([2, 1, 3, 3, 3, 3], waiting("the change has not been observed yet")),
-            ([1, 1, 3, 2, 3, 3], waiting("2 of 3 new replicas have been updated")),
-            ([1, 1, 3, 3, 4, 3], waiting("1 old replicas are pending termination")),
-            ([1, 1, 3, 3, 3, 2], waiting("2 of 3 updated replicas are available")),
-            ([1, 1, 3, 3, 3, 3], Seen::Done(())),
-            ([1, 1, 0, 0, 0, 0], Seen::Done(())),
+            ([2, 1, 3, 3, 3, 3], pending("the change has not been observed yet")),
+            ([1, 1, 3, 2, 3, 3], pending("2 of 3 new replicas have been updated")),
+            ([1, 1, 3, 3, 4, 3], pending("1 old replicas are pending termination")),
+            ([1, 1, 3, 3, 3, 2], pending("2 of 3 updated replicas are available")),
+            ([1, 1, 3, 3, 3, 3], Progress::Done(())),
+            ([1, 1, 0, 0, 0, 0], Progress::Done(())),
         ] {
-            let [generation, observed, wanted, updated, all, available] = numbers;
+            let [generation, observed, wanted, updated, total, available] = numbers;
             let deployment = json!({
                 "metadata": {"generation": generation},
                 "spec": {"replicas": wanted, "selector": {}, "template": {}},
                 "status": {"observedGeneration": observed, "updatedReplicas": updated,
-                    "replicas": all, "availableReplicas": available},
+                    "replicas": total, "availableReplicas": available},
             });
             let deployment = serde_json::from_value(deployment).unwrap();
             assert_eq!(status(&deployment), expected, "{numbers:?}");
@@ -287,14 +299,14 @@ mod tests {
     }
 
     #[test]
-    fn an_exceeded_deadline_ends_the_wait() {
+    fn exceeded_progress_deadline_fails_the_wait() {
         let deployment = json!({
             "metadata": {"generation": 1},
             "spec": {"replicas": 1, "selector": {}, "template": {}},
             "status": {"observedGeneration": 1, "conditions": [{"type": "Progressing",
                 "status": "False", "reason": "ProgressDeadlineExceeded", "message": "too long"}]},
         });
-        let said = status(&serde_json::from_value(deployment).unwrap());
-        assert_eq!(said, Seen::Never("ProgressDeadlineExceeded: too long".into()));
+        let found = status(&serde_json::from_value(deployment).unwrap());
+        assert_eq!(found, Progress::Failed("ProgressDeadlineExceeded: too long".into()));
     }
 }

@@ -1,22 +1,20 @@
-//! From a Service to the pods behind it.
+//! The endpoints of Services.
 
 use super::{
-    Scope,
-    wait::{self, Seen, WaitError, until},
+    namespace_client::NamespaceClient,
+    wait::{self, Objects, Progress, WaitError, until},
 };
-use anyhow::Context as _;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::ListParams;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The pods behind a Service: name, and whether they get traffic.
-pub fn endpoints<'a>(
+/// Returns the pods in EndpointSlices, each with its readiness.
+pub(crate) fn endpoints<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
 ) -> BTreeMap<String, bool> {
     let all = slices.into_iter().flat_map(|slice| slice.endpoints.iter().flatten());
     all.filter_map(|endpoint| {
         let pod = endpoint.target_ref.as_ref()?.name.clone()?;
-        // Unknown counts as ready: that is what the API asks of consumers.
+        // The API defines that consumers treat an unknown condition as ready.
         let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
         Some((pod, ready))
     })
@@ -31,18 +29,9 @@ fn ready(endpoints: BTreeMap<String, bool>) -> BTreeSet<String> {
     endpoints.into_iter().filter_map(|(pod, ready)| ready.then_some(pod)).collect()
 }
 
-impl Scope {
-    /// The pods behind a Service as its EndpointSlices show them now.
-    pub async fn endpoints(&self, service: &str) -> anyhow::Result<BTreeMap<String, bool>> {
-        let selected = ListParams::default().labels(&slices_of(service));
-        let slices = self.api::<EndpointSlice>().list(&selected).await;
-        let slices =
-            slices.with_context(|| format!("failed to list the endpoints of {service}"))?;
-        Ok(endpoints(&slices.items))
-    }
-
+impl NamespaceClient {
     /// Waits until exactly these pods are the ready endpoints of a Service.
-    pub async fn endpoints_are(
+    pub(crate) async fn wait_endpoints(
         &self,
         service: &str,
         pods: &BTreeSet<String>,
@@ -52,20 +41,20 @@ impl Scope {
             wait::Config::default().labels(&slices_of(service)),
             &format!("match of {service}'s endpoints with its {} pods", pods.len()),
             self.rollout,
-            |slices: &BTreeMap<String, EndpointSlice>| {
-                let ready = ready(endpoints(slices.values()));
+            |slices: &Objects<EndpointSlice>| {
+                let ready = ready(endpoints(slices.values().map(|slice| &**slice)));
                 if ready == *pods {
-                    Seen::Done(())
+                    Progress::Done(())
                 } else {
-                    Seen::Waiting(difference(&ready, pods))
+                    Progress::Pending(difference(&ready, pods))
                 }
             },
         )
         .await
     }
 
-    /// Waits until one pod is an endpoint of a Service, ready or not as asked.
-    pub async fn endpoint_is(
+    /// Waits until a pod is an endpoint of a Service with this readiness.
+    pub(crate) async fn wait_endpoint_readiness(
         &self,
         service: &str,
         pod: &str,
@@ -77,18 +66,20 @@ impl Scope {
             wait::Config::default().labels(&slices_of(service)),
             &format!("{word} endpoint {pod} of {service}"),
             self.rollout,
-            |slices: &BTreeMap<String, EndpointSlice>| match endpoints(slices.values()).get(pod) {
-                Some(found) if *found == ready => Seen::Done(()),
-                Some(true) => Seen::Waiting("it is a ready endpoint".into()),
-                Some(false) => Seen::Waiting("it is an endpoint, not ready".into()),
-                None => Seen::Waiting("it is no endpoint".into()),
+            |slices: &Objects<EndpointSlice>| match endpoints(slices.values().map(|slice| &**slice))
+                .get(pod)
+            {
+                Some(found) if *found == ready => Progress::Done(()),
+                Some(true) => Progress::Pending("it is a ready endpoint".into()),
+                Some(false) => Progress::Pending("it is an endpoint, not ready".into()),
+                None => Progress::Pending("it is not an endpoint".into()),
             },
         )
         .await
     }
 
     /// Waits until these pods are endpoints of a Service, ready or not.
-    pub async fn endpoints_include(
+    pub(crate) async fn wait_endpoints_include(
         &self,
         service: &str,
         pods: &BTreeSet<String>,
@@ -98,12 +89,12 @@ impl Scope {
             wait::Config::default().labels(&slices_of(service)),
             &format!("{} endpoints of {service}", pods.len()),
             self.rollout,
-            |slices: &BTreeMap<String, EndpointSlice>| {
-                let found = endpoints(slices.values()).into_keys().collect();
+            |slices: &Objects<EndpointSlice>| {
+                let found = endpoints(slices.values().map(|slice| &**slice)).into_keys().collect();
                 if pods.is_subset(&found) {
-                    return Seen::Done(());
+                    return Progress::Done(());
                 }
-                Seen::Waiting(format!("{} endpoints", found.len()))
+                Progress::Pending(format!("{} endpoints", found.len()))
             },
         )
         .await
@@ -132,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_come_from_all_slices() {
+    fn endpoints_are_collected_from_all_slices() {
         let slice = |endpoints: serde_json::Value| -> EndpointSlice {
             serde_json::from_value(json!({"addressType": "IPv4", "endpoints": endpoints})).unwrap()
         };
@@ -151,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn differences_name_the_pods() {
-        for (ready, expected, said) in [
+    fn difference_names_missing_and_extra_pods() {
+        for (ready, expected, text) in [
             (&["a"][..], &["a", "b"][..], "1 ready, missing: b"),
             (&["a", "b"], &["a"], "2 ready, too many: b"),
             (&["c"], &["a"], "1 ready, missing: a; too many: c"),
         ] {
-            assert_eq!(difference(&set(ready), &set(expected)), said);
+            assert_eq!(difference(&set(ready), &set(expected)), text);
         }
     }
 }

@@ -1,14 +1,15 @@
-//! Waiting is a predicate over what the API shows, with a deadline: a watch feeds it, nothing sleeps.
-//! An error says what was awaited and what was last seen.
+//! Waits for conditions of the API: a predicate over the objects of a watch, with a timeout. An error
+//! says what was awaited and what was last seen.
 
 use crate::claim::Verdict;
 use anyhow::Context as _;
 use futures::{StreamExt as _, pin_mut};
-pub use kube::runtime::watcher::Config;
+pub(crate) use kube::runtime::watcher::Config;
 use kube::{
     Api, Resource, ResourceExt as _,
     runtime::{
         WatchStreamExt as _,
+        reflector::{self, reflector},
         watcher::{self, Event},
     },
 };
@@ -16,45 +17,49 @@ use serde::de::DeserializeOwned;
 use std::{
     collections::BTreeMap,
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-/// What a predicate makes of the objects it is shown.
+/// The objects of a watch by name.
+pub(crate) type Objects<K> = BTreeMap<String, Arc<K>>;
+
+/// The result of a predicate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen<T> {
-    /// What was awaited is there.
+pub(crate) enum Progress<T> {
+    /// The condition holds.
     Done(T),
-    /// Not yet; what there is instead, for the error on a time-out.
-    Waiting(String),
-    /// It will never come, and why: no need to wait for the deadline.
-    Never(String),
+    /// The condition does not hold yet; the current state, for the error on a timeout.
+    Pending(String),
+    /// The condition will never hold, and why: the wait ends before its timeout.
+    Failed(String),
 }
 
-/// Why a wait ended without what it waited for.
+/// The reason why a wait ended without success.
 #[derive(Debug)]
-pub enum WaitError {
-    /// The deadline passed.
+pub(crate) enum WaitError {
+    /// The timeout passed.
     TimedOut {
-        /// What was awaited.
+        /// The condition awaited.
         awaited: String,
-        /// What was seen last.
-        seen: String,
-        /// The deadline.
+        /// The last state seen.
+        last_seen: String,
+        /// The timeout.
         after: Duration,
     },
-    /// The cluster said that it will not come.
-    Never {
-        /// What was awaited.
+    /// The cluster reported that the condition will never hold.
+    Failed {
+        /// The condition awaited.
         awaited: String,
-        /// What the cluster said.
+        /// The cluster's reason.
         why: String,
     },
-    /// The API could not be asked, or the cluster lacks what the labs bring (an image): nothing can be
-    /// judged by this.
+    /// The API server could not be reached, or the cluster lacks something that the labs provide (an
+    /// image): nothing can be judged from this.
     Environment {
-        /// What was awaited.
+        /// The condition awaited.
         awaited: String,
-        /// What went wrong.
+        /// The cause.
         source: anyhow::Error,
     },
 }
@@ -62,19 +67,19 @@ pub enum WaitError {
 impl fmt::Display for WaitError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::TimedOut { awaited, seen, after } => {
-                write!(f, "no {awaited} within {} s; last seen: {seen}", after.as_secs_f64())
+            Self::TimedOut { awaited, last_seen, after } => {
+                write!(f, "no {awaited} within {} s; last seen: {last_seen}", after.as_secs_f64())
             }
-            Self::Never { awaited, why } => write!(f, "no {awaited}: {why}"),
+            Self::Failed { awaited, why } => write!(f, "no {awaited}: {why}"),
             Self::Environment { awaited, .. } => write!(f, "failed to wait for {awaited}"),
         }
     }
 }
 
 impl WaitError {
-    /// Whether the deadline passed with this before its eyes.
-    pub fn last_saw(&self, what: &str) -> bool {
-        matches!(self, Self::TimedOut { seen, .. } if seen == what)
+    /// Returns true if this was the last state seen before the timeout.
+    pub(crate) fn last_seen_is(&self, what: &str) -> bool {
+        matches!(self, Self::TimedOut { last_seen, .. } if last_seen == what)
     }
 }
 
@@ -87,12 +92,14 @@ impl std::error::Error for WaitError {
     }
 }
 
-/// Separates what speaks about a claim from what does not: a wait that ended without its object is
-/// evidence (inner `Err`), an API that could not be asked is an error of the run.
+/// Separates evidence from infrastructure errors: a wait that ended without success is evidence about a
+/// claim (the inner `Err`), an unreachable API server is an error of the run.
 ///
 /// # Errors
 /// On [`WaitError::Environment`] alone.
-pub fn evidence<T>(result: Result<T, WaitError>) -> anyhow::Result<Result<T, String>> {
+pub(crate) fn split_infra_errors<T>(
+    result: Result<T, WaitError>,
+) -> anyhow::Result<Result<T, String>> {
     match result {
         Ok(found) => Ok(Ok(found)),
         Err(WaitError::Environment { awaited, source }) => {
@@ -102,78 +109,84 @@ pub fn evidence<T>(result: Result<T, WaitError>) -> anyhow::Result<Result<T, Str
     }
 }
 
-/// Adds to a verdict what could not be awaited before it was measured; the outcome stays.
-pub fn noting(verdict: Verdict, awaited: Result<(), String>) -> Verdict {
+/// Notes in a verdict that a wait before the measurement failed. The outcome stays.
+pub(crate) fn with_note(verdict: Verdict, awaited: Result<(), String>) -> Verdict {
     match awaited {
         Ok(()) => verdict,
         Err(why) => Verdict { evidence: format!("{}; before: {why}", verdict.evidence), ..verdict },
     }
 }
 
-/// Shows `judge` all selected objects by name, at first and after every change, until it is done.
-/// `awaited` completes the sentence "no …": `rollout of kubeapp-production`.
+/// Watches the selected objects and evaluates `predicate` at first and after every change, until it is
+/// done. `awaited` completes the sentence "no …": `rollout of kubeapp-production`.
 ///
 /// # Errors
-/// See [`WaitError`]. A watch that breaks is opened again until the deadline; one that the API
-/// refuses is an error at once.
-pub async fn until<K, T>(
+/// See [`WaitError`]. A watch that breaks is restarted until the timeout; one that the API server
+/// rejects is an error at once.
+pub(crate) async fn until<K, T>(
     api: Api<K>,
     selection: Config,
     awaited: &str,
-    patience: Duration,
-    mut judge: impl FnMut(&BTreeMap<String, K>) -> Seen<T>,
+    timeout: Duration,
+    mut predicate: impl FnMut(&Objects<K>) -> Progress<T>,
 ) -> Result<T, WaitError>
 where
-    K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
 {
-    let deadline = tokio::time::Instant::from(Instant::now() + patience);
-    let events = watcher::watcher(api, selection).default_backoff();
+    let deadline = tokio::time::Instant::from(Instant::now() + timeout);
+    let (store, writer) = reflector::store();
+    let events = reflector(writer, watcher::watcher(api, selection)).default_backoff();
     pin_mut!(events);
-    let (mut objects, mut complete) = (BTreeMap::new(), false);
-    let mut seen = "nothing".to_owned();
+    let mut last_seen = "nothing".to_owned();
+    let mut synced = false;
     loop {
         let event = match tokio::time::timeout_at(deadline, events.next()).await {
             Err(_) | Ok(None) => {
                 let awaited = awaited.to_owned();
-                return Err(WaitError::TimedOut { awaited, seen, after: patience });
+                tracing::info!(awaited, last_seen, ?timeout, "wait timed out");
+                return Err(WaitError::TimedOut { awaited, last_seen, after: timeout });
             }
             Ok(Some(event)) => event,
         };
         match event {
-            Ok(Event::Init) => {
-                objects.clear();
-                complete = false;
-            }
-            Ok(Event::InitApply(object)) => _ = objects.insert(object.name_any(), object),
-            Ok(Event::InitDone) => complete = true,
-            Ok(Event::Apply(object)) => _ = objects.insert(object.name_any(), object),
-            Ok(Event::Delete(object)) => _ = objects.remove(&object.name_any()),
-            Err(error) if refused(&error) => {
+            // The store shows the objects of a list when it is complete.
+            Ok(Event::Init | Event::InitApply(_)) => continue,
+            Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => synced = true,
+            Err(error) if is_permanent(&error) => {
                 let awaited = awaited.to_owned();
                 return Err(WaitError::Environment { awaited, source: error.into() });
             }
-            Err(error) => seen = format!("the API did not answer ({error})"),
-        }
-        if complete {
-            match judge(&objects) {
-                Seen::Done(found) => return Ok(found),
-                Seen::Waiting(what) => seen = what,
-                Seen::Never(why) => {
-                    return Err(WaitError::Never { awaited: awaited.to_owned(), why });
+            Err(error) => {
+                tracing::debug!(awaited, %error, "watch interrupted");
+                if !synced {
+                    last_seen = format!("the API did not answer ({error})");
                 }
+                continue;
+            }
+        }
+        let objects = store.state().into_iter().map(|object| (object.name_any(), object)).collect();
+        match predicate(&objects) {
+            Progress::Done(found) => {
+                tracing::debug!(awaited, "wait succeeded");
+                return Ok(found);
+            }
+            Progress::Pending(state) => last_seen = state,
+            Progress::Failed(why) => {
+                tracing::info!(awaited, why, "wait failed");
+                return Err(WaitError::Failed { awaited: awaited.to_owned(), why });
             }
         }
     }
 }
 
 /// Selects one object by name.
-pub fn named(name: &str) -> Config {
+pub(crate) fn by_name(name: &str) -> Config {
     Config::default().fields(&format!("metadata.name={name}"))
 }
 
-/// Whether asking again would get the same refusal. 410 asks for a new list, which the watcher does;
-/// 429 asks for patience.
-fn refused(error: &watcher::Error) -> bool {
+/// Returns true if a retry would be rejected again. 410 asks for a new list, which the watcher does; 408
+/// and 429 ask for a retry.
+fn is_permanent(error: &watcher::Error) -> bool {
     let (watcher::Error::InitialListFailed(kube::Error::Api(status))
     | watcher::Error::WatchStartFailed(kube::Error::Api(status))) = error
     else {
@@ -187,25 +200,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_say_what_was_awaited_and_seen() {
+    fn wait_errors_name_condition_and_last_state() {
         let after = Duration::from_millis(1500);
-        let timed_out = |seen: &str| WaitError::TimedOut {
+        let timed_out = |last_seen: &str| WaitError::TimedOut {
             awaited: "address of app-lb".into(),
-            seen: seen.into(),
+            last_seen: last_seen.into(),
             after,
         };
         assert_eq!(
             timed_out("none").to_string(),
             "no address of app-lb within 1.5 s; last seen: none"
         );
-        let never = WaitError::Never { awaited: "rollout".into(), why: "no such image".into() };
-        assert_eq!(never.to_string(), "no rollout: no such image");
-        assert_eq!(evidence::<()>(Err(never)).unwrap(), Err("no rollout: no such image".into()));
+        let failed = WaitError::Failed { awaited: "rollout".into(), why: "no such image".into() };
+        assert_eq!(failed.to_string(), "no rollout: no such image");
+        let evidence = split_infra_errors::<()>(Err(failed)).unwrap();
+        assert_eq!(evidence, Err("no rollout: no such image".into()));
         let broken = WaitError::Environment {
             awaited: "rollout".into(),
             source: anyhow::anyhow!("forbidden"),
         };
-        let said = format!("{:#}", evidence::<()>(Err(broken)).unwrap_err());
-        assert_eq!(said, "failed to wait for rollout: forbidden");
+        let error = format!("{:#}", split_infra_errors::<()>(Err(broken)).unwrap_err());
+        assert_eq!(error, "failed to wait for rollout: forbidden");
     }
 }

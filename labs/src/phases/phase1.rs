@@ -5,14 +5,14 @@ use crate::context::Context;
 use crate::elf;
 use crate::lab::Lab;
 use crate::process::{PORT, Process};
-use crate::sample::{Failure, Response, Sampler};
+use crate::sampler::{Failure, Response, Sampler};
 use anyhow::Context as _;
 use lab_environment::Image;
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
 
-/// This phase, as the list of labs shows it.
+/// The entry of this phase in the list of labs.
 pub const LAB: Lab = Lab {
     name: "phase1",
     title: "The app",
@@ -40,11 +40,11 @@ pub const LAB: Lab = Lab {
     run: |context| Box::pin(run(context)),
 };
 
-/// A process starts at once or not at all, on any cluster.
-const START: Duration = Duration::from_secs(10);
+/// The timeout for a process to listen.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a version of the app answered.
-struct Asked {
+/// The responses of a version of the app.
+struct Pages {
     version: String,
     front: Page,
     health: Page,
@@ -55,13 +55,13 @@ type Page = Result<Response, Failure>;
 
 async fn run(context: &Context) -> anyhow::Result<()> {
     let images = [context.stable()?, context.canary()?];
-    let mut asked = Vec::new();
+    let mut pages = Vec::new();
     let mut listening = Vec::new();
     for image in images {
         let _step = context.step(format!("running version {} as a process", image.version));
-        match Process::start(&image.binary, START).await {
+        match Process::start(&image.binary, START_TIMEOUT).await {
             Ok(process) => {
-                asked.push(ask(context, image, &process).await);
+                pages.push(fetch_pages(context, image, &process).await);
                 listening.push(Ok(process.address.to_string()));
             }
             Err(error) if image.binary.is_file() => listening.push(Err(format!("{error:#}"))),
@@ -70,15 +70,16 @@ async fn run(context: &Context) -> anyhow::Result<()> {
     }
     let right = listening.iter().all(Result::is_ok);
     let lines: Vec<_> = listening.into_iter().map(|l| l.unwrap_or_else(|why| why)).collect();
-    let told = images.iter().zip(&lines).map(|(image, at)| format!("{} on {at}", image.version));
-    let told = told.collect::<Vec<_>>().join(", ");
-    context.require("app-port", Verdict::of(right, told).with(json!({ "port": PORT })))?;
+    let evidence =
+        images.iter().zip(&lines).map(|(image, at)| format!("{} on {at}", image.version));
+    let evidence = evidence.collect::<Vec<_>>().join(", ");
+    context.require("app-port", Verdict::of(right, evidence).with(json!({ "port": PORT })))?;
 
-    let front = asked.iter().map(|a| page(&a.version, &a.front, |r| names(&text(r), &a.version)));
+    let front = pages.iter().map(|a| page(&a.version, &a.front, |r| names(&text(r), &a.version)));
     context.judge("app-front-page", all(front))?;
-    let health = asked.iter().map(|a| page(&a.version, &a.health, |_| true));
+    let health = pages.iter().map(|a| page(&a.version, &a.health, |_| true));
     context.judge("app-health", all(health))?;
-    let number = asked
+    let number = pages
         .iter()
         .map(|a| page(&a.version, &a.number, |r| r.body == format!("{}\n", a.version).as_bytes()));
     context.judge("app-version", all(number))?;
@@ -87,12 +88,12 @@ async fn run(context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn ask(context: &Context, image: &Image, process: &Process) -> Asked {
+async fn fetch_pages(context: &Context, image: &Image, process: &Process) -> Pages {
     let get = async |path| {
         let host = process.address.to_string();
-        Sampler::new(process.address, &host, path, context.request_patience()).fetch().await
+        Sampler::new(process.address, &host, path, context.request_timeout()).fetch().await
     };
-    Asked {
+    Pages {
         version: image.version.clone(),
         front: get("/").await,
         health: get("/health").await,
@@ -100,7 +101,7 @@ async fn ask(context: &Context, image: &Image, process: &Process) -> Asked {
     }
 }
 
-/// Whether a page has status 200 and is as it should be, and what there was.
+/// Returns whether a page has status 200 and the right content, with its evidence.
 fn page(version: &str, page: &Page, right: impl Fn(&Response) -> bool) -> (bool, String) {
     match page {
         Ok(response) => {
@@ -115,17 +116,17 @@ fn text(response: &Response) -> String {
     String::from_utf8_lossy(&response.body).into_owned()
 }
 
-/// Whether the text names the version, and not as a part of another: `1.0` is not in `11.0`.
+/// Returns true if the text names the version, not as a part of another: `1.0` is not in `11.0`.
 fn names(text: &str, version: &str) -> bool {
     text.match_indices(version).any(|(start, _)| {
         let before = text.get(..start).and_then(|t| t.chars().next_back());
         let mut after = text.get(start + version.len()..).unwrap_or_default().chars();
         let number = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
-        let goes_on = match after.next() {
+        let continues = match after.next() {
             Some('.') => number(after.next()),
             next => number(next),
         };
-        !goes_on && before.is_none_or(|c| !c.is_ascii_digit() && c != '.')
+        !continues && before.is_none_or(|c| !c.is_ascii_digit() && c != '.')
     })
 }
 
@@ -138,12 +139,12 @@ fn statically_linked(images: &[&Image]) -> anyhow::Result<Verdict> {
     let (mut right, mut lines) = (true, Vec::new());
     for image in images {
         let bytes = std::fs::read(&image.binary)
-            .with_context(|| format!("reading {}", image.binary.display()))?;
-        lines.push(match elf::needs(&bytes) {
-            Ok(needs) => {
-                right &= needs.nothing();
-                let interpreter = if needs.interpreter { "an" } else { "no" };
-                let (version, libraries) = (&image.version, needs.libraries);
+            .with_context(|| format!("failed to read {}", image.binary.display()))?;
+        lines.push(match elf::dependencies(&bytes) {
+            Ok(found) => {
+                right &= found.is_empty();
+                let interpreter = if found.interpreter { "an" } else { "no" };
+                let (version, libraries) = (&image.version, found.libraries);
                 format!("{version}: {interpreter} interpreter, {libraries} needed libraries")
             }
             Err(why) => {
@@ -177,25 +178,25 @@ fn judge_source(inputs: &[&str], versions: &[&str], readers: &[String]) -> Verdi
     )
 }
 
-/// The name that all build inputs share, if they do.
+/// Returns the name that all build inputs share, if they do.
 fn input_name(inputs: &[&str]) -> Option<String> {
     let mut names = inputs.iter().map(|input| input.split_once('=').map(|(name, _)| name));
     let first = names.next()??;
     names.all(|name| name == Some(first)).then(|| first.to_owned())
 }
 
-/// The source files that read a build input at compile time.
+/// Returns the source files that read a build input at compile time.
 fn readers(folder: &Path, input: &str) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
     let entries = std::fs::read_dir(folder)
-        .with_context(|| format!("looking for the app's source in {}", folder.display()))?;
+        .with_context(|| format!("failed to find the app's source in {}", folder.display()))?;
     for entry in entries {
-        let path = entry.context("reading the app's source")?.path();
+        let path = entry.context("failed to read the app's source")?.path();
         if path.is_dir() {
             found.extend(readers(&path, input)?);
         } else {
             let text = std::fs::read_to_string(&path)
-                .with_context(|| format!("reading {}", path.display()))?;
+                .with_context(|| format!("failed to read {}", path.display()))?;
             let count = text.matches(&format!("env!(\"{input}\"")).count();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             found.extend((0..count).map(|_| name.clone().into_owned()));
@@ -210,7 +211,7 @@ mod tests {
     use crate::claim::Outcome;
 
     #[test]
-    fn a_version_is_named_only_in_whole() {
+    fn version_is_not_matched_inside_another() {
         for (text, named) in [
             ("Version 1.0 of your app", true),
             ("This is 1.0.\n", true),
@@ -226,21 +227,19 @@ mod tests {
     }
 
     #[test]
-    fn a_page_must_be_200_and_right() {
-        let response = |status, body: &str| {
-            Ok(Response { status, headers: Vec::new(), body: body.as_bytes().to_vec() })
-        };
+    fn page_needs_status_200_and_the_right_body() {
+        let response = |status, body: &str| Ok(Response { status, body: body.as_bytes().to_vec() });
         let right = |r: &Response| r.body == b"1.0\n";
         let judge = |p: Page| all([page("1.0", &p, right)].into_iter()).outcome;
         assert_eq!(judge(response(200, "1.0\n")), Outcome::Holds);
         assert_eq!(judge(response(200, "1.0")), Outcome::Fails);
         assert_eq!(judge(response(500, "1.0\n")), Outcome::Fails);
         assert_eq!(judge(Err(Failure::Timeout)), Outcome::Fails);
-        assert_eq!(all([].into_iter()).outcome, Outcome::Fails, "nothing was asked");
+        assert_eq!(all([].into_iter()).outcome, Outcome::Fails, "no pages");
     }
 
     #[test]
-    fn versions_may_differ_in_one_input_alone() {
+    fn versions_must_differ_in_a_single_input() {
         let judge = |inputs: [&str; 2], readers: &[&str]| {
             let readers: Vec<_> = readers.iter().map(|r| (*r).to_owned()).collect();
             judge_source(&inputs, &["1.0", "2.0"], &readers).outcome

@@ -1,10 +1,11 @@
-//! Phase 2: the image. What an archive says is read by the labs themselves; that it runs is tried with
-//! the Docker engine where there is one, and on every node of the cluster.
+//! Phase 2: the image. The labs read the archives themselves, and run the images with the Docker engine
+//! if there is one and on every node of the cluster.
 
 use crate::archive::Archive;
 use crate::claim::{Claim, Verdict};
 use crate::context::Context;
 use crate::lab::Lab;
+use crate::phases::phase2::response::VersionResponse;
 use anyhow::Context as _;
 use lab_environment::Image;
 use oci_archive::Digest;
@@ -14,8 +15,9 @@ use std::collections::BTreeMap;
 mod cluster;
 #[cfg(feature = "docker")]
 mod docker;
+mod response;
 
-/// This phase, as the list of labs shows it.
+/// The entry of this phase in the list of labs.
 pub const LAB: Lab = Lab {
     name: "phase2",
     title: "The image",
@@ -50,9 +52,6 @@ pub const LAB: Lab = Lab {
     run: |context| Box::pin(run(context)),
 };
 
-/// What a running container answers to `/version`, or why it does not.
-type Answered = Result<String, String>;
-
 async fn run(context: &Context) -> anyhow::Result<()> {
     let images = [context.stable()?, context.canary()?];
     let mut archives = Vec::new();
@@ -66,7 +65,7 @@ async fn run(context: &Context) -> anyhow::Result<()> {
         let mut small = Lines::default();
         for (image, archive) in images.iter().zip(&archives) {
             let binary = std::fs::read(&image.binary)
-                .with_context(|| format!("reading {}", image.binary.display()))?;
+                .with_context(|| format!("failed to read {}", image.binary.display()))?;
             let rebuilt = Archive::read(&image.rebuilt)?;
             let version = &image.version;
             entrypoint.add(version, starts_app(archive, Digest::of(&binary)));
@@ -80,24 +79,27 @@ async fn run(context: &Context) -> anyhow::Result<()> {
 
     let on_nodes = cluster::run(context, &images).await?;
     context.judge("image-reachable", on_nodes.reachable())?;
-    let (engine, answered) = match on_engine(context, &images).await {
-        Ok(answered) => ("the Docker engine".to_owned(), answered),
-        Err(why) => (format!("the cluster, as {why}"), on_nodes.answered),
+    let (runtime, responses) = match on_engine(context, &images).await {
+        Ok(responses) => ("the Docker engine".to_owned(), responses),
+        Err(why) => (format!("the cluster, as {why}"), on_nodes.responses),
     };
     let mut runs = Lines::default();
-    for (image, answer) in images.iter().zip(&answered) {
-        runs.add(&image.version, answers(answer, &image.version));
+    for (image, response) in images.iter().zip(&responses) {
+        runs.add(&image.version, is_version(response, &image.version));
     }
     let runs = runs.verdict();
-    let told = format!("run by {engine}: {}", runs.evidence);
-    context.judge("image-runs", Verdict { evidence: told, ..runs })?;
-    let argument = one_recipe(&images, &archives, &answered);
+    let evidence = format!("run by {runtime}: {}", runs.evidence);
+    context.judge("image-runs", Verdict { evidence, ..runs })?;
+    let argument = one_recipe(&images, &archives, &responses);
     context.judge("image-version-argument", argument)?;
     Ok(())
 }
 
-/// What the images answer as containers of the Docker engine, or why that cannot be said.
-async fn on_engine(context: &Context, images: &[&Image; 2]) -> Result<Vec<Answered>, String> {
+/// Returns the responses of the images as containers of the Docker engine, or why there are none.
+async fn on_engine(
+    context: &Context,
+    images: &[&Image; 2],
+) -> Result<Vec<VersionResponse>, String> {
     if !context.environment().docker {
         return Err("no Docker engine answers".to_owned());
     }
@@ -105,23 +107,29 @@ async fn on_engine(context: &Context, images: &[&Image; 2]) -> Result<Vec<Answer
 }
 
 #[cfg(feature = "docker")]
-async fn with_docker(context: &Context, images: &[&Image; 2]) -> Result<Vec<Answered>, String> {
+async fn with_docker(
+    context: &Context,
+    images: &[&Image; 2],
+) -> Result<Vec<VersionResponse>, String> {
     let _step = context.step("running both images with Docker");
-    let (image, request) = (context.rollout_patience(), context.request_patience());
-    match docker::run(images, docker::Patience { image, request }).await {
-        Ok(answers) => Ok(answers.into_iter().map(Ok).collect()),
-        // The image may be at fault, or the engine: the cluster runs it as well, and knows.
+    let (image, request) = (context.rollout_timeout(), context.request_timeout());
+    match docker::run(images, docker::Timeouts { image, request }).await {
+        Ok(bodies) => Ok(bodies.into_iter().map(Ok).collect()),
+        // Either the image or the engine is at fault; the cluster, which runs the image too, will tell.
         Err(error) => Err(format!("Docker did not run them ({error:#})")),
     }
 }
 
 #[cfg(not(feature = "docker"))]
-#[expect(clippy::unused_async, reason = "as with the feature, which speaks to the engine")]
-async fn with_docker(_context: &Context, _images: &[&Image; 2]) -> Result<Vec<Answered>, String> {
+#[expect(clippy::unused_async, reason = "has the signature of the variant with the feature")]
+async fn with_docker(
+    _context: &Context,
+    _images: &[&Image; 2],
+) -> Result<Vec<VersionResponse>, String> {
     Err("these labs were built without their feature `docker`, though an engine answers".to_owned())
 }
 
-/// A finding for each version, and whether all are right.
+/// A finding per version, and whether any is wrong.
 #[derive(Debug, Default)]
 struct Lines {
     lines: Vec<String>,
@@ -160,7 +168,7 @@ fn same_digest(archive: &Archive, rebuilt: &Archive) -> (bool, String) {
     (same, format!("{}, {word} {}", short(archive.digest), short(rebuilt.digest)))
 }
 
-/// Enough of a digest to tell two apart by eye.
+/// Shortens a digest for people.
 fn short(digest: Digest) -> String {
     format!("{:.19}", digest.to_string())
 }
@@ -178,16 +186,20 @@ fn nothing_else(archive: &Archive) -> (bool, String) {
     }
 }
 
-fn answers(answer: &Answered, version: &str) -> (bool, String) {
-    match answer {
+fn is_version(response: &VersionResponse, version: &str) -> (bool, String) {
+    match response {
         Ok(text) => (*text == format!("{version}\n"), format!("/version answers {text:?}")),
         Err(why) => (false, why.clone()),
     }
 }
 
-/// Whether the images differ in nothing but the binary and the version's name, come of one build input
-/// with two values, and answer with those.
-fn one_recipe(images: &[&Image; 2], archives: &[Archive], answered: &[Answered]) -> Verdict {
+/// Judges that the images differ only in the binary and the version's name, come from one build input with
+/// two values, and respond with those.
+fn one_recipe(
+    images: &[&Image; 2],
+    archives: &[Archive],
+    responses: &[VersionResponse],
+) -> Verdict {
     let mut faults = Vec::new();
     let inputs = images.map(|image| image.build_input.as_str());
     let [one, two] = inputs.map(|input| input.split_once('=').map_or(input, |(name, _)| name));
@@ -198,7 +210,7 @@ fn one_recipe(images: &[&Image; 2], archives: &[Archive], answered: &[Answered])
         let recipe = |archive: &Archive, image: &Image| {
             let mut files: BTreeMap<String, u32> =
                 archive.files().into_iter().map(|(p, file)| (p.to_owned(), file.mode)).collect();
-            _ = files.insert(archive.config_without(&image.version), 0);
+            _ = files.insert(config_without(archive, &image.version), 0);
             files
         };
         let [first, second] = images;
@@ -206,8 +218,8 @@ fn one_recipe(images: &[&Image; 2], archives: &[Archive], answered: &[Answered])
             faults.push("the images differ in more than the binary and its version".to_owned());
         }
     }
-    for (image, answer) in images.iter().zip(answered) {
-        if let (false, line) = answers(answer, &image.version) {
+    for (image, response) in images.iter().zip(responses) {
+        if let (false, line) = is_version(response, &image.version) {
             faults.push(format!("{}: {line}", image.version));
         }
     }
@@ -220,16 +232,13 @@ fn one_recipe(images: &[&Image; 2], archives: &[Archive], answered: &[Answered])
     Verdict::of(faults.is_empty(), line).with(json!({ "inputs": inputs }))
 }
 
-impl Archive {
-    /// The config with the version's name and what follows from the binary taken out.
-    fn config_without(&self, version: &str) -> String {
-        let mut config = self.config.clone();
-        if let Some(digests) = config.pointer_mut("/rootfs/diff_ids").and_then(Value::as_array_mut)
-        {
-            digests.iter_mut().for_each(|digest| *digest = Value::Null);
-        }
-        config.to_string().replace(version, "VERSION")
+/// Formats the config without the version's name and the digests that depend on the binary.
+fn config_without(archive: &Archive, version: &str) -> String {
+    let mut config = archive.config.clone();
+    if let Some(digests) = config.pointer_mut("/rootfs/diff_ids").and_then(Value::as_array_mut) {
+        digests.iter_mut().for_each(|digest| *digest = Value::Null);
     }
+    config.to_string().replace(version, "VERSION")
 }
 
 #[cfg(test)]
@@ -268,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_image_must_start_the_binary_that_was_built() {
+    fn image_must_start_the_built_binary() {
         let built = Digest::of("1.0");
         let right = |change: fn(&mut Archive)| {
             let mut archive = archive("1.0");
@@ -284,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn two_builds_must_be_the_same_to_the_byte() {
+    fn builds_must_be_identical() {
         let one = archive("1.0");
         assert!(same_digest(&one, &one.clone()).0);
         assert!(!same_digest(&one, &archive("2.0")).0);
@@ -293,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_beside_the_app_is_too_much() {
+    fn image_may_contain_only_the_app() {
         let mut image = archive("1.0");
         assert_eq!(nothing_else(&image), (true, "/app alone, 1.37 MB in 1 layer".to_owned()));
         let more = image.layers[0].files["app"].clone();
@@ -302,22 +311,22 @@ mod tests {
     }
 
     #[test]
-    fn one_recipe_differs_in_the_version_alone() {
+    fn images_may_differ_only_in_version() {
         let images = [&image("1.0"), &image("2.0")];
-        let answered = [Ok("1.0\n".to_owned()), Ok("2.0\n".to_owned())];
+        let responses = [Ok("1.0\n".to_owned()), Ok("2.0\n".to_owned())];
         let archives = [archive("1.0"), archive("2.0")];
-        let judge = |images: &[&Image; 2], archives: &[Archive], answered: &[Answered]| {
-            one_recipe(images, archives, answered).outcome
+        let judge = |images: &[&Image; 2], archives: &[Archive], responses: &[VersionResponse]| {
+            one_recipe(images, archives, responses).outcome
         };
-        assert_eq!(judge(&images, &archives, &answered), Outcome::Holds);
+        assert_eq!(judge(&images, &archives, &responses), Outcome::Holds);
 
         let mut changed = archives.clone();
         changed[1].config["config"]["Env"] = json!(["DEBUG=1"]);
-        assert_eq!(judge(&images, &changed, &answered), Outcome::Fails, "another config");
+        assert_eq!(judge(&images, &changed, &responses), Outcome::Fails, "another config");
         let mut changed = archives.clone();
         let file = changed[1].layers[0].files["app"].clone();
         changed[1].layers[0].files.insert("other".into(), file);
-        assert_eq!(judge(&images, &changed, &answered), Outcome::Fails, "another file");
+        assert_eq!(judge(&images, &changed, &responses), Outcome::Fails, "another file");
 
         let same = [Ok("1.0\n".to_owned()), Ok("1.0\n".to_owned())];
         assert_eq!(judge(&images, &archives, &same), Outcome::Fails, "2.0 answers 1.0");
@@ -326,6 +335,6 @@ mod tests {
 
         let other = Image { build_input: "OTHER=2.0".to_owned(), ..image("2.0") };
         let images = [images[0], &other];
-        assert_eq!(judge(&images, &archives, &answered), Outcome::Fails, "another input");
+        assert_eq!(judge(&images, &archives, &responses), Outcome::Fails, "another input");
     }
 }

@@ -1,7 +1,7 @@
-//! The report for people: what is going on as it goes on, a line of evidence for each claim, and a
-//! table at the end. Understandable without colour; without a terminal it is plain lines.
+//! The report for people: live progress, a line of evidence for each claim, and a table at the end.
+//! Readable without color; plain lines if standard output is not a terminal.
 
-use super::Report;
+use super::reporter::Reporter;
 use crate::claim::{Outcome, Verdict};
 use crate::event::{Event, SampleProgress, Stamped};
 use std::io::Write;
@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 pub(super) struct Terminal<W> {
     out: W,
     live: bool,
-    colour: bool,
-    /// Steps under way, innermost last, with when each began.
+    color: bool,
+    /// The steps in progress, innermost last, with their start.
     steps: Vec<(String, Instant)>,
-    /// The latest word on the innermost step.
+    /// The latest progress of the innermost step.
     progress: String,
     sample: Option<SampleProgress>,
-    /// When something was last written for a step, where there is no live line.
-    told: Instant,
+    /// The last time a line was written about a step, if there is no live line.
+    reported: Instant,
     drawn: bool,
     labs: Vec<Row>,
-    /// What fails, repeated at the end.
+    /// The lines of failed claims, repeated at the end.
     fails: Vec<String>,
 }
 
@@ -34,21 +34,21 @@ struct Row {
     error: bool,
 }
 
-/// Without a live line, tell of a step that takes longer than this, and again as often.
-const PATIENCE: Duration = Duration::from_secs(1);
-const AGAIN: Duration = Duration::from_secs(5);
+/// Without a live line, a step that takes this long is reported, and then at the interval below.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 impl<W: Write> Terminal<W> {
-    /// `live` for a terminal that understands escapes, `colour` for colours besides.
-    pub(super) fn new(out: W, live: bool, colour: bool) -> Self {
+    /// `live` permits escape sequences, `color` colors as well.
+    pub(super) fn new(out: W, live: bool, color: bool) -> Self {
         Self {
             out,
             live,
-            colour,
+            color,
             steps: Vec::new(),
             progress: String::new(),
             sample: None,
-            told: Instant::now(),
+            reported: Instant::now(),
             drawn: false,
             labs: Vec::new(),
             fails: Vec::new(),
@@ -57,7 +57,7 @@ impl<W: Write> Terminal<W> {
 
     fn line(&mut self, text: &str) {
         self.erase();
-        // A reader that has left must not stop the run from cleaning up.
+        // A closed pipe must not keep the run from cleaning up.
         _ = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
     }
 
@@ -67,25 +67,25 @@ impl<W: Write> Terminal<W> {
         }
     }
 
-    /// Draws what is going on over what was drawn before.
+    /// Redraws the live line.
     fn draw(&mut self) {
-        let Some(now) = self.now() else { return self.erase() };
+        let Some(now) = self.status() else { return self.erase() };
         if self.live {
-            // Without wrapping, a line longer than the terminal is cut instead of scrolling.
+            // With wrapping off, a line longer than the terminal is cut instead of scrolling.
             _ = write!(self.out, "\r\x1b[?7l\x1b[K  {now}\x1b[?7h").and_then(|()| self.out.flush());
             self.drawn = true;
             return;
         }
         let running = self.steps.last().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-        let patience = if running < AGAIN { PATIENCE } else { AGAIN };
-        if running >= PATIENCE && self.told.elapsed() >= patience {
-            self.told = Instant::now();
+        let interval = if running < REPORT_INTERVAL { REPORT_AFTER } else { REPORT_INTERVAL };
+        if running >= REPORT_AFTER && self.reported.elapsed() >= interval {
+            self.reported = Instant::now();
             self.line(&format!("  … {now}"));
         }
     }
 
-    /// What is going on, in one line.
-    fn now(&self) -> Option<String> {
+    /// The current activity in one line.
+    fn status(&self) -> Option<String> {
         if let Some(sample) = &self.sample {
             return Some(bar(sample));
         }
@@ -114,18 +114,25 @@ impl<W: Write> Terminal<W> {
         self.line(&line);
     }
 
-    /// The outcome's word, seven wide.
+    /// Formats the outcome, seven characters wide.
     fn paint(&self, outcome: Outcome) -> String {
-        let colour = match outcome {
+        let color = match outcome {
             Outcome::Holds => "32",
             Outcome::Fails => "1;31",
             Outcome::Skipped => "33",
         };
-        self.coloured(colour, &format!("{:<7}", outcome.word()))
+        self.in_color(color, &format!("{:<7}", outcome.word()))
     }
 
-    fn coloured(&self, colour: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    fn in_color(&self, color: &str, text: &str) -> String {
+        if self.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// Takes the lines that are repeated at the end: failed claims and errors.
+    fn take_failures(&mut self, errors: &[String]) -> Vec<String> {
+        let mut lines = std::mem::take(&mut self.fails);
+        lines.extend(errors.iter().map(|error| format!("error: {error}")));
+        lines
     }
 
     fn summary(&mut self) {
@@ -142,7 +149,7 @@ impl<W: Write> Terminal<W> {
     }
 }
 
-impl<W: Write> Report for Terminal<W> {
+impl<W: Write> Reporter for Terminal<W> {
     fn event(&mut self, stamped: &Stamped) {
         match &stamped.event {
             Event::RunStarted { version, provider, labs } => {
@@ -151,14 +158,14 @@ impl<W: Write> Report for Terminal<W> {
             Event::LabStarted { title, claims } => {
                 let name = stamped.lab.unwrap_or("?");
                 self.labs.push(Row { name, title, counts: [0; 3], seconds: 0.0, error: false });
-                let heading = self.coloured("1", &format!("{name}  {title}"));
+                let heading = self.in_color("1", &format!("{name}  {title}"));
                 self.line("");
                 self.line(&format!("{heading}  ({claims} claims)"));
             }
             Event::StepStarted { step } => {
                 self.steps.push((step.clone(), Instant::now()));
                 self.progress.clear();
-                self.told = Instant::now();
+                self.reported = Instant::now();
                 self.draw();
             }
             Event::Progress { text } => {
@@ -173,9 +180,9 @@ impl<W: Write> Report for Terminal<W> {
                 self.steps.retain(|(running, _)| running != step);
                 (self.sample, self.progress) = (None, String::new());
                 self.erase();
-                if *seconds >= PATIENCE.as_secs_f64() {
+                if *seconds >= REPORT_AFTER.as_secs_f64() {
                     let line = format!("  · {step}  {seconds:.1} s");
-                    let line = self.coloured("2", &line);
+                    let line = self.in_color("2", &line);
                     self.line(&line);
                 }
             }
@@ -201,25 +208,12 @@ impl<W: Write> Report for Terminal<W> {
             }
             Event::RunEnded { holds, fails, skipped, errors, exit_code, seconds, .. } => {
                 self.summary();
-                for line in std::mem::take(&mut self.fails) {
-                    self.line(&line);
+                for error in self.take_failures(errors) {
+                    self.line(&error);
                 }
-                for error in errors {
-                    self.line(&format!("error: {error}"));
-                }
-                let how = match exit_code {
-                    130 => "interrupted, cleaned up",
-                    _ if *fails > 0 => "a claim fails",
-                    0 => "every claim holds",
-                    _ => "the environment failed",
-                };
-                let how = if *skipped > 0 && *exit_code == 0 {
-                    "every claim that could be checked holds"
-                } else {
-                    how
-                };
+                let result = result(*exit_code, *fails, *skipped);
                 self.line(&format!(
-                    "{how}: {holds} hold, {fails} fail, {skipped} skipped, {seconds:.1} s in all"
+                    "{result}: {holds} hold, {fails} fail, {skipped} skipped, {seconds:.1} s in all"
                 ));
             }
         }
@@ -230,10 +224,21 @@ impl<W: Write> Report for Terminal<W> {
     }
 }
 
-/// A sample as a bar: each version its own sign, so that it can be read without colour.
+/// Formats the result of a run.
+fn result(exit_code: u8, fails: usize, skipped: usize) -> &'static str {
+    match exit_code {
+        130 => "interrupted, cleaned up",
+        _ if fails > 0 => "a claim fails",
+        0 if skipped > 0 => "every claim that could be checked holds",
+        0 => "every claim holds",
+        _ => "the environment failed",
+    }
+}
+
+/// Draws a sample as a bar, with a character per version so that it can be read without color.
 fn bar(sample: &SampleProgress) -> String {
     const WIDTH: u64 = 32;
-    const SIGNS: [char; 4] = ['█', '░', '▓', '▒'];
+    const GLYPHS: [char; 4] = ['█', '░', '▓', '▒'];
     let done: u64 = sample.counts.values().sum();
     let mut text = format!("{}: {}", sample.what, done + sample.failures);
     if sample.planned > 0 {
@@ -242,15 +247,15 @@ fn bar(sample: &SampleProgress) -> String {
     if done > 0 {
         text += "  ";
         let (mut counted, mut drawn) = (0, 0);
-        for (count, sign) in sample.counts.values().zip(SIGNS.into_iter().cycle()) {
+        for (count, glyph) in sample.counts.values().zip(GLYPHS.into_iter().cycle()) {
             counted += count;
             let to = (counted * WIDTH).checked_div(done).unwrap_or(0);
-            text.extend((drawn..to).map(|_| sign));
+            text.extend((drawn..to).map(|_| glyph));
             drawn = to;
         }
-        for ((version, count), sign) in sample.counts.iter().zip(SIGNS.into_iter().cycle()) {
+        for ((version, count), glyph) in sample.counts.iter().zip(GLYPHS.into_iter().cycle()) {
             let share = 100.0 * *count as f64 / done as f64;
-            text += &format!("  {sign} {version} {share:.1}%");
+            text += &format!("  {glyph} {version} {share:.1}%");
         }
     }
     if let Some(band) = &sample.band {
@@ -267,81 +272,34 @@ fn bar(sample: &SampleProgress) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Band;
+    use crate::fixture::{events, sample_progress};
 
-    fn text(events: Vec<Event>, live: bool, colour: bool) -> String {
-        let mut terminal = Terminal::new(Vec::new(), live, colour);
-        for event in events {
+    fn text(live: bool, color: bool) -> String {
+        let mut terminal = Terminal::new(Vec::new(), live, color);
+        for event in events() {
             terminal.event(&Stamped { at: 0.0, lab: Some("phase4"), event });
         }
         String::from_utf8(terminal.out).unwrap()
     }
 
-    fn run() -> Vec<Event> {
-        let judged = |claim, verdict| Event::ClaimJudged { claim, sentence: "", verdict };
-        vec![
-            Event::RunStarted { version: "0", provider: "kind".into(), labs: vec!["phase4"] },
-            Event::LabStarted { title: "The canary", claims: 3 },
-            Event::StepStarted { step: "roll out".into() },
-            Event::Progress { text: "1 of 3".into() },
-            Event::SampleProgress(sample()),
-            Event::StepEnded { step: "roll out".into(), seconds: 1.25 },
-            judged("a-claim", Verdict::holds("7 of 7")),
-            judged("another", Verdict::fails("6 of 7")),
-            judged("third", Verdict::skipped("not here")),
-            Event::LabEnded { seconds: 2.0, error: None },
-            Event::RunEnded {
-                claims: Default::default(),
-                holds: 1,
-                fails: 1,
-                skipped: 1,
-                errors: Vec::new(),
-                exit_code: 1,
-                seconds: 2.04,
-            },
-        ]
-    }
-
-    fn sample() -> SampleProgress {
-        let counts = [("1.0".to_owned(), 30), ("2.0".to_owned(), 10)].into();
-        let band = Band { version: "2.0".into(), share: 0.25, low: 10, high: 30 };
-        let what = "load balancer".to_owned();
-        SampleProgress { what, planned: 80, counts, failures: 1, band: Some(band) }
+    #[test]
+    fn output_without_a_terminal_is_plain_lines() {
+        let text = text(false, false);
+        assert!(!text.contains('\x1b'));
+        insta::assert_snapshot!("terminal_report", text);
     }
 
     #[test]
-    fn without_a_terminal_it_is_plain_lines() {
-        assert_eq!(
-            text(run(), false, false),
-            "labs 0 on kind: phase4
-
-phase4  The canary  (3 claims)
-  · roll out  1.2 s
-  holds    a-claim                  7 of 7
-  fails    another                  6 of 7
-  skipped  third                    not here
-
-lab       title       holds  fails  skipped     time
-phase4    The canary      1      1        1    2.0 s
-  fails    another                  6 of 7
-a claim fails: 1 hold, 1 fail, 1 skipped, 2.0 s in all
-"
-        );
-    }
-
-    #[test]
-    fn colour_and_live_lines_only_where_asked_for() {
-        let plain = text(run(), false, false);
-        assert!(!plain.contains('\x1b'));
-        let live = text(run(), true, false);
+    fn color_and_live_lines_are_independent() {
+        let live = text(true, false);
         assert!(live.contains("\x1b[K") && !live.contains("\x1b[32m"));
-        assert!(text(run(), true, true).contains("\x1b[32mholds"));
+        assert!(text(true, true).contains("\x1b[32mholds"));
     }
 
     #[test]
-    fn a_bar_shows_split_and_band() {
+    fn bar_shows_split_and_band() {
         assert_eq!(
-            bar(&sample()),
+            bar(&sample_progress()),
             "load balancer: 41 of 80  ████████████████████████░░░░░░░░  █ 1.0 75.0%  ░ 2.0 25.0%  \
              (2.0 may take 12.5 to 37.5%)  1 failed"
         );

@@ -1,45 +1,46 @@
-//! Failures on a cluster that is lost meanwhile: a lab of two claims on an API that does as it is told.
+//! Failures on a cluster that is lost in the meantime: a lab of two claims on a scripted API server.
 
 use super::*;
 use crate::claim::Claim;
 use crate::event::Stamped;
-use crate::kubernetes::fit::tests::environment;
+use crate::fixture::environment;
 use futures::future::BoxFuture;
 use kube::client::Body;
 use std::sync::{Mutex, mpsc::Receiver};
 
-/// Answers with the last status that it was asked for: `/says/503`. A
-/// status with `/once` goes with the next answer.
+/// A client of an API server that responds with the status last requested by `/respond/503`; with
+/// `/respond/503/once` only to the next request.
 fn client() -> kube::Client {
     let state = Arc::new(Mutex::new((200_u16, false)));
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let mut state = state.lock().unwrap();
         let path = request.uri().path();
         let mut status = state.0;
-        if let Some(says) = path.strip_prefix("/says/") {
-            let (says, once) = says.split_once('/').map_or((says, false), |(says, _)| (says, true));
-            *state = (says.parse().unwrap(), once);
+        if let Some(requested) = path.strip_prefix("/respond/") {
+            let (code, once) =
+                requested.split_once('/').map_or((requested, false), |(code, _)| (code, true));
+            *state = (code.parse().unwrap(), once);
             status = 200;
         } else if state.1 {
             *state = (200, false);
         }
-        let answer = http::Response::builder().status(status).body(Body::empty());
-        futures::future::ready(answer)
+        let response = http::Response::builder().status(status).body(Body::empty());
+        futures::future::ready(response)
     });
     kube::Client::new(service, "default")
 }
 
-/// Has the API say that from now on.
-async fn says(context: &Context, status: &str) {
-    let asked = http::Request::get(format!("/says/{status}")).body(Vec::new()).unwrap();
-    context.client().request_text(asked).await.unwrap();
+/// Makes the API server respond with that status from now on.
+async fn respond_with(client: &kube::Client, status: &str) {
+    let request = http::Request::get(format!("/respond/{status}")).body(Vec::new()).unwrap();
+    client.request_text(request).await.unwrap();
 }
 
 fn fails(context: &Context, claim: &str) {
     context.judge(claim, Verdict::fails("it does not")).unwrap();
 }
 
-async fn play(
+async fn run(
     run: for<'a> fn(&'a Context) -> BoxFuture<'a, anyhow::Result<()>>,
 ) -> (Result<(), String>, Vec<&'static str>, Receiver<Stamped>) {
     const CLAIMS: &[Claim] =
@@ -52,19 +53,20 @@ async fn play(
         claims: CLAIMS,
         run,
     }));
-    let (events, told) = Events::channel();
+    let (events, receiver) = Events::channel();
     let environment = Arc::new(environment());
-    let production = Arc::new(Production::default());
-    let context = Context::new(lab, environment.clone(), client(), &events, production);
     let runner = Runner { environment, events, failures: None, keep: false };
-    // A lab that nobody ends must not keep the tests waiting.
-    let ended = tokio::time::timeout(GATHER, runner.lab(&context)).await.expect("an end");
+    let context = runner.context(lab, client(), Arc::new(OwnedNamespace::default()));
+    // A lab that does not end must not block the tests.
+    let ended = tokio::time::timeout(DIAGNOSIS_TIMEOUT, runner.run_lab(lab, &context))
+        .await
+        .expect("an end");
     let outcomes = verdicts(&context).iter().map(|(_, verdict)| verdict.outcome.word()).collect();
-    (ended, outcomes, told)
+    (ended, outcomes, receiver)
 }
 
-/// What the reports were told of claims, in order.
-fn told(events: &Receiver<Stamped>) -> Vec<String> {
+/// The verdicts and diagnoses that were published, in order.
+fn published(events: &Receiver<Stamped>) -> Vec<String> {
     let judged = events.try_iter().filter_map(|stamped| match stamped.event {
         Event::ClaimJudged { claim, verdict, .. } => {
             Some(format!("{claim} {}", verdict.outcome.word()))
@@ -76,12 +78,12 @@ fn told(events: &Receiver<Stamped>) -> Vec<String> {
 }
 
 /// Nothing is awaited between the failure and the end.
-#[tokio::test]
-async fn the_last_claim_is_not_failed_by_a_cluster_that_died() {
-    let (ended, outcomes, events) = play(|context| {
+#[tokio::test(start_paused = true)]
+async fn failure_at_the_end_on_a_lost_cluster_is_skipped() {
+    let (ended, outcomes, events) = run(|context| {
         Box::pin(async {
             context.judge("first", Verdict::holds("so it is"))?;
-            says(context, "503").await;
+            respond_with(&context.client(), "503").await;
             fails(context, "second");
             Ok(())
         })
@@ -89,17 +91,17 @@ async fn the_last_claim_is_not_failed_by_a_cluster_that_died() {
     .await;
     assert!(ended.unwrap_err().starts_with("the cluster does not answer"));
     assert_eq!(outcomes, ["holds", "skipped"]);
-    assert!(told(&events).starts_with(&["first holds".into(), "second skipped".into()]));
+    assert!(published(&events).starts_with(&["first holds".into(), "second skipped".into()]));
 }
 
-#[tokio::test]
-async fn what_fails_before_a_cluster_dies_stands_and_what_fails_after_does_not() {
-    let (ended, outcomes, events) = play(|context| {
+#[tokio::test(start_paused = true)]
+async fn failure_before_the_cluster_is_lost_stands_and_later_ones_are_skipped() {
+    let (ended, outcomes, events) = run(|context| {
         Box::pin(async {
             fails(context, "first");
-            // Here the runner asks whether the cluster is there.
+            // Here the runner checks the cluster.
             tokio::task::yield_now().await;
-            says(context, "503").await;
+            respond_with(&context.client(), "503").await;
             fails(context, "second");
             std::future::pending().await
         })
@@ -107,32 +109,30 @@ async fn what_fails_before_a_cluster_dies_stands_and_what_fails_after_does_not()
     .await;
     assert!(ended.unwrap_err().starts_with("the cluster does not answer"), "nothing can follow");
     assert_eq!(outcomes, ["fails", "skipped"]);
-    assert_eq!(told(&events), ["first fails", "diagnosis", "second skipped"]);
+    assert_eq!(published(&events), ["first fails", "diagnosis", "second skipped"]);
 }
 
-/// Also where the API refuses what it was asked, and where one answer goes wrong.
-#[tokio::test]
-async fn a_claim_fails_on_a_cluster_that_is_there() {
+/// Rejections and a single failed response are no loss of the cluster.
+#[tokio::test(start_paused = true)]
+async fn probe_accepts_any_status_of_a_live_api_server() {
     for status in ["200", "403", "404", "429", "503/once"] {
-        assert!(says_of_the_cluster(status).await.is_ok(), "{status}");
+        assert!(probe(status).await.is_ok(), "{status}");
     }
     for status in ["401", "500", "502", "503", "504"] {
-        let why = says_of_the_cluster(status).await.unwrap_err();
+        let why = probe(status).await.unwrap_err();
         assert!(why.contains("the cluster does not"), "{status}: {why}");
     }
 }
 
-async fn says_of_the_cluster(status: &str) -> Result<(), String> {
+async fn probe(status: &str) -> Result<(), String> {
     let client = client();
-    let asked = http::Request::get(format!("/says/{status}")).body(Vec::new()).unwrap();
-    client.request_text(asked).await.unwrap();
-    silence(&client).await.map_or(Ok(()), Err)
+    respond_with(&client, status).await;
+    probe_readyz(&client).await
 }
 
-/// Reports learn of verdicts in the order in which they were given.
-#[tokio::test]
-async fn what_is_judged_after_a_failure_is_told_after_it() {
-    let (ended, outcomes, events) = play(|context| {
+#[tokio::test(start_paused = true)]
+async fn verdict_after_a_failure_is_published_after_it() {
+    let (ended, outcomes, events) = run(|context| {
         Box::pin(async {
             fails(context, "first");
             context.judge("second", Verdict::holds("so it is"))?;
@@ -141,5 +141,5 @@ async fn what_is_judged_after_a_failure_is_told_after_it() {
     })
     .await;
     assert_eq!((ended, outcomes), (Ok(()), vec!["fails", "holds"]));
-    assert_eq!(told(&events), ["first fails", "second holds", "diagnosis"]);
+    assert_eq!(published(&events), ["first fails", "second holds", "diagnosis"]);
 }

@@ -1,4 +1,4 @@
-//! The images under test, and ways to make them wrong.
+//! The images under test, and mutations of them.
 
 use lab_environment::Image;
 use oci_archive::Digest;
@@ -10,13 +10,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// One version as `cargo xtask images` left it.
+/// Returns one version as `cargo xtask images` built it.
 pub(crate) fn image(version: &str) -> Image {
     let folder = folder();
     let archive = folder.join(format!("kubeapp-{version}.tar"));
     assert!(
         archive.exists(),
-        "there is no image {}: run `cargo xtask images` first, or set CANARY_IMAGES to the folder \
+        "no image {}; run `cargo xtask images` first, or set CANARY_IMAGES to the folder \
          that `cargo xtask images --out` wrote",
         archive.display()
     );
@@ -31,8 +31,8 @@ pub(crate) fn image(version: &str) -> Image {
     }
 }
 
-/// The same image under the name of another: what `kubeapp:2.0` would be if somebody had tagged the
-/// wrong build.
+/// Returns `image` with the content of another: what `kubeapp:2.0` would be if the wrong build had been
+/// tagged.
 pub(crate) fn mistagged(image: &Image, content: &Image, folder: &Path) -> Image {
     let archive = folder.join(format!("mistagged-{}.tar", image.version));
     let (from, to) = (content.version.as_str(), image.version.as_str());
@@ -52,8 +52,8 @@ pub(crate) fn mistagged(image: &Image, content: &Image, folder: &Path) -> Image 
     Image { archive, ..image.clone() }
 }
 
-/// The same image with one more file in it, in the archive and in the second build.
-pub(crate) fn with_more(image: &Image, folder: &Path) -> Image {
+/// Returns the image with one more file, in the archive and in the second build.
+pub(crate) fn with_extra_file(image: &Image, folder: &Path) -> Image {
     let mut members = BTreeMap::new();
     let mut archive = tar::Archive::new(fs::File::open(&image.archive).expect("the archive"));
     for entry in archive.entries().expect("a tar file") {
@@ -74,15 +74,15 @@ pub(crate) fn with_more(image: &Image, folder: &Path) -> Image {
     let mut manifest = json(take(&path(&index["manifests"][0]["digest"])));
     let mut config = json(take(&path(&manifest["config"]["digest"])));
     let mut layer = take(&path(&manifest["layers"][0]["digest"]));
-    // Before the end of a tar file, which is two empty blocks.
+    // A tar file ends with two empty blocks, which the new member must precede.
     let end = layer.iter().rposition(|byte| *byte != 0).expect("a layer") / 512 * 512 + 512;
     layer.truncate(end);
-    let mut more = tar::Builder::new(layer);
+    let mut extended = tar::Builder::new(layer);
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
     header.set_size(5);
-    more.append_data(&mut header, "etc/more", &b"more\n"[..]).expect("one more file");
-    let layer = more.into_inner().expect("a layer");
+    extended.append_data(&mut header, "etc/extra", &b"more\n"[..]).expect("one more file");
+    let layer = extended.into_inner().expect("a layer");
 
     let mut put = |bytes: Vec<u8>| {
         let (digest, size) = (Digest::of(&bytes).to_string(), bytes.len());
@@ -103,7 +103,7 @@ pub(crate) fn with_more(image: &Image, folder: &Path) -> Image {
     members.insert("index.json".into(), index.to_string().into_bytes());
     members.insert("manifest.json".into(), docker.to_string().into_bytes());
 
-    let archive = folder.join(format!("more-{}.tar", image.version));
+    let archive = folder.join(format!("extended-{}.tar", image.version));
     let mut changed = tar::Builder::new(fs::File::create(&archive).expect("a new archive"));
     for (name, bytes) in members {
         let mut header = tar::Header::new_gnu();
@@ -115,7 +115,7 @@ pub(crate) fn with_more(image: &Image, folder: &Path) -> Image {
     Image { rebuilt: archive.clone(), archive, ..image.clone() }
 }
 
-/// Copies a tar file with the content of its files changed.
+/// Copies a tar file and changes the content of its files.
 pub(crate) fn rewrite(from: &Path, to: &Path, change: impl Fn(&str, Vec<u8>) -> Vec<u8>) {
     let mut archive = tar::Archive::new(fs::File::open(from).expect("the archive"));
     let mut changed = tar::Builder::new(fs::File::create(to).expect("a new archive"));
@@ -134,8 +134,8 @@ pub(crate) fn rewrite(from: &Path, to: &Path, change: impl Fn(&str, Vec<u8>) -> 
     changed.finish().expect("the new archive");
 }
 
-/// `CANARY_IMAGES`, or where `cargo xtask images` leaves them: `images` beside the folder of the
-/// profile that this test was built with.
+/// Returns `CANARY_IMAGES`, or the default of `cargo xtask images`: `images` next to the folder of this
+/// test's profile.
 fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("CANARY_IMAGES") {
         return folder.into();

@@ -1,34 +1,32 @@
-//! The images with a Docker engine, as people use them without these labs: loaded, built and run by
-//! the `docker` command. Where no engine answers there is nothing to test.
+//! The images with a Docker engine, as people use them without these labs: loaded, built and run by the
+//! `docker` command.
 
-use crate::{archives, world::World, world::repository};
-use labs::sample::Sampler;
-use std::{
-    net::SocketAddr,
-    path::Path,
-    process::Command,
-    time::{Duration, Instant},
+use crate::{
+    archives,
+    fixture::{Fixture, eventually, repository},
 };
+use labs::sampler::Sampler;
+use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
 #[tokio::test]
-async fn both_archives_load_and_run() {
-    if !answers() {
-        return;
+async fn archives_load_and_run() {
+    if !engine_responds() {
+        return test_support::missing("docker", "start a Docker engine");
     }
     for version in ["1.0", "2.0"] {
         let image = archives::image(version);
         let _tag = Tag::of(&image.manifest_name);
         let archive = image.archive.to_str().expect("a path in UTF-8");
-        let said = docker(&["load", "--input", archive]);
-        assert!(said.ends_with(&image.manifest_name), "{said}");
+        let output = docker(&["load", "--input", archive]);
+        assert!(output.ends_with(&image.manifest_name), "{output}");
         assert_eq!(Container::run(&image.manifest_name).version().await, format!("{version}\n"));
     }
 }
 
 #[tokio::test]
-async fn a_build_argument_picks_the_version() {
-    if !answers() {
-        return;
+async fn build_argument_selects_the_version() {
+    if !engine_responds() {
+        return test_support::missing("docker", "start a Docker engine");
     }
     let name = format!("canary-labs-test-{:x}:2.0", rand::random::<u64>());
     let _tag = Tag::of(&name);
@@ -42,34 +40,28 @@ async fn a_build_argument_picks_the_version() {
 }
 
 #[tokio::test]
-async fn the_report_tells_who_ran_the_images() {
-    if !answers() {
-        return;
+async fn evidence_names_the_runtime_of_the_images() {
+    if !engine_responds() {
+        return test_support::missing("docker", "start a Docker engine");
     }
-    let mut world = World::new();
-    world.environment.docker = true;
-    let played = world.play("phase2").await;
-    played.fails(&[]);
+    let mut fixture = Fixture::new();
+    fixture.environment.docker = true;
+    let run = fixture.run_alone("phase2").await;
+    run.assert_fails(&[]);
     let by = if cfg!(feature = "docker") {
         "run by the Docker engine: "
     } else {
         "run by the cluster, as these labs were built without their feature `docker`"
     };
-    let evidence = played.evidence("image-runs");
+    let evidence = run.split_infra_errors("image-runs");
     assert!(evidence.starts_with(by), "{evidence}");
 }
 
-fn answers() -> bool {
-    let mut command = Command::new("docker");
-    command.args(["version", "--format", "{{.Server.Version}}"]);
-    let answers = command.output().is_ok_and(|output| output.status.success());
-    if !answers {
-        eprintln!("skipped: no Docker engine answers");
-    }
-    answers
+fn engine_responds() -> bool {
+    test_support::runs("docker", &["version", "--format", "{{.Server.Version}}"])
 }
 
-/// What the command prints, which must succeed.
+/// Runs the command, which must succeed, and returns its output.
 fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().expect("the docker command");
     let error = String::from_utf8_lossy(&output.stderr);
@@ -77,7 +69,7 @@ fn docker(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// A name that means afterwards what it meant before.
+/// A tag that is restored on drop.
 struct Tag {
     name: String,
     before: Option<String>,
@@ -104,7 +96,7 @@ impl Drop for Tag {
     }
 }
 
-/// A container that ends with the test.
+/// A container that is removed on drop.
 struct Container(String);
 
 impl Container {
@@ -112,29 +104,28 @@ impl Container {
         Self(docker(&["run", "--detach", "--pull", "never", "--publish", "127.0.0.1::8080", image]))
     }
 
-    /// What it answers to `/version`, as soon as it does.
+    /// Waits for the response to `/version`.
     async fn version(&self) -> String {
         let published = docker(&["port", &self.0, "8080/tcp"]);
-        // A test that runs in a container itself has another loopback, but the same bridge.
+        // If the test runs in a container, its loopback interface is another one, but the bridge is shared.
         let bridge = "{{range .NetworkSettings.Networks}}{{.IPAddress}}:8080{{end}}";
         let bridge = docker(&["inspect", "--format", bridge, &self.0]);
-        let places = [published, bridge].map(|place| place.parse().expect("an address"));
-        let patience = Duration::from_secs(20);
-        let since = Instant::now();
-        let mut pace = tokio::time::interval(Duration::from_millis(20));
-        loop {
-            for place in places {
-                let place: SocketAddr = place;
-                let sampler = Sampler::new(place, "kubeapp", "/version", Duration::from_secs(5));
-                match sampler.fetch().await {
-                    Ok(answer) if answer.status == 200 => {
-                        return String::from_utf8(answer.body.to_vec()).expect("UTF-8");
+        let addresses: [SocketAddr; 2] =
+            [published, bridge].map(|address| address.parse().expect("an address"));
+        eventually(Duration::from_secs(20), async || {
+            let mut failures = Vec::new();
+            for address in addresses {
+                let timeout = Duration::from_secs(5);
+                match Sampler::new(address, "kubeapp", "/version", timeout).fetch().await {
+                    Ok(response) if response.status == 200 => {
+                        return Ok(String::from_utf8(response.body).expect("UTF-8"));
                     }
-                    other => assert!(since.elapsed() < patience, "{place}: {other:?}"),
+                    other => failures.push((address, other)),
                 }
             }
-            pace.tick().await;
-        }
+            Err(failures)
+        })
+        .await
     }
 }
 

@@ -1,18 +1,19 @@
-//! Proves that the labs can fail: each plays a phase on an embedded cluster that is wrong on purpose,
-//! and demands that precisely the claims which speak of that fault fail. One plays them on a cluster
-//! that is right.
+//! Mutation tests of the labs: each runs a phase on an embedded cluster with a fault, and asserts that
+//! exactly the claims about that fault fail. One per phase runs without a fault.
 
 #![expect(
     clippy::expect_used,
     clippy::panic,
-    reason = "what these helpers cannot do is a failure of the test that uses them"
+    reason = "a helper that fails is a failure of its test"
 )]
 
 mod archives;
 mod docker;
-mod fake;
+mod fake_app;
+mod fault_injection;
 mod faults;
-mod meddle;
+mod fixture;
+#[macro_use]
+mod mutant_tests;
+mod mutants;
 mod pull_secret;
-mod world;
-mod worlds;

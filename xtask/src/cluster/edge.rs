@@ -15,7 +15,7 @@ use crate::{
     project::Project,
 };
 use anyhow::{Context, Result};
-use lab_environment::Absent;
+use lab_environment::UnsupportedClaim;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
@@ -39,7 +39,7 @@ const PROPAGATION: u64 = 3;
 struct Ready {
     /// `127.A.0.0/16`.
     addresses: String,
-    /// How traffic reaches the cluster: `node ports`, or through the API.
+    /// The route of traffic into the cluster: `node ports`, or the API.
     #[serde(rename = "way")]
     route: String,
     /// True if the addresses of the nodes are reachable.
@@ -117,7 +117,7 @@ fn parse(text: &[u8]) -> Option<EdgeRecord> {
     Some(EdgeRecord { pid, fingerprint: String::new(), ready: None })
 }
 
-/// What an edge serves.
+/// The cluster that an edge serves.
 pub(crate) struct EdgeTarget<'a> {
     /// The state directory of the cluster.
     pub(crate) folder: &'a Path,
@@ -194,7 +194,7 @@ impl Edge {
             return;
         }
         let route = &self.ready.route;
-        profile.unsupported.push(Absent {
+        profile.unsupported.push(UnsupportedClaim {
             claim: "nodeport-in-range".into(),
             reason: format!("no node is reachable from this host: traffic enters by {route}"),
         });

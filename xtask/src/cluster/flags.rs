@@ -59,14 +59,12 @@ pub(crate) struct CreateFlags {
     pub(crate) ttl: Option<u32>,
 }
 
-/// The pod sandbox of the embedded cluster.
+/// The pod sandbox of the embedded cluster: Linux namespaces, plain processes, or the stronger of the two
+/// that is available.
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub(crate) enum Sandbox {
-    /// The strongest mode that is available
     Auto,
-    /// Linux namespaces
     Namespaced,
-    /// Plain processes
     Plain,
 }
 

@@ -176,9 +176,9 @@ impl ClusterGuard {
             ingress_class: self.spec.overrides.ingress_class(),
             app: project.root.join("app"),
             docker,
-            patience: profile.timeouts,
-            nearest_wrong: profile.precision,
-            absent: profile.unsupported,
+            timeouts: profile.timeouts,
+            alternative: profile.precision,
+            unsupported: profile.unsupported,
         })
     }
 

@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a run needs of a cluster.
+/// A run and the cluster that it needs.
 #[derive(Clone, Copy)]
 pub(crate) struct ClusterRequest<'a> {
     pub(crate) flags: &'a ClusterFlags,
@@ -34,7 +34,7 @@ pub(crate) struct ClusterRequest<'a> {
     pub(crate) usage: Usage<'a>,
 }
 
-/// What the cluster is for.
+/// The purpose of the cluster.
 #[derive(Clone, Copy)]
 pub(crate) enum Usage<'a> {
     /// To stay, for kubectl and labs (`up`).
@@ -77,8 +77,7 @@ pub(crate) fn acquire(store: ClusterStore, request: &ClusterRequest) -> Result<C
         (None, None) => "is in use by another run".into(),
         (Some(reason), _) => reason,
     };
-    let on = provider::on_flag(store.provider);
-    ensure!(!keep, "the running cluster {reason}; `cargo xtask down{on}` removes it");
+    ensure!(!keep, "the running cluster {reason}");
     if !reason.is_empty() {
         eprintln!("not reusing the running cluster: it {reason}");
     }
@@ -97,7 +96,9 @@ fn reason_not_to_reuse(store: &ClusterStore, request: &ClusterRequest) -> Result
     let context = store.context(&record.spec, request.project, &runner, true);
     let on = provider::on_flag(store.provider);
     Ok(match store.provider.mismatch(&context, request.flags)? {
-        Some(mismatch) => Some(format!("is up with {mismatch}")),
+        Some(mismatch) => {
+            Some(format!("is up with {mismatch} (`cargo xtask down{on}` removes it)"))
+        }
         None if is_outdated(&context, store, &record, request.images)? => Some(format!(
             "has older images or is an older build (`cargo xtask down{on}` removes it)"
         )),

@@ -177,6 +177,11 @@ pub(crate) trait Provider: Sync {
         true
     }
 
+    /// Returns the record of a running cluster that has lost it.
+    fn recover(&self, _folder: &Path) -> Result<Option<Record>> {
+        Ok(None)
+    }
+
     /// Takes over the state of an earlier version of this program.
     fn migrate(&self, _home: &Path, _folder: &Path) -> Result<()> {
         Ok(())

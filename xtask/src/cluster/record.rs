@@ -22,7 +22,7 @@ pub(crate) struct Record {
     pub(crate) images: BTreeMap<String, String>,
 }
 
-/// How far a cluster is.
+/// The progress of a creation or deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {

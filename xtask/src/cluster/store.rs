@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     cluster::edge::EdgeFiles,
-    exec::{process::Signals, runner::CommandRunner},
+    exec::{command_line::quoted, process::Signals, runner::CommandRunner},
     files,
     lock::Lock,
     project::Project,
@@ -96,8 +96,19 @@ impl ClusterStore {
         format!("the {name} cluster is in use by another run; wait for its end")
     }
 
-    /// Reads the record.
+    /// Reads the record. One that is missing or corrupt is recovered from the cluster, where that is
+    /// possible.
     pub(crate) fn record(&self) -> Result<Option<Record>> {
+        match self.read_record() {
+            Ok(Some(record)) => Ok(Some(record)),
+            failed => match self.provider.recover(&self.folder)? {
+                Some(record) => Ok(Some(record)),
+                None => failed,
+            },
+        }
+    }
+
+    fn read_record(&self) -> Result<Option<Record>> {
         let file = self.folder.join("cluster.json");
         match fs::read(&file) {
             Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| {
@@ -170,6 +181,6 @@ impl ClusterStore {
 
     /// Returns the shell command that selects the cluster for kubectl.
     pub(crate) fn export_command(&self) -> String {
-        format!("export KUBECONFIG={}", self.kubeconfig().display())
+        format!("export KUBECONFIG={}", quoted(&self.kubeconfig().to_string_lossy()))
     }
 }

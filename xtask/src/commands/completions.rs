@@ -5,11 +5,14 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 use std::io;
 
-/// Print a completion script for `cargo-xtask` or an alias of it
+/// Print a completion script for a shell alias of `cargo xtask`
+///
+/// For example: `alias xtask='cargo xtask'; source <(cargo xtask completions bash)`.
 #[derive(Args)]
 pub(super) struct Completions {
+    /// Shell to complete for
     shell: Shell,
-    /// The name of the program that the script completes
+    /// Name of the alias
     #[arg(long, default_value = "xtask")]
     name: String,
 }

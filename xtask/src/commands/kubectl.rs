@@ -2,7 +2,7 @@
 
 use super::provider_flag::ProviderFlag;
 use crate::{cluster::store::ClusterStore, exec::install, project::Project};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
 
@@ -22,6 +22,7 @@ pub(super) struct Kubectl {
 pub(super) fn run(args: &Kubectl) -> Result<()> {
     let store = ClusterStore::open(&Project::find()?, args.provider.provider())?;
     store.expect_running()?;
+    ensure!(store.kubeconfig().is_file(), "{}", store.not_running());
     let mut kubectl = Command::new("kubectl");
     kubectl.env("KUBECONFIG", store.kubeconfig()).args(&args.args);
     // In our place, so that signals, terminal and exit code are kubectl's own.

@@ -7,6 +7,7 @@ use std::{fs, path::PathBuf};
 /// Write man pages of all commands to a directory
 #[derive(Args)]
 pub(super) struct Man {
+    /// Directory to write to; it is created if necessary
     directory: PathBuf,
 }
 

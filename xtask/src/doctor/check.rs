@@ -58,7 +58,7 @@ impl CheckContext {
 pub(crate) struct Finding {
     pub(crate) state: State,
     pub(crate) text: String,
-    /// What to do about it.
+    /// A suggested fix.
     #[serde(rename = "mend", skip_serializing_if = "Option::is_none")]
     pub(crate) fix: Option<String>,
 }

@@ -151,7 +151,8 @@ impl fmt::Display for CommandLine {
     }
 }
 
-fn quoted(word: &str) -> String {
+/// Quotes a word for a shell, if necessary.
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,%+".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
         true => word.into(),

@@ -16,8 +16,8 @@ pub(super) fn new_session(command: &mut Command) {
     unsafe { command.pre_exec(|| Ok(setsid().map(drop)?)) };
 }
 
-/// Sends the child `signal` when the thread that spawns it ends. If this process is already gone by
-/// the time the kernel is told, the child is not executed at all.
+/// Sends the child `signal` when the thread that spawns it ends. If this process is already dead by
+/// the time the kernel records that, the child is not executed at all.
 pub(super) fn signal_on_parent_exit(command: &mut Command, signal: Signal) {
     let parent = rustix::process::getpid();
     let set_up = move || {

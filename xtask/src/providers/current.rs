@@ -14,7 +14,7 @@ use crate::{
     images::push,
 };
 use anyhow::{Context, Result, bail};
-use lab_environment::{NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts};
 use serde_json::Value;
 
 /// The provider.
@@ -113,9 +113,9 @@ impl Provider for Current {
         // Our edge sends traffic to one node; other load balancers may use all of them.
         let propagation = if spec.overrides.edge { 0 } else { 3 };
         ClusterProfile {
-            timeouts: Patience { rollout: 300, address: 300, request: 15, propagation },
+            timeouts: Timeouts { rollout: 300, address: 300, request: 15, propagation },
             // The cost of a request there is unknown.
-            precision: NearestWrong::Even,
+            precision: Alternative::Even,
             unsupported: Vec::new(),
         }
     }

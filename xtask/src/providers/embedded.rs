@@ -26,7 +26,7 @@ use crate::{
     lock::Lock,
 };
 use anyhow::{Context, Result, ensure};
-use lab_environment::{NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -93,8 +93,8 @@ impl Provider for Embedded {
     fn profile(&self, _: &Spec) -> ClusterProfile {
         ClusterProfile {
             // Rollouts take tenths of a second; the rest is for machines under load.
-            timeouts: Patience { rollout: 60, address: 30, request: 10, propagation: 0 },
-            precision: NearestWrong::NearestReplica,
+            timeouts: Timeouts { rollout: 60, address: 30, request: 10, propagation: 0 },
+            precision: Alternative::NearestReplica,
             unsupported: Vec::new(),
         }
     }
@@ -231,11 +231,19 @@ impl Provider for Embedded {
         true
     }
 
+    fn recover(&self, folder: &Path) -> Result<Option<Record>> {
+        if !self.is_running(folder)? {
+            return Ok(None);
+        }
+        let since = ProcessRecord::load(folder)?.since;
+        Ok(Some(up_record(since, BTreeMap::new())))
+    }
+
     /// Takes over the cluster of a version that kept its files in the home directory itself. The lock
     /// that its process holds moves along with the file.
     fn migrate(&self, home: &Path, folder: &Path) -> Result<()> {
-        let (pid, about) = (home.join("pid"), home.join("cluster.json"));
-        if !pid.exists() {
+        let [pid, about, state] = ["pid", "cluster.json", "cluster"].map(|name| home.join(name));
+        if ![&pid, &about, &state].iter().any(|path| path.exists()) {
             return Ok(());
         }
         let _lock = Lock::wait(&home.join("lock"))?;
@@ -256,17 +264,22 @@ impl Provider for Embedded {
             let ready = Some(Ready { server, sandbox, sandbox_reason: String::new() });
             ProcessRecord { pid: old.pid, build: old.build, since: old.since, ready }
                 .save(folder)?;
-            let spec = Spec::named(&ClusterFlags::default());
-            let mut record = Record::update(None, &spec, true);
-            (record.state, record.since, record.images) = (State::Up, old.since, old.images);
+            let record = up_record(old.since, old.images);
             files::write_json(&folder.join("cluster.json"), &record)?;
             fs::rename(&pid, pid_file(folder)).context("failed to move the lock of the cluster")?;
         }
-        for file in [pid, about] {
-            let _ = fs::remove_file(file);
+        if !Lock::is_held(&pid_file(folder))? {
+            let _ = fs::remove_dir_all(state);
         }
+        let _ = (fs::remove_file(pid), fs::remove_file(about));
         Ok(())
     }
+}
+
+/// Returns the record of a persistent cluster that is up.
+fn up_record(since: u64, images: BTreeMap<String, String>) -> Record {
+    let spec = Spec::named(&ClusterFlags::default());
+    Record { spec, state: State::Up, since, persistent: true, images }
 }
 
 /// The command of a cluster that keeps its files in the context's directory.

@@ -18,7 +18,7 @@ use crate::{
     images::push,
 };
 use anyhow::{Context, Result, bail};
-use lab_environment::{Absent, NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts, UnsupportedClaim};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -139,10 +139,10 @@ impl Provider for Gke {
     fn profile(&self, _: &Spec) -> ClusterProfile {
         ClusterProfile {
             // A healthy Ingress takes up to 15 minutes; a rollout may wait for a new node.
-            timeouts: Patience { rollout: 600, address: 900, request: 15, propagation: 5 },
+            timeouts: Timeouts { rollout: 600, address: 900, request: 15, propagation: 5 },
             // Requests cross the Internet: hundreds, not thousands.
-            precision: NearestWrong::Even,
-            unsupported: vec![Absent {
+            precision: Alternative::Even,
+            unsupported: vec![UnsupportedClaim {
                 claim: "nodeport-in-range".into(),
                 reason: "GKE's firewall blocks node ports from outside the cluster".into(),
             }],
@@ -230,7 +230,7 @@ impl Provider for Gke {
     }
 
     fn delete(&self, context: &ProviderContext) -> Result<()> {
-        // Load balancers first: nothing deletes them once the cluster is gone.
+        // Load balancers first: nothing deletes them once the cluster is deleted.
         match self.write_kubeconfig(context).and_then(|()| unpublish(context)) {
             Ok(()) => {}
             Err(error) => eprintln!(

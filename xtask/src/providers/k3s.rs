@@ -16,7 +16,7 @@ use crate::{
     images::Image,
 };
 use anyhow::{Context, Result, bail, ensure};
-use lab_environment::{Absent, NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts, UnsupportedClaim};
 use std::{
     fmt::Write as _,
     fs::{self, File},
@@ -112,9 +112,9 @@ impl Provider for K3s {
 
     fn profile(&self, _: &Spec) -> ClusterProfile {
         ClusterProfile {
-            timeouts: Patience { rollout: 180, address: 240, request: 10, propagation: 3 },
-            precision: NearestWrong::NearestReplica,
-            unsupported: vec![Absent {
+            timeouts: Timeouts { rollout: 180, address: 240, request: 10, propagation: 3 },
+            precision: Alternative::NearestReplica,
+            unsupported: vec![UnsupportedClaim {
                 claim: "vhost-default".into(),
                 reason: "Traefik, which k3s brings, honors a default backend only in an Ingress \
                          without rules"
@@ -193,6 +193,11 @@ impl Provider for K3s {
             context.run(&remove(&nodes), LOAD)?;
         }
         let networks = context.query(&networks(context.spec))?;
+        if context.runner.is_dry_run() {
+            println!(
+                "# docker rm --force --volumes … and docker network rm … of all that is listed"
+            );
+        }
         for network in networks.lines().filter(|line| !line.is_empty()) {
             context.run(&CommandLine::new("docker network rm").args([network]), LOAD)?;
         }

@@ -16,7 +16,7 @@ use crate::{
     images::Image,
 };
 use anyhow::{Context, Result};
-use lab_environment::{NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts};
 use serde_json::{Value, json};
 use std::{fs, ops::RangeInclusive, path::Path, time::Duration};
 
@@ -107,8 +107,8 @@ impl Provider for Kind {
 
     fn profile(&self, _: &Spec) -> ClusterProfile {
         ClusterProfile {
-            timeouts: Patience { rollout: 180, address: 60, request: 10, propagation: 0 },
-            precision: NearestWrong::NearestReplica,
+            timeouts: Timeouts { rollout: 180, address: 60, request: 10, propagation: 0 },
+            precision: Alternative::NearestReplica,
             unsupported: Vec::new(),
         }
     }

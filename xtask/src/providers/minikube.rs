@@ -15,7 +15,7 @@ use crate::{
     images::Image,
 };
 use anyhow::Result;
-use lab_environment::{NearestWrong, Patience};
+use lab_environment::{Alternative, Timeouts};
 use serde_json::Value;
 use std::{path::Path, time::Duration};
 
@@ -97,8 +97,8 @@ impl Provider for Minikube {
 
     fn profile(&self, _: &Spec) -> ClusterProfile {
         ClusterProfile {
-            timeouts: Patience { rollout: 180, address: 60, request: 10, propagation: 0 },
-            precision: NearestWrong::NearestReplica,
+            timeouts: Timeouts { rollout: 180, address: 60, request: 10, propagation: 0 },
+            precision: Alternative::NearestReplica,
             unsupported: Vec::new(),
         }
     }

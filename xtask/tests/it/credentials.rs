@@ -124,7 +124,7 @@ fn missing_credentials_are_reported_before_creation() {
 /// Overrides of `up` apply to the labs that follow, and a lab may unset or replace them for itself.
 #[test]
 fn overrides_of_up_are_recorded() {
-    let fixture = ProviderFixture::new("choices");
+    let fixture = ProviderFixture::new("overrides");
     fixture.succeeds(&format!("{GKE} --yes"));
     let environment = [("FAKE_LABS", "environment")];
     let handed = fixture.base.folder.join("handed-over");
@@ -158,7 +158,7 @@ fn overrides_of_up_are_recorded() {
 /// Also if the cluster has to be recreated or is incomplete: `up` replaces them, a lab keeps them.
 #[test]
 fn overrides_outlive_the_cluster() {
-    let fixture = ProviderFixture::new("choices-anew");
+    let fixture = ProviderFixture::new("overrides-recreated");
     let class = |line: &str, class: &str| {
         let (code, text) = fixture.run_with(line, &[("FAKE_LABS", "environment")]);
         let found = text.contains(&format!(r#""field": "{class}""#));
@@ -186,7 +186,7 @@ fn overrides_outlive_the_cluster() {
 /// it.
 #[test]
 fn overrides_of_a_context_are_recorded_until_down() {
-    let fixture = ProviderFixture::new("context-choices");
+    let fixture = ProviderFixture::new("context-overrides");
     let edges = || fixture.base.alive("edges");
     let environment = [("FAKE_LABS", "environment")];
     let up = "up --on current --context mine --registry 127.0.0.1:5000/a";
@@ -264,8 +264,9 @@ fn permission_denied_on_docker_socket_suggests_fix() {
         }
         let (code, text) = exit(command.output().unwrap());
         assert_eq!(code, 3, "{text}");
-        let said = format!("error: {provider}: engine: permission denied on the Docker socket ");
-        assert!(text.starts_with(&said), "{text}");
+        let expected =
+            format!("error: {provider}: engine: permission denied on the Docker socket ");
+        assert!(text.starts_with(&expected), "{text}");
         assert!(
             text.ends_with("`sudo usermod --append --groups docker $USER` and a new login\n"),
             "{text}"

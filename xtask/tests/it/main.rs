@@ -7,11 +7,13 @@ mod credentials;
 mod current_context;
 mod edge_process;
 mod gcloud;
+mod layering;
 mod provider_fixture;
 mod providers;
 mod registry;
 mod repository;
 mod require;
+mod snapshots;
 
 use require::{require, skip};
 use std::{
@@ -380,4 +382,74 @@ fn processes_of(folder: &Path) -> Vec<String> {
 fn folders(folder: &Path) -> usize {
     let entries = fs::read_dir(folder).unwrap();
     entries.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
+}
+
+/// A cluster that a version before `clusters/embedded` started is shown and stopped like any other.
+#[test]
+fn running_cluster_of_an_earlier_version_is_taken_over() {
+    let fixture = Fixture::new("migrate");
+    let home = fixture.folder.join("home");
+    fs::create_dir_all(home.join("cluster")).unwrap();
+    let kubeconfig = home.join("cluster/kubeconfig");
+    fs::write(&kubeconfig, "kubeconfig of an earlier version").unwrap();
+    let pid = fs::File::create(home.join("pid")).unwrap();
+    pid.lock().unwrap();
+    let program = fixture.folder.join("debug/kube-embedded");
+    let mut child =
+        Command::new(program).arg("serve").stdin(pid).stdout(Stdio::null()).spawn().unwrap();
+    let record = format!(
+        r#"{{"pid":{},"server":"https://127.1.0.1:6443","kubeconfig":{kubeconfig:?},"sandbox":"plain",
+            "since":1,"started_in":0.1,"images":{{}},"build":"old"}}"#,
+        child.id()
+    );
+    fs::write(home.join("cluster.json"), record).unwrap();
+    eventually("it runs", || fixture.alive("clusters") == 1);
+
+    let (code, text) = fixture.run("status");
+    assert_eq!((code, text.contains("https://127.1.0.1:6443")), (0, true), "{text}");
+    let new = home.join("clusters/embedded/kubeconfig");
+    assert_eq!(fs::read_to_string(new).unwrap(), "kubeconfig of an earlier version");
+    let (code, text) = fixture.run("lab phase4");
+    assert_eq!((code, text.contains("not reusing the running cluster")), (0, true), "{text}");
+    assert_eq!(fixture.run("down"), (0, "down\n".into()));
+    child.wait().unwrap();
+    assert_eq!(fixture.alive("clusters"), 0);
+    assert_eq!(fixture.run("down"), (0, "no embedded cluster is up\n".into()));
+}
+
+#[test]
+fn completions_and_man_pages_cover_every_command() {
+    let fixture = Fixture::new("completions");
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, text) = fixture.run(&format!("completions {shell}"));
+        assert_eq!(code, 0, "{text}");
+        assert!(["lab", "images", "dry-run", "minikube"].iter().all(|word| text.contains(word)));
+    }
+    let pages = fixture.folder.join("man");
+    let (code, text) = fixture.run(&format!("man {}", pages.display()));
+    assert_eq!(code, 0, "{text}");
+    for page in ["cargo-xtask.1", "cargo-xtask-lab.1", "cargo-xtask-images-push.1"] {
+        assert!(pages.join(page).exists(), "{page}");
+    }
+    let (code, text) = fixture.run("--version");
+    assert_eq!((code, text.starts_with("cargo xtask 0.")), (0, true), "{text}");
+}
+
+#[test]
+fn cluster_with_a_corrupt_record_is_shown_and_stopped() {
+    let fixture = Fixture::new("corrupt");
+    let record = fixture.folder.join("home/clusters/embedded/cluster.json");
+    for corrupt in [true, false] {
+        assert_eq!(fixture.run("up").0, 0);
+        if corrupt {
+            fs::write(&record, "{").unwrap()
+        } else {
+            fs::remove_file(&record).unwrap()
+        }
+        for line in ["status", "up", "lab phase0", "down"] {
+            let (code, text) = fixture.run(line);
+            assert_eq!(code, 0, "{line}: {text}");
+        }
+        assert_eq!(fixture.alive("clusters"), 0);
+    }
 }

@@ -324,7 +324,7 @@ fn gke_is_created_once_used_by_labs_and_deleted_in_order() {
     assert_eq!(code, 0, "{text}");
     for part in [
         r#""name": "europe-west1-docker.pkg.dev/p/canary-labs/kubeapp:2.0""#,
-        r#""nearest_wrong": "even""#,
+        r#""alternative": "even""#,
         r#""address": 900"#,
     ] {
         assert!(text.contains(part), "{part}: {text}");

@@ -45,7 +45,7 @@ fn actions_are_pinned_by_commit_with_their_version() {
 #[test]
 fn docs_name_the_pinned_versions() {
     let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
-    let page = read("docs/clusters.md");
+    let page = read("docs/providers.md");
     let mut found = 0;
     for file in ["kind", "k3s"] {
         for line in read(&format!("xtask/src/providers/{file}.rs")).lines() {

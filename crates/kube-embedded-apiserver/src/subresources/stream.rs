@@ -1,9 +1,9 @@
-//! Subresources that take over the connection: exec, attach and port-forward. What is wrong with
-//! the request is refused before the protocol is switched, what goes wrong later is told in the
-//! protocol that was switched to.
+//! Subresources that take over the connection: exec, attach and port-forward. An invalid request is refused before
+//! the protocol is switched; later errors are reported in the protocol that was switched to.
 
 mod channels;
 mod exec;
+mod lifetime;
 mod port_forward;
 mod spdy;
 mod upgrade;
@@ -25,7 +25,6 @@ use futures::future::BoxFuture;
 use http::{Method, Response};
 use kube_embedded_core::node_api::{NodeError, StreamOptions};
 use std::sync::Arc;
-use tokio::sync::watch;
 use upgrade::{Protocol, Upgrade};
 
 /// Returns true if a subresource takes over the connection.
@@ -96,9 +95,4 @@ pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Respon
         })
     };
     Ok(upgrade.accept(stopping, move |connection| Box::pin(exec::serve(connection, wanted, start))))
-}
-
-/// Resolves when the cluster stops, or is gone.
-async fn stopped(mut stopping: watch::Receiver<bool>) {
-    let _ = stopping.wait_for(|stop| *stop).await;
 }

@@ -1,6 +1,6 @@
-//! Revisions: which replica set is the new one, what number it has, what is remembered of it.
+//! Revisions: the newest replica set, and the annotations that record revisions and sizes.
 
-use super::super::selection::Labels;
+use crate::{controller_ref::controller_ref, selector::Labels};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
@@ -18,12 +18,12 @@ const HISTORY: &str = "deployment.kubernetes.io/revision-history";
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 const MAXIMUM: &str = "deployment.kubernetes.io/max-replicas";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-/// Letters that make up no words, as Kubernetes has them in generated names.
+/// The alphabet of generated names in Kubernetes: without vowels, it spells no words.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-/// Revisions of one replica set that are remembered, in characters (Kubernetes: 2,000).
+/// The maximum length of the revision history annotation, as in Kubernetes.
 const HISTORY_LENGTH: usize = 2000;
 
-/// The replica set made from the deployment's present template; the oldest if there are several.
+/// Returns the replica set with the deployment's current template; the oldest if there are several.
 pub(crate) fn newest<'a>(
     deployment: &Deployment,
     sets: &'a [Arc<ReplicaSet>],
@@ -37,12 +37,12 @@ pub(crate) fn newest<'a>(
         .min_by_key(|set| age_order(&set.metadata))
 }
 
-/// Oldest first, then by name.
+/// Returns a sort key that orders objects by age, oldest first, and then by name.
 pub(crate) fn age_order(meta: &ObjectMeta) -> (Option<Timestamp>, Option<&str>) {
     (meta.creation_timestamp.as_ref().map(|time| time.0), meta.name.as_deref())
 }
 
-/// Whether two templates are the same but for the hash label.
+/// Returns `true` if two templates are equal except for the hash label.
 fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
     let plain = |template: &PodTemplateSpec| {
         let meta = template.metadata.clone().unwrap_or_default();
@@ -53,10 +53,10 @@ fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
     a.spec == b.spec && plain(a) == plain(b)
 }
 
-/// The hash in names and labels. `collisions` counts how often it was taken already.
+/// Computes the hash for names and labels. `collisions` counts the hashes that were taken already.
 pub(crate) fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
     let mut hasher = Sha256::new();
-    // A template that came from JSON goes back to JSON.
+    // Cannot fail: the template was decoded from JSON.
     hasher.update(serde_json::to_vec(template).unwrap_or_default());
     if let Some(collisions) = collisions {
         hasher.update(collisions.to_le_bytes());
@@ -70,7 +70,7 @@ fn letter(byte: u8) -> char {
     ALPHABET.get(usize::from(byte) % ALPHABET.len()).copied().unwrap_or(b'b').into()
 }
 
-/// A replica set for the deployment's present template.
+/// Creates a replica set for the deployment's current template.
 pub(crate) fn new_replica_set(
     deployment: &Deployment,
     replicas: i32,
@@ -85,21 +85,21 @@ pub(crate) fn new_replica_set(
     let mut labels = template.metadata.get_or_insert_default().labels.clone().unwrap_or_default();
     labels.insert(HASH_LABEL.into(), hash.clone());
     template.metadata.get_or_insert_default().labels = Some(labels.clone());
-    let mut wanted = spec.selector.match_labels.unwrap_or_default();
-    wanted.insert(HASH_LABEL.into(), hash.clone());
+    let mut match_labels = spec.selector.match_labels.unwrap_or_default();
+    match_labels.insert(HASH_LABEL.into(), hash.clone());
     let mut set = ReplicaSet {
         metadata: ObjectMeta {
             name: Some(format!("{name}-{hash}")),
             namespace: deployment.metadata.namespace.clone(),
             labels: Some(labels),
-            owner_references: Some(vec![super::super::selection::controlled_by(deployment)]),
+            owner_references: Some(vec![controller_ref(deployment)]),
             ..Default::default()
         },
         spec: Some(k8s_openapi::api::apps::v1::ReplicaSetSpec {
             replicas: Some(replicas),
             min_ready_seconds: spec.min_ready_seconds.filter(|seconds| *seconds != 0),
             selector: LabelSelector {
-                match_labels: Some(wanted),
+                match_labels: Some(match_labels),
                 match_expressions: spec.selector.match_expressions,
             },
             template: Some(template),
@@ -111,8 +111,8 @@ pub(crate) fn new_replica_set(
     set
 }
 
-/// Copies the deployment's annotations (the change cause is one) and gives the set its revision,
-/// remembering the one it had.
+/// Copies the deployment's annotations (the change cause is one) and sets the revision, which moves
+/// the previous one to the history.
 pub(crate) fn annotate(deployment: &Deployment, set: &mut ReplicaSet, revision: i64) {
     let known = revision_of(&set.metadata);
     let annotations = set.metadata.annotations.get_or_insert_default();
@@ -124,12 +124,12 @@ pub(crate) fn annotate(deployment: &Deployment, set: &mut ReplicaSet, revision: 
     if known.is_none_or(|known| known < revision) {
         annotations.insert(REVISION.into(), revision.to_string());
         if let Some(known) = known {
-            remember(annotations, known);
+            append_to_history(annotations, known);
         }
     }
 }
 
-fn remember(annotations: &mut Labels, revision: i64) {
+fn append_to_history(annotations: &mut Labels, revision: i64) {
     let mut history: Vec<String> = annotations
         .get(HISTORY)
         .map(|history| history.split(',').map(str::to_owned).collect())
@@ -141,24 +141,24 @@ fn remember(annotations: &mut Labels, revision: i64) {
     annotations.insert(HISTORY.into(), history.join(","));
 }
 
-/// Notes the sizes that proportional scaling will compare with.
+/// Records the sizes that proportional scaling compares with.
 pub(crate) fn note_sizes(set: &mut ReplicaSet, desired: i32, maximum: i32) {
     let annotations = set.metadata.annotations.get_or_insert_default();
     annotations.insert(DESIRED.into(), desired.to_string());
     annotations.insert(MAXIMUM.into(), maximum.to_string());
 }
 
-/// The revision of a deployment or replica set.
+/// Returns the revision of a deployment or replica set.
 pub(crate) fn revision_of(meta: &ObjectMeta) -> Option<i64> {
     number(meta, REVISION)
 }
 
-/// The replicas that the deployment wanted when it last sized the set.
+/// Returns the deployment's number of replicas when it last sized the set.
 pub(crate) fn desired_noted(set: &ReplicaSet) -> Option<i32> {
     number(&set.metadata, DESIRED)
 }
 
-/// The most replicas that the deployment allowed when it last sized the set.
+/// Returns the deployment's maximum number of replicas when it last sized the set.
 pub(crate) fn maximum_noted(set: &ReplicaSet) -> Option<i32> {
     number(&set.metadata, MAXIMUM)
 }
@@ -167,7 +167,7 @@ fn number<N: std::str::FromStr>(meta: &ObjectMeta, annotation: &str) -> Option<N
     meta.annotations.as_ref()?.get(annotation)?.parse().ok()
 }
 
-/// Gives the deployment the revision of its newest replica set.
+/// Sets the deployment's revision to that of its newest replica set.
 pub(crate) fn set_revision(deployment: &mut Deployment, revision: i64) {
     let annotations = deployment.metadata.annotations.get_or_insert_default();
     annotations.insert(REVISION.into(), revision.to_string());
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hashes_look_like_those_of_kubernetes_and_differ_by_template_and_collision() {
+    fn hash_uses_safe_alphabet_and_depends_on_template_and_collisions() {
         let mut template = PodTemplateSpec::default();
         let plain = hash(&template, None);
         assert!(plain.bytes().all(|b| ALPHABET.contains(&b)), "{plain}");
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_that_is_used_again_remembers_its_revisions() {
+    fn reused_set_records_its_previous_revisions() {
         let deployment = Deployment::default();
         let mut set = new_replica_set(&deployment, 1, 1, 2);
         annotate(&deployment, &mut set, 3);

@@ -1,4 +1,4 @@
-//! How many pods a rolling update may have too many or too few, and how they are shared out.
+//! The bounds of a rolling update, and proportional scaling.
 
 use super::history::maximum_noted;
 use k8s_openapi::{
@@ -10,9 +10,9 @@ use k8s_openapi::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) replicas: i32,
-    /// How many pods there may be beyond `replicas`.
+    /// The number of pods that may exist beyond `replicas`.
     pub(crate) surge: i32,
-    /// How many of `replicas` may be unavailable.
+    /// The number of `replicas` that may be unavailable.
     pub(crate) unavailable: i32,
     pub(crate) recreate: bool,
 }
@@ -33,7 +33,7 @@ impl Limits {
         let unavailable =
             rolling.and_then(|rolling| rolling.max_unavailable.as_ref()).unwrap_or(&quarter);
         let surge = resolve(surge, replicas, true);
-        // Both may come to nothing by rounding, and then no pod could ever be replaced.
+        // Both may be rounded to zero, and then no pod could ever be replaced.
         let unavailable = match resolve(unavailable, replicas, false) {
             0 if surge == 0 => 1,
             unavailable => unavailable,
@@ -41,17 +41,17 @@ impl Limits {
         Self { replicas, surge, unavailable: unavailable.min(replicas), recreate }
     }
 
-    /// The most pods there may be at a time.
+    /// Returns the maximum number of pods.
     pub(crate) fn maximum(&self) -> i32 {
         self.replicas + self.surge
     }
 
-    /// The fewest available pods.
+    /// Returns the minimum number of available pods.
     pub(crate) fn minimum(&self) -> i32 {
         self.replicas - self.unavailable
     }
 
-    /// How many replicas a new set may have next to `all` replicas that exist, its own included.
+    /// Returns the size to which the new set may grow from `own` replicas, where `all` exist in total.
     pub(crate) fn new_size(&self, own: i32, all: i32) -> i32 {
         if self.recreate {
             return self.replicas;
@@ -60,7 +60,8 @@ impl Limits {
         own + room.min((self.replicas - own).max(0))
     }
 
-    /// A set's share of `add` replicas (negative to take away), of which `added` are given out.
+    /// Returns the share of a set in `add` more replicas (negative for fewer), of which `added` are
+    /// already distributed.
     pub(crate) fn proportion(&self, set: &ReplicaSet, add: i32, added: i32) -> i32 {
         let size = size(set);
         if size == 0 || add == 0 || add == added {
@@ -80,7 +81,7 @@ impl Limits {
     }
 }
 
-/// The replicas a set is to have.
+/// Returns the desired number of replicas of a set.
 pub(crate) fn size(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn surge_rounds_up_and_unavailable_down() {
+    fn percentages_round_surge_up_and_unavailable_down() {
         let percent = |n: &str| IntOrString::String(n.into());
         let cases = [
             (3, percent("25%"), percent("25%"), (1, 0)),
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn new_sets_fill_the_room_there_is() {
+    fn new_set_grows_into_the_available_room() {
         let limits = limits(3, IntOrString::Int(1), IntOrString::Int(0));
         for (own, all, expected) in [(0, 0, 3), (0, 3, 1), (1, 4, 1), (1, 3, 2), (3, 3, 3)] {
             assert_eq!(limits.new_size(own, all), expected, "{own} of {all}");

@@ -1,12 +1,12 @@
-//! What to do next about one deployment, as Kubernetes' deployment controller would. Every plan is
-//! one step; its own writes ask for the next.
+//! Plans the next step of one deployment, as Kubernetes' deployment controller does. The writes of a
+//! step enqueue the deployment for the next one.
 
-use super::super::write::is_finished;
 use super::{
     history::{self, age_order},
     limits::{Limits, size},
     status::{self, available, condition, existing},
 };
+use crate::{controller_ref::controller_of, pod::is_finished};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{Deployment, DeploymentStatus, ReplicaSet},
@@ -14,7 +14,7 @@ use k8s_openapi::api::{
 };
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
-/// One write, or something to tell.
+/// One write or event.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
     Create(Box<ReplicaSet>),
@@ -23,18 +23,18 @@ pub(crate) enum Action {
         new: Box<ReplicaSet>,
     },
     Delete(Arc<ReplicaSet>),
-    /// The deployment with other annotations.
+    /// Replaces the annotations of the deployment.
     Annotate(Box<Deployment>),
-    Status(Box<DeploymentStatus>),
+    UpdateStatus(Box<DeploymentStatus>),
     /// A `ScalingReplicaSet` event.
-    Tell(String),
+    Event(String),
 }
 
-/// What to do, in this order, and when to look again though nothing changes.
+/// The actions in order, and when to plan again if nothing changes until then.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) actions: Vec<Action>,
-    pub(crate) again: Option<Duration>,
+    pub(crate) requeue_after: Option<Duration>,
 }
 
 /// Plans the next step. `sets` are those that the deployment controls, `pods` those of these sets.
@@ -65,7 +65,7 @@ struct Planner<'a> {
     after: Deployment,
     limits: Limits,
     old: &'a [Arc<ReplicaSet>],
-    /// As they shall be; same order as `old`.
+    /// The desired sets, in the order of `old`.
     sets: Vec<ReplicaSet>,
     newest: Option<usize>,
     created: Option<ReplicaSet>,
@@ -82,31 +82,32 @@ impl Planner<'_> {
         status::note_pause(self.before, &mut known, self.now);
         self.after.status = Some(known);
         if status::is_paused(self.before) || self.was_scaled() {
-            self.revise(false);
+            self.sync_newest(false);
             self.scale();
             if status::is_paused(self.before) {
-                self.forget();
+                self.clean_up_history();
             }
             return self.finish(false);
         }
         if self.limits.recreate {
             self.recreate(pods)
         } else {
-            self.roll()
+            self.rolling_update()
         }
-        if self.created.is_none() && status::is_complete(self.before, &self.counted()) {
-            self.forget();
+        if self.created.is_none() && status::is_complete(self.before, &self.status()) {
+            self.clean_up_history();
         }
         self.finish(true)
     }
 
-    /// Whether `replicas` was changed since the sets were sized.
+    /// Returns `true` if `replicas` has changed since the sets were sized.
     fn was_scaled(&self) -> bool {
         self.sets.iter().filter(|set| size(set) > 0).any(|set| {
             history::desired_noted(set).is_some_and(|desired| desired != self.limits.replicas)
         })
     }
 
+    /// Returns the indexes of all sets but the newest, oldest first.
     fn others(&self) -> Vec<usize> {
         let mut others: Vec<usize> =
             (0..self.sets.len()).filter(|index| Some(*index) != self.newest).collect();
@@ -126,9 +127,9 @@ impl Planner<'_> {
         self.sets.iter().map(size).sum()
     }
 
-    /// How many pods there are or may be. A set that was shrunk has its pods until it says that it
-    /// deleted them; Kubernetes goes by the wanted sizes alone, and so goes beyond the surge for as
-    /// long as one replica set is quicker than another.
+    /// Returns the number of pods that exist or may be created. A set that was scaled down counts
+    /// with its pods until its status reports their deletion. Kubernetes counts the desired sizes
+    /// alone, and transiently exceeds the surge when one replica set is faster than another.
     fn occupied(&self) -> i32 {
         self.sets.iter().map(|set| size(set).max(existing(set))).sum()
     }
@@ -141,14 +142,14 @@ impl Planner<'_> {
         }
     }
 
-    /// Brings the newest set's revision and annotations up to date, and makes it where it may be
-    /// made and is missing.
-    fn revise(&mut self, create: bool) {
+    /// Updates the revision and annotations of the newest set; creates the set if it is missing and
+    /// `create` is true.
+    fn sync_newest(&mut self, create: bool) {
         let others = self.others();
         let revisions = others.iter().filter_map(|i| history::revision_of(&self.set(*i)?.metadata));
         let revision = revisions.max().unwrap_or(0) + 1;
         let spec = self.before.spec.as_ref();
-        let (revision, reason, verb) = match self.newest {
+        let (revision, reason, message) = match self.newest {
             Some(newest) => {
                 let Some(set) = self.sets.get_mut(newest) else { return };
                 history::annotate(self.before, set, revision);
@@ -172,11 +173,14 @@ impl Planner<'_> {
         let known = self.after.status.get_or_insert_default();
         let first = status::find(known, status::PROGRESSING).is_none();
         if status::deadline(self.before).is_some() && (first || self.created.is_some()) {
-            status::set(known, condition(status::PROGRESSING, "True", reason, verb, self.now));
+            status::set_condition(
+                known,
+                condition(status::PROGRESSING, "True", reason, message, self.now),
+            );
         }
     }
 
-    /// Shares a changed number of replicas out among the sets.
+    /// Distributes a changed number of replicas over the sets, in proportion to their sizes.
     fn scale(&mut self) {
         let active: Vec<usize> =
             (0..self.sets.len()).filter(|index| self.size(*index) > 0).collect();
@@ -229,19 +233,19 @@ impl Planner<'_> {
         })
     }
 
-    fn roll(&mut self) {
-        self.revise(true);
+    fn rolling_update(&mut self) {
+        self.sync_newest(true);
         let Some(newest) = self.newest else { return };
         let own = self.size(newest);
-        let wanted = if own > self.limits.replicas {
+        let desired = if own > self.limits.replicas {
             self.limits.replicas
         } else {
             self.limits.new_size(own, self.occupied())
         };
-        if wanted != own {
-            return self.resize(newest, wanted);
+        if desired != own {
+            return self.resize(newest, desired);
         }
-        // Pods that were never available go first: they are no loss.
+        // Unavailable pods of old sets are deleted first: that costs no availability.
         let starting = own - self.set(newest).map_or(0, available);
         let mut spare = self.total() - self.limits.minimum() - starting;
         if spare <= 0 {
@@ -267,7 +271,7 @@ impl Planner<'_> {
     }
 
     fn recreate(&mut self, pods: &[Arc<Pod>]) {
-        self.revise(false);
+        self.sync_newest(false);
         let others = self.others();
         let active: Vec<usize> = others.into_iter().filter(|i| self.size(*i) > 0).collect();
         if !active.is_empty() {
@@ -275,14 +279,14 @@ impl Planner<'_> {
         }
         let newest = self.newest.and_then(|index| self.set(index)?.metadata.uid.clone());
         let old_pod = |pod: &Arc<Pod>| {
-            let owner = super::super::selection::controller(&pod.metadata);
-            owner.is_some_and(|owner| Some(&owner.uid) != newest.as_ref()) && !is_finished(pod)
+            controller_of(&pod.metadata).is_some_and(|owner| Some(&owner.uid) != newest.as_ref())
+                && !is_finished(pod)
         };
         if pods.iter().any(old_pod) {
             return;
         }
         match self.newest {
-            None => self.revise(true),
+            None => self.sync_newest(true),
             Some(newest) if self.size(newest) != self.limits.replicas => {
                 self.resize(newest, self.limits.replicas);
             }
@@ -290,8 +294,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Deletes the oldest empty sets beyond the history that is to be kept.
-    fn forget(&mut self) {
+    /// Deletes the oldest empty sets beyond `revisionHistoryLimit`.
+    fn clean_up_history(&mut self) {
         let limit = self.before.spec.as_ref().and_then(|spec| spec.revision_history_limit);
         let Some(limit) = limit.filter(|limit| *limit != i32::MAX) else { return };
         let mut others = self.others();
@@ -301,62 +305,62 @@ impl Planner<'_> {
         for index in others.into_iter().take(surplus) {
             let Some(old) = self.old.get(index) else { continue };
             let observed = old.status.as_ref().and_then(|status| status.observed_generation);
-            let settled = observed >= old.metadata.generation;
-            if existing(old) == 0 && self.size(index) == 0 && settled {
+            let is_observed = observed >= old.metadata.generation;
+            if existing(old) == 0 && self.size(index) == 0 && is_observed {
                 self.deleted.push(old.clone());
             }
         }
     }
 
-    fn counted(&self) -> DeploymentStatus {
+    fn status(&self) -> DeploymentStatus {
         let known = self.after.status.clone().unwrap_or_default();
         let sets: Vec<&ReplicaSet> = self.sets.iter().chain(&self.created).collect();
         let newest = self.newest.and_then(|index| self.set(index)).or(self.created.as_ref());
-        status::counted(self.before, &known, &sets, newest, self.now)
+        status::compute(self.before, &known, &sets, newest, self.now)
     }
 
-    fn finish(&mut self, judge: bool) -> Plan {
+    /// Returns the plan; with `check_progress`, its status reports progress and failures.
+    fn finish(&mut self, check_progress: bool) -> Plan {
         let mut actions = Vec::new();
         if let Some(set) = self.created.clone() {
             let (name, replicas) = (set.metadata.name.clone().unwrap_or_default(), size(&set));
             actions.push(Action::Create(Box::new(set)));
             if replicas > 0 {
-                let text = format!("Scaled up replica set {name} from 0 to {replicas}");
-                actions.push(Action::Tell(text));
+                let note = format!("Scaled up replica set {name} from 0 to {replicas}");
+                actions.push(Action::Event(note));
             }
         }
         for (old, new) in self.old.iter().zip(&self.sets) {
-            let gone = self.deleted.iter().any(|deleted| Arc::ptr_eq(deleted, old));
-            if gone || **old == *new {
+            let is_deleted = self.deleted.iter().any(|deleted| Arc::ptr_eq(deleted, old));
+            if is_deleted || **old == *new {
                 continue;
             }
             actions.push(Action::Update { old: old.clone(), new: Box::new(new.clone()) });
             let (from, to) = (size(old), size(new));
             if from != to {
-                let way = if to > from { "up" } else { "down" };
+                let direction = if to > from { "up" } else { "down" };
                 let name = old.metadata.name.as_deref().unwrap_or_default();
-                let text = format!("Scaled {way} replica set {name} from {from} to {to}");
-                actions.push(Action::Tell(text));
+                let note = format!("Scaled {direction} replica set {name} from {from} to {to}");
+                actions.push(Action::Event(note));
             }
         }
         actions.extend(self.deleted.drain(..).map(Action::Delete));
         if self.after.metadata != self.before.metadata {
             actions.push(Action::Annotate(Box::new(self.after.clone())));
         }
-        let mut status = self.counted();
-        if judge {
+        let mut status = self.status();
+        if check_progress {
             let before = self.before.status.clone().unwrap_or_default();
             let newest = self.newest.and_then(|index| self.set(index)).or(self.created.as_ref());
-            status::judge(self.before, &before, &mut status, self.old, newest, self.now);
+            status::update_progress(self.before, &before, &mut status, self.old, newest, self.now);
         }
-        let again = status::check_after(self.before, &status, self.now);
+        let requeue_after = status::check_after(self.before, &status, self.now);
         if self.before.status.as_ref() != Some(&status) {
-            actions.push(Action::Status(Box::new(status)));
+            actions.push(Action::UpdateStatus(Box::new(status)));
         }
-        Plan { actions, again }
+        Plan { actions, requeue_after }
     }
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

@@ -1,5 +1,4 @@
-//! What a deployment says about itself: counts, and the conditions that `kubectl rollout status`
-//! and people rely on.
+//! The status of a deployment: counts, and the conditions that `kubectl rollout status` relies on.
 
 use super::{
     history::age_order,
@@ -20,7 +19,7 @@ const COMPLETE: &str = "NewReplicaSetAvailable";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 const PAUSED: &str = "DeploymentPaused";
 
-/// A condition that holds since `now`.
+/// Creates a condition with its last transition at `now`.
 pub(crate) fn condition(
     type_: &str,
     status: &str,
@@ -46,9 +45,9 @@ pub(crate) fn find<'a>(
     status.conditions.iter().flatten().find(|condition| condition.type_ == type_)
 }
 
-/// Kubernetes' `SetDeploymentCondition`: same status and reason changes nothing, same status keeps
-/// the time of the transition.
-pub(crate) fn set(status: &mut DeploymentStatus, mut condition: DeploymentCondition) {
+/// Sets a condition as Kubernetes' `SetDeploymentCondition` does: with an equal status and reason
+/// nothing changes, and with an equal status the time of the transition stays.
+pub(crate) fn set_condition(status: &mut DeploymentStatus, mut condition: DeploymentCondition) {
     if let Some(known) = find(status, &condition.type_) {
         if known.status == condition.status && known.reason == condition.reason {
             return;
@@ -57,11 +56,11 @@ pub(crate) fn set(status: &mut DeploymentStatus, mut condition: DeploymentCondit
             condition.last_transition_time = known.last_transition_time.clone();
         }
     }
-    remove(status, &condition.type_.clone());
+    remove_condition(status, &condition.type_.clone());
     status.conditions.get_or_insert_default().push(condition);
 }
 
-fn remove(status: &mut DeploymentStatus, type_: &str) {
+fn remove_condition(status: &mut DeploymentStatus, type_: &str) {
     if let Some(conditions) = &mut status.conditions {
         conditions.retain(|condition| condition.type_ != type_);
         if conditions.is_empty() {
@@ -70,7 +69,8 @@ fn remove(status: &mut DeploymentStatus, type_: &str) {
     }
 }
 
-/// Pausing stops the progress deadline, resuming starts it anew.
+/// Records that the deployment was paused, which stops the progress deadline, or resumed, which
+/// restarts it.
 pub(crate) fn note_pause(deployment: &Deployment, status: &mut DeploymentStatus, now: Timestamp) {
     let reason = find(status, PROGRESSING).and_then(|known| known.reason.as_deref());
     if deadline(deployment).is_none() || reason == Some(TIMED_OUT) {
@@ -82,21 +82,21 @@ pub(crate) fn note_pause(deployment: &Deployment, status: &mut DeploymentStatus,
         (false, true) => ("DeploymentResumed", "Deployment is resumed"),
         _ => return,
     };
-    set(status, condition(PROGRESSING, "Unknown", reason, message.into(), now));
+    set_condition(status, condition(PROGRESSING, "Unknown", reason, message.into(), now));
 }
 
 pub(crate) fn is_paused(deployment: &Deployment) -> bool {
     deployment.spec.as_ref().and_then(|spec| spec.paused) == Some(true)
 }
 
-/// How long a rollout may go without progress; `i32::MAX` is Kubernetes' way to say forever.
+/// Returns how long a rollout may take without progress. `i32::MAX` stands for no limit.
 pub(crate) fn deadline(deployment: &Deployment) -> Option<SignedDuration> {
     let seconds = deployment.spec.as_ref()?.progress_deadline_seconds?;
     (seconds != i32::MAX).then(|| SignedDuration::from_secs(seconds.into()))
 }
 
-/// Counts over the replica sets, and whether enough pods are available.
-pub(crate) fn counted(
+/// Computes the counts over the replica sets and the Available condition.
+pub(crate) fn compute(
     deployment: &Deployment,
     known: &DeploymentStatus,
     sets: &[&ReplicaSet],
@@ -124,7 +124,7 @@ pub(crate) fn counted(
     } else {
         ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
     };
-    set(&mut status, condition(AVAILABLE, value, reason, message.into(), now));
+    set_condition(&mut status, condition(AVAILABLE, value, reason, message.into(), now));
     status
 }
 
@@ -144,12 +144,12 @@ fn terminating(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|status| status.terminating_replicas).unwrap_or(0)
 }
 
-/// Whether every replica is of the newest set and available, and no other is left.
+/// Returns `true` if every replica belongs to the newest set and is available, and no other is left.
 pub(crate) fn is_complete(deployment: &Deployment, status: &DeploymentStatus) -> bool {
-    let wanted = Limits::of(deployment).replicas;
-    status.updated_replicas.unwrap_or(0) == wanted
-        && status.replicas.unwrap_or(0) == wanted
-        && status.available_replicas.unwrap_or(0) == wanted
+    let desired = Limits::of(deployment).replicas;
+    status.updated_replicas.unwrap_or(0) == desired
+        && status.replicas.unwrap_or(0) == desired
+        && status.available_replicas.unwrap_or(0) == desired
         && status.observed_generation >= deployment.metadata.generation
 }
 
@@ -162,8 +162,8 @@ fn has_progressed(known: &DeploymentStatus, status: &DeploymentStatus) -> bool {
         || n(status.available_replicas) > n(known.available_replicas)
 }
 
-/// Judges progress and failures of a rollout. `known` is the status as it was before this plan.
-pub(crate) fn judge(
+/// Updates the Progressing and ReplicaFailure conditions. `known` is the status before this plan.
+pub(crate) fn update_progress(
     deployment: &Deployment,
     known: &DeploymentStatus,
     status: &mut DeploymentStatus,
@@ -175,7 +175,7 @@ pub(crate) fn judge(
     let was_complete = status.replicas == status.updated_replicas
         && current.as_ref().and_then(|c| c.reason.as_deref()) == Some(COMPLETE);
     match deadline(deployment) {
-        None => remove(status, PROGRESSING),
+        None => remove_condition(status, PROGRESSING),
         Some(_) if was_complete => {}
         Some(deadline) => {
             let subject = match newest.and_then(|set| set.metadata.name.as_ref()) {
@@ -186,25 +186,25 @@ pub(crate) fn judge(
             };
             if is_complete(deployment, status) {
                 let message = format!("{subject} has successfully progressed.");
-                set(status, condition(PROGRESSING, "True", COMPLETE, message, now));
+                set_condition(status, condition(PROGRESSING, "True", COMPLETE, message, now));
             } else if has_progressed(known, status) {
                 let message = format!("{subject} is progressing.");
                 let mut next = condition(PROGRESSING, "True", "ReplicaSetUpdated", message, now);
-                // Taken out first, so that the time of the last progress is told anew.
+                // Removed first, so that the time of the last progress is updated.
                 if let Some(current) = current.filter(|current| current.status == "True") {
                     next.last_transition_time = current.last_transition_time;
                 }
-                remove(status, PROGRESSING);
-                set(status, next);
+                remove_condition(status, PROGRESSING);
+                set_condition(status, next);
             } else if current.as_ref().is_some_and(|current| is_late(current, deadline, now)) {
                 let message = format!("{subject} has timed out progressing.");
-                set(status, condition(PROGRESSING, "False", TIMED_OUT, message, now));
+                set_condition(status, condition(PROGRESSING, "False", TIMED_OUT, message, now));
             }
         }
     }
     match failure(sets, newest) {
-        Some(failure) => set(status, failure),
-        None => remove(status, FAILURE),
+        Some(failure) => set_condition(status, failure),
+        None => remove_condition(status, FAILURE),
     }
 }
 
@@ -218,7 +218,7 @@ fn is_late(current: &DeploymentCondition, deadline: SignedDuration, now: Timesta
     }
 }
 
-/// When to look again, so that a rollout that makes no progress is called late in time.
+/// Returns when to plan again, so that an exceeded progress deadline is reported in time.
 pub(crate) fn check_after(
     deployment: &Deployment,
     status: &DeploymentStatus,
@@ -232,11 +232,11 @@ pub(crate) fn check_after(
         return None;
     }
     let left = deadline - now.duration_since(current.last_update_time.as_ref()?.0);
-    // A second more, since times of conditions have no fractions.
+    // One second more, because times of conditions have no fractions.
     Some(Duration::from_secs(u64::try_from(left.as_secs()).unwrap_or(0) + 1))
 }
 
-/// The newest set's trouble with creating or deleting pods, or else that of the oldest.
+/// Returns the failure of the newest set to create or delete pods, or else that of the oldest set.
 fn failure(sets: &[Arc<ReplicaSet>], newest: Option<&ReplicaSet>) -> Option<DeploymentCondition> {
     let mut others: Vec<&ReplicaSet> = sets.iter().map(Arc::as_ref).collect();
     others.sort_by_key(|set| age_order(&set.metadata));

@@ -1,4 +1,4 @@
-//! Which indexes of an indexed job are done, in the short form that its status has: `1,3-5,7`.
+//! The completed indexes of an indexed job, in the short form of its status: `1,3-5,7`.
 
 use k8s_openapi::api::core::v1::Pod;
 use std::{
@@ -6,22 +6,22 @@ use std::{
     fmt::{self, Display, Formatter},
 };
 
-/// Annotation and label of every pod of an indexed job.
+/// The annotation and label of every pod of an indexed job.
 pub(crate) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
-/// The index that a pod works on.
+/// Returns the index of a pod.
 pub(crate) fn of(pod: &Pod) -> Option<i32> {
     let annotations = pod.metadata.annotations.as_ref()?;
     annotations.get(INDEX)?.parse().ok().filter(|index| *index >= 0)
 }
 
-/// Indexes as runs of first and last that neither overlap nor touch: a status may name billions.
+/// Indexes as runs (first and last) that neither overlap nor touch: a status may list billions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Indexes(BTreeMap<i32, i32>);
 
 impl Indexes {
-    /// Reads the short form, as far as it is one, and below `end`.
-    pub(crate) fn read(text: &str, end: i32) -> Self {
+    /// Parses the short form. Malformed parts and indexes from `end` on are ignored.
+    pub(crate) fn parse(text: &str, end: i32) -> Self {
         let mut indexes = Self::default();
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -58,7 +58,7 @@ impl Indexes {
         self.0.is_empty()
     }
 
-    /// Those below `end` that are not in it, from the first on.
+    /// Returns the indexes below `end` that are not included, in ascending order.
     pub(crate) fn open(&self, end: i32) -> impl Iterator<Item = i32> {
         let starts = std::iter::once(0).chain(self.0.values().map(|last| last.saturating_add(1)));
         let ends = self.0.keys().copied().chain(std::iter::once(end));
@@ -66,7 +66,7 @@ impl Indexes {
     }
 }
 
-/// The short form: three and more in a row become first and last.
+/// Formats the short form: three and more in a row become first and last.
 impl Display for Indexes {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         for (at, (first, last)) in self.0.iter().enumerate() {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_forms() {
+    fn short_form_round_trips() {
         for (indexes, short, open) in [
             (vec![], "", vec![0, 1, 2, 3, 4, 5, 6, 7]),
             (vec![0], "0", vec![1, 2, 3, 4, 5, 6, 7]),
@@ -97,17 +97,17 @@ mod tests {
             let mut made = Indexes::default();
             indexes.into_iter().for_each(|index| made.insert(index));
             assert_eq!(made.to_string(), short);
-            assert_eq!(Indexes::read(short, 8), made);
+            assert_eq!(Indexes::parse(short, 8), made);
             assert_eq!(made.len() + open.len(), 8);
             assert_eq!(made.open(8).collect::<Vec<_>>(), open);
         }
-        assert_eq!(Indexes::read("1-1000000000,x,2-", 4).to_string(), "1-3");
-        assert_eq!(Indexes::read("4-6,0-1,1-5,9-8,-3", 20).to_string(), "0-6");
+        assert_eq!(Indexes::parse("1-1000000000,x,2-", 4).to_string(), "1-3");
+        assert_eq!(Indexes::parse("4-6,0-1,1-5,9-8,-3", 20).to_string(), "0-6");
     }
 
     #[test]
-    fn billions_take_no_room() {
-        let all = Indexes::read("0-2147483646", i32::MAX);
+    fn billions_of_indexes_take_one_run() {
+        let all = Indexes::parse("0-2147483646", i32::MAX);
         assert_eq!((all.len(), all.0.len()), (2_147_483_647, 1));
         assert_eq!(all.open(i32::MAX).next(), None);
     }

@@ -1,89 +1,96 @@
-//! Which node a pod goes to: of those that may take it, the one with the fewest of its kind, then
-//! the emptiest.
+//! Decides on which node a pod runs: of the feasible ones, the one with the fewest similar pods, then
+//! the least loaded.
 
-use super::super::{
-    selection::{Labels, controller, matches, matches_all},
-    write::is_finished,
+use super::{
+    filter::rejections,
+    score::{Score, SimilarPods, score},
+    topology_spread::TopologySpread,
 };
-use super::fit::{self, Resources, add, allocatable, refusals, requests};
-use k8s_openapi::api::core::v1::{Node, Pod, Service, TopologySpreadConstraint};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use crate::pod::is_finished;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use std::{collections::BTreeMap, sync::Arc};
 
-/// What to do with a pod.
+/// The decision about one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Bind it to this node.
+    /// Bind the pod to this node.
     Bind(String),
-    /// No node takes it, for the reasons told.
-    Wait(String),
+    /// No node is feasible, for these reasons.
+    Unschedulable(String),
 }
 
-/// Decides on a waiting pod. `promised` are nodes of pods (by uid) whose binding the other
-/// arguments do not show yet; `services` are those of the pod's namespace.
+/// Decides on a pending pod. `assumed` are the nodes of pods (by uid) whose binding `pods` does not
+/// show yet; `services` are those in the pod's namespace.
 pub(crate) fn decide(
     pod: &Pod,
     nodes: &[Arc<Node>],
     pods: &[Arc<Pod>],
-    promised: &BTreeMap<String, String>,
+    assumed: &BTreeMap<String, String>,
     services: &[Arc<Service>],
 ) -> Decision {
     if nodes.is_empty() {
-        return Decision::Wait("no nodes available to schedule pods".into());
+        return Decision::Unschedulable("no nodes available to schedule pods".into());
     }
-    let mut on_node: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
-    for other in pods.iter().filter(|other| !is_finished(other)) {
-        let bound = other.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        let node = bound
-            .filter(|node| !node.is_empty())
-            .or_else(|| promised.get(other.metadata.uid.as_deref()?).map(String::as_str));
-        if let Some(node) = node {
-            on_node.entry(node).or_default().push(other);
-        }
-    }
-    let spread = Spread::new(pod, nodes, &on_node);
-    let kin = Kin::of(pod, services);
+    let pods_by_node = pods_by_node(pods, assumed);
+    let spread = TopologySpread::new(pod, nodes, &pods_by_node);
+    let similar = SimilarPods::of(pod, services);
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    let mut hopeless = 0;
+    let mut unresolvable = 0;
     let mut best: Option<(Score, String)> = None;
     for node in nodes {
         let name = node.metadata.name.as_deref().unwrap_or_default();
-        let others = on_node.get(name).map(Vec::as_slice).unwrap_or_default();
-        let mut refused = refusals(pod, node, others);
-        if refused.is_empty() {
-            refused.extend(spread.refusal(node).map(|reason| (reason, true)));
+        let others = pods_by_node.get(name).map(Vec::as_slice).unwrap_or_default();
+        let mut rejections = rejections(pod, node, others);
+        if rejections.is_empty() {
+            rejections.extend(spread.rejection(node));
         }
-        if refused.is_empty() {
-            let score = score(pod, node, others, &kin, &spread);
+        if rejections.is_empty() {
+            let score = score(pod, node, others, &similar, &spread);
             if best.as_ref().is_none_or(|(known, _)| score < *known) {
                 best = Some((score, name.to_owned()));
             }
             continue;
         }
-        hopeless += usize::from(refused.iter().any(|(_, helps)| !helps));
-        for (reason, _) in refused {
-            *reasons.entry(reason).or_default() += 1;
+        unresolvable += usize::from(rejections.iter().any(|rejection| !rejection.resolvable));
+        for rejection in rejections {
+            *reasons.entry(rejection.reason).or_default() += 1;
         }
     }
     match best {
         Some((_, node)) => Decision::Bind(node),
-        None => Decision::Wait(explain(nodes.len(), &reasons, hopeless)),
+        None => Decision::Unschedulable(explain(nodes.len(), &reasons, unresolvable)),
     }
 }
 
-fn explain(nodes: usize, reasons: &BTreeMap<String, usize>, hopeless: usize) -> String {
+fn pods_by_node<'a>(
+    pods: &'a [Arc<Pod>],
+    assumed: &'a BTreeMap<String, String>,
+) -> BTreeMap<&'a str, Vec<&'a Pod>> {
+    let mut by_node: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
+    for pod in pods.iter().filter(|pod| !is_finished(pod)) {
+        let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        let node = bound
+            .filter(|node| !node.is_empty())
+            .or_else(|| assumed.get(pod.metadata.uid.as_deref()?).map(String::as_str));
+        if let Some(node) = node {
+            by_node.entry(node).or_default().push(pod);
+        }
+    }
+    by_node
+}
+
+/// Words the reasons as kube-scheduler does.
+fn explain(nodes: usize, reasons: &BTreeMap<String, usize>, unresolvable: usize) -> String {
     let mut reasons: Vec<String> =
         reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     reasons.sort();
     let mut evictions = Vec::new();
-    if nodes > hopeless {
-        let count = nodes - hopeless;
+    if nodes > unresolvable {
+        let count = nodes - unresolvable;
         evictions.push(format!("{count} No preemption victims found for incoming pod"));
     }
-    if hopeless > 0 {
-        evictions.push(format!("{hopeless} Preemption is not helpful for scheduling"));
+    if unresolvable > 0 {
+        evictions.push(format!("{unresolvable} Preemption is not helpful for scheduling"));
     }
     evictions.sort();
     format!(
@@ -93,154 +100,5 @@ fn explain(nodes: usize, reasons: &BTreeMap<String, usize>, hopeless: usize) -> 
     )
 }
 
-/// Less is better, what comes first weighs most: pods of the same owner, skew asked to be avoided,
-/// pods of the same Service, taints and wishes, load in thousandths, number of pods.
-type Score = (usize, i64, usize, i64, i128, usize);
-
-fn score(pod: &Pod, node: &Node, others: &[&Pod], kin: &Kin<'_>, spread: &Spread<'_>) -> Score {
-    let staying = || others.iter().filter(|other| other.metadata.deletion_timestamp.is_none());
-    let siblings = staying().filter(|other| kin.is_sibling(other)).count();
-    let mates = staying().filter(|other| kin.is_mate(other)).count();
-    (siblings, spread.skew(node), mates, dislike(pod, node), load(pod, node, others), others.len())
-}
-
-/// Preferred node affinity, and taints to be avoided.
-fn dislike(pod: &Pod, node: &Node) -> i64 {
-    let affinity =
-        pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref()?.node_affinity.as_ref());
-    let wishes = affinity.and_then(|affinity| {
-        affinity.preferred_during_scheduling_ignored_during_execution.as_ref()
-    });
-    let granted: i64 = wishes
-        .into_iter()
-        .flatten()
-        .filter(|wish| fit::term_selects(&wish.preference, node))
-        .map(|wish| i64::from(wish.weight))
-        .sum();
-    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-    let avoid = taints.filter(|taint| taint.effect == "PreferNoSchedule").count();
-    i64::try_from(avoid).unwrap_or(0) * 10 - granted
-}
-
-/// How full the node would be with the pod, in thousandths, over processors and memory.
-fn load(pod: &Pod, node: &Node, others: &[&Pod]) -> i128 {
-    let mut used: Resources = requests(pod);
-    for other in others {
-        add(&mut used, requests(other));
-    }
-    let has = allocatable(node);
-    let share = |name: &str| match has.get(name) {
-        Some(has) if *has > 0 => used.get(name).copied().unwrap_or(0) * 1000 / has,
-        _ => 0,
-    };
-    share("cpu") + share("memory")
-}
-
-/// Who the pod belongs with.
-struct Kin<'a> {
-    owner: Option<&'a str>,
-    namespace: Option<&'a str>,
-    selectors: Vec<&'a Labels>,
-}
-
-impl<'a> Kin<'a> {
-    fn of(pod: &'a Pod, services: &'a [Arc<Service>]) -> Self {
-        let labels = pod.metadata.labels.as_ref();
-        let selectors = services
-            .iter()
-            .filter_map(|service| service.spec.as_ref()?.selector.as_ref())
-            .filter(|selector| matches_all(Some(selector), labels))
-            .collect();
-        Self {
-            owner: controller(&pod.metadata).map(|owner| owner.uid.as_str()),
-            namespace: pod.metadata.namespace.as_deref(),
-            selectors,
-        }
-    }
-
-    fn is_sibling(&self, other: &Pod) -> bool {
-        let owner = controller(&other.metadata).map(|owner| owner.uid.as_str());
-        self.owner.is_some() && owner == self.owner
-    }
-
-    fn is_mate(&self, other: &Pod) -> bool {
-        let labels = other.metadata.labels.as_ref();
-        other.metadata.namespace.as_deref() == self.namespace
-            && self.selectors.iter().any(|selector| matches_all(Some(selector), labels))
-    }
-}
-
-/// The pod's topology spread constraints, counted out.
-struct Spread<'a> {
-    constraints: Vec<(&'a TopologySpreadConstraint, BTreeMap<String, i64>, bool)>,
-}
-
-impl<'a> Spread<'a> {
-    fn new(pod: &'a Pod, nodes: &[Arc<Node>], on_node: &BTreeMap<&str, Vec<&Pod>>) -> Self {
-        let wanted = pod.spec.iter().flat_map(|s| s.topology_spread_constraints.iter().flatten());
-        let constraints = wanted.map(|constraint| {
-            let takes = |other: &Pod| {
-                let labels = other.metadata.labels.as_ref();
-                let same = |key: &String| {
-                    let own = pod.metadata.labels.as_ref().and_then(|labels| labels.get(key));
-                    own.is_none() || labels.and_then(|labels| labels.get(key)) == own
-                };
-                other.metadata.namespace == pod.metadata.namespace
-                    && other.metadata.deletion_timestamp.is_none()
-                    && constraint.label_selector.as_ref().is_some_and(|s| matches(s, labels))
-                    && constraint.match_label_keys.iter().flatten().all(same)
-            };
-            let mut domains: BTreeMap<String, i64> = BTreeMap::new();
-            for node in nodes.iter().filter(|node| fit::selects(pod, node)) {
-                let Some(domain) = domain(node, &constraint.topology_key) else { continue };
-                let name = node.metadata.name.as_deref().unwrap_or_default();
-                let others = on_node.get(name).map(Vec::as_slice).unwrap_or_default();
-                let count = others.iter().filter(|other| takes(other)).count();
-                *domains.entry(domain.to_owned()).or_default() += i64::try_from(count).unwrap_or(0);
-            }
-            let own = takes(pod);
-            (constraint, domains, own)
-        });
-        Self { constraints: constraints.collect() }
-    }
-
-    /// Why a constraint that must hold keeps the pod off a node.
-    fn refusal(&self, node: &Node) -> Option<String> {
-        for (constraint, domains, own) in &self.constraints {
-            if constraint.when_unsatisfiable != "DoNotSchedule" {
-                continue;
-            }
-            let Some(count) = domain(node, &constraint.topology_key).and_then(|d| domains.get(d))
-            else {
-                return Some(
-                    "node(s) didn't match pod topology spread constraints (missing required label)"
-                        .into(),
-                );
-            };
-            let known = domains.keys().collect::<BTreeSet<_>>().len();
-            let few =
-                constraint.min_domains.is_some_and(|min| known < usize::try_from(min).unwrap_or(0));
-            let fewest = if few { 0 } else { domains.values().min().copied().unwrap_or(0) };
-            if count + i64::from(*own) - fewest > i64::from(constraint.max_skew) {
-                return Some("node(s) didn't match pod topology spread constraints".into());
-            }
-        }
-        None
-    }
-
-    /// How many pods the node's domains have already, over constraints that should hold.
-    fn skew(&self, node: &Node) -> i64 {
-        let counts = self.constraints.iter().filter_map(|(constraint, domains, _)| {
-            domains.get(domain(node, &constraint.topology_key)?)
-        });
-        counts.sum()
-    }
-}
-
-fn domain<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
-    node.metadata.labels.as_ref()?.get(key).map(String::as_str)
-}
-
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

@@ -1,10 +1,7 @@
-//! What the Ingresses of a namespace ask for together, as pure functions of the objects.
+//! The rules, certificates and problems of a namespace's Ingresses, as pure functions of the objects.
 
-use super::table::{Path, host_name};
-use crate::{
-    plan::{self, Place},
-    route::Routing,
-};
+use super::route_table::{Path, host_name};
+use crate::{config::Topology, route::Routing, services::plan::port_routing};
 use k8s_openapi::api::{
     core::v1::Service,
     discovery::v1::EndpointSlice,
@@ -13,25 +10,25 @@ use k8s_openapi::api::{
 use kube_embedded_core::well_known::INGRESS_CLASS_ANNOTATION;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where a rule leads.
+/// The backend of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
     Service {
         name: String,
-        port: PortOf,
+        port: PortRef,
     },
     /// `backend.resource`, as `KIND/NAME`.
     Resource(String),
 }
 
-/// How a rule names a port of a Service.
+/// A reference to a Service port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum PortOf {
+pub(super) enum PortRef {
     Number(i32),
     Name(String),
 }
 
-/// A host, or none for every host, a path, and where they lead.
+/// A rule for one path. Without a host it is for every host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) host: Option<String>,
@@ -39,7 +36,7 @@ pub(super) struct Rule {
     pub(super) target: Target,
 }
 
-/// The certificate of some hosts; of all others where none is listed.
+/// A Secret with the certificate of some hosts, or of all others if none is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tls {
     pub(super) ingress: String,
@@ -47,9 +44,9 @@ pub(super) struct Tls {
     pub(super) secret: String,
 }
 
-/// Something an Ingress asks for and does not get.
+/// Something that an Ingress asks for and does not get.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Trouble {
+pub(super) struct Problem {
     pub(super) ingress: String,
     pub(super) reason: &'static str,
     pub(super) message: String,
@@ -57,18 +54,18 @@ pub(super) struct Trouble {
 
 /// What the Ingresses of a namespace ask for together.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct NamespacePlan {
     pub(super) rules: Vec<Rule>,
     pub(super) default: Option<Target>,
     pub(super) tls: Vec<Tls>,
-    /// Who leads where: the names of the Ingresses.
+    /// The targets, and the names of the Ingresses that use each.
     pub(super) targets: BTreeMap<Target, BTreeSet<String>>,
-    pub(super) troubles: Vec<Trouble>,
+    pub(super) problems: Vec<Problem>,
 }
 
-/// Why requests for a target are answered 503.
+/// Why requests for a target get a 503 response.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct BackendError {
     pub(super) reason: &'static str,
     pub(super) message: String,
 }
@@ -76,8 +73,8 @@ pub(super) struct Fault {
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Service { name, port: PortOf::Number(port) } => write!(f, "{name}:{port}"),
-            Self::Service { name, port: PortOf::Name(port) } => write!(f, "{name}:{port}"),
+            Self::Service { name, port: PortRef::Number(port) } => write!(f, "{name}:{port}"),
+            Self::Service { name, port: PortRef::Name(port) } => write!(f, "{name}:{port}"),
             Self::Resource(resource) => f.write_str(resource),
         }
     }
@@ -88,8 +85,8 @@ impl Target {
         if let Some(service) = &backend.service {
             let port = service.port.clone().unwrap_or_default();
             let port = match (port.name, port.number) {
-                (Some(name), _) if !name.is_empty() => PortOf::Name(name),
-                (_, number) => PortOf::Number(number.unwrap_or_default()),
+                (Some(name), _) if !name.is_empty() => PortRef::Name(name),
+                (_, number) => PortRef::Number(number.unwrap_or_default()),
             };
             return Some(Self::Service { name: service.name.clone(), port });
         }
@@ -98,7 +95,7 @@ impl Target {
     }
 }
 
-/// The class that the Ingress names, in its spec or as it was done before.
+/// Returns the class of the Ingress, from its spec or the deprecated annotation.
 pub(super) fn class(ingress: &Ingress) -> Option<&str> {
     let field = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
     let annotations = ingress.metadata.annotations.as_ref();
@@ -107,12 +104,12 @@ pub(super) fn class(ingress: &Ingress) -> Option<&str> {
     field.or_else(annotation).filter(|class| !class.is_empty())
 }
 
-/// Whether this controller serves the Ingress: its class is one of ours, or it names none.
+/// Returns whether this controller serves the Ingress: its class is one of ours, or it has none.
 pub(super) fn is_ours(ingress: &Ingress, is_our_class: impl Fn(&str) -> bool) -> bool {
     class(ingress).is_none_or(is_our_class)
 }
 
-/// Oldest first, as who comes first keeps a host and path that others claim too.
+/// Sorts the oldest first: the first one keeps a host and path that others claim too.
 pub(super) fn sort(ingresses: &mut [&Ingress]) {
     ingresses.sort_by_key(|ingress| {
         let meta = &ingress.metadata;
@@ -120,70 +117,70 @@ pub(super) fn sort(ingresses: &mut [&Ingress]) {
     });
 }
 
-/// What these Ingresses of one namespace, oldest first, ask for.
-pub(super) fn plan(ingresses: &[&Ingress]) -> Wanted {
-    let mut wanted = Wanted::default();
+/// Plans the Ingresses of one namespace, which are sorted.
+pub(super) fn plan(ingresses: &[&Ingress]) -> NamespacePlan {
+    let mut plan = NamespacePlan::default();
     let mut owners = Owners::default();
-    // Rules that name only a host send all of it to the default backend, which is known at the end.
-    let mut bare = Vec::new();
+    // Rules without paths route the whole host to the default backend, which is known at the end.
+    let mut without_paths = Vec::new();
     for ingress in ingresses {
         let name = ingress.metadata.name.clone().unwrap_or_default();
         let Some(spec) = &ingress.spec else { continue };
         if let Some(target) = spec.default_backend.as_ref().and_then(Target::of)
-            && owners.claim(&mut wanted, &name, None)
+            && owners.claim(&mut plan, &name, None)
         {
-            wanted.targets.entry(target.clone()).or_default().insert(name.clone());
-            wanted.default = Some(target);
+            plan.targets.entry(target.clone()).or_default().insert(name.clone());
+            plan.default = Some(target);
         }
         for rule in spec.rules.iter().flatten() {
             let host = rule.host.as_deref().filter(|host| !host.is_empty());
             let host = host.map(|host| host_name(host).into_owned());
             let Some(http) = &rule.http else {
-                bare.extend(host);
+                without_paths.extend(host);
                 continue;
             };
             for path in &http.paths {
                 let Some(target) = Target::of(&path.backend) else { continue };
                 let path = Path::new(&path.path_type, path.path.as_deref().unwrap_or_default());
-                if owners.claim(&mut wanted, &name, Some((host.clone(), path.clone()))) {
-                    wanted.targets.entry(target.clone()).or_default().insert(name.clone());
-                    wanted.rules.push(Rule { host: host.clone(), path, target });
+                if owners.claim(&mut plan, &name, Some((host.clone(), path.clone()))) {
+                    plan.targets.entry(target.clone()).or_default().insert(name.clone());
+                    plan.rules.push(Rule { host: host.clone(), path, target });
                 }
             }
         }
         for tls in spec.tls.iter().flatten() {
             if let Some(secret) = tls.secret_name.clone().filter(|secret| !secret.is_empty()) {
                 let hosts = tls.hosts.clone().unwrap_or_default();
-                wanted.tls.push(Tls { ingress: name.clone(), hosts, secret });
+                plan.tls.push(Tls { ingress: name.clone(), hosts, secret });
             }
         }
     }
     let all = Path::new("Prefix", "/");
-    for host in bare {
-        let taken = owners.of.contains_key(&Some((Some(host.clone()), all.clone())));
-        if let Some(target) = wanted.default.clone().filter(|_| !taken) {
-            wanted.rules.push(Rule { host: Some(host), path: all.clone(), target });
+    for host in without_paths {
+        let taken = owners.claims.contains_key(&Some((Some(host.clone()), all.clone())));
+        if let Some(target) = plan.default.clone().filter(|_| !taken) {
+            plan.rules.push(Rule { host: Some(host), path: all.clone(), target });
         }
     }
-    wanted
+    plan
 }
 
-/// Which Ingress has which host and path; `None` is the default backend.
+/// The Ingress that owns each host and path; `None` is the default backend.
 #[derive(Default)]
 struct Owners {
-    of: BTreeMap<Option<(Option<String>, Path)>, String>,
+    claims: BTreeMap<Option<(Option<String>, Path)>, String>,
 }
 
 impl Owners {
-    /// Whether the Ingress gets what it claims. What it claims twice is no conflict.
+    /// Returns whether the claim succeeds. A claim that the Ingress repeats is no conflict.
     fn claim(
         &mut self,
-        wanted: &mut Wanted,
+        plan: &mut NamespacePlan,
         ingress: &str,
         claim: Option<(Option<String>, Path)>,
     ) -> bool {
-        let Some(owner) = self.of.get(&claim) else {
-            self.of.insert(claim, ingress.to_owned());
+        let Some(owner) = self.claims.get(&claim) else {
+            self.claims.insert(claim, ingress.to_owned());
             return true;
         };
         if owner != ingress {
@@ -192,7 +189,7 @@ impl Owners {
                 Some((None, path)) => format!("path {path} of all hosts"),
                 Some((Some(host), path)) => format!("host {host}, path {path}"),
             };
-            wanted.troubles.push(Trouble {
+            plan.problems.push(Problem {
                 ingress: ingress.to_owned(),
                 reason: "Conflict",
                 message: format!(
@@ -204,49 +201,50 @@ impl Owners {
     }
 }
 
-/// Where requests for the target go, or why they go nowhere.
+/// Returns the routing of a target, or why there is none.
 pub(super) fn routing<'a>(
     target: &Target,
-    service: impl FnOnce(&str) -> Option<&'a Service>,
+    service: Option<&Service>,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    place: &Place,
-) -> Result<Routing, Fault> {
-    let missing = |message| Fault { reason: "BackendNotFound", message };
-    let unsupported = |message| Fault { reason: "BackendNotSupported", message };
+    topology: &Topology,
+) -> Result<Routing, BackendError> {
+    let missing = |message| BackendError { reason: "BackendNotFound", message };
+    let unsupported = |message| BackendError { reason: "BackendNotSupported", message };
     let (name, port) = match target {
         Target::Service { name, port } => (name, port),
         Target::Resource(resource) => {
-            let message = format!("backend {resource} is no Service; it is answered with 503");
+            let message = format!("backend {resource} is not a Service; requests get 503");
             return Err(unsupported(message));
         }
     };
-    let spec = service(name).and_then(|service| service.spec.as_ref());
+    let spec = service.and_then(|service| service.spec.as_ref());
     let spec = spec.ok_or_else(|| {
-        missing(format!("Service {name:?} does not exist; until it does, the answer is 503"))
+        missing(format!("Service {name:?} does not exist; requests get 503 until it does"))
     })?;
     if spec.type_.as_deref() == Some("ExternalName") {
-        let message = format!("Service {name:?} is an ExternalName; it is answered with 503");
+        let message = format!("Service {name:?} is of type ExternalName; requests get 503");
         return Err(unsupported(message));
     }
     let found = spec.ports.iter().flatten().find(|known| match port {
-        PortOf::Number(number) => known.port == *number,
-        PortOf::Name(name) => known.name.as_ref() == Some(name),
+        PortRef::Number(number) => known.port == *number,
+        PortRef::Name(name) => known.name.as_ref() == Some(name),
     });
     match found {
         None => {
             let port = match port {
-                PortOf::Number(number) => number.to_string(),
-                PortOf::Name(name) => format!("{name:?}"),
+                PortRef::Number(number) => number.to_string(),
+                PortRef::Name(name) => format!("{name:?}"),
             };
             Err(missing(format!(
-                "Service {name:?} has no port {port}; until it has, the answer is 503"
+                "Service {name:?} has no port {port}; requests get 503 until it has"
             )))
         }
         Some(port) if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") => {
-            let message = format!("port {} of Service {name:?} is not TCP", port.port);
+            let message =
+                format!("port {} of Service {name:?} is not TCP; requests get 503", port.port);
             Err(unsupported(message))
         }
-        Some(port) => Ok(plan::routing(spec, port, slices, place)),
+        Some(port) => Ok(port_routing(spec, port, slices, topology)),
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     shutdown::{ShutdownSignals, Source},
 };
 use clap::Args;
-use kube_embedded_proxy::outside::{Options, OutsideEdge, Way};
+use kube_embedded_proxy::external::{ExternalEdge, Options, Reachability};
 use serde_json::json;
 use std::{net::SocketAddr, path::PathBuf, pin::pin, time::Duration};
 use tokio::time::timeout;
@@ -73,7 +73,7 @@ impl Edge {
     pub(super) async fn run(self) -> Result<(), String> {
         let mut shutdown = ShutdownSignals::listen()?;
         let config = self.client_config().await?;
-        let mut starting = pin!(OutsideEdge::start(config, self.options()));
+        let mut starting = pin!(ExternalEdge::start(config, self.options()));
         let started = tokio::select! {
             started = starting.as_mut() => started,
             _ = shutdown.first(self.exit_with_stdin) => {
@@ -86,8 +86,10 @@ impl Edge {
         let mut edge = started.map_err(|error| error.to_string())?;
         print_ready(json!({
             "addresses": format!("127.{}.0.0/16", edge.addresses().block),
-            "way": edge.way().to_string(),
-            "nodesReachable": *edge.way() == Way::NodePorts,
+            "reachability": edge.reachability().to_string(),
+            // The former name of `reachability`.
+            "way": edge.reachability().to_string(),
+            "nodesReachable": *edge.reachability() == Reachability::NodePorts,
         }));
         let (ended, source) = tokio::select! {
             error = edge.failed() => (Err(error.to_string()), Source::Signal),

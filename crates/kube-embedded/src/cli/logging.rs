@@ -4,8 +4,9 @@ use clap::{Args, ValueEnum};
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::PathBuf, sync::Mutex};
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// Quiet on a terminal, where only errors are of interest; a file is for later.
-const STDERR_FILTER: &str = "error";
+/// Quiet on a terminal: only errors, and none of the client library, whose callers report them in context.
+const STDERR_FILTER: &str = "error,kube_client=off";
+/// A file is read later, by someone who looks for a cause.
 const FILE_FILTER: &str = "info";
 
 #[derive(Args, Clone, Debug, Default)]

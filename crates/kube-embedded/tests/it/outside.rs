@@ -24,7 +24,7 @@ use kube::{
 use kube_embedded::{Cluster, Config, Sandbox};
 use kube_embedded_proxy::{
     PUBLISHED_PORT,
-    outside::{Options, OutsideEdge},
+    external::{ExternalEdge, Options},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -73,8 +73,8 @@ impl World {
         kube::Config::from_custom_kubeconfig(kubeconfig, &<_>::default()).await.unwrap()
     }
 
-    async fn edge(&self, options: Options) -> OutsideEdge {
-        in_time(OutsideEdge::start(self.config().await, options)).await.unwrap()
+    async fn edge(&self, options: Options) -> ExternalEdge {
+        in_time(ExternalEdge::start(self.config().await, options)).await.unwrap()
     }
 
     /// Pods of an app that are ready, and say their names.
@@ -166,7 +166,7 @@ impl World {
     /// Where the edge has published a port, once it has.
     async fn published<K: External>(
         &self,
-        edge: &OutsideEdge,
+        edge: &ExternalEdge,
         name: &str,
         port: u16,
     ) -> SocketAddr {
@@ -180,7 +180,7 @@ impl World {
     }
 
     /// The load balancer's address, once there is one.
-    async fn balancer(&self, edge: &OutsideEdge, name: &str) -> SocketAddr {
+    async fn balancer(&self, edge: &ExternalEdge, name: &str) -> SocketAddr {
         self.published::<Service>(edge, name, PORT).await
     }
 }
@@ -205,7 +205,7 @@ impl External for Ingress {
 }
 
 /// How addresses of the edge begin.
-fn block(edge: &OutsideEdge) -> String {
+fn block(edge: &ExternalEdge) -> String {
     format!("127.{}.", edge.addresses().block)
 }
 

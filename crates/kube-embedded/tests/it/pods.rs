@@ -1,6 +1,6 @@
 //! Clusters whose nodes run the test tool, and busybox where this machine has a static one.
 
-#[path = "../../../kube-embedded-kubelet/src/images/testing.rs"]
+#[path = "../../../kube-embedded-kubelet/src/image_store/testing.rs"]
 #[allow(dead_code, reason = "shared with unit tests, which use more of it")]
 mod archives;
 #[path = "../../../kube-embedded-kubelet/src/testing.rs"]

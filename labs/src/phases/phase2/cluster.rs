@@ -1,12 +1,12 @@
-//! Both images as bare pods, one on each node, reached through a load balancer. Deleted again at the
-//! end, since the phases that follow count what is in the namespace.
+//! Runs both images as bare pods, one on each node, reached through a load balancer. They are deleted at
+//! the end, since later phases count the objects in the namespace.
 
-use super::Answered;
+use super::response::VersionResponse;
 use crate::claim::Verdict;
 use crate::context::Context;
-use crate::kubernetes::wait::{self, Seen, evidence, until};
-use crate::kubernetes::{Scope, fit, pods, pull_secret};
-use crate::phases::phase0;
+use crate::kubernetes::namespace_client::NamespaceClient;
+use crate::kubernetes::wait::{self, Objects, Progress, split_infra_errors, until};
+use crate::kubernetes::{adapt, pods, pull_secret};
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::ResourceExt as _;
@@ -16,58 +16,58 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// What came of it.
+/// The result.
 pub(super) struct OnNodes {
-    /// For each image, what it answers.
-    pub(super) answered: Vec<Answered>,
-    /// For each node, what kept it from starting an image, if anything did.
+    /// The response of each image.
+    pub(super) responses: Vec<VersionResponse>,
+    /// For each node, the problem that kept it from starting an image, if any.
     nodes: BTreeMap<String, Option<String>>,
-    /// How many nodes list both images among theirs.
+    /// The number of nodes whose status lists both images.
     listed: usize,
-    /// Whether the nodes were given what it takes to pull them.
+    /// Whether the pods had a pull secret.
     with_secret: bool,
 }
 
-/// Marks the pods of this phase; its value is the version.
+/// The label of this phase's objects; its value is the version.
 const LABEL: &str = "image-of-version";
 
 /// Starts each image on each node that takes pods.
 pub(super) async fn run(context: &Context, images: &[&Image; 2]) -> anyhow::Result<OnNodes> {
-    context.own_namespace().await?;
-    let scope = Scope::new(context);
-    let nodes = phase0::nodes_for_pods(context).await?;
+    context.ensure_namespace().await?;
+    let namespace = context.namespace_client();
+    let nodes = namespace.schedulable_nodes().await?;
     let step = context.step(format!("starting both images on {} nodes", nodes.len()));
     for image in images {
-        create(&scope, service(&image.version)?).await?;
+        create(&namespace, service(&image.version)?).await?;
         for (index, node) in nodes.iter().enumerate() {
             let pod = pod(image, index, &node.name_any(), context.environment())?;
-            create(&scope, pod).await?;
+            create(&namespace, pod).await?;
         }
     }
-    let started = started(&scope, nodes.len() * images.len(), context).await?;
+    let started = started(&namespace, nodes.len() * images.len(), context).await?;
     drop(step);
-    let mut answered = Vec::new();
+    let mut responses = Vec::new();
     for image in images {
         let _step = context.step(format!("asking {} for its version", image.name));
-        answered.push(match &started {
-            Ok(_) => ask(&scope, &image.version).await?,
+        responses.push(match &started {
+            Ok(_) => fetch_version(&namespace, &image.version).await?,
             Err(why) => Err(why.clone()),
         });
     }
-    // Only now do nodes surely know what they have started.
-    let nodes = phase0::nodes_for_pods(context).await?;
+    // The kubelet lists an image in the node's status only some time after it has started it.
+    let nodes = namespace.schedulable_nodes().await?;
     let listed = nodes.iter().filter(|node| images.iter().all(|i| lists(node, &i.name))).count();
-    let troubles = match started {
-        Ok(troubles) => troubles,
+    let problems = match started {
+        Ok(problems) => problems,
         Err(why) => nodes.iter().map(|node| (node.name_any(), Some(why.clone()))).collect(),
     };
-    clear(&scope, context).await?;
+    delete_all(&namespace, context).await?;
     let with_secret = context.environment().pull_secret.is_some();
-    Ok(OnNodes { answered, nodes: troubles, listed, with_secret })
+    Ok(OnNodes { responses, nodes: problems, listed, with_secret })
 }
 
 impl OnNodes {
-    /// Whether every node has started both images.
+    /// Judges that every node has started both images.
     pub(super) fn reachable(&self) -> Verdict {
         let names: Vec<_> = self.nodes.keys().map(String::as_str).collect();
         let faults = self.nodes.iter().filter_map(|(node, fault)| Some((node, fault.as_ref()?)));
@@ -80,7 +80,7 @@ impl OnNodes {
         );
         let verdict = match faults.as_slice() {
             [] if names.is_empty() => Verdict::fails("no node takes pods"),
-            // What they can do without, nobody has tried.
+            // Whether they could do without has not been tried.
             [] if self.with_secret => Verdict::skipped(format!(
                 "the nodes were given credentials, the pull secret {}; with it, {started}",
                 pull_secret::NAME
@@ -92,48 +92,52 @@ impl OnNodes {
     }
 }
 
-/// Waits until every pod runs or cannot: for each node, what ails its pods. The inner error is a
-/// wait that came to nothing.
+/// Waits until every pod runs or cannot; returns for each node the problem of its pods. The inner error is
+/// that of a wait without success.
 async fn started(
-    scope: &Scope,
+    namespace: &NamespaceClient,
     expected: usize,
     context: &Context,
 ) -> anyhow::Result<Result<BTreeMap<String, Option<String>>, String>> {
     let all = until(
-        scope.api::<Pod>(),
+        namespace.api::<Pod>(),
         wait::Config::default().labels(LABEL),
         "pod of each image on each node",
-        context.rollout_patience(),
-        |found: &BTreeMap<String, Pod>| {
+        context.rollout_timeout(),
+        |found: &Objects<Pod>| {
             let mut nodes: BTreeMap<String, Option<String>> = BTreeMap::new();
-            let mut settled = 0;
+            let mut decided = 0;
             for pod in found.values() {
-                let trouble =
-                    pods::trouble(pod).filter(|trouble| trouble.blame != pods::Blame::Unclear);
-                settled += usize::from(pods::is_ready(pod) || trouble.is_some());
+                let problem = pods::waiting_problem(pod)
+                    .filter(|problem| problem.cause != pods::Cause::Transient);
+                decided += usize::from(pods::is_ready(pod) || problem.is_some());
                 let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
                 let of_node = nodes.entry(node.unwrap_or_default()).or_default();
-                if let Some(trouble) = trouble {
-                    *of_node = Some(trouble.to_string());
+                if let Some(problem) = problem {
+                    *of_node = Some(problem.to_string());
                 }
             }
-            if settled == expected {
-                Seen::Done(nodes)
+            if decided == expected {
+                Progress::Done(nodes)
             } else {
-                Seen::Waiting(format!("{settled} of {expected}"))
+                Progress::Pending(format!("{decided} of {expected}"))
             }
         },
     );
-    evidence(all.await)
+    split_infra_errors(all.await)
 }
 
-async fn ask(scope: &Scope, version: &str) -> anyhow::Result<Answered> {
+async fn fetch_version(
+    namespace: &NamespaceClient,
+    version: &str,
+) -> anyhow::Result<VersionResponse> {
     let name = name_of(version);
-    let external = match evidence(scope.external::<Service>(&name, 80).await)? {
-        Ok(external) => external,
-        Err(why) => return Ok(Err(why)),
-    };
-    let sampler = match evidence(scope.answering(&external).await)? {
+    let external =
+        match split_infra_errors(namespace.wait_external_address::<Service>(&name, 80).await)? {
+            Ok(external) => external,
+            Err(why) => return Ok(Err(why)),
+        };
+    let sampler = match split_infra_errors(namespace.wait_sampler(&external).await)? {
         Ok(sampler) => sampler,
         Err(why) => return Ok(Err(why)),
     };
@@ -146,34 +150,36 @@ async fn ask(scope: &Scope, version: &str) -> anyhow::Result<Answered> {
     })
 }
 
-/// Deletes what [`run`] made and waits until the pods are gone.
-async fn clear(scope: &Scope, context: &Context) -> anyhow::Result<()> {
+/// Deletes the objects that [`run`] created and waits until the pods are removed.
+async fn delete_all(namespace: &NamespaceClient, context: &Context) -> anyhow::Result<()> {
     let _step = context.step("deleting the pods again");
     let ours = ListParams::default().labels(LABEL);
     let delete = DeleteParams::default();
-    for service in scope.api::<Service>().list(&ours).await.context("listing Services")? {
-        let deleted = scope.api::<Service>().delete(&service.name_any(), &delete).await;
-        deleted.context("deleting a Service of this phase")?;
+    for service in
+        namespace.api::<Service>().list(&ours).await.context("failed to list Services")?
+    {
+        let deleted = namespace.api::<Service>().delete(&service.name_any(), &delete).await;
+        deleted.context("failed to delete a Service of this phase")?;
     }
-    for pod in scope.api::<Pod>().list(&ours).await.context("listing pods")? {
-        let deleted = scope.api::<Pod>().delete(&pod.name_any(), &delete).await;
-        deleted.context("deleting a pod of this phase")?;
+    for pod in namespace.api::<Pod>().list(&ours).await.context("failed to list pods")? {
+        let deleted = namespace.api::<Pod>().delete(&pod.name_any(), &delete).await;
+        deleted.context("failed to delete a pod of this phase")?;
     }
     until(
-        scope.api::<Pod>(),
+        namespace.api::<Pod>(),
         wait::Config::default().labels(LABEL),
         "end of the pods of this phase",
-        context.rollout_patience(),
-        |found: &BTreeMap<String, Pod>| match found.len() {
-            0 => Seen::Done(()),
-            left => Seen::Waiting(format!("{left} pods left")),
+        context.rollout_timeout(),
+        |found: &Objects<Pod>| match found.len() {
+            0 => Progress::Done(()),
+            left => Progress::Pending(format!("{left} pods left")),
         },
     )
     .await?;
     Ok(())
 }
 
-async fn create<K>(scope: &Scope, object: K) -> anyhow::Result<()>
+async fn create<K>(namespace: &NamespaceClient, object: K) -> anyhow::Result<()>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + k8s_openapi::Resource
@@ -183,8 +189,10 @@ where
         + DeserializeOwned,
 {
     let name = object.name_any();
-    let made = scope.api::<K>().create(&PostParams::default(), &object).await;
-    made.with_context(|| format!("creating {} {name}", <K as k8s_openapi::Resource>::KIND))?;
+    let created = namespace.api::<K>().create(&PostParams::default(), &object).await;
+    created.with_context(|| {
+        format!("failed to create {} {name}", <K as k8s_openapi::Resource>::KIND)
+    })?;
     Ok(())
 }
 
@@ -226,11 +234,11 @@ fn pod(image: &Image, index: usize, node: &str, environment: &Environment) -> an
             }],
         },
     });
-    fit::fit(&mut manifest, environment);
+    adapt::adapt(&mut manifest, environment);
     serde_json::from_value(manifest).context("a bug in these labs: the pod of phase 2")
 }
 
-/// Whether the node's status lists the image, under any of the names that mean the same.
+/// Returns true if the node's status lists the image, under its short or a full name.
 fn lists(node: &Node, image: &str) -> bool {
     let images = node.status.as_ref().and_then(|status| status.images.as_ref());
     let mut names = images.into_iter().flatten().flat_map(|image| image.names.iter().flatten());
@@ -241,29 +249,29 @@ fn lists(node: &Node, image: &str) -> bool {
 mod tests {
     use super::*;
     use crate::claim::Outcome;
-    use crate::kubernetes::fit::tests::environment;
+    use crate::fixture::environment;
 
     #[test]
-    fn one_node_without_the_image_fails_the_claim() {
+    fn claim_fails_if_one_node_lacks_the_image() {
         let on = |faults: &[Option<&str>], with_secret| {
             let nodes = faults.iter().enumerate();
             let nodes =
                 nodes.map(|(i, fault)| (format!("n{i}"), fault.map(str::to_owned))).collect();
-            OnNodes { answered: Vec::new(), nodes, listed: 2, with_secret }.reachable()
+            OnNodes { responses: Vec::new(), nodes, listed: 2, with_secret }.reachable()
         };
         for (with_secret, outcome) in [(false, Outcome::Holds), (true, Outcome::Skipped)] {
             let verdict = on(&[None, None], with_secret);
             assert_eq!(verdict.outcome, outcome);
             assert!(verdict.evidence.contains("both started on n0, n1"), "{}", verdict.evidence);
             let verdict = on(&[None, Some("no such image")], with_secret);
-            let said = (verdict.outcome, &*verdict.evidence);
-            assert_eq!(said, (Outcome::Fails, "n1: no such image"));
+            let found = (verdict.outcome, &*verdict.evidence);
+            assert_eq!(found, (Outcome::Fails, "n1: no such image"));
             assert_eq!(on(&[], with_secret).outcome, Outcome::Fails);
         }
     }
 
     #[test]
-    fn a_node_lists_an_image_under_its_full_name_too() {
+    fn image_is_found_under_its_full_name() {
         let node = |name: &str| -> Node {
             let status = json!({"images": [{"names": ["other", name]}]});
             serde_json::from_value(json!({"status": status})).unwrap()
@@ -276,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn manifests_are_what_kubernetes_knows() {
+    fn objects_are_valid() {
         let mut environment = environment();
         environment.images[0].name = "registry/kubeapp:1.0".into();
         let pod = pod(&environment.images[0], 2, "node-3", &environment).unwrap();

@@ -1,17 +1,21 @@
-//! Stable, its NodePort Service and the Ingress without rules: readiness held back at first, to see
-//! that the Ingress waits for it.
+//! Publishes stable by a NodePort Service and an Ingress without rules. Its pods are unready at first, to
+//! show that the Ingress waits for them.
 
-use super::{FEW_REQUESTS, HTTP, INGRESS, PRODUCTION, STABLE, STABLE_HOST, named};
+use super::common::{
+    CANARY_HOST, FEW_REQUESTS, HTTP, INGRESS, PRODUCTION, STABLE, STABLE_HOST, host_with_port,
+};
 use crate::claim::{Outcome, Verdict};
 use crate::context::{Context, NODE_PORT};
 use crate::kubernetes::{
-    Scope,
-    external::{External, PENDING},
-    pods, variant,
-    wait::{evidence, noting},
+    apply,
+    external::{ExternalAddress, PENDING},
+    mutate,
+    namespace_client::NamespaceClient,
+    pods,
+    wait::{split_infra_errors, with_note},
 };
-use crate::sample::Sampler;
-use crate::traffic;
+use crate::sampler::Sampler;
+use crate::verdicts;
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::{core::v1::Service, networking::v1::Ingress};
 use std::ops::RangeInclusive;
@@ -19,115 +23,126 @@ use std::ops::RangeInclusive;
 const MANIFEST: &str = "ingress/app-production.yml";
 /// Kubernetes' default for `--service-node-port-range`.
 const NODE_PORTS: RangeInclusive<i32> = 30000..=32767;
-/// Hosts and paths that no rule names.
-const HOSTS: [&str; 3] = [STABLE_HOST, super::CANARY_HOST, "nobody.example"];
+/// Hosts and paths without a rule.
+const HOSTS: [&str; 3] = [STABLE_HOST, CANARY_HOST, "nobody.example"];
 const PATHS: [&str; 3] = ["/version", "/stable/version", "/canary/version"];
 
-/// Hands over where the Ingress answers.
-pub(super) async fn run(context: &Context, scope: &Scope) -> anyhow::Result<External> {
-    let held = hold(context, scope).await?;
-    let (healthy, answers) = release(context, scope, &held).await?;
-    node_port(context, scope).await?;
-    if !answers {
+/// Returns the address of the Ingress.
+pub(super) async fn run(
+    context: &Context,
+    namespace: &NamespaceClient,
+) -> anyhow::Result<ExternalAddress> {
+    let unready = apply_unready(context, namespace).await?;
+    let (healthy, responds) = make_ready(context, namespace, &unready).await?;
+    node_port(context, namespace).await?;
+    if !responds {
         context.require("backends-healthy-first", healthy)?;
-        bail!("the Ingress does not answer, and what follows stands on it")
+        bail!("the Ingress does not answer; the remaining claims depend on it")
     }
     context.judge("backends-healthy-first", healthy)?;
-    default_backend(context, scope, &held.external).await?;
-    Ok(held.external)
+    default_backend(context, namespace, &unready.external).await?;
+    Ok(unready.external)
 }
 
 /// The Ingress while its backends run but are not ready.
-struct Held {
-    external: External,
+struct Unready {
+    external: ExternalAddress,
     sampler: Sampler,
     verdict: Verdict,
 }
 
-/// Applies production with a readiness probe that never gets its 200, and the Ingress before it.
-async fn hold(context: &Context, scope: &Scope) -> anyhow::Result<Held> {
+/// Applies production with a readiness probe that never succeeds, and the Ingress in front of it.
+async fn apply_unready(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<Unready> {
     let environment = context.environment();
-    scope.knows_class(&environment.ingress_class).await?;
+    namespace.check_ingress_class(&environment.ingress_class).await?;
     let _step = context.step("apply production, its readiness held back, and app-ingress");
-    for mut manifest in Scope::manifests(environment, MANIFEST)? {
-        variant::never_ready(&mut manifest.object);
-        scope.apply(&manifest).await?;
+    for mut manifest in apply::manifests(environment, MANIFEST)? {
+        mutate::never_ready(&mut manifest.object);
+        namespace.apply(&manifest).await?;
     }
-    scope.apply_file(environment, "ingress/app-ingress-production.yml").await?;
-    // Pods that cannot run end the lab here, since nothing else could be said of them.
+    namespace.apply_file(environment, "ingress/app-ingress-production.yml").await?;
+    // Pods that cannot run end the lab here: no later claim could be judged.
     tokio::select! {
-        running = scope.running_pod(STABLE.pods) => running.map(drop)?,
-        rolled = scope.rolled_out(PRODUCTION) => rolled.map(drop)?,
+        running = namespace.wait_running_pod(STABLE.pods) => running.map(drop)?,
+        rolled = namespace.wait_rolled_out(PRODUCTION) => rolled.map(drop)?,
     }
-    let external = match scope.external::<Ingress>(INGRESS, HTTP).await {
-        // Whoever has given an address serves the class, whatever else is wrong with it.
-        Err(pending) if pending.last_saw(PENDING) => {
-            bail!("{pending}; {}", scope.unserved(INGRESS, &environment.ingress_class).await)
+    let external = match namespace.wait_external_address::<Ingress>(INGRESS, HTTP).await {
+        // Only without an address may the class be unserved.
+        Err(pending) if pending.last_seen_is(PENDING) => {
+            bail!(
+                "{pending}; {}",
+                namespace.explain_pending_ingress(INGRESS, &environment.ingress_class).await
+            )
         }
-        found => found.context("the Ingress cannot be reached")?,
+        found => found.context("failed to reach the Ingress")?,
     };
-    let sampler = scope.sampler(&external).host(&named(STABLE_HOST, external.port, HTTP));
-    let held = pods::names(&scope.pods(STABLE.pods).await?);
-    let known = evidence(scope.endpoints_include(STABLE.service, &held).await)?;
-    // An Ingress that has not been set up yet would pass for one that waits. Some never say a word
-    // without a healthy backend, which is as good.
+    let sampler =
+        namespace.sampler(&external).host(&host_with_port(STABLE_HOST, external.port, HTTP));
+    let pods = pods::names(&namespace.pods(STABLE.pods).await?);
+    let known = split_infra_errors(namespace.wait_endpoints_include(STABLE.service, &pods).await)?;
+    // An Ingress that is not set up yet would look like one that waits, so a response of any status is
+    // awaited. Some controllers never respond without a healthy backend, which is as good.
     let at = external.to_string();
-    let answered = evidence(scope.first_of_any_status(&sampler, &at).await)?;
-    // Not kept for the failure folder: these failures are as they should be.
+    let responded = split_infra_errors(namespace.wait_any_response(&sampler, &at).await)?;
+    // Not kept for diagnostics: these failures are expected.
     let sample = sampler.take(FEW_REQUESTS, |_| {}).await?;
     let good = sample.total() - sample.failures().count() as u64;
-    let failures = traffic::failure_kinds(&sample);
-    let others = if failures.is_empty() { failures } else { format!(" ({failures})") };
-    let (unready, total) = (held.len(), sample.total());
-    let said =
-        format!("{unready} unready pods: {good} of {total} requests had a good answer{others}");
-    let verdict = noting(Verdict::of(good == 0, said), known.and(answered));
-    Ok(Held { external, sampler, verdict })
+    let failures = verdicts::failure_kinds(&sample);
+    let details = if failures.is_empty() { failures } else { format!(" ({failures})") };
+    let (unready, total) = (pods.len(), sample.total());
+    let evidence =
+        format!("{unready} unready pods: {good} of {total} requests had a good answer{details}");
+    let verdict = with_note(Verdict::of(good == 0, evidence), known.and(responded));
+    Ok(Unready { external, sampler, verdict })
 }
 
-/// Applies production as it should be and asks until there is a good answer; says whether there was.
-async fn release(context: &Context, scope: &Scope, held: &Held) -> anyhow::Result<(Verdict, bool)> {
-    let step = context.step("mend the readiness probe");
-    for manifest in Scope::manifests(context.environment(), MANIFEST)? {
+/// Applies the original readiness probe and waits for a good response; returns whether there was one.
+async fn make_ready(
+    context: &Context,
+    namespace: &NamespaceClient,
+    unready: &Unready,
+) -> anyhow::Result<(Verdict, bool)> {
+    let step = context.step("fix the readiness probe");
+    for manifest in apply::manifests(context.environment(), MANIFEST)? {
         if manifest.kind() == "Deployment" {
-            scope.apply(&manifest).await?;
+            namespace.apply(&manifest).await?;
         }
     }
-    let Held { external, sampler, verdict } = held;
+    let Unready { external, sampler, verdict } = unready;
     let first = async {
         let at = external.to_string();
-        let reply = match evidence(scope.first_good(sampler, &at).await)? {
+        let reply = match split_infra_errors(namespace.wait_good_response(sampler, &at).await)? {
             Ok(reply) => reply,
             Err(why) => return anyhow::Ok((Verdict::fails(why), false)),
         };
         let seconds = step.seconds();
-        // The proof that the Ingress waits is the half before: these pods are listed after the
-        // answer, and one that got ready in between would pass.
-        let pods = scope.pods(STABLE.pods).await?;
+        // This half is the weaker proof: the pods are listed after the response, so one that became
+        // ready in between would pass. The first half shows that the Ingress waits.
+        let pods = namespace.pods(STABLE.pods).await?;
         let ready = pods::names(pods.iter().filter(|pod| pods::is_ready(pod)));
         let pod = reply.pod.unwrap_or_default();
         let is_ready = ready.contains(&pod);
         let word = if is_ready { "ready" } else { "not ready" };
-        let said =
-            format!("{seconds:.2} s after the probe was mended, from {pod}, {word} right after");
-        Ok((Verdict::of(is_ready, said), true))
+        let evidence =
+            format!("{seconds:.2} s after the probe was fixed, from {pod}, {word} right after");
+        Ok((Verdict::of(is_ready, evidence), true))
     };
-    let (rolled, first) = tokio::join!(scope.rolled_out(PRODUCTION), first);
+    let (rolled, first) = tokio::join!(namespace.wait_rolled_out(PRODUCTION), first);
     rolled?;
-    let (first, answers) = first?;
+    let (first, responds) = first?;
     let parts = [("before", verdict.clone()), ("first good answer", first)];
-    Ok((Verdict::all(parts), answers))
+    Ok((Verdict::all(parts), responds))
 }
 
-/// Asks every node at the port that the Service got.
-async fn node_port(context: &Context, scope: &Scope) -> anyhow::Result<()> {
+/// Samples the Service's node port on every node.
+async fn node_port(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<()> {
     const CLAIM: &str = "nodeport-in-range";
-    if let Some(reason) = context.absent(CLAIM) {
+    if let Some(reason) = context.unsupported(CLAIM) {
         context.judge(CLAIM, Verdict::skipped(reason))?;
         return Ok(());
     }
     let _step = context.step("ask every node at the Service's port");
-    let service = scope.api::<Service>().get(STABLE.service).await;
+    let service = namespace.api::<Service>().get(STABLE.service).await;
     let service = service.context("failed to get the Service")?;
     let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
     let Some(port) = ports.first().and_then(|port| port.node_port) else {
@@ -139,47 +154,51 @@ async fn node_port(context: &Context, scope: &Scope) -> anyhow::Result<()> {
     let word = if in_range { "in" } else { "outside" };
     let mut parts =
         vec![(format!("port {port}"), Verdict::of(in_range, format!("{word} {range}")))];
-    let pods = pods::names(&scope.pods(STABLE.pods).await?);
-    let found = evidence(scope.endpoints_are(STABLE.service, &pods).await)?;
-    for (node, address) in scope.node_addresses().await? {
+    let pods = pods::names(&namespace.pods(STABLE.pods).await?);
+    let found = split_infra_errors(namespace.wait_endpoints(STABLE.service, &pods).await)?;
+    for (node, address) in namespace.node_addresses().await? {
         let Some(address) = address else {
             parts.push((node, Verdict::fails("has no address")));
             continue;
         };
-        let at = External {
+        let at = ExternalAddress {
             host: address.to_string(),
             port: u16::try_from(port)?,
             socket: (address, u16::try_from(port)?).into(),
         };
-        let sampler = scope.sampler(&at);
-        let settled = match &found {
-            Ok(()) => evidence(scope.settled(&sampler, &pods).await)?,
+        let sampler = namespace.sampler(&at);
+        let converged = match &found {
+            Ok(()) => split_infra_errors(namespace.wait_converged(&sampler, &pods).await)?,
             Err(why) => Err(why.clone()),
         };
         let what = format!("{NODE_PORT} {node}");
         let sample = context.sample(&what, &sampler, FEW_REQUESTS, None).await?;
-        let verdict = traffic::all_are(&sample, &context.stable()?.version);
-        parts.push((format!("{node} {address}"), noting(verdict, settled)));
+        let verdict = verdicts::all_are(&sample, &context.stable()?.version);
+        parts.push((format!("{node} {address}"), with_note(verdict, converged)));
     }
-    let nodes = parts.len() > 1;
+    let has_nodes = parts.len() > 1;
     let verdict = Verdict::all(parts);
-    let outcome = if nodes { verdict.outcome } else { Outcome::Fails };
+    let outcome = if has_nodes { verdict.outcome } else { Outcome::Fails };
     context.judge(CLAIM, Verdict { outcome, ..verdict })?;
     Ok(())
 }
 
-/// Asks the Ingress for what no rule names.
+/// Samples the Ingress on hosts and paths without a rule.
 async fn default_backend(
     context: &Context,
-    scope: &Scope,
-    external: &External,
+    namespace: &NamespaceClient,
+    external: &ExternalAddress,
 ) -> anyhow::Result<()> {
-    let ways = HOSTS.len() * PATHS.len();
-    let _step = context.step(format!("send {FEW_REQUESTS} requests to each of {ways} pages"));
-    let pods = pods::names(&scope.pods(STABLE.pods).await?);
-    let sampler = |host: &str| scope.sampler(external).host(&named(host, external.port, HTTP));
-    let settled = match evidence(scope.endpoints_are(STABLE.service, &pods).await)? {
-        Ok(()) => evidence(scope.takes_effect(&sampler(STABLE_HOST), &pods).await)?,
+    let routes = HOSTS.len() * PATHS.len();
+    let _step = context.step(format!("send {FEW_REQUESTS} requests to each of {routes} pages"));
+    let pods = pods::names(&namespace.pods(STABLE.pods).await?);
+    let sampler =
+        |host: &str| namespace.sampler(external).host(&host_with_port(host, external.port, HTTP));
+    let converged = match split_infra_errors(namespace.wait_endpoints(STABLE.service, &pods).await)?
+    {
+        Ok(()) => split_infra_errors(
+            namespace.wait_ingress_converged(&sampler(STABLE_HOST), &pods).await,
+        )?,
         Err(why) => Err(why),
     };
     let mut parts = Vec::new();
@@ -191,7 +210,7 @@ async fn default_backend(
             parts.push((page, sample));
         }
     }
-    let verdict = traffic::each_is(&parts, &context.stable()?.version);
-    context.judge("default-backend-takes-all", noting(verdict, settled))?;
+    let verdict = verdicts::each_is(&parts, &context.stable()?.version);
+    context.judge("default-backend-takes-all", with_note(verdict, converged))?;
     Ok(())
 }

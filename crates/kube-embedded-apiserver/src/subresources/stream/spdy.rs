@@ -1,6 +1,6 @@
-//! SPDY 3.1 as far as Kubernetes uses it: streams that a client opens, data both ways, ends and
-//! resets, pings. There is no flow control in it; a stream that nobody reads holds up the others,
-//! as with Kubernetes' own server, so that memory stays bounded.
+//! The part of SPDY 3.1 that Kubernetes uses: streams that a client opens, data both ways, half-close, resets and
+//! pings. There is no flow control: a stream that is not read blocks the others, as in Kubernetes' own server, so
+//! that memory stays bounded.
 
 mod frames;
 
@@ -8,7 +8,7 @@ pub(crate) use frames::Headers;
 use frames::{Decoder, Frame, encode};
 
 use crate::subresources::stream::{
-    exec::HEARTBEAT,
+    lifetime::HEARTBEAT,
     upgrade::{Out, Wire},
 };
 use bytes::Bytes;
@@ -19,14 +19,14 @@ use tokio::{
     time::{Instant, interval_at},
 };
 
-/// Frames that may wait to be sent.
+/// Frames that may be queued.
 const QUEUE: usize = 32;
-/// Streams a client may have opened and not ended.
-const MOST_STREAMS: usize = 4096;
+/// The streams that a client may have open.
+const MAX_STREAMS: usize = 4096;
 const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 3;
 
-/// What a client does.
+/// An event on the connection.
 #[derive(Debug)]
 pub(crate) enum Event {
     Opened { id: u32, headers: Headers },
@@ -34,7 +34,7 @@ pub(crate) enum Event {
     Ended { id: u32, reset: bool },
 }
 
-/// Where one writes to streams.
+/// The write side of a connection.
 #[derive(Clone)]
 pub(crate) struct Streams(mpsc::Sender<Option<Frame>>);
 
@@ -43,12 +43,12 @@ impl Streams {
         self.0.send(Some(Frame::Data { id, last: false, data })).await.is_ok()
     }
 
-    /// Nothing more will be written to a stream.
+    /// Half-closes a stream.
     pub(crate) async fn end(&self, id: u32) {
         let _ = self.0.send(Some(Frame::Data { id, last: true, data: Bytes::new() })).await;
     }
 
-    /// What the client opened is of no use here.
+    /// Resets a stream that is not accepted.
     pub(crate) async fn refuse(&self, id: u32) {
         let _ = self.0.send(Some(Frame::Reset { id, reason: REFUSED_STREAM })).await;
     }
@@ -58,19 +58,19 @@ impl Streams {
     }
 }
 
-/// The value of a header, empty where there is none.
+/// Returns the value of a header; empty if there is none.
 pub(crate) fn header<'a>(headers: &'a Headers, name: &str) -> &'a str {
     let found = headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
     found.map_or("", |(_, value)| value)
 }
 
-/// Speaks SPDY until the client goes, or breaks the rules. The future does the work.
+/// Serves SPDY until the client disconnects or violates the protocol. The future drives the connection.
 pub(crate) fn connection(
     wire: Wire,
     events: mpsc::Sender<Event>,
 ) -> (Streams, impl Future<Output = ()>) {
     let (out, mut frames) = mpsc::channel(QUEUE);
-    let answers = out.clone();
+    let replies = out.clone();
     let Wire { mut source, mut sink, .. } = wire;
     let work = async move {
         let read = async {
@@ -83,8 +83,8 @@ pub(crate) fn connection(
                         Ok(Some(frame)) => frame,
                         Ok(None) => break,
                         Err(_) => {
-                            let _ = answers.send(Some(Frame::GoAway)).await;
-                            let _ = answers.send(None).await;
+                            let _ = replies.send(Some(Frame::GoAway)).await;
+                            let _ = replies.send(None).await;
                             return;
                         }
                     };
@@ -92,16 +92,16 @@ pub(crate) fn connection(
                         Frame::Open { id, last, headers } => {
                             let reason = if id % 2 == 0 || open.contains(&id) {
                                 Some(PROTOCOL_ERROR)
-                            } else if open.len() >= MOST_STREAMS {
+                            } else if open.len() >= MAX_STREAMS {
                                 Some(REFUSED_STREAM)
                             } else {
                                 None
                             };
                             if let Some(reason) = reason {
-                                let _ = answers.send(Some(Frame::Reset { id, reason })).await;
+                                let _ = replies.send(Some(Frame::Reset { id, reason })).await;
                                 continue;
                             }
-                            let _ = answers.send(Some(Frame::Reply { id })).await;
+                            let _ = replies.send(Some(Frame::Reply { id })).await;
                             let _ = events.send(Event::Opened { id, headers }).await;
                             if !last {
                                 open.insert(id);
@@ -119,14 +119,14 @@ pub(crate) fn connection(
                             open.remove(&id);
                             Event::Ended { id, reset: false }
                         }
-                        // Also of one that the client has ended: it takes no more answers.
+                        // Also of a half-closed stream: the client reads no more.
                         Frame::Reset { id, .. } => {
                             open.remove(&id);
                             Event::Ended { id, reset: true }
                         }
-                        // Pings of ours have even numbers.
+                        // Pings with even numbers are responses to those of this server.
                         Frame::Ping { id } if id % 2 == 1 => {
-                            let _ = answers.send(Some(Frame::Ping { id })).await;
+                            let _ = replies.send(Some(Frame::Ping { id })).await;
                             continue;
                         }
                         _ => continue,
@@ -156,18 +156,18 @@ pub(crate) fn connection(
             }
         };
         tokio::pin!(read);
-        let polite = tokio::select! {
+        let closed = tokio::select! {
             () = &mut read => false,
             closed = write => closed,
         };
-        if polite {
+        if closed {
             read.await;
         }
     };
     (Streams(out), work)
 }
 
-/// What a client sends to open its first stream.
+/// The bytes with which a client opens its first stream.
 #[cfg(test)]
 pub(crate) fn opened(id: u32, headers: &[(&str, &str)]) -> Bytes {
     frames::opened(id, headers).into()

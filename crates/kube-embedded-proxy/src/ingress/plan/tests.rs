@@ -1,7 +1,7 @@
 //! Ingresses and Services as YAML, and the rules and routes that follow.
 
 use super::*;
-use crate::{plan::Own, route::Backends};
+use crate::{config::EmbeddedNodes, route::Backends};
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 
@@ -25,21 +25,21 @@ fn rule(host: &str, path: &str, service: &str) -> String {
     format!("{{host: {host}, http: {{paths: [{{pathType: Prefix, path: {path}, {to}}}]}}}}")
 }
 
-fn planned(mut ingresses: Vec<&Ingress>) -> Wanted {
+fn planned(mut ingresses: Vec<&Ingress>) -> NamespacePlan {
     sort(&mut ingresses);
     plan(&ingresses)
 }
 
 /// Rules and default backend as `HOST PATH -> TARGET`.
-fn lines(wanted: &Wanted) -> Vec<String> {
-    let rules = wanted.rules.iter().map(|rule| {
+fn lines(plan: &NamespacePlan) -> Vec<String> {
+    let rules = plan.rules.iter().map(|rule| {
         format!("{} {} -> {}", rule.host.as_deref().unwrap_or("*"), rule.path, rule.target)
     });
-    rules.chain(wanted.default.iter().map(|target| format!("default -> {target}"))).collect()
+    rules.chain(plan.default.iter().map(|target| format!("default -> {target}"))).collect()
 }
 
 #[test]
-fn classes_that_are_ours() {
+fn ingress_is_ours_by_class_or_without_one() {
     let is_our_class = |class: &str| class == "edge" || class == "another";
     for (meta, spec, ours) in [
         ("{}", "{}", true),
@@ -57,7 +57,7 @@ fn classes_that_are_ours() {
 }
 
 #[test]
-fn ingresses_of_a_namespace_are_one_table_and_the_oldest_wins() {
+fn ingresses_of_a_namespace_share_a_table_and_the_oldest_wins() {
     let a_foo = rule("Foo.bar", "/", "late");
     let younger = ingress(
         "a",
@@ -79,9 +79,9 @@ fn ingresses_of_a_namespace_are_one_table_and_the_oldest_wins() {
             rule("foo.bar", "/x/", "first"),
         ),
     );
-    let wanted = planned(vec![&younger, &older]);
+    let plan = planned(vec![&younger, &older]);
     assert_eq!(
-        lines(&wanted),
+        lines(&plan),
         [
             "foo.bar / (Prefix) -> first:80",
             "foo.bar /x (Prefix) -> first:80",
@@ -89,10 +89,10 @@ fn ingresses_of_a_namespace_are_one_table_and_the_oldest_wins() {
             "default -> first:web"
         ]
     );
-    let troubles: Vec<(&str, &str, &str)> =
-        wanted.troubles.iter().map(|t| (&*t.ingress, t.reason, &*t.message)).collect();
+    let problems: Vec<(&str, &str, &str)> =
+        plan.problems.iter().map(|t| (&*t.ingress, t.reason, &*t.message)).collect();
     assert_eq!(
-        troubles,
+        problems,
         [
             (
                 "a",
@@ -106,25 +106,25 @@ fn ingresses_of_a_namespace_are_one_table_and_the_oldest_wins() {
             ),
         ]
     );
-    assert!(wanted.targets.values().flatten().any(|name| name == "a"), "of other.bar");
-    assert!(!wanted.targets.keys().any(|target| target.to_string() == "late:80"));
+    assert!(plan.targets.values().flatten().any(|name| name == "a"), "of other.bar");
+    assert!(!plan.targets.keys().any(|target| target.to_string() == "late:80"));
 }
 
 #[test]
-fn of_the_same_age_the_name_decides_and_another_type_of_path_is_no_conflict() {
+fn name_decides_between_ingresses_of_the_same_age() {
     let to_a = to("a");
     let exact = format!("{{http: {{paths: [{{pathType: Exact, path: /x, {to_a}}}]}}}}");
     let a = ingress("a", 1, &format!("{{rules: [{exact}]}}"));
     let b = ingress("b", 1, &format!("{{rules: [{}]}}", rule("", "/x", "b")));
     let c = ingress("c", 1, &format!("{{rules: [{}]}}", rule("", "/x/", "c")));
-    let wanted = planned(vec![&c, &b, &a]);
-    assert_eq!(lines(&wanted), ["* /x (Exact) -> a:80", "* /x (Prefix) -> b:80"]);
-    let losers: Vec<&str> = wanted.troubles.iter().map(|t| &*t.ingress).collect();
+    let plan = planned(vec![&c, &b, &a]);
+    assert_eq!(lines(&plan), ["* /x (Exact) -> a:80", "* /x (Prefix) -> b:80"]);
+    let losers: Vec<&str> = plan.problems.iter().map(|t| &*t.ingress).collect();
     assert_eq!(losers, ["c"]);
 }
 
 #[test]
-fn a_rule_of_a_host_alone_leads_to_the_default_backend() {
+fn rule_without_paths_routes_to_the_default_backend() {
     let rules = "[{host: a.foo.com}, {host: b.foo.com}]";
     let other = rule("b.foo.com", "/", "b");
     let all = ingress("all", 1, &format!("{{rules: {rules}}}"));
@@ -144,19 +144,19 @@ fn a_rule_of_a_host_alone_leads_to_the_default_backend() {
 }
 
 #[test]
-fn certificates_are_listed_with_their_hosts() {
+fn tls_entries_are_planned_with_their_hosts() {
     let spec = "{tls: [{hosts: [a, b], secretName: one}, {secretName: two}, {hosts: [c]}]}";
-    let wanted = planned(vec![&ingress("i", 1, spec)]);
+    let plan = planned(vec![&ingress("i", 1, spec)]);
     let tls = |hosts: &[&str], secret: &str| Tls {
         ingress: "i".into(),
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
         secret: secret.into(),
     };
-    assert_eq!(wanted.tls, [tls(&["a", "b"], "one"), tls(&[], "two")]);
+    assert_eq!(plan.tls, [tls(&["a", "b"], "one"), tls(&[], "two")]);
 }
 
 #[test]
-fn a_target_is_a_port_of_a_service_or_a_fault() {
+fn target_is_a_service_port_or_an_error() {
     let service: Service = yaml(
         "{metadata: {name: app}, spec: {type: NodePort, ports: [
             {name: web, port: 80, targetPort: http}, {name: dns, port: 53, protocol: UDP}]}}",
@@ -168,32 +168,37 @@ fn a_target_is_a_port_of_a_service_or_a_fault() {
             {addresses: [10.0.0.1], conditions: {ready: true}},
             {addresses: [10.0.0.2], conditions: {ready: false}}]}",
     );
-    let own = Own { nodes: Vec::new(), cluster_addresses_on_host: false, balancers: true };
-    let place = Place::Own(own);
+    let embedded =
+        EmbeddedNodes { nodes: Vec::new(), cluster_ips_on_host: false, load_balancers: true };
+    let topology = Topology::Embedded(embedded);
     let ask = |target: &Target| {
-        let service = |name: &str| match name {
-            "app" => Some(&service),
-            "ext" => Some(&external),
+        let service = match target {
+            Target::Service { name, .. } if name == "app" => Some(&service),
+            Target::Service { name, .. } if name == "ext" => Some(&external),
             _ => None,
         };
-        routing(target, service, [&slice], &place)
+        routing(target, service, [&slice], &topology)
     };
-    let service = |name: &str, port: PortOf| Target::Service { name: name.into(), port };
-    for port in [PortOf::Number(80), PortOf::Name("web".into())] {
-        let ready = Backends::alike([SocketAddr::from(([10, 0, 0, 1], 8080))]);
+    let service = |name: &str, port: PortRef| Target::Service { name: name.into(), port };
+    for port in [PortRef::Number(80), PortRef::Name("web".into())] {
+        let ready = Backends::uniform([SocketAddr::from(([10, 0, 0, 1], 8080))]);
         let routing = Routing { backends: ready, ..Routing::default() };
         assert_eq!(ask(&service("app", port)), Ok(routing));
     }
     for (target, reason, part) in [
-        (service("none", PortOf::Number(80)), "BackendNotFound", "Service \"none\" does not exist"),
-        (service("app", PortOf::Number(8080)), "BackendNotFound", "has no port 8080"),
-        (service("app", PortOf::Name("http".into())), "BackendNotFound", "has no port \"http\""),
-        (service("app", PortOf::Name("dns".into())), "BackendNotSupported", "is not TCP"),
-        (service("ext", PortOf::Number(80)), "BackendNotSupported", "ExternalName"),
-        (Target::Resource("Bucket/b".into()), "BackendNotSupported", "Bucket/b is no Service"),
+        (
+            service("none", PortRef::Number(80)),
+            "BackendNotFound",
+            "Service \"none\" does not exist",
+        ),
+        (service("app", PortRef::Number(8080)), "BackendNotFound", "has no port 8080"),
+        (service("app", PortRef::Name("http".into())), "BackendNotFound", "has no port \"http\""),
+        (service("app", PortRef::Name("dns".into())), "BackendNotSupported", "is not TCP"),
+        (service("ext", PortRef::Number(80)), "BackendNotSupported", "ExternalName"),
+        (Target::Resource("Bucket/b".into()), "BackendNotSupported", "Bucket/b is not a Service"),
     ] {
-        let fault = ask(&target).unwrap_err();
-        assert_eq!(fault.reason, reason, "{target}");
-        assert!(fault.message.contains(part), "{}", fault.message);
+        let error = ask(&target).unwrap_err();
+        assert_eq!(error.reason, reason, "{target}");
+        assert!(error.message.contains(part), "{}", error.message);
     }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::{core::v1::Namespace, networking::v1::IngressClass};
 
 /// A whole round of the edge: what was there before has been looked at once a Service that is made
 /// now has an address.
-async fn round(world: &World, edge: &OutsideEdge, name: &str) {
+async fn round(world: &World, edge: &ExternalEdge, name: &str) {
     world.service(name, json!({})).await;
     world.balancer(edge, name).await;
 }

@@ -78,7 +78,7 @@ async fn it_says_in_one_line_what_is_wrong() {
         (write("empty", ""), "failed to determine current context"),
         (
             write("unreachable", &server("https://127.0.0.1:1")),
-            "no Kubernetes API answers at https://127.0.0.1:1/: Connection refused",
+            "failed to reach the Kubernetes API at https://127.0.0.1:1/: Connection refused",
         ),
         (write("other", &server(&other.cluster.url())), "invalid peer certificate"),
         (write("nobody", &nobody), "Unauthorized (HTTP 401)"),

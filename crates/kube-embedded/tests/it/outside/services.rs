@@ -1,7 +1,7 @@
 //! Load balancers, by all three ways into a cluster.
 
 use super::*;
-use kube_embedded_proxy::outside::Way;
+use kube_embedded_proxy::external::Reachability;
 use std::{
     collections::BTreeSet,
     net::Ipv4Addr,
@@ -25,7 +25,7 @@ async fn node_ports_lead_to_every_pod_that_is_ready_and_to_no_other() {
     );
     world.service("web", json!({})).await;
     let edge = world.edge(Options::default()).await;
-    assert_eq!(*edge.way(), Way::NodePorts);
+    assert_eq!(*edge.reachability(), Reachability::NodePorts);
     let at = world.balancer(&edge, "web").await;
     until_answers(at, "", &["web-1", "web-2", "web-3"]).await;
     const ASKED: usize = 300;
@@ -107,7 +107,7 @@ async fn published_node_ports_are_used_and_all_else_goes_through_the_api() {
     let (published, connections) = forwarder(node).await;
     let options = Options { published: [(30080, published)].into(), ..unreachable() };
     let edge = world.edge(options).await;
-    assert_eq!(*edge.way(), Way::Published([(30080, published)].into()));
+    assert_eq!(*edge.reachability(), Reachability::Published([(30080, published)].into()));
     let (at, inner) = (world.balancer(&edge, "web").await, world.balancer(&edge, "inner").await);
     until_answers(at, "", &web).await;
     let before = connections.load(Ordering::Relaxed);
@@ -129,7 +129,10 @@ async fn pods_are_reached_through_the_api_where_no_node_is() {
     world.service("inner", json!({ "type": "ClusterIP", "selector": { "app": "web" } })).await;
     world.ingress("web", None, &[("web.test", "inner")]).await;
     let edge = world.edge(unreachable()).await;
-    assert_eq!(edge.way().to_string(), "the API, pod by pod (as was said)");
+    assert_eq!(
+        edge.reachability().to_string(),
+        "the API, pod by pod (disabled by --nodes-unreachable)"
+    );
     let at = world.balancer(&edge, "web").await;
     until_answers(at, "", &["web-1", "web-2"]).await;
     let http = world.published::<Ingress>(&edge, "web", 80).await;
@@ -194,10 +197,10 @@ async fn a_pod_that_resets_is_a_reset_through_every_way() {
         // There is nobody left to answer.
         ask_on(&mut stream, "", "/crash").await.unwrap_err();
         let ended = in_time(ends.read(&mut [0; 16])).await;
-        assert_eq!(ended.map_err(|error| error.kind()), Ok(0), "{}", edge.way());
+        assert_eq!(ended.map_err(|error| error.kind()), Ok(0), "{}", edge.reachability());
         let broken = in_time(breaks_off.read(&mut [0; 16])).await;
         let reset = Err(io::ErrorKind::ConnectionReset);
-        assert_eq!(broken.map_err(|error| error.kind()), reset, "{}", edge.way());
+        assert_eq!(broken.map_err(|error| error.kind()), reset, "{}", edge.reachability());
         edge.stop().await;
     }
 }

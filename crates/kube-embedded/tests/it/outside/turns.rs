@@ -2,7 +2,7 @@
 
 use super::*;
 use k8s_openapi::api::{coordination::v1::Lease, networking::v1::IngressClass};
-use kube_embedded_proxy::outside::EdgeError;
+use kube_embedded_proxy::external::EdgeError;
 
 const LEASE: &str = "canary-labs-edge";
 
@@ -42,11 +42,11 @@ async fn there_is_one_and_it_leaves_nothing_behind() {
     world.published::<Service>(&first, "web", 81).await;
     world.published::<Ingress>(&first, "web", 80).await;
     let holder = leases(&world).get(LEASE).await.unwrap().spec.unwrap().holder_identity.unwrap();
-    let second = OutsideEdge::start(world.config().await, Options::default());
+    let second = ExternalEdge::start(world.config().await, Options::default());
     let refused = in_time(second).await.unwrap_err().to_string();
     let expected = format!(
-        "another edge serves this cluster: {holder} (Lease canary-labs-edge in kube-system); end \
-         that first"
+        "another edge serves this cluster: {holder} (Lease canary-labs-edge in kube-system); stop \
+         it first"
     );
     assert_eq!(refused, expected);
     assert!(holder.starts_with(&format!("process {} on ", std::process::id())), "{holder}");
@@ -93,7 +93,7 @@ async fn one_that_has_lost_its_lease_says_so_and_leaves_everything_to_the_other(
     let before = shown(&world).await;
     change_lease(&world, json!({ "holderIdentity": "somebody else" })).await;
     let error = in_time(edge.failed()).await;
-    assert!(matches!(&error, EdgeError::Taken(by) if by == "somebody else"), "{error}");
+    assert!(matches!(&error, EdgeError::HeldByOther(by) if by == "somebody else"), "{error}");
     edge.stop().await;
     assert_eq!(shown(&world).await, before);
     let left = leases(&world).get(LEASE).await.unwrap().spec.unwrap();

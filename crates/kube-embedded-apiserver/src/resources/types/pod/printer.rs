@@ -132,8 +132,8 @@ impl Summary {
         summary
     }
 
-    /// Adds the init containers up to the first that has not finished. Returns whether there is
-    /// one, and the restarts of sidecars.
+    /// Adds the init containers up to the first that has not finished. Returns true if there
+    /// is one, and the restarts of sidecars.
     fn add_init_containers(&mut self, pod: &Value) -> (bool, Restarts) {
         let specs = list(&pod["spec"], &["initContainers"]);
         let mut of_sidecars = Restarts::default();

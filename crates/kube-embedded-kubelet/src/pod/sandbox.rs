@@ -1,0 +1,100 @@
+//! The sandbox of a pod: its address, its namespaces and its volumes.
+
+use super::{handle::PodHandle, volume_manager::VolumeManager};
+use crate::{
+    env::Location,
+    node_runtime::{Node, NodeRuntime},
+    runtime::{LaunchError, NamespaceSockets, Pause, PauseConfig},
+    volumes::PreparedVolume,
+};
+use kube_embedded_core::{backoff::Backoff, network::Sandbox};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::sleep;
+
+/// The delays between attempts to create a sandbox.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+
+/// The sandbox of a running pod. Dropping it removes the namespaces and releases the address.
+pub(crate) struct PodSandbox {
+    pub(crate) location: Location,
+    /// The pod's namespaces; `None` in the plain sandbox.
+    pub(crate) pause: Option<Pause>,
+    pub(crate) volumes: BTreeMap<String, PreparedVolume>,
+    runtime: Arc<NodeRuntime>,
+    node: Arc<Node>,
+}
+
+impl Drop for PodSandbox {
+    fn drop(&mut self) {
+        if self.pause.is_some() {
+            self.runtime.network.detach(IpAddr::V4(self.location.pod_ip));
+        }
+        self.node.addresses().release(self.location.pod_ip);
+    }
+}
+
+impl PodSandbox {
+    /// Creates the sandbox of a pod, with as many attempts as it takes.
+    pub(super) async fn create(pod: &PodHandle, volumes: &VolumeManager<'_>) -> Self {
+        let mut backoff = RETRY;
+        loop {
+            match Self::try_create(pod, volumes).await {
+                Ok(sandbox) => {
+                    let ip = sandbox.location.pod_ip;
+                    tracing::debug!(%ip, mode = ?pod.runtime.sandbox, "pod sandbox created");
+                    let user = pod.user();
+                    pod.change(|view| {
+                        view.ip = Some(ip);
+                        view.user = user;
+                        view.sandbox = true;
+                    });
+                    return sandbox;
+                }
+                Err((reason, message)) => {
+                    tracing::warn!(reason, error = message, "failed to create a pod sandbox");
+                    pod.warning(reason, &message);
+                }
+            }
+            sleep(backoff.next_delay()).await;
+        }
+    }
+
+    /// On failure, returns the reason and message of the event.
+    async fn try_create(
+        pod: &PodHandle,
+        volumes: &VolumeManager<'_>,
+    ) -> Result<Self, (&'static str, String)> {
+        let volumes = volumes.prepare(&pod.pod).await.map_err(|e| ("FailedMount", e))?;
+        let failed =
+            |e: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}"));
+        let allocated = pod.node.addresses().allocate();
+        let pod_ip =
+            allocated.ok_or_else(|| failed("the node has no free pod addresses".to_owned()))?;
+        // Owns the address from here on, so that every early return releases it.
+        let mut sandbox = Self {
+            location: Location { pod_ip, host_ip: pod.node.ip },
+            pause: None,
+            volumes,
+            runtime: pod.runtime.clone(),
+            node: pod.node.clone(),
+        };
+        if pod.runtime.sandbox == Sandbox::Namespaced {
+            let pause = create_namespaces(pod, pod_ip).await.map_err(|e| failed(e.to_string()))?;
+            let sockets = NamespaceSockets::new(&pause).map_err(|e| failed(e.to_string()))?;
+            pod.runtime.network.attach(IpAddr::V4(pod_ip), Arc::new(sockets));
+            sandbox.pause = Some(pause);
+        }
+        Ok(sandbox)
+    }
+}
+
+async fn create_namespaces(pod: &PodHandle, address: Ipv4Addr) -> Result<Pause, LaunchError> {
+    let (user, group) = pod.user();
+    let config = PauseConfig { hostname: pod.hostname(), address, user, group };
+    pod.runtime.spawner.pause(config).await
+}

@@ -1,0 +1,44 @@
+//! The container runtime: processes in a pod's sandbox. It stands for containerd and runc.
+//!
+//! There are two sandboxes behind one interface: namespaces of the pod's own, created as an ordinary
+//! user and without any helper program, or plain child processes of the host.
+//!
+//! Every process is a child of one dedicated thread ([`spawner`]), because the kernel delivers
+//! `PR_SET_PDEATHSIG` when the *thread* that forked exits, not the process: that thread has to live
+//! as long as its children. No child starts as a copy of the cluster process, whose page tables grow
+//! with the cluster: programs are started in its memory, as `vfork` does ([`child`], [`clone`]), and
+//! pause processes are forked from a small [`zygote`].
+//!
+//! Files, from the bottom up: [`syscalls`], [`clone`], [`fd`], [`scm_rights`] and [`stdio`] wrap the
+//! kernel; [`launch`] holds the types that callers fill in; [`fork_request`] and [`socket_request`]
+//! are messages; [`pause_process`] and [`child`] run in forked processes; [`zygote`], [`pause`],
+//! [`process`] and [`pod_sockets`] are the cluster's side; [`spawner`] ties them together.
+
+mod child;
+mod clone;
+mod container_root;
+mod detect;
+mod exec_plan;
+mod fd;
+mod fork_request;
+mod launch;
+mod pause;
+mod pause_process;
+mod pod_sockets;
+mod process;
+mod scm_rights;
+mod socket_request;
+mod spawner;
+mod stdio;
+mod syscalls;
+#[cfg(test)]
+mod tests;
+mod zygote;
+
+pub(crate) use detect::detect;
+pub(crate) use launch::{Container, Launch, LaunchError, LaunchTarget, Mount, RootFs};
+pub(crate) use pause::{Pause, PauseConfig};
+pub(crate) use pod_sockets::NamespaceSockets;
+pub(crate) use process::{Exit, Process};
+pub(crate) use spawner::Spawner;
+pub(crate) use stdio::{Stdio, Streams, Terminal};

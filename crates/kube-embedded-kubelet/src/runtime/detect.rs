@@ -1,0 +1,86 @@
+//! Detection of the sandbox that works on this machine, by creating a pod's namespaces and a
+//! container in them.
+
+use super::{
+    launch::{Container, Launch, LaunchError, LaunchTarget, RootFs},
+    pause::{Pause, PauseConfig},
+    spawner::Spawner,
+    stdio::Stdio,
+};
+use crate::rlimit;
+use kube_embedded_core::network::Sandbox;
+use std::{fs, io, net::Ipv4Addr};
+
+/// Returns the stronger sandbox that works, and the reason.
+pub(crate) fn detect() -> (Sandbox, String) {
+    match attempt() {
+        Ok(()) => (
+            Sandbox::Namespaced,
+            "user, mount, pid, uts, ipc and network namespaces work here".to_owned(),
+        ),
+        Err(error) => {
+            let hint = hint(&|path| fs::read_to_string(path).ok());
+            (Sandbox::Plain, format!("namespaces do not work here: {error}{hint}"))
+        }
+    }
+}
+
+fn attempt() -> Result<(), LaunchError> {
+    let failed = |e: io::Error| LaunchError::Step("start a thread", e);
+    let spawner = Spawner::new(rlimit::open_files()).map_err(failed)?;
+    let guard = spawner.guard();
+    let config = PauseConfig {
+        hostname: "detect".to_owned(),
+        address: Ipv4Addr::new(10, 244, 0, 1),
+        user: 0,
+        group: 0,
+    };
+    let pause: Pause = spawner.blocking(move |thread| thread.pause(&config, guard))?;
+    let container = Container {
+        pause: pause.process.pidfd(),
+        root: RootFs::Empty,
+        read_only: false,
+        scratch: std::env::temp_dir(),
+        files: Vec::new(),
+        mounts: Vec::new(),
+    };
+    // Without a program, the child exits where it would execute it.
+    let launch = Launch {
+        argv: Vec::new(),
+        env: Vec::new(),
+        cwd: "/".to_owned(),
+        target: LaunchTarget::Container(Box::new(container)),
+        stdio: Stdio::Output,
+    };
+    let guard = spawner.guard();
+    spawner.blocking(move |thread| thread.launch(&launch, guard)).map(drop)
+}
+
+/// Names the kernel setting that forbids namespaces, if one does.
+fn hint(read: &dyn Fn(&str) -> Option<String>) -> String {
+    let is = |path: &str, value: &str| read(path).is_some_and(|text| text.trim() == value);
+    let setting = if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+        "kernel.apparmor_restrict_unprivileged_userns=0"
+    } else if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        "kernel.unprivileged_userns_clone=1"
+    } else if is("/proc/sys/user/max_user_namespaces", "0") {
+        "user.max_user_namespaces=10000"
+    } else {
+        return String::new();
+    };
+    format!(" (`sudo sysctl {setting}` would allow them)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hint_names_the_restricting_sysctl() {
+        assert_eq!(hint(&|_| None), "");
+        let ubuntu = |path: &str| path.contains("apparmor").then(|| "1\n".to_owned());
+        assert!(hint(&ubuntu).contains("apparmor_restrict_unprivileged_userns=0"));
+        let none = |path: &str| path.contains("max_user").then(|| "0\n".to_owned());
+        assert!(hint(&none).contains("max_user_namespaces"));
+    }
+}

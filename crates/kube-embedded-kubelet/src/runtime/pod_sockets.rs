@@ -1,0 +1,201 @@
+//! Sockets of a pod's network namespace, created in advance: a load balancer opens thousands of
+//! connections a second, and asking the pause process for each would cost a round trip.
+
+use super::{
+    fd::owned,
+    pause::Pause,
+    scm_rights::{self, MAX_FDS},
+    socket_request::{SocketKind, SocketRequest},
+    syscalls,
+};
+use futures::future::BoxFuture;
+use kube_embedded_core::{
+    network::PodSockets,
+    task::{Task, spawn_named},
+};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::Notify,
+};
+
+/// The size of the pool of an idle pod. Small, because each socket is an open file.
+const IDLE_SIZE: usize = 4;
+/// The largest size of a pool; a refill of that many fits into one message.
+const MAX_SIZE: usize = 192;
+/// The pool shrinks again after this long without a connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The sockets of one pod's network namespace.
+pub(crate) struct NamespaceSockets {
+    shared: Arc<Shared>,
+    /// Keeps the pool filled; aborted when dropped.
+    _refill: Task<()>,
+}
+
+struct Shared {
+    pool: Mutex<Vec<OwnedFd>>,
+    /// The size that the pool is refilled to; doubles whenever the pool ran dry.
+    target: AtomicUsize,
+    low: Notify,
+    /// The socket to the pause process. Locked for a request and its response, which would mix up
+    /// with others otherwise.
+    channel: tokio::sync::Mutex<AsyncFd<Arc<OwnedFd>>>,
+}
+
+impl NamespaceSockets {
+    /// Must be called within a Tokio runtime.
+    pub(crate) fn new(pause: &Pause) -> io::Result<Self> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        // SAFETY: `AsyncFd` holds a clone of the Arc, so the descriptor stays open, and is the same
+        // one, for as long as it is registered.
+        let channel = unsafe { AsyncFd::register_with_interest(pause.socket.clone(), both)? };
+        let shared = Arc::new(Shared {
+            pool: Mutex::default(),
+            target: AtomicUsize::new(IDLE_SIZE),
+            low: Notify::new(),
+            channel: tokio::sync::Mutex::new(channel),
+        });
+        let refill = spawn_named("pod socket pool", refill(shared.clone()));
+        Ok(Self { shared, _refill: refill })
+    }
+}
+
+impl PodSockets for NamespaceSockets {
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
+        Box::pin(async move {
+            let socket = self.shared.take().await?;
+            TcpSocket::from_std_stream(socket.into()).connect(to).await
+        })
+    }
+
+    fn listen(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<TcpListener>> {
+        Box::pin(async move {
+            let IpAddr::V4(address) = on.ip() else {
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "pods have no IPv6 addresses",
+                ));
+            };
+            let request =
+                SocketRequest { kind: SocketKind::Listener, count: 1, port: on.port(), address };
+            let sockets = self.shared.request(request).await?;
+            let listener = sockets.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?;
+            TcpListener::from_std(listener.into())
+        })
+    }
+}
+
+impl Shared {
+    async fn take(&self) -> io::Result<OwnedFd> {
+        loop {
+            let (socket, left) = {
+                let mut pool = self.lock();
+                let socket = pool.pop();
+                (socket, pool.len())
+            };
+            let target = self.target.load(Ordering::Relaxed);
+            if let Some(socket) = socket {
+                if left * 2 < target {
+                    self.low.notify_one();
+                }
+                return Ok(socket);
+            }
+            self.target.store((target * 2).min(MAX_SIZE), Ordering::Relaxed);
+            self.fill().await?;
+        }
+    }
+
+    /// Fills the pool up to its target. A caller that had to wait for the channel finds it filled.
+    async fn fill(&self) -> io::Result<()> {
+        let channel = self.channel.lock().await;
+        let missing = self.target.load(Ordering::Relaxed).saturating_sub(self.lock().len());
+        if missing == 0 {
+            return Ok(());
+        }
+        let count = missing.min(MAX_FDS) as u8;
+        let address = Ipv4Addr::UNSPECIFIED;
+        let request = SocketRequest { kind: SocketKind::Stream, count, port: 0, address };
+        let sockets = round_trip(&channel, request).await?;
+        self.lock().extend(sockets);
+        Ok(())
+    }
+
+    async fn request(&self, request: SocketRequest) -> io::Result<Vec<OwnedFd>> {
+        round_trip(&*self.channel.lock().await, request).await
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<OwnedFd>> {
+        self.pool.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// Keeps the pool filled, and shrinks it when the pod is idle, until the pod is removed.
+async fn refill(shared: Arc<Shared>) {
+    loop {
+        if shared.fill().await.is_err() {
+            return; // The pause process has exited; `connect` returns the error.
+        }
+        loop {
+            match tokio::time::timeout(IDLE_TIMEOUT, shared.low.notified()).await {
+                Ok(()) => break,
+                Err(_) if shared.target.load(Ordering::Relaxed) > IDLE_SIZE => {
+                    shared.target.store(IDLE_SIZE, Ordering::Relaxed);
+                    shared.lock().truncate(IDLE_SIZE);
+                }
+                Err(_) => {
+                    shared.low.notified().await;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Sends a request to the pause process and receives its sockets.
+async fn round_trip(
+    channel: &AsyncFd<Arc<OwnedFd>>,
+    request: SocketRequest,
+) -> io::Result<Vec<OwnedFd>> {
+    let bytes = request.bytes();
+    channel
+        .async_io(Interest::WRITABLE, |fd| {
+            // SAFETY: pointer and length are of `bytes`; the descriptor is open while `channel` is.
+            let sent = unsafe {
+                libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL)
+            };
+            if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        })
+        .await
+        .map_err(pod_gone)?;
+    let (sockets, errno) = channel
+        .async_io(Interest::READABLE, |fd| receive(fd.as_raw_fd()))
+        .await
+        .map_err(pod_gone)?;
+    if sockets.is_empty() { Err(io::Error::from_raw_os_error(errno)) } else { Ok(sockets) }
+}
+
+fn pod_gone(error: io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::HostUnreachable, format!("the pod has been removed: {error}"))
+}
+
+fn receive(channel: RawFd) -> io::Result<(Vec<OwnedFd>, i32)> {
+    let (mut text, mut fds) = ([0u8; 8], [-1; MAX_FDS]);
+    let received = scm_rights::receive(channel, &mut text, &mut fds);
+    let (read, count) = received.map_err(io::Error::from_raw_os_error)?;
+    if read == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let sockets = fds.iter().take(count).map(|fd| owned(*fd)).collect::<io::Result<_>>()?;
+    Ok((sockets, syscalls::parse(text).1))
+}

@@ -1,0 +1,129 @@
+//! Serves the subresources `log`, `exec`, `attach` and `portforward` of pods (the kubelet's server).
+
+use crate::{
+    exec_attach::RunningContainer, kubelet::Kubelet, pod::handle::PodHandle, status::State,
+};
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture, stream::BoxStream};
+use kube_embedded_core::{
+    network::Sandbox,
+    node_api::{LogOptions, NodeApi, NodeError, Session, StreamOptions},
+};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+use tokio::net::TcpStream;
+
+impl NodeApi for Kubelet {
+    fn logs(
+        &self,
+        namespace: &str,
+        pod: &str,
+        options: LogOptions,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Bytes>, NodeError>> {
+        let result = self.pod(namespace, pod).and_then(|pod| read_log(&pod, &options));
+        async move { result }.boxed()
+    }
+
+    fn exec(
+        &self,
+        namespace: &str,
+        pod: &str,
+        command: Vec<String>,
+        options: StreamOptions,
+    ) -> BoxFuture<'_, Result<Session, NodeError>> {
+        let running = self.running(namespace, pod, &options.container);
+        async move { running?.exec(command, &options).await }.boxed()
+    }
+
+    fn attach(
+        &self,
+        namespace: &str,
+        pod: &str,
+        options: StreamOptions,
+    ) -> BoxFuture<'_, Result<Session, NodeError>> {
+        let running = self.running(namespace, pod, &options.container);
+        async move { Ok(running?.attach(&options).await) }.boxed()
+    }
+
+    fn connect(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> BoxFuture<'_, Result<TcpStream, NodeError>> {
+        let pod = self.pod(namespace, pod);
+        async move { connect(&*pod?, port).await }.boxed()
+    }
+}
+
+impl Kubelet {
+    fn pod(&self, namespace: &str, pod: &str) -> Result<Arc<PodHandle>, NodeError> {
+        let found = self.workers.find(namespace, pod);
+        found.ok_or_else(|| NodeError::NotFound(format!("pods {pod:?} not found")))
+    }
+
+    fn running(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+    ) -> Result<Arc<RunningContainer>, NodeError> {
+        let running = self.pod(namespace, pod)?.running().get(container).cloned();
+        running.ok_or_else(|| NodeError::Internal(format!("container not found ({container:?})")))
+    }
+}
+
+/// Connects to a port as if from inside the pod: a program may listen on its loopback alone.
+async fn connect(pod: &PodHandle, port: u16) -> Result<TcpStream, NodeError> {
+    let (ip, running) = {
+        let view = pod.view();
+        (view.ip, view.sandbox)
+    };
+    let Some(ip) = ip.filter(|_| running) else {
+        return Err(NodeError::Internal(format!("pod {:?} is not running", pod.name)));
+    };
+    let runtime = &pod.runtime;
+    let stream = match runtime.sandbox {
+        Sandbox::Namespaced => {
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            runtime.network.connect_from(ip.into(), to).await
+        }
+        Sandbox::Plain => runtime.network.connect(SocketAddr::from((ip, port))).await,
+    };
+    stream.map_err(|e| {
+        NodeError::Internal(format!(
+            "failed to connect to localhost:{port} inside namespace of pod {:?}: {e}",
+            pod.name
+        ))
+    })
+}
+
+fn read_log(pod: &PodHandle, options: &LogOptions) -> Result<BoxStream<'static, Bytes>, NodeError> {
+    let view = pod.view();
+    let name = match (&options.container, view.containers.as_slice()) {
+        (Some(name), _) => name.clone(),
+        (None, [only]) => only.name.clone(),
+        (None, several) => {
+            let names: Vec<&str> = several.iter().map(|v| v.name.as_str()).collect();
+            return Err(NodeError::BadRequest(format!(
+                "a container name must be specified for pod {}, choose one of: [{}]",
+                pod.name,
+                names.join(" ")
+            )));
+        }
+    };
+    let mut all = view.containers.iter().zip(&pod.logs).chain(view.init.iter().zip(&pod.init_logs));
+    let Some((view, log)) = all.find(|(v, _)| v.name == name) else {
+        return Err(NodeError::BadRequest(format!(
+            "container {name} is not valid for pod {}",
+            pod.name
+        )));
+    };
+    let waiting = match &view.state {
+        State::Waiting { reason, .. } => reason.as_str(),
+        _ => "ContainerCreating",
+    };
+    log.read(options, &name, &pod.name, waiting)
+}

@@ -1,0 +1,96 @@
+//! The certificates of one Ingress address, chosen by the name that a TLS client sends.
+
+use super::route_table::host_name;
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+use tokio_rustls::rustls::{
+    self,
+    crypto::ring,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+
+/// Why TLS could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    #[error("failed to generate a certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+    #[error("failed to configure TLS: {0}")]
+    Config(#[from] rustls::Error),
+}
+
+/// Certificates by host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Certificates {
+    hosts: HashMap<String, Arc<CertifiedKey>>,
+    /// `foo.com` for `*.foo.com`.
+    wildcards: HashMap<String, Arc<CertifiedKey>>,
+    /// That of an entry without hosts, for every name that has no other.
+    others: Option<Arc<CertifiedKey>>,
+}
+
+/// The certificates at the moment, and the one for all other names.
+#[derive(Debug)]
+pub(crate) struct CertificateResolver {
+    current: RwLock<Arc<Certificates>>,
+    default: Arc<CertifiedKey>,
+}
+
+/// Generates the certificate for names that no Secret covers. It is self-signed, so clients warn.
+pub(crate) fn self_signed() -> Result<Arc<CertifiedKey>, TlsError> {
+    let key = rcgen::KeyPair::generate()?;
+    let mut params = rcgen::CertificateParams::new(vec!["ingress.local".to_owned()])?;
+    // The name that ingress-nginx uses.
+    let name = "Kubernetes Ingress Controller Fake Certificate";
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let certificate = params.self_signed(&key)?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let chain = vec![certificate.der().clone()];
+    Ok(Arc::new(CertifiedKey::from_der(chain, key, &ring::default_provider())?))
+}
+
+impl Certificates {
+    /// Adds the certificate of a host, of a wildcard such as `*.foo.com`, or, without a host, of all
+    /// others. An existing one is kept.
+    pub(crate) fn add(&mut self, host: Option<&str>, certificate: Arc<CertifiedKey>) {
+        let Some(host) = host.map(host_name) else {
+            self.others.get_or_insert(certificate);
+            return;
+        };
+        let (names, name) = match host.strip_prefix("*.") {
+            Some(parent) => (&mut self.wildcards, parent),
+            None => (&mut self.hosts, &*host),
+        };
+        names.entry(name.to_owned()).or_insert(certificate);
+    }
+
+    fn find(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+        let named = name.map(host_name).and_then(|name| {
+            let wildcard = || self.wildcards.get(name.split_once('.')?.1);
+            self.hosts.get(&*name).or_else(wildcard)
+        });
+        named.or(self.others.as_ref())
+    }
+}
+
+impl CertificateResolver {
+    pub(crate) fn new(default: Arc<CertifiedKey>) -> Self {
+        Self { current: RwLock::default(), default }
+    }
+
+    /// Replaces the certificates of new handshakes.
+    pub(crate) fn set(&self, certificates: Certificates) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certificates);
+    }
+}
+
+impl ResolvesServerCert for CertificateResolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let certificates = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Some(certificates.find(hello.server_name()).unwrap_or(&self.default).clone())
+    }
+}

@@ -1,0 +1,146 @@
+//! One client connection, and what becomes of its requests.
+
+use super::{
+    head::{self, ForwardedHeaders},
+    refusal::Refusal,
+    request_body::RequestBody,
+    response::ResponseBody,
+    signals::{ConnectionSignals, InFlight},
+    tunnel::Tunnel,
+};
+use crate::ingress::frontend::Frontend;
+use http::{Request, Response, StatusCode, Version, header};
+use hyper::{
+    body::{Body as _, Incoming},
+    upgrade,
+};
+use kube_embedded_core::network::Network;
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
+use tokio::time;
+
+/// The connection of a client.
+pub(super) struct Client {
+    pub(super) frontend: Arc<Frontend>,
+    pub(super) network: Arc<Network>,
+    pub(super) peer: SocketAddr,
+    forwarded: ForwardedHeaders,
+    pub(super) signals: Arc<ConnectionSignals>,
+    /// What the connection becomes after a protocol switch.
+    tunnel: Mutex<Option<Tunnel>>,
+}
+
+impl Client {
+    pub(super) fn new(
+        frontend: Arc<Frontend>,
+        network: Arc<Network>,
+        peer: SocketAddr,
+        forwarded: ForwardedHeaders,
+    ) -> Self {
+        let (signals, tunnel) = Default::default();
+        Self { frontend, network, peer, forwarded, signals, tunnel }
+    }
+
+    pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Returns when the connection has been idle for the timeout, or the client reads nothing of its
+    /// response. One timer for a connection is cheaper than one for each request, so it may take
+    /// twice as long.
+    ///
+    /// Endpoints have shorter timeouts of their own: what does not move for longer than these waits
+    /// for the client.
+    pub(super) async fn idle(&self) {
+        let (timeouts, signals) = (self.frontend.timeouts, &self.signals);
+        let progress = || {
+            let frames = signals.frames.load(Ordering::Relaxed);
+            (signals.requests.load(Ordering::Relaxed), frames)
+        };
+        let writes = || signals.writes.load(Ordering::Relaxed);
+        let (mut before, mut written, mut stalled) = (progress(), writes(), 0);
+        loop {
+            time::sleep(timeouts.idle).await;
+            let blocked = signals.blocked.load(Ordering::Relaxed);
+            // A slow client is not an idle one: the kernel lets us write a megabyte at a time.
+            // Other writes mean nothing: over HTTP/2 they may be our own pings.
+            if progress() != before || blocked && writes() != written {
+                stalled = 0;
+            } else if !blocked && signals.in_flight.load(Ordering::Relaxed) == 0 {
+                return;
+            } else {
+                stalled += 1;
+            }
+            if stalled == timeouts.stalled_periods {
+                tracing::debug!(peer = %self.peer, "client reads nothing; closing its connection");
+                return;
+            }
+            (before, written) = (progress(), writes());
+        }
+    }
+
+    /// Responds to a request.
+    pub(super) async fn respond(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Infallible> {
+        let response = self.proxy(request).await;
+        Ok(response.unwrap_or_else(|refusal| {
+            let Refusal { status, text } = &refusal;
+            tracing::debug!(peer = %self.peer, %status, "request not proxied: {text}");
+            refusal.into_response()
+        }))
+    }
+
+    async fn proxy(
+        self: &Arc<Self>,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        let in_flight = InFlight::new(self.signals.clone());
+        let version = request.version();
+        let has_body = !request.body().is_end_stream();
+        if version < Version::HTTP_2 {
+            self.signals.unread.store(has_body, Ordering::Relaxed);
+        }
+        let target = head::target(&request)?;
+        let table = self.frontend.route_table();
+        let Some(backend) = table.find(target.host(), target.path()) else {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "no rule matches this host and path"));
+        };
+        let requested_upgrade = head::requested_upgrade(&request);
+        let client_side = requested_upgrade.is_some().then(|| upgrade::on(&mut request));
+        let (mut parts, body) = request.into_parts();
+        let (body, progress) = match has_body {
+            false => (RequestBody::empty(), None),
+            true => {
+                let (body, progress) = RequestBody::new(body, self.signals.clone());
+                (body, Some(progress))
+            }
+        };
+        let upgrade = requested_upgrade.as_ref();
+        head::for_endpoint(&mut parts, target, &self.forwarded, upgrade, progress.is_some())?;
+        let request = Request::from_parts(parts, body);
+        let (mut response, connection) =
+            self.forward(backend, request, progress.as_deref()).await?;
+
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switched {
+            let (Some(client), Some(_)) = (client_side, response.headers().get(header::UPGRADE))
+            else {
+                let text = "the endpoint switched protocols without a request to";
+                return Err(Refusal::new(StatusCode::BAD_GATEWAY, text));
+            };
+            let tunnel = Tunnel { client, endpoint: upgrade::on(&mut response) };
+            *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+        }
+        let (mut parts, body) = response.into_parts();
+        head::for_client(&mut parts, switched);
+        let until_close = version < Version::HTTP_11;
+        let timeout = self.frontend.timeouts.response;
+        let body = ResponseBody::new(body, connection, until_close, progress, in_flight, timeout);
+        Ok(Response::from_parts(parts, body))
+    }
+}

@@ -1,0 +1,142 @@
+//! The client's end of a connection, as hyper reads and writes it.
+
+use super::signals::ConnectionSignals;
+use crate::data_plane::ProxyStream;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use std::{
+    future::Future,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::ReadBuf,
+    time::{self, Sleep},
+};
+
+/// The time and the bytes for which the input of a client is drained that still sends a body.
+const LINGER: (Duration, usize) = (Duration::from_secs(5), 16 << 20);
+
+/// A stream that ends in a reset if a response on it was cut short: a response to an HTTP/1.0 client
+/// ends with its connection, and an orderly end would make it look complete.
+pub(super) struct ClientIo<S: ProxyStream> {
+    /// `None` only once taken.
+    stream: Option<TokioIo<S>>,
+    signals: Arc<ConnectionSignals>,
+    linger: Linger,
+}
+
+/// The state of a lingering close: after the response is sent, input is drained for a while, because
+/// closing a socket with unread bytes resets it, and the client may lose its response.
+enum Linger {
+    No,
+    Reading { until: Pin<Box<Sleep>>, left: usize },
+}
+
+impl<S: ProxyStream> ClientIo<S> {
+    pub(super) fn new(stream: S, signals: Arc<ConnectionSignals>) -> Self {
+        Self { stream: Some(TokioIo::new(stream)), signals, linger: Linger::No }
+    }
+
+    pub(super) fn into_inner(mut self) -> Option<S> {
+        self.stream.take().map(TokioIo::into_inner)
+    }
+
+    fn record(&self, written: &Poll<io::Result<usize>>) {
+        self.signals.blocked.store(written.is_pending(), Ordering::Relaxed);
+        if written.is_ready() {
+            self.signals.writes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn stream(self: Pin<&mut Self>) -> io::Result<Pin<&mut TokioIo<S>>> {
+        let stream = self.get_mut().stream.as_mut().map(Pin::new);
+        stream.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl<S: ProxyStream> Drop for ClientIo<S> {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream
+            && self.signals.truncated.load(Ordering::Relaxed)
+        {
+            stream.inner().reset();
+        }
+    }
+}
+
+impl<S: ProxyStream> Read for ClientIo<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream()?.poll_read(cx, buffer)
+    }
+}
+
+impl<S: ProxyStream> Write for ClientIo<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.as_mut().stream()?.poll_write(cx, bytes);
+        self.record(&written);
+        written
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // An orderly end would precede the reset.
+        if self.signals.truncated.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let this = self.get_mut();
+        let Some(stream) = this.stream.as_mut().map(TokioIo::inner_mut) else {
+            return Poll::Ready(Ok(()));
+        };
+        if !this.signals.unread.load(Ordering::Relaxed) {
+            // hyper drops the stream next, which ends a bare socket as well and saves a call.
+            return stream.poll_close(cx);
+        }
+        if let Linger::No = this.linger {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+            this.linger =
+                Linger::Reading { until: Box::pin(time::sleep(LINGER.0)), left: LINGER.1 };
+        }
+        if let Linger::Reading { until, left } = &mut this.linger {
+            let mut drained = [0; 8 * 1024];
+            while *left > 0 && until.as_mut().poll(cx).is_pending() {
+                let mut read = ReadBuf::new(&mut drained);
+                match ready!(Pin::new(&mut *stream).poll_read(cx, &mut read)) {
+                    Ok(()) if !read.filled().is_empty() => {
+                        *left = left.saturating_sub(read.filled().len());
+                    }
+                    _ => break,
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.as_ref().is_some_and(Write::is_write_vectored)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.as_mut().stream()?.poll_write_vectored(cx, bytes);
+        self.record(&written);
+        written
+    }
+}

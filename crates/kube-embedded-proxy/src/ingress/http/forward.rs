@@ -1,0 +1,186 @@
+//! Forwards a request to an endpoint, and retries with another connection or endpoint.
+//!
+//! A request is sent again only if that cannot make it happen twice: nothing of it was written, or it
+//! has no body and an idempotent method (RFC 9110, 9.2.2).
+
+use super::{
+    client::Client,
+    pool::{self, PooledConnection},
+    refusal::Refusal,
+    request_body::{RequestBody, UploadProgress},
+};
+use crate::{ingress::route_table::Backend, route::Route};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use std::{collections::BTreeSet, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use tokio::time::{self, Instant};
+
+/// The timeout of connecting, over all endpoints, each time that a request needs it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Attempts to send a request that is lost after it was written.
+const MAX_SENDS: usize = 3;
+
+impl Client {
+    /// Returns the head of the response, and the connection that it arrived on.
+    pub(super) async fn forward(
+        &self,
+        backend: &Backend,
+        mut request: Request<RequestBody>,
+        progress: Option<&UploadProgress>,
+    ) -> Result<(Response<Incoming>, PooledConnection), Refusal> {
+        let may_repeat = progress.is_none() && is_idempotent(request.method());
+        let mut tried = Vec::new();
+        let mut lost = 0;
+        let mut last = None;
+        loop {
+            let (mut connection, reused) =
+                match self.connection(backend, &mut tried, lost > 0).await {
+                    Ok(found) => found,
+                    Err(refusal) => return Err(last.unwrap_or(refusal)),
+                };
+            let spare = may_repeat.then(|| copy(&request));
+            let sent = pin!(connection.sender.try_send_request(request));
+            let mut error = match wait(sent, progress, self.frontend.timeouts.response).await? {
+                Ok(response) => return Ok((response, connection)),
+                Err(error) => error,
+            };
+            request = match (error.take_message(), spare) {
+                // Only a reused connection ends before anything is written, or that of an endpoint
+                // which closes it at once.
+                (Some(unsent), _) => unsent,
+                (None, Some(spare)) if lost + 1 < MAX_SENDS && !error.error().is_parse() => {
+                    lost += 1;
+                    spare
+                }
+                _ => return Err(failed(backend, error.error())),
+            };
+            if !reused {
+                tried.push(connection.endpoint);
+                last = Some(failed(backend, error.error()));
+            }
+        }
+    }
+
+    /// Returns a connection to a random endpoint, an idle one unless it must be `fresh`, and whether
+    /// it was used before. Endpoints that cannot be connected to are added to `tried`.
+    async fn connection(
+        &self,
+        backend: &Backend,
+        tried: &mut Vec<SocketAddr>,
+        fresh: bool,
+    ) -> Result<(PooledConnection, bool), Refusal> {
+        let mut since = None;
+        let mut failure = None;
+        loop {
+            let Some(endpoint) = backend.route.choose(self.peer.ip(), tried) else {
+                return Err(unreachable(backend, tried, failure));
+            };
+            if !fresh
+                && let Some(connection) = PooledConnection::take_idle(endpoint, &backend.route)
+            {
+                return Ok((connection, true));
+            }
+            if !pool::may_open() {
+                let text = "the proxy has reached its limit of connections to endpoints";
+                return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
+            }
+            let left =
+                CONNECT_TIMEOUT.saturating_sub(since.get_or_insert_with(Instant::now).elapsed());
+            // Boxed, because most requests need no connect, nor the memory for its state.
+            let within = left.min(backend.route.connect_timeout());
+            match Box::pin(self.connect(endpoint, &backend.route, within)).await {
+                Ok(connection) => return Ok((connection, false)),
+                Err(error) => {
+                    tracing::debug!(%endpoint, %error, "failed to connect to endpoint");
+                    let timed_out = error.kind() == io::ErrorKind::TimedOut;
+                    backend.route.record_failure(tried, endpoint, timed_out);
+                    failure = Some(error);
+                }
+            }
+        }
+    }
+}
+
+impl Client {
+    async fn connect(
+        &self,
+        endpoint: SocketAddr,
+        route: &Arc<Route>,
+        within: Duration,
+    ) -> io::Result<PooledConnection> {
+        let stream = time::timeout(within, self.network.connect(endpoint)).await??;
+        let connection = PooledConnection::new(stream, endpoint, route).await;
+        connection.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+/// Waits for the head of the response as long as anything moves.
+async fn wait<T>(
+    sent: impl Future<Output = T>,
+    progress: Option<&UploadProgress>,
+    limit: Duration,
+) -> Result<T, Refusal> {
+    let mut sent = pin!(sent);
+    loop {
+        if let Ok(response) = time::timeout(limit, sent.as_mut()).await {
+            return Ok(response);
+        }
+        match progress {
+            Some(progress) if progress.moved() => {}
+            Some(progress) if progress.awaits_client() => {
+                let text = "timed out waiting for the rest of the request";
+                return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, text));
+            }
+            _ => {
+                let text = "timed out waiting for the endpoint";
+                return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, text));
+            }
+        }
+    }
+}
+
+/// Copies a request without a body, as far as an endpoint sees it.
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = Version::HTTP_11;
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
+}
+
+/// Chooses the status as ingress-nginx does: 503 without endpoints, 502 if none accepts a connection,
+/// 504 if the last one timed out.
+fn unreachable(backend: &Backend, tried: &[SocketAddr], failure: Option<io::Error>) -> Refusal {
+    let name = &backend.name;
+    if tried.is_empty() {
+        let text = format!("no endpoint of {name} is ready");
+        return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text);
+    }
+    let tried = tried.iter().collect::<BTreeSet<_>>().len();
+    match failure {
+        Some(error) if error.kind() == io::ErrorKind::TimedOut => {
+            let text = format!("none of {tried} endpoints of {name} accepted a connection in time");
+            Refusal::new(StatusCode::GATEWAY_TIMEOUT, text)
+        }
+        _ => {
+            let text = format!("none of {tried} endpoints of {name} accepted a connection");
+            Refusal::new(StatusCode::BAD_GATEWAY, text)
+        }
+    }
+}
+
+fn failed(backend: &Backend, error: &hyper::Error) -> Refusal {
+    let name = &backend.name;
+    let text = match error {
+        e if e.is_parse() => format!("an endpoint of {name} sent an invalid response"),
+        // The client is gone, so this is only logged.
+        e if e.is_user() => format!("the body of the request to {name} was cut off"),
+        _ => format!("an endpoint of {name} closed the connection without a response"),
+    };
+    Refusal::new(StatusCode::BAD_GATEWAY, text)
+}

@@ -1,0 +1,165 @@
+//! The handler of HTTP and HTTPS listeners.
+
+use super::{
+    client::Client,
+    client_io::ClientIo,
+    head::ForwardedHeaders,
+    limits::{
+        BODY_BUFFER, CONNECTION_WINDOW, HANDSHAKE_TIMEOUT, HEAD_BYTES, MAX_STREAMS, PING_INTERVAL,
+        STREAM_WINDOW,
+    },
+};
+use crate::{
+    data_plane::{AcceptedConnection, Handler, ProxyStream},
+    ingress::frontend::Frontend,
+};
+use futures::{FutureExt, future::BoxFuture};
+use http::HeaderValue;
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube_embedded_core::network::Network;
+use std::{net::SocketAddr, pin::pin, sync::Arc};
+use tokio::{net::TcpStream, sync::watch, time};
+use tokio_rustls::TlsAcceptor;
+
+/// Serves HTTP on one port as its frontend says. The port always listens: a host or path without
+/// endpoints gets a response, not a refused connection.
+///
+/// When the listener is closed, connections end after the requests that are in flight.
+pub(crate) struct HttpListener {
+    frontend: Arc<Frontend>,
+    network: Arc<Network>,
+    tls: bool,
+    port: HeaderValue,
+    /// Dropped with the listener.
+    closed: watch::Sender<()>,
+}
+
+impl HttpListener {
+    /// Creates the handler of a listener at `at`, with TLS or without. TLS clients choose between
+    /// HTTP/1.1 and HTTP/2.
+    pub(crate) fn new(
+        frontend: Arc<Frontend>,
+        network: Arc<Network>,
+        tls: bool,
+        at: SocketAddr,
+    ) -> Self {
+        let port = HeaderValue::from(at.port());
+        Self { frontend, network, tls, port, closed: watch::Sender::new(()) }
+    }
+}
+
+impl Handler for HttpListener {
+    fn handle(&self, connection: AcceptedConnection) -> BoxFuture<'static, ()> {
+        let AcceptedConnection { stream, peer } = connection;
+        let forwarded = ForwardedHeaders::new(peer, self.tls, self.port.clone());
+        let (frontend, network) = (self.frontend.clone(), self.network.clone());
+        let client = Arc::new(Client::new(frontend, network, peer, forwarded));
+        let closed = self.closed.subscribe();
+        match self.tls {
+            false => serve_http1(stream, client, closed).boxed(),
+            true => serve_tls(self.frontend.tls().into(), stream, client, closed).boxed(),
+        }
+    }
+}
+
+async fn serve_tls(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    client: Arc<Client>,
+    closed: watch::Receiver<()>,
+) {
+    // A failed handshake is closed without an HTTP response.
+    let stream = match time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(peer = %client.peer, %error, "TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(peer = %client.peer, "TLS handshake timed out");
+            return;
+        }
+    };
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => serve_http2(stream, client, closed).await,
+        _ => serve_http1(stream, client, closed).await,
+    }
+}
+
+async fn serve_http1<S: ProxyStream>(
+    stream: S,
+    client: Arc<Client>,
+    mut closed: watch::Receiver<()>,
+) {
+    let io = ClientIo::new(stream, client.signals.clone());
+    let service = service_fn(|request| client.clone().respond(request));
+    let connection = http1::Builder::new()
+        .max_buf_size(BODY_BUFFER)
+        .max_header_size(HEAD_BYTES)
+        .serve_connection(io, service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        _ = closed.changed() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                biased;
+                ended = connection => ended,
+                () = client.idle() => return,
+            }
+        }
+        () = client.idle() => return,
+    };
+    match ended {
+        Ok(()) => {
+            if let Some(tunnel) = client.take_tunnel() {
+                Box::pin(tunnel.copy::<S>()).await;
+            }
+        }
+        Err(error) => tracing::debug!(peer = %client.peer, %error, "client connection failed"),
+    }
+}
+
+async fn serve_http2<S: ProxyStream>(
+    stream: S,
+    client: Arc<Client>,
+    mut closed: watch::Receiver<()>,
+) {
+    let io = ClientIo::new(stream, client.signals.clone());
+    let service = service_fn(|request| client.clone().respond(request));
+    // h2 itself bounds streams that a client resets before the response: 20 that wait to be
+    // accepted, and 1024 of our own errors, then the connection ends (CVE-2023-44487).
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(HEAD_BYTES as u32)
+        .max_send_buf_size(BODY_BUFFER)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING_INTERVAL)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => {
+            if let Err(error) = ended {
+                tracing::debug!(peer = %client.peer, %error, "client connection failed");
+            }
+            return;
+        }
+        _ = closed.changed() => {}
+        () = client.idle() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        biased;
+        _ = connection => {}
+        () = client.idle() => {}
+    }
+}

@@ -1,0 +1,207 @@
+//! A pool of idle connections to endpoints.
+//!
+//! Each worker of the data plane has its own, so nothing is locked and a request never leaves its
+//! worker. A connection that its endpoint has closed is recognized when it is taken; one whose
+//! endpoint is no longer ready is swept out.
+
+use super::{limits::BODY_BUFFER, request_body::RequestBody};
+use crate::route::Route;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    mem,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{net::TcpStream, runtime::Handle, time};
+
+/// Idle connections of a worker to one endpoint.
+const MAX_IDLE_PER_ENDPOINT: usize = 64;
+/// Idle connections of a worker.
+const MAX_IDLE: usize = 1024;
+/// Connections of a worker, idle or not, so that requests that hang do not take all descriptors.
+const MAX_OPEN: usize = 4096;
+/// The interval of sweeps for connections that are too old or whose endpoint is not ready.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Sweeps after which an idle connection is too old: as many seconds as with nginx.
+const MAX_AGE: u64 = 60;
+/// The time for an endpoint to read the rest of a request that it has responded to already.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+    static OPEN: Cell<usize> = const { Cell::new(0) };
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: HashMap<SocketAddr, Vec<Idle>>,
+    count: usize,
+    sweeps: u64,
+    sweeping: bool,
+}
+
+struct Idle {
+    connection: PooledConnection,
+    since: u64,
+}
+
+/// A connection to an endpoint, for one request at a time.
+pub(super) struct PooledConnection {
+    pub(super) sender: SendRequest<RequestBody>,
+    pub(super) endpoint: SocketAddr,
+    route: Arc<Route>,
+}
+
+impl PooledConnection {
+    /// Takes the most recently used idle connection to the endpoint.
+    pub(super) fn take_idle(endpoint: SocketAddr, route: &Arc<Route>) -> Option<Self> {
+        let mut connection =
+            POOL.try_with(|pool| pool.borrow_mut().take(endpoint)).ok().flatten()?;
+        if !Arc::ptr_eq(&connection.route, route) {
+            connection.route = route.clone();
+        }
+        Some(connection)
+    }
+
+    /// Starts HTTP on a stream, driven by a task of its own. Returns `None` if the endpoint does not
+    /// take part, or the worker has reached its limit.
+    pub(super) async fn new(
+        stream: TcpStream,
+        endpoint: SocketAddr,
+        route: &Arc<Route>,
+    ) -> Option<Self> {
+        let _ = stream.set_nodelay(true);
+        let opened = OpenCount::new()?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(BODY_BUFFER);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(async move {
+            let _opened = opened;
+            // The request in flight gets the error as well.
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%endpoint, %error, "upstream connection failed");
+            }
+        });
+        Some(Self { sender, endpoint, route: route.clone() })
+    }
+
+    /// Returns the connection to the pool if it can take another request.
+    pub(super) fn release(mut self) {
+        if self.sender.is_ready() {
+            put(self);
+        } else if !self.sender.is_closed()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            // The endpoint responded before it had read all of the request.
+            runtime.spawn(async move {
+                if let Ok(Ok(())) = time::timeout(DRAIN_TIMEOUT, self.sender.ready()).await {
+                    put(self);
+                }
+            });
+        }
+    }
+}
+
+/// Returns whether this worker may open another connection.
+pub(super) fn may_open() -> bool {
+    OPEN.try_with(Cell::get).is_ok_and(|opened| opened < MAX_OPEN)
+}
+
+fn put(connection: PooledConnection) {
+    if !connection.route.may_reuse(connection.endpoint) {
+        return;
+    }
+    let (refused, sweep) = POOL
+        .try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            (pool.put(connection), !mem::replace(&mut pool.sweeping, true))
+        })
+        .unwrap_or_default();
+    drop(refused);
+    if sweep && let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(sweep_until_empty());
+    }
+}
+
+async fn sweep_until_empty() {
+    loop {
+        time::sleep(SWEEP_INTERVAL).await;
+        let swept = POOL.try_with(|pool| pool.borrow_mut().sweep());
+        match swept {
+            // Dropping connections runs code that may borrow the pool.
+            Ok((out, more)) => {
+                drop(out);
+                if !more {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+impl Pool {
+    fn take(&mut self, endpoint: SocketAddr) -> Option<PooledConnection> {
+        let idle = self.idle.get_mut(&endpoint)?;
+        loop {
+            let Idle { connection, .. } = idle.pop()?;
+            self.count -= 1;
+            if connection.sender.is_ready() {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Adds an idle connection, or returns it if there is no room.
+    fn put(&mut self, connection: PooledConnection) -> Option<PooledConnection> {
+        let since = self.sweeps;
+        let idle = self.idle.entry(connection.endpoint).or_default();
+        if idle.len() >= MAX_IDLE_PER_ENDPOINT || self.count >= MAX_IDLE {
+            return Some(connection);
+        }
+        idle.push(Idle { connection, since });
+        self.count += 1;
+        None
+    }
+
+    /// Removes connections that are too old, closed or not to be reused. Returns them, and whether any
+    /// is left.
+    fn sweep(&mut self) -> (Vec<Idle>, bool) {
+        self.sweeps += 1;
+        let now = self.sweeps;
+        let mut out = Vec::new();
+        self.idle.retain(|_, idle| {
+            out.extend(idle.extract_if(.., |idle| {
+                now - idle.since > MAX_AGE
+                    || idle.connection.sender.is_closed()
+                    || !idle.connection.route.may_reuse(idle.connection.endpoint)
+            }));
+            !idle.is_empty()
+        });
+        self.count -= out.len();
+        self.sweeping = !self.idle.is_empty();
+        (out, self.sweeping)
+    }
+}
+
+/// Counts as a connection of this worker, on which it is created and dropped.
+struct OpenCount;
+
+impl OpenCount {
+    fn new() -> Option<Self> {
+        may_open().then(|| {
+            let _ = OPEN.try_with(|opened| opened.set(opened.get() + 1));
+            Self
+        })
+    }
+}
+
+impl Drop for OpenCount {
+    fn drop(&mut self) {
+        let _ = OPEN.try_with(|opened| opened.set(opened.get().saturating_sub(1)));
+    }
+}

@@ -1,0 +1,80 @@
+//! The body of a request, on its way to an endpoint.
+
+use super::signals::ConnectionSignals;
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+/// Passes frames on as they arrive. Without a body the request can be sent again.
+pub(super) struct RequestBody(Option<(Incoming, Arc<UploadProgress>)>);
+
+/// The progress of a body, from which it is decided who has timed out.
+pub(super) struct UploadProgress {
+    signals: Arc<ConnectionSignals>,
+    moved: AtomicBool,
+    /// The endpoint would accept more than the client has sent.
+    awaited: AtomicBool,
+}
+
+impl UploadProgress {
+    /// Returns whether anything moved since the last call.
+    pub(super) fn moved(&self) -> bool {
+        self.moved.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns whether the client is waited for.
+    pub(super) fn awaits_client(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
+    }
+}
+
+impl RequestBody {
+    pub(super) fn empty() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn new(
+        body: Incoming,
+        signals: Arc<ConnectionSignals>,
+    ) -> (Self, Arc<UploadProgress>) {
+        let (moved, awaited) = Default::default();
+        let progress = Arc::new(UploadProgress { signals, moved, awaited });
+        (Self(Some((body, progress.clone()))), progress)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some((body, progress)) = &mut self.get_mut().0 else { return Poll::Ready(None) };
+        progress.awaited.store(true, Ordering::Relaxed);
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        progress.signals.frames.fetch_add(1, Ordering::Relaxed);
+        if body.is_end_stream() || frame.is_none() {
+            progress.signals.unread.store(false, Ordering::Relaxed);
+        }
+        progress.awaited.store(false, Ordering::Relaxed);
+        progress.moved.store(true, Ordering::Relaxed);
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|(body, _)| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |(body, _)| body.size_hint())
+    }
+}

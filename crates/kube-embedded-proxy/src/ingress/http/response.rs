@@ -1,0 +1,141 @@
+//! The body of a response: an endpoint's as it arrives, or a line of the proxy's own.
+
+use super::{pool::PooledConnection, request_body::UploadProgress, signals::InFlight};
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use std::{
+    error::Error,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::time::{self, Instant, Sleep};
+
+/// The body of a response.
+pub(super) enum ResponseBody {
+    Text(Option<Bytes>),
+    Proxied {
+        body: Incoming,
+        /// Held until the body has ended; then the connection is free for another request.
+        connection: Option<PooledConnection>,
+        /// Whether the end of the connection ends the response (HTTP/1.0), so that the client cannot
+        /// tell a truncated response from a complete one unless its connection is reset.
+        until_close: bool,
+        /// Runs while the endpoint is waited for.
+        silence: Option<Pin<Box<Sleep>>>,
+        /// That of the request's body, which may still be in transit.
+        progress: Option<Arc<UploadProgress>>,
+        in_flight: InFlight,
+        /// The time that the endpoint may be silent.
+        timeout: Duration,
+    },
+}
+
+impl ResponseBody {
+    pub(super) fn new(
+        body: Incoming,
+        connection: PooledConnection,
+        until_close: bool,
+        progress: Option<Arc<UploadProgress>>,
+        in_flight: InFlight,
+        timeout: Duration,
+    ) -> Self {
+        let connection = match body.is_end_stream() {
+            true => {
+                connection.release();
+                None
+            }
+            false => Some(connection),
+        };
+        let silence = None;
+        Self::Proxied { body, connection, until_close, silence, progress, in_flight, timeout }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let (body, connection, until_close, silence, progress, in_flight, timeout) =
+            match self.get_mut() {
+                Self::Text(text) => {
+                    return Poll::Ready(text.take().map(|text| Ok(Frame::data(text))));
+                }
+                Self::Proxied {
+                    body,
+                    connection,
+                    until_close,
+                    silence,
+                    progress,
+                    in_flight,
+                    timeout,
+                } => (body, connection, until_close, silence, progress, in_flight, timeout),
+            };
+        let frame = match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                *silence = None;
+                in_flight.signals().frames.fetch_add(1, Ordering::Relaxed);
+                frame.map(|frame| frame.map_err(Self::Error::from))
+            }
+            Poll::Pending => {
+                ready!(poll_silence(silence, progress.as_deref(), *timeout, cx));
+                Some(Err("timed out waiting for the endpoint".into()))
+            }
+        };
+        match &frame {
+            Some(Err(error)) => {
+                tracing::debug!(%error, "response truncated");
+                *connection = None;
+                if *until_close {
+                    in_flight.signals().truncated.store(true, Ordering::Relaxed);
+                }
+            }
+            Some(Ok(_)) if !body.is_end_stream() => {}
+            _ => {
+                if let Some(connection) = connection.take() {
+                    connection.release();
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_none(),
+            Self::Proxied { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => {
+                SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len).try_into().unwrap_or(0))
+            }
+            Self::Proxied { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+/// Resolves when nothing has moved for the timeout, the request's body included.
+fn poll_silence(
+    silence: &mut Option<Pin<Box<Sleep>>>,
+    progress: Option<&UploadProgress>,
+    timeout: Duration,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let silence = silence.get_or_insert_with(|| Box::pin(time::sleep(timeout)));
+    loop {
+        ready!(silence.as_mut().poll(cx));
+        if !progress.is_some_and(UploadProgress::moved) {
+            return Poll::Ready(());
+        }
+        silence.as_mut().reset(Instant::now() + timeout);
+    }
+}

@@ -1,0 +1,28 @@
+//! An upgraded connection, such as a WebSocket: bytes both ways until both ends are done.
+
+use super::client_io::ClientIo;
+use crate::data_plane::{BidirectionalCopy, ProxyStream};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// Both ends, once hyper has released them.
+pub(super) struct Tunnel {
+    pub(super) client: OnUpgrade,
+    pub(super) endpoint: OnUpgrade,
+}
+
+impl Tunnel {
+    /// Copies bytes, first those that arrived along with the heads.
+    pub(super) async fn copy<S: ProxyStream>(self) {
+        let (Ok(client), Ok(endpoint)) = (self.client.await, self.endpoint.await) else { return };
+        let client = client.downcast::<ClientIo<S>>();
+        let endpoint = endpoint.downcast::<TokioIo<TcpStream>>();
+        // They have the types that the proxy gave to hyper.
+        let (Ok(client), Ok(endpoint)) = (client, endpoint) else { return };
+        let Some(stream) = client.io.into_inner() else { return };
+        BidirectionalCopy::new(stream, endpoint.io.into_inner())
+            .with_read(client.read_buf.to_vec(), endpoint.read_buf.to_vec())
+            .await;
+    }
+}

@@ -1,0 +1,225 @@
+//! The command line of `labs`.
+
+use crate::event::Events;
+use crate::lab::Lab;
+use crate::phases;
+use crate::report::{self, Format};
+use crate::run::{Exit, Runner};
+use anyhow::Context as _;
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use interrupt::interruption;
+use lab_environment::Environment;
+use log::LogFlags;
+use std::ffi::OsString;
+use std::future::Future;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+mod bench;
+mod interrupt;
+mod list;
+mod log;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    Every claim holds, or was skipped with a reason
+  1    A claim fails
+  2    Wrong usage
+  3    The environment failed
+  130  Interrupted, after cleaning up";
+
+/// Prove every claim of the article on canary deployments, with numbers
+#[derive(Debug, Parser)]
+#[command(name = "labs", version, after_help = help_footer())]
+struct Cli {
+    #[command(flatten)]
+    log: LogFlags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run labs on the cluster that an environment file describes
+    #[command(after_help = EXIT_CODES)]
+    Run(RunFlags),
+    /// List the labs and their claims
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain a lab and its place in the article
+    Explain {
+        /// The lab
+        #[arg(value_parser = PossibleValuesParser::new(lab_values()))]
+        lab: String,
+    },
+    /// Measure the load generator itself
+    #[command(hide = true)]
+    BenchSampler {
+        /// http://host[:port]/path
+        url: String,
+        /// Duration of the measurement in seconds
+        seconds: f64,
+    },
+}
+
+#[derive(Args, Debug)]
+struct RunFlags {
+    /// The labs to run, in the order of the article
+    #[arg(required = true, value_name = "LAB",
+        value_parser = PossibleValuesParser::new(lab_values().chain([all_value()])))]
+    labs: Vec<String>,
+    /// The environment file that describes the cluster (written by `cargo xtask`)
+    #[arg(long, value_name = "FILE")]
+    environment: PathBuf,
+    /// Print events as JSON, one per line; the last is the summary
+    #[arg(long)]
+    json: bool,
+    /// Directory for diagnostics of failed labs
+    #[arg(long, value_name = "DIR", default_value = "lab-failures")]
+    failures: PathBuf,
+    /// Keep the namespace at the end
+    #[arg(long)]
+    keep: bool,
+    /// Stop, as if interrupted, when standard input is closed, e.g. because the parent process died
+    #[arg(long)]
+    exit_with_stdin: bool,
+}
+
+/// The labs as values of an argument, for the help and for suggestions.
+fn lab_values() -> impl Iterator<Item = PossibleValue> {
+    phases::ALL.iter().map(|lab| PossibleValue::new(lab.name).help(lab.title))
+}
+
+fn all_value() -> PossibleValue {
+    PossibleValue::new("all").help("All labs")
+}
+
+/// The end of the help: labs and exit codes.
+fn help_footer() -> String {
+    let labs = phases::ALL.iter().map(|lab| format!("  {:<9}{}\n", lab.name, lab.title));
+    format!("Labs:\n{}\n{EXIT_CODES}", labs.collect::<String>())
+}
+
+/// Adds a suggestion for a misspelled subcommand where clap has none: its similarity measure fails for
+/// short words with swapped letters (`rnu`).
+fn with_suggestion(mut error: clap::Error) -> clap::Error {
+    let suggested = ContextKind::SuggestedSubcommand;
+    if let (Some(ContextValue::String(word)), None) =
+        (error.get(ContextKind::InvalidSubcommand), error.get(suggested))
+    {
+        let command = Cli::command();
+        let names = command.get_subcommands().filter(|command| !command.is_hide_set());
+        let edits = |name: &&str| strsim::osa_distance(word, name);
+        let nearest = names.map(clap::Command::get_name).min_by_key(edits);
+        let nearest = nearest.filter(|name| edits(name) * 3 <= name.len().max(word.len()));
+        if let Some(name) = nearest.map(str::to_owned) {
+            error.insert(suggested, ContextValue::Strings(vec![name]));
+        }
+    }
+    error
+}
+
+/// Runs the command with these arguments, the program's name first.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let exit = match Cli::try_parse_from(arguments).map_err(with_suggestion) {
+        Ok(cli) => cli.run(),
+        Err(error) => {
+            // A closed pipe is no failure.
+            _ = error.print();
+            if error.use_stderr() { Exit::Usage } else { Exit::Holds }
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+impl Cli {
+    fn run(self) -> Exit {
+        if let Err(error) = self.log.init() {
+            return exit_of(Err(error));
+        }
+        match self.command {
+            None => print(&Self::command().render_help().to_string()),
+            Some(Command::List { json: true }) => print(&(list::as_json() + "\n")),
+            Some(Command::List { json: false }) => print(&list::as_text()),
+            Some(Command::Explain { lab }) => match phases::find(&lab) {
+                Some(lab) => print(&list::explanation(lab)),
+                None => Exit::Usage,
+            },
+            Some(Command::Run(flags)) => flags.run(),
+            Some(Command::BenchSampler { url, seconds }) => {
+                exit_of(block_on(async move { Ok(print(&bench::sampler(&url, seconds).await?)) }))
+            }
+        }
+    }
+}
+
+impl RunFlags {
+    /// The selected labs in the order of the article, each once.
+    fn selected(&self) -> Vec<&'static Lab> {
+        let is_selected =
+            |lab: &&Lab| self.labs.iter().any(|name| name == lab.name || name == "all");
+        phases::ALL.iter().filter(is_selected).collect()
+    }
+
+    fn run(self) -> Exit {
+        let environment = match read_environment(&self.environment) {
+            Ok(environment) => environment,
+            Err(error) => return exit_of(Err(error)),
+        };
+        let labs = self.selected();
+        let (events, receiver) = Events::channel();
+        let format = if self.json { Format::Json } else { Format::Terminal };
+        let reporter = report::start(format, receiver);
+        let runner = Runner {
+            environment: Arc::new(environment),
+            events,
+            failures: Some(self.failures),
+            keep: self.keep,
+        };
+        let exit = block_on(async move {
+            let interrupted = interruption(self.exit_with_stdin)?;
+            Ok(runner.run(&labs, interrupted).await.exit)
+        });
+        // All senders are dropped by now, so the report ends after the last event.
+        _ = reporter.join();
+        exit_of(exit)
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.enable_all().build().context("failed to start the async runtime")?;
+    runtime.block_on(work)
+}
+
+fn read_environment(path: &Path) -> anyhow::Result<Environment> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("failed to read the environment {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| {
+        format!("{} is not an environment file as `cargo xtask` writes it", path.display())
+    })
+}
+
+/// Prints an error that is not part of a report, and returns the exit code.
+fn exit_of(exit: anyhow::Result<Exit>) -> Exit {
+    exit.unwrap_or_else(|error| {
+        _ = writeln!(std::io::stderr(), "error: {error:#}");
+        Exit::Infrastructure
+    })
+}
+
+/// Prints to standard output. A closed pipe, as with `head`, is no failure.
+fn print(text: &str) -> Exit {
+    _ = std::io::stdout().write_all(text.as_bytes());
+    Exit::Holds
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! Diagnostics of a lab that failed: one line that names the layer at fault, and a folder with objects,
+//! events, logs and samples. Gathering is separate from judging, which is tested without a cluster.
+
+use crate::claim::Outcome;
+use crate::context::{Context, NODE_PORT};
+use crate::event::Event;
+use crate::names::NAMESPACE;
+use crate::sampler::Sample;
+use anyhow::Context as _;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{Event as ClusterEvent, Node, Pod, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::api::{ListParams, LogParams};
+use kube::{Api, ResourceExt};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use facts::{PodFacts, SampleFacts, ServiceFacts};
+use ingress::IngressFacts;
+use layer::Facts;
+
+mod facts;
+mod ingress;
+mod layer;
+
+/// Gathers diagnostics, writes them below `folder` and names the layer at fault. Whatever cannot be read
+/// is left out: something is broken already when this runs.
+pub(crate) async fn gather(context: &Context, error: Option<&str>, folder: Option<&Path>) -> Event {
+    let snapshot = Snapshot::read(context).await;
+    let facts = snapshot.facts(context);
+    let verdict = facts.verdict();
+    let written = folder.map(|folder| {
+        let folder = folder.join(format!("{}-{}", context.lab(), std::process::id()));
+        (folder.clone(), snapshot.write(&folder, context, error, &verdict, &facts))
+    });
+    match written {
+        Some((folder, Ok(()))) => {
+            let folder = Some(folder.display().to_string());
+            Event::Diagnosis { verdict, folder }
+        }
+        Some((_, Err(error))) => Event::Diagnosis {
+            verdict: format!("{verdict} (failed to write the diagnostics: {error:#})"),
+            folder: None,
+        },
+        None => Event::Diagnosis { verdict, folder: None },
+    }
+}
+
+/// The objects in the labs' namespace.
+#[derive(Default)]
+struct Snapshot {
+    unreachable: Option<String>,
+    pods: Vec<Pod>,
+    services: Vec<Service>,
+    slices: Vec<EndpointSlice>,
+    ingresses: Vec<Ingress>,
+    /// Names only: their content is confidential.
+    secrets: BTreeSet<String>,
+    events: Vec<ClusterEvent>,
+    /// Other objects as YAML, by the name of a file.
+    others: Vec<(&'static str, String)>,
+    /// Logs by pod.
+    logs: Vec<(String, String)>,
+}
+
+impl Snapshot {
+    async fn read(context: &Context) -> Self {
+        let (client, namespace) = (context.client(), NAMESPACE);
+        let mut snapshot = Self::default();
+        match list(Api::namespaced(client.clone(), namespace)).await {
+            Ok(pods) => snapshot.pods = pods,
+            Err(error) => {
+                snapshot.unreachable = Some(format!("{error:#}"));
+                return snapshot;
+            }
+        }
+        snapshot.services =
+            list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
+        snapshot.slices =
+            list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
+        snapshot.events =
+            list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
+        snapshot.ingresses =
+            list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        if let Ok(secrets) = secrets.list_metadata(&ListParams::default()).await {
+            snapshot.secrets = secrets.iter().map(ResourceExt::name_any).collect();
+        }
+        let deployments = list::<Deployment>(Api::namespaced(client.clone(), namespace)).await;
+        let sets = list::<ReplicaSet>(Api::namespaced(client.clone(), namespace)).await;
+        let nodes = list::<Node>(Api::all(client.clone())).await;
+        snapshot.others = vec![
+            ("deployments", yaml(&deployments.unwrap_or_default())),
+            ("replicasets", yaml(&sets.unwrap_or_default())),
+            ("nodes", yaml(&nodes.unwrap_or_default())),
+        ];
+        let pods: Api<Pod> = Api::namespaced(client, namespace);
+        for pod in &snapshot.pods {
+            let name = pod.name_any();
+            let limits = LogParams { limit_bytes: Some(1 << 20), ..LogParams::default() };
+            if let Ok(log) = pods.logs(&name, &limits).await {
+                snapshot.logs.push((name.clone(), log));
+            }
+            let before = LogParams { previous: true, ..limits };
+            if let Ok(log) = pods.logs(&name, &before).await {
+                snapshot.logs.push((format!("{name}-previous"), log));
+            }
+        }
+        snapshot
+    }
+
+    fn facts(&self, context: &Context) -> Facts {
+        let record = context.record();
+        let failing = record.verdicts().find(|(_, verdict)| verdict.outcome == Outcome::Fails);
+        Facts {
+            unreachable: self.unreachable.clone(),
+            pods: self.pods.iter().map(|pod| PodFacts::of(pod, &self.events)).collect(),
+            services: self
+                .services
+                .iter()
+                .map(|service| ServiceFacts::of(service, &self.pods, &self.slices))
+                .collect(),
+            ingresses: self
+                .ingresses
+                .iter()
+                .map(|ingress| IngressFacts::of(ingress, &self.services, &self.secrets))
+                .collect(),
+            samples: record
+                .samples()
+                .iter()
+                .map(|(what, sample)| {
+                    let by_ingress = !self.ingresses.is_empty() && !what.starts_with(NODE_PORT);
+                    SampleFacts { by_ingress, ..SampleFacts::of(what, sample) }
+                })
+                .collect(),
+            failing: failing.map(|(claim, verdict)| format!("{}: {}", claim.id, verdict.evidence)),
+        }
+    }
+
+    fn write(
+        &self,
+        folder: &Path,
+        context: &Context,
+        error: Option<&str>,
+        verdict: &str,
+        facts: &Facts,
+    ) -> anyhow::Result<()> {
+        let put = |name: &str, text: &str| {
+            let path: PathBuf = folder.join(name);
+            let parent = path.parent().unwrap_or(folder);
+            fs::create_dir_all(parent)
+                .and_then(|()| fs::write(&path, text))
+                .with_context(|| format!("failed to write {}", path.display()))
+        };
+        let mut summary = format!("at fault: {verdict}\n");
+        if let Some(error) = error {
+            summary += &format!("stopped: {error}\n");
+        }
+        let record = context.record();
+        for (claim, verdict) in record.verdicts() {
+            let word = verdict.outcome.word();
+            _ = writeln!(summary, "{word:<7}  {:<23}  {}", claim.id, verdict.evidence);
+        }
+        put("verdict.txt", &summary)?;
+        put("facts.json", &serde_json::to_string_pretty(facts)?)?;
+        put("objects/pods.yaml", &yaml(&self.pods))?;
+        put("objects/services.yaml", &yaml(&self.services))?;
+        put("objects/endpointslices.yaml", &yaml(&self.slices))?;
+        put("objects/ingresses.yaml", &yaml(&self.ingresses))?;
+        put("events.yaml", &yaml(&self.events))?;
+        for (kind, text) in &self.others {
+            put(&format!("objects/{kind}.yaml"), text)?;
+        }
+        for (pod, log) in &self.logs {
+            put(&format!("logs/{pod}.log"), log)?;
+        }
+        for (index, (what, sample)) in record.samples().iter().enumerate() {
+            let name: String =
+                what.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+            put(&format!("samples/{:02}-{name}.csv", index + 1), &csv(sample))?;
+        }
+        Ok(())
+    }
+}
+
+async fn list<K>(api: Api<K>) -> anyhow::Result<Vec<K>>
+where
+    K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    Ok(api.list(&ListParams::default()).await?.items)
+}
+
+/// Formats each object as a YAML document.
+fn yaml<T: Serialize>(objects: &[T]) -> String {
+    let documents = objects.iter().map(|object| {
+        serde_saphyr::to_string(object)
+            .unwrap_or_else(|error| format!("# failed to serialize: {error}\n"))
+    });
+    documents.map(|document| format!("---\n{document}")).collect()
+}
+
+/// Formats a sample with a line per request: start and latency in seconds, version, pod, failure.
+fn csv(sample: &Sample) -> String {
+    let mut text = String::from("at,latency,version,pod,failure\n");
+    for observation in &sample.observations {
+        let (version, pod, failure) = match &observation.result {
+            Ok(reply) => (
+                reply.version.as_deref().unwrap_or_default(),
+                reply.pod.as_deref().unwrap_or_default(),
+                String::new(),
+            ),
+            Err(failure) => ("", "", failure.to_string()),
+        };
+        let (at, latency) = (observation.at, observation.latency);
+        _ = writeln!(text, "{at:.6},{latency:.6},{version},{},{}", quoted(pod), quoted(&failure));
+    }
+    text
+}
+
+/// Quotes a field as RFC 4180 requires.
+fn quoted(text: &str) -> String {
+    if text.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::{Failure, Observation, Reply};
+
+    fn sample() -> Sample {
+        let reply = Reply { version: Some("1.0".into()), pod: Some("a,b".into()) };
+        let results = [
+            Ok(reply),
+            Err(Failure::Status(503)),
+            Err(Failure::Connect("refused, \"now\"".into())),
+        ];
+        let observations =
+            results.map(|result| Observation { at: 0.5, latency: 0.001, result }).into();
+        Sample { observations, seconds: 1.0 }
+    }
+
+    #[test]
+    fn sample_is_written_as_csv() {
+        assert_eq!(
+            csv(&sample()),
+            "at,latency,version,pod,failure\n\
+             0.500000,0.001000,1.0,\"a,b\",\n\
+             0.500000,0.001000,,,status 503\n\
+             0.500000,0.001000,,,\"no connection: refused, \"\"now\"\"\"\n"
+        );
+    }
+
+    #[test]
+    fn sample_failures_are_classified() {
+        let facts = SampleFacts::of("lb", &sample());
+        assert_eq!((facts.total, facts.lost, facts.wrong, facts.refused), (3, 1, 1, 1));
+        assert_eq!(facts.example.as_deref(), Some("status 503"));
+    }
+
+    #[test]
+    fn objects_are_written_as_yaml_documents() {
+        let text = yaml(&[serde_json::json!({"kind": "Pod"}), serde_json::json!({"kind": "Pod"})]);
+        assert_eq!(text, "---\nkind: Pod\n---\nkind: Pod\n");
+    }
+}

@@ -1,0 +1,110 @@
+//! The faults of an Ingress itself: a missing address, or a reference to a missing object.
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::networking::v1::{Ingress, IngressServiceBackend};
+use kube::ResourceExt as _;
+use serde::Serialize;
+use std::collections::BTreeSet;
+
+use crate::kubernetes::external::Exposed as _;
+
+/// The state of an Ingress.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct IngressFacts {
+    /// Its name.
+    pub name: String,
+    /// The missing objects it refers to: `kubeapp-service:80 for foo.bar/`.
+    pub missing: Vec<String>,
+    /// Whether its address is pending.
+    pub awaits_address: bool,
+}
+
+impl IngressFacts {
+    /// Reads the state of an Ingress and of the objects it refers to.
+    pub(super) fn of(ingress: &Ingress, services: &[Service], secrets: &BTreeSet<String>) -> Self {
+        let mut missing = Vec::new();
+        let spec = ingress.spec.clone().unwrap_or_default();
+        let default = spec.default_backend.and_then(|backend| backend.service);
+        let mut check = |backend: &IngressServiceBackend, route: String| {
+            if !port_exists(backend, services) {
+                missing.push(format!("{} for {route}", display(backend)));
+            }
+        };
+        default.iter().for_each(|backend| check(backend, "the default backend".to_owned()));
+        for rule in spec.rules.unwrap_or_default() {
+            let host = rule.host.unwrap_or_default();
+            for path in rule.http.map(|http| http.paths).unwrap_or_default() {
+                let route = format!("{host}{}", path.path.unwrap_or_default());
+                path.backend.service.iter().for_each(|backend| check(backend, route.clone()));
+            }
+        }
+        let named = spec.tls.unwrap_or_default().into_iter().filter_map(|tls| tls.secret_name);
+        let absent = named.filter(|name| !secrets.contains(name));
+        missing.extend(absent.map(|name| format!("the Secret {name} for TLS")));
+        Self { name: ingress.name_any(), missing, awaits_address: ingress.address().is_none() }
+    }
+}
+
+/// Returns true if the Service exists and has the port.
+fn port_exists(backend: &IngressServiceBackend, services: &[Service]) -> bool {
+    let service = services.iter().find(|service| service.name_any() == backend.name);
+    let ports = service.and_then(|service| service.spec.as_ref()?.ports.as_ref());
+    let Some(wanted) = &backend.port else { return false };
+    ports.is_some_and(|ports| {
+        ports.iter().any(|port| match wanted.number {
+            Some(number) => port.port == number,
+            None => port.name == wanted.name,
+        })
+    })
+}
+
+fn display(backend: &IngressServiceBackend) -> String {
+    let port = backend.port.clone().unwrap_or_default();
+    let port = port.number.map(|n| n.to_string()).or(port.name).unwrap_or_default();
+    format!("{}:{port}", backend.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn missing_services_ports_and_secrets_are_listed() {
+        let backend =
+            |name: &str, port: serde_json::Value| json!({"service": {"name": name, "port": port}});
+        let path = |path: &str, backend: serde_json::Value| json!({"path": path, "pathType": "Prefix", "backend": backend});
+        let ingress = json!({
+            "metadata": {"name": "app-ingress"},
+            "spec": {
+                "defaultBackend": backend("stable", json!({"number": 80})),
+                "rules": [{"host": "foo.bar", "http": {"paths": [
+                    path("/", backend("stable", json!({"name": "http"}))),
+                    path("/a", backend("stable", json!({"number": 81}))),
+                    path("/b", backend("stable", json!({"name": "other"}))),
+                    path("/c", backend("canary", json!({"number": 80}))),
+                ]}}],
+                "tls": [{"secretName": "there"}, {"secretName": "gone"}, {}],
+            },
+        });
+        let service = json!({"metadata": {"name": "stable"},
+            "spec": {"ports": [{"name": "http", "port": 80}]}});
+        let mut ingress: Ingress = serde_json::from_value(ingress).unwrap();
+        let services = [serde_json::from_value(service).unwrap()];
+        let facts = IngressFacts::of(&ingress, &services, &["there".to_owned()].into());
+        assert_eq!(
+            facts.missing,
+            [
+                "stable:81 for foo.bar/a",
+                "stable:other for foo.bar/b",
+                "canary:80 for foo.bar/c",
+                "the Secret gone for TLS",
+            ]
+        );
+        assert!(facts.awaits_address);
+        let status = json!({"loadBalancer": {"ingress": [{"ip": "127.1.1.1"}]}});
+        ingress.status = Some(serde_json::from_value(status).unwrap());
+        assert!(!IngressFacts::of(&ingress, &[], &BTreeSet::new()).awaits_address);
+    }
+}

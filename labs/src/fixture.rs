@@ -1,0 +1,76 @@
+//! Fixtures of the unit tests.
+
+use crate::claim::{Outcome, Verdict};
+use crate::event::{Band, Event, SampleProgress};
+use crate::statistics::{Ratio, Split};
+use lab_environment::{Alternative, Environment, Image, IngressClass, Timeouts};
+use std::path::PathBuf;
+
+/// An environment with this repository's manifests and no cluster.
+pub(crate) fn environment() -> Environment {
+    let image = |version: &str| Image {
+        version: version.into(),
+        manifest_name: format!("kubeapp:{version}"),
+        name: format!("kubeapp:{version}"),
+        archive: PathBuf::new(),
+        rebuilt: PathBuf::new(),
+        binary: PathBuf::new(),
+        build_input: format!("KUBEAPP_VERSION={version}"),
+    };
+    Environment {
+        provider: "test".into(),
+        kubeconfig: PathBuf::new(),
+        started_in: None,
+        manifests: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests")),
+        images: vec![image("1.0"), image("2.0")],
+        pull_policy: "IfNotPresent".into(),
+        architecture: None,
+        pull_secret: None,
+        ingress_class: IngressClass::Unnamed,
+        app: PathBuf::new(),
+        docker: false,
+        timeouts: Timeouts { rollout: 1, address: 1, request: 1, propagation: 0 },
+        alternative: Alternative::NearestReplica,
+        unsupported: vec![],
+    }
+}
+
+/// The events of a short run with every kind of event.
+pub(crate) fn events() -> Vec<Event> {
+    let judged = |claim, verdict| Event::ClaimJudged { claim, sentence: "It is so.", verdict };
+    let split = Split::against(Ratio::new(3, 1), Ratio::new(4, 1)).unwrap();
+    vec![
+        Event::RunStarted { version: "0", provider: "kind".into(), labs: vec!["phase4"] },
+        Event::LabStarted { title: "The canary", claims: 4 },
+        Event::StepStarted { step: "roll out".into() },
+        Event::Progress { text: "1 of 3".into() },
+        Event::SampleProgress(sample_progress()),
+        Event::StepEnded { step: "roll out".into(), seconds: 1.25 },
+        judged("a-claim", Verdict::holds("7 of 7").with([1, 2])),
+        judged("a-share", split.judge("2.0", 1113, 4460)),
+        judged("another", Verdict::fails("6 of 7")),
+        Event::Diagnosis {
+            verdict: "pod: it crashes".into(),
+            folder: Some("lab-failures/1".into()),
+        },
+        judged("third", Verdict::skipped("not here")),
+        Event::LabEnded { seconds: 2.0, error: Some("no address".into()) },
+        Event::RunEnded {
+            claims: [("a-claim", Outcome::Holds), ("another", Outcome::Fails)].into(),
+            holds: 2,
+            fails: 1,
+            skipped: 1,
+            errors: vec!["phase4: no address".into()],
+            exit_code: 1,
+            seconds: 2.04,
+        },
+    ]
+}
+
+/// A sample of 80 requests, half done.
+pub(crate) fn sample_progress() -> SampleProgress {
+    let counts = [("1.0".to_owned(), 30), ("2.0".to_owned(), 10)].into();
+    let band = Band { version: "2.0".into(), share: 0.25, low: 10, high: 30 };
+    let what = "load balancer".to_owned();
+    SampleProgress { what, planned: 80, counts, failures: 1, band: Some(band) }
+}

@@ -1,0 +1,27 @@
+//! The macro that turns a table of mutants into tests.
+
+/// Defines a test for each mutant: a lab, the claims that must fail, and a fixture, optionally with a fault
+/// injected while the lab runs.
+macro_rules! mutants {
+    ($($(#[doc = $doc:literal])* $name:ident: $lab:literal fails $fails:expr,
+        in $fixture:expr $(, while $fault:expr)?;)*) => {
+        $(
+            $(#[doc = $doc])*
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                let fails: &[&str] = &$fails;
+                let fixture: Fixture = $fixture;
+                mutants!(@run fixture, $lab $(, $fault)?).await.assert_fails(fails);
+            }
+        )*
+
+        /// The claims that some mutant makes fail.
+        pub(super) fn killed_claims() -> BTreeSet<&'static str> {
+            let mut claims = BTreeSet::new();
+            $(claims.extend::<&[&str]>(&$fails);)*
+            claims
+        }
+    };
+    (@run $fixture:ident, $lab:literal) => { $fixture.run_alone($lab) };
+    (@run $fixture:ident, $lab:literal, $fault:expr) => { $fixture.run_with_fault($lab, $fault) };
+}
