@@ -1,5 +1,6 @@
-//! What the components of `kube-embedded` share: the addresses of a cluster, informer and workqueue,
-//! event recorder, leader election, supervised tasks, the interface between API server and kubelet.
+//! Shared parts of the components of `kube-embedded`: informer, workqueue and back-off (client-go),
+//! event recorder, leader election, supervised tasks, the addresses of a cluster, and the interface
+//! between API server and kubelet.
 //!
 //! This crate is internal to the workspace: use `kube-embedded`.
 
@@ -12,5 +13,6 @@ pub mod node_api;
 pub mod quantity;
 pub mod task;
 pub mod time;
+pub mod version;
 pub mod well_known;
 pub mod workqueue;
