@@ -98,6 +98,7 @@ impl GarbageCollector {
         restart_on_panic(NAME, RESTART_BACKOFF, || self.collect_forever()).await;
     }
 
+    /// Discovers and watches all resources, and collects objects until a definition changes.
     async fn collect_forever(&self) {
         let definitions_changed = Arc::new(Notify::new());
         // Aborted with this future, like all watches.
@@ -195,6 +196,7 @@ impl GarbageCollector {
         }
     }
 
+    /// Looks up the owners of one object that are unknown, and carries out the plan for it.
     async fn collect(&self, resources: &[DiscoveredResource], uid: &str) -> kube::Result<()> {
         let (node, unknown) = {
             let graph = self.shared.graph();
@@ -258,6 +260,7 @@ impl GarbageCollector {
         Ok(())
     }
 
+    /// Deletes an object whose owners have not changed since the plan was made.
     async fn delete(
         &self,
         resources: &[DiscoveredResource],
@@ -318,6 +321,7 @@ impl Shared {
         self.graph.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Registers the event handler for a resource with a static type.
     fn observe<K>(self: &Arc<Self>, informer: &Informer<K>)
     where
         K: Resource<DynamicType = ()> + Send + Sync + 'static,
@@ -336,6 +340,7 @@ impl Shared {
         });
     }
 
+    /// Updates the graph by one change, and enqueues the objects to collect.
     fn update(&self, kind: &Arc<ResourceKind>, old: Option<&ObjectMeta>, new: Option<&ObjectMeta>) {
         let uid = |meta: &ObjectMeta| meta.uid.clone().unwrap_or_default();
         let mut affected = Vec::new();

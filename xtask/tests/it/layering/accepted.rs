@@ -20,11 +20,6 @@ pub(super) const ACCEPTED_CIRCLES: &[(&str, &str, &str)] = &[
         "resources/crd.rs resources/registry.rs resources/resource_type.rs resources/types/config_map.rs resources/types/custom_resource_definition.rs resources/types/deployment.rs resources/types/endpoint_slice.rs resources/types/endpoints.rs resources/types/event.rs resources/types/horizontal_pod_autoscaler.rs resources/types/ingress.rs resources/types/ingress_class.rs resources/types/job.rs resources/types/lease.rs resources/types/namespace.rs resources/types/node.rs resources/types/pod.rs resources/types/quota.rs resources/types/replica_set.rs resources/types/secret.rs resources/types/service.rs resources/types/service_account.rs schema.rs schema/check.rs schema/merge_keys.rs schema/openapi.rs schema/structural/owned.rs schema/structural/rules.rs schema/structural/validate.rs schema/tree.rs",
         "being opened",
     ),
-    (
-        "kube-embedded-controllers",
-        "deployment.rs endpoints.rs garbage.rs garbage/graph.rs job.rs lib.rs namespaces.rs pods.rs replicaset.rs scheduler.rs",
-        "being opened",
-    ),
     ("kube-embedded-proxy", "entrance.rs plan.rs", "being opened"),
     (
         "kube-embedded-proxy",
