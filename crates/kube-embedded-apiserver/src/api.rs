@@ -162,3 +162,6 @@ impl tower::Service<Request<kube::client::Body>> for Api {
         Box::pin(async move { Ok(api.handle(request).await) })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,13 +21,13 @@ use crate::{
     },
     state::ServerState,
     store::Object,
-    tasks,
     verbs::{
         delete::{self, DeleteOptions, Deleted},
         pipeline::{Decoded, Expects, WriteRequest, write},
     },
 };
 use http::StatusCode;
+use kube_embedded_core::{backoff::Backoff, task::spawn_named};
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -37,16 +37,15 @@ use tokio::sync::watch;
 
 /// The manager of the fields that this server writes.
 const MANAGER: &str = "kube-apiserver";
-/// The delays of retries double from the first to the last.
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(5);
+/// The first and the longest delay of retries.
+const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 
 /// Brings what is served in line with the stored definitions, now or, if that fails, in the background.
 pub(crate) fn reconcile_after_write(state: &Arc<ServerState>) {
     if let Err(error) = reconcile_definitions(state) {
         report(&error);
         if state.crds.starts_retries() {
-            tasks::spawn("crd reconciler", retry(Arc::downgrade(state)));
+            spawn_named("crd reconciler", retry(Arc::downgrade(state))).detach();
         }
     }
 }
@@ -60,10 +59,10 @@ fn report(error: &ApiError) {
 }
 
 async fn retry(state: Weak<ServerState>) {
-    let mut delay = FIRST_RETRY;
+    let [first, longest] = RETRY;
+    let mut backoff = Backoff::new(first, longest);
     loop {
-        tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(LAST_RETRY);
+        tokio::time::sleep(backoff.next_delay()).await;
         let Some(state) = state.upgrade() else { return };
         state.crds.retries.store(false, Ordering::Release);
         let Err(error) = reconcile_definitions(&state) else {

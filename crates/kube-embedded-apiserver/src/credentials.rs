@@ -1,4 +1,4 @@
-//! A certificate authority of the cluster's own, what it signs, and the kubeconfig that carries it.
+//! The credentials of a cluster: its CA, the certificates that it signs, and the kubeconfig with all of them.
 
 use crate::authentication::user::ADMIN;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -21,21 +21,21 @@ use tokio_rustls::rustls::{
     server::WebPkiClientVerifier,
 };
 
-/// Why no credentials could be made.
+/// The reason why credentials could not be generated.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    /// No key or certificate could be made.
+    /// Generating a key or a certificate failed.
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// The TLS library does not take them.
+    /// The TLS library rejected the certificate.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// The TLS library does not take the authority.
+    /// The TLS library rejected the CA.
     #[error("cannot set up TLS client authentication: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// Keys and certificates of one cluster, made anew each time.
+/// The cluster CA and client certificates, generated on each start.
 pub struct Credentials {
     authority: Signed,
     server: Signed,
@@ -57,10 +57,10 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Credentials for a server that is reached at these addresses.
+    /// Generates the credentials of a server that is reached at these addresses.
     ///
     /// # Errors
-    /// When no key can be made.
+    /// If a key cannot be generated.
     pub fn generate(addresses: &[Ipv4Addr]) -> Result<Self, CredentialsError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
@@ -96,17 +96,17 @@ impl Credentials {
         Ok(Self { authority, server, client, token })
     }
 
-    /// The authority's certificate, PEM.
+    /// The CA certificate, PEM.
     pub fn authority(&self) -> &str {
         &self.authority.pem
     }
 
-    /// The bearer token that opens the API as the client certificate does.
+    /// The administrator's bearer token, for clients that use no client certificate.
     pub fn token(&self) -> &str {
         &self.token
     }
 
-    /// A kubeconfig with everything in it, YAML.
+    /// A self-contained kubeconfig, YAML.
     pub fn kubeconfig(&self, url: &str) -> String {
         let authority = STANDARD.encode(&self.authority.pem);
         let certificate = STANDARD.encode(&self.client.pem);
@@ -141,7 +141,7 @@ impl Credentials {
     pub(crate) fn server_config(&self) -> Result<ServerConfig, CredentialsError> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.der.clone())?;
-        // Named, so that another library in the process may have chosen another provider.
+        // Named explicitly, since another library in the process may have installed another default provider.
         let provider = Arc::new(ring::default_provider());
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
@@ -157,10 +157,10 @@ impl Credentials {
     }
 }
 
-/// Writes a file that only its owner may read, so that readers see it whole or not at all.
+/// Atomically writes a file that only its owner may read.
 ///
 /// # Errors
-/// When the folder does not take it.
+/// If the file cannot be written to its directory.
 pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:08x}", rand::random::<u32>()));

@@ -1,5 +1,4 @@
-//! What this server serves, for clients that ask before they speak: groups, resources, version,
-//! OpenAPI, and the questions about oneself.
+//! Discovery: groups, resources, version and OpenAPI; and the reviews of users and tokens.
 
 use crate::{
     authentication,
@@ -9,34 +8,34 @@ use crate::{
         request::Request,
         status::{ApiError, ApiResult},
     },
+    openapi,
     resources::{
         crd::versions::precedence, registry::ResourceRegistry, resource_type::ResourceType,
     },
-    schema,
     state::ServerState,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
-use kube_embedded_core::network::Addresses;
+use kube_embedded_core::{network::Addresses, version};
 use serde_json::{Value, json};
 
 const VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-/// The order in which custom resources have them.
+/// The order in which custom resources list them.
 const CUSTOM_VERBS: [&str; 8] =
     ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-/// `GET /version`: the Kubernetes that this server follows.
+/// `GET /version`.
 pub(crate) fn version() -> Response<Body> {
     let version = json!({
-        "major": "1",
-        "minor": "36",
-        "emulationMajor": "1",
-        "emulationMinor": "36",
-        "minCompatibilityMajor": "1",
-        "minCompatibilityMinor": "35",
-        "gitVersion": "v1.36.2+embedded",
+        "major": version::MAJOR,
+        "minor": version::MINOR,
+        "emulationMajor": version::MAJOR,
+        "emulationMinor": version::MINOR,
+        "minCompatibilityMajor": version::MAJOR,
+        "minCompatibilityMinor": version::MIN_COMPATIBILITY_MINOR,
+        "gitVersion": format!("{}+embedded", version::KUBERNETES_VERSION),
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",
@@ -93,7 +92,7 @@ pub(crate) fn group(served: &ResourceRegistry, group: &str) -> ApiResult<Respons
 /// `GET /api/v1`, `GET /apis/{group}/{version}`.
 pub(crate) fn resources(served: &ResourceRegistry, group: &str, version: &str) -> Response<Body> {
     let mut resources = Vec::new();
-    for resource in kinds_of(served, group, version) {
+    for resource in resources_of(served, group, version) {
         resources.push(json!({
             "name": resource.plural,
             "singularName": resource.singular,
@@ -150,7 +149,7 @@ pub(crate) fn resources(served: &ResourceRegistry, group: &str, version: &str) -
 /// `GET /openapi/v3`.
 pub(crate) fn openapi_index(served: &ResourceRegistry) -> Response<Body> {
     let mut paths = serde_json::Map::new();
-    for (path, hash) in schema::openapi_groups(served) {
+    for (path, hash) in openapi::groups(served) {
         let url = format!("/openapi/v3/{path}?hash={hash}");
         paths.insert(path, json!({ "serverRelativeURL": url }));
     }
@@ -164,7 +163,7 @@ pub(crate) fn openapi(
     version: &str,
 ) -> ApiResult<Response<Body>> {
     let document =
-        schema::openapi(served, group, version).ok_or_else(ApiError::no_such_resource)?;
+        openapi::document(served, group, version).ok_or_else(ApiError::no_such_resource)?;
     let bytes = Bytes::from_owner(Shared(document));
     Ok(respond(StatusCode::OK, "application/json", bytes))
 }
@@ -240,7 +239,7 @@ fn aggregated(served: &ResourceRegistry, chosen: impl Fn(&str) -> bool) -> Respo
 
 fn discovered(served: &ResourceRegistry, group: &str, version: &str) -> Vec<Value> {
     let response_kind = |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
-    let mut resources: Vec<Value> = kinds_of(served, group, version)
+    let mut resources: Vec<Value> = resources_of(served, group, version)
         .map(|resource| {
             let mut entry = json!({
                 "resource": resource.plural,
@@ -290,7 +289,7 @@ fn verbs_of(resource: &ResourceType) -> [&'static str; 8] {
     if resource.is_unstructured() { CUSTOM_VERBS } else { VERBS }
 }
 
-/// Group, version and kind that a subresource speaks, and its verbs.
+/// Returns group, version and kind of a subresource's objects, and its verbs.
 fn describe<'a>(
     resource: &ResourceType<'a>,
     subresource: &str,
@@ -311,7 +310,7 @@ fn describe<'a>(
     }
 }
 
-fn kinds_of<'a>(
+fn resources_of<'a>(
     served: &'a ResourceRegistry,
     group: &str,
     version: &str,
@@ -333,7 +332,7 @@ fn group_value(group: &str, versions: &[&str]) -> Value {
     json!({ "name": group, "versions": versions, "preferredVersion": versions.first() })
 }
 
-/// Every group with its versions, in the order of the table of kinds; custom resources after them.
+/// Returns every group with its versions, in the order of the registry; custom resources last.
 fn group_versions(served: &ResourceRegistry) -> Vec<(&str, Vec<&str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for resource in served.resources() {

@@ -1,23 +1,23 @@
-//! Reading and filling in JSON objects without ceremony.
+//! Accessors and setters of JSON fields.
 
 use serde_json::{Map, Value};
 
-/// The value at a path of field names; `Null` where there is none.
+/// Returns the value at a path of field names; `Null` if there is none.
 pub(crate) fn at<'a>(value: &'a Value, path: &[&str]) -> &'a Value {
     path.iter().fold(value, |value, name| &value[*name])
 }
 
-/// The text at a path; empty where there is none.
+/// Returns the text at a path; empty if there is none.
 pub(crate) fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
     at(value, path).as_str().unwrap_or_default()
 }
 
-/// The elements of the list at a path.
+/// Returns the elements of the list at a path.
 pub(crate) fn list<'a>(value: &'a Value, path: &[&str]) -> &'a [Value] {
     at(value, path).as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// The object in a field, made if it is not there; `None` where something else is.
+/// Returns the object in a field, created if missing; `None` if the field is something else.
 pub(crate) fn object<'a>(value: &'a mut Value, field: &str) -> Option<&'a mut Value> {
     let entry = value.as_object_mut()?.entry(field).or_insert_with(|| Value::Object(Map::new()));
     if entry.is_null() {
@@ -26,12 +26,12 @@ pub(crate) fn object<'a>(value: &'a mut Value, field: &str) -> Option<&'a mut Va
     entry.is_object().then_some(entry)
 }
 
-/// The object in a field, if there is one.
+/// Returns the object in a field, if there is one.
 pub(crate) fn existing<'a>(value: &'a mut Value, field: &str) -> Option<&'a mut Value> {
     value.get_mut(field).filter(|value| value.is_object())
 }
 
-/// The elements of the list in a field.
+/// Returns the elements of the list in a field.
 pub(crate) fn each<'a>(
     value: &'a mut Value,
     field: &str,
@@ -49,7 +49,7 @@ pub(crate) fn default(value: &mut Value, field: &str, to: impl Into<Value>) {
     }
 }
 
-/// Sets a field whose Go type is no pointer, so that empty and missing are the same.
+/// Sets a field that is missing or zero, because its Go type is no pointer.
 pub(crate) fn default_empty(value: &mut Value, field: &str, to: impl Into<Value>) {
     let empty = match &value[field] {
         Value::Null => true,
@@ -67,12 +67,12 @@ pub(crate) fn remove(value: &mut Value, field: &str) -> Option<Value> {
     value.as_object_mut()?.remove(field)
 }
 
-/// The value at a path of names.
+/// Returns the value at a path of names.
 pub(crate) fn find_path<'a>(object: &'a Value, path: &[String]) -> Option<&'a Value> {
     path.iter().try_fold(object, |value, step| value.get(step))
 }
 
-/// Makes a field of an object what it is in another.
+/// Copies a field from another object, or removes it if that one has none.
 pub(crate) fn copy_field(into: &mut Value, from: &Value, field: &str) {
     let Some(fields) = into.as_object_mut() else { return };
     match from.get(field) {

@@ -145,7 +145,7 @@ fn plan_ports(
         let kept = same.and_then(node_port);
         let Some(number) = node_port(port) else { continue };
         if drop {
-            // A Service that stops being of a type with node ports loses those it had.
+            // A Service that becomes one of type ClusterIP loses its node ports.
             if kept == Some(number)
                 && let Some(fields) = port.as_object_mut()
             {
@@ -153,24 +153,13 @@ fn plan_ports(
             }
             continue;
         }
-        let mine = before.iter().any(|b| node_port(b) == Some(number));
-        let again = !chosen.insert((protocol.clone(), number));
-        if !mine {
-            let why = if !NODE_PORTS.contains(&number) {
-                Some(
-                    "provided port is not in the valid range. The range of valid ports is \
-                      30000-32767",
-                )
-            } else if again || taken.ports.contains(&(protocol, number)) {
-                Some("provided port is already allocated")
-            } else {
-                None
-            };
-            errors.extend(why.map(|why| FieldError {
-                reason: "FieldValueInvalid",
-                field: format!("spec.ports[{n}].nodePort"),
-                message: format!("Invalid value: {number}: {why}"),
-            }));
+        let is_repeated = !chosen.insert((protocol.clone(), number));
+        if before.iter().all(|b| node_port(b) != Some(number)) {
+            errors.extend(check_node_port(
+                n,
+                number,
+                is_repeated || taken.ports.contains(&(protocol, number)),
+            ));
         }
     }
     if !errors.is_empty() {
@@ -191,6 +180,22 @@ fn plan_ports(
         port["nodePort"] = number.into();
     }
     Ok(())
+}
+
+/// Checks a node port that the client requests.
+fn check_node_port(index: usize, number: u16, is_taken: bool) -> Option<FieldError> {
+    let why = if !NODE_PORTS.contains(&number) {
+        "provided port is not in the valid range. The range of valid ports is 30000-32767"
+    } else if is_taken {
+        "provided port is already allocated"
+    } else {
+        return None;
+    };
+    Some(FieldError {
+        reason: "FieldValueInvalid",
+        field: format!("spec.ports[{index}].nodePort"),
+        message: format!("Invalid value: {number}: {why}"),
+    })
 }
 
 fn node_port(port: &Value) -> Option<u16> {
@@ -227,8 +232,8 @@ fn in_range(address: Ipv4Addr, base: Ipv4Addr, prefix: u8) -> bool {
     address & mask == base && address != base && address != base | !mask
 }
 
-/// A free address, looked for from a random one on; the first of the range belongs to the
-/// `kubernetes` Service, which asks for it by name.
+/// Returns a free address, searched from a random one on. The first of the range is reserved for the `kubernetes`
+/// Service, which requests it explicitly.
 fn free_address(taken: &Taken, addresses: &Addresses) -> Option<Ipv4Addr> {
     let (base, prefix) = addresses.services();
     let count = (1_u32 << (32 - u32::from(prefix))) - 3;
@@ -279,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_ports_are_found_kept_and_dropped() {
+    fn addresses_and_ports_are_allocated_kept_and_released() {
         let none = Taken::default();
         let load_balancer = json!({ "spec": {
             "type": "LoadBalancer",
@@ -303,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_or_out_of_range_is_refused() {
+    fn taken_or_out_of_range_address_is_rejected() {
         let mut taken = Taken::default();
         taken.add(&json!({ "spec": {
             "clusterIP": "10.96.0.9", "ports": [{ "nodePort": 30001, "protocol": "TCP" }],

@@ -26,7 +26,7 @@ impl ServerState {
     pub(crate) fn new(store: Store, addresses: Addresses) -> Self {
         Self {
             store,
-            allocators: Allocators::new(addresses.clone()),
+            allocators: Allocators::new(addresses),
             addresses,
             nodes: OnceLock::new(),
             signer: Signer::default(),

@@ -1,9 +1,11 @@
-//! Objects by key, one revision counter and the history that watchers read. Knows no Kubernetes:
-//! a resource is a name, an object a JSON value, and who writes decides what a revision looks like
-//! inside it.
+//! The store, in memory: a multi-version key-value store with the operations that kube-apiserver
+//! uses of etcd (`k8s.io/apiserver/pkg/storage/etcd3`). There is one revision counter; every write
+//! increments it, compares the revision that the writer read, and appends an event to the history
+//! of its resource, from which watches and lists at an older revision read.
 //!
-//! Writers never wait for watchers. A watcher remembers a revision and reads the shared history
-//! from there; one that falls further behind than the history reaches is told so.
+//! Knows no Kubernetes: a resource is a name, an object a JSON value, and the writer decides how
+//! the revision shows in it. Writers never wait for watchers: a watch is a position in the shared
+//! history. One that falls behind the compacted revision fails, and the client lists again.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -17,13 +19,15 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Events kept for each resource; older ones are forgotten.
+/// The number of events kept for each resource; older ones are compacted. etcd compacts by time
+/// (every 5 minutes by default) instead.
 const HISTORY: usize = 2048;
 
-/// The name of a resource, in two parts (group and plural). Cheap to clone.
+/// The name of a resource, in two parts (group and plural): the prefix of its keys. Cheap to clone.
 #[derive(Clone)]
 pub struct Resource(Name);
 
+/// Built-in names are constants, so that tables of types need no allocation.
 #[derive(Clone)]
 enum Name {
     Fixed(&'static str, &'static str),
@@ -31,17 +35,17 @@ enum Name {
 }
 
 impl Resource {
-    /// A resource whose name is known to the program.
+    /// A built-in resource.
     pub const fn fixed(group: &'static str, plural: &'static str) -> Self {
         Self(Name::Fixed(group, plural))
     }
 
-    /// A resource that somebody named at run time.
+    /// A resource that is defined at run time.
     pub fn named(group: &str, plural: &str) -> Self {
         Self(Name::Shared(Arc::new((group.to_owned(), plural.to_owned()))))
     }
 
-    /// Group and plural.
+    /// Returns group and plural.
     pub fn parts(&self) -> (&str, &str) {
         match &self.0 {
             Name::Fixed(group, plural) => (group, plural),
@@ -82,100 +86,107 @@ impl Hash for Resource {
     }
 }
 
-/// Where an object lives.
+/// The key of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// The resource that the object is one of.
+    /// The resource of the object.
     pub resource: Resource,
-    /// Empty for objects without a namespace.
+    /// Empty for cluster-scoped objects.
     pub namespace: String,
     /// Unique within resource and namespace.
     pub name: String,
 }
 
-/// One state of an object.
+/// One version of an object.
 #[derive(Debug)]
 pub struct Object {
-    /// Where it lives.
+    /// The key.
     pub key: Key,
-    /// The write that made it.
+    /// The revision of the write (etcd's `mod_revision`).
     pub revision: u64,
-    /// What was written.
+    /// The value that was written.
     pub value: Value,
     encoded: OnceLock<Bytes>,
 }
 
 impl Object {
-    /// The object as bytes: encoded once, whoever asks.
+    /// Returns the encoded object. Encoded on first use and shared by all requests and watches.
     pub fn encoded(&self, encode: impl FnOnce(&Value) -> Bytes) -> &Bytes {
         self.encoded.get_or_init(|| encode(&self.value))
     }
 }
 
-/// What happened to an object.
+/// A change to an object.
 #[derive(Debug)]
 pub struct Event {
-    /// When.
+    /// The revision of the change.
     pub revision: u64,
-    /// The state before, if there was one.
+    /// The version before; `None` if the object was created (etcd's `prev_kv`).
     pub before: Option<Arc<Object>>,
-    /// The state after; of a removed object its last state, with the revision of the removal.
+    /// The version after; for a removed object its last version, with the revision of the removal.
     pub object: Arc<Object>,
-    /// Whether the object was removed.
+    /// The object was removed.
     pub removed: bool,
 }
 
-/// Why a write did not happen.
+/// The reason why a write failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// There is an object under the key already.
-    #[error("the key is taken")]
+    /// An object with the key exists.
+    #[error("key already exists")]
     Exists,
-    /// There is no object under the key.
-    #[error("there is no such key")]
+    /// No object has the key.
+    #[error("key not found")]
     Missing,
-    /// The object has another revision than the writer saw.
-    #[error("the object has changed")]
+    /// The object has a newer revision than the writer read.
+    #[error("revision has changed")]
     Changed,
 }
 
-/// The history no longer reaches back to the revision asked for.
+/// The requested revision has been compacted (etcd's `ErrCompacted`; 410 `Expired` to clients).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("revision {asked} is too old; the history starts at {oldest}")]
+#[error("revision {asked} has been compacted; the history starts at {oldest}")]
 pub struct Compacted {
-    /// The revision asked for.
+    /// The requested revision.
     pub asked: u64,
     /// The oldest revision that a watch may start from.
     pub oldest: u64,
 }
 
-/// A part of a resource's objects, in the order of their keys.
+/// The objects of a list, in the order of their keys.
 #[derive(Debug)]
 pub struct Page {
     /// The objects.
     pub objects: Vec<Arc<Object>>,
-    /// The revision of the store when they were read.
+    /// The revision of the store at which they were read.
     pub revision: u64,
 }
 
-/// The objects of a cluster. A clone is another handle to the same objects.
+/// The objects of a cluster. A clone is a handle to the same objects.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     inner: Arc<Mutex<Inner>>,
 }
 
+/// The state under the lock: one lock for all resources, because they share the revision.
 #[derive(Debug, Default)]
 struct Inner {
     revision: u64,
     tables: HashMap<Resource, Table>,
 }
 
+/// Namespace and name.
+type ObjectName = (String, String);
+
+/// The objects and the history of one resource.
 #[derive(Debug)]
 struct Table {
-    objects: BTreeMap<(String, String), Arc<Object>>,
+    objects: BTreeMap<ObjectName, Arc<Object>>,
+    /// In the order of revisions.
     history: VecDeque<Arc<Event>>,
-    /// Revision of the newest event that was forgotten.
+    /// The revision of the newest event that was compacted.
     compacted_revision: u64,
+    /// The revision of the newest event, for watches that wait.
     notify: watch::Sender<u64>,
 }
 
@@ -191,20 +202,20 @@ impl Default for Table {
 }
 
 impl Store {
-    /// The revision of the newest write.
+    /// Returns the revision of the newest write.
     pub fn revision(&self) -> u64 {
         self.lock().revision
     }
 
-    /// One object.
+    /// Returns an object.
     pub fn get(&self, key: &Key) -> Option<Arc<Object>> {
         let inner = self.lock();
         let table = inner.tables.get(&key.resource)?;
-        table.objects.get(&(key.namespace.clone(), key.name.clone())).cloned()
+        table.objects.get(&object_name(key)).cloned()
     }
 
-    /// The objects of a resource, of all namespaces if `namespace` is `None`, that come after
-    /// `after` (namespace and name).
+    /// Lists the objects of a resource in a namespace (in all if `None`), those that follow `after`
+    /// (namespace and name), which is how a list continues page by page.
     pub fn list(
         &self,
         resource: Resource,
@@ -212,23 +223,16 @@ impl Store {
         after: Option<(String, String)>,
     ) -> Page {
         let inner = self.lock();
-        let start = match (after, namespace) {
-            (Some(after), _) => Bound::Excluded(after),
-            (None, Some(namespace)) => Bound::Included((namespace.to_owned(), String::new())),
-            (None, None) => Bound::Unbounded,
-        };
         let objects = inner.tables.get(&resource).map_or_else(Vec::new, |table| {
-            table
-                .objects
-                .range((start, Bound::Unbounded))
-                .take_while(|((of, _), _)| namespace.is_none_or(|namespace| namespace == of))
-                .map(|(_, object)| object.clone())
-                .collect()
+            table.range(namespace, after.as_ref()).map(|(_, object)| object.clone()).collect()
         });
         Page { objects, revision: inner.revision }
     }
 
-    /// [`Store::list`] as it was at an earlier revision, as far as the history reaches back.
+    /// Lists as of an older revision, which the pages of a list share.
+    ///
+    /// # Errors
+    /// If the revision has been compacted.
     pub fn list_at(
         &self,
         resource: Resource,
@@ -241,35 +245,30 @@ impl Store {
             return Ok(Page { objects: Vec::new(), revision });
         };
         table.check_compaction(revision)?;
-        let start = match (after, namespace) {
-            (Some(after), _) => Bound::Excluded(after.clone()),
-            (None, Some(namespace)) => Bound::Included((namespace.to_owned(), String::new())),
-            (None, None) => Bound::Unbounded,
+        let is_listed = |name: &ObjectName| {
+            namespace.is_none_or(|namespace| namespace == name.0)
+                && after.is_none_or(|after| name > after)
         };
-        let listed = |at: &(String, String)| {
-            namespace.is_none_or(|namespace| namespace == at.0)
-                && after.is_none_or(|after| at > after)
-        };
-        let since = table.history.partition_point(|event| event.revision <= revision);
-        let mut then = BTreeMap::new();
-        // From the newest back, so that the oldest change has the last word.
-        for event in table.history.range(since..).rev() {
-            let key = &event.object.key;
-            let at = (key.namespace.clone(), key.name.clone());
-            if listed(&at) {
-                then.insert(at, event.before.clone());
+        // Undo the events after the revision: an object that changed was then as before its first
+        // change. Newest first, so that the oldest event is the last to set it.
+        let mut changed = BTreeMap::new();
+        for event in table.events_after(revision).rev() {
+            let name = object_name(&event.object.key);
+            if is_listed(&name) {
+                changed.insert(name, event.before.clone());
             }
         }
-        let now = table.objects.range((start, Bound::Unbounded));
-        let unchanged = now
-            .take_while(|(at, _)| namespace.is_none_or(|namespace| namespace == at.0))
-            .filter(|(at, _)| !then.contains_key(at));
-        let changed = then.iter().filter_map(|(at, object)| Some((at, object.as_ref()?)));
-        let objects = merge(unchanged, changed).cloned().collect();
+        let unchanged =
+            table.range(namespace, after).filter(|(name, _)| !changed.contains_key(name));
+        let restored = changed.iter().filter_map(|(name, object)| Some((name, object.as_ref()?)));
+        let objects = merge(unchanged, restored).cloned().collect();
         Ok(Page { objects, revision })
     }
 
-    /// Puts an object where there is none. `make` gets the revision of the write.
+    /// Creates an object. `make` gets the revision of the write.
+    ///
+    /// # Errors
+    /// If the key exists.
     pub fn create(
         &self,
         key: Key,
@@ -278,12 +277,12 @@ impl Store {
         let mut inner = self.lock();
         let revision = inner.revision + 1;
         let table = inner.tables.entry(key.resource.clone()).or_default();
-        let at = (key.namespace.clone(), key.name.clone());
-        if table.objects.contains_key(&at) {
+        let name = object_name(&key);
+        if table.objects.contains_key(&name) {
             return Err(WriteError::Exists);
         }
         let object = new_object(key, revision, make(revision));
-        table.objects.insert(at, object.clone());
+        table.objects.insert(name, object.clone());
         table.append_event(Event {
             revision,
             before: None,
@@ -294,7 +293,11 @@ impl Store {
         Ok(object)
     }
 
-    /// Puts another state in the place of the one that has the revision `seen`.
+    /// Replaces an object if it still has the revision `seen`: the compare-and-swap that every
+    /// update is (an etcd transaction that compares `mod_revision`).
+    ///
+    /// # Errors
+    /// If the key is missing or the object has another revision.
     pub fn replace(
         &self,
         key: &Key,
@@ -304,15 +307,12 @@ impl Store {
         let mut inner = self.lock();
         let revision = inner.revision + 1;
         let table = inner.tables.get_mut(&key.resource).ok_or(WriteError::Missing)?;
-        let place = table
-            .objects
-            .get_mut(&(key.namespace.clone(), key.name.clone()))
-            .ok_or(WriteError::Missing)?;
-        if place.revision != seen {
+        let current = table.objects.get_mut(&object_name(key)).ok_or(WriteError::Missing)?;
+        if current.revision != seen {
             return Err(WriteError::Changed);
         }
         let object = new_object(key.clone(), revision, make(revision));
-        let before = std::mem::replace(place, object.clone());
+        let before = std::mem::replace(current, object.clone());
         table.append_event(Event {
             revision,
             before: Some(before),
@@ -323,8 +323,11 @@ impl Store {
         Ok(object)
     }
 
-    /// Removes the object that has the revision `seen`; watchers get what `make` makes of the
-    /// revision of the removal.
+    /// Removes an object if it still has the revision `seen`. Watches get the value that `make`
+    /// makes of the revision of the removal.
+    ///
+    /// # Errors
+    /// If the key is missing or the object has another revision.
     pub fn remove(
         &self,
         key: &Key,
@@ -334,12 +337,12 @@ impl Store {
         let mut inner = self.lock();
         let revision = inner.revision + 1;
         let table = inner.tables.get_mut(&key.resource).ok_or(WriteError::Missing)?;
-        let at = (key.namespace.clone(), key.name.clone());
-        let before = table.objects.get(&at).cloned().ok_or(WriteError::Missing)?;
+        let name = object_name(key);
+        let before = table.objects.get(&name).cloned().ok_or(WriteError::Missing)?;
         if before.revision != seen {
             return Err(WriteError::Changed);
         }
-        table.objects.remove(&at);
+        table.objects.remove(&name);
         let object = new_object(key.clone(), revision, make(revision));
         table.append_event(Event {
             revision,
@@ -351,7 +354,10 @@ impl Store {
         Ok(object)
     }
 
-    /// Follows a resource from the events after `revision` on.
+    /// Watches a resource from the events after `revision` on.
+    ///
+    /// # Errors
+    /// If the revision has been compacted.
     pub fn watch(&self, resource: Resource, revision: u64) -> Result<Watch, Compacted> {
         let mut inner = self.lock();
         let table = inner.tables.entry(resource.clone()).or_default();
@@ -361,12 +367,35 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic under the lock could only come from `make`, before anything was changed.
+        // Only `make` could panic under the lock, and it runs before anything is changed.
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 impl Table {
+    /// Iterates over the objects of a namespace (of all if `None`) that follow a name.
+    fn range<'a>(
+        &'a self,
+        namespace: Option<&'a str>,
+        after: Option<&ObjectName>,
+    ) -> impl Iterator<Item = (&'a ObjectName, &'a Arc<Object>)> + use<'a> {
+        let start = match (after, namespace) {
+            (Some(after), _) => Bound::Excluded(after.clone()),
+            (None, Some(namespace)) => Bound::Included((namespace.to_owned(), String::new())),
+            (None, None) => Bound::Unbounded,
+        };
+        self.objects
+            .range((start, Bound::Unbounded))
+            .take_while(move |(name, _)| namespace.is_none_or(|namespace| namespace == name.0))
+    }
+
+    /// Iterates over the events after a revision.
+    fn events_after(&self, revision: u64) -> impl DoubleEndedIterator<Item = &Arc<Event>> {
+        let first = self.history.partition_point(|event| event.revision <= revision);
+        self.history.range(first..)
+    }
+
+    /// Appends an event, compacts the oldest if the history is full, and wakes the watches.
     fn append_event(&mut self, event: Event) {
         let revision = event.revision;
         if self.history.len() == HISTORY
@@ -378,6 +407,7 @@ impl Table {
         self.notify.send_replace(revision);
     }
 
+    /// Returns an error if events after the revision have been compacted.
     fn check_compaction(&self, revision: u64) -> Result<(), Compacted> {
         if revision < self.compacted_revision {
             return Err(Compacted { asked: revision, oldest: self.compacted_revision });
@@ -386,7 +416,7 @@ impl Table {
     }
 }
 
-/// A place in a resource's history.
+/// A position in the history of a resource.
 #[derive(Debug)]
 pub struct Watch {
     store: Store,
@@ -396,27 +426,30 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Waits until there is something new. Cancelling loses nothing.
+    /// Waits for events. Cancel-safe: no event is lost.
     pub async fn changed(&mut self) {
         let seen = self.seen;
-        // The sender lives in the store, which this watch keeps.
+        // Cannot fail: the sender is in the store, of which this watch has a handle.
         let _ = self.notify.wait_for(|newest| *newest > seen).await;
     }
 
-    /// The events since the last call, at most `most`, and the revision up to which nothing is
-    /// missing now.
-    pub fn take(&mut self, most: usize) -> Result<(Vec<Arc<Event>>, u64), Compacted> {
+    /// Returns the events since the last call, at most `limit`, and the revision up to which the
+    /// watch is now complete (that of a bookmark).
+    ///
+    /// # Errors
+    /// If events that were not taken have been compacted.
+    pub fn take(&mut self, limit: usize) -> Result<(Vec<Arc<Event>>, u64), Compacted> {
         let inner = self.store.lock();
         let Some(table) = inner.tables.get(&self.resource) else {
             return Ok((Vec::new(), inner.revision));
         };
         table.check_compaction(self.seen)?;
-        let first = table.history.partition_point(|event| event.revision <= self.seen);
-        let events: Vec<_> = table.history.range(first..).take(most).cloned().collect();
-        let whole = first + events.len() == table.history.len();
+        let mut pending = table.events_after(self.seen);
+        let events: Vec<_> = pending.by_ref().take(limit).cloned().collect();
+        let is_complete = pending.next().is_none();
         self.seen = match events.last() {
-            // A watch that starts in the future (a revision of another server) stays there.
-            _ if whole => self.seen.max(inner.revision),
+            // A watch from a future revision (one of another server) stays there.
+            _ if is_complete => self.seen.max(inner.revision),
             Some(last) => last.revision,
             None => self.seen,
         };
@@ -424,7 +457,7 @@ impl Watch {
     }
 }
 
-/// Two sequences in order as one.
+/// Merges two ordered sequences.
 fn merge<'a, K: Ord + 'a, V: 'a>(
     one: impl Iterator<Item = (&'a K, &'a V)>,
     other: impl Iterator<Item = (&'a K, &'a V)>,
@@ -440,132 +473,14 @@ fn merge<'a, K: Ord + 'a, V: 'a>(
     })
 }
 
+/// The key within a table.
+fn object_name(key: &Key) -> ObjectName {
+    (key.namespace.clone(), key.name.clone())
+}
+
 fn new_object(key: Key, revision: u64, value: Value) -> Arc<Object> {
     Arc::new(Object { key, revision, value, encoded: OnceLock::new() })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    const THINGS: Resource = Resource::fixed("", "things");
-
-    fn key(name: &str) -> Key {
-        Key { resource: THINGS, namespace: "n".into(), name: name.into() }
-    }
-
-    #[test]
-    fn writes_compare_and_swap() {
-        let store = Store::default();
-        let first = store.create(key("a"), |revision| json!({ "r": revision })).unwrap();
-        assert_eq!((first.revision, &first.value), (1, &json!({ "r": 1 })));
-        assert_eq!(store.create(key("a"), |_| json!(0)).unwrap_err(), WriteError::Exists);
-        assert_eq!(store.replace(&key("b"), 1, |_| json!(0)).unwrap_err(), WriteError::Missing);
-        assert_eq!(store.replace(&key("a"), 7, |_| json!(0)).unwrap_err(), WriteError::Changed);
-        assert_eq!(store.revision(), 1, "a write that fails counts nothing up");
-        assert_eq!(store.replace(&key("a"), 1, |_| json!(0)).unwrap().revision, 2);
-        assert_eq!(store.remove(&key("a"), 1, |_| json!(0)).unwrap_err(), WriteError::Changed);
-        assert_eq!(store.remove(&key("a"), 2, |_| json!(0)).unwrap().revision, 3);
-        assert!(store.get(&key("a")).is_none());
-    }
-
-    #[test]
-    fn lists_keep_to_their_namespace_and_continue_after_a_key() {
-        let store = Store::default();
-        for (namespace, name) in [("a", "1"), ("a", "2"), ("ab", "1"), ("b", "1")] {
-            let key = Key { resource: THINGS, namespace: namespace.into(), name: name.into() };
-            store.create(key, |_| json!(null)).unwrap();
-        }
-        let names = |namespace, after: Option<(&str, &str)>| -> Vec<String> {
-            let after = after.map(|(a, b)| (a.to_owned(), b.to_owned()));
-            let page = store.list(THINGS, namespace, after);
-            page.objects.iter().map(|o| format!("{}/{}", o.key.namespace, o.key.name)).collect()
-        };
-        assert_eq!(names(None, None), ["a/1", "a/2", "ab/1", "b/1"]);
-        assert_eq!(names(Some("a"), None), ["a/1", "a/2"]);
-        assert_eq!(names(Some("a"), Some(("a", "1"))), ["a/2"]);
-        assert_eq!(names(None, Some(("a", "2"))), ["ab/1", "b/1"]);
-        assert!(store.list(Resource::fixed("", "others"), None, None).objects.is_empty());
-    }
-
-    #[test]
-    fn lists_go_back_to_a_revision() {
-        let store = Store::default();
-        let of = |namespace: &str, name: &str| Key {
-            resource: THINGS,
-            namespace: namespace.into(),
-            name: name.into(),
-        };
-        for (namespace, name) in [("a", "1"), ("a", "3"), ("b", "1")] {
-            store.create(of(namespace, name), |_| json!("old")).unwrap();
-        }
-        let revision = store.revision();
-        store.replace(&of("a", "1"), 1, |_| json!("new")).unwrap();
-        store.create(of("a", "2"), |_| json!("new")).unwrap();
-        store.remove(&of("a", "3"), 2, |_| json!("gone")).unwrap();
-        let again = store.create(of("a", "3"), |_| json!("new")).unwrap();
-        store.replace(&of("a", "3"), again.revision, |_| json!("newer")).unwrap();
-        store.remove(&of("b", "1"), 3, |_| json!("gone")).unwrap();
-        let list = |namespace, after: Option<(&str, &str)>, revision| -> Vec<String> {
-            let after = after.map(|(a, b)| (a.to_owned(), b.to_owned()));
-            let page = store.list_at(THINGS, namespace, after.as_ref(), revision).unwrap();
-            page.objects
-                .iter()
-                .map(|o| {
-                    format!("{}/{} {}", o.key.namespace, o.key.name, o.value.as_str().unwrap())
-                })
-                .collect()
-        };
-        assert_eq!(list(None, None, revision), ["a/1 old", "a/3 old", "b/1 old"]);
-        assert_eq!(list(Some("a"), Some(("a", "1")), revision), ["a/3 old"]);
-        assert_eq!(list(None, Some(("a", "1")), revision), ["a/3 old", "b/1 old"]);
-        assert_eq!(list(None, None, 1), ["a/1 old"]);
-        let now = store.revision();
-        assert_eq!(list(None, None, now), ["a/1 new", "a/2 new", "a/3 newer"]);
-        for _ in 0..=HISTORY {
-            let seen = store.get(&of("a", "1")).unwrap().revision;
-            store.replace(&of("a", "1"), seen, |_| json!("later")).unwrap();
-        }
-        assert!(store.list_at(THINGS, None, None, revision).is_err());
-    }
-
-    #[test]
-    fn watches_read_on_where_they_stopped_and_expire() {
-        let store = Store::default();
-        store.create(key("a"), |_| json!(0)).unwrap();
-        let mut watch = store.watch(THINGS, 0).unwrap();
-        let (events, seen) = watch.take(9).unwrap();
-        assert_eq!((events.len(), seen), (1, 1));
-        store.replace(&key("a"), 1, |_| json!(1)).unwrap();
-        store.remove(&key("a"), 2, |_| json!(2)).unwrap();
-        let (events, seen) = watch.take(1).unwrap();
-        assert_eq!((events[0].revision, events[0].removed, seen), (2, false, 2));
-        let (events, seen) = watch.take(9).unwrap();
-        assert_eq!((events[0].revision, events[0].removed, seen), (3, true, 3));
-        assert_eq!(events[0].before.as_ref().unwrap().revision, 2);
-        for _ in 0..=HISTORY {
-            let made = store.create(key("b"), |_| json!(0)).unwrap();
-            store.remove(&key("b"), made.revision, |_| json!(0)).unwrap();
-        }
-        assert!(watch.take(1).is_err());
-        assert!(store.watch(THINGS, 3).is_err());
-        assert!(store.watch(THINGS, store.revision()).is_ok());
-        assert!(
-            store.watch(Resource::fixed("", "others"), 1).is_ok(),
-            "other resources forget nothing"
-        );
-    }
-
-    #[tokio::test]
-    async fn waiting_ends_with_a_write() {
-        let store = Store::default();
-        let mut watch = store.watch(THINGS, 0).unwrap();
-        let (_, written) = tokio::join!(watch.changed(), async {
-            tokio::task::yield_now().await;
-            store.create(key("a"), |_| json!(0))
-        });
-        assert!(written.is_ok());
-        assert_eq!(watch.take(9).unwrap().0.len(), 1);
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The API on a TLS listener, for kubectl and every other client that is not in the process.
+//! The API on a TLS listener, for kubectl and every other client outside the process.
 
 use crate::{
     api::Api,
@@ -12,25 +12,26 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto, graceful::GracefulShutdown},
 };
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use kube_embedded_core::task::{Task, TaskSet, spawn_named};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-/// A client that has not finished its handshake by then is let go.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long open requests may take to finish when the server stops.
-const FAREWELL: Duration = Duration::from_secs(2);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time that open requests get to finish when the server stops.
+const GRACE_PERIOD: Duration = Duration::from_secs(2);
+/// The delay after a failure to accept a connection.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// A running server. Dropping it closes the listener and every connection.
 #[derive(Debug)]
 pub struct Server {
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    task: Task<()>,
 }
 
 impl Server {
@@ -46,20 +47,14 @@ impl Server {
         let acceptor = TlsAcceptor::from(Arc::new(credentials.server_config()?));
         let token: Arc<str> = credentials.token().into();
         let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(accept(listener, acceptor, api, token, stopping));
+        let task = spawn_named("TLS server", accept(listener, acceptor, api, token, stopping));
         Ok(Self { stop, task })
     }
 
-    /// Accepts nothing more, lets open requests finish for a moment, and closes.
+    /// Stops accepting, lets open requests finish briefly, and closes.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        let _ = timeout(FAREWELL + Duration::from_secs(1), &mut self.task).await;
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
+        let _ = timeout(GRACE_PERIOD + Duration::from_secs(1), &mut self.task).await;
     }
 }
 
@@ -70,8 +65,8 @@ async fn accept(
     token: Arc<str>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    // Connections live in this set, so they end with this task however it ends.
-    let mut connections = JoinSet::new();
+    // Connections are tasks of this set, so that they end with this task however it ends.
+    let mut connections = TaskSet::default();
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -80,30 +75,52 @@ async fn accept(
             _ = stopping.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((socket, _)) => {
+            Ok((socket, peer)) => {
                 let watcher = graceful.watcher();
                 let (acceptor, api, token) = (acceptor.clone(), api.clone(), token.clone());
-                connections.spawn(async move {
+                connections.spawn("TLS connection", async move {
                     let _ = socket.set_nodelay(true);
-                    let shaken = timeout(HANDSHAKE, acceptor.accept(socket)).await;
-                    let Ok(Ok(stream)) = shaken else { return };
+                    let Some(stream) = handshake(&acceptor, socket, peer).await else { return };
                     let trusted = has_certificate(&stream);
                     let service = service_fn(move |request| {
                         let (api, token) = (api.clone(), token.clone());
-                        async move { Ok::<_, Infallible>(guard(&api, request, trusted, &token).await) }
+                        async move {
+                            Ok::<_, Infallible>(authenticate(&api, request, trusted, &token).await)
+                        }
                     });
                     let builder = auto::Builder::new(TokioExecutor::new());
-                    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-                    // A client that breaks off is no error of this server.
-                    let _ = watcher.watch(connection.into_owned()).await;
+                    let connection =
+                        builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+                    // Clients close connections as they like; an error is worth a trace only.
+                    if let Err(error) = watcher.watch(connection.into_owned()).await {
+                        tracing::trace!(target: "apiserver::tls", %peer, error, "connection ended");
+                    }
                 });
             }
-            // Out of descriptors: trying again at once would only burn the processor.
-            Err(_) => sleep(Duration::from_millis(50)).await,
+            // Out of descriptors: retrying at once would only burn the processor.
+            Err(error) => {
+                tracing::warn!(target: "apiserver::tls", %error, "failed to accept a connection");
+                sleep(ACCEPT_RETRY).await;
+            }
         }
     }
     drop(listener);
-    let _ = timeout(FAREWELL, graceful.shutdown()).await;
+    let _ = timeout(GRACE_PERIOD, graceful.shutdown()).await;
+}
+
+/// Makes the TLS handshake of an accepted connection.
+async fn handshake(
+    acceptor: &TlsAcceptor,
+    socket: TcpStream,
+    peer: SocketAddr,
+) -> Option<TlsStream<TcpStream>> {
+    let error = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "timed out".to_owned(),
+    };
+    tracing::debug!(target: "apiserver::tls", %peer, error, "failed to make a TLS handshake");
+    None
 }
 
 fn has_certificate(stream: &TlsStream<TcpStream>) -> bool {
@@ -111,22 +128,22 @@ fn has_certificate(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty())
 }
 
-/// Lets in who has shown a certificate, or shows the token or that of a service account, and everybody to what is public.
-async fn guard(
+/// Serves a request with a client certificate, the administrator's token or that of a service account, and requests
+/// for public paths.
+async fn authenticate(
     api: &Api,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     trusted: bool,
     token: &str,
 ) -> Response<Body> {
-    let mut request = request;
     if !trusted {
         let header = request.headers().get(header::AUTHORIZATION);
-        let shown = header.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let user = shown.and_then(|shown| {
-            if is_same(shown, token) {
+        let bearer = header.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let user = bearer.and_then(|bearer| {
+            if is_same(bearer, token) {
                 Some(User::admin().clone())
             } else {
-                api.authenticate(shown)
+                api.authenticate(bearer)
             }
         });
         match user {
@@ -140,8 +157,8 @@ async fn guard(
     api.handle(request).await
 }
 
-/// Takes as long for a wrong token as for the right one.
-fn is_same(shown: &str, token: &str) -> bool {
-    shown.len() == token.len()
-        && shown.bytes().zip(token.bytes()).fold(0, |wrong, (a, b)| wrong | (a ^ b)) == 0
+/// Compares tokens in constant time.
+fn is_same(bearer: &str, token: &str) -> bool {
+    bearer.len() == token.len()
+        && bearer.bytes().zip(token.bytes()).fold(0, |wrong, (a, b)| wrong | (a ^ b)) == 0
 }

@@ -1,5 +1,10 @@
-//! Validation: field errors and the checks that several resources share.
+//! Validation: field errors, and the checks that several resource types share. Messages and field
+//! paths are those of Kubernetes (`pkg/apis/*/validation`,
+//! `k8s.io/apimachinery/pkg/{api,util}/validation`), because clients show and test them.
+//!
+//! Below `schema` and `resources`: imports neither.
 
+pub(crate) mod container;
 pub(crate) mod field_error;
 pub(crate) mod job_policy;
 pub(crate) mod names;

@@ -13,5 +13,6 @@ pub mod node_api;
 pub mod quantity;
 pub mod task;
 pub mod time;
+pub mod version;
 pub mod well_known;
 pub mod workqueue;

@@ -1,5 +1,6 @@
 //! The Node objects.
 
+use kube_embedded_core::version::KUBERNETES_VERSION;
 use crate::{error::KubeletError, image_store::Image};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
@@ -108,7 +109,7 @@ fn status(name: &str, ip: Ipv4Addr, loaded: &[Arc<Image>], now: Timestamp) -> Va
             "containerRuntimeVersion": concat!("kube-embedded://", env!("CARGO_PKG_VERSION")),
             "kernelVersion": read("/proc/sys/kernel/osrelease"),
             "kubeProxyVersion": "",
-            "kubeletVersion": "v1.36.2",
+            "kubeletVersion": KUBERNETES_VERSION,
             "machineID": id,
             "operatingSystem": "linux",
             "osImage": os_name(&read("/etc/os-release")),

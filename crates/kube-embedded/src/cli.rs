@@ -20,7 +20,12 @@ struct Cli {
     command: Command,
 }
 
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (follows Kubernetes v1.36)");
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (follows Kubernetes v",
+    kube_embedded_core::kubernetes_minor_version!(),
+    ")"
+);
 
 #[derive(Debug, Subcommand)]
 enum Command {

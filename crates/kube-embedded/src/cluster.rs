@@ -2,7 +2,7 @@
 
 use crate::{Config, StartError, bootstrap, state_dir::StateDir};
 use kube_embedded_apiserver::{
-    api::Api, credentials::Credentials, schema, store::Store, tls_server::Server,
+    api::Api, credentials::Credentials, resources::registry, store::Store, tls_server::Server,
 };
 use kube_embedded_controllers as controllers;
 use kube_embedded_core::{
@@ -90,7 +90,7 @@ impl Cluster {
             .map_err(StartError::Bootstrap)?;
         let server = Server::start(listener, api.clone(), &credentials)?;
         // In parallel, so that the first request does not wait for all of it.
-        tokio::task::spawn_blocking(schema::warm);
+        tokio::task::spawn_blocking(registry::build_schemas);
 
         let state_dir = StateDir::create(config.state_dir.as_deref())
             .map_err(|(parent, source)| StartError::StateDir { parent, source })?;

@@ -19,18 +19,7 @@ pub(crate) fn creation(definition: &Value) -> (String, u64) {
 pub(crate) fn accept(definition: &mut Value, others: &[Value]) {
     let wanted = definition["spec"]["names"].clone();
     let accepted = definition["status"]["acceptedNames"].clone();
-    let same_group = others
-        .iter()
-        .filter(|other| other["spec"]["group"] == definition["spec"]["group"])
-        .map(|other| &other["status"]["acceptedNames"]);
-    let (mut resources, mut kinds) = (BTreeSet::new(), BTreeSet::new());
-    for names in same_group {
-        let text = |field: &str| names[field].as_str().map(str::to_owned);
-        resources.extend([text("plural"), text("singular")].into_iter().flatten());
-        let short = names["shortNames"].as_array().into_iter().flatten();
-        resources.extend(short.filter_map(Value::as_str).map(str::to_owned));
-        kinds.extend([text("kind"), text("listKind")].into_iter().flatten());
-    }
+    let (resources, kinds) = taken_names(definition, others);
     let mut new = if accepted.is_object() { accepted.clone() } else { json!({}) };
     let mut conflict = None;
     for (field, taken, reason) in [
@@ -63,24 +52,43 @@ pub(crate) fn accept(definition: &mut Value, others: &[Value]) {
     }
     copy_field(&mut new, &wanted, "categories");
     definition["status"]["acceptedNames"] = new;
-    let established = condition(definition, "Established") == Some("True");
-    match &conflict {
-        Some((reason, message)) => {
-            set_condition(definition, "NamesAccepted", "False", reason, message);
-            if !established {
-                let why = "not all names are accepted";
-                set_condition(definition, "Established", "False", "NotAccepted", why);
-            }
-        }
-        None => {
-            set_condition(definition, "NamesAccepted", "True", "NoConflicts", "no conflicts found");
-            if !established {
-                let why = "the initial names have been accepted";
-                set_condition(definition, "Established", "True", "InitialNamesAccepted", why);
-            }
-        }
-    }
+    set_conditions(definition, conflict.as_ref().map(|(reason, message)| (*reason, &**message)));
     approve(definition);
+}
+
+/// Returns the names of resources and of kinds that the others have in the group of a definition.
+fn taken_names(definition: &Value, others: &[Value]) -> (BTreeSet<String>, BTreeSet<String>) {
+    let same_group = others
+        .iter()
+        .filter(|other| other["spec"]["group"] == definition["spec"]["group"])
+        .map(|other| &other["status"]["acceptedNames"]);
+    let (mut resources, mut kinds) = (BTreeSet::new(), BTreeSet::new());
+    for names in same_group {
+        let text = |field: &str| names[field].as_str().map(str::to_owned);
+        resources.extend([text("plural"), text("singular")].into_iter().flatten());
+        let short = names["shortNames"].as_array().into_iter().flatten();
+        resources.extend(short.filter_map(Value::as_str).map(str::to_owned));
+        kinds.extend([text("kind"), text("listKind")].into_iter().flatten());
+    }
+    (resources, kinds)
+}
+
+/// Sets `NamesAccepted` and `Established`, given the reason and the message of a conflict. An established definition
+/// stays so.
+fn set_conditions(definition: &mut Value, conflict: Option<(&str, &str)>) {
+    let established = condition(definition, "Established") == Some("True");
+    let (accepted, (reason, message)) = match conflict {
+        Some(conflict) => ("False", conflict),
+        None => ("True", ("NoConflicts", "no conflicts found")),
+    };
+    set_condition(definition, "NamesAccepted", accepted, reason, message);
+    if !established {
+        let (reason, message) = match conflict {
+            Some(_) => ("NotAccepted", "not all names are accepted"),
+            None => ("InitialNamesAccepted", "the initial names have been accepted"),
+        };
+        set_condition(definition, "Established", accepted, reason, message);
+    }
 }
 
 /// Sets `KubernetesAPIApprovalPolicyConformant` for the protected groups (`*.k8s.io`).

@@ -27,7 +27,7 @@ pub(crate) struct CrdRegistry {
 pub(crate) type ServedVersions = HashMap<(String, String), watch::Sender<()>>;
 
 impl CrdRegistry {
-    /// What is served now. A request keeps to one such snapshot.
+    /// Returns a snapshot of the resources that are served, which a request keeps to.
     pub(crate) fn served(&self) -> Arc<ResourceRegistry> {
         self.served.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

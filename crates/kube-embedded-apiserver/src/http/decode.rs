@@ -1,4 +1,4 @@
-//! Bodies of requests: JSON, YAML or protobuf into a value, with refusals worded as Kubernetes words them.
+//! Decoding of request bodies: JSON, YAML or protobuf, with Kubernetes' error messages.
 
 use crate::{
     http::{
@@ -8,13 +8,12 @@ use crate::{
         status::{ApiError, ApiResult},
     },
     resources::{registry, resource_type::ResourceType},
-    schema,
     validation::field_error::invalid,
 };
 use bytes::Bytes;
 use serde_json::Value;
 
-/// The object in the body of a create or an update, with kind and version filled in.
+/// Decodes the object of a create or an update, and sets its kind and version.
 pub(crate) fn object(request: &Request) -> ApiResult<Value> {
     let resource = &request.target.resource;
     let mut value = match request.content_type() {
@@ -28,7 +27,7 @@ pub(crate) fn object(request: &Request) -> ApiResult<Value> {
     Ok(value)
 }
 
-/// Any of them, whatever it holds: of apply patches, reviews, options.
+/// Decodes any value: an apply patch, a review, options.
 pub(crate) fn any<T>(request: &Request<T>) -> ApiResult<Value> {
     match request.content_type() {
         protobuf::MEDIA_TYPE => protobuf::decode(request.body),
@@ -39,7 +38,7 @@ pub(crate) fn any<T>(request: &Request<T>) -> ApiResult<Value> {
     }
 }
 
-/// A review: any object.
+/// Decodes an object of any kind.
 pub(crate) fn review<T>(request: &Request<T>) -> ApiResult<Value> {
     let review = any(request)?;
     if review.is_object() {
@@ -48,7 +47,7 @@ pub(crate) fn review<T>(request: &Request<T>) -> ApiResult<Value> {
     Err(ApiError::bad_request("the body of the request is not an object"))
 }
 
-/// JSON, for a body that must be of a kind.
+/// Decodes the JSON of an object that must be of a kind.
 fn json(kind: &str, body: &Bytes) -> ApiResult<Value> {
     let refuse = |why: &str| {
         let text = String::from_utf8_lossy(body);
@@ -70,13 +69,13 @@ fn json(kind: &str, body: &Bytes) -> ApiResult<Value> {
     )))
 }
 
-/// YAML, of one document.
+/// Decodes YAML of one document.
 pub(crate) fn yaml(body: &Bytes) -> ApiResult<Value> {
     serde_saphyr::from_slice(body)
         .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
 }
 
-/// What Go calls a JSON value's type.
+/// Returns Go's name for the type of a JSON value.
 pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -88,7 +87,7 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// A syntax error in the words of Go's decoder, which clients show to people.
+/// Words a syntax error as Go's decoder does, since clients show it to users.
 pub(crate) fn json_error(text: &str, error: &serde_json::Error) -> String {
     let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
     let at = line.get(error.column().saturating_sub(1)..).and_then(|rest| rest.chars().next());
@@ -119,7 +118,7 @@ fn unknown_media_type(given: &str) -> ApiError {
     ))
 }
 
-/// An object may leave out what it is; it may not be something else.
+/// Checks that an object is of the type; it may leave out its kind and version.
 fn check_kind(resource: &ResourceType, value: &Value) -> ApiResult<()> {
     let own_version = resource.api_version();
     if resource.is_unstructured() {
@@ -172,7 +171,7 @@ fn check_custom_kind(resource: &ResourceType, own_version: &str, value: &Value) 
     Err(ApiError::invalid(resource, name, &[error]))
 }
 
-/// An apply patch must say what it is of.
+/// Checks that an apply patch names its kind and version, and that they are those of the type.
 pub(crate) fn check_apply_kind(resource: &ResourceType, value: &Value) -> ApiResult<()> {
     for field in ["apiVersion", "kind"] {
         if value[field].as_str().unwrap_or_default().is_empty() {
@@ -186,7 +185,7 @@ pub(crate) fn check_apply_kind(resource: &ResourceType, value: &Value) -> ApiRes
     check_kind(resource, value)
 }
 
-/// Puts kind and version where they belong.
+/// Sets kind and version.
 pub(crate) fn set_type(resource: &ResourceType, value: &mut Value) {
     if let Some(fields) = value.as_object_mut() {
         fields.insert("kind".into(), resource.kind.into());
@@ -194,8 +193,8 @@ pub(crate) fn set_type(resource: &ResourceType, value: &mut Value) {
     }
 }
 
-/// Checks the types of all fields, does with unknown ones what the client asked for, and leaves what
-/// Kubernetes would have after decoding. Returns the warnings.
+/// Checks the types of all fields, handles unknown ones as the client requested, and prunes them as decoding into
+/// Go types does. Returns the warnings.
 pub(crate) fn check_fields(
     resource: &ResourceType,
     value: &mut Value,
@@ -203,12 +202,12 @@ pub(crate) fn check_fields(
     patched: bool,
 ) -> ApiResult<Vec<String>> {
     let unknown = check_applied(resource, value, validation, patched)?;
-    schema::prune(resource, value);
+    resource.object_schema().prune(value);
     Ok(unknown)
 }
 
-/// The same for the body of an apply patch, where an empty map or list is a field that the manager
-/// owns: nothing is taken away, apply passes over what the kind does not have.
+/// Checks the body of an apply patch. Nothing is pruned, since the manager owns even an empty map or list; apply
+/// ignores unknown fields.
 pub(crate) fn check_applied(
     resource: &ResourceType,
     value: &Value,
@@ -222,10 +221,10 @@ pub(crate) fn check_applied(
             resource.version
         ))
     };
-    schema::check_types(resource, value).map_err(|why| as_is(&why))?;
+    resource.object_schema().check_types(value).map_err(|why| as_is(&why))?;
     let unknown = match validation {
         FieldValidation::Ignore => Vec::new(),
-        _ => schema::unknown_fields(resource, value),
+        _ => resource.object_schema().unknown_fields(value),
     };
     if validation == FieldValidation::Strict && !unknown.is_empty() {
         let why = format!("strict decoding error: {}", unknown.join(", "));
@@ -239,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn syntax_errors_read_like_those_of_go() {
+    fn json_syntax_error_is_worded_as_in_go() {
         for (text, expected) in [
             ("{not json", "invalid character 'n' looking for beginning of object key string"),
             ("", "unexpected end of JSON input"),

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
 
-/// One stored object.
+/// Encodes a stored object.
 pub(crate) fn object(resource: &ResourceType, form: Form, object: &Object) -> Bytes {
     match form {
         Form::Whole if resource.is_storage_version() => {
@@ -25,7 +25,7 @@ pub(crate) fn object(resource: &ResourceType, form: Form, object: &Object) -> By
     }
 }
 
-/// One object that is not in the store (or not in this form).
+/// Encodes an object that is not stored, or not in this form.
 pub(crate) fn value(resource: &ResourceType, form: Form, value: &Value) -> Bytes {
     match form {
         Form::Whole => Bytes::from(value.to_string()),
@@ -37,7 +37,7 @@ pub(crate) fn value(resource: &ResourceType, form: Form, value: &Value) -> Bytes
     }
 }
 
-/// A list of stored objects. `meta` is the list's own metadata.
+/// Encodes a list of stored objects. `meta` is the metadata of the list.
 pub(crate) fn list(resource: &ResourceType, form: Form, objects: &[&Object], meta: Value) -> Bytes {
     if form == Form::Whole && resource.is_storage_version() {
         let mut out = BytesMut::with_capacity(256 + objects.len() * 1024);
@@ -53,7 +53,7 @@ pub(crate) fn list(resource: &ResourceType, form: Form, objects: &[&Object], met
             if n > 0 {
                 out.put_u8(b',');
             }
-            // Items say what they are where no type of the client does.
+            // Clients have no type for unstructured items, so each carries its kind.
             if resource.is_unstructured() {
                 put_object(&mut out, resource, object);
             } else {
@@ -100,8 +100,7 @@ fn values(resource: &ResourceType, form: Form, values: &[&Value], meta: Value) -
     Bytes::from(list.to_string())
 }
 
-/// One line of a watch. `first` is whether it is the first of its stream, which is when a Table
-/// tells its columns.
+/// Writes a line of a watch. The `first` line of a Table has the column definitions.
 pub(crate) fn watch_event(
     out: &mut BytesMut,
     resource: &ResourceType,
@@ -123,7 +122,7 @@ pub(crate) fn watch_event(
     out.put_slice(b"}\n");
 }
 
-/// The stored object as this kind shows it.
+/// Returns the stored object as the resource type shows it.
 pub(crate) fn view(resource: &ResourceType, stored: &Value) -> Value {
     let mut view = stored.clone();
     if !resource.is_storage_version() {
@@ -135,8 +134,7 @@ pub(crate) fn view(resource: &ResourceType, stored: &Value) -> Value {
     view
 }
 
-/// Objects are kept encoded without kind and version: items of lists have none, and where they
-/// are wanted they are put in front.
+/// Encodes an object without kind and version. List items have none; elsewhere [`put_object`] writes them first.
 fn encode(value: &Value) -> Bytes {
     struct Bare<'a>(&'a Value);
     impl Serialize for Bare<'_> {
@@ -238,7 +236,7 @@ const NAME: Column = Column {
     cell: |object, _| object["metadata"]["name"].clone(),
 };
 
-/// Of a kind without columns of its own: when it was made.
+/// The column of types that have none of their own.
 const CREATED: Column = Column {
     name: "Created At",
     kind: "date",
@@ -249,7 +247,7 @@ const CREATED: Column = Column {
     cell: |object, _| object["metadata"]["creationTimestamp"].clone(),
 };
 
-/// Events put `Last Seen` first and have no name among their columns.
+/// Returns the columns of a type, with `Name` first unless the type places it itself.
 fn columns(resource: &ResourceType) -> Vec<&'static Column> {
     if resource.is_unstructured() {
         return vec![&NAME];

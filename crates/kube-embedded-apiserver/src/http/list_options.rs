@@ -1,5 +1,4 @@
-//! What a query says about the moment that a list or a watch is of, and what of it does not go
-//! together.
+//! `ListOptions` that choose the state of a list or a watch: resource version and how to match it.
 
 use crate::{
     http::{
@@ -9,7 +8,7 @@ use crate::{
     validation::field_error::FieldError,
 };
 
-/// The resource version that is asked for, 0 for none.
+/// Returns the requested resource version, 0 for none.
 pub(crate) fn resource_version(query: &Query) -> ApiResult<u64> {
     match query.get("resourceVersion") {
         None => Ok(0),
@@ -17,7 +16,7 @@ pub(crate) fn resource_version(query: &Query) -> ApiResult<u64> {
     }
 }
 
-/// Refuses options that contradict each other, all of them at once.
+/// Rejects options that contradict each other, all of them at once.
 pub(crate) fn check(query: &Query, watch: bool) -> ApiResult<()> {
     let errors = if watch { watch_errors(query) } else { list_errors(query) };
     match errors.is_empty() {
@@ -100,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_that_contradict_each_other_are_refused() {
+    fn contradicting_options_are_rejected() {
         for (query, watch, expected) in [
             ("resourceVersion=5&resourceVersionMatch=Exact", false, ""),
             ("resourceVersion=0&resourceVersionMatch=NotOlderThan", false, ""),

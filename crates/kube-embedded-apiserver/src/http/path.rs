@@ -1,4 +1,4 @@
-//! A request's path and query as data.
+//! The path of a request.
 
 use crate::{
     http::status::{ApiError, ApiResult},
@@ -6,12 +6,12 @@ use crate::{
 };
 use std::borrow::Cow;
 
-/// What a path names.
+/// The meaning of a path.
 #[derive(Debug)]
 pub(crate) enum Route<'a> {
-    /// A resource of a kind, one object of it or something below that object.
+    /// A collection, an object or a subresource.
     Resource(Box<Target<'a>>),
-    /// `/api/v1`, `/apis/apps/v1`: what a version of a group serves.
+    /// `/api/v1`, `/apis/apps/v1`: the resources of a group version.
     Resources { group: &'a str, version: &'a str },
     /// `/apis/apps`.
     Group(&'a str),
@@ -19,7 +19,7 @@ pub(crate) enum Route<'a> {
     CoreVersions,
     /// `/apis`.
     Groups,
-    /// A question that is asked by creating an object nobody stores:
+    /// A virtual resource that is created but never stored:
     /// `/apis/authorization.k8s.io/v1/selfsubjectaccessreviews`.
     Review(&'a str),
     /// `/openapi/v3`.
@@ -28,17 +28,17 @@ pub(crate) enum Route<'a> {
     OpenApi { group: &'a str, version: &'a str },
     /// `/version`.
     Version,
-    /// `/healthz`, `/livez`, `/readyz`, and what is below them.
+    /// `/healthz`, `/livez`, `/readyz`, and the single checks below them.
     Health,
-    /// Nothing that this server knows.
+    /// An unknown path.
     Nothing,
 }
 
-/// A resource, one object of it, or a subresource.
+/// A collection, an object or a subresource.
 #[derive(Clone, Debug)]
 pub(crate) struct Target<'a> {
     pub resource: ResourceType<'a>,
-    /// Empty where the path names none: objects without namespace, or of all namespaces.
+    /// Empty for cluster-scoped objects and for collections of all namespaces.
     pub namespace: String,
     /// Empty for the whole collection.
     pub name: String,
@@ -46,8 +46,8 @@ pub(crate) struct Target<'a> {
     pub subresource: String,
 }
 
-/// Takes a path apart. An unknown resource of a known group is an error, as Kubernetes answers it
-/// with a `Status`; all else that is unknown is [`Route::Nothing`].
+/// Parses a path. An unknown resource of a known group is an error, for which Kubernetes responds with a `Status`;
+/// other unknown paths are [`Route::Nothing`].
 pub(crate) fn parse<'a>(served: &'a ResourceRegistry, path: &'a str) -> ApiResult<Route<'a>> {
     let mut parts = path.split('/').filter(|part| !part.is_empty());
     let route = match parts.next() {
@@ -80,7 +80,7 @@ fn known_group(served: &ResourceRegistry, group: &str) -> bool {
     served.has_group(group) || reviews(group).is_some()
 }
 
-/// The reviews that a group offers.
+/// Returns the reviews that a group offers, as plural and kind.
 pub(crate) fn reviews(group: &str) -> Option<&'static [(&'static str, &'static str)]> {
     match group {
         "authorization.k8s.io" => Some(&[
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_name_what_kubernetes_says() {
+    fn path_is_parsed_as_in_kubernetes() {
         let unknown = "\"the server could not find the requested resource\"";
         for (path, expected) in [
             ("/api/v1/pods", "Pod / "),

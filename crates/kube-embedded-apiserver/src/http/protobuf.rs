@@ -1,5 +1,5 @@
-//! Bodies of requests in protobuf, which `kubectl create` and Go clients send: into the JSON that
-//! everything else here works on. One table of messages drives it; there is no code for any kind.
+//! Decoding of protobuf request bodies, which `kubectl create` and Go clients send, into JSON. A table of messages
+//! drives it; no kind needs code.
 
 mod table;
 mod wire;
@@ -11,15 +11,15 @@ use serde_json::{Map, Value};
 use table::{Field, Shape, Type};
 use wire::{Fields, Malformed, Wire};
 
-/// How this encoding is called in headers.
+/// The media type.
 pub(crate) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
-/// Every body starts so.
+/// The first bytes of every body.
 const MAGIC: &[u8] = b"k8s\0";
-/// How deep messages may be nested: only schemas are nested at will.
+/// The maximum nesting of messages; only schemas are nested arbitrarily.
 const DEPTH: usize = 100;
 
-/// The object in a body, with its kind and version; what its kind does not have is left out.
+/// Decodes the object of a body, with its kind and version. Unknown fields are skipped.
 pub(crate) fn decode(body: &[u8]) -> ApiResult<Value> {
     object(body).map_err(ApiError::bad_request)
 }
@@ -45,7 +45,7 @@ fn object(body: &[u8]) -> Result<Value, String> {
     Ok(object.into())
 }
 
-/// The envelope: what is inside, and its bytes.
+/// The envelope (`runtime.Unknown`).
 #[derive(Default)]
 struct Unknown<'a> {
     api_version: &'a str,
@@ -77,8 +77,7 @@ impl<'a> Unknown<'a> {
     }
 }
 
-/// Adds the fields of a message to an object. Numbers that are not known are skipped, as ever in
-/// protobuf: a newer client may send them.
+/// Adds the fields of a message to an object. Unknown fields are skipped: a newer client may send them.
 fn read(
     known: &[Field],
     bytes: &[u8],
@@ -114,7 +113,7 @@ fn read(
                     map.insert(key, value);
                 }
             }
-            // Sent in parts, it is merged.
+            // A message that is sent in parts is merged.
             (_, Type::Message(of)) => {
                 let inner = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
                 if let Some(inner) = inner.as_object_mut() {
@@ -134,7 +133,7 @@ fn read(
     Ok(())
 }
 
-/// One value: of a field, a list or a map.
+/// Decodes one value of a field, a list or a map.
 fn element(field: &Field, value: Wire<'_>, depth: usize) -> Result<Value, Malformed> {
     let name = field.name;
     Ok(match field.of {
@@ -163,7 +162,7 @@ fn element(field: &Field, value: Wire<'_>, depth: usize) -> Result<Value, Malfor
                 .unwrap_or(false.into())
         }
         Type::Float => match value {
-            // As Go writes them: without a fraction where there is none.
+            // Go writes whole numbers without a fraction.
             #[allow(clippy::cast_possible_truncation, reason = "it is a small whole number")]
             Wire::Double(number) if number.fract() == 0.0 && number.abs() < 1e15 => {
                 (number as i64).into()
@@ -174,7 +173,7 @@ fn element(field: &Field, value: Wire<'_>, depth: usize) -> Result<Value, Malfor
     })
 }
 
-/// Key and value of a map; a part that is not sent is zero.
+/// Decodes an entry of a map; a missing key or value is zero.
 fn entry(field: &Field, bytes: &[u8], depth: usize) -> Result<(String, Value), Malformed> {
     let (mut key, mut value) = ("", element(field, Wire::Bytes(&[]), depth)?);
     let mut fields = Fields::new(bytes);
@@ -241,7 +240,7 @@ fn json(name: &'static str, bytes: &[u8]) -> Result<Value, Malformed> {
     serde_json::from_slice(raw).map_err(|error| Malformed::Json(name, error.to_string()))
 }
 
-/// Whether Go leaves the value out of JSON: it does so for scalars only.
+/// Returns true if Go omits the value in JSON, which it does for scalars only.
 fn is_zero(of: Type, value: &Value) -> bool {
     match of {
         Type::String | Type::Bytes => value == "",
@@ -252,7 +251,7 @@ fn is_zero(of: Type, value: &Value) -> bool {
     }
 }
 
-/// Negative numbers are sent as 64 bits.
+/// Decodes a signed number; negative ones are sent with 64 bits.
 #[allow(clippy::cast_possible_truncation, reason = "the lower half is the number")]
 fn int32(number: u64) -> i32 {
     number as u32 as i32

@@ -11,12 +11,12 @@ pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     pub(crate) fn parse(query: Option<&str>) -> Self {
-        // kube sends queries that start with `?&`; the parser passes over empty pairs.
+        // kube sends queries that start with `?&`; the parser skips empty pairs.
         let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
         Self(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
     }
 
-    /// The first value given, unless it is empty.
+    /// Returns the first value of a parameter, unless it is empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0
             .iter()
@@ -25,12 +25,12 @@ impl Query {
             .filter(|value| !value.is_empty())
     }
 
-    /// Every value given, in order.
+    /// Returns every value of a parameter, in order.
     pub(crate) fn all(&self, name: &str) -> Vec<String> {
         self.0.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone()).collect()
     }
 
-    /// Kubernetes reads any value but `false` and `0` as true, even none.
+    /// Returns the value of a flag. Like Kubernetes, reads everything but `false` and `0` as true, even an empty value.
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.0
             .iter()
@@ -38,7 +38,7 @@ impl Query {
             .is_some_and(|(_, value)| !matches!(&**value, "0" | "false" | "False" | "FALSE"))
     }
 
-    /// A number; what is none is as good as not given, as in Kubernetes' conversion of queries.
+    /// Returns a number.
     pub(crate) fn number(&self, name: &str) -> ApiResult<Option<i64>> {
         self.get(name)
             .map(|text| {
@@ -51,7 +51,7 @@ impl Query {
             .transpose()
     }
 
-    /// Whether nothing shall be stored. `options` names the kind of options for the refusal.
+    /// Returns true for a dry run. `options` is the kind that the error names.
     pub(crate) fn dry_run(&self, options: &str) -> ApiResult<bool> {
         let given: Vec<&str> = self
             .0
@@ -72,7 +72,7 @@ impl Query {
         ))
     }
 
-    /// What to do about unknown fields.
+    /// Returns the handling of unknown fields. `options` is the kind that the error names.
     pub(crate) fn field_validation(&self, options: &str) -> ApiResult<FieldValidation> {
         match self.get("fieldValidation") {
             None | Some("Warn") => Ok(FieldValidation::Warn),
@@ -93,7 +93,7 @@ impl Query {
     }
 }
 
-/// What to do about fields that a kind does not have.
+/// The handling of fields that the type does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldValidation {
     Ignore,
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn queries_may_start_with_an_ampersand() {
+    fn query_may_start_with_ampersand() {
         let query = Query::parse(Some("&watch=true&labelSelector=a%3Db,c+in+(d)&x=&watched=0"));
         assert!(query.flag("watch") && !query.flag("watched") && !query.flag("absent"));
         assert_eq!(query.get("labelSelector"), Some("a=b,c in (d)"));

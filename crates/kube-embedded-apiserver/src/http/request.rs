@@ -33,7 +33,7 @@ impl<'a> Request<'a, ()> {
         }
     }
 
-    /// The same request, for a target.
+    /// Returns the request with its target.
     pub(crate) fn with_target<T>(self, target: T) -> Request<'a, T> {
         let Self { parts, query, body, user, target: () } = self;
         Request { parts, query, body, user, target }
@@ -49,23 +49,23 @@ impl<'a, T> Request<'a, T> {
         &self.parts.headers
     }
 
-    /// The request changes nothing.
+    /// Returns true if the request changes nothing.
     pub(crate) fn is_read(&self) -> bool {
         matches!(*self.method(), Method::GET | Method::HEAD)
     }
 
-    /// The media type of the body, without parameters.
+    /// Returns the media type of the body, without parameters.
     pub(crate) fn content_type(&self) -> &'a str {
         let value = self.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         value.unwrap_or_default().split(';').next().unwrap_or_default().trim()
     }
 
-    /// The form that the client accepts the object or list in.
+    /// Returns the form in which the client accepts the object or list.
     pub(crate) fn form(&self) -> ApiResult<Form> {
         negotiation::negotiate(self.headers(), self.query.get("includeObject"))
     }
 
-    /// The options of a write, which errors name by the verb.
+    /// Parses the options of a write.
     pub(crate) fn write_options(&self) -> ApiResult<WriteOptions> {
         let kind = match *self.method() {
             Method::PUT => "UpdateOptions",

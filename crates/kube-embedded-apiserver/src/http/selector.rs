@@ -6,7 +6,7 @@ use crate::{
 };
 use serde_json::Value;
 
-/// Which objects of a resource are meant.
+/// Label and field selectors of a request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selector {
     labels: Vec<Requirement>,
@@ -109,8 +109,7 @@ fn parse_fields(resource: &ResourceType, text: &str) -> ApiResult<Vec<(String, b
         .collect()
 }
 
-/// Kubernetes words it in one way for kinds that have conversions of field labels of their own,
-/// and in another for all others.
+/// Words the error as Kubernetes does, which depends on whether the type registers field label conversions.
 fn unknown_field(resource: &ResourceType, path: &str) -> ApiError {
     ApiError::bad_request(if resource.selectable.is_empty() {
         format!(
@@ -246,7 +245,7 @@ impl<'a> Parser<'a> {
         Ok(Requirement { key, test })
     }
 
-    /// One value; none is the empty string.
+    /// Parses one value; a missing one is the empty string.
     fn value(&mut self) -> ApiResult<String> {
         match self.peek() {
             Token::End | Token::Sign(",") => Ok(String::new()),
@@ -306,7 +305,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn label_selectors_match_as_in_kubernetes() {
+    fn label_selector_matches_as_in_kubernetes() {
         let object = json!({ "metadata": { "labels": { "app": "x", "env": "prod", "n": "5" } } });
         for (selector, expected) in [
             ("", true),
@@ -332,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn label_selectors_are_refused_as_in_kubernetes() {
+    fn invalid_label_selector_is_rejected_as_in_kubernetes() {
         for (selector, expected) in [
             ("app===x", "found '=', expected: identifier"),
             ("app in x", "found 'x' expected: '('"),

@@ -1,4 +1,4 @@
-//! Refusals as Kubernetes words them: a `Status` object with code, reason, message and details.
+//! `Status` objects: errors with Kubernetes' codes, reasons, messages and details, and successes.
 
 use crate::{
     http::body::{Body, respond},
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-/// Why a request was not served.
+/// The error of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     code: StatusCode,
@@ -41,7 +41,7 @@ impl ApiError {
         self.code
     }
 
-    /// Whether the refusal is that there is an object of that name.
+    /// Returns true if an object of the name exists.
     pub(crate) fn is_exists(&self) -> bool {
         self.reason == "AlreadyExists"
     }
@@ -54,7 +54,7 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 
-    /// As Kubernetes answers a resource version that is no number: 500 without a reason.
+    /// A resource version that is no number: Kubernetes responds with 500 and no reason.
     pub(crate) fn bad_resource_version(text: &str) -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -75,7 +75,7 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).with_details(details(resource, name))
     }
 
-    /// Of a resource that this server does not serve.
+    /// The resource is not served.
     pub(crate) fn no_such_resource() -> Self {
         let message = "the server could not find the requested resource";
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).with_details(json!({}))
@@ -91,7 +91,7 @@ impl ApiError {
             .with_details(json!({}))
     }
 
-    /// The same, where there is a reason that is not obvious.
+    /// The method is not allowed for a reason that is not obvious.
     pub(crate) fn method_not_allowed_because(why: &str) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why).with_details(json!({}))
     }
@@ -101,7 +101,7 @@ impl ApiError {
             .with_details(json!({}))
     }
 
-    /// The patches that custom resources take.
+    /// Custom resources do not support the type of the patch.
     pub(crate) fn unsupported_patch() -> Self {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -148,7 +148,7 @@ impl ApiError {
         )
     }
 
-    /// The object under the name is another than the client means.
+    /// The object has another uid than the client expects.
     pub(crate) fn conflict_uid(
         resource: &ResourceType,
         name: &str,
@@ -165,7 +165,7 @@ impl ApiError {
         )
     }
 
-    /// An update names a resource version that can be none.
+    /// The resource version of an update is no number.
     pub(crate) fn bad_update_version(resource: &ResourceType, name: &str, given: &str) -> Self {
         let error = FieldError {
             reason: "FieldValueInvalid",
@@ -175,7 +175,7 @@ impl ApiError {
         Self::invalid(resource, name, &[error])
     }
 
-    /// A precondition of a deletion does not hold; here Kubernetes names the kind, not the resource.
+    /// A precondition of a deletion does not hold. Kubernetes names the kind here, not the resource.
     pub(crate) fn precondition(resource: &ResourceType, name: &str, why: &str) -> Self {
         let what = qualify(resource.kind, resource.group);
         let mut named = details(resource, name);
@@ -188,7 +188,7 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, "Conflict", message).with_details(details)
     }
 
-    /// Server-side apply met fields of other managers: (manager, field).
+    /// Server-side apply conflicts with other managers.
     pub(crate) fn apply_conflict(message: String, causes: Vec<Value>) -> Self {
         Self::new(StatusCode::CONFLICT, "Conflict", message)
             .with_details(json!({ "causes": causes }))
@@ -199,7 +199,7 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).with_details(details(resource, name))
     }
 
-    /// Creation in a namespace that is going away.
+    /// The namespace of a new object is being deleted.
     pub(crate) fn terminating(resource: &ResourceType, name: &str, namespace: &str) -> Self {
         let why = format!(
             "unable to create new content in namespace {namespace} because it is being terminated"
@@ -219,27 +219,27 @@ impl ApiError {
         Self::invalid_object(resource.kind, resource.group, name, errors)
     }
 
-    /// Of a scale that asks for what cannot be.
+    /// A `Scale` is invalid.
     pub(crate) fn invalid_scale(name: &str, error: FieldError) -> Self {
         Self::invalid_object("Scale", "autoscaling", name, &[error])
     }
 
-    /// Of a request for a token.
+    /// A `TokenRequest` is invalid.
     pub(crate) fn invalid_token_request(error: FieldError) -> Self {
         Self::invalid_object("TokenRequest", "authentication.k8s.io", "", &[error])
     }
 
-    /// A subresource that does not fit the object as it is.
+    /// A subresource conflicts with the state of the object.
     pub(crate) fn conflict_below(what: &str, name: &str, why: &str) -> Self {
         Self::conflict_because(what, json!({ "name": name, "kind": what }), name, why)
     }
 
-    /// Of the options in a query (`CreateOptions`, `PatchOptions`, …).
+    /// The options in a query are invalid (`CreateOptions`, `PatchOptions`, ...).
     pub(crate) fn invalid_options(options: &str, error: FieldError) -> Self {
         Self::invalid_object(options, "meta.k8s.io", "", &[error])
     }
 
-    /// Of the options of a list or watch, which contradict each other.
+    /// The options of a list or watch contradict each other.
     pub(crate) fn invalid_list_options(errors: &[FieldError]) -> Self {
         Self::invalid_object("ListOptions", "meta.k8s.io", "", errors)
     }
@@ -269,26 +269,25 @@ impl ApiError {
             .with_details(Value::Object(details))
     }
 
-    /// A patch that cannot be applied to the object as it is (a JSON patch's `test`, say).
+    /// A patch cannot be applied to the object, for example because of a JSON patch's `test`.
     pub(crate) fn patch_failed() -> Self {
         let message = "the server rejected our request due to an error in our request";
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).with_details(json!({}))
     }
 
-    /// The resource version asked for is older than the history.
+    /// The resource version of a watch is compacted.
     pub(crate) fn expired(asked: u64, oldest: u64) -> Self {
         let message = format!("too old resource version: {asked} ({oldest})");
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
-    /// The revision that a list asks for exactly is older than the history.
+    /// The exact resource version of a list is compacted.
     pub(crate) fn expired_list() -> Self {
         let message = "The resourceVersion for the provided list is too old.";
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
-    /// The pages of a list reach further back than the history; with the token, the rest can be had
-    /// as it is now.
+    /// The first page of a list is compacted; the token continues with the current state.
     pub(crate) fn expired_continue(token: String) -> Self {
         let mut error = Self::new(
             StatusCode::GONE,
@@ -304,7 +303,7 @@ impl ApiError {
         error
     }
 
-    /// The client has seen a newer revision than there is: of another server, most likely.
+    /// The resource version is newer than the newest, so it is most likely that of another server.
     pub(crate) fn too_large_resource_version(asked: u64, current: u64) -> Self {
         let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
         Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message).with_details(json!({
@@ -316,12 +315,12 @@ impl ApiError {
         }))
     }
 
-    /// The continue token is of no use any more, or was never one.
+    /// The continue token cannot be decoded.
     pub(crate) fn bad_continue() -> Self {
         Self::bad_request("continue key is not valid: cannot be decoded; start the list again")
     }
 
-    /// The object that goes over the wire.
+    /// Returns the `Status` object.
     pub(crate) fn to_value(&self) -> Value {
         let mut status = json!({
             "kind": "Status",
@@ -346,7 +345,7 @@ impl ApiError {
     }
 }
 
-/// The success that a deletion ends in.
+/// The success of a deletion.
 pub(crate) fn deleted(resource: &ResourceType, name: &str, uid: &str) -> Value {
     let mut details = details(resource, name);
     details["uid"] = uid.into();
@@ -364,7 +363,7 @@ pub(crate) fn created() -> Value {
     json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 })
 }
 
-/// `deployments.apps`, `pods`.
+/// Returns `deployments.apps`, `pods`.
 fn qualified(resource: &ResourceType) -> String {
     qualify(resource.plural, resource.group)
 }

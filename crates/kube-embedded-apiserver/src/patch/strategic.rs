@@ -1,19 +1,44 @@
-//! Strategic merge patches: merge patches that know which lists are maps in disguise.
+//! Strategic merge patches (`k8s.io/apimachinery/pkg/util/strategicpatch`): merge patches that
+//! merge lists of objects by a merge key, with directives in the patch for what this cannot
+//! express. The directives are described in
+//! <https://github.com/kubernetes/community/blob/master/contributors/devel/sig-api-machinery/strategic-merge-patch.md>.
 
 use serde_json::{Map, Value};
 
 use crate::{
-    patch::PatchError,
-    schema::tree::{Field, Shape, Strategy, Structure, forest},
+    patch::error::PatchError,
+    resources::resource_type::ResourceType,
+    schema::types::{Field, PatchStrategy, Shape, Structure},
 };
 
+/// How to treat an object or an element: `merge` (the default), `replace` or `delete`.
 const DIRECTIVE: &str = "$patch";
+/// The fields that stay; all others are removed, so that a union has one member.
 const RETAIN_KEYS: &str = "$retainKeys";
+/// Prefix of a list of scalars to remove.
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
+/// Prefix of the order of a list after the patch.
 const ELEMENT_ORDER: &str = "$setElementOrder/";
 
-/// Merges a patch into an object of a structure, or of unknown form.
-pub(crate) fn merge(
+/// Applies a strategic merge patch, `application/strategic-merge-patch+json`.
+///
+/// # Errors
+/// `BadRequest` if a directive is malformed, `Unprocessable` if an element lacks its merge key. The
+/// target is then partially patched.
+pub(crate) fn strategic(
+    resource: &ResourceType,
+    target: &mut Value,
+    patch: &Value,
+) -> Result<(), PatchError> {
+    match (target.as_object_mut(), patch.as_object()) {
+        (Some(target), Some(patch)) => merge(Some(resource.structure()), target, patch),
+        _ => Err(PatchError::BadRequest("invalid JSON document".to_owned())),
+    }
+}
+
+/// Merges a patch into an object. Without a structure (below a map or a field of any type), all
+/// lists are replaced.
+fn merge(
     structure: Option<&Structure>,
     target: &mut Map<String, Value>,
     patch: &Map<String, Value>,
@@ -69,6 +94,7 @@ pub(crate) fn merge(
     Ok(())
 }
 
+/// Merges one field of the patch.
 fn merge_field(
     field: Option<&Field>,
     key: &str,
@@ -81,8 +107,7 @@ fn merge_field(
         }
         Value::Object(patch) => {
             let shape = field.map(|field| &field.shape);
-            // Of a map's values, only their common shape is known.
-            let structure = shape.and_then(|shape| forest().structure(shape));
+            let structure = shape.and_then(Shape::structure);
             let entry = target.entry(key).or_insert(Value::Null);
             if !entry.is_object() {
                 *entry = Value::Object(Map::new());
@@ -94,10 +119,12 @@ fn merge_field(
         Value::Array(patch) => {
             let list = target.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             let merged = match field.and_then(|field| Some((field, field.strategy?))) {
-                Some((field, Strategy { merge: true, key: Some(key), .. })) => {
+                Some((field, PatchStrategy { merge: true, key: Some(key), .. })) => {
                     merge_keyed(element(field), key, list, patch)?
                 }
-                Some((_, Strategy { merge: true, key: None, .. })) => merge_scalars(list, patch),
+                Some((_, PatchStrategy { merge: true, key: None, .. })) => {
+                    merge_scalars(list, patch)
+                }
                 _ => patch.clone(),
             };
             target.insert(key.to_owned(), Value::Array(merged));
@@ -111,11 +138,12 @@ fn merge_field(
 
 fn element(field: &Field) -> Option<&Structure> {
     match &field.shape {
-        Shape::List(element) => forest().structure(element),
+        Shape::List(element) => element.structure(),
         _ => None,
     }
 }
 
+/// Merges a list of distinct scalars.
 fn merge_scalars(list: &[Value], patch: &[Value]) -> Vec<Value> {
     let mut merged = list.to_vec();
     for value in patch {
@@ -126,12 +154,14 @@ fn merge_scalars(list: &[Value], patch: &[Value]) -> Vec<Value> {
     arranged(merged, patch, list, Clone::clone)
 }
 
+/// Merges a list of objects by its merge key.
 fn merge_keyed(
     element: Option<&Structure>,
     key: &str,
     list: &[Value],
     patch: &[Value],
 ) -> Result<Vec<Value>, PatchError> {
+    // `{ "$patch": "replace" }` as an element replaces the whole list with the other elements.
     let replaces = |item: &Value| item[DIRECTIVE] == "replace" && item.get(key).is_none();
     if patch.iter().any(replaces) {
         let kept = patch.iter().filter(|item| item.get(DIRECTIVE).is_none());
@@ -170,18 +200,19 @@ fn merge_keyed(
     Ok(arranged(merged, &kept, list, |item| item[key].clone()))
 }
 
-/// An element as it is where there was none before: without directives and nulls.
+/// Returns a new element, without directives and nulls.
 fn cleaned(element: Option<&Structure>, item: &Value) -> Result<Value, PatchError> {
     match item {
         Value::Object(patch) => {
-            let mut made = Map::new();
-            merge(element, &mut made, patch)?;
-            Ok(Value::Object(made))
+            let mut new = Map::new();
+            merge(element, &mut new, patch)?;
+            Ok(Value::Object(new))
         }
         other => Ok(other.clone()),
     }
 }
 
+/// Applies `$setElementOrder` to a list; `before` is the list before the patch.
 fn order_field(
     field: Option<&Field>,
     name: &str,
@@ -204,8 +235,9 @@ fn order_field(
     Ok(())
 }
 
-/// Puts what the patch names in the patch's order, and the rest where the server had it: before the
-/// next named element that it stood before, else after them.
+/// Orders a list: the elements that the patch names in its order, and the others where the server
+/// had them, that is before the next named element that they preceded, otherwise last
+/// (`normalizeElementOrder`).
 fn arranged(
     list: Vec<Value>,
     patch: &[Value],
@@ -234,6 +266,7 @@ fn arranged(
     arranged
 }
 
+/// Removes what a replacing patch must not store: nulls and directives.
 fn without_nulls(patch: &Map<String, Value>) -> Map<String, Value> {
     patch
         .iter()
@@ -248,7 +281,7 @@ fn without_nulls(patch: &Map<String, Value>) -> Map<String, Value> {
         .collect()
 }
 
-/// `map[image:x tty:true]`, as Go prints a map.
+/// Formats a map as Go does, for the message: `map[image:x tty:true]`.
 fn go_map(map: &Map<String, Value>) -> String {
     let pairs: Vec<String> = map
         .iter()

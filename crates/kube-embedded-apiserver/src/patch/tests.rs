@@ -1,11 +1,10 @@
-//! Tables and properties of the patches.
+//! Examples of each patch type and of `managedFields`; general laws are in [`super::properties`].
 
 use jiff::Timestamp;
-use rand::{RngExt, SeedableRng, rngs::StdRng};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::*;
-use crate::resources::registry;
+use super::{error::Conflict, *};
+use crate::resources::{registry, resource_type::ResourceType};
 
 fn deployments() -> &'static ResourceType<'static> {
     registry::find("apps", "v1", "deployments").unwrap()
@@ -33,24 +32,24 @@ fn entry(manager: &str, operation: &str, fields: Value) -> (String, String, Valu
 }
 
 #[test]
-fn json_patches_have_limits() {
+fn json_patch_beyond_limits_is_rejected() {
     let copies = |path: &str, n: usize| {
         let copy =
             |n: String| json!({ "op": "copy", "from": "/data", "path": path.replace('N', &n) });
         Value::Array((0..n).map(|n| copy(n.to_string())).collect())
     };
     let object = json!({ "data": { "a": "1" } });
-    // Each doubles what is there.
-    for (patch, fine) in [
+    // Each of these doubles the object.
+    for (patch, valid) in [
         (copies("/data/N", 5), true),
         (copies("/data/N", 40), false),
-        // And this nests ever deeper.
+        // And each of these nests it one level deeper.
         (copies("/data/a", 100), true),
         (copies("/data/a", 5_000), false),
     ] {
         match json(&mut object.clone(), &patch) {
-            Ok(()) => assert!(fine),
-            Err(PatchError::Unprocessable(_)) => assert!(!fine),
+            Ok(()) => assert!(valid),
+            Err(PatchError::Unprocessable(_)) => assert!(!valid),
             Err(error) => panic!("{error:?}"),
         }
     }
@@ -64,13 +63,13 @@ fn json_patches_have_limits() {
 }
 
 #[test]
-fn json_patches() {
+fn json_patch_applies_or_is_rejected_as_a_whole() {
     let map = json!({ "data": { "a": "1" } });
     for (patch, expected) in [
         (json!([{ "op": "replace", "path": "/data/a", "value": "2" }]), Some(json!({ "a": "2" }))),
         (json!([{ "op": "test", "path": "/data/a", "value": "2" }]), None),
         (json!([{ "op": "remove", "path": "/data/z" }]), None),
-        // What is not there is null, in an object that is.
+        // A missing field of an existing object tests as null.
         (
             json!([
                 { "op": "test", "path": "/data/z", "value": null },
@@ -99,11 +98,11 @@ fn json_patches() {
 }
 
 #[test]
-fn strategic_merge_patches() {
+fn strategic_merge_patch_follows_merge_keys_and_directives() {
     let pod = |spec: Value| json!({ "spec": { "template": { "spec": spec } } });
     let containers = |list: Value| pod(json!({ "containers": list }));
     let two = json!([{ "name": "a", "image": "1" }, { "name": "b", "image": "1" }]);
-    for (what, before, patch, after) in [
+    for (case, before, patch, after) in [
         (
             "an element is found by its merge key",
             containers(two.clone()),
@@ -182,12 +181,12 @@ fn strategic_merge_patches() {
     ] {
         let mut target = before;
         strategic(deployments(), &mut target, &patch).unwrap();
-        assert_eq!(target, after, "{what}");
+        assert_eq!(target, after, "{case}");
     }
 }
 
 #[test]
-fn strategic_merge_patches_that_make_no_sense() {
+fn malformed_strategic_merge_patch_is_rejected() {
     for patch in [
         json!({ "spec": { "$patch": "mangle" } }),
         json!({ "spec": { "strategy": { "$retainKeys": "type" } } }),
@@ -200,7 +199,7 @@ fn strategic_merge_patches_that_make_no_sense() {
 }
 
 #[test]
-fn applying_takes_and_gives_up_fields() {
+fn apply_owns_its_fields_and_prunes_dropped_ones() {
     let resource = config_maps();
     let map = |data: Value| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": data });
     let first = apply(resource, None, &map(json!({ "x": "1", "y": "1" })), "one", false, "", at(0))
@@ -233,21 +232,21 @@ fn applying_takes_and_gives_up_fields() {
         ]
     );
 
-    let gone = apply(resource, Some(&forced), &map(json!({})), "one", false, "", at(2)).unwrap();
-    assert_eq!(gone["data"], json!({ "x": "2" }));
+    let dropped = apply(resource, Some(&forced), &map(json!({})), "one", false, "", at(2)).unwrap();
+    assert_eq!(dropped["data"], json!({ "x": "2" }));
     assert_eq!(
-        managed(&gone),
+        managed(&dropped),
         [
             entry("two", "Apply", json!({ "f:data": { "f:x": {} } })),
             entry("one", "Apply", json!({ "f:data": {} })),
         ]
     );
-    let shared = apply(resource, Some(&gone), &other, "three", false, "", at(3)).unwrap();
+    let shared = apply(resource, Some(&dropped), &other, "three", false, "", at(3)).unwrap();
     assert_eq!(managed(&shared).len(), 3, "the same value is no conflict");
 }
 
 #[test]
-fn applying_what_an_update_owns_is_a_conflict_that_names_the_version() {
+fn apply_conflict_with_an_update_names_its_version() {
     let resource = config_maps();
     let mut object = json!({ "metadata": { "name": "a" }, "data": { "x": "1", "y": "1" } });
     track_update(resource, None, &mut object, "kubectl", Operation::Update, "", at(0));
@@ -265,7 +264,7 @@ fn applying_what_an_update_owns_is_a_conflict_that_names_the_version() {
 }
 
 #[test]
-fn an_element_no_longer_applied_goes_unless_another_wants_it() {
+fn dropped_element_is_removed_unless_another_manager_owns_it() {
     let resource = deployments();
     let of = |containers: Value| {
         json!({
@@ -292,7 +291,7 @@ fn an_element_no_longer_applied_goes_unless_another_wants_it() {
 }
 
 #[test]
-fn a_created_deployment_is_owned_with_its_defaults() {
+fn create_owns_the_object_with_its_defaults() {
     let resource = deployments();
     let mut object = json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
@@ -348,7 +347,7 @@ fn a_created_deployment_is_owned_with_its_defaults() {
 }
 
 #[test]
-fn an_update_takes_only_what_it_changes() {
+fn update_owns_only_the_fields_it_changes() {
     let resource = deployments();
     let mut old = json!({ "metadata": { "name": "d" }, "spec": { "replicas": 1, "paused": true } });
     track_update(resource, None, &mut old, "one", Operation::Update, "", at(0));
@@ -372,92 +371,5 @@ fn an_update_takes_only_what_it_changes() {
     let mut removed = status.clone();
     removed["spec"].as_object_mut().unwrap().remove("paused");
     track_update(resource, Some(&status), &mut removed, "two", Operation::Update, "", at(3));
-    assert_eq!(managed(&removed).len(), 2, "who owns nothing is forgotten");
-}
-
-/// A random deployment of what matters to merging: maps, keyed lists, atomic lists, scalars.
-fn random(rng: &mut StdRng) -> Value {
-    let mut labels = Map::new();
-    let mut containers = Vec::new();
-    for name in ["a", "b", "c"] {
-        if rng.random_bool(0.5) {
-            labels.insert(name.to_owned(), rng.random_range(0..3).to_string().into());
-        }
-        if name == "a" || rng.random_bool(0.6) {
-            let mut container =
-                json!({ "name": name, "image": rng.random_range(0..3).to_string() });
-            if rng.random_bool(0.5) {
-                container["args"] = json!([rng.random_range(0..3).to_string()]);
-            }
-            if rng.random_bool(0.5) {
-                let value = rng.random_range(0..3).to_string();
-                container["env"] = json!([{ "name": "X", "value": value }, { "name": "Y" }]);
-            }
-            containers.push(container);
-        }
-    }
-    json!({
-        "metadata": { "name": "d", "labels": labels },
-        "spec": {
-            "replicas": rng.random_range(0..4),
-            "template": { "spec": { "containers": containers } },
-        },
-    })
-}
-
-/// The merge patch that makes one object of another (RFC 7386 backwards).
-fn difference(from: &Value, to: &Value) -> Value {
-    let (Value::Object(from), Value::Object(to)) = (from, to) else { return to.clone() };
-    let mut patch = Map::new();
-    for name in from.keys().filter(|name| !to.contains_key(*name)) {
-        patch.insert(name.clone(), Value::Null);
-    }
-    for (name, value) in to {
-        match from.get(name) {
-            Some(old) if old == value => {}
-            Some(old) => {
-                patch.insert(name.clone(), difference(old, value));
-            }
-            None => {
-                patch.insert(name.clone(), value.clone());
-            }
-        }
-    }
-    Value::Object(patch)
-}
-
-#[test]
-fn properties() {
-    let mut rng = StdRng::seed_from_u64(7);
-    let resource = deployments();
-    for round in 0..500 {
-        let (one, two) = (random(&mut rng), random(&mut rng));
-
-        let mut merged = one.clone();
-        merge(&mut merged, &difference(&one, &two));
-        assert_eq!(merged, two, "round {round}: a merge patch of the difference makes the other");
-
-        let mut once = one.clone();
-        strategic(resource, &mut once, &two).unwrap();
-        let mut twice = once.clone();
-        strategic(resource, &mut twice, &two).unwrap();
-        assert_eq!(once, twice, "round {round}: a strategic merge patch does all at once");
-
-        let live = apply(resource, None, &one, "one", false, "", at(0)).unwrap();
-        let again = apply(resource, Some(&live), &one, "one", false, "", at(9)).unwrap();
-        assert_eq!(live, again, "round {round}: applying the same again changes nothing");
-
-        let moved = apply(resource, Some(&live), &two, "one", false, "", at(1)).unwrap();
-        let fresh = apply(resource, None, &two, "one", false, "", at(1)).unwrap();
-        let content = |object: &Value| {
-            let mut object = object.clone();
-            object["metadata"].as_object_mut().unwrap().remove("managedFields");
-            object
-        };
-        assert_eq!(
-            content(&moved),
-            content(&fresh),
-            "round {round}: the only manager gets what it applies"
-        );
-    }
+    assert_eq!(managed(&removed).len(), 2, "a manager without fields is dropped");
 }

@@ -1,13 +1,13 @@
-//! One version of a custom resource: what the API must know of it, read off its
-//! CustomResourceDefinition once and shared by all requests.
+//! One version of a custom resource, parsed from its CustomResourceDefinition once and shared by
+//! all requests: names, schema, printer columns and scale paths (`crdInfo` and `crdStorageMap` of
+//! `k8s.io/apiextensions-apiserver/pkg/apiserver/customresource_handler.go`).
 
 use crate::{
     fields::{find_path, list, text},
     resources::table_columns::{self, Column},
     schema::{
-        self,
-        structural::{self, Checked, Schema},
-        tree::Structure,
+        structural::{self, Schema},
+        types::Structure,
     },
     store,
     validation::{
@@ -44,26 +44,37 @@ pub struct CustomResource {
     pub(crate) resource: store::Resource,
     pub(crate) columns: Vec<PrinterColumn>,
     pub(crate) scale: Option<ScalePaths>,
-    /// What discovery tells of the version that objects are stored in, so that clients see it change.
+    /// `storageVersionHash` of the version that objects are stored in: clients see it change in
+    /// discovery.
     pub(crate) storage_hash: Option<String>,
-    /// Told with every answer of a version that shall no longer be used.
+    /// The warning of a deprecated version, which goes with every response.
     pub(crate) deprecation: Option<String>,
-    /// Nothing new may be created: the definition is on its way out.
+    /// The definition is being deleted, so no object may be created.
     pub(crate) terminating: bool,
-    /// What `GET /openapi/v3` says of it.
+    /// The schema in the OpenAPI v3 document.
     pub(crate) published: Value,
-    schema: Schema,
+    pub(crate) schema: Schema,
     pub(crate) structure: Structure,
     /// Ends when the resource is no longer served.
     pub(crate) served: tokio::sync::watch::Receiver<()>,
 }
 
-/// Where the numbers of a `Scale` stand.
+/// The paths of the `scale` subresource, as field names.
 #[derive(Debug)]
 pub(crate) struct ScalePaths {
     pub(crate) spec: Vec<String>,
     pub(crate) status: Vec<String>,
     pub(crate) selector: Option<Vec<String>>,
+}
+
+impl ScalePaths {
+    fn parse(scale: &Value) -> Self {
+        Self {
+            spec: steps(text(scale, &["specReplicasPath"])),
+            status: steps(text(scale, &["statusReplicasPath"])),
+            selector: scale["labelSelectorPath"].as_str().map(steps),
+        }
+    }
 }
 
 /// One of `additionalPrinterColumns`.
@@ -78,7 +89,7 @@ pub(crate) struct PrinterColumn {
 }
 
 impl CustomResource {
-    /// One version of a definition.
+    /// Parses one version of a definition. `served` ends when it is no longer served.
     pub(crate) fn new(
         definition: &Value,
         version: &Value,
@@ -92,16 +103,17 @@ impl CustomResource {
         };
         let group = text(spec, &["group"]).to_owned();
         let version_name = text(version, &["name"]).to_owned();
-        let given = &version["schema"]["openAPIV3Schema"];
-        let schema = Schema::parse(given);
-        let of_scale = &version["subresources"]["scale"];
+        let openapi = &version["schema"]["openAPIV3Schema"];
+        let schema = Schema::parse(openapi);
+        let scale = &version["subresources"]["scale"];
         let has_status = version["subresources"]["status"].is_object();
         let (kind, plural) = (name("kind"), name("plural"));
+        // As a Java package: the parts of the group in reverse.
         let domain: Vec<&str> = group.rsplit('.').collect();
         let schema_name = format!("{}.{version_name}.{kind}", domain.join("."));
         let selectable = list(version, &["selectableFields"]).iter();
         Self {
-            published: published(given, &group, &version_name, &kind),
+            published: published(openapi, &group, &version_name, &kind),
             structure: structural::structure(&schema),
             resource: store::Resource::named(&group, &plural),
             list_kind: name("listKind"),
@@ -112,23 +124,16 @@ impl CustomResource {
                 .map(|field| text(field, &["jsonPath"]).trim_start_matches('.').to_owned())
                 .collect(),
             namespaced: spec["scope"] == "Namespaced",
-            subresources: match (has_status, of_scale.is_object()) {
+            subresources: match (has_status, scale.is_object()) {
                 (true, true) => &["status", "scale"],
                 (true, false) => &["status"],
                 (false, true) => &["scale"],
                 (false, false) => &[],
             },
             columns: columns(version),
-            scale: of_scale.is_object().then(|| ScalePaths {
-                spec: steps(text(of_scale, &["specReplicasPath"])),
-                status: steps(text(of_scale, &["statusReplicasPath"])),
-                selector: of_scale["labelSelectorPath"].as_str().map(steps),
-            }),
-            storage_hash: (version["storage"] == true).then(|| {
-                let named = format!("{group}/{version_name}/{kind}");
-                let hash = sha2::Sha256::digest(named.as_bytes());
-                BASE64_STANDARD.encode(hash.get(..8).unwrap_or_default())
-            }),
+            scale: scale.is_object().then(|| ScalePaths::parse(scale)),
+            storage_hash: (version["storage"] == true)
+                .then(|| storage_hash(&group, &version_name, &kind)),
             deprecation: (version["deprecated"] == true).then(|| {
                 let given = version["deprecationWarning"].as_str().map(str::to_owned);
                 given.unwrap_or_else(|| format!("{group}/{version_name} {kind} is deprecated"))
@@ -144,20 +149,12 @@ impl CustomResource {
         }
     }
 
-    /// Removes what the schema does not have, and tells the paths.
-    pub(crate) fn prune(&self, object: &mut Value, tell: &mut impl FnMut(&str)) {
-        self.schema.prune(object, tell);
-        if let Some(metadata) = object.get_mut("metadata") {
-            schema::prune_metadata(metadata, tell);
-        }
-    }
-
-    /// Fills in defaults.
+    /// Sets the defaults of the schema.
     pub(crate) fn apply_defaults(&self, object: &mut Value) {
         self.schema.apply_defaults(object);
     }
 
-    /// Every error at once.
+    /// Returns all errors of an object (new, old on update).
     pub(crate) fn errors(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = metadata(new, old, dns_subdomain);
         let expected = format!("{}/{}", self.group, self.version);
@@ -166,15 +163,16 @@ impl CustomResource {
                 errors.push(invalid(field, &new[field], &format!("must be {expected}")));
             }
         }
-        errors.extend(Checked::check(&self.schema, new, old));
+        errors.extend(structural::validate(&self.schema, new, old));
         errors.extend(self.scale_errors(new));
         errors
     }
 
+    /// Validates the numbers that the `scale` subresource shows, which a schema need not restrict.
     fn scale_errors(&self, object: &Value) -> Vec<FieldError> {
         let Some(scale) = &self.scale else { return Vec::new() };
         let mut errors = Vec::new();
-        for (path, most) in [(&scale.spec, i32::MAX), (&scale.status, i32::MAX)] {
+        for path in [&scale.spec, &scale.status] {
             let Some(value) = find_path(object, path).filter(|value| !value.is_null()) else {
                 continue;
             };
@@ -183,8 +181,9 @@ impl CustomResource {
                 Some(number) if number < 0 => {
                     errors.push(invalid(field, value, "should be a non-negative integer"));
                 }
-                Some(number) if number > i64::from(most) => {
-                    let detail = format!("should be less than or equal to {most}");
+                // `Scale` has 32-bit numbers.
+                Some(number) if number > i64::from(i32::MAX) => {
+                    let detail = format!("should be less than or equal to {}", i32::MAX);
                     errors.push(invalid(field, value, &detail));
                 }
                 _ => {}
@@ -195,6 +194,7 @@ impl CustomResource {
 }
 
 impl PrinterColumn {
+    /// Returns the cell of an object in the Table that `kubectl get` shows.
     pub(crate) fn cell(&self, object: &Value, now: jiff::Timestamp) -> Value {
         let found = self.path.find(object);
         let Some(first) = found.first() else { return Value::Null };
@@ -210,7 +210,7 @@ impl PrinterColumn {
                 all.join(" ").into()
             }
             ("integer", Value::Number(number)) => match number.as_f64() {
-                #[allow(clippy::cast_possible_truncation, reason = "what a person is shown")]
+                #[allow(clippy::cast_possible_truncation, reason = "for display")]
                 Some(float) if number.as_i64().is_none() => (float as i64).into(),
                 _ => (*first).clone(),
             },
@@ -224,11 +224,18 @@ impl PrinterColumn {
     }
 }
 
-/// `.spec.replicas` as names.
+/// Returns the hash of a storage version (`discovery.StorageVersionHash`).
+fn storage_hash(group: &str, version: &str, kind: &str) -> String {
+    let hash = sha2::Sha256::digest(format!("{group}/{version}/{kind}").as_bytes());
+    BASE64_STANDARD.encode(hash.get(..8).unwrap_or_default())
+}
+
+/// Splits a simple path, such as `.spec.replicas`, into field names.
 fn steps(path: &str) -> Vec<String> {
     path.split('.').filter(|step| !step.is_empty()).map(str::to_owned).collect()
 }
 
+/// The columns of `additionalPrinterColumns`; without any, the age alone.
 fn columns(version: &Value) -> Vec<PrinterColumn> {
     let given = list(version, &["additionalPrinterColumns"]);
     if given.is_empty() {
@@ -262,7 +269,7 @@ fn columns(version: &Value) -> Vec<PrinterColumn> {
         .collect()
 }
 
-/// The schema as clients get it: with what every object has.
+/// Returns the schema as clients get it: with the fields that every object has.
 fn published(schema: &Value, group: &str, version: &str, kind: &str) -> Value {
     let mut schema = if schema.is_object() { schema.clone() } else { json!({ "type": "object" }) };
     if !schema["properties"].is_object() {

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-/// What becomes of the dependents of a deleted object (`propagationPolicy`).
+/// The handling of the dependents of a deleted object (`propagationPolicy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Propagation {
     /// They stay.
@@ -14,7 +14,7 @@ pub enum Propagation {
     Foreground,
 }
 
-/// How objects of a type are deleted.
+/// The behavior of deletions.
 pub struct Deletion {
     /// Returns the grace period in seconds for an object, given the one that the client requested. `None` where
     /// the type has no grace period, not even one of zero.

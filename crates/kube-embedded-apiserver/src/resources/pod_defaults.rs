@@ -1,4 +1,4 @@
-//! What a pod's spec says where nobody said anything.
+//! Defaults of a pod spec.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::fields::{default, default_empty, each, existing, object, text};
 
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
-/// Defaults of a pod template: those of its spec.
+/// Sets the defaults of a pod template's spec.
 pub(crate) fn template_defaults(spec: &mut Value) {
     if let Some(template) = object(spec, "template") {
         object(template, "metadata");
@@ -16,9 +16,9 @@ pub(crate) fn template_defaults(spec: &mut Value) {
     }
 }
 
-/// Defaults that pods and templates share.
+/// Sets the defaults that pods and templates share.
 pub(crate) fn defaults(spec: &mut Value) {
-    // Kubernetes keeps the old name of the field in step with the new one.
+    // Kubernetes keeps the deprecated `serviceAccount` equal to `serviceAccountName`.
     let old = text(spec, &["serviceAccount"]).to_owned();
     if !old.is_empty() {
         default_empty(spec, "serviceAccountName", old);
@@ -43,7 +43,7 @@ pub(crate) fn defaults(spec: &mut Value) {
     }
 }
 
-/// Defaults of pods alone: what is requested where only limits are given.
+/// Sets the requests of pods that name only limits; templates stay as they are.
 pub(crate) fn request_defaults(spec: &mut Value) {
     for field in CONTAINERS {
         for container in each(spec, field) {
@@ -111,7 +111,7 @@ fn http_defaults(handler: &mut Value) {
     }
 }
 
-/// `Always` for the tag `latest`, written or not.
+/// Returns `Always` for the tag `latest`, explicit or implied.
 fn pull_policy(image: &str) -> &'static str {
     let name = image.rsplit('/').next().unwrap_or_default();
     let (name, digest) = match name.split_once('@') {
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pull_policy_follows_the_tag() {
+    fn pull_policy_depends_on_tag() {
         for (image, policy) in [
             ("kubeapp:1.0", "IfNotPresent"),
             ("kubeapp", "Always"),

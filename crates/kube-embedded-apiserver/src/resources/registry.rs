@@ -1,5 +1,4 @@
-//! Every kind that a cluster serves at a moment: those of the table, and the custom resources that
-//! its CustomResourceDefinitions define. A request holds on to one such moment.
+//! The registry of resource types: the built-in ones, and a snapshot of the custom resources that are served.
 
 use crate::resources::{
     crd::CustomResource,
@@ -10,9 +9,10 @@ use crate::resources::{
         replica_set, secret, service, service_account,
     },
 };
+use crate::schema::tree;
 use std::sync::Arc;
 
-/// Every kind served, in the order that discovery lists groups.
+/// The built-in types, in the order in which discovery lists groups.
 static ALL: &[&ResourceType<'static>] = &[
     &namespace::RESOURCE,
     &node::RESOURCE,
@@ -38,22 +38,28 @@ static ALL: &[&ResourceType<'static>] = &[
     &custom_resource_definition::RESOURCE,
 ];
 
-/// Every kind of the table, core group first. What a cluster serves besides, [`ResourceRegistry`] knows.
+/// Returns the built-in types, core group first.
 pub fn all() -> &'static [&'static ResourceType<'static>] {
     ALL
 }
 
-/// The kind behind a path, `("apps", "v1", "deployments")`.
+/// Builds the schemas of all built-in types at once, on a background thread at start-up, so that no
+/// request has to wait.
+pub fn build_schemas() {
+    tree::build(ALL.iter().map(|resource| resource.define));
+}
+
+/// Finds the built-in type of a path, `("apps", "v1", "deployments")`.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static ResourceType<'static>> {
     ALL.iter().copied().find(|k| k.group == group && k.version == version && k.plural == plural)
 }
 
-/// The kind of an object, `("apps", "v1", "Deployment")`.
+/// Finds the built-in type of an object, `("apps", "v1", "Deployment")`.
 pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static ResourceType<'static>> {
     ALL.iter().copied().find(|k| k.group == group && k.version == version && k.kind == kind)
 }
 
-/// See the module. Without custom resources by default.
+/// See the module. The default has no custom resources.
 #[derive(Debug, Default)]
 pub struct ResourceRegistry {
     crds: Vec<Arc<CustomResource>>,
@@ -64,17 +70,17 @@ impl ResourceRegistry {
         Self { crds }
     }
 
-    /// Every kind, those of the table first.
+    /// Returns every type, the built-in ones first.
     pub fn resources(&self) -> impl Iterator<Item = ResourceType<'_>> {
         all().iter().map(|resource| **resource).chain(self.custom_resources())
     }
 
-    /// The custom resources.
+    /// Returns the custom resources.
     pub fn custom_resources(&self) -> impl Iterator<Item = ResourceType<'_>> {
         self.crds.iter().map(ResourceType::custom)
     }
 
-    /// The kind behind a path.
+    /// Finds the type of a path.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<ResourceType<'_>> {
         let fits = |resource: &ResourceType<'_>| {
             resource.group == group && resource.version == version && resource.plural == plural
@@ -83,7 +89,7 @@ impl ResourceRegistry {
         fixed.copied().or_else(|| self.custom_resources().find(fits))
     }
 
-    /// The kind of an object.
+    /// Finds the type of an object.
     pub fn find_kind(&self, group: &str, version: &str, kind: &str) -> Option<ResourceType<'_>> {
         let fits = |found: &ResourceType<'_>| {
             (found.group, found.version, found.kind) == (group, version, kind)
@@ -92,19 +98,19 @@ impl ResourceRegistry {
         fixed.copied().or_else(|| self.custom_resources().find(fits))
     }
 
-    /// Whether there is a group.
+    /// Returns true if a group is served.
     pub fn has_group(&self, group: &str) -> bool {
         all().iter().any(|resource| resource.group == group)
             || self.crds.iter().any(|crd| crd.group == group)
     }
 
-    /// Whether a group has a version.
+    /// Returns true if a version of a group is served.
     pub fn has_version(&self, group: &str, version: &str) -> bool {
         all().iter().any(|resource| (resource.group, resource.version) == (group, version))
             || self.crds.iter().any(|c| c.group == group && c.version == version)
     }
 
-    /// Something to keep a kind by for longer than a request.
+    /// Returns a handle that outlives the request.
     pub fn owned(resource: &ResourceType<'_>) -> OwnedResourceType {
         match resource.crd {
             Some(crd) => OwnedResourceType::CustomResource(crd.clone()),
@@ -116,17 +122,17 @@ impl ResourceRegistry {
     }
 }
 
-/// A kind that is kept.
+/// A resource type that outlives the request, for watches.
 #[derive(Clone, Debug)]
 pub enum OwnedResourceType {
-    /// Of the table.
+    /// A built-in type.
     Fixed(&'static ResourceType<'static>),
     /// A custom resource.
     CustomResource(Arc<CustomResource>),
 }
 
 impl OwnedResourceType {
-    /// The kind.
+    /// Returns the type.
     pub fn get(&self) -> ResourceType<'_> {
         match self {
             Self::Fixed(resource) => **resource,

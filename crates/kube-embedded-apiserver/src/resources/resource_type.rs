@@ -9,7 +9,7 @@ use crate::{
         deletion::Deletion,
         table_columns::Column,
     },
-    schema,
+    schema::{object_schema::ObjectSchema, tree, types::Structure},
     store::{self, Store},
     validation::field_error::FieldError,
 };
@@ -81,7 +81,7 @@ pub struct ResourceType<'a> {
     pub warnings: fn(&Value) -> Vec<String>,
     /// The warning that goes with every response.
     pub deprecation: Option<&'a str>,
-    /// Why new objects are accepted with dry-run only: this cluster would not act upon them.
+    /// The reason why new objects are accepted with dry-run only: this cluster would not act upon them.
     pub unsupported: Option<&'static str>,
     /// See [`Deletion`].
     pub deletion: &'static Deletion,
@@ -90,7 +90,7 @@ pub struct ResourceType<'a> {
     /// Fields besides `metadata.name` and `metadata.namespace` that a field selector may name,
     /// as dotted paths (`status.phase`).
     pub selectable: &'static [&'static str],
-    /// Where objects are stored: `(group, plural)` of the type that owns them. Only `events` of
+    /// The resource that objects are stored under: `(group, plural)` of the type that owns them. Only `events` of
     /// `events.k8s.io` is a view of another type.
     pub storage: (&'static str, &'static str),
     /// Converts the stored form to this view of it, where `storage` is another type. Leaves an object of its own
@@ -100,8 +100,9 @@ pub struct ResourceType<'a> {
     pub to_storage: fn(&mut Value),
     /// Objects define what else is served: their writes are followed by a reconciliation of the definitions.
     pub defines_resources: bool,
-    /// The definition of a custom resource; `None` for built-in types.
-    pub crd: Option<&'a Arc<CustomResource>>,
+    /// The definition of a custom resource; `None` for built-in types. Only this module looks at it: generic code
+    /// calls the methods below.
+    pub(in crate::resources) crd: Option<&'a Arc<CustomResource>>,
 }
 
 impl std::fmt::Debug for ResourceType<'_> {
@@ -120,17 +121,16 @@ impl ResourceType<'_> {
         }
     }
 
-    /// What Kubernetes stores of what a client sends: without nulls and empty lists, and with every
-    /// default. To be called on every write of the object itself.
+    /// Normalizes an object as decoding and encoding do (no nulls, no empty lists), and sets the defaults.
     pub fn apply_defaults(&self, object: &mut Value) {
-        schema::normalize(self, object);
+        self.object_schema().normalize(object);
         match self.crd {
             Some(crd) => crd.apply_defaults(object),
             None => (self.defaults)(object),
         }
     }
 
-    /// Where objects of this kind are stored.
+    /// Returns the resource that objects are stored under.
     pub fn storage_resource(&self) -> store::Resource {
         match self.crd {
             Some(crd) => crd.resource.clone(),
@@ -138,7 +138,7 @@ impl ResourceType<'_> {
         }
     }
 
-    /// Whether objects are stored as this kind shows them.
+    /// Returns true if objects are stored in the form in which this type shows them.
     pub fn is_storage_version(&self) -> bool {
         self.crd.is_some() || self.storage == (self.group, self.plural)
     }
@@ -159,7 +159,7 @@ impl ResourceType<'_> {
         }
     }
 
-    /// Whether a field selector may name a field, besides name and namespace.
+    /// Returns true if a field selector may name a field, besides name and namespace.
     pub fn is_selectable(&self, path: &str) -> bool {
         match self.crd {
             Some(crd) => crd.selectable.iter().any(|known| known == path),
@@ -167,7 +167,7 @@ impl ResourceType<'_> {
         }
     }
 
-    /// Every error at once (new, old on update).
+    /// Returns every error at once (new, old on update).
     pub fn errors(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         match self.crd {
             Some(crd) => crd.errors(new, old),
@@ -175,7 +175,7 @@ impl ResourceType<'_> {
         }
     }
 
-    /// `DeploymentList`.
+    /// Returns the kind of lists: `DeploymentList`.
     pub(crate) fn list_kind(&self) -> String {
         match self.crd {
             Some(crd) => crd.list_kind.clone(),
@@ -183,43 +183,49 @@ impl ResourceType<'_> {
         }
     }
 
-    /// The columns that a CustomResourceDefinition adds.
+    /// Returns the columns that a CustomResourceDefinition adds.
     pub(crate) fn printer_columns(&self) -> &[PrinterColumn] {
         self.crd.map(|crd| crd.columns.as_slice()).unwrap_or_default()
     }
 
-    /// Where `Scale` reads and writes, if not in `spec.replicas`, `status.replicas` and `spec.selector`.
+    /// Returns the OpenAPI schema of a CustomResourceDefinition.
+    pub(crate) fn published_schema(&self) -> Option<&Value> {
+        self.crd.map(|crd| &crd.published)
+    }
+
+    /// Returns the paths of a `Scale`, if they are not `spec.replicas`, `status.replicas` and `spec.selector`.
     pub(crate) fn scale_paths(&self) -> Option<&ScalePaths> {
         self.crd.and_then(|crd| crd.scale.as_ref())
     }
 
-    /// What discovery reports of the version that objects are stored in.
+    /// Returns the `storageVersionHash`, if discovery reports one.
     pub(crate) fn storage_hash(&self) -> Option<&str> {
         self.crd.and_then(|crd| crd.storage_hash.as_deref())
     }
 
-    /// Ends when the type is no longer served; `None` for types that always are.
+    /// Returns a receiver that ends when the type is no longer served; `None` for types that always are.
     pub(crate) fn served(&self) -> Option<tokio::sync::watch::Receiver<()>> {
         self.crd.map(|crd| crd.served.clone())
     }
 
-    /// Objects are decoded into no Go type, but kept as they are and checked against a schema: those of custom
-    /// resources (`unstructured.Unstructured`).
+    /// Returns true if kube-apiserver decodes objects into no Go type (`unstructured.Unstructured`), which makes a
+    /// difference in defaults, encodings and messages: those of custom resources.
     pub(crate) fn is_unstructured(&self) -> bool {
         self.crd.is_some()
     }
 
-    /// The CustomResourceDefinition is being deleted, so no more objects are created.
+    /// Returns true if the CustomResourceDefinition is being deleted, so that no more objects may be created.
     pub(crate) fn is_terminating(&self) -> bool {
         self.crd.is_some_and(|crd| crd.terminating)
     }
 
-    /// Serves a subresource of this name.
+    /// Returns true if a subresource of this name is served.
     pub(crate) fn has_subresource(&self, name: &str) -> bool {
         self.subresources.contains(&name)
     }
 
-    /// Writes of the status may change these fields of `metadata`, too: controllers keep their notes in them.
+    /// Returns the fields of `metadata` that a write of the status may change, since controllers keep their notes in
+    /// them.
     pub(crate) fn status_metadata(&self) -> &'static [&'static str] {
         if self.is_unstructured() {
             &["managedFields"]
@@ -228,12 +234,12 @@ impl ResourceType<'_> {
         }
     }
 
-    /// A write of the object leaves the status as it is.
+    /// Returns true if a write of the object leaves the status as it is.
     pub(crate) fn separates_status(&self) -> bool {
         self.has_subresource("status")
     }
 
-    /// A kind with nothing to it, to be completed by struct update.
+    /// A type without behavior of its own, to be completed by struct update.
     pub(crate) const fn of<K: Resource + JsonSchema>(
         singular: &'static str,
         schema: &'static str,
@@ -276,6 +282,22 @@ impl ResourceType<'_> {
 }
 
 impl<'a> ResourceType<'a> {
+    /// The fields of the type's objects.
+    pub(crate) fn structure(&self) -> &'a Structure {
+        match self.crd {
+            Some(crd) => &crd.structure,
+            None => tree::structure(self.schema, self.define),
+        }
+    }
+
+    /// The schema by which the type's objects are decoded.
+    pub(crate) fn object_schema(&self) -> ObjectSchema<'a> {
+        match self.crd {
+            Some(crd) => ObjectSchema::Unstructured(&crd.schema),
+            None => ObjectSchema::Typed(self.structure()),
+        }
+    }
+
     /// A custom resource, with the strategy that its definition makes.
     pub(crate) fn custom(crd: &'a Arc<CustomResource>) -> Self {
         Self {

@@ -1,11 +1,11 @@
-//! What `kubectl get` shows, shared between kinds: ages, selectors, containers.
+//! Columns of a Table, which `kubectl get` prints, and the cells that several types share: ages, selectors, containers.
 
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::fields::{at, list, text};
 
-/// A column of a kind's Table.
+/// A column of a Table.
 pub struct Column {
     /// Heading, `Ready`.
     pub name: &'static str,
@@ -15,9 +15,9 @@ pub struct Column {
     pub format: &'static str,
     /// 0 for always, 1 for `-o wide`.
     pub priority: i32,
-    /// Told by discovery of the table.
+    /// Description in the Table column definition.
     pub description: &'static str,
-    /// The cell for an object at a time (for ages).
+    /// Returns the cell of an object; the time is for ages.
     pub cell: fn(&Value, jiff::Timestamp) -> Value,
 }
 
@@ -55,12 +55,12 @@ pub(crate) const AGE: Column = column(
     |object, now| age(object, now).into(),
 );
 
-/// How long ago the object was created.
+/// Returns the age of an object.
 pub(crate) fn age(object: &Value, now: Timestamp) -> String {
     since(text(object, &["metadata", "creationTimestamp"]), now)
 }
 
-/// How long ago a time was, `<unknown>` where there is none.
+/// Returns the time since a timestamp; `<unknown>` if there is none.
 pub(crate) fn since(time: &str, now: Timestamp) -> String {
     match time.parse::<Timestamp>() {
         Ok(time) => human((now.as_second()).saturating_sub(time.as_second())),
@@ -68,8 +68,7 @@ pub(crate) fn since(time: &str, now: Timestamp) -> String {
     }
 }
 
-/// Kubernetes' short form of a duration in seconds: two units at most, the second one only while
-/// it matters.
+/// Formats a duration in seconds as `kubectl` does: two units at most, the second one only for short durations.
 pub(crate) fn human(seconds: i64) -> String {
     let pair = |big: i64, unit: &str, small: i64, small_unit: &str| match small {
         0 => format!("{big}{unit}"),
@@ -92,32 +91,32 @@ pub(crate) fn human(seconds: i64) -> String {
     }
 }
 
-/// The text, or `<none>`.
+/// Returns the text, or `<none>`.
 pub(crate) fn or_none(text: &str) -> Value {
     if text.is_empty() { "<none>".into() } else { text.into() }
 }
 
-/// A number, 0 where there is none.
+/// Returns the number at a path, 0 if there is none.
 pub(crate) fn count(object: &Value, path: &[&str]) -> i64 {
     at(object, path).as_i64().unwrap_or_default()
 }
 
-/// Names of a pod spec's containers, by commas.
+/// Returns the names of a pod spec's containers, separated by commas.
 pub(crate) fn container_names(spec: &Value) -> Value {
     joined(list(spec, &["containers"]), "name").into()
 }
 
-/// Images of a pod spec's containers, by commas.
+/// Returns the images of a pod spec's containers, separated by commas.
 pub(crate) fn container_images(spec: &Value) -> Value {
     joined(list(spec, &["containers"]), "image").into()
 }
 
-/// One field of each element, by commas.
+/// Returns one field of each element, separated by commas.
 pub(crate) fn joined(items: &[Value], field: &str) -> String {
     items.iter().map(|item| text(item, &[field])).collect::<Vec<_>>().join(",")
 }
 
-/// `app=x,env=y`, or `<none>`.
+/// Returns `app=x,env=y`, or `<none>`.
 pub(crate) fn map(labels: &Value) -> Value {
     let pairs: Vec<String> = labels
         .as_object()
@@ -128,7 +127,7 @@ pub(crate) fn map(labels: &Value) -> Value {
     or_none(&pairs.join(","))
 }
 
-/// A label selector as `kubectl` writes it: `app=x,tier in (a,b),!old`.
+/// Formats a label selector as `kubectl` does: `app=x,tier in (a,b),!old`.
 pub(crate) fn selector(selector: &Value) -> Value {
     if selector.is_null() {
         return "<none>".into();
@@ -165,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_as_kubectl_writes_them() {
+    fn duration_is_formatted_as_in_kubectl() {
         const MINUTE: i64 = 60;
         const HOUR: i64 = 60 * MINUTE;
         const DAY: i64 = 24 * HOUR;
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn selectors_as_kubectl_writes_them() {
+    fn selector_is_formatted_as_in_kubectl() {
         for (given, shown) in [
             (json!(null), "<none>"),
             (json!({ "matchLabels": { "b": "2", "a": "1" } }), "a=1,b=2"),

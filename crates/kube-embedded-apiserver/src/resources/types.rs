@@ -1,4 +1,7 @@
-//! The built-in resources, one file each.
+//! The built-in resource types, one file each: the strategy (`pkg/registry/*/strategy.go`),
+//! defaults (`pkg/apis/*/v1/defaults.go`), validation (`pkg/apis/*/validation`) and printer columns
+//! (`pkg/printers/internalversion`) that Kubernetes keeps in four places. Messages, column names
+//! and descriptions are Kubernetes' own.
 
 pub(crate) mod config_map;
 pub(crate) mod custom_resource_definition;

@@ -1,5 +1,6 @@
-//! Walks an object along its structure: unknown fields, pruning, and types with the messages of
-//! Go's JSON decoder, which clients show word for word.
+//! Walks an object along its structure: reports unknown fields, prunes, and checks types with the
+//! messages of Go's JSON decoder (`encoding/json`, `sigs.k8s.io/json`), which clients show word for
+//! word.
 
 use kube_embedded_core::quantity;
 use std::fmt::Write;
@@ -7,14 +8,14 @@ use std::fmt::Write;
 use base64::Engine;
 use serde_json::Value;
 
-use crate::schema::tree::{Shape, Structure, forest};
+use crate::schema::types::{Shape, Structure, type_name};
 
-/// Tells the path of every field that a structure does not have.
+/// Reports the path of every field that a structure does not have.
 pub(crate) fn unknown(
     structure: &Structure,
     value: &Value,
     path: &mut String,
-    tell: &mut impl FnMut(&str),
+    report: &mut impl FnMut(&str),
 ) {
     for (name, value) in value.as_object().into_iter().flatten() {
         let before = path.len();
@@ -23,25 +24,26 @@ pub(crate) fn unknown(
         }
         path.push_str(name);
         match structure.field(name) {
-            Some(field) => unknown_in(&field.shape, value, path, tell),
-            None => tell(path),
+            Some(field) => unknown_in(&field.shape, value, path, report),
+            None => report(path),
         }
         path.truncate(before);
     }
 }
 
-fn unknown_in(shape: &Shape, value: &Value, path: &mut String, tell: &mut impl FnMut(&str)) {
+/// [`unknown`] for a value of any type.
+fn unknown_in(shape: &Shape, value: &Value, path: &mut String, report: &mut impl FnMut(&str)) {
     match (shape, value) {
         (Shape::Struct(_), _) => {
-            if let Some(structure) = forest().structure(shape) {
-                unknown(structure, value, path, tell);
+            if let Some(structure) = shape.structure() {
+                unknown(structure, value, path, report);
             }
         }
         (Shape::List(element), Value::Array(items)) => {
             for (at, item) in items.iter().enumerate() {
                 let before = path.len();
                 let _ = write!(path, "[{at}]");
-                unknown_in(element, item, path, tell);
+                unknown_in(element, item, path, report);
                 path.truncate(before);
             }
         }
@@ -50,7 +52,7 @@ fn unknown_in(shape: &Shape, value: &Value, path: &mut String, tell: &mut impl F
                 let before = path.len();
                 path.push('.');
                 path.push_str(key);
-                unknown_in(element, item, path, tell);
+                unknown_in(element, item, path, report);
                 path.truncate(before);
             }
         }
@@ -58,25 +60,26 @@ fn unknown_in(shape: &Shape, value: &Value, path: &mut String, tell: &mut impl F
     }
 }
 
-/// What pruning removes.
+/// The fields that pruning removes.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Pruned {
     /// Fields that the structure does not have.
     Unknown,
-    /// Nulls, and empty lists and maps.
+    /// Known fields that are null, or empty lists and maps (`omitempty`).
     Empty,
 }
 
-pub(crate) fn prune(structure: &Structure, value: &mut Value, what: Pruned) {
+/// Removes fields from an object.
+pub(crate) fn prune(structure: &Structure, value: &mut Value, pruned: Pruned) {
     let Some(object) = value.as_object_mut() else { return };
     object.retain(|name, value| {
-        let Some(field) = structure.field(name) else { return what == Pruned::Empty };
-        prune_in(&field.shape, value, what);
-        if what == Pruned::Unknown {
+        let Some(field) = structure.field(name) else { return pruned == Pruned::Empty };
+        prune_in(&field.shape, value, pruned);
+        if pruned == Pruned::Unknown {
             return true;
         }
         match (&field.shape, value) {
-            // A time without `omitempty`: Kubernetes writes it as null itself.
+            // The one time in a pod without `omitempty`: Kubernetes itself encodes it as null.
             (_, Value::Null) => name == "lastProbeTime",
             (Shape::List(_), Value::Array(items)) => field.always || !items.is_empty(),
             (Shape::Map(_), Value::Object(entries)) => !entries.is_empty(),
@@ -85,36 +88,36 @@ pub(crate) fn prune(structure: &Structure, value: &mut Value, what: Pruned) {
     });
 }
 
-fn prune_in(shape: &Shape, value: &mut Value, what: Pruned) {
+fn prune_in(shape: &Shape, value: &mut Value, pruned: Pruned) {
     match (shape, value) {
         (Shape::Struct(_), value) => {
-            if let Some(structure) = forest().structure(shape) {
-                prune(structure, value, what);
+            if let Some(structure) = shape.structure() {
+                prune(structure, value, pruned);
             }
         }
         (Shape::List(element), Value::Array(items)) => {
-            items.iter_mut().for_each(|item| prune_in(element, item, what));
+            items.iter_mut().for_each(|item| prune_in(element, item, pruned));
         }
         (Shape::Map(element), Value::Object(items)) => {
-            items.values_mut().for_each(|item| prune_in(element, item, what));
+            items.values_mut().for_each(|item| prune_in(element, item, pruned));
         }
         _ => {}
     }
 }
 
-/// The first value of a wrong type, as Go's decoder reports it.
+/// Checks the types of all values, and returns the first error as Go's decoder reports it.
 pub(crate) fn types(structure: &Structure, value: &Value) -> Result<(), String> {
     if !value.is_object() && !value.is_null() {
         return Err(format!(
             "json: cannot unmarshal {} into Go value of type v1.{}",
-            kind_of(value),
+            type_name(value),
             structure.short_name()
         ));
     }
-    fields(structure, value, &mut Vec::new())
+    check_fields(structure, value, &mut Vec::new())
 }
 
-fn fields<'a>(
+fn check_fields<'a>(
     structure: &'a Structure,
     value: &'a Value,
     path: &mut Vec<&'a str>,
@@ -129,102 +132,89 @@ fn fields<'a>(
     Ok(())
 }
 
+/// Checks a value. `owner` is the Go struct that the message names; `path` leads to the value,
+/// without list indices, which Go does not report either.
 fn check<'a>(
     shape: &'a Shape,
     value: &'a Value,
     owner: &'a Structure,
     path: &mut Vec<&'a str>,
 ) -> Result<(), String> {
-    let wrong = |value: &Value, shape: &Shape| {
-        Err(format!(
-            "json: cannot unmarshal {} into Go struct field {}.{} of type {}",
-            match shape {
-                Shape::Int32 | Shape::Int64 => described(value),
-                _ => kind_of(value).to_owned(),
-            },
-            owner.short_name(),
-            path.join("."),
-            go_type(shape)
-        ))
-    };
     match (shape, value) {
         (_, Value::Null) | (Shape::Any, _) => Ok(()),
         (Shape::Boolean, Value::Bool(_)) | (Shape::Float, Value::Number(_)) => Ok(()),
         (Shape::String, Value::String(_)) => Ok(()),
-        (Shape::Int32 | Shape::Int64, Value::Number(number)) => {
-            let fits = match (shape, number.as_i64()) {
-                (Shape::Int32, Some(number)) => i32::try_from(number).is_ok(),
-                (_, number) => number.is_some(),
-            };
-            if fits { Ok(()) } else { wrong(value, shape) }
-        }
-        (Shape::Bytes, Value::String(text)) => {
-            match base64::engine::general_purpose::STANDARD.decode(text) {
-                Ok(_) => Ok(()),
-                Err(base64::DecodeError::InvalidByte(at, _)) => {
-                    Err(format!("illegal base64 data at input byte {at}"))
-                }
-                Err(_) => Err(format!("illegal base64 data at input byte {}", text.len())),
-            }
-        }
-        (Shape::Time | Shape::MicroTime, Value::String(text)) => {
-            if text.parse::<jiff::Timestamp>().is_ok() {
-                return Ok(());
-            }
-            let layout = match shape {
-                Shape::Time => "2006-01-02T15:04:05Z07:00",
-                _ => "2006-01-02T15:04:05.000000Z07:00",
-            };
-            Err(format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""))
-        }
-        (Shape::Time | Shape::MicroTime, _) => {
-            Err(format!("json: cannot unmarshal {} into Go value of type string", kind_of(value)))
-        }
+        (Shape::Int32, Value::Number(_)) if is_int32(value) => Ok(()),
+        (Shape::Int64, Value::Number(number)) if number.is_i64() => Ok(()),
+        (Shape::Bytes, Value::String(text)) => check_base64(text),
+        (Shape::Time, _) => check_time(value, "2006-01-02T15:04:05Z07:00"),
+        (Shape::MicroTime, _) => check_time(value, "2006-01-02T15:04:05.000000Z07:00"),
         (Shape::Quantity, Value::String(text)) => quantity::check(text),
         (Shape::Quantity, Value::Number(number)) => quantity::check(&number.to_string()),
         (Shape::Quantity, _) => Err(quantity::MALFORMED.to_owned()),
         (Shape::IntOrString, Value::String(_)) => Ok(()),
-        (Shape::IntOrString, Value::Number(number))
-            if number.as_i64().is_some_and(|number| i32::try_from(number).is_ok()) =>
-        {
-            Ok(())
-        }
-        (Shape::IntOrString, _) => {
-            Err(format!("json: cannot unmarshal {} into Go value of type int32", described(value)))
-        }
+        (Shape::IntOrString, _) if is_int32(value) => Ok(()),
+        (Shape::IntOrString, _) => Err(format!(
+            "json: cannot unmarshal {} into Go value of type int32",
+            with_digits(value)
+        )),
         (Shape::List(element), Value::Array(items)) => {
             items.iter().try_for_each(|item| check(element, item, owner, path))
         }
         (Shape::Map(element), Value::Object(items)) => {
             items.values().try_for_each(|item| check(element, item, owner, path))
         }
-        (Shape::Struct(_), Value::Object(_)) => match forest().structure(shape) {
-            Some(structure) => fields(structure, value, path),
+        (Shape::Struct(_), Value::Object(_)) => match shape.structure() {
+            Some(structure) => check_fields(structure, value, path),
             None => Ok(()),
         },
-        (shape, value) => wrong(value, shape),
+        _ => Err(format!(
+            "json: cannot unmarshal {} into Go struct field {}.{} of type {}",
+            match shape {
+                Shape::Int32 | Shape::Int64 => with_digits(value),
+                _ => type_name(value).to_owned(),
+            },
+            owner.short_name(),
+            path.join("."),
+            go_type(shape)
+        )),
     }
 }
 
-/// Numbers are told with their digits only where a number could have fitted.
-fn described(value: &Value) -> String {
+fn is_int32(value: &Value) -> bool {
+    value.as_i64().is_some_and(|number| i32::try_from(number).is_ok())
+}
+
+fn check_base64(text: &str) -> Result<(), String> {
+    let at = match base64::engine::general_purpose::STANDARD.decode(text) {
+        Ok(_) => return Ok(()),
+        Err(base64::DecodeError::InvalidByte(at, _)) => at,
+        Err(_) => text.len(),
+    };
+    Err(format!("illegal base64 data at input byte {at}"))
+}
+
+/// `layout` is the format as Go writes it in its message, by a reference time.
+fn check_time(value: &Value, layout: &str) -> Result<(), String> {
+    let Value::String(text) = value else {
+        let found = type_name(value);
+        return Err(format!("json: cannot unmarshal {found} into Go value of type string"));
+    };
+    if text.parse::<jiff::Timestamp>().is_ok() {
+        return Ok(());
+    }
+    Err(format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""))
+}
+
+/// Go's decoder prints the digits of a number only if the field is a number.
+fn with_digits(value: &Value) -> String {
     match value {
         Value::Number(number) => format!("number {number}"),
-        other => kind_of(other).to_owned(),
+        other => type_name(other).to_owned(),
     }
 }
 
-pub(crate) fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
+/// The Go type of a field, as the message prints it.
 fn go_type(shape: &Shape) -> String {
     match shape {
         Shape::Any | Shape::Inline(_) | Shape::Deduced => "interface {}".to_owned(),
@@ -241,7 +231,7 @@ fn go_type(shape: &Shape) -> String {
         Shape::List(element) => format!("[]{}", go_type(element)),
         Shape::Map(element) if **element == Shape::Quantity => "v1.ResourceList".to_owned(),
         Shape::Map(element) => format!("map[string]{}", go_type(element)),
-        Shape::Struct(_) => match forest().structure(shape) {
+        Shape::Struct(_) => match shape.structure() {
             Some(structure) => format!("v1.{}", structure.short_name()),
             None => "struct".to_owned(),
         },

@@ -1,26 +1,29 @@
-//! How lists and maps merge: what Kubernetes' types say in `+listType`, `+mapType` and
-//! `patchStrategy` markers, which no crate carries. The test holds the keys against the merge code of
-//! `k8s-openapi`, so a field that a new version adds cannot be missed.
+//! How lists and maps of built-in types merge: the `+listType`, `+mapType` and `patchStrategy`
+//! markers of Kubernetes' Go types (`staging/src/k8s.io/api`), which the schemas of `k8s-openapi`
+//! lack. A test compares the keys with the merge code of `k8s-openapi`, so a field that a new
+//! version adds is not missed.
 
 use serde_json::Value;
 
-use crate::schema::tree::{Shape, Strategy, Topology, reference};
+use crate::schema::types::{PatchStrategy, Shape, Topology, reference, short_name};
 
-/// A list with keys for server-side apply, and the one that a strategic merge patch uses.
+/// A list of objects that merges by keys.
 struct Keyed {
     owner: &'static str,
     field: &'static str,
-    /// For server-side apply; empty where the list is atomic there.
+    /// `+listMapKey`: the keys of server-side apply; empty if the list is atomic there.
     keys: &'static [&'static str],
-    /// For strategic merge patches.
+    /// `patchMergeKey`: the key of strategic merge patches; `None` if they replace the list.
     patch: Option<&'static str>,
     retain_keys: bool,
 }
 
+/// A list that both merge, a patch by the first key.
 const fn keyed(owner: &'static str, field: &'static str, key: &'static [&'static str]) -> Keyed {
     Keyed { owner, field, keys: key, patch: Some(key[0]), retain_keys: false }
 }
 
+/// A list that a strategic merge patch replaces.
 const fn apply_only(
     owner: &'static str,
     field: &'static str,
@@ -29,15 +32,17 @@ const fn apply_only(
     Keyed { owner, field, keys, patch: None, retain_keys: false }
 }
 
+/// A list that is atomic in server-side apply.
 const fn patch_only(owner: &'static str, field: &'static str, patch: &'static str) -> Keyed {
     Keyed { owner, field, keys: &[], patch: Some(patch), retain_keys: false }
 }
 
+/// A list of unions: clients send `$retainKeys`, so that a new member replaces the old one.
 const fn retaining(owner: &'static str, field: &'static str) -> Keyed {
     Keyed { owner, field, keys: &["name"], patch: Some("name"), retain_keys: true }
 }
 
-/// By short name of the structure that has the field.
+/// By the short name of the structure that has the field, in the order of Kubernetes' `types.go`.
 const KEYED: &[Keyed] = &[
     keyed("ObjectMeta", "ownerReferences", &["uid"]),
     keyed("PodSpec", "containers", &["name"]),
@@ -78,17 +83,17 @@ const KEYED: &[Keyed] = &[
     keyed("HorizontalPodAutoscalerStatus", "conditions", &["type"]),
 ];
 
-/// Lists of distinct scalars, which a strategic merge patch merges too.
+/// Lists of distinct scalars (`+listType=set`) that a strategic merge patch merges, too.
 const SETS: &[(&str, &str)] = &[("ObjectMeta", "finalizers"), ("NodeSpec", "podCIDRs")];
 
-/// Lists of distinct scalars for server-side apply alone.
+/// Lists of distinct scalars that a strategic merge patch replaces.
 const APPLY_SETS: &[(&str, &str)] = &[
     ("PodFailurePolicyOnExitCodesRequirement", "values"),
     ("UncountedTerminatedPods", "failed"),
     ("UncountedTerminatedPods", "succeeded"),
 ];
 
-/// Structures owned as a whole.
+/// Structures with one owner (`+structType=atomic`).
 const ATOMIC_STRUCTURES: &[&str] = &[
     "ConfigMapKeySelector",
     "EndpointAddress",
@@ -109,12 +114,13 @@ const ATOMIC_STRUCTURES: &[&str] = &[
     "TypedLocalObjectReference",
 ];
 
-/// Maps owned as a whole.
+/// Maps with one owner (`+mapType=atomic`).
 const ATOMIC_MAPS: &[(&str, &str)] =
     &[("Endpoint", "deprecatedTopology"), ("PodSpec", "nodeSelector"), ("ServiceSpec", "selector")];
 
-/// Fields whose Go type is a structure and no pointer to one (or a list without `omitempty`): there
-/// in every encoded object, and so never newly added by an update.
+/// Fields whose Go type is a structure, not a pointer to one, or a list without `omitempty`. They
+/// are part of every encoded object, so an update never adds them, and `managedFields` must not say
+/// that it did.
 const ALWAYS: &[(&str, &str)] = &[
     ("Container", "resources"),
     ("ContainerStatus", "lastState"),
@@ -148,9 +154,9 @@ const ALWAYS: &[(&str, &str)] = &[
     ("ServiceStatus", "loadBalancer"),
 ];
 
-/// Who owns what in a field's value.
+/// Returns how the parts of a field's value are owned; `owner` is the full name of the structure.
 pub(crate) fn topology(owner: &str, field: &str, shape: &Shape, schema: &Value) -> Topology {
-    let owner = short(owner);
+    let owner = short_name(owner);
     match shape {
         Shape::List(_) if [SETS, APPLY_SETS].iter().any(|sets| sets.contains(&(owner, field))) => {
             Topology::Set
@@ -162,49 +168,47 @@ pub(crate) fn topology(owner: &str, field: &str, shape: &Shape, schema: &Value) 
         Shape::Map(_) if ATOMIC_MAPS.contains(&(owner, field)) => Topology::Atomic,
         Shape::Map(_) => Topology::Granular,
         Shape::Struct(_) => match reference(schema) {
-            Some(name) if ATOMIC_STRUCTURES.contains(&short(name)) => Topology::Atomic,
+            Some(name) if is_atomic_structure(name) => Topology::Atomic,
             _ => Topology::Granular,
         },
         _ => Topology::Atomic,
     }
 }
 
-/// What a strategic merge patch does with the field.
-pub(crate) fn strategy(owner: &str, field: &str, topology: &Topology) -> Option<Strategy> {
-    let owner = short(owner);
+/// Returns how a strategic merge patch treats a field.
+pub(crate) fn strategy(owner: &str, field: &str, topology: &Topology) -> Option<PatchStrategy> {
+    let owner = short_name(owner);
     if *topology == Topology::Set && SETS.contains(&(owner, field)) {
-        return Some(Strategy { key: None, merge: true, retain_keys: false });
+        return Some(PatchStrategy { key: None, merge: true, retain_keys: false });
     }
     if (owner, field) == ("DeploymentSpec", "strategy") {
-        return Some(Strategy { key: None, merge: false, retain_keys: true });
+        // `patchStrategy:"retainKeys"`: changing the type drops the other type's parameters.
+        return Some(PatchStrategy { key: None, merge: false, retain_keys: true });
     }
     let keyed = find(owner, field)?;
-    Some(Strategy { key: Some(keyed.patch?), merge: true, retain_keys: keyed.retain_keys })
+    let key = Some(keyed.patch?);
+    Some(PatchStrategy { key, merge: true, retain_keys: keyed.retain_keys })
 }
 
-/// Whether Kubernetes encodes the field even where it is empty.
-pub(crate) fn always_encoded(owner: &str, field: &str) -> bool {
+/// Returns true if Kubernetes encodes the field even if it is empty.
+pub(crate) fn is_always_encoded(owner: &str, field: &str) -> bool {
     matches!(field, "metadata" | "spec" | "status")
-        && (owner.starts_with("io.k8s.api.") || short(owner) == "CustomResourceDefinition")
-        || ALWAYS.contains(&(short(owner), field))
+        && (owner.starts_with("io.k8s.api.") || short_name(owner) == "CustomResourceDefinition")
+        || ALWAYS.contains(&(short_name(owner), field))
 }
 
-/// Whether the structure is owned as a whole, by full name.
-pub(crate) fn atomic_structure(name: &str) -> bool {
-    ATOMIC_STRUCTURES.contains(&short(name))
+/// Returns true if the structure of a full name has one owner.
+pub(crate) fn is_atomic_structure(name: &str) -> bool {
+    ATOMIC_STRUCTURES.contains(&short_name(name))
 }
 
 fn find(owner: &str, field: &str) -> Option<&'static Keyed> {
     KEYED.iter().find(|keyed| keyed.owner == owner && keyed.field == field)
 }
 
-fn short(name: &str) -> &str {
-    name.rsplit('.').next().unwrap_or_default()
-}
-
-/// Every field that the tables name.
+/// Returns every field that the tables name.
 #[cfg(test)]
-pub(crate) fn named() -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(crate) fn named_fields() -> impl Iterator<Item = (&'static str, &'static str)> {
     KEYED
         .iter()
         .map(|keyed| (keyed.owner, keyed.field))

@@ -1,32 +1,32 @@
-//! Tables and properties of the schema, and the merge keys against `k8s-openapi`.
+//! Unknown fields, types and pruning of a built-in type, and the merge keys compared with
+//! `k8s-openapi`.
 
 use kube_embedded_core::quantity;
 use std::collections::BTreeSet;
 
-use k8s_openapi::{DeepMerge, api};
+use k8s_openapi::{DeepMerge, api, schemars::JsonSchema};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::*;
-use crate::{
-    resources::registry,
-    schema::tree::{Shape, Structure, Topology, forest},
+use crate::schema::{
+    object_schema::ObjectSchema,
+    tree::structure,
+    types::{Shape, Structure, Topology},
 };
 
-fn deployments() -> &'static ResourceType<'static> {
-    registry::find("apps", "v1", "deployments").unwrap()
+fn structure_of<K: JsonSchema>() -> &'static Structure {
+    structure(&K::schema_name(), |generator| {
+        generator.subschema_for::<K>();
+    })
+}
+
+fn deployments() -> ObjectSchema<'static> {
+    ObjectSchema::Typed(structure_of::<api::apps::v1::Deployment>())
 }
 
 #[test]
-fn every_kind_has_a_structure() {
-    for resource in registry::all() {
-        assert!(forest().root(resource).is_some(), "{}", resource.schema);
-    }
-}
-
-#[test]
-fn unknown_fields_are_told_with_their_path() {
+fn unknown_field_is_reported_with_its_path() {
     let object = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "labels": { "any": "thing" } },
         "spec": {
@@ -35,7 +35,7 @@ fn unknown_fields_are_told_with_their_path() {
         },
     });
     assert_eq!(
-        unknown_fields(deployments(), &object),
+        deployments().unknown_fields(&object),
         [
             "unknown field \"spec.replica\"",
             "unknown field \"spec.template.spec.containers[0].imagee\"",
@@ -44,7 +44,7 @@ fn unknown_fields_are_told_with_their_path() {
 }
 
 #[test]
-fn types_are_checked_in_the_words_of_go() {
+fn wrong_type_is_reported_as_go_does() {
     let pod_spec = |spec: Value| json!({ "spec": { "template": { "spec": spec } } });
     for (object, message) in [
         (
@@ -76,16 +76,16 @@ fn types_are_checked_in_the_words_of_go() {
             "json: cannot unmarshal bool into Go value of type int32",
         ),
     ] {
-        assert_eq!(check_types(deployments(), &object), Err(message.to_owned()), "{object}");
+        assert_eq!(deployments().check_types(&object), Err(message.to_owned()), "{object}");
     }
-    let fine = json!({
+    let valid = json!({
         "metadata": { "creationTimestamp": null },
         "spec": { "replicas": 3, "strategy": { "rollingUpdate": { "maxSurge": "25%", "maxUnavailable": 1 } } },
     });
-    assert_eq!(check_types(deployments(), &fine), Ok(()));
+    assert_eq!(deployments().check_types(&valid), Ok(()));
 }
 
-/// Puts fields that no kind has into every structure at random, and tells how many.
+/// Adds fields that no type has to structures at random, and returns how many.
 fn litter(value: &mut Value, structure: Option<&Structure>, rng: &mut StdRng) -> usize {
     let mut count = 0;
     match value {
@@ -96,7 +96,7 @@ fn litter(value: &mut Value, structure: Option<&Structure>, rng: &mut StdRng) ->
                     Shape::List(element) => element,
                     shape => shape,
                 });
-                count += litter(value, shape.and_then(|shape| forest().structure(shape)), rng);
+                count += litter(value, shape.and_then(|shape| shape.structure()), rng);
             }
             if structure.is_some() && rng.random_bool(0.5) {
                 object.insert("noSuchField".to_owned(), json!({ "x": [1] }));
@@ -126,58 +126,27 @@ fn pruning_removes_exactly_the_unknown_fields() {
             } },
         },
     });
-    (deployments().defaults)(&mut clean);
+    let spec = &mut clean["spec"];
+    spec["strategy"] = json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": "25%" } });
+    spec["template"]["spec"]["containers"][0]["resources"] = json!({});
+    spec["template"]["spec"]["securityContext"] = json!({});
     for round in 0..200 {
         let mut object = clean.clone();
-        let put = litter(&mut object, forest().root(deployments()), &mut rng);
-        assert_eq!(unknown_fields(deployments(), &object).len(), put, "round {round}");
-        prune(deployments(), &mut object);
+        let structure = structure_of::<api::apps::v1::Deployment>();
+        let added = litter(&mut object, Some(structure), &mut rng);
+        assert_eq!(deployments().unknown_fields(&object).len(), added, "round {round}");
+        deployments().prune(&mut object);
         assert_eq!(object, clean, "round {round}");
     }
     let mut empties = json!({ "metadata": { "labels": {}, "name": null }, "spec": { "template": { "spec": { "containers": [{ "env": [], "resources": {} }] } } } });
-    normalize(deployments(), &mut empties);
+    deployments().normalize(&mut empties);
     assert_eq!(
         empties,
         json!({ "metadata": {}, "spec": { "template": { "spec": { "containers": [{ "resources": {} }] } } } })
     );
 }
 
-#[test]
-fn documents_have_what_kubectl_looks_up() {
-    let paths: Vec<String> =
-        openapi_groups(&ResourceRegistry::default()).into_iter().map(|(path, _)| path).collect();
-    assert!(paths.contains(&"api/v1".to_owned()) && paths.contains(&"apis/apps/v1".to_owned()));
-    let bytes = openapi(&ResourceRegistry::default(), "apps", "v1").unwrap();
-    let document: Value = serde_json::from_slice(&bytes).unwrap();
-    let schemas = &document["components"]["schemas"];
-    assert_eq!(
-        schemas["io.k8s.api.apps.v1.Deployment"]["x-kubernetes-group-version-kind"],
-        json!([{ "group": "apps", "version": "v1", "kind": "Deployment" }])
-    );
-    let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
-    assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
-    assert_eq!(containers["x-kubernetes-patch-strategy"], "merge");
-    assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
-    let patch =
-        &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
-    assert_eq!(patch["x-kubernetes-action"], "patch");
-    let parameters: Vec<&str> = patch["parameters"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|parameter| parameter["name"].as_str().unwrap())
-        .collect();
-    assert!(parameters.contains(&"fieldValidation") && parameters.contains(&"dryRun"));
-    assert!(openapi(&ResourceRegistry::default(), "nope", "v1").is_none());
-    // Every reference leads somewhere.
-    let text = String::from_utf8(bytes.to_vec()).unwrap();
-    for reference in text.split("\"#/components/schemas/").skip(1) {
-        let name = reference.split('"').next().unwrap();
-        assert!(schemas.get(name).is_some(), "{name}");
-    }
-}
-
-/// What `k8s-openapi` merges differently than Kubernetes says in its types, or knows no key of.
+/// Fields that `k8s-openapi` merges differently from Kubernetes' markers, or has no key for.
 const DIFFERS: &[&str] = &[
     // Keyed by port and protocol in server-side apply; merged by the patch key alone there.
     "Container.ports",
@@ -188,12 +157,12 @@ const DIFFERS: &[&str] = &[
     "PodStatus.hostIPs",
 ];
 
-/// Follows every list of objects below a kind and tells whether `k8s-openapi` merges its elements
-/// by our keys.
+/// Follows every list of objects below a type, and records those whose elements `k8s-openapi`
+/// merges by other keys.
 struct Probe<'a, T> {
     seen: &'a mut BTreeSet<String>,
     wrong: &'a mut Vec<String>,
-    /// Whether some list on the way is atomic.
+    /// A list above is atomic.
     replaced: bool,
     of: std::marker::PhantomData<T>,
 }
@@ -210,12 +179,12 @@ impl<T: DeepMerge + DeserializeOwned + Serialize> Probe<'_, T> {
                 Shape::List(element) => element,
                 shape => shape,
             };
-            let Some(below) = forest().structure(element) else { continue };
+            let Some(below) = element.structure() else { continue };
             if !self.seen.insert(name.clone()) {
                 continue;
             }
             path.push((field.name.clone(), list));
-            // What is below an atomic list is replaced with it, so nothing can be learnt there.
+            // Below an atomic list, everything is replaced with it, so the merge shows nothing.
             let replaced = self.replaced;
             if list && !replaced && !DIFFERS.contains(&name.as_str()) {
                 self.probe(&name, below, &field.topology, path);
@@ -238,7 +207,7 @@ impl<T: DeepMerge + DeserializeOwned + Serialize> Probe<'_, T> {
             Topology::Keyed(keys) => keys,
             _ => &[],
         };
-        // As merged: two elements that differ in every field stay two in a keyed list only.
+        // Two elements that differ in every field stay two in a keyed list only.
         let (one, two) = (filled(element, 1, &[]), filled(element, 2, &[]));
         if let Some(count) = self.merged(&one, &two, path) {
             let keyed = count == 2;
@@ -270,9 +239,9 @@ impl<T: DeepMerge + DeserializeOwned + Serialize> Probe<'_, T> {
     }
 }
 
-/// An element whose scalars are all `which`, but for those that shall be the same.
+/// An element whose scalars are all `which`, except for those in `same`.
 fn filled(element: &Structure, which: i64, same: &[&str]) -> Value {
-    let mut made = Map::new();
+    let mut filled = Map::new();
     for field in &element.fields {
         let which = if same.contains(&field.name.as_str()) { 0 } else { which };
         let value = match field.shape {
@@ -281,13 +250,13 @@ fn filled(element: &Structure, which: i64, same: &[&str]) -> Value {
             Shape::Time => "2026-11-23T09:00:00Z".into(),
             _ => continue,
         };
-        made.insert(field.name.clone(), value);
+        filled.insert(field.name.clone(), value);
     }
-    Value::Object(made)
+    Value::Object(filled)
 }
 
-/// The list with that one element, in as many objects and lists as it takes; elements on the way
-/// are given equal keys, so that they merge.
+/// The list with that one element at a path; elements on the way get equal keys, so that they
+/// merge.
 fn wrapped(element: &Value, path: &[(String, bool)]) -> Value {
     let mut value = element.clone();
     for (at, (name, list)) in path.iter().enumerate().rev() {
@@ -311,8 +280,7 @@ fn merge_keys_agree_with_k8s_openapi() {
     let (mut seen, mut wrong) = (BTreeSet::new(), Vec::new());
     macro_rules! probe {
         ($($kind:ty),* $(,)?) => {$(
-            let schema = <$kind as k8s_openapi::schemars::JsonSchema>::schema_name();
-            let root = forest().named(&schema).unwrap();
+            let root = structure_of::<$kind>();
             Probe::<$kind> { seen: &mut seen, wrong: &mut wrong, replaced: false, of: std::marker::PhantomData }
                 .walk(root, &mut Vec::new());
         )*};
@@ -331,17 +299,6 @@ fn merge_keys_agree_with_k8s_openapi() {
     assert!(seen.len() > 100, "only {} fields seen", seen.len());
     assert_eq!(wrong, Vec::<String>::new());
     for name in DIFFERS {
-        assert!(seen.contains(*name), "{name} is no field any more");
-    }
-}
-
-#[test]
-fn the_overlay_names_fields_that_exist() {
-    for (structure, field) in merge_keys::named() {
-        let found = forest()
-            .structures()
-            .iter()
-            .any(|found| found.short_name() == structure && found.field(field).is_some());
-        assert!(found, "{structure}.{field}");
+        assert!(seen.contains(*name), "{name} is no longer a field");
     }
 }

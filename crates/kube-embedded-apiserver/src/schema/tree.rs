@@ -1,8 +1,10 @@
-//! The compact form of the schemas: built once, a few hundred structures, then only read.
+//! Structures of the built-in types, from the JSON schemas of `k8s-openapi`: nothing of Kubernetes'
+//! OpenAPI documents is vendored. Each is built on the first request that needs it, and then only
+//! read.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock},
+    sync::{LazyLock, PoisonError, RwLock},
 };
 
 use k8s_openapi::{
@@ -11,197 +13,136 @@ use k8s_openapi::{
 };
 use serde_json::{Map, Value};
 
-use crate::{
-    resources::{registry, resource_type::ResourceType},
-    schema::merge_keys,
+use crate::schema::{
+    merge_keys,
+    types::{Field, Shape, Structure, StructureRef, Topology, reference, short_name},
 };
 
-/// What a value must be.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Shape {
-    /// Anything goes (`RawExtension`, `FieldsV1`).
-    Any,
-    Boolean,
-    Int32,
-    Int64,
-    Float,
-    String,
-    /// Base64.
-    Bytes,
-    Time,
-    MicroTime,
-    Quantity,
-    IntOrString,
-    List(Box<Shape>),
-    Map(Box<Shape>),
-    /// Index into [`Forest::structures`].
-    Struct(usize),
-    /// A structure of its own, in the schema of a custom resource.
-    Inline(Arc<Structure>),
-    /// Whatever its value is: a map whose parts are told apart, or one whole.
-    Deduced,
+/// Adds a type, and all that it refers to, to a schema generator.
+pub(crate) type Define = fn(&mut SchemaGenerator);
+
+/// Structures by full name.
+type Known = HashMap<String, StructureRef>;
+
+static KNOWN: LazyLock<RwLock<Known>> = LazyLock::new(RwLock::default);
+
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+/// Returns the structure of a type by its full name (`io.k8s.api.apps.v1.Deployment`). A name that
+/// `define` does not define allows everything; a test checks that no resource type has such a name.
+pub(crate) fn structure(name: &str, define: Define) -> &'static Structure {
+    static ANYTHING: LazyLock<Structure> = LazyLock::new(|| Structure {
+        name: String::new(),
+        fields: Vec::new(),
+        other: Some(Box::new(Field {
+            name: String::new(),
+            shape: Shape::Any,
+            topology: Topology::Atomic,
+            strategy: None,
+            always: false,
+        })),
+    });
+    find_or_build(name, define).and_then(StructureRef::get).unwrap_or(&ANYTHING)
 }
 
-/// How the parts of a value are owned in server-side apply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Topology {
-    /// One owner for the whole. Lists are, unless said otherwise.
-    Atomic,
-    /// Structures and maps: each field has its owner.
-    Granular,
-    /// A list of distinct scalars.
-    Set,
-    /// A list of objects told apart by these fields.
-    Keyed(&'static [&'static str]),
-    /// The same, as a custom resource says it.
-    KeyedBy(Arc<[String]>),
+/// Returns the structure of `metadata`, which custom resources have in common with built-in types.
+pub(crate) fn object_meta() -> &'static Structure {
+    structure(OBJECT_META, define_object_meta)
 }
 
-/// What a strategic merge patch does with a field; replaces where there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Strategy {
-    /// The one merge key; `None` for lists of scalars and for structures.
-    pub(crate) key: Option<&'static str>,
-    /// Lists are merged, not replaced.
-    pub(crate) merge: bool,
-    /// `$retainKeys` is sent by clients.
-    pub(crate) retain_keys: bool,
+/// Returns the type of `metadata`.
+pub(crate) fn object_meta_shape() -> Shape {
+    find_or_build(OBJECT_META, define_object_meta).map_or(Shape::Any, Shape::Struct)
 }
 
-#[derive(Debug, PartialEq)]
-pub(crate) struct Field {
-    pub(crate) name: String,
-    pub(crate) shape: Shape,
-    pub(crate) topology: Topology,
-    pub(crate) strategy: Option<Strategy>,
-    /// Kubernetes encodes the field even where it is empty, since its Go type is a structure.
-    pub(crate) always: bool,
+/// Returns the structure of a definition that was built before, by its full name.
+pub(crate) fn find(name: &str) -> Option<&'static Structure> {
+    KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(name)?.get()
 }
 
-#[derive(Debug, PartialEq)]
-pub(crate) struct Structure {
-    /// `io.k8s.api.core.v1.PodSpec`.
-    pub(crate) name: String,
-    /// Sorted by name.
-    pub(crate) fields: Vec<Field>,
-    /// What every field is that is not named; without it there are none.
-    pub(crate) other: Option<Box<Field>>,
-}
-
-impl Structure {
-    pub(crate) fn field(&self, name: &str) -> Option<&Field> {
-        match self.fields.binary_search_by(|field| field.name.as_str().cmp(name)) {
-            Ok(at) => self.fields.get(at),
-            Err(_) => self.other.as_deref(),
+/// Builds the structures of some types at once, which shares the work for what they have in common.
+pub(crate) fn build(types: impl IntoIterator<Item = Define>) {
+    // Outside of the lock: generating the schemas of all types takes a while.
+    let definitions = definitions(types);
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    let structures = definitions.iter().filter(|(_, schema)| schema.get("properties").is_some());
+    let mut new = Vec::new();
+    for (name, schema) in structures {
+        if !known.contains_key(name) {
+            let reference = StructureRef::unset();
+            known.insert(name.clone(), reference);
+            new.push((reference, name, schema));
         }
     }
-
-    /// `PodSpec`.
-    pub(crate) fn short_name(&self) -> &str {
-        self.name.rsplit('.').next().unwrap_or_default()
+    for (reference, name, schema) in new {
+        reference.set(structure_of(name, schema, &definitions, &known));
     }
 }
 
-/// Every structure reachable from the served kinds.
-#[derive(Debug, Default)]
-pub(crate) struct Forest {
-    structures: Vec<Structure>,
-    by_name: HashMap<String, usize>,
-}
-
-impl Forest {
-    /// The structure of a kind's objects.
-    pub(crate) fn root<'a>(&'a self, resource: &ResourceType<'a>) -> Option<&'a Structure> {
-        match resource.crd {
-            Some(crd) => Some(&crd.structure),
-            None => self.named(resource.schema),
-        }
-    }
-
-    /// The structure behind a shape, if it is one.
-    pub(crate) fn structure<'a>(&'a self, shape: &'a Shape) -> Option<&'a Structure> {
-        match shape {
-            Shape::Struct(at) => self.structures.get(*at),
-            Shape::Inline(structure) => Some(structure),
-            _ => None,
-        }
-    }
-
-    /// By full name.
-    pub(crate) fn named(&self, name: &str) -> Option<&Structure> {
-        self.structures.get(*self.by_name.get(name)?)
-    }
-
-    /// The shape of a structure, by full name.
-    pub(crate) fn shape_of(&self, name: &str) -> Option<Shape> {
-        self.by_name.get(name).copied().map(Shape::Struct)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn structures(&self) -> &[Structure] {
-        &self.structures
-    }
-}
-
-/// The forest, built on first use.
-pub(crate) fn forest() -> &'static Forest {
-    static FOREST: OnceLock<Forest> = OnceLock::new();
-    FOREST.get_or_init(|| build(&definitions(registry::all().iter().map(|resource| **resource))))
-}
-
-/// JSON schemas by full name of everything reachable from some kinds; references are
+/// Returns the JSON schemas, by full name, of everything reachable from some types; references are
 /// `#/components/schemas/NAME`.
-pub(crate) fn definitions<'a>(kinds: impl Iterator<Item = ResourceType<'a>>) -> Map<String, Value> {
+pub(crate) fn definitions(types: impl IntoIterator<Item = Define>) -> Map<String, Value> {
     let mut settings = SchemaSettings::openapi3();
     settings.transforms.clear();
     let mut generator = SchemaGenerator::new(settings);
-    // What every object has; custom resources refer to it, too.
-    generator.subschema_for::<ObjectMeta>();
-    for resource in kinds {
-        (resource.define)(&mut generator);
+    // The published schemas of custom resources refer to it, too.
+    define_object_meta(&mut generator);
+    for define in types {
+        define(&mut generator);
     }
     generator.take_definitions(false)
 }
 
-fn build(definitions: &Map<String, Value>) -> Forest {
-    let mut forest = Forest::default();
-    let structures = definitions.iter().filter(|(_, schema)| schema.get("properties").is_some());
-    for (at, (name, _)) in structures.clone().enumerate() {
-        forest.by_name.insert(name.clone(), at);
-    }
-    for (name, schema) in structures {
-        let mut fields: Vec<Field> = schema["properties"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(field, schema)| {
-                let shape = shape(schema, definitions, &forest.by_name);
-                let topology = merge_keys::topology(name, field, &shape, schema);
-                Field {
-                    name: field.clone(),
-                    strategy: merge_keys::strategy(name, field, &topology),
-                    always: merge_keys::always_encoded(name, field),
-                    topology,
-                    shape,
-                }
-            })
-            .collect();
-        fields.sort_by(|a, b| a.name.cmp(&b.name));
-        forest.structures.push(Structure { name: name.clone(), fields, other: None });
-    }
-    forest
+fn define_object_meta(generator: &mut SchemaGenerator) {
+    generator.subschema_for::<ObjectMeta>();
 }
 
-fn shape(schema: &Value, all: &Map<String, Value>, indices: &HashMap<String, usize>) -> Shape {
+/// Looks a structure up, and builds it with all that it refers to if it is missing.
+fn find_or_build(name: &str, define: Define) -> Option<StructureRef> {
+    let find = || KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+    find().or_else(|| {
+        build([define]);
+        find()
+    })
+}
+
+/// Converts one definition.
+fn structure_of(
+    name: &str,
+    schema: &Value,
+    definitions: &Map<String, Value>,
+    known: &Known,
+) -> Structure {
+    let properties = schema["properties"].as_object().into_iter().flatten();
+    let mut fields: Vec<Field> = properties
+        .map(|(field, schema)| {
+            let shape = shape_of(schema, definitions, known);
+            let topology = merge_keys::topology(name, field, &shape, schema);
+            Field {
+                name: field.clone(),
+                strategy: merge_keys::strategy(name, field, &topology),
+                always: merge_keys::is_always_encoded(name, field),
+                topology,
+                shape,
+            }
+        })
+        .collect();
+    fields.sort_by(|a, b| a.name.cmp(&b.name));
+    Structure { name: name.to_owned(), fields, other: None }
+}
+
+/// Converts the JSON schema of a field.
+fn shape_of(schema: &Value, definitions: &Map<String, Value>, known: &Known) -> Shape {
     if let Some(name) = reference(schema) {
-        return match name.rsplit('.').next().unwrap_or_default() {
+        // Go types with a JSON encoding of their own.
+        return match short_name(name) {
             "Time" => Shape::Time,
             "MicroTime" => Shape::MicroTime,
             "Quantity" => Shape::Quantity,
             "IntOrString" => Shape::IntOrString,
-            _ => match (indices.get(name), all.get(name)) {
-                (Some(at), _) => Shape::Struct(*at),
-                (None, Some(schema)) => shape(schema, all, indices),
+            _ => match (known.get(name), definitions.get(name)) {
+                (Some(structure), _) => Shape::Struct(*structure),
+                (None, Some(schema)) => shape_of(schema, definitions, known),
                 (None, None) => Shape::Any,
             },
         };
@@ -214,15 +155,11 @@ fn shape(schema: &Value, all: &Map<String, Value>, indices: &HashMap<String, usi
         "number" => Shape::Float,
         "string" if format == "byte" => Shape::Bytes,
         "string" => Shape::String,
-        "array" => Shape::List(Box::new(shape(&schema["items"], all, indices))),
+        "array" => Shape::List(Box::new(shape_of(&schema["items"], definitions, known))),
         "object" if schema.get("additionalProperties").is_some_and(Value::is_object) => {
-            Shape::Map(Box::new(shape(&schema["additionalProperties"], all, indices)))
+            let element = shape_of(&schema["additionalProperties"], definitions, known);
+            Shape::Map(Box::new(element))
         }
         _ => Shape::Any,
     }
-}
-
-/// The full name that a schema refers to.
-pub(crate) fn reference(schema: &Value) -> Option<&str> {
-    schema.get("$ref")?.as_str()?.rsplit('/').next()
 }

@@ -1,9 +1,9 @@
-//! Subresources that take over the connection: exec, attach and port-forward. What is wrong with
-//! the request is refused before the protocol is switched, what goes wrong later is told in the
-//! protocol that was switched to.
+//! Subresources that take over the connection: exec, attach and port-forward. An invalid request is refused before
+//! the protocol is switched; later errors are reported in the protocol that was switched to.
 
 mod channels;
 mod exec;
+mod lifetime;
 mod port_forward;
 mod spdy;
 mod upgrade;
@@ -23,7 +23,7 @@ use crate::{
 };
 use futures::future::BoxFuture;
 use http::{Method, Response};
-use kube_embedded_core::node_api::{NodeError, StreamOptions};
+use kube_embedded_core::node_api::{NodeApi, NodeError, StreamOptions};
 use std::sync::Arc;
 use tokio::sync::watch;
 use upgrade::{Protocol, Upgrade};
@@ -36,19 +36,18 @@ pub(crate) fn takes_over(target: &Target) -> bool {
 
 /// Checks the request and switches protocols; the rest happens on the connection.
 pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
-    let Request { target, query, parts, .. } = request;
+    let Request { target, parts, .. } = request;
     if !matches!(parts.method, Method::GET | Method::POST) {
         return Err(ApiError::method_not_allowed());
     }
     let pod = scope::find(state, target)?;
-    let (namespace, name) = (target.namespace.clone(), target.name.clone());
     let forward = target.subresource == "portforward";
-    let container = if forward {
-        String::new()
-    } else {
-        choose_container(&name, &pod.value, query.get("container"))?
+    let container = match forward {
+        true => String::new(),
+        false => choose_container(&target.name, &pod.value, request.query.get("container"))?,
     };
     if pod.value["spec"]["nodeName"].as_str().unwrap_or_default().is_empty() {
+        let name = &target.name;
         return Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")));
     }
     let Some(nodes) = state.nodes() else {
@@ -57,17 +56,42 @@ pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Respon
     let upgrade = Upgrade::find(parts, forward)?;
     let stopping = state.stopping.subscribe();
     if forward {
-        let ports = query.all("ports");
-        let uid = pod.value["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-        let pod = port_forward::Pod { nodes: Arc::downgrade(&nodes), namespace, name, uid };
-        let ports = match upgrade.protocol {
-            Protocol::Channels(_) => port_forward::parse(&ports)?,
-            Protocol::Spdy(_) => Vec::new(),
-        };
-        return Ok(upgrade.accept(stopping, move |connection| {
-            Box::pin(port_forward::serve(connection, pod, ports))
-        }));
+        let uid = pod.value["metadata"]["uid"].as_str().unwrap_or_default();
+        switch_to_port_forward(request, upgrade, stopping, &nodes, uid)
+    } else {
+        switch_to_process(request, upgrade, stopping, nodes, container)
     }
+}
+
+fn switch_to_port_forward(
+    request: &Request,
+    upgrade: Upgrade,
+    stopping: watch::Receiver<bool>,
+    nodes: &Arc<dyn NodeApi>,
+    uid: &str,
+) -> ApiResult<Response<Body>> {
+    let ports = match upgrade.protocol {
+        Protocol::Channels(_) => port_forward::parse(&request.query.all("ports"))?,
+        Protocol::Spdy(_) => Vec::new(),
+    };
+    let pod = port_forward::Pod {
+        nodes: Arc::downgrade(nodes),
+        namespace: request.target.namespace.clone(),
+        name: request.target.name.clone(),
+        uid: uid.to_owned(),
+    };
+    Ok(upgrade
+        .accept(stopping, move |connection| Box::pin(port_forward::serve(connection, pod, ports))))
+}
+
+fn switch_to_process(
+    request: &Request,
+    upgrade: Upgrade,
+    stopping: watch::Receiver<bool>,
+    nodes: Arc<dyn NodeApi>,
+    container: String,
+) -> ApiResult<Response<Body>> {
+    let Request { target, query, .. } = request;
     let options = StreamOptions {
         container,
         stdin: query.flag("stdin"),
@@ -85,20 +109,17 @@ pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Respon
     if exec && command.is_empty() {
         return Err(ApiError::bad_request("you must specify at least 1 command for exec"));
     }
-    let wanted = options.clone();
+    let (namespace, name) = (target.namespace.clone(), target.name.clone());
+    let session_options = options.clone();
     let start = move || -> BoxFuture<'static, Result<_, NodeError>> {
         Box::pin(async move {
             if exec {
-                nodes.exec(&namespace, &name, command, options).await
+                nodes.exec(&namespace, &name, command, session_options).await
             } else {
-                nodes.attach(&namespace, &name, options).await
+                nodes.attach(&namespace, &name, session_options).await
             }
         })
     };
-    Ok(upgrade.accept(stopping, move |connection| Box::pin(exec::serve(connection, wanted, start))))
-}
-
-/// Resolves when the cluster stops, or is gone.
-async fn stopped(mut stopping: watch::Receiver<bool>) {
-    let _ = stopping.wait_for(|stop| *stop).await;
+    Ok(upgrade
+        .accept(stopping, move |connection| Box::pin(exec::serve(connection, options, start))))
 }

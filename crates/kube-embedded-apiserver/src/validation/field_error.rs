@@ -1,8 +1,8 @@
-//! Field errors: the causes of a 422 in Kubernetes' words (`util/validation/field`).
+//! Field errors: the causes of a 422 `Invalid` (`k8s.io/apimachinery/pkg/util/validation/field`).
 
 use serde_json::Value;
 
-/// One entry of a 422's `details.causes`.
+/// One entry of `details.causes` in the `Status` of a 422.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FieldError {
     /// `FieldValueRequired`, `FieldValueInvalid`, `FieldValueNotSupported`, `FieldValueForbidden`,
@@ -10,11 +10,11 @@ pub struct FieldError {
     pub reason: &'static str,
     /// `spec.ports[0].port`.
     pub field: String,
-    /// As Kubernetes words it, without the field: `Required value: must specify a port`.
+    /// The message without the field: `Required value: must specify a port`.
     pub message: String,
 }
 
-/// `Required value`, with a reason or without.
+/// `Required value`, with a detail or without.
 pub(crate) fn required(field: impl Into<String>, detail: &str) -> FieldError {
     error("FieldValueRequired", field, with_detail("Required value", detail))
 }
@@ -51,15 +51,20 @@ pub(crate) fn not_found(field: impl Into<String>, value: &Value) -> FieldError {
 }
 
 /// `Too long: may not be more than 250 bytes`.
-pub(crate) fn too_long(field: impl Into<String>, most: usize) -> FieldError {
-    let message = format!("Too long: may not be more than {most} bytes");
+pub(crate) fn too_long(field: impl Into<String>, max: usize) -> FieldError {
+    let message = format!("Too long: may not be more than {max} bytes");
     error("FieldValueTooLong", field, message)
 }
 
-/// `Too many: 21: must have at most 20 items`, where there are.
-pub(crate) fn too_many(field: impl Into<String>, count: usize, most: usize) -> Option<FieldError> {
-    let message = format!("Too many: {count}: must have at most {most} items");
-    (count > most).then(|| error("FieldValueTooMany", field, message))
+/// `Invalid value: …: field is immutable`, if a field has changed (`ValidateImmutableField`).
+pub(crate) fn changed(new: &Value, old: &Value, field: &str) -> Option<FieldError> {
+    (new[field] != old[field]).then(|| invalid(field, &new[field], IMMUTABLE))
+}
+
+/// `Too many: 21: must have at most 20 items`, if there are.
+pub(crate) fn too_many(field: impl Into<String>, count: usize, max: usize) -> Option<FieldError> {
+    let message = format!("Too many: {count}: must have at most {max} items");
+    (count > max).then(|| error("FieldValueTooMany", field, message))
 }
 
 fn error(reason: &'static str, field: impl Into<String>, message: String) -> FieldError {
@@ -70,5 +75,5 @@ fn with_detail(what: &str, detail: &str) -> String {
     if detail.is_empty() { what.to_owned() } else { format!("{what}: {detail}") }
 }
 
-/// Said of every field that may not change.
+/// The detail for a field that must not change (`FieldImmutableErrorMsg`).
 pub(crate) const IMMUTABLE: &str = "field is immutable";

@@ -1,4 +1,5 @@
-//! The policies of a job: which failures count, and when it has succeeded early.
+//! Validation of a Job's policies: pod failure policy, success policy and pod replacement policy
+//! (`pkg/apis/batch/validation`).
 
 use std::collections::HashSet;
 
@@ -8,13 +9,14 @@ use crate::{
     fields::{list, text},
     validation::{
         field_error::{FieldError, duplicate, invalid, not_supported, required, too_many},
-        names::qualified_name,
+        names::{non_negative, qualified_name},
     },
 };
 
-const MOST_RULES: usize = 20;
+/// The limit to the rules of a policy, and to the conditions of a rule.
+const MAX_RULES: usize = 20;
 
-/// Errors of the policies in a job's spec.
+/// Returns the errors of the policies in a Job's spec.
 pub(crate) fn validate(spec: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if !spec["podFailurePolicy"].is_null() {
@@ -28,6 +30,8 @@ pub(crate) fn validate(spec: &Value) -> Vec<FieldError> {
         None | Some("Failed") => {}
         Some("TerminatingOrFailed") if spec["podFailurePolicy"].is_null() => {}
         Some(_) if !spec["podFailurePolicy"].is_null() => {
+            // With a failure policy, a pod is replaced only after it has failed, so that its
+            // failure can be classified.
             errors.push(not_supported(field, policy, &["Failed"]));
         }
         Some(_) => {
@@ -37,11 +41,12 @@ pub(crate) fn validate(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// Validates `podFailurePolicy`.
 fn failure_policy(spec: &Value) -> Vec<FieldError> {
     let field = "spec.podFailurePolicy.rules";
     let rules = list(spec, &["podFailurePolicy", "rules"]);
     let mut errors = Vec::new();
-    errors.extend(too_many(field, rules.len(), MOST_RULES));
+    errors.extend(too_many(field, rules.len(), MAX_RULES));
     let pod = &spec["template"]["spec"];
     let containers = ["containers", "initContainers"].into_iter();
     let names: HashSet<&str> = containers
@@ -54,6 +59,7 @@ fn failure_policy(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// Validates one rule: an action, and either exit codes or pod conditions that trigger it.
 fn failure_rule(spec: &Value, rule: &Value, field: &str, names: &HashSet<&str>) -> Vec<FieldError> {
     const ACTIONS: [&str; 4] = ["Count", "FailIndex", "FailJob", "Ignore"];
     let mut errors = Vec::new();
@@ -70,12 +76,12 @@ fn failure_rule(spec: &Value, rule: &Value, field: &str, names: &HashSet<&str>) 
     if !codes.is_null() {
         errors.extend(exit_codes(codes, &format!("{field}.onExitCodes"), names));
     }
-    errors.extend(too_many(format!("{field}.onPodConditions"), patterns.len(), MOST_RULES));
+    errors.extend(too_many(format!("{field}.onPodConditions"), patterns.len(), MAX_RULES));
     for (at, pattern) in patterns.iter().enumerate() {
         const STATUSES: [&str; 3] = ["False", "True", "Unknown"];
         let field = format!("{field}.onPodConditions[{at}]");
-        for wrong in qualified_name(text(pattern, &["type"])) {
-            errors.push(invalid(format!("{field}.type"), &pattern["type"], &wrong));
+        for detail in qualified_name(text(pattern, &["type"])) {
+            errors.push(invalid(format!("{field}.type"), &pattern["type"], &detail));
         }
         match text(pattern, &["status"]) {
             "" => errors.push(one_of(format!("{field}.status"), &STATUSES)),
@@ -86,22 +92,24 @@ fn failure_rule(spec: &Value, rule: &Value, field: &str, names: &HashSet<&str>) 
             }
         }
     }
-    let wrong = match (codes.is_null(), patterns.is_empty()) {
+    let problem = match (codes.is_null(), patterns.is_empty()) {
         (false, false) => Some("specifying both OnExitCodes and OnPodConditions is not supported"),
         (true, true) => Some("specifying one of OnExitCodes and OnPodConditions is required"),
         _ => None,
     };
-    errors.extend(wrong.map(|wrong| FieldError {
+    // Kubernetes would print the rule as a Go struct with pointers here, so the value is left out.
+    errors.extend(problem.map(|problem| FieldError {
         reason: "FieldValueInvalid",
         field: field.to_owned(),
-        message: format!("Invalid value: {wrong}"),
+        message: format!("Invalid value: {problem}"),
     }));
     errors
 }
 
+/// Validates `onExitCodes`. The values are an ordered set, so that policies can be compared.
 fn exit_codes(codes: &Value, field: &str, names: &HashSet<&str>) -> Vec<FieldError> {
     const OPERATORS: [&str; 2] = ["In", "NotIn"];
-    const MOST: usize = 255;
+    const MAX: usize = 255;
     let mut errors = Vec::new();
     match text(codes, &["operator"]) {
         "" => errors.push(one_of(format!("{field}.operator"), &OPERATORS)),
@@ -115,14 +123,15 @@ fn exit_codes(codes: &Value, field: &str, names: &HashSet<&str>) -> Vec<FieldErr
         let detail = "must be one of the container or initContainer names in the pod template";
         errors.push(invalid(format!("{field}.containerName"), &codes["containerName"], detail));
     }
-    let (values, field_of_all) = (list(codes, &["values"]), format!("{field}.values"));
+    let (values, values_field) = (list(codes, &["values"]), format!("{field}.values"));
     if values.is_empty() {
-        errors.push(invalid(&*field_of_all, &codes["values"], "at least one value is required"));
+        errors.push(invalid(&*values_field, &codes["values"], "at least one value is required"));
     }
-    errors.extend(too_many(&*field_of_all, values.len(), MOST));
+    errors.extend(too_many(&*values_field, values.len(), MAX));
     let mut seen = HashSet::new();
     for (at, value) in values.iter().enumerate() {
-        let field = format!("{field_of_all}[{at}]");
+        let field = format!("{values_field}[{at}]");
+        // A container with exit code 0 has not failed.
         if codes["operator"] == "In" && *value == 0 {
             errors.push(invalid(&*field, value, "must not be 0 for the In operator"));
         }
@@ -131,11 +140,12 @@ fn exit_codes(codes: &Value, field: &str, names: &HashSet<&str>) -> Vec<FieldErr
         }
     }
     if !values.is_sorted_by_key(|value| value.as_i64()) {
-        errors.push(invalid(field_of_all, &codes["values"], "must be ordered"));
+        errors.push(invalid(values_field, &codes["values"], "must be ordered"));
     }
     errors
 }
 
+/// Validates `successPolicy`, which only an indexed Job can have.
 fn success_policy(spec: &Value) -> Vec<FieldError> {
     let policy = &spec["successPolicy"];
     if spec["completionMode"] != "Indexed" {
@@ -148,7 +158,7 @@ fn success_policy(spec: &Value) -> Vec<FieldError> {
         let detail = "at least one rules must be specified when the successPolicy is specified";
         errors.push(required(field, detail));
     }
-    errors.extend(too_many(field, rules.len(), MOST_RULES));
+    errors.extend(too_many(field, rules.len(), MAX_RULES));
     let completions = spec["completions"].as_i64().unwrap_or_default();
     for (at, rule) in rules.iter().enumerate() {
         let (field, count) = (format!("{field}[{at}]"), &rule["succeededCount"]);
@@ -156,10 +166,7 @@ fn success_policy(spec: &Value) -> Vec<FieldError> {
             let detail = "at least one of succeededCount or succeededIndexes must be specified";
             errors.push(required(&*field, detail));
         }
-        errors.extend(crate::validation::names::non_negative(
-            count,
-            format!("{field}.succeededCount"),
-        ));
+        errors.extend(non_negative(count, format!("{field}.succeededCount")));
         if count.as_i64().is_some_and(|count| count > completions) {
             let detail = format!(
                 "must be less than or equal to {completions} (the number of specified completions)"
@@ -170,7 +177,8 @@ fn success_policy(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Go prints these lists in its own way.
+/// An error for a missing value; the list of values is printed as Go prints a slice of quoted
+/// strings.
 fn one_of(field: String, values: &[&str]) -> FieldError {
     let values: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
     required(field, &format!("valid values: [{}]", values.join(" ")))

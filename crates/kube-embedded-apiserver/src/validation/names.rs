@@ -1,4 +1,6 @@
-//! Formats of names, labels, selectors and ports (`apimachinery/pkg/util/validation`).
+//! Formats of names, labels, selectors and ports (`k8s.io/apimachinery/pkg/util/validation`).
+//! Functions that return texts return the details of errors; those that return errors know the
+//! field.
 
 use crate::{
     fields::{list, text},
@@ -9,6 +11,9 @@ use serde_json::Value;
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters \
     or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', \
     regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or \
+    '-', start with an alphabetic character, and end with an alphanumeric character (e.g. \
+    'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
     characters, '-' or '.', and must start and end with an alphanumeric character (e.g. \
     'example.com', regex used for validation is \
@@ -21,38 +26,45 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
     'MyValue',  or 'my_value',  or '12345', regex used for validation is \
     '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
-/// What is wrong with a name of at most 63 letters without dots.
+/// Checks a DNS label: at most 63 characters, without dots (RFC 1123).
 pub(crate) fn dns_label(name: &str) -> Vec<String> {
-    let shaped = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    details(is_dns_label(name), LABEL, name, 63)
+}
+
+/// Checks a DNS subdomain: labels joined by dots (RFC 1123).
+pub(crate) fn dns_subdomain(name: &str) -> Vec<String> {
+    details(name.split('.').all(is_dns_label), SUBDOMAIN, name, 253)
+}
+
+/// Checks a DNS label that starts with a letter (RFC 1035), as names in URLs of custom resources
+/// do.
+pub(crate) fn dns_1035_label(name: &str) -> Vec<String> {
+    let starts_with_letter = name.starts_with(|first: char| first.is_ascii_lowercase());
+    details(starts_with_letter && is_dns_label(name), LABEL_1035, name, 63)
+}
+
+/// Checks the characters of a label, not its length.
+fn is_dns_label(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.is_empty()
         && !name.starts_with('-')
-        && !name.ends_with('-');
-    told(shaped, LABEL, name, 63)
+        && !name.ends_with('-')
 }
 
-/// What is wrong with a name of labels joined by dots.
-pub(crate) fn dns_subdomain(name: &str) -> Vec<String> {
-    let shaped = name.split('.').all(|part| {
-        !part.is_empty()
-            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !part.starts_with('-')
-            && !part.ends_with('-')
-    });
-    told(shaped, SUBDOMAIN, name, 253)
-}
-
-fn told(shaped: bool, rule: &str, name: &str, most: usize) -> Vec<String> {
-    let mut wrong = Vec::new();
-    if name.len() > most {
-        wrong.push(format!("must be no more than {most} bytes"));
+/// Returns the details of a name's errors, the length first.
+fn details(matches: bool, rule: &str, name: &str, max: usize) -> Vec<String> {
+    let mut details = Vec::new();
+    if name.len() > max {
+        details.push(format!("must be no more than {max} bytes"));
     }
-    if !shaped {
-        wrong.push(rule.to_owned());
+    if !matches {
+        details.push(rule.to_owned());
     }
-    wrong
+    details
 }
 
-fn name_part(name: &str) -> bool {
+/// Checks the name part of a qualified name, or a label value that is not empty.
+fn is_name_part(name: &str) -> bool {
     let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = name.as_bytes();
     edge(bytes.first())
@@ -60,7 +72,7 @@ fn name_part(name: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
 
-/// What is wrong with a name that is to be one part of a path.
+/// Checks a name that is to be a path segment (`path.IsValidPathSegmentName`).
 pub(crate) fn path_segment(name: &str) -> Vec<String> {
     if matches!(name, "." | "..") {
         return vec![format!("may not be '{name}'")];
@@ -69,7 +81,7 @@ pub(crate) fn path_segment(name: &str) -> Vec<String> {
     not_allowed.map(|part| format!("may not contain '{part}'")).collect()
 }
 
-/// Errors of a name such as `acme.io/foo`.
+/// Returns the errors of a domain-prefixed path, such as `acme.io/foo`.
 pub(crate) fn domain_prefixed_path(name: &str, field: &str) -> Vec<FieldError> {
     if name.is_empty() {
         return vec![required(field, "")];
@@ -79,8 +91,8 @@ pub(crate) fn domain_prefixed_path(name: &str, field: &str) -> Vec<FieldError> {
         let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
         return vec![invalid(field, &name.into(), detail)];
     };
-    let wrong = dns_subdomain(host);
-    let mut errors: Vec<_> = wrong.iter().map(|w| invalid(field, &host.into(), w)).collect();
+    let details = dns_subdomain(host);
+    let mut errors: Vec<_> = details.iter().map(|w| invalid(field, &host.into(), w)).collect();
     if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
         let detail = "Invalid path (regex used for validation is \
                       '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
@@ -89,13 +101,13 @@ pub(crate) fn domain_prefixed_path(name: &str, field: &str) -> Vec<FieldError> {
     errors
 }
 
-/// What is wrong with the key of a label or an annotation.
+/// Checks a qualified name: the key of a label or annotation, or a finalizer.
 pub(crate) fn qualified_name(key: &str) -> Vec<String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
     };
-    let mut wrong = Vec::new();
+    let mut details = Vec::new();
     if name.contains('/') {
         return vec![format!(
             "a qualified name {} with an optional DNS subdomain prefix and '/' (e.g. \
@@ -104,42 +116,42 @@ pub(crate) fn qualified_name(key: &str) -> Vec<String> {
         )];
     }
     match prefix {
-        Some("") => wrong.push("prefix part must be non-empty".to_owned()),
+        Some("") => details.push("prefix part must be non-empty".to_owned()),
         Some(prefix) => {
-            wrong.extend(dns_subdomain(prefix).into_iter().map(|w| format!("prefix part {w}")));
+            details.extend(dns_subdomain(prefix).into_iter().map(|w| format!("prefix part {w}")));
         }
         None => {}
     }
     if name.is_empty() {
-        wrong.push("name part must be non-empty".to_owned());
+        details.push("name part must be non-empty".to_owned());
     } else if name.len() > 63 {
-        wrong.push("name part must be no more than 63 bytes".to_owned());
+        details.push("name part must be no more than 63 bytes".to_owned());
     }
-    if !name_part(name) {
-        wrong.push(QUALIFIED.to_owned());
+    if !is_name_part(name) {
+        details.push(QUALIFIED.to_owned());
     }
-    wrong
+    details
 }
 
-/// Errors of the labels in a field.
+/// Returns the errors of the labels in a field.
 pub(crate) fn labels(value: &Value, field: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (key, value) in value.as_object().into_iter().flatten() {
-        for wrong in qualified_name(key) {
-            errors.push(invalid(field, &key.as_str().into(), &wrong));
+        for detail in qualified_name(key) {
+            errors.push(invalid(field, &key.as_str().into(), &detail));
         }
         let label = value.as_str().unwrap_or_default();
         if label.len() > 63 {
             errors.push(invalid(field, value, "must be no more than 63 bytes"));
         }
-        if !label.is_empty() && !name_part(label) {
+        if !label.is_empty() && !is_name_part(label) {
             errors.push(invalid(field, value, LABEL_VALUE));
         }
     }
     errors
 }
 
-/// Errors of a label selector.
+/// Returns the errors of a label selector (`metav1validation.ValidateLabelSelector`).
 pub(crate) fn label_selector(selector: &Value, field: &str) -> Vec<FieldError> {
     let mut errors = labels(&selector["matchLabels"], &format!("{field}.matchLabels"));
     for (at, expression) in list(selector, &["matchExpressions"]).iter().enumerate() {
@@ -161,14 +173,15 @@ pub(crate) fn label_selector(selector: &Value, field: &str) -> Vec<FieldError> {
                 "not a valid selector operator",
             )),
         }
-        for wrong in qualified_name(text(expression, &["key"])) {
-            errors.push(invalid(format!("{field}.key"), &expression["key"], &wrong));
+        for detail in qualified_name(text(expression, &["key"])) {
+            errors.push(invalid(format!("{field}.key"), &expression["key"], &detail));
         }
     }
     errors
 }
 
-/// Whether a label selector matches labels.
+/// Returns true if a label selector matches labels. An empty selector matches all; `NotIn` also
+/// matches objects without the label.
 pub(crate) fn selects(selector: &Value, labels: &Value) -> bool {
     let exact = selector["matchLabels"]
         .as_object()
@@ -189,46 +202,47 @@ pub(crate) fn selects(selector: &Value, labels: &Value) -> bool {
         })
 }
 
-/// An error where a number is below 0.
+/// Returns an error if a number is negative.
 pub(crate) fn non_negative(value: &Value, field: impl Into<String>) -> Option<FieldError> {
     let negative = value.as_i64().is_some_and(|number| number < 0);
     negative.then(|| invalid(field, value, "must be greater than or equal to 0"))
 }
 
-/// An error where a number is no port; missing counts as 0.
+/// Returns an error if a number is not a port; a missing one counts as 0.
 pub(crate) fn port(value: &Value, field: impl Into<String>) -> Option<FieldError> {
     let shown = if value.is_null() { &Value::from(0) } else { value };
     let valid = shown.as_i64().is_some_and(|port| (1..=65535).contains(&port));
     (!valid).then(|| invalid(field, shown, "must be between 1 and 65535, inclusive"))
 }
 
-/// What is wrong with the name of a port (RFC 6335).
+/// Checks the name of a port (RFC 6335).
 pub(crate) fn port_name(name: &str) -> Vec<String> {
-    let mut wrong = Vec::new();
+    let mut details = Vec::new();
     if name.len() > 15 {
-        wrong.push("must be no more than 15 characters long".to_owned());
+        details.push("must be no more than 15 characters long".to_owned());
     }
     if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
-        wrong.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
+        details
+            .push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
     }
     if !name.bytes().any(|b| b.is_ascii_lowercase()) {
-        wrong.push("must contain at least one letter (a-z)".to_owned());
+        details.push("must contain at least one letter (a-z)".to_owned());
     }
     if name.contains("--") {
-        wrong.push("must not contain consecutive hyphens".to_owned());
+        details.push("must not contain consecutive hyphens".to_owned());
     }
     if name.starts_with('-') || name.ends_with('-') {
-        wrong.push("must not begin or end with a hyphen".to_owned());
+        details.push("must not begin or end with a hyphen".to_owned());
     }
-    wrong
+    details
 }
 
-/// Errors of a port given as a number or a name.
+/// Returns the errors of a port that is given by number or name.
 pub(crate) fn port_or_name(value: &Value, field: &str) -> Vec<FieldError> {
     match value {
         Value::String(name) if name.is_empty() => vec![invalid(field, value, "must be non-empty")],
         Value::String(name) => {
-            port_name(name).iter().map(|wrong| invalid(field, value, wrong)).collect()
+            port_name(name).iter().map(|detail| invalid(field, value, detail)).collect()
         }
         _ => port(value, field).into_iter().collect(),
     }
@@ -236,12 +250,13 @@ pub(crate) fn port_or_name(value: &Value, field: &str) -> Vec<FieldError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::btree_map, prelude::*};
     use serde_json::json;
 
     use super::*;
 
     #[test]
-    fn names() {
+    fn label_and_subdomain_are_checked() {
         for (name, label, subdomain) in [
             ("a", true, true),
             ("a-1", true, true),
@@ -259,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_values_of_labels() {
+    fn label_keys_and_values_are_checked() {
         for (given, errors) in [
             (json!({ "app": "x", "example.com/Tier": "" }), 0),
             (json!({ "bad key!": "x" }), 1),
@@ -273,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_selector_selects() {
+    fn selector_matches_labels_and_expressions() {
         let labels = json!({ "app": "x", "tier": "front" });
         for (selector, selected) in [
             (json!({}), true),
@@ -290,6 +305,41 @@ mod tests {
             (json!({ "matchExpressions": [{ "key": "app", "operator": "DoesNotExist" }] }), false),
         ] {
             assert_eq!(selects(&selector, &labels), selected, "{selector}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn opposite_operators_select_the_opposite(
+            labels in btree_map("[a-c]", "[x-z]", 0..3),
+            key in "[a-c]",
+            values in prop::collection::vec("[x-z]", 1..3),
+        ) {
+            let labels = json!(labels);
+            let matches = |operator: &str| {
+                let expression = json!({ "key": key, "operator": operator, "values": values });
+                selects(&json!({ "matchExpressions": [expression] }), &labels)
+            };
+            prop_assert_ne!(matches("In"), matches("NotIn"));
+            prop_assert_ne!(matches("Exists"), matches("DoesNotExist"));
+            prop_assert!(!matches("In") || matches("Exists"));
+        }
+
+        #[test]
+        fn match_labels_equal_expressions_with_one_value(
+            labels in btree_map("[a-c]", "[x-z]", 0..3),
+            wanted in btree_map("[a-c]", "[x-z]", 0..3),
+        ) {
+            let expressions: Vec<Value> = wanted
+                .iter()
+                .map(|(key, value)| json!({ "key": key, "operator": "In", "values": [value] }))
+                .collect();
+            prop_assert_eq!(
+                selects(&json!({ "matchLabels": wanted }), &json!(labels)),
+                selects(&json!({ "matchExpressions": expressions }), &json!(labels))
+            );
         }
     }
 }

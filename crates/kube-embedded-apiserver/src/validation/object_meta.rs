@@ -1,4 +1,5 @@
-//! Validation of `metadata`, common to all resources (`apimachinery/pkg/api/validation/objectmeta.go`).
+//! Validation of `metadata`, common to all resource types
+//! (`k8s.io/apimachinery/pkg/api/validation/objectmeta.go`).
 
 use crate::{
     fields::{list, text},
@@ -9,56 +10,31 @@ use crate::{
 };
 use serde_json::Value;
 
-/// Errors of `metadata`, as far as they do not depend on the kind; `name_rule` says what is wrong
-/// with a name.
+/// The limit to the keys and values of all annotations together (`TotalAnnotationSizeLimitB`).
+const ANNOTATIONS_SIZE: usize = 256 * 1024;
+
+/// Returns the errors of `metadata` (new, old on update). `name_rule` returns what is wrong with a
+/// name of the type.
 pub(crate) fn metadata(
     object: &Value,
     old: Option<&Value>,
     name_rule: fn(&str) -> Vec<String>,
 ) -> Vec<FieldError> {
     let metadata = &object["metadata"];
-    let mut errors = Vec::new();
-    let (name, generate) = (text(metadata, &["name"]), text(metadata, &["generateName"]));
-    if !generate.is_empty() {
-        // The letters to come make the end valid.
-        let sample = format!("{generate}x");
-        for wrong in name_rule(&sample) {
-            errors.push(invalid("metadata.generateName", &generate.into(), &wrong));
-        }
-    }
-    if name.is_empty() {
-        if generate.is_empty() {
-            errors.push(required("metadata.name", "name or generateName is required"));
-        }
-    } else {
-        for wrong in name_rule(name) {
-            errors.push(invalid("metadata.name", &name.into(), &wrong));
-        }
-    }
+    let mut errors = names(metadata, name_rule);
     errors.extend(labels(&metadata["labels"], "metadata.labels"));
-    let mut size = 0;
-    for (key, value) in metadata["annotations"].as_object().into_iter().flatten() {
-        size += key.len() + value.as_str().map_or(0, str::len);
-        for wrong in qualified_name(&key.to_lowercase()) {
-            errors.push(invalid("metadata.annotations", &key.as_str().into(), &wrong));
-        }
-    }
-    if size > 256 * 1024 {
-        errors.push(too_long("metadata.annotations", 256 * 1024));
-    }
+    errors.extend(annotations(&metadata["annotations"]));
     for (at, owner) in list(metadata, &["ownerReferences"]).iter().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if text(owner, &[field]).is_empty() {
-                let detail = "must not be empty";
                 let path = format!("metadata.ownerReferences[{at}].{field}");
-                errors.push(invalid(path, &"".into(), detail));
+                errors.push(invalid(path, &"".into(), "must not be empty"));
             }
         }
     }
     for (at, finalizer) in list(metadata, &["finalizers"]).iter().enumerate() {
-        let name = finalizer.as_str().unwrap_or_default();
-        for wrong in qualified_name(name) {
-            errors.push(invalid(format!("metadata.finalizers[{at}]"), finalizer, &wrong));
+        for detail in qualified_name(finalizer.as_str().unwrap_or_default()) {
+            errors.push(invalid(format!("metadata.finalizers[{at}]"), finalizer, &detail));
         }
     }
     if let Some(old) = old {
@@ -68,6 +44,47 @@ pub(crate) fn metadata(
                 errors.push(invalid(format!("metadata.{field}"), new, IMMUTABLE));
             }
         }
+    }
+    errors
+}
+
+/// Validates name and generateName, of which one is required.
+fn names(metadata: &Value, name_rule: fn(&str) -> Vec<String>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (name, generate) = (text(metadata, &["name"]), text(metadata, &["generateName"]));
+    if !generate.is_empty() {
+        // The prefix may end with a dash, because the generated suffix follows
+        // (`maskTrailingDash`).
+        let sample = format!("{generate}x");
+        for detail in name_rule(&sample) {
+            errors.push(invalid("metadata.generateName", &generate.into(), &detail));
+        }
+    }
+    if name.is_empty() {
+        if generate.is_empty() {
+            errors.push(required("metadata.name", "name or generateName is required"));
+        }
+    } else {
+        for detail in name_rule(name) {
+            errors.push(invalid("metadata.name", &name.into(), &detail));
+        }
+    }
+    errors
+}
+
+/// Validates the keys of annotations, and the size of all together.
+fn annotations(annotations: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut size = 0;
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        size += key.len() + value.as_str().map_or(0, str::len);
+        // Kubernetes accepts upper case in the prefix of an annotation, unlike in that of a label.
+        for detail in qualified_name(&key.to_lowercase()) {
+            errors.push(invalid("metadata.annotations", &key.as_str().into(), &detail));
+        }
+    }
+    if size > ANNOTATIONS_SIZE {
+        errors.push(too_long("metadata.annotations", ANNOTATIONS_SIZE));
     }
     errors
 }

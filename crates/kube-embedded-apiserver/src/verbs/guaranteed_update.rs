@@ -27,7 +27,7 @@ pub(crate) enum Outcome<K> {
 }
 
 /// Reads the object, lets `attempt` decide on a change, and commits it. Starts again if another writer was faster,
-/// so `attempt` sees each state that it decides on and refuses those that it cannot do anything with.
+/// so `attempt` always decides on the current state.
 pub(crate) fn guaranteed_update<'g, K>(
     store: &Store,
     key: &Key,
@@ -35,7 +35,7 @@ pub(crate) fn guaranteed_update<'g, K>(
 ) -> ApiResult<Outcome<K>> {
     loop {
         let stored = store.get(key);
-        // `MAX` is no revision of an object: a change of what does not exist is a conflict.
+        // No object has the revision `MAX`: changing an object that does not exist is a conflict.
         let seen = stored.as_ref().map_or(u64::MAX, |stored| stored.revision);
         let committed: Result<_, WriteError> = match attempt(stored.as_ref())? {
             Change::Keep(kept) => return Ok(Outcome::Kept(kept)),

@@ -10,7 +10,6 @@ use crate::{
     metadata,
     patch::{self, PatchError},
     resources::resource_type::ResourceType,
-    schema,
     state::ServerState,
     validation::field_error::required,
     verbs::pipeline::{self, Decoded, Expects, WriteRequest, WriteResult},
@@ -136,7 +135,7 @@ fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResul
         let now = Timestamp::now();
         let mut object =
             patch::apply(resource, old, &applied, manager, force, below, now).map_err(refusal)?;
-        schema::prune(resource, &mut object);
+        resource.object_schema().prune(&mut object);
         if old.is_none() {
             metadata::set_namespace(target, &mut object)?;
         }

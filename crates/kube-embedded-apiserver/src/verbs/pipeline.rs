@@ -23,7 +23,7 @@ use crate::{
     metadata,
     patch::{self, Operation},
     resources::{registry, resource_type::ResourceType},
-    schema, scope,
+    scope,
     state::ServerState,
     store::Object,
     validation::field_error::{FieldError, required},
@@ -51,7 +51,7 @@ pub(crate) const STEPS: [Step; 7] = [
     Step { name: "allocate", run: allocate },
 ];
 
-/// What a write expects of the store.
+/// The state of the store that a write expects.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expects {
     /// No object of the name (`POST`).
@@ -106,7 +106,7 @@ pub(crate) struct WriteResult {
 /// An object in the form in which it is stored.
 pub(crate) enum ResultObject {
     Stored(Arc<Object>),
-    /// What would have been stored (dry run), or the last state of an object that the write removed.
+    /// The result of a dry run, or the last state of an object that the write removed.
     Unstored(Value),
 }
 
@@ -139,8 +139,8 @@ impl WriteResult {
     }
 }
 
-/// Sends what `decode` makes of the stored object through the steps and commits it; from the start again if another
-/// writer was faster and the client did not name the version it meant.
+/// Runs a write: `decode` makes an object of the stored one, the steps complete and check it, and it is committed.
+/// Starts again if another writer was faster, unless the client named the version that it meant.
 pub(crate) fn write(
     state: &ServerState,
     request: &WriteRequest<'_>,
@@ -189,7 +189,7 @@ pub(crate) fn write(
 }
 
 impl<'s> Write<'s, '_> {
-    /// Decides what is committed.
+    /// Returns the change to commit.
     fn into_change(self, stored: Option<&Arc<Object>>) -> ApiResult<Change<'s, ResultObject>> {
         let Self { request: WriteRequest { target, options, .. }, old, mut new, guard, .. } = self;
         let resource = &target.resource;
@@ -262,7 +262,7 @@ fn default(write: &mut Write<'_, '_>) -> ApiResult<()> {
     if defaults {
         resource.apply_defaults(new);
     } else {
-        schema::normalize(resource, new);
+        resource.object_schema().normalize(new);
     }
     Ok(())
 }
@@ -288,7 +288,7 @@ fn prepare(write: &mut Write<'_, '_>) -> ApiResult<()> {
     if is_main {
         (resource.prepare_update)(new, old);
     }
-    // Scheduling a pod changes its spec, but not what was asked for.
+    // Scheduling a pod changes its spec, but not the desired state.
     if target.subresource != "binding" {
         metadata::bump_generation(resource, new, old);
     }

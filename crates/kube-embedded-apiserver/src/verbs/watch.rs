@@ -23,6 +23,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// Events in one chunk, so that a slow client costs little memory.
 const CHUNK: usize = 256;
+/// Bytes of existing objects in one chunk.
+const CHUNK_BYTES: usize = 64 << 10;
 /// Interval of bookmarks while nothing happens.
 const BOOKMARK: Duration = Duration::from_secs(60);
 
@@ -132,79 +134,91 @@ impl Stream {
 
     async fn chunk(&mut self, watch: &mut Watch) -> Option<Bytes> {
         let mut out = BytesMut::new();
-        while let Some(object) = self.initial.pop_front() {
-            if scope::matches(&self.resource.get(), &self.selector, &object) {
-                self.line(&mut out, "ADDED", &object);
-            }
-            if out.len() > 64 * 1024 {
-                return Some(out.freeze());
-            }
+        if self.initial_objects(&mut out) {
+            return Some(out.freeze());
         }
-        loop {
-            if self.ended {
-                return None;
-            }
+        while !self.ended {
             let (events, revision) = match watch.take(CHUNK) {
                 Ok(taken) => taken,
                 Err(compacted) => {
-                    self.ended = true;
-                    tracing::info!(
-                        target: "apiserver::watch",
-                        resource = self.resource.get().plural,
-                        revision = compacted.asked,
-                        oldest = compacted.oldest,
-                        "ending a watch: the client reads more slowly than objects change"
-                    );
-                    out.put_slice(&error_line(compacted));
-                    return Some(out.freeze());
+                    self.end_compacted(&mut out, compacted);
+                    break;
                 }
             };
-            let none = events.is_empty();
             for event in &events {
                 self.event(&mut out, event);
             }
-            if none && self.initial_bookmark {
+            if events.is_empty() && self.initial_bookmark {
                 self.initial_bookmark = false;
                 self.bookmark(&mut out, revision, true);
             }
             if !out.is_empty() {
-                return Some(out.freeze());
+                break;
             }
-            if !none {
-                continue;
-            }
-            let stopped = async {
-                let _ = self.stopping.wait_for(|stopping| *stopping).await;
-            };
-            let wake = tokio::select! {
-                () = watch.changed() => Wake::Events,
-                () = sleep_until(self.end) => Wake::Timeout,
-                () = sleep_until(self.next_bookmark), if self.bookmarks => Wake::Bookmark,
-                () = unserved(&mut self.served) => Wake::Unserved,
-                () = stopped => return None,
-            };
-            match wake {
-                Wake::Events => {}
-                Wake::Unserved => {
-                    // The last events are the deletions of its objects.
-                    self.ended = true;
-                    for event in watch.take(usize::MAX).map_or_else(|_| Vec::new(), |t| t.0) {
-                        self.event(&mut out, &event);
+            if events.is_empty() {
+                match self.wait(watch).await {
+                    Wake::Events => {}
+                    Wake::Stopped => return None,
+                    Wake::Unserved => {
+                        self.ended = true;
+                        // The last events are the deletions of its objects.
+                        for event in watch.take(usize::MAX).map_or_else(|_| Vec::new(), |t| t.0) {
+                            self.event(&mut out, &event);
+                        }
                     }
-                    return Some(out.freeze()).filter(|out| !out.is_empty());
-                }
-                Wake::Timeout => {
-                    self.ended = true;
-                    if self.bookmarks {
-                        self.bookmark(&mut out, revision, false);
-                        return Some(out.freeze());
+                    Wake::Timeout => {
+                        self.ended = true;
+                        if self.bookmarks {
+                            self.bookmark(&mut out, revision, false);
+                        }
                     }
-                }
-                Wake::Bookmark => {
-                    self.bookmark(&mut out, revision, false);
-                    return Some(out.freeze());
+                    Wake::Bookmark => self.bookmark(&mut out, revision, false),
                 }
             }
+            if !out.is_empty() {
+                break;
+            }
+        }
+        Some(out.freeze()).filter(|out| !out.is_empty())
+    }
+
+    /// Writes objects that exist when the watch starts. Returns true if the chunk is full.
+    fn initial_objects(&mut self, out: &mut BytesMut) -> bool {
+        while let Some(object) = self.initial.pop_front() {
+            if scope::matches(&self.resource.get(), &self.selector, &object) {
+                self.line(out, "ADDED", &object);
+            }
+            if out.len() > CHUNK_BYTES {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends a watch that has fallen behind the history.
+    fn end_compacted(&mut self, out: &mut BytesMut, compacted: Compacted) {
+        self.ended = true;
+        tracing::info!(
+            target: "apiserver::watch",
+            resource = self.resource.get().plural,
+            revision = compacted.asked,
+            oldest = compacted.oldest,
+            "ending a watch: the client reads more slowly than objects change"
+        );
+        out.put_slice(&error_line(compacted));
+    }
+
+    /// Waits until there is something to do.
+    async fn wait(&mut self, watch: &mut Watch) -> Wake {
+        let stopped = async {
+            let _ = self.stopping.wait_for(|stopping| *stopping).await;
+        };
+        tokio::select! {
+            () = watch.changed() => Wake::Events,
+            () = sleep_until(self.end) => Wake::Timeout,
+            () = sleep_until(self.next_bookmark), if self.bookmarks => Wake::Bookmark,
+            () = unserved(&mut self.served) => Wake::Unserved,
+            () = stopped => Wake::Stopped,
         }
     }
 
@@ -272,11 +286,13 @@ async fn unserved(served: &mut Option<tokio::sync::watch::Receiver<()>>) {
     }
 }
 
+/// The reason why a watch goes on.
 enum Wake {
     Events,
     Unserved,
     Timeout,
     Bookmark,
+    Stopped,
 }
 
 fn error_line(compacted: Compacted) -> Bytes {

@@ -1,5 +1,6 @@
 //! The HTTP client of probes and hooks: one GET request and the status of its response.
 
+use kube_embedded_core::kubernetes_minor_version;
 use kube_embedded_core::network::Network;
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::{
@@ -41,7 +42,7 @@ fn request(to: SocketAddr, path: &str, headers: &[(&str, &str)]) -> String {
     let mut request = format!("GET {path} HTTP/1.1\r\n");
     let given = |name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
     for (name, value) in
-        [("Host", to.to_string().as_str()), ("User-Agent", "kube-probe/1.36"), ("Accept", "*/*")]
+        [("Host", to.to_string().as_str()), ("User-Agent", concat!("kube-probe/", kubernetes_minor_version!())), ("Accept", "*/*")]
     {
         if !given(name) {
             request.push_str(&format!("{name}: {value}\r\n"));

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::OnceLock};
 #[derive(Debug)]
 pub(crate) struct Field {
     pub(crate) number: u32,
-    /// As in JSON; empty where the fields of the message go beside those of its owner.
+    /// The name in JSON; empty if the fields of the message are inlined.
     pub(crate) name: &'static str,
     pub(crate) shape: Shape,
     pub(crate) of: Type,
@@ -14,12 +14,12 @@ pub(crate) struct Field {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
-    /// Left out where it is zero, since the bytes do not tell zero from absent.
+    /// Omitted if zero, as the encoding does not distinguish zero from absent.
     Plain,
     /// Only sent if set: zero counts.
     Pointer,
     List,
-    /// From string.
+    /// A map with string keys.
     Map,
 }
 
@@ -38,16 +38,16 @@ pub(crate) enum Type {
     /// JSON within the bytes.
     Json,
     Message(&'static str),
-    /// A message of which one field stands for the whole.
+    /// A message that is represented by one of its fields.
     Either(&'static str),
 }
 
-/// The fields of a message, by its name in the table.
+/// Returns the fields of a message, by its name in the table.
 pub(crate) fn message(name: &str) -> Option<&'static [Field]> {
     all().get(name).map(Vec::as_slice)
 }
 
-/// The name of a kind's message.
+/// Returns the name of a kind's message.
 pub(crate) fn of_kind(api_version: &str, kind: &str) -> Option<&'static str> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let group = group.split('.').next().unwrap_or_default();
@@ -60,7 +60,7 @@ pub(crate) fn all() -> &'static HashMap<&'static str, Vec<Field>> {
     ALL.get_or_init(|| parse(include_str!("messages.txt")))
 }
 
-/// What does not parse is left out; a test sees to it that all does.
+/// Parses the table. A test ensures that every line parses.
 fn parse(text: &'static str) -> HashMap<&'static str, Vec<Field>> {
     let mut all = HashMap::<_, Vec<Field>>::new();
     let mut owner = "";
@@ -107,11 +107,11 @@ mod tests {
     use super::*;
     use crate::{
         resources::registry,
-        schema::tree::{self, Structure},
+        schema::types::{self, Structure},
     };
     use std::collections::{BTreeMap, BTreeSet};
 
-    /// Name and JSON type of every field, those of inlined messages included.
+    /// Returns name and JSON type of every field, including those of inlined messages.
     fn fields_of(name: &str) -> BTreeMap<&'static str, String> {
         let mut found = BTreeMap::new();
         for field in message(name).unwrap() {
@@ -120,7 +120,7 @@ mod tests {
                 ("", _) => panic!("{name}: {field:?}"),
                 _ => {
                     let of = match field.of {
-                        // Without fields nothing can be told of it.
+                        // Without fields there is nothing to compare.
                         Type::Message(of) if message(of).is_some_and(<[_]>::is_empty) => {
                             "Any".into()
                         }
@@ -140,12 +140,12 @@ mod tests {
         found
     }
 
-    fn shape(of: &tree::Shape) -> String {
+    fn shape(of: &types::Shape) -> String {
         match of {
-            tree::Shape::Boolean => "Bool".into(),
-            tree::Shape::Struct(_) => "Struct".into(),
-            tree::Shape::List(of) => format!("List({})", shape(of)),
-            tree::Shape::Map(of) => format!("Map({})", shape(of)),
+            types::Shape::Boolean => "Bool".into(),
+            types::Shape::Struct(_) => "Struct".into(),
+            types::Shape::List(of) => format!("List({})", shape(of)),
+            types::Shape::Map(of) => format!("Map({})", shape(of)),
             other => format!("{other:?}"),
         }
     }
@@ -180,25 +180,25 @@ mod tests {
                 continue;
             }
             let mut shape = &structure.field(field.name).unwrap().shape;
-            if let tree::Shape::List(of) | tree::Shape::Map(of) = shape {
+            if let types::Shape::List(of) | types::Shape::Map(of) = shape {
                 shape = of;
             }
-            compare(of, tree::forest().structure(shape).unwrap(), seen);
+            compare(of, shape.structure().unwrap(), seen);
         }
     }
 
     #[test]
-    fn the_table_has_every_field_of_every_kind_and_no_other() {
+    fn table_matches_schema_of_every_kind() {
         let mut seen = BTreeSet::new();
         for resource in registry::all() {
             let name = of_kind(&resource.api_version(), resource.kind).expect(resource.kind);
-            compare(name, tree::forest().root(resource).unwrap(), &mut seen);
+            compare(name, resource.structure(), &mut seen);
         }
         assert!(seen.len() > 100, "{}", seen.len());
     }
 
     #[test]
-    fn every_word_parses_and_every_message_named_is_there() {
+    fn table_parses_and_references_resolve() {
         let text = include_str!("messages.txt");
         let words = text.lines().filter(|line| !line.starts_with('#'));
         let words = words.flat_map(str::split_whitespace).filter(|word| word.contains(':'));

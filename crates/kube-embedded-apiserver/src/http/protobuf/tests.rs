@@ -1,7 +1,7 @@
 use super::*;
 use serde_json::json;
 
-/// What kubectl 1.37 sent for a command, and what it means.
+/// Captured from kubectl 1.37: command, body and object.
 fn captured() -> Vec<(&'static str, Vec<u8>, Value)> {
     let rows = [
         (
@@ -121,18 +121,18 @@ fn captured() -> Vec<(&'static str, Vec<u8>, Value)> {
 }
 
 #[test]
-fn what_kubectl_sends_is_understood() {
+fn captured_kubectl_bodies_are_decoded() {
     for (command, body, meant) in captured() {
         assert_eq!(object(&body).as_ref(), Ok(&meant), "kubectl {command}");
     }
 }
 
-/// Cut anywhere, or with any byte changed, a body is an object or a refusal.
+/// A truncated or corrupted body decodes to an object or an error.
 #[test]
-fn damaged_bodies_do_no_harm() {
+fn corrupted_body_does_not_panic() {
     for (command, body, meant) in captured() {
         for at in 0..body.len() {
-            // Every message inside tells its length, but the parts of the envelope can be absent.
+            // Every inner message has a length, but parts of the envelope may be absent.
             if let Ok(cut) = object(&body[..at]) {
                 let empty = cut.as_object().unwrap().len() == 2;
                 assert!(empty || cut == meant, "{command}: {at} {cut}");
@@ -254,7 +254,7 @@ fn body_of(object: &Value) -> Vec<u8> {
 }
 
 #[test]
-fn objects_come_through_whole() {
+fn object_survives_round_trip() {
     let pod = json!({
         "securityContext": { "runAsUser": 0, "supplementalGroups": [1, 2], "fsGroup": -1 },
         "terminationGracePeriodSeconds": 0,
@@ -343,9 +343,9 @@ fn objects_come_through_whole() {
     }
 }
 
-/// A schema nested without end must not take the stack.
+/// A deeply nested schema must not overflow the stack.
 #[test]
-fn depth_has_a_limit() {
+fn nesting_is_limited() {
     let mut schema = json!({});
     for _ in 0..60 {
         schema = json!({ "not": schema });
@@ -361,7 +361,7 @@ fn depth_has_a_limit() {
 }
 
 #[test]
-fn refusals_name_what_is_wrong() {
+fn error_names_the_cause() {
     let namespace =
         body_of(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "n" } }));
     let changed = |from: &[u8], to: &[u8]| {

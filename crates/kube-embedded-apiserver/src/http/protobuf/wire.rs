@@ -1,6 +1,6 @@
-//! The encoding below the messages: numbered fields of four forms.
+//! The wire format of protobuf: numbered fields of four types.
 
-/// Why bytes are not what they should be.
+/// An error in the encoding.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
     #[error("unexpected end of input")]
@@ -23,12 +23,12 @@ pub(crate) enum Malformed {
     Depth(&'static str),
 }
 
-/// The value of a field, as far as it is known without its type.
+/// The value of a field, before its type is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Wire<'a> {
     Number(u64),
     Bytes(&'a [u8]),
-    /// 64 bits of fixed width: a float.
+    /// 64 bits of fixed width: a double.
     Double(f64),
     /// 32 bits of fixed width, which Kubernetes' messages do not use.
     Fixed,
@@ -44,7 +44,7 @@ impl<'a> Fields<'a> {
         Self { rest: bytes }
     }
 
-    /// The number and the value of the next field; `None` after the last.
+    /// Returns the number and the value of the next field; `None` after the last.
     pub(crate) fn next(&mut self) -> Result<Option<(u32, Wire<'a>)>, Malformed> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -76,7 +76,7 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
-    /// Seven bits a byte, the lowest first.
+    /// Decodes a varint.
     fn number(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
@@ -95,7 +95,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The numbers of a list in its packed form.
+/// Decodes the numbers of a packed list.
 pub(crate) fn packed(bytes: &[u8]) -> Result<Vec<u64>, Malformed> {
     let mut fields = Fields::new(bytes);
     let mut numbers = Vec::new();
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_read_or_refused() {
+    fn malformed_field_is_rejected() {
         let all = |bytes: &[u8]| {
             let mut fields = Fields::new(bytes);
             std::iter::from_fn(|| fields.next().transpose())

@@ -1,15 +1,16 @@
-//! Conditions in the status of a CustomResourceDefinition.
+//! Conditions in the status of a CustomResourceDefinition (`pkg/apis/apiextensions/helpers.go` of
+//! the apiextensions API server).
 
 use crate::{fields::copy_field, timestamps};
 use serde_json::{Value, json};
 
-/// Returns the status of a condition.
+/// Returns the status of a condition: `True`, `False` or `Unknown`.
 pub(crate) fn condition<'a>(definition: &'a Value, name: &str) -> Option<&'a str> {
     let conditions = definition["status"]["conditions"].as_array()?;
     conditions.iter().find(|condition| condition["type"] == name)?["status"].as_str()
 }
 
-/// Sets a condition, and the time of its last transition if its status changes.
+/// Sets a condition, and the time of its last transition only if its status changes.
 pub(crate) fn set_condition(
     definition: &mut Value,
     name: &str,

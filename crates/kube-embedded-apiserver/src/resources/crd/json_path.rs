@@ -1,23 +1,28 @@
-//! The part of JSONPath that printer columns use: names, indices, `[*]` and `[?(@.type=="Ready")]`.
+//! The subset of JSONPath (`k8s.io/client-go/util/jsonpath`) that printer columns use: names,
+//! indices, `[*]` and `[?(@.type=="Ready")]`.
 
+use crate::fields::find_path;
 use serde_json::Value;
 
-/// A path, taken apart once.
+/// A parsed path.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Path(Vec<Step>);
 
 #[derive(Debug, PartialEq)]
 enum Step {
     Name(String),
-    /// From the end, where it is negative.
+    /// Counts from the end if it is negative.
     Index(i64),
-    Every,
-    /// Elements in which the value at the path is the other one, or is not.
-    Where(Vec<String>, bool, Value),
+    Wildcard,
+    Filter {
+        path: Vec<String>,
+        equal: bool,
+        value: Value,
+    },
 }
 
 impl Path {
-    /// Reads a path; `None` where it is not one, or goes beyond what is said above.
+    /// Parses a path. Returns `None` if it is invalid or outside of the subset.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut steps = Vec::new();
         let mut rest = text;
@@ -31,10 +36,11 @@ impl Path {
                 None => {
                     let (name, rest) = name(rest.strip_prefix('.')?);
                     match &*name {
-                        // A dot alone is the object; two of them search, which nobody may.
+                        // A single dot is the object itself. Two would search recursively, which
+                        // Kubernetes rejects for columns.
                         "" if rest.is_empty() || rest.starts_with('[') => {}
                         "" => return None,
-                        "*" => steps.push(Step::Every),
+                        "*" => steps.push(Step::Wildcard),
                         _ => steps.push(Step::Name(name)),
                     }
                     rest
@@ -44,11 +50,11 @@ impl Path {
         Some(Self(steps))
     }
 
-    /// The values at the path.
+    /// Returns the values at the path, without nulls.
     pub(crate) fn find<'a>(&self, object: &'a Value) -> Vec<&'a Value> {
         let mut found = vec![object];
         for step in &self.0 {
-            found = found.into_iter().flat_map(|value| step.of(value)).collect();
+            found = found.into_iter().flat_map(|value| step.find(value)).collect();
         }
         found.retain(|value| !value.is_null());
         found
@@ -56,7 +62,7 @@ impl Path {
 }
 
 impl Step {
-    fn of<'a>(&self, value: &'a Value) -> Vec<&'a Value> {
+    fn find<'a>(&self, value: &'a Value) -> Vec<&'a Value> {
         let items = || value.as_array().map(Vec::as_slice).unwrap_or_default();
         match self {
             Self::Name(name) => value.get(name).into_iter().collect(),
@@ -65,22 +71,22 @@ impl Step {
                 let at = if *at < 0 { at.saturating_add(len) } else { *at };
                 usize::try_from(at).ok().and_then(|at| items().get(at)).into_iter().collect()
             }
-            Self::Every => match value {
+            Self::Wildcard => match value {
                 Value::Object(fields) => fields.values().collect(),
                 _ => items().iter().collect(),
             },
-            Self::Where(path, equal, wanted) => items()
+            Self::Filter { path, equal, value } => items()
                 .iter()
                 .filter(|item| {
-                    let found = crate::fields::find_path(item, path);
-                    found.is_some_and(|found| (found == wanted) == *equal)
+                    let found = find_path(item, path);
+                    found.is_some_and(|found| (found == value) == *equal)
                 })
                 .collect(),
         }
     }
 }
 
-/// Where the bracket closes that is open.
+/// Returns the index of the closing bracket, outside of quotes.
 fn closing(text: &str) -> Option<usize> {
     let mut quote = None;
     for (at, letter) in text.char_indices() {
@@ -94,7 +100,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-/// A name up to the next dot or bracket; a backslash takes the meaning from what follows.
+/// Splits off a name, up to the next dot or bracket. A backslash escapes the next character.
 fn name(text: &str) -> (String, &str) {
     let mut name = String::new();
     let mut letters = text.char_indices();
@@ -108,10 +114,11 @@ fn name(text: &str) -> (String, &str) {
     (name, "")
 }
 
+/// Parses the inside of brackets: a wildcard, a filter, an index or a quoted name.
 fn bracketed(inside: &str) -> Option<Step> {
     let inside = inside.trim();
     if inside == "*" {
-        return Some(Step::Every);
+        return Some(Step::Wildcard);
     }
     if let Some(condition) = inside.strip_prefix("?(").and_then(|rest| rest.strip_suffix(')')) {
         let (left, equal, right) = match (condition.split_once("=="), condition.split_once("!=")) {
@@ -120,7 +127,7 @@ fn bracketed(inside: &str) -> Option<Step> {
             _ => return None,
         };
         let path = left.trim().strip_prefix("@.")?.split('.').map(str::to_owned).collect();
-        return Some(Step::Where(path, equal, literal(right.trim())?));
+        return Some(Step::Filter { path, equal, value: literal(right.trim())? });
     }
     match literal(inside)? {
         Value::String(name) => Some(Step::Name(name)),
@@ -129,6 +136,7 @@ fn bracketed(inside: &str) -> Option<Step> {
     }
 }
 
+/// Parses a quoted string, or a JSON value.
 fn literal(text: &str) -> Option<Value> {
     for quote in ['\'', '"'] {
         if let Some(inside) = text.strip_prefix(quote) {
@@ -144,7 +152,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn paths_find_what_columns_show() {
+    fn path_selects_values_or_is_rejected() {
         let object = json!({
             "metadata": { "labels": { "example.com/tier": "front" } },
             "spec": { "ports": [{ "name": "a", "port": 1 }, { "name": "b", "port": 2 }] },

@@ -1,6 +1,8 @@
-//! The order of a group's versions.
+//! The order of a group's versions
+//! (`k8s.io/apimachinery/pkg/version.CompareKubeAwareVersionStrings`).
 
-/// Returns a key by which versions sort in the order in which Kubernetes prefers them: `v2`, `v1`, `v1beta2`, `v1alpha1`, others.
+/// Returns a key by which versions sort in the order of Kubernetes' preference: `v2`, `v1`,
+/// `v1beta2`, `v1alpha1`, others.
 pub(crate) fn precedence(version: &str) -> (u8, std::cmp::Reverse<(u64, u64)>, String) {
     let number = |text: &str| text.parse::<u64>().ok().filter(|_| !text.starts_with('+'));
     let parsed = version.strip_prefix('v').and_then(|rest| {

@@ -1,4 +1,4 @@
-//! `configmaps`.
+//! `configmaps`, and the checks of keys and immutability that Secrets share.
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::{
         table_columns::{AGE, column},
     },
     validation::{
-        field_error::{FieldError, IMMUTABLE, forbidden, invalid},
+        field_error::{FieldError, forbidden, invalid},
         names::dns_subdomain,
         object_meta::metadata,
     },
@@ -20,29 +20,30 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     validate,
     columns: &[
         column("Data", "Data contains the configuration data.", |map, _| {
-            keys(map, &["data", "binaryData"]).into()
+            count_keys(map, &["data", "binaryData"]).into()
         }),
         AGE,
     ],
     ..ResourceType::of::<ConfigMap>("configmap", "io.k8s.api.core.v1.ConfigMap")
 };
 
-/// How many keys some maps have together.
-pub(crate) fn keys(object: &Value, fields: &[&str]) -> usize {
+/// Returns the number of keys in some maps together.
+pub(crate) fn count_keys(object: &Value, fields: &[&str]) -> usize {
     fields.iter().filter_map(|field| object[*field].as_object()).map(serde_json::Map::len).sum()
 }
 
-/// Errors of the keys in a map of files.
-pub(crate) fn file_names(object: &Value, field: &str) -> Vec<FieldError> {
+/// Returns the errors of the keys in a map: they must be valid file names, because volumes make
+/// files of them (`IsConfigMapKey`).
+pub(crate) fn validate_keys(object: &Value, field: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for key in object[field].as_object().into_iter().flatten().map(|(key, _)| key) {
-        let letters = key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        let has_valid_chars = key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
         let field = format!("{field}[{key}]");
         let value = &key.as_str().into();
         if key.len() > 253 {
             errors.push(invalid(field.as_str(), value, "must be no more than 253 bytes"));
         }
-        if !letters || key.is_empty() {
+        if !has_valid_chars || key.is_empty() {
             let detail = "a valid config key must consist of alphanumeric characters, '-', '_' or \
                           '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for \
                           validation is '[-._a-zA-Z0-9]+')";
@@ -57,8 +58,8 @@ pub(crate) fn file_names(object: &Value, field: &str) -> Vec<FieldError> {
     errors
 }
 
-/// Errors of a change to an object that was made immutable.
-pub(crate) fn immutable(new: &Value, old: &Value, fields: &[&str]) -> Vec<FieldError> {
+/// Returns the errors of changes to an object with `immutable: true`, which cannot be taken back.
+pub(crate) fn validate_immutable(new: &Value, old: &Value, fields: &[&str]) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if old["immutable"] == true {
         if new["immutable"] != true {
@@ -73,10 +74,11 @@ pub(crate) fn immutable(new: &Value, old: &Value, fields: &[&str]) -> Vec<FieldE
     errors
 }
 
+/// Stands for `ValidateConfigMap` and `ValidateConfigMapUpdate`.
 fn validate(map: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(map, old, dns_subdomain);
-    errors.extend(file_names(map, "data"));
-    errors.extend(file_names(map, "binaryData"));
+    errors.extend(validate_keys(map, "data"));
+    errors.extend(validate_keys(map, "binaryData"));
     for key in map["data"].as_object().into_iter().flatten().map(|(key, _)| key) {
         if map["binaryData"].get(key).is_some() {
             let detail = "duplicate of key present in binaryData";
@@ -84,12 +86,7 @@ fn validate(map: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
     }
     if let Some(old) = old {
-        errors.extend(immutable(map, old, &["data", "binaryData"]));
+        errors.extend(validate_immutable(map, old, &["data", "binaryData"]));
     }
     errors
-}
-
-/// As other kinds say it of their own fields.
-pub(crate) fn same(new: &Value, old: &Value, field: &'static str) -> Option<FieldError> {
-    (new[field] != old[field]).then(|| invalid(field, &new[field], IMMUTABLE))
 }

@@ -1,4 +1,5 @@
-//! `customresourcedefinitions`.
+//! `customresourcedefinitions` (`pkg/apis/apiextensions/{v1,validation}` of the apiextensions API
+//! server). The versions that a definition makes are served from [`crate::resources::crd`].
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
@@ -6,7 +7,10 @@ use serde_json::{Value, json};
 use crate::{
     fields::{default, default_empty, each, list, object, text},
     resources::{
-        crd::{conditions::set_condition, json_path::Path},
+        crd::{
+            conditions::{condition, set_condition},
+            json_path::Path,
+        },
         deletion::Deletion,
         resource_type::ResourceType,
     },
@@ -15,7 +19,7 @@ use crate::{
         field_error::{
             FieldError, IMMUTABLE, duplicate, forbidden, invalid, not_supported, required,
         },
-        names::dns_subdomain,
+        names::{dns_1035_label, dns_subdomain},
         object_meta::metadata,
     },
 };
@@ -28,7 +32,7 @@ pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
     generation: true,
     defaults,
     prepare_create,
-    prepare_update: |new, _| remember_storage_version(new),
+    prepare_update: |new, _| add_stored_version(new),
     validate,
     deletion: &Deletion { begin: begin_deletion, ..Deletion::IMMEDIATE },
     defines_resources: true,
@@ -38,11 +42,12 @@ pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
     )
 };
 
-/// Holds a definition back until its objects are deleted.
+/// Keeps a definition until its objects are deleted.
 pub(crate) const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+/// The annotation with the link to the API review of a group of Kubernetes.
 const APPROVAL: &str = "api-approved.kubernetes.io";
 
-/// Marks a definition as one whose objects are to be deleted first.
+/// Adds the finalizer and the condition by which the objects of a definition are deleted before it.
 fn begin_deletion(definition: &mut Value) {
     let finalizers = &mut definition["metadata"]["finalizers"];
     if !finalizers.is_array() {
@@ -62,6 +67,7 @@ fn begin_deletion(definition: &mut Value) {
     );
 }
 
+/// Stands for `SetDefaults_CustomResourceDefinitionSpec`: names that follow from the kind.
 fn defaults(definition: &mut Value) {
     let Some(spec) = object(definition, "spec") else { return };
     if let Some(names) = object(spec, "names") {
@@ -80,17 +86,19 @@ fn defaults(definition: &mut Value) {
     }
 }
 
+/// Starts with an empty status; the names are accepted afterwards, if no other definition has them.
 fn prepare_create(definition: &mut Value) {
     definition["status"] = json!({
         "conditions": null,
         "acceptedNames": { "plural": "", "kind": "" },
         "storedVersions": [],
     });
-    remember_storage_version(definition);
+    add_stored_version(definition);
 }
 
-/// Versions that objects were ever stored in are kept count of.
-fn remember_storage_version(definition: &mut Value) {
+/// Adds the storage version to `status.storedVersions`: the versions in which objects may be
+/// stored. Only a client that has migrated them removes versions.
+fn add_stored_version(definition: &mut Value) {
     let versions = list(definition, &["spec", "versions"]);
     let storage = versions.iter().find(|version| version["storage"] == true);
     let Some(name) = storage.map(|version| version["name"].clone()) else { return };
@@ -105,6 +113,7 @@ fn remember_storage_version(definition: &mut Value) {
     }
 }
 
+/// Stands for `ValidateCustomResourceDefinition` and its update.
 fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &definition["spec"];
     let mut errors = metadata(definition, old, dns_subdomain);
@@ -114,16 +123,7 @@ fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let detail = "must be spec.names.plural+\".\"+spec.group";
         errors.push(invalid("metadata.name", &name.into(), detail));
     }
-    if group.is_empty() {
-        errors.push(required("spec.group", ""));
-    } else if let wrong = dns_subdomain(group)
-        && !wrong.is_empty()
-    {
-        errors.push(invalid("spec.group", &group.into(), &wrong.join(",")));
-    } else if !group.contains('.') {
-        let detail = "should be a domain with at least one dot";
-        errors.push(invalid("spec.group", &group.into(), detail));
-    }
+    errors.extend(validate_group(group));
     const SCOPES: &[&str] = &["Cluster", "Namespaced"];
     match text(spec, &["scope"]) {
         "" => errors.push(required("spec.scope", "")),
@@ -141,31 +141,11 @@ fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.extend(names(&spec["names"], "spec.names"));
     errors.extend(conversion(&spec["conversion"]));
     if let Some(old) = old {
-        let established = list(old, &["status", "conditions"])
-            .iter()
-            .any(|condition| condition["type"] == "Established" && condition["status"] == "True");
-        let mut fixed = vec!["group", "names.plural"];
-        if established {
-            fixed.extend(["scope", "names.kind"]);
-        }
-        for field in fixed {
-            let path: Vec<&str> = field.split('.').collect();
-            let (new, old) = (text(spec, &path), text(&old["spec"], &path));
-            if new != old {
-                errors.push(invalid(format!("spec.{field}"), &new.into(), IMMUTABLE));
-            }
-        }
+        errors.extend(validate_update(spec, old));
     }
     errors.extend(stored_versions(definition));
-    let annotation = text(&definition["metadata"]["annotations"], &[APPROVAL]);
-    let protected = |domain: &str| group == domain || group.ends_with(&format!(".{domain}"));
-    if old.is_none() && (protected("k8s.io") || protected("kubernetes.io")) && annotation.is_empty()
-    {
-        let detail = format!(
-            "protected groups must have approval annotation {APPROVAL:?}, see \
-             https://github.com/kubernetes/enhancements/pull/1111"
-        );
-        errors.push(required(format!("metadata.annotations[{APPROVAL}]"), &detail));
+    if old.is_none() {
+        errors.extend(validate_approval(definition, group));
     }
     if spec["preserveUnknownFields"] == true {
         let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in \
@@ -175,6 +155,51 @@ fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors
 }
 
+fn validate_group(group: &str) -> Option<FieldError> {
+    if group.is_empty() {
+        return Some(required("spec.group", ""));
+    }
+    let details = dns_subdomain(group);
+    if !details.is_empty() {
+        return Some(invalid("spec.group", &group.into(), &details.join(",")));
+    }
+    // Names without a dot are for groups of Kubernetes.
+    let detail = "should be a domain with at least one dot";
+    (!group.contains('.')).then(|| invalid("spec.group", &group.into(), detail))
+}
+
+/// Validates that an update keeps what identifies stored objects. Once the definition is
+/// established, clients know its kind and scope, too.
+fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
+    let mut immutable = vec!["group", "names.plural"];
+    if condition(old, "Established") == Some("True") {
+        immutable.extend(["scope", "names.kind"]);
+    }
+    let mut errors = Vec::new();
+    for field in immutable {
+        let path: Vec<&str> = field.split('.').collect();
+        let (new, old) = (text(spec, &path), text(&old["spec"], &path));
+        if new != old {
+            errors.push(invalid(format!("spec.{field}"), &new.into(), IMMUTABLE));
+        }
+    }
+    errors
+}
+
+/// New definitions in the groups of Kubernetes need an approval (KEP 2337).
+fn validate_approval(definition: &Value, group: &str) -> Option<FieldError> {
+    let annotation = text(&definition["metadata"]["annotations"], &[APPROVAL]);
+    let is_within = |domain: &str| group == domain || group.ends_with(&format!(".{domain}"));
+    let is_protected = is_within("k8s.io") || is_within("kubernetes.io");
+    let detail = format!(
+        "protected groups must have approval annotation {APPROVAL:?}, see \
+         https://github.com/kubernetes/enhancements/pull/1111"
+    );
+    (is_protected && annotation.is_empty())
+        .then(|| required(format!("metadata.annotations[{APPROVAL}]"), &detail))
+}
+
+/// Validates the versions. Missing schemas come first, as in Kubernetes' list of errors.
 fn versions(spec: &Value) -> Vec<FieldError> {
     let all = &spec["versions"];
     let versions = list(spec, &["versions"]);
@@ -186,9 +211,9 @@ fn versions(spec: &Value) -> Vec<FieldError> {
     }
     for (at, version) in versions.iter().enumerate() {
         let path = format!("spec.versions[{at}]");
-        let wrong = dns_1035(text(version, &["name"]));
-        if !wrong.is_empty() {
-            errors.push(invalid(format!("{path}.name"), &version["name"], &wrong.join(",")));
+        let details = dns_1035_label(text(version, &["name"]));
+        if !details.is_empty() {
+            errors.push(invalid(format!("{path}.name"), &version["name"], &details.join(",")));
         }
         if version["deprecated"] != true && version["deprecationWarning"].is_string() {
             let detail = "can only be set for deprecated versions";
@@ -221,12 +246,13 @@ fn versions(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// Validates the paths of the `scale` subresource.
 fn scale(scale: &Value, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if !scale.is_object() {
         return errors;
     }
-    for (field, part, needed) in [
+    for (field, part, is_required) in [
         ("specReplicasPath", ".spec", true),
         ("statusReplicasPath", ".status", true),
         ("labelSelectorPath", ".status", false),
@@ -234,7 +260,7 @@ fn scale(scale: &Value, path: &str) -> Vec<FieldError> {
         let given = text(scale, &[field]);
         let at = format!("{path}.subresources.scale.{field}");
         if given.is_empty() {
-            if needed {
+            if is_required {
                 errors.push(required(at, ""));
             }
         } else if given.contains('[') || !given.starts_with('.') || Path::parse(given).is_none() {
@@ -254,6 +280,7 @@ fn scale(scale: &Value, path: &str) -> Vec<FieldError> {
     errors
 }
 
+/// Validates a printer column.
 fn column_errors(column: &Value, path: &str) -> Vec<FieldError> {
     const TYPES: &[&str] = &["boolean", "date", "integer", "number", "string"];
     const FORMATS: &[&str] =
@@ -265,8 +292,8 @@ fn column_errors(column: &Value, path: &str) -> Vec<FieldError> {
     let types = format!("must be one of {}", TYPES.join(","));
     match text(column, &["type"]) {
         "" => errors.push(required(format!("{path}.type"), &types)),
-        of if !TYPES.contains(&of) => {
-            errors.push(invalid(format!("{path}.type"), &of.into(), &types));
+        other if !TYPES.contains(&other) => {
+            errors.push(invalid(format!("{path}.type"), &other.into(), &types));
         }
         _ => {}
     }
@@ -278,6 +305,7 @@ fn column_errors(column: &Value, path: &str) -> Vec<FieldError> {
     match text(column, &["jsonPath"]) {
         "" => errors.push(required(format!("{path}.JSONPath"), "")),
         given if !given.starts_with('.') || Path::parse(given).is_none() => {
+            // Not Kubernetes' words, because the subset is smaller than Kubernetes'.
             let detail = "is an invalid jsonPath: only names, indices, [*] and [?(@.name==value)] \
                           after a leading dot are understood";
             errors.push(invalid(format!("{path}.JSONPath"), &given.into(), detail));
@@ -287,6 +315,7 @@ fn column_errors(column: &Value, path: &str) -> Vec<FieldError> {
     errors
 }
 
+/// Validates `selectableFields`.
 fn selectable(version: &Value, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let fields = list(version, &["selectableFields"]);
@@ -316,27 +345,31 @@ fn selectable(version: &Value, path: &str) -> Vec<FieldError> {
     errors
 }
 
+/// Validates names: they become parts of URLs and, in lower case, arguments of kubectl.
 fn names(names: &Value, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (field, mixed) in
         [("plural", false), ("singular", false), ("kind", true), ("listKind", true)]
     {
         let given = text(names, &[field]);
-        let wrong = if mixed { dns_1035(&given.to_lowercase()) } else { dns_1035(given) };
-        if given.is_empty() || wrong.is_empty() {
+        let details =
+            if mixed { dns_1035_label(&given.to_lowercase()) } else { dns_1035_label(given) };
+        if given.is_empty() || details.is_empty() {
             continue;
         }
         let detail = match mixed {
-            true => format!("may have mixed case, but should otherwise match: {}", wrong.join(",")),
-            false => wrong.join(","),
+            true => {
+                format!("may have mixed case, but should otherwise match: {}", details.join(","))
+            }
+            false => details.join(","),
         };
         errors.push(invalid(format!("{path}.{field}"), &given.into(), &detail));
     }
     for field in ["shortNames", "categories"] {
         for (at, name) in list(names, &[field]).iter().enumerate() {
-            let wrong = dns_1035(name.as_str().unwrap_or_default());
-            if !wrong.is_empty() {
-                errors.push(invalid(format!("{path}.{field}[{at}]"), name, &wrong.join(",")));
+            let details = dns_1035_label(name.as_str().unwrap_or_default());
+            if !details.is_empty() {
+                errors.push(invalid(format!("{path}.{field}[{at}]"), name, &details.join(",")));
             }
         }
     }
@@ -348,6 +381,8 @@ fn names(names: &Value, path: &str) -> Vec<FieldError> {
     errors
 }
 
+/// Validates the conversion between versions. Webhooks are rejected: the server would have to call
+/// into the cluster.
 fn conversion(conversion: &Value) -> Vec<FieldError> {
     match text(conversion, &["strategy"]) {
         "None" => {
@@ -370,13 +405,14 @@ fn conversion(conversion: &Value) -> Vec<FieldError> {
     .collect()
 }
 
+/// Validates that no version is removed in which objects may still be stored.
 fn stored_versions(definition: &Value) -> Vec<FieldError> {
     let path = "status.storedVersions";
     let stored = list(definition, &["status", "storedVersions"]);
     let versions = list(definition, &["spec", "versions"]);
     let mut errors = Vec::new();
     if stored.is_empty() {
-        // Without a storage version there is another error, of the cause.
+        // Without a storage version, there is an error about that already.
         return errors;
     }
     for (at, name) in stored.iter().enumerate() {
@@ -391,22 +427,4 @@ fn stored_versions(definition: &Value) -> Vec<FieldError> {
         }
     }
     errors
-}
-
-/// What is wrong with a label that starts with a letter.
-fn dns_1035(name: &str) -> Vec<String> {
-    const RULE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or \
-        '-', start with an alphabetic character, and end with an alphanumeric character (e.g. \
-        'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
-    let mut wrong = Vec::new();
-    if name.len() > 63 {
-        wrong.push("must be no more than 63 bytes".to_owned());
-    }
-    let shaped = name.starts_with(|first: char| first.is_ascii_lowercase())
-        && !name.ends_with('-')
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !shaped {
-        wrong.push(RULE.to_owned());
-    }
-    wrong
 }

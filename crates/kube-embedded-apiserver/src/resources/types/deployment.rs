@@ -1,12 +1,12 @@
-//! `deployments`.
+//! `deployments` (`apps/v1`), and the validation of selectors and templates that ReplicaSets share.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
 
 use crate::{
     fields::{at, default, default_empty, object, remove, text},
-    resources::pod_defaults,
     resources::{
+        pod_defaults,
         resource_type::ResourceType,
         table_columns::{self, AGE, column, container_images, container_names, count, wide},
     },
@@ -57,6 +57,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<Deployment>("deployment", "io.k8s.api.apps.v1.Deployment")
 };
 
+/// Stands for `SetDefaults_Deployment` of `apps/v1`.
 fn defaults(deployment: &mut Value) {
     let Some(spec) = object(deployment, "spec") else { return };
     default(spec, "replicas", 1);
@@ -77,13 +78,14 @@ fn defaults(deployment: &mut Value) {
     }
 }
 
+/// Stands for `ValidateDeployment` and `ValidateDeploymentUpdate`.
 fn validate(deployment: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &deployment["spec"];
     let mut errors = metadata(deployment, old, dns_subdomain);
     errors.extend(non_negative(&spec["replicas"], "spec.replicas"));
     errors.extend(validate_selector(spec, "deployment"));
     errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
-    errors.extend(always_restarts(spec));
+    errors.extend(validate_restarts(spec));
     errors.extend(validate_strategy(&spec["strategy"]));
     errors.extend(non_negative(&spec["minReadySeconds"], "spec.minReadySeconds"));
     errors.extend(non_negative(&spec["revisionHistoryLimit"], "spec.revisionHistoryLimit"));
@@ -103,7 +105,8 @@ fn validate(deployment: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors
 }
 
-/// A selector must be there, select something, and match the template.
+/// Validates that a selector selects something and matches the labels of the template: otherwise
+/// the controller would create pods without end.
 pub(crate) fn validate_selector(spec: &Value, kind: &str) -> Vec<FieldError> {
     let selector = &spec["selector"];
     let labels = at(spec, &["template", "metadata", "labels"]);
@@ -128,11 +131,12 @@ pub(crate) fn validate_selector(spec: &Value, kind: &str) -> Vec<FieldError> {
     errors
 }
 
-/// Pods of a controller must restart, and may not have a deadline.
-pub(crate) fn always_restarts(spec: &Value) -> Vec<FieldError> {
+/// Validates that pods of a template restart and have no deadline: the controller expects them to
+/// run forever.
+pub(crate) fn validate_restarts(spec: &Value) -> Vec<FieldError> {
     let pod = at(spec, &["template", "spec"]);
     let mut errors = Vec::new();
-    // Others than these are told of by the pod spec's own validation.
+    // Unknown policies are reported by the validation of the pod spec.
     if matches!(text(pod, &["restartPolicy"]), "OnFailure" | "Never") {
         let field = "spec.template.spec.restartPolicy";
         errors.push(not_supported(field, &pod["restartPolicy"], &["Always"]));
@@ -144,6 +148,7 @@ pub(crate) fn always_restarts(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// Stands for `ValidateDeploymentStrategy`.
 fn validate_strategy(strategy: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let rolling = &strategy["rollingUpdate"];
@@ -162,7 +167,8 @@ fn validate_strategy(strategy: &Value) -> Vec<FieldError> {
             for field in ["maxUnavailable", "maxSurge"] {
                 errors.extend(number_or_percent(&rolling[field], &path(field)));
             }
-            if zero(&rolling["maxUnavailable"]) && zero(&rolling["maxSurge"]) {
+            // With both at 0, no pod could be replaced.
+            if is_zero(&rolling["maxUnavailable"]) && is_zero(&rolling["maxSurge"]) {
                 let detail = "may not be 0 when `maxSurge` is 0";
                 let value = &rolling["maxUnavailable"];
                 errors.push(invalid(path("maxUnavailable"), value, detail));
@@ -177,7 +183,7 @@ fn validate_strategy(strategy: &Value) -> Vec<FieldError> {
             }
         }
         _ => {
-            // Kubernetes shows its internal structure here.
+            // Kubernetes prints its internal structure here, with the names of Go fields.
             let shown = serde_json::to_string(&strategy["type"]).unwrap_or_default();
             let rolling = match rolling {
                 Value::Null => "null".to_owned(),
@@ -203,10 +209,11 @@ fn percent(value: &Value) -> Option<i64> {
     value.as_str()?.strip_suffix('%')?.parse().ok()
 }
 
-fn zero(value: &Value) -> bool {
+fn is_zero(value: &Value) -> bool {
     value == 0 || percent(value) == Some(0)
 }
 
+/// Validates an `IntOrString` that is a count or a percentage.
 fn number_or_percent(value: &Value, field: &str) -> Option<FieldError> {
     match value {
         Value::String(text) => {
@@ -240,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_a_rolling_update() {
+    fn defaults_are_a_rolling_update_by_a_quarter() {
         let spec = &valid()["spec"];
         assert_eq!(spec["replicas"], 1);
         assert_eq!(spec["revisionHistoryLimit"], 10);
@@ -256,10 +263,10 @@ mod tests {
     }
 
     #[test]
-    fn every_error_at_once() {
+    fn all_errors_are_reported_at_once() {
         let mut empty = json!({ "metadata": { "name": "x" } });
         defaults(&mut empty);
-        let told: Vec<(String, String)> =
+        let errors: Vec<(String, String)> =
             validate(&empty, None).into_iter().map(|error| (error.field, error.message)).collect();
         let expected = [
             ("spec.selector", "Required value"),
@@ -269,11 +276,11 @@ mod tests {
             ),
             ("spec.template.spec.containers", "Required value"),
         ];
-        assert_eq!(told, expected.map(|(field, message)| (field.into(), message.into())));
+        assert_eq!(errors, expected.map(|(field, message)| (field.into(), message.into())));
     }
 
     #[test]
-    fn one_error_for_one_mistake() {
+    fn invalid_field_is_one_error() {
         for (change, field, message) in [
             (
                 json!({ "replicas": -1 }),
@@ -315,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_selector_stays() {
+    fn selector_is_immutable() {
         let (old, mut new) = (valid(), valid());
         new["spec"]["selector"]["matchLabels"]["x"] = "y".into();
         new["spec"]["template"]["metadata"]["labels"]["x"] = "y".into();

@@ -1,4 +1,4 @@
-//! `endpointslices`.
+//! `endpointslices` (`discovery.k8s.io/v1`).
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
@@ -8,10 +8,10 @@ use crate::{
     resources::{
         resource_type::ResourceType,
         table_columns::{AGE, column},
-        types::{config_map::same, endpoints::more},
+        types::endpoints::join_first,
     },
     validation::{
-        field_error::{FieldError, not_supported, required},
+        field_error::{FieldError, changed, not_supported, required},
         names::dns_subdomain,
         object_meta::metadata,
     },
@@ -47,6 +47,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<EndpointSlice>("endpointslice", "io.k8s.api.discovery.v1.EndpointSlice")
 };
 
+/// Stands for `ValidateEndpointSlice`, as far as controllers and the service proxy depend on it.
 fn validate(slice: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(slice, old, dns_subdomain);
     match text(slice, &["addressType"]) {
@@ -64,7 +65,7 @@ fn validate(slice: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
     }
     if let Some(old) = old {
-        errors.extend(same(slice, old, "addressType"));
+        errors.extend(changed(slice, old, "addressType"));
     }
     errors
 }
@@ -76,12 +77,13 @@ fn ports(slice: &Value) -> String {
     }
     let shown: Vec<String> = ports
         .iter()
+        // Without a number, a port stands for all ports.
         .map(|port| match port["port"].as_i64() {
             Some(port) => port.to_string(),
             None => "*".to_owned(),
         })
         .collect();
-    more(&shown)
+    join_first(&shown)
 }
 
 fn endpoints(slice: &Value) -> String {
@@ -90,5 +92,5 @@ fn endpoints(slice: &Value) -> String {
         .flat_map(|endpoint| list(endpoint, &["addresses"]))
         .filter_map(|address| address.as_str().map(str::to_owned))
         .collect();
-    if all.is_empty() { "<unset>".to_owned() } else { more(&all) }
+    if all.is_empty() { "<unset>".to_owned() } else { join_first(&all) }
 }

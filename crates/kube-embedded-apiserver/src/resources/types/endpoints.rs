@@ -1,4 +1,5 @@
-//! `endpoints`: the old form of endpoint slices.
+//! `endpoints`: the deprecated predecessor of EndpointSlices. Stored for clients that still write
+//! or read them; the service proxy uses EndpointSlices only.
 
 use k8s_openapi::api::core::v1::Endpoints;
 use serde_json::Value;
@@ -12,6 +13,7 @@ use crate::{
     validation::{names::dns_subdomain, object_meta::metadata},
 };
 
+/// Sent with every response since Kubernetes 1.33.
 const DEPRECATION: &str =
     "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 
@@ -38,7 +40,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<Endpoints>("endpoints", "io.k8s.api.core.v1.Endpoints")
 };
 
-/// So many addresses are shown; of the others, how many.
+/// The number of entries that a column shows (`formatEndpoints`).
 const SHOWN: usize = 3;
 
 fn endpoints(object: &Value) -> String {
@@ -53,11 +55,12 @@ fn endpoints(object: &Value) -> String {
             all.extend(ports.iter().map(|port| format!("{ip}:{}", port["port"])));
         }
     }
-    more(&all)
+    join_first(&all)
 }
 
-/// The first of a list, `<none>` where it is empty.
-pub(crate) fn more(all: &[String]) -> String {
+/// Joins the first entries of a list, and adds the number of the others: `a,b,c + 2 more...`;
+/// `<none>` if it is empty.
+pub(crate) fn join_first(all: &[String]) -> String {
     match all.len() {
         0 => "<none>".to_owned(),
         count if count > SHOWN => {
@@ -75,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_kubectl_shows() {
+    fn endpoints_column_shows_the_first_three() {
         let of = |ips: &[&str]| {
             let addresses: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip })).collect();
             json!({ "subsets": [{ "addresses": addresses, "ports": [{ "port": 8080 }] }] })

@@ -1,5 +1,5 @@
-//! `events`: stored in the form of the core group; `events.k8s.io` shows the same ones with other
-//! names for the same fields.
+//! `events` of the core group, and of `events.k8s.io`: two views of the same objects, with other
+//! names for the same fields. Stored in the form of the core group, as in Kubernetes.
 
 use jiff::Timestamp;
 use k8s_openapi::api::{core::v1::Event, events::v1::Event as NewEvent};
@@ -24,7 +24,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         object(event, "involvedObject");
         object(event, "source");
         if let Some(event) = event.as_object_mut() {
-            // Encoded by Kubernetes even where they are empty.
+            // Without `omitempty` in the core group.
             event.entry("eventTime").or_insert(Value::Null);
             for field in ["firstTimestamp", "lastTimestamp"] {
                 event.entry(field).or_insert(Value::Null);
@@ -68,7 +68,7 @@ pub(crate) const EVENTS_RESOURCE: ResourceType = ResourceType {
     from_storage: |event| {
         rename(event, "v1", "events.k8s.io/v1", |(old, new)| (old, new));
         if let Some(event) = event.as_object_mut() {
-            // Encoded here only where they say something.
+            // With `omitempty` in this group.
             event.retain(|name, value| {
                 !matches!(name.as_str(), "reportingController" | "reportingInstance")
                     || *value != ""
@@ -79,7 +79,8 @@ pub(crate) const EVENTS_RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<NewEvent>("event", "io.k8s.api.events.v1.Event")
 };
 
-/// Names in the core group and in `events.k8s.io`.
+/// The names of fields in the core group, and in `events.k8s.io`
+/// (`pkg/apis/events/v1/conversion.go`).
 const NAMES: &[(&str, &str)] = &[
     ("involvedObject", "regarding"),
     ("message", "note"),
@@ -90,6 +91,7 @@ const NAMES: &[(&str, &str)] = &[
     ("count", "deprecatedCount"),
 ];
 
+/// Converts an event. One that has the target's `apiVersion` already is left alone.
 fn rename(
     event: &mut Value,
     from: &str,
@@ -112,13 +114,13 @@ fn rename(
 
 fn validate(event: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(event, old, dns_subdomain);
-    let of = &event["involvedObject"]["namespace"];
+    let involved = &event["involvedObject"]["namespace"];
     let namespace = text(event, &["metadata", "namespace"]);
-    let of_text = of.as_str().unwrap_or_default();
-    // Objects without a namespace have their events in `default`.
-    let belongs = of_text == namespace || of_text.is_empty() && matches!(namespace, "default" | "");
-    if !belongs {
-        let shown = if of.is_null() { &Value::from("") } else { of };
+    let name = involved.as_str().unwrap_or_default();
+    // Events of cluster-scoped objects are in the namespace `default`.
+    let matches = name == namespace || name.is_empty() && matches!(namespace, "default" | "");
+    if !matches {
+        let shown = if involved.is_null() { &Value::from("") } else { involved };
         errors.push(invalid("involvedObject.namespace", shown, "does not match event.namespace"));
     }
     errors
@@ -180,10 +182,12 @@ const COLUMNS: &[Column] = &[
     },
 ];
 
+/// Returns a field by its name in either group: the columns serve both.
 fn either<'a>(event: &'a Value, old: &str, new: &str) -> &'a Value {
     if event[old].is_null() { &event[new] } else { &event[old] }
 }
 
+/// The time of the first occurrence; events of the new API have `eventTime` instead.
 fn first_seen(event: &Value, now: Timestamp) -> String {
     match either(event, "firstTimestamp", "deprecatedFirstTimestamp").as_str() {
         Some(time) => since(time, now),
@@ -191,6 +195,7 @@ fn first_seen(event: &Value, now: Timestamp) -> String {
     }
 }
 
+/// The time of the last occurrence: of the series, or as the old API counted.
 fn last_seen(event: &Value, now: Timestamp) -> String {
     if let Some(time) = event["series"]["lastObservedTime"].as_str() {
         return since(time, now);
@@ -201,6 +206,7 @@ fn last_seen(event: &Value, now: Timestamp) -> String {
     }
 }
 
+/// The component, and the instance or host of it (`formatEventSource`).
 fn source(event: &Value) -> String {
     let source = either(event, "source", "deprecatedSource");
     let component = match text(source, &["component"]) {
@@ -222,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_views_of_an_event_are_the_same_event() {
+    fn event_converts_between_groups_without_loss() {
         let stored = json!({
             "apiVersion": "v1", "kind": "Event", "metadata": { "name": "e" },
             "involvedObject": { "kind": "Pod", "name": "p" }, "message": "hello",
@@ -239,10 +245,10 @@ mod tests {
         assert_eq!(cells(&stored)[3], "pod/p");
         (EVENTS_RESOURCE.to_storage)(&mut viewed);
         assert_eq!(viewed, stored);
-        let mut unsaid = stored.clone();
-        unsaid["reportingComponent"] = "".into();
-        unsaid["reportingInstance"] = "".into();
-        (EVENTS_RESOURCE.from_storage)(&mut unsaid);
-        assert_eq!(unsaid.get("reportingController").or(unsaid.get("reportingInstance")), None);
+        let mut empty = stored.clone();
+        empty["reportingComponent"] = "".into();
+        empty["reportingInstance"] = "".into();
+        (EVENTS_RESOURCE.from_storage)(&mut empty);
+        assert_eq!(empty.get("reportingController").or(empty.get("reportingInstance")), None);
     }
 }

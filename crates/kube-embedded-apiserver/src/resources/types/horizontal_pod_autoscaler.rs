@@ -1,4 +1,5 @@
-//! `horizontalpodautoscalers`, in both versions. Admission takes none: there are no metrics.
+//! `horizontalpodautoscalers`, in both versions. Accepted with dry-run only, because this cluster
+//! has no metrics API and thus nothing to scale by.
 
 use k8s_openapi::api::autoscaling::{v1, v2};
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults: |scaler| {
         let Some(spec) = object(scaler, "spec") else { return };
         default(spec, "minReplicas", 1);
+        // 80% of the requested CPU, unless other metrics are given.
         if list(spec, &["metrics"]).is_empty() {
             let target = json!({ "type": "Utilization", "averageUtilization": 80 });
             let resource = json!({ "name": "cpu", "target": target });
@@ -55,6 +57,7 @@ const COLUMNS: &[Column] = &[
         let target = &scaler["spec"]["scaleTargetRef"];
         format!("{}/{}", text(target, &["kind"]), text(target, &["name"])).into()
     }),
+    // As in Kubernetes before the first metrics arrive.
     column("Targets", "the metrics to scale by", |_, _| "<unknown>".into()),
     column("MinPods", "lower limit for the number of pods", |scaler, _| {
         count(scaler, &["spec", "minReplicas"]).to_string().into()
@@ -68,6 +71,7 @@ const COLUMNS: &[Column] = &[
     AGE,
 ];
 
+/// Sets the fields that both versions share.
 const fn common(resource: ResourceType) -> ResourceType {
     ResourceType {
         short_names: &["hpa"],
@@ -80,21 +84,22 @@ const fn common(resource: ResourceType) -> ResourceType {
     }
 }
 
+/// Stands for `ValidateHorizontalPodAutoscaler`, without metrics and behavior.
 fn validate(scaler: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(scaler, old, dns_subdomain);
     let spec = &scaler["spec"];
-    let least = spec["minReplicas"].as_i64().unwrap_or(1);
-    let most = spec["maxReplicas"].as_i64().unwrap_or_default();
-    if least < 1 {
+    let min = spec["minReplicas"].as_i64().unwrap_or(1);
+    let max = spec["maxReplicas"].as_i64().unwrap_or_default();
+    if min < 1 {
         let detail = "must be greater than or equal to 1";
-        errors.push(invalid("spec.minReplicas", &least.into(), detail));
+        errors.push(invalid("spec.minReplicas", &min.into(), detail));
     }
-    if most < 1 {
-        errors.push(invalid("spec.maxReplicas", &most.into(), "must be greater than 0"));
+    if max < 1 {
+        errors.push(invalid("spec.maxReplicas", &max.into(), "must be greater than 0"));
     }
-    if most < least {
+    if max < min {
         let detail = "must be greater than or equal to `minReplicas`";
-        errors.push(invalid("spec.maxReplicas", &most.into(), detail));
+        errors.push(invalid("spec.maxReplicas", &max.into(), detail));
     }
     for name in ["kind", "name"] {
         let field = format!("spec.scaleTargetRef.{name}");
@@ -113,9 +118,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_and_target() {
+    fn limits_and_scale_target_are_validated() {
         let target = json!({ "kind": "Deployment", "name": "d" });
-        for (spec, wrong) in [
+        for (spec, invalid) in [
             (json!({ "maxReplicas": 3, "scaleTargetRef": target }), &[][..]),
             (json!({ "scaleTargetRef": target }), &["spec.maxReplicas"; 2]),
             (
@@ -132,7 +137,7 @@ mod tests {
                 (resource.defaults)(&mut scaler);
                 let errors = (resource.validate)(&scaler, None);
                 let fields: Vec<&str> = errors.iter().map(|error| &*error.field).collect();
-                assert_eq!(fields, wrong, "{spec}");
+                assert_eq!(fields, invalid, "{spec}");
             }
         }
     }

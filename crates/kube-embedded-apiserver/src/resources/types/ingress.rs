@@ -1,4 +1,5 @@
-//! `ingresses`.
+//! `ingresses` (`networking.k8s.io/v1`). The admission plugin DefaultIngressClass runs when one is
+//! created.
 
 use kube_embedded_core::well_known::INGRESS_CLASS_ANNOTATION;
 use std::{collections::BTreeSet, net::IpAddr};
@@ -57,19 +58,21 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
 
 const PATH_TYPES: [&str; 3] = ["Exact", "ImplementationSpecific", "Prefix"];
 
-/// Three hosts at most, and how many rules there are beside.
+/// Shows at most three hosts, and the number of the other rules (`formatHosts`).
 fn hosts(ingress: &Value) -> String {
-    const MOST: usize = 3;
+    const MAX: usize = 3;
     let rules = list(ingress, &["spec", "rules"]);
     let mut named = rules.iter().map(|rule| text(rule, &["host"])).filter(|host| !host.is_empty());
-    let shown: Vec<&str> = named.by_ref().take(MOST).collect();
+    let shown: Vec<&str> = named.by_ref().take(MAX).collect();
     match (shown.is_empty(), named.next()) {
         (true, _) => "*".to_owned(),
         (false, None) => shown.join(","),
-        (false, Some(_)) => format!("{} + {} more...", shown.join(","), rules.len() - MOST),
+        (false, Some(_)) => format!("{} + {} more...", shown.join(","), rules.len() - MAX),
     }
 }
 
+/// The addresses in the status, sorted and without duplicates
+/// (`ingressLoadBalancerStatusStringer`).
 fn addresses(ingress: &Value) -> String {
     let points = list(ingress, &["status", "loadBalancer", "ingress"]).iter();
     let addresses: BTreeSet<&str> = points
@@ -82,6 +85,7 @@ fn addresses(ingress: &Value) -> String {
     addresses.into_iter().collect::<Vec<_>>().join(",")
 }
 
+/// Stands for `ValidateIngressCreate` and `ValidateIngressUpdate`.
 fn validate(ingress: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(ingress, old, dns_subdomain);
     let spec = &ingress["spec"];
@@ -101,9 +105,11 @@ fn validate(ingress: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     let class = &spec["ingressClassName"];
     if let Some(name) = class.as_str() {
-        let wrong = dns_subdomain(name);
-        errors.extend(wrong.iter().map(|wrong| invalid("spec.ingressClassName", class, wrong)));
+        let details = dns_subdomain(name);
+        errors.extend(details.iter().map(|w| invalid("spec.ingressClassName", class, w)));
     }
+    // The annotation is deprecated, but still how some clients name the class. Objects that have
+    // both are not rejected later on.
     let annotation = &ingress["metadata"]["annotations"][INGRESS_CLASS_ANNOTATION];
     if old.is_none() && !class.is_null() && !annotation.is_null() && class != annotation {
         let detail = "must match `ingressClassName` when both are specified";
@@ -112,6 +118,7 @@ fn validate(ingress: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors
 }
 
+/// Validates a rule. A host is a DNS name: requests to addresses have no usable `Host` header.
 fn rule(rule: &Value, field: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let host = text(rule, &["host"]);
@@ -135,30 +142,32 @@ fn rule(rule: &Value, field: &str) -> Vec<FieldError> {
     errors
 }
 
+/// Validates a path. Proxies normalize paths in different ways, so `Exact` and `Prefix` admit only
+/// those that normalization does not change.
 fn path(entry: &Value, field: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let (path, at) = (text(entry, &["path"]), format!("{field}.path"));
-    let mut refuse = |detail: &str| errors.push(invalid(at.as_str(), &path.into(), detail));
+    let mut reject = |detail: &str| errors.push(invalid(at.as_str(), &path.into(), detail));
     match entry["pathType"].as_str() {
         None => return vec![required(format!("{field}.pathType"), "pathType must be specified")],
         Some("Exact" | "Prefix") => {
             if !path.starts_with('/') {
-                refuse("must be an absolute path");
+                reject("must be an absolute path");
             }
             for sequence in ["//", "/./", "/../", "%2f", "%2F"] {
                 if path.contains(sequence) {
-                    refuse(&format!("must not contain '{sequence}'"));
+                    reject(&format!("must not contain '{sequence}'"));
                 }
             }
             for suffix in ["/..", "/."] {
                 if path.ends_with(suffix) {
-                    refuse(&format!("cannot end with '{suffix}'"));
+                    reject(&format!("cannot end with '{suffix}'"));
                 }
             }
         }
         Some("ImplementationSpecific") => {
             if !path.is_empty() && !path.starts_with('/') {
-                refuse("must be an absolute path");
+                reject("must be an absolute path");
             }
         }
         Some(_) => {
@@ -170,6 +179,7 @@ fn path(entry: &Value, field: &str) -> Vec<FieldError> {
     errors
 }
 
+/// Validates a backend: a port of a Service, or an object of another type.
 fn backend(backend: &Value, field: &str) -> Vec<FieldError> {
     let (service, resource) = (&backend["service"], &backend["resource"]);
     let empty = &Value::from("");
@@ -189,7 +199,7 @@ fn backend(backend: &Value, field: &str) -> Vec<FieldError> {
         name => errors.extend(
             dns_label(name)
                 .iter()
-                .map(|wrong| invalid(format!("{field}.service.name"), &name.into(), wrong)),
+                .map(|w| invalid(format!("{field}.service.name"), &name.into(), w)),
         ),
     }
     let (name, number) = (text(service, &["port", "name"]), &service["port"]["number"]);
@@ -200,7 +210,7 @@ fn backend(backend: &Value, field: &str) -> Vec<FieldError> {
         (false, true) => errors.extend(
             port_name(name)
                 .iter()
-                .map(|wrong| invalid(format!("{field}.service.port.name"), &name.into(), wrong)),
+                .map(|w| invalid(format!("{field}.service.port.name"), &name.into(), w)),
         ),
         (true, false) => errors.extend(port(number, format!("{field}.service.port.number"))),
         (true, true) => errors.push(required(field, "port name or number is required")),
@@ -208,13 +218,13 @@ fn backend(backend: &Value, field: &str) -> Vec<FieldError> {
     errors
 }
 
-/// Errors of a reference to an object of any kind.
+/// Returns the errors of a `TypedLocalObjectReference`.
 pub(crate) fn reference(reference: &Value, field: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if let Some(group) = reference["apiGroup"].as_str() {
         let at = format!("{field}.apiGroup");
-        let wrong = dns_subdomain(group);
-        errors.extend(wrong.iter().map(|w| invalid(at.as_str(), &group.into(), w)));
+        let details = dns_subdomain(group);
+        errors.extend(details.iter().map(|w| invalid(at.as_str(), &group.into(), w)));
     }
     for name in ["kind", "name"] {
         let at = format!("{field}.{name}");
@@ -228,22 +238,22 @@ pub(crate) fn reference(reference: &Value, field: &str) -> Vec<FieldError> {
     errors
 }
 
+/// Validates the hosts and the Secret of a certificate.
 fn tls(entry: &Value, field: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (at, host) in list(entry, &["hosts"]).iter().enumerate() {
-        let wrong = host_name(host.as_str().unwrap_or_default());
-        errors.extend(wrong.iter().map(|w| invalid(format!("{field}.hosts[{at}]"), host, w)));
+        let details = host_name(host.as_str().unwrap_or_default());
+        errors.extend(details.iter().map(|w| invalid(format!("{field}.hosts[{at}]"), host, w)));
     }
     let secret = text(entry, &["secretName"]);
     if !secret.is_empty() {
-        let wrong = dns_subdomain(secret);
-        let told = wrong.iter().map(|w| invalid(format!("{field}.secretName"), &secret.into(), w));
-        errors.extend(told);
+        let (details, field) = (dns_subdomain(secret), format!("{field}.secretName"));
+        errors.extend(details.iter().map(|w| invalid(&*field, &secret.into(), w)));
     }
     errors
 }
 
-/// What is wrong with a host, which may start with `*.`.
+/// Checks a host, which may be a wildcard (`*.example.com`).
 fn host_name(host: &str) -> Vec<String> {
     const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid \
         DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and \
@@ -253,20 +263,20 @@ fn host_name(host: &str) -> Vec<String> {
         return dns_subdomain(host);
     }
     let rest = host.strip_prefix("*.");
-    let mut wrong = Vec::new();
+    let mut details = Vec::new();
     if host.len() > 253 {
-        wrong.push("must be no more than 253 bytes".to_owned());
+        details.push("must be no more than 253 bytes".to_owned());
     }
     if !rest.is_some_and(|rest| dns_subdomain(rest).is_empty()) {
-        wrong.push(WILDCARD.to_owned());
+        details.push(WILDCARD.to_owned());
     }
-    wrong
+    details
 }
 
-/// As Kubernetes reads addresses: also with zeros before the numbers.
+/// Parses an address as Kubernetes does (`ParseIPSloppy`): leading zeros are ignored.
 fn is_address(host: &str) -> bool {
     let parts: Vec<&str> = host.split('.').collect();
-    // `u8` takes a sign and any number of zeros.
+    // `u8::from_str` accepts leading zeros, but also a sign.
     let decimal = |part: &&str| !part.starts_with('+') && part.parse::<u8>().is_ok();
     parts.len() == 4 && parts.iter().all(decimal) || host.parse::<IpAddr>().is_ok()
 }
@@ -283,7 +293,7 @@ mod tests {
         ingress(json!({ "rules": [{ "host": "foo.bar", "http": { "paths": [path] } }] }))
     }
 
-    fn told(ingress: &Value) -> Vec<String> {
+    fn messages(ingress: &Value) -> Vec<String> {
         validate(ingress, None).into_iter().map(|e| format!("{}: {}", e.field, e.message)).collect()
     }
 
@@ -292,9 +302,9 @@ mod tests {
     }
 
     #[test]
-    fn paths() {
+    fn path_is_validated_by_its_type() {
         let at = "spec.rules[0].http.paths[0].path";
-        for (of, path, wrong) in [
+        for (path_type, path, details) in [
             ("Prefix", "/", &[][..]),
             ("Prefix", "/a/b", &[]),
             ("Exact", "/a/", &[]),
@@ -308,15 +318,15 @@ mod tests {
             ("Prefix", "/a/..", &["cannot end with '/..'"]),
             ("Prefix", "/a/.", &["cannot end with '/.'"]),
         ] {
-            let given = json!({ "path": path, "pathType": of, "backend": to_service() });
-            let wrong: Vec<String> =
-                wrong.iter().map(|w| format!("{at}: Invalid value: {path:?}: {w}")).collect();
-            assert_eq!(told(&with_path(given)), wrong, "{of} {path}");
+            let given = json!({ "path": path, "pathType": path_type, "backend": to_service() });
+            let expected: Vec<String> =
+                details.iter().map(|w| format!("{at}: Invalid value: {path:?}: {w}")).collect();
+            assert_eq!(messages(&with_path(given)), expected, "{path_type} {path}");
         }
     }
 
     #[test]
-    fn hosts_are_names_or_wildcards() {
+    fn host_is_a_name_or_a_wildcard() {
         for (host, errors) in [
             ("foo.bar", 0),
             ("*.foo.bar", 0),
@@ -332,7 +342,7 @@ mod tests {
             ("Foo", 1),
         ] {
             let given = ingress(json!({ "rules": [{ "host": host }] }));
-            assert_eq!(told(&given).len(), errors, "{host}: {:?}", told(&given));
+            assert_eq!(messages(&given).len(), errors, "{host}: {:?}", messages(&given));
         }
         let given = ingress(json!({ "defaultBackend": to_service(),
             "tls": [{ "hosts": ["*.foo.bar", "Foo"], "secretName": "No_Name" }] }));
@@ -342,9 +352,9 @@ mod tests {
     }
 
     #[test]
-    fn backends_are_one_service_and_port_or_one_resource() {
+    fn backend_is_one_service_port_or_one_resource() {
         let resource = json!({ "kind": "Bucket", "name": "b" });
-        for (backend, wrong) in [
+        for (backend, detail) in [
             (json!({}), "Invalid value: \"\": resource or service backend is required"),
             (
                 json!({ "service": to_service()["service"], "resource": resource }),
@@ -360,12 +370,13 @@ mod tests {
             ),
         ] {
             let given = ingress(json!({ "defaultBackend": backend }));
-            assert_eq!(told(&given), [format!("spec.defaultBackend: {wrong}")]);
+            assert_eq!(messages(&given), [format!("spec.defaultBackend: {detail}")]);
         }
-        assert_eq!(told(&ingress(json!({ "defaultBackend": { "resource": resource } }))), [""; 0]);
+        let given = ingress(json!({ "defaultBackend": { "resource": resource } }));
+        assert_eq!(messages(&given), [""; 0]);
         let number = json!({ "service": { "name": "s", "port": { "number": 70_000 } } });
         assert_eq!(
-            told(&ingress(json!({ "defaultBackend": number }))),
+            messages(&ingress(json!({ "defaultBackend": number }))),
             [
                 "spec.defaultBackend.service.port.number: Invalid value: 70000: must be between 1 and \
               65535, inclusive"
@@ -378,7 +389,7 @@ mod tests {
         let mut given = ingress(json!({ "defaultBackend": to_service(), "ingressClassName": "a" }));
         given["metadata"]["annotations"] = json!({ INGRESS_CLASS_ANNOTATION: "b" });
         assert_eq!(
-            told(&given),
+            messages(&given),
             ["annotations.kubernetes.io/ingress.class: Invalid value: \"b\": must match \
               `ingressClassName` when both are specified"]
         );
@@ -388,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_get_shows() {
+    fn hosts_and_address_columns_summarize_rules_and_status() {
         let rule = |host: &str| json!({ "host": host });
         for (rules, shown) in [
             (vec![], "*"),

@@ -1,4 +1,4 @@
-//! `ingressclasses`.
+//! `ingressclasses` (`networking.k8s.io/v1`).
 
 use k8s_openapi::api::networking::v1::IngressClass;
 use serde_json::Value;
@@ -44,6 +44,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<IngressClass>("ingressclass", "io.k8s.api.networking.v1.IngressClass")
 };
 
+/// `Kind.group/name`, or `<none>`.
 fn parameters(parameters: &Value) -> String {
     let (kind, name) = (text(parameters, &["kind"]), text(parameters, &["name"]));
     match parameters["apiGroup"].as_str() {
@@ -53,16 +54,18 @@ fn parameters(parameters: &Value) -> String {
     }
 }
 
+/// Stands for `ValidateIngressClass` and `ValidateIngressClassUpdate`.
 fn validate(class: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    const MOST: usize = 250;
+    /// `maxIngressClassControllerLength`.
+    const MAX: usize = 250;
     let mut errors = metadata(class, old, dns_subdomain);
     let spec = &class["spec"];
     let (controller, field) = (text(spec, &["controller"]), "spec.controller");
     if old.is_some_and(|old| old["spec"]["controller"] != spec["controller"]) {
         errors.push(invalid(field, &controller.into(), IMMUTABLE));
     }
-    if controller.len() > MOST {
-        errors.push(too_long(field, MOST));
+    if controller.len() > MAX {
+        errors.push(too_long(field, MAX));
     }
     errors.extend(domain_prefixed_path(controller, field));
     let parameters = &spec["parameters"];
@@ -103,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    fn told(spec: &Value, old: Option<&Value>) -> Vec<String> {
+    fn messages(spec: &Value, old: Option<&Value>) -> Vec<String> {
         let class = |spec: &Value| json!({ "metadata": { "name": "c" }, "spec": spec });
         let mut new = class(spec);
         (RESOURCE.defaults)(&mut new);
@@ -112,8 +115,8 @@ mod tests {
     }
 
     #[test]
-    fn controllers_are_paths_below_a_domain_and_stay() {
-        for (controller, wrong) in [
+    fn controller_is_an_immutable_domain_prefixed_path() {
+        for (controller, details) in [
             ("acme.io/edge", &[][..]),
             ("", &["Required value"]),
             (
@@ -128,24 +131,24 @@ mod tests {
                    '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')"],
             ),
         ] {
-            let wrong: Vec<String> =
-                wrong.iter().map(|wrong| format!("spec.controller: {wrong}")).collect();
-            assert_eq!(told(&json!({ "controller": controller }), None), wrong);
+            let expected: Vec<String> =
+                details.iter().map(|detail| format!("spec.controller: {detail}")).collect();
+            assert_eq!(messages(&json!({ "controller": controller }), None), expected);
         }
         let long = format!("a.b/{}", "x".repeat(250));
         assert_eq!(
-            told(&json!({ "controller": long }), None),
+            messages(&json!({ "controller": long }), None),
             ["spec.controller: Too long: may not be more than 250 bytes"]
         );
         assert_eq!(
-            told(&json!({ "controller": "a.b/d" }), Some(&json!({ "controller": "a.b/c" }))),
+            messages(&json!({ "controller": "a.b/d" }), Some(&json!({ "controller": "a.b/c" }))),
             ["spec.controller: Invalid value: \"a.b/d\": field is immutable"]
         );
     }
 
     #[test]
-    fn parameters_have_a_namespace_where_their_scope_is_one() {
-        for (more, wrong) in [
+    fn parameters_namespace_must_match_their_scope() {
+        for (more, detail) in [
             (json!({}), None),
             (json!({ "scope": "Namespace", "namespace": "n" }), None),
             (
@@ -168,15 +171,15 @@ mod tests {
             for (key, value) in more.as_object().into_iter().flatten() {
                 parameters[key] = value.clone();
             }
-            let wrong: Vec<String> =
-                wrong.iter().map(|wrong| format!("spec.parameters.{wrong}")).collect();
+            let expected: Vec<String> =
+                detail.iter().map(|detail| format!("spec.parameters.{detail}")).collect();
             let spec = json!({ "controller": "a.b/c", "parameters": parameters });
-            assert_eq!(told(&spec, None), wrong);
+            assert_eq!(messages(&spec, None), expected);
         }
     }
 
     #[test]
-    fn what_get_shows() {
+    fn parameters_column_shows_kind_group_and_name() {
         for (given, shown) in [
             (json!(null), "<none>"),
             (json!({ "kind": "K", "name": "n" }), "K/n"),

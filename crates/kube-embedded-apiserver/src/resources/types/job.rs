@@ -1,13 +1,13 @@
-//! `jobs`.
+//! `jobs` (`batch/v1`). Policies are validated in [`crate::validation::job_policy`].
 
 use k8s_openapi::api::batch::v1::Job;
 use serde_json::{Value, json};
 
 use crate::{
-    fields::{at, default, each, existing, list, object, text},
-    resources::deletion::{Deletion, Propagation},
-    resources::pod_defaults,
+    fields::{at, copy_field, default, each, existing, list, object, text},
     resources::{
+        deletion::{Deletion, Propagation},
+        pod_defaults,
         resource_type::ResourceType,
         table_columns::{self, AGE, column, container_images, container_names, count, human, wide},
     },
@@ -31,6 +31,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     validate,
     warnings,
     deletion: &Deletion {
+        // The default of `batch/v1` predates garbage collection, and stays for compatibility.
         default_propagation: Some(Propagation::Orphan),
         default_propagation_warning: Some(
             "child pods are preserved by default when jobs are deleted; set \
@@ -71,26 +72,31 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<Job>("job", "io.k8s.api.batch.v1.Job")
 };
 
-/// What every pod of a job is labelled with: the uid of the job and its name, each also in the way
-/// that is older than prefixes.
+/// The labels of every pod of a Job: the Job's uid and name, each also under the legacy key without
+/// a prefix.
 const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
 const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
 
 const INDEXED: &str = "Indexed";
 
+/// Stands for `SetDefaults_Job`.
 fn defaults(job: &mut Value) {
     let Some(spec) = object(job, "spec") else { return };
     if spec["completions"].is_null() && spec["parallelism"].is_null() {
         default(spec, "completions", 1);
     }
     default(spec, "parallelism", 1);
-    let every_index_alone = !spec["backoffLimitPerIndex"].is_null();
-    default(spec, "backoffLimit", if every_index_alone { i32::MAX } else { 6 });
+    // With a limit for each index, the Job as a whole has none.
+    let has_limit_per_index = !spec["backoffLimitPerIndex"].is_null();
+    default(spec, "backoffLimit", if has_limit_per_index { i32::MAX } else { 6 });
     default(spec, "completionMode", "NonIndexed");
     default(spec, "suspend", false);
     default(spec, "manualSelector", false);
-    let policy = !spec["podFailurePolicy"].is_null();
-    default(spec, "podReplacementPolicy", if policy { "Failed" } else { "TerminatingOrFailed" });
+    let replaced = match spec["podFailurePolicy"].is_null() {
+        true => "TerminatingOrFailed",
+        false => "Failed",
+    };
+    default(spec, "podReplacementPolicy", replaced);
     if let Some(policy) = existing(spec, "podFailurePolicy") {
         for rule in each(policy, "rules") {
             for pattern in each(rule, "onPodConditions") {
@@ -99,21 +105,22 @@ fn defaults(job: &mut Value) {
         }
     }
     pod_defaults::template_defaults(spec);
-    label_like_pods(job);
+    default_labels(job);
 }
 
-/// A job without labels has those of its pods.
-fn label_like_pods(job: &mut Value) {
+/// Gives a Job without labels those of its pods.
+fn default_labels(job: &mut Value) {
     let labels = at(job, &["spec", "template", "metadata", "labels"]).clone();
-    let none = |labels: &Value| labels.as_object().is_none_or(serde_json::Map::is_empty);
-    if !none(&labels)
-        && none(&job["metadata"]["labels"])
+    let is_empty = |labels: &Value| labels.as_object().is_none_or(serde_json::Map::is_empty);
+    if !is_empty(&labels)
+        && is_empty(&job["metadata"]["labels"])
         && let Some(metadata) = object(job, "metadata")
     {
         metadata["labels"] = labels;
     }
 }
 
+/// Generates the selector, and the labels that it selects (`generateSelector`).
 fn prepare_create(job: &mut Value) {
     job["status"] = json!({});
     if job["spec"]["manualSelector"] == true {
@@ -121,7 +128,7 @@ fn prepare_create(job: &mut Value) {
     }
     let (uid, name) = (job["metadata"]["uid"].clone(), job["metadata"]["name"].clone());
     let Some(spec) = existing(job, "spec") else { return };
-    // What a client said is not overwritten: validation tells of it.
+    // Values from the client are not overwritten: validation rejects them.
     let labels = object(spec, "template")
         .and_then(|template| object(template, "metadata"))
         .and_then(|metadata| object(metadata, "labels"));
@@ -137,18 +144,20 @@ fn prepare_create(job: &mut Value) {
     if let Some(selected) = selected {
         default(selected, UID_LABELS[1], uid);
     }
-    label_like_pods(job);
+    default_labels(job);
 }
 
+/// Stands for `ValidateJob` and `ValidateJobUpdate`.
 fn validate(job: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &job["spec"];
     let mut errors = metadata(job, old, dns_subdomain);
-    errors.extend(generated_labels(job));
+    errors.extend(validate_generated_labels(job));
     errors.extend(validate_spec(spec));
-    let most = spec["completions"].as_i64().filter(|most| *most > 0);
-    if let Some(most) = most.filter(|_| spec["completionMode"] == INDEXED) {
+    // Pods of an indexed Job have host names from its name and their index.
+    let completions = spec["completions"].as_i64().filter(|count| *count > 0);
+    if let Some(count) = completions.filter(|_| spec["completionMode"] == INDEXED) {
         let name = text(job, &["metadata", "name"]);
-        let host = format!("{name}-{}", most - 1);
+        let host = format!("{name}-{}", count - 1);
         if !dns_label(&host).is_empty() {
             let detail = format!("will not able to create pod with invalid DNS label: {host}");
             errors.push(invalid("metadata.name", &name.into(), &detail));
@@ -160,8 +169,9 @@ fn validate(job: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors
 }
 
-/// The labels that make pods belong to this job and to no other.
-fn generated_labels(job: &Value) -> Vec<FieldError> {
+/// Validates the generated labels, by which pods belong to this Job and to no other
+/// (`validateGeneratedSelector`).
+fn validate_generated_labels(job: &Value) -> Vec<FieldError> {
     let spec = &job["spec"];
     if spec["manualSelector"] == true || spec["selector"].is_null() {
         return Vec::new();
@@ -179,7 +189,7 @@ fn generated_labels(job: &Value) -> Vec<FieldError> {
         let detail = format!("must be '{wanted}'");
         match labels[label].as_str() {
             None => errors.push(required(field, &detail)),
-            Some(there) if there != wanted => errors.push(invalid(field, labels, &detail)),
+            Some(found) if found != wanted => errors.push(invalid(field, labels, &detail)),
             Some(_) => {}
         }
     }
@@ -190,6 +200,7 @@ fn generated_labels(job: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// Stands for `ValidateJobSpec`, apart from the generated labels.
 fn validate_spec(spec: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for field in [
@@ -208,28 +219,16 @@ fn validate_spec(spec: &Value) -> Vec<FieldError> {
         errors.push(required("spec.backoffLimitPerIndex", detail));
     }
     if let Some(manager) = spec["managedBy"].as_str() {
-        const MOST: usize = 63;
+        const MAX: usize = 63;
         errors.extend(domain_prefixed_path(manager, "spec.managedBy"));
-        if manager.len() > MOST {
-            errors.push(too_long("spec.managedBy", MOST));
+        if manager.len() > MAX {
+            errors.push(too_long("spec.managedBy", MAX));
         }
     }
     errors.extend(validate_mode(spec));
     errors.extend(job_policy::validate(spec));
     errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
-    let policy = at(spec, &["template", "spec", "restartPolicy"]);
-    let field = "spec.template.spec.restartPolicy";
-    match policy.as_str().unwrap_or_default() {
-        "" | "Always" => {
-            errors.push(required(field, "valid values: \"OnFailure\", \"Never\""));
-        }
-        "OnFailure" if !spec["podFailurePolicy"].is_null() => {
-            let detail = "only \"Never\" is supported when podFailurePolicy is specified";
-            errors.push(invalid(field, policy, detail));
-        }
-        "OnFailure" | "Never" => {}
-        _ => errors.push(not_supported(field, policy, &["OnFailure", "Never"])),
-    }
+    errors.extend(validate_restart_policy(spec));
     let selector = &spec["selector"];
     if selector.is_null() {
         errors.push(required("spec.selector", ""));
@@ -244,8 +243,26 @@ fn validate_spec(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// Pods of a Job end, so they must not restart always; a failure policy classifies pods, not
+/// restarts of containers.
+fn validate_restart_policy(spec: &Value) -> Option<FieldError> {
+    let policy = at(spec, &["template", "spec", "restartPolicy"]);
+    let field = "spec.template.spec.restartPolicy";
+    match policy.as_str().unwrap_or_default() {
+        "" | "Always" => Some(required(field, "valid values: \"OnFailure\", \"Never\"")),
+        "OnFailure" if !spec["podFailurePolicy"].is_null() => {
+            let detail = "only \"Never\" is supported when podFailurePolicy is specified";
+            Some(invalid(field, policy, detail))
+        }
+        "OnFailure" | "Never" => None,
+        _ => Some(not_supported(field, policy, &["OnFailure", "Never"])),
+    }
+}
+
+/// Validates fields that depend on the completion mode.
 fn validate_mode(spec: &Value) -> Vec<FieldError> {
-    const MOST: i64 = 100_000;
+    /// `maxParallelismForIndexedJob`.
+    const MAX: i64 = 100_000;
     let mut errors = Vec::new();
     let mode = &spec["completionMode"];
     let number = |field: &str| spec[field].as_i64();
@@ -255,12 +272,12 @@ fn validate_mode(spec: &Value) -> Vec<FieldError> {
                 errors.push(required("spec.completions", "when completion mode is Indexed"));
             }
             for field in ["parallelism", "maxFailedIndexes"] {
-                if number(field).is_some_and(|number| number > MOST) {
+                if number(field).is_some_and(|number| number > MAX) {
                     let when = match field {
                         "parallelism" => " when completion mode is Indexed",
                         _ => "",
                     };
-                    let detail = format!("must be less than or equal to {MOST}{when}");
+                    let detail = format!("must be less than or equal to {MAX}{when}");
                     errors.push(invalid(format!("spec.{field}"), &spec[field], &detail));
                 }
             }
@@ -271,10 +288,10 @@ fn validate_mode(spec: &Value) -> Vec<FieldError> {
                 let detail = "must be less than or equal to completions";
                 errors.push(invalid("spec.maxFailedIndexes", &failed.into(), detail));
             }
-            if number("completions").is_some_and(|number| number > MOST)
+            if number("completions").is_some_and(|number| number > MAX)
                 && !spec["backoffLimitPerIndex"].is_null()
             {
-                errors.extend(validate_many_indexes(spec, MOST));
+                errors.extend(validate_many_indexes(spec, MAX));
             }
         }
         "NonIndexed" | "" => {
@@ -293,9 +310,10 @@ fn validate_mode(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// What holds for an indexed job with more completions than `many` that counts failures for each.
+/// Validates an indexed Job with more completions than `many` that counts failures for each index:
+/// the failed indexes are stored in its status, whose size they must not exceed.
 fn validate_many_indexes(spec: &Value, many: i64) -> Vec<FieldError> {
-    const MOST: i64 = 10_000;
+    const MAX: i64 = 10_000;
     let mut errors = Vec::new();
     if spec["maxFailedIndexes"].is_null() {
         let detail = format!("must be specified when completions is above {many}");
@@ -308,43 +326,46 @@ fn validate_many_indexes(spec: &Value, many: i64) -> Vec<FieldError> {
         ),
         ("maxFailedIndexes", format!("when completions is above {many}")),
     ] {
-        if spec[field].as_i64().is_some_and(|number| number > MOST) {
-            let detail = format!("must be less than or equal to {MOST} {when}");
+        if spec[field].as_i64().is_some_and(|number| number > MAX) {
+            let detail = format!("must be less than or equal to {MAX} {when}");
             errors.push(invalid(format!("spec.{field}"), &spec[field], &detail));
         }
     }
     errors
 }
 
+/// Validates that an update keeps what running pods depend on.
 fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let was = &old["spec"];
-    let mut stays = |field: &str| {
-        if spec[field] != was[field] {
+    let old_spec = &old["spec"];
+    let mut immutable = |field: &str| {
+        if spec[field] != old_spec[field] {
             errors.push(invalid(format!("spec.{field}"), &spec[field], IMMUTABLE));
         }
     };
-    // The number of completions of an indexed job may change together with its parallelism.
+    // The completions of an indexed Job may change together with its parallelism (elastic indexed
+    // Jobs).
     let elastic = spec["completionMode"] == INDEXED;
     if !elastic {
-        stays("completions");
+        immutable("completions");
     }
-    stays("selector");
-    let mut template = was["template"].clone();
-    let waiting = was["suspend"] == true && at(old, &["status", "startTime"]).is_null();
-    if waiting {
-        take_scheduling(&mut template, &spec["template"]);
+    immutable("selector");
+    let mut template = old_spec["template"].clone();
+    let has_not_started =
+        old_spec["suspend"] == true && at(old, &["status", "startTime"]).is_null();
+    if has_not_started {
+        copy_scheduling(&mut template, &spec["template"]);
     }
     if spec["template"] != template {
-        stays("template");
+        immutable("template");
     }
     for field in
         ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
     {
-        stays(field);
+        immutable(field);
     }
     if elastic
-        && spec["completions"] != was["completions"]
+        && spec["completions"] != old_spec["completions"]
         && !spec["completions"].is_null()
         && spec["completions"] != spec["parallelism"]
     {
@@ -354,27 +375,17 @@ fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Where pods shall go may change until a suspended job starts for the first time.
-fn take_scheduling(template: &mut Value, new: &Value) {
-    let mut take = |path: &[&str]| {
-        let Some((last, above)) = path.split_last() else { return };
-        let mut place = &mut *template;
-        for name in above {
-            place = &mut place[*name];
-        }
-        let Some(place) = place.as_object_mut() else { return };
-        match at(new, path) {
-            Value::Null => place.remove(*last),
-            value => place.insert((*last).to_owned(), value.clone()),
-        };
-    };
-    take(&["metadata", "labels"]);
-    take(&["metadata", "annotations"]);
+/// Copies the scheduling directives, which may change until a suspended Job starts for the first
+/// time: a queue such as Kueue decides where the pods run.
+fn copy_scheduling(template: &mut Value, new: &Value) {
+    for field in ["labels", "annotations"] {
+        copy_field(&mut template["metadata"], &new["metadata"], field);
+    }
     for field in ["nodeSelector", "tolerations", "schedulingGates"] {
-        take(&["spec", field]);
+        copy_field(&mut template["spec"], &new["spec"], field);
     }
     if at(template, &["spec", "affinity"]) != at(new, &["spec", "affinity"]) {
-        // Only the part about nodes.
+        // Of the affinity, only the part about nodes.
         let rest = |template: &Value| {
             let mut affinity = at(template, &["spec", "affinity"]).clone();
             if let Some(parts) = affinity.as_object_mut() {
@@ -389,21 +400,22 @@ fn take_scheduling(template: &mut Value, new: &Value) {
 }
 
 fn warnings(job: &Value) -> Vec<String> {
-    let wrong = dns_label(text(job, &["metadata", "name"]));
-    if wrong.is_empty() {
+    let details = dns_label(text(job, &["metadata", "name"]));
+    if details.is_empty() {
         return Vec::new();
     }
     vec![format!(
         "metadata.name: this is used in Pod names and hostnames, which can result in surprising \
          behavior; a DNS label is recommended: [{}]",
-        wrong.join(" ")
+        details.join(" ")
     )]
 }
 
+/// The first of these states that applies (`printJob`).
 fn status(job: &Value) -> &'static str {
-    let is = |kind: &str| {
+    let is = |name: &str| {
         let mut conditions = list(job, &["status", "conditions"]).iter();
-        conditions.any(|condition| condition["type"] == kind && condition["status"] == "True")
+        conditions.any(|condition| condition["type"] == name && condition["status"] == "True")
     };
     match () {
         () if is("Complete") => "Complete",
@@ -416,6 +428,7 @@ fn status(job: &Value) -> &'static str {
     }
 }
 
+/// Succeeded pods of wanted ones; without a number, one success completes the Job.
 fn completions(job: &Value) -> String {
     let succeeded = count(job, &["status", "succeeded"]);
     match (job["spec"]["completions"].as_i64(), count(job, &["spec", "parallelism"])) {

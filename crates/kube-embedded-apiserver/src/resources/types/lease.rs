@@ -1,4 +1,4 @@
-//! `leases`.
+//! `leases` (`coordination.k8s.io/v1`): leader election of clients, and the heartbeats of nodes.
 
 use k8s_openapi::api::coordination::v1::Lease;
 
@@ -8,7 +8,11 @@ use crate::{
         resource_type::ResourceType,
         table_columns::{AGE, column},
     },
-    validation::{field_error::invalid, names::dns_subdomain, object_meta::metadata},
+    validation::{
+        field_error::invalid,
+        names::{dns_subdomain, non_negative},
+        object_meta::metadata,
+    },
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
@@ -20,7 +24,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             errors.push(invalid("spec.leaseDurationSeconds", seconds, detail));
         }
         let transitions = &lease["spec"]["leaseTransitions"];
-        errors.extend(crate::validation::names::non_negative(transitions, "spec.leaseTransitions"));
+        errors.extend(non_negative(transitions, "spec.leaseTransitions"));
         errors
     },
     columns: &[

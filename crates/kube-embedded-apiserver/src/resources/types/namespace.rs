@@ -1,4 +1,5 @@
-//! `namespaces`.
+//! `namespaces`. A namespace that is being deleted stays until the namespace controller has deleted
+//! its contents and removed the finalizer `kubernetes` from `spec.finalizers`.
 
 use k8s_openapi::api::core::v1::Namespace;
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     namespaced: false,
     subresources: &["status", "finalize"],
     defaults: |namespace| {
-        // What selectors go by; kept whatever a client writes.
+        // By which selectors find a namespace of a name. Clients cannot change it.
         let name = text(namespace, &["metadata", "name"]).to_owned();
         if !name.is_empty()
             && let Some(labels) =
@@ -34,7 +35,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         }
     },
     prepare_update: |namespace, old| {
-        // Changed by `finalize` alone.
+        // Only the subresource `finalize` changes them.
         if let Some(spec) = object(namespace, "spec") {
             let kept: &Value = &old["spec"]["finalizers"];
             if !kept.is_null() {

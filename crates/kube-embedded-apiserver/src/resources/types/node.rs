@@ -1,4 +1,4 @@
-//! `nodes`.
+//! `nodes`. Registered by this cluster's kubelets.
 
 use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
@@ -60,6 +60,7 @@ fn or_unknown(text: &str) -> Value {
     if text.is_empty() { "<unknown>".into() } else { text.into() }
 }
 
+/// The condition `Ready`, and whether the node is cordoned.
 fn status(node: &Value) -> String {
     let ready = list(node, &["status", "conditions"])
         .iter()
@@ -76,6 +77,8 @@ fn status(node: &Value) -> String {
     }
 }
 
+/// Roles come from labels: `node-role.kubernetes.io/<role>`, and the older
+/// `kubernetes.io/role=<role>`.
 fn roles(node: &Value) -> Value {
     let mut roles: Vec<&str> = node["metadata"]["labels"]
         .as_object()
@@ -92,8 +95,9 @@ fn roles(node: &Value) -> Value {
     or_none(&roles.join(","))
 }
 
-fn address(node: &Value, of: &str) -> Value {
-    let found = list(node, &["status", "addresses"]).iter().find(|address| address["type"] == of);
+fn address(node: &Value, kind: &str) -> Value {
+    let addresses = list(node, &["status", "addresses"]);
+    let found = addresses.iter().find(|address| address["type"] == kind);
     or_none(found.map_or("", |address| text(address, &["address"])))
 }
 
@@ -104,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_kubectl_shows() {
+    fn status_and_roles_columns_follow_conditions_and_labels() {
         let node = json!({
             "metadata": { "labels": { "node-role.kubernetes.io/control-plane": "", "a": "b" } },
             "spec": { "unschedulable": true },

@@ -1,5 +1,6 @@
-//! `resourcequotas` and `limitranges`. Admission takes none, since nothing is limited; lists of them
-//! are empty, as clients that look for them expect.
+//! `resourcequotas` and `limitranges`. Accepted with dry-run only, because the admission plugins
+//! that would enforce them do not exist here. They are served so that clients which list them find
+//! none (`kubectl describe namespace` does).
 
 use k8s_openapi::api::core::v1::{LimitRange, ResourceQuota};
 use serde_json::json;

@@ -1,15 +1,15 @@
-//! `replicasets`.
+//! `replicasets` (`apps/v1`).
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use serde_json::{Value, json};
 
 use crate::{
     fields::{at, default, object},
-    resources::pod_defaults,
     resources::{
+        pod_defaults,
         resource_type::ResourceType,
         table_columns::{self, AGE, container_images, container_names, count, number, wide},
-        types::deployment::{always_restarts, validate_selector},
+        types::deployment::{validate_restarts, validate_selector},
     },
     validation::{
         field_error::{FieldError, IMMUTABLE, invalid},
@@ -62,6 +62,7 @@ fn defaults(set: &mut Value) {
     pod_defaults::template_defaults(spec);
 }
 
+/// Stands for `ValidateReplicaSet` and `ValidateReplicaSetUpdate`.
 fn validate(set: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &set["spec"];
     let mut errors = metadata(set, old, dns_subdomain);
@@ -69,7 +70,7 @@ fn validate(set: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.extend(non_negative(&spec["minReadySeconds"], "spec.minReadySeconds"));
     errors.extend(validate_selector(spec, "replicaset"));
     errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
-    errors.extend(always_restarts(spec));
+    errors.extend(validate_restarts(spec));
     if let Some(old) = old
         && old["spec"]["selector"] != spec["selector"]
     {

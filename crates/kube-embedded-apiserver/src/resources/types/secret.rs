@@ -1,4 +1,4 @@
-//! `secrets`.
+//! `secrets`. Kept in memory like all objects, so there is nothing to encrypt at rest.
 
 use base64::Engine;
 use k8s_openapi::api::core::v1::Secret;
@@ -9,10 +9,10 @@ use crate::{
     resources::{
         resource_type::ResourceType,
         table_columns::{AGE, column},
-        types::config_map::{file_names, immutable, keys, same},
+        types::config_map::{count_keys, validate_immutable, validate_keys},
     },
     validation::{
-        field_error::{FieldError, required},
+        field_error::{FieldError, changed, required},
         names::dns_subdomain,
         object_meta::metadata,
     },
@@ -21,7 +21,7 @@ use crate::{
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults: |secret| {
         default_empty(secret, "type", "Opaque");
-        encode(secret);
+        encode_string_data(secret);
     },
     validate,
     columns: &[
@@ -29,7 +29,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             text(secret, &["type"]).into()
         }),
         column("Data", "Data contains the secret data.", |secret, _| {
-            keys(secret, &["data"]).into()
+            count_keys(secret, &["data"]).into()
         }),
         AGE,
     ],
@@ -37,8 +37,8 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<Secret>("secret", "io.k8s.api.core.v1.Secret")
 };
 
-/// `stringData` is for writing only.
-fn encode(secret: &mut Value) {
+/// Moves the write-only field `stringData` to `data`, where it takes precedence.
+fn encode_string_data(secret: &mut Value) {
     let Some(Value::Object(plain)) = remove(secret, "stringData") else { return };
     if plain.is_empty() {
         return;
@@ -51,9 +51,11 @@ fn encode(secret: &mut Value) {
     }
 }
 
+/// Stands for `ValidateSecret` and `ValidateSecretUpdate`.
 fn validate(secret: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(secret, old, dns_subdomain);
-    errors.extend(file_names(secret, "data"));
+    errors.extend(validate_keys(secret, "data"));
+    // Types that clients define themselves have no required keys.
     let needed: &[&str] = match text(secret, &["type"]) {
         "kubernetes.io/tls" => &["tls.crt", "tls.key"],
         "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
@@ -66,8 +68,8 @@ fn validate(secret: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
     }
     if let Some(old) = old {
-        errors.extend(same(secret, old, "type"));
-        errors.extend(immutable(secret, old, &["data"]));
+        errors.extend(changed(secret, old, "type"));
+        errors.extend(validate_immutable(secret, old, &["data"]));
     }
     errors
 }
@@ -79,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_text_is_encoded_and_not_kept() {
+    fn string_data_is_moved_to_data() {
         let mut secret = json!({ "data": { "a": "YQ==" }, "stringData": { "b": "b" } });
         (RESOURCE.defaults)(&mut secret);
         assert_eq!(secret, json!({ "type": "Opaque", "data": { "a": "YQ==", "b": "Yg==" } }));

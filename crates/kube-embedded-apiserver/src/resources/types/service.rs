@@ -1,4 +1,5 @@
-//! `services`. Cluster addresses and node ports are allocated by the API, not here.
+//! `services` (`pkg/registry/core/service`). Cluster IPs and node ports are allocated by
+//! [`crate::ip_allocator`], after validation.
 
 use std::collections::HashSet;
 
@@ -8,8 +9,8 @@ use serde_json::{Value, json};
 use crate::{
     fields::{default, default_empty, each, list, object, remove, text},
     ip_allocator,
-    resources::deletion::Deletion,
     resources::{
+        deletion::Deletion,
         resource_type::ResourceType,
         table_columns::{self, AGE, column, or_none, wide},
     },
@@ -43,7 +44,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             "External-IP",
             "externalIPs is a list of IP addresses for which nodes in the cluster will also \
              accept traffic for this service.",
-            |service, _| external(service).into(),
+            |service, _| external_ips(service).into(),
         ),
         column("Port(s)", "The list of ports that are exposed by this service.", |service, _| {
             or_none(&ports(service))
@@ -59,8 +60,10 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<Service>("service", "io.k8s.api.core.v1.Service")
 };
 
-const THREE_HOURS: i64 = 10_800;
+/// `DefaultClientIPServiceAffinitySeconds`: three hours.
+const AFFINITY_SECONDS: i64 = 10_800;
 
+/// Stands for `SetDefaults_Service`.
 fn defaults(service: &mut Value) {
     let Some(spec) = object(service, "spec") else { return };
     default_empty(spec, "sessionAffinity", "None");
@@ -70,10 +73,10 @@ fn defaults(service: &mut Value) {
         && let Some(client) =
             object(spec, "sessionAffinityConfig").and_then(|config| object(config, "clientIP"))
     {
-        default(client, "timeoutSeconds", THREE_HOURS);
+        default(client, "timeoutSeconds", AFFINITY_SECONDS);
     }
     default_empty(spec, "type", "ClusterIP");
-    let of = text(spec, &["type"]).to_owned();
+    let service_type = text(spec, &["type"]).to_owned();
     for port in each(spec, "ports") {
         default_empty(port, "protocol", "TCP");
         let number = port["port"].clone();
@@ -82,30 +85,54 @@ fn defaults(service: &mut Value) {
         }
         default(port, "targetPort", if number.is_null() { 0.into() } else { number });
     }
-    let published = matches!(&*of, "NodePort" | "LoadBalancer")
-        || of == "ClusterIP" && !list(spec, &["externalIPs"]).is_empty();
-    if published {
+    let is_external = has_node_ports(&service_type)
+        || service_type == "ClusterIP" && !list(spec, &["externalIPs"]).is_empty();
+    if is_external {
         default_empty(spec, "externalTrafficPolicy", "Cluster");
     }
-    if of != "ExternalName" {
+    if service_type != "ExternalName" {
         default(spec, "internalTrafficPolicy", "Cluster");
     }
-    if of == "LoadBalancer" {
+    if service_type == "LoadBalancer" {
         default(spec, "allocateLoadBalancerNodePorts", true);
     }
 }
 
 fn prepare_create(service: &mut Value) {
     service["status"] = json!({ "loadBalancer": {} });
-    address_families(service);
+    default_ip_families(service);
 }
 
+/// Keeps what is allocated, and drops what the new type does not have.
 fn prepare_update(service: &mut Value, old: &Value) {
-    let Some(spec) = service.get_mut("spec") else { return };
     let old = &old["spec"];
-    let (was, is) = (text(old, &["type"]), text(spec, &["type"]).to_owned());
-    if is != "ExternalName" && was != "ExternalName" {
-        // A client that says nothing of what was allocated means to keep it.
+    let (old_type, new_type) = (text(old, &["type"]), text(&service["spec"], &["type"]).to_owned());
+    let Some(spec) = service.get_mut("spec") else { return };
+    keep_allocated(spec, &new_type, old, old_type);
+    drop_node_ports(spec, &new_type, old, old_type);
+    if old_type == "LoadBalancer" && new_type != "LoadBalancer" {
+        remove(spec, "allocateLoadBalancerNodePorts");
+        remove(spec, "loadBalancerClass");
+        remove(spec, "healthCheckNodePort");
+        service["status"] = json!({ "loadBalancer": {} });
+    }
+    if new_type == "ExternalName" && old_type != "ExternalName" {
+        if let Some(spec) = service.get_mut("spec") {
+            for field in
+                ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
+            {
+                remove(spec, field);
+            }
+        }
+    } else {
+        default_ip_families(service);
+    }
+}
+
+/// Keeps allocated addresses and node ports that an update leaves out, so that clients need not
+/// repeat them (`patchAllocatedValues`).
+fn keep_allocated(spec: &mut Value, new_type: &str, old: &Value, old_type: &str) {
+    if new_type != "ExternalName" && old_type != "ExternalName" {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
             let kept = &old[field];
             if !kept.is_null() && (spec[field].is_null() || spec[field] == "") {
@@ -113,8 +140,7 @@ fn prepare_update(service: &mut Value, old: &Value) {
             }
         }
     }
-    let keeps_node_ports = |of: &str| matches!(of, "NodePort" | "LoadBalancer");
-    if keeps_node_ports(was) && keeps_node_ports(&is) {
+    if has_node_ports(old_type) && has_node_ports(new_type) {
         for port in each(spec, "ports") {
             let allocated = list(old, &["ports"])
                 .iter()
@@ -126,37 +152,30 @@ fn prepare_update(service: &mut Value, old: &Value) {
             }
         }
     }
-    if keeps_node_ports(was) && !keeps_node_ports(&is) {
-        for (port, old) in each(spec, "ports").zip(list(old, &["ports"])) {
-            if port["nodePort"] == old["nodePort"] {
-                remove(port, "nodePort");
-            }
-        }
-        if is == "ExternalName" || list(spec, &["externalIPs"]).is_empty() {
-            remove(spec, "externalTrafficPolicy");
+}
+
+/// Drops the node ports of a Service that no longer has any, unless the client sets others
+/// (`dropTypeDependentFields`).
+fn drop_node_ports(spec: &mut Value, new_type: &str, old: &Value, old_type: &str) {
+    if !has_node_ports(old_type) || has_node_ports(new_type) {
+        return;
+    }
+    for (port, old) in each(spec, "ports").zip(list(old, &["ports"])) {
+        if port["nodePort"] == old["nodePort"] {
+            remove(port, "nodePort");
         }
     }
-    if was == "LoadBalancer" && is != "LoadBalancer" {
-        remove(spec, "allocateLoadBalancerNodePorts");
-        remove(spec, "loadBalancerClass");
-        remove(spec, "healthCheckNodePort");
-        service["status"] = json!({ "loadBalancer": {} });
-    }
-    if is == "ExternalName" && was != "ExternalName" {
-        if let Some(spec) = service.get_mut("spec") {
-            for field in
-                ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
-            {
-                remove(spec, field);
-            }
-        }
-    } else {
-        address_families(service);
+    if new_type == "ExternalName" || list(spec, &["externalIPs"]).is_empty() {
+        remove(spec, "externalTrafficPolicy");
     }
 }
 
-/// This cluster has IPv4 only.
-fn address_families(service: &mut Value) {
+fn has_node_ports(service_type: &str) -> bool {
+    matches!(service_type, "NodePort" | "LoadBalancer")
+}
+
+/// Sets the IP families, of which this cluster has IPv4 only.
+fn default_ip_families(service: &mut Value) {
     let Some(spec) = service.get_mut("spec") else { return };
     if text(spec, &["type"]) == "ExternalName" {
         return;
@@ -170,18 +189,41 @@ fn address_families(service: &mut Value) {
     }
 }
 
+/// Stands for `ValidateServiceCreate` and `ValidateServiceUpdate`.
 fn validate(service: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &service["spec"];
-    let of = text(spec, &["type"]);
-    let headless = spec["clusterIP"] == "None";
     let mut errors = metadata(service, old, dns_label);
-    let ports = list(spec, &["ports"]);
-    if ports.is_empty() && !headless && of != "ExternalName" {
+    errors.extend(validate_addresses(spec));
+    errors.extend(validate_ports(spec));
+    errors.extend(labels(&spec["selector"], "spec.selector"));
+    errors.extend(validate_session_affinity(spec));
+    let types = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+    if !types.contains(&text(spec, &["type"])) {
+        errors.push(not_supported("spec.type", &spec["type"], &types));
+    }
+    for field in ["externalTrafficPolicy", "internalTrafficPolicy"] {
+        if !matches!(text(spec, &[field]), "" | "Cluster" | "Local") {
+            let supported = ["Cluster", "Local"];
+            errors.push(not_supported(format!("spec.{field}"), &spec[field], &supported));
+        }
+    }
+    if let Some(old) = old {
+        errors.extend(validate_update(spec, &old["spec"]));
+    }
+    errors
+}
+
+/// Validates what each type must or must not have: ports, a cluster IP, an external name.
+fn validate_addresses(spec: &Value) -> Vec<FieldError> {
+    let service_type = text(spec, &["type"]);
+    let headless = spec["clusterIP"] == "None";
+    let mut errors = Vec::new();
+    if list(spec, &["ports"]).is_empty() && !headless && service_type != "ExternalName" {
         errors.push(required("spec.ports", ""));
     }
-    match of {
+    match service_type {
         "LoadBalancer" | "NodePort" if headless => {
-            let detail = format!("may not be set to 'None' for {of} services");
+            let detail = format!("may not be set to 'None' for {service_type} services");
             errors.push(invalid("spec.clusterIPs[0]", &"None".into(), &detail));
         }
         "ExternalName" => {
@@ -193,24 +235,32 @@ fn validate(service: &Value, old: Option<&Value>) -> Vec<FieldError> {
             if name.is_empty() {
                 errors.push(required("spec.externalName", ""));
             } else {
-                let wrong = dns_subdomain(name.strip_suffix('.').unwrap_or(name));
-                errors.extend(wrong.iter().map(|w| invalid("spec.externalName", &name.into(), w)));
+                let details = dns_subdomain(name.strip_suffix('.').unwrap_or(name));
+                errors
+                    .extend(details.iter().map(|w| invalid("spec.externalName", &name.into(), w)));
             }
         }
         _ => {}
     }
+    errors
+}
+
+/// Validates ports: each protocol and number once, and node ports only for types that have them.
+fn validate_ports(spec: &Value) -> Vec<FieldError> {
+    let ports = list(spec, &["ports"]);
     let (mut names, mut used, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let mut errors = Vec::new();
     for (at, entry) in ports.iter().enumerate() {
         let field = format!("spec.ports[{at}]");
         let name = text(entry, &["name"]);
+        // Endpoints refer to ports by name, so several need names.
         if ports.len() > 1 && name.is_empty() {
             errors.push(required(format!("{field}.name"), ""));
         } else if !name.is_empty() {
-            let wrong = dns_label(name);
-            let told = wrong.iter().map(|w| invalid(format!("{field}.name"), &entry["name"], w));
-            errors.extend(told);
+            let (details, field) = (dns_label(name), format!("{field}.name"));
+            errors.extend(details.iter().map(|w| invalid(&*field, &entry["name"], w)));
             if !names.insert(name) {
-                errors.push(duplicate(format!("{field}.name"), &entry["name"]));
+                errors.push(duplicate(field, &entry["name"]));
             }
         }
         errors.extend(port(&entry["port"], format!("{field}.port")));
@@ -222,7 +272,7 @@ fn validate(service: &Value, old: Option<&Value>) -> Vec<FieldError> {
         errors.extend(port_or_name(&entry["targetPort"], &format!("{field}.targetPort")));
         let node_port = entry["nodePort"].as_i64().unwrap_or_default();
         if node_port != 0 {
-            if !matches!(of, "NodePort" | "LoadBalancer") {
+            if !has_node_ports(text(spec, &["type"])) {
                 let detail = "may not be used when `type` is 'ClusterIP'";
                 errors.push(forbidden(format!("{field}.nodePort"), detail));
             } else if !node_ports.insert((protocol, node_port)) {
@@ -234,48 +284,34 @@ fn validate(service: &Value, old: Option<&Value>) -> Vec<FieldError> {
             errors.push(duplicate(field, &shown));
         }
     }
-    errors.extend(labels(&spec["selector"], "spec.selector"));
-    match text(spec, &["sessionAffinity"]) {
-        "None" => {}
-        "ClientIP" => {
-            let seconds = &spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"];
-            if seconds.as_i64().is_some_and(|seconds| !(1..=86_400).contains(&seconds)) {
-                let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
-                let detail = "must be greater than 0 and less than 86400";
-                errors.push(invalid(field, seconds, detail));
-            }
-        }
-        _ => {
-            let supported = ["ClientIP", "None"];
-            errors.push(not_supported(
-                "spec.sessionAffinity",
-                &spec["sessionAffinity"],
-                &supported,
-            ));
-        }
-    }
-    if !matches!(of, "ClusterIP" | "ExternalName" | "LoadBalancer" | "NodePort") {
-        let supported = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-        errors.push(not_supported("spec.type", &spec["type"], &supported));
-    }
-    for field in ["externalTrafficPolicy", "internalTrafficPolicy"] {
-        let policy = text(spec, &[field]);
-        if !matches!(policy, "" | "Cluster" | "Local") {
-            let supported = ["Cluster", "Local"];
-            errors.push(not_supported(format!("spec.{field}"), &spec[field], &supported));
-        }
-    }
-    if let Some(old) = old {
-        errors.extend(validate_update(spec, &old["spec"]));
-    }
     errors
 }
 
+/// Validates the session affinity.
+fn validate_session_affinity(spec: &Value) -> Option<FieldError> {
+    match text(spec, &["sessionAffinity"]) {
+        "None" => None,
+        "ClientIP" => {
+            let seconds = &spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"];
+            let in_range = seconds.as_i64().is_none_or(|seconds| (1..=86_400).contains(&seconds));
+            let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+            let detail = "must be greater than 0 and less than 86400";
+            (!in_range).then(|| invalid(field, seconds, detail))
+        }
+        _ => {
+            let affinity = &spec["sessionAffinity"];
+            Some(not_supported("spec.sessionAffinity", affinity, &["ClientIP", "None"]))
+        }
+    }
+}
+
+/// Validates that an update keeps the cluster IP, on which clients and proxies rely.
 fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let external = |spec: &Value| spec["type"] == "ExternalName";
+    let has_address = |spec: &Value| spec["type"] != "ExternalName";
     let (new_address, old_address) = (text(spec, &["clusterIP"]), text(old, &["clusterIP"]));
-    if !external(old) && !external(spec) && !old_address.is_empty() && new_address != old_address {
+    let both = has_address(old) && has_address(spec);
+    if both && !old_address.is_empty() && new_address != old_address {
         errors.push(invalid("spec.clusterIPs[0]", &json!([new_address]), IMMUTABLE));
     }
     if spec["type"] == "LoadBalancer"
@@ -288,13 +324,13 @@ fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn external(service: &Value) -> String {
+/// The external addresses by type (`getServiceExternalIP`).
+fn external_ips(service: &Value) -> String {
     let spec = &service["spec"];
-    let by_hand: Vec<&str> =
-        list(spec, &["externalIPs"]).iter().filter_map(Value::as_str).collect();
+    let listed: Vec<&str> = list(spec, &["externalIPs"]).iter().filter_map(Value::as_str).collect();
     let none_or = |shown: String| if shown.is_empty() { "<none>".to_owned() } else { shown };
     match text(spec, &["type"]) {
-        "ClusterIP" | "NodePort" => none_or(by_hand.join(",")),
+        "ClusterIP" | "NodePort" => none_or(listed.join(",")),
         "LoadBalancer" => {
             let ingress = list(service, &["status", "loadBalancer", "ingress"]);
             let mut shown: Vec<&str> = ingress
@@ -307,9 +343,7 @@ fn external(service: &Value) -> String {
                 .collect();
             shown.sort_unstable();
             shown.dedup();
-            if !by_hand.is_empty() {
-                shown.extend(by_hand);
-            }
+            shown.extend(listed);
             let shown = shown.join(",");
             if shown.is_empty() { "<pending>".to_owned() } else { shown }
         }
@@ -318,6 +352,7 @@ fn external(service: &Value) -> String {
     }
 }
 
+/// `80:30080/TCP,53/UDP`: port, node port and protocol.
 fn ports(service: &Value) -> String {
     let shown: Vec<String> = list(service, &["spec", "ports"])
         .iter()
@@ -343,23 +378,23 @@ mod tests {
     }
 
     #[test]
-    fn defaults_by_type() {
-        for (of, external, allocates, internal) in [
+    fn defaults_depend_on_type() {
+        for (service_type, external, allocates, internal) in [
             ("ClusterIP", json!(null), json!(null), json!("Cluster")),
             ("NodePort", json!("Cluster"), json!(null), json!("Cluster")),
             ("LoadBalancer", json!("Cluster"), json!(true), json!("Cluster")),
             ("ExternalName", json!(null), json!(null), json!(null)),
         ] {
-            let spec = &service(json!({ "type": of, "ports": [{ "port": 80 }] }))["spec"];
-            assert_eq!(spec["externalTrafficPolicy"], external, "{of}");
-            assert_eq!(spec["allocateLoadBalancerNodePorts"], allocates, "{of}");
-            assert_eq!(spec["internalTrafficPolicy"], internal, "{of}");
+            let spec = &service(json!({ "type": service_type, "ports": [{ "port": 80 }] }))["spec"];
+            assert_eq!(spec["externalTrafficPolicy"], external, "{service_type}");
+            assert_eq!(spec["allocateLoadBalancerNodePorts"], allocates, "{service_type}");
+            assert_eq!(spec["internalTrafficPolicy"], internal, "{service_type}");
             assert_eq!(spec["ports"], json!([{ "port": 80, "protocol": "TCP", "targetPort": 80 }]));
         }
     }
 
     #[test]
-    fn affinity_lasts_three_hours_unless_told_otherwise() {
+    fn session_affinity_defaults_to_three_hours() {
         let spec = &service(json!({ "sessionAffinity": "ClientIP" }))["spec"];
         assert_eq!(spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10_800);
         let spec = &service(json!({ "sessionAffinityConfig": { "clientIP": {} } }))["spec"];
@@ -367,8 +402,8 @@ mod tests {
     }
 
     #[test]
-    fn mistakes() {
-        for (spec, told) in [
+    fn invalid_fields_are_reported() {
+        for (spec, expected) in [
             (
                 json!({ "ports": [{ "port": 0 }] }),
                 vec!["spec.ports[0].port", "spec.ports[0].targetPort"],
@@ -394,12 +429,12 @@ mod tests {
                 .into_iter()
                 .map(|error| error.field)
                 .collect();
-            assert_eq!(fields, told, "{spec}");
+            assert_eq!(fields, expected, "{spec}");
         }
     }
 
     #[test]
-    fn an_update_keeps_what_was_allocated() {
+    fn update_keeps_allocated_address_and_node_port() {
         let mut old =
             service(json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30123 }] }));
         prepare_create(&mut old);
@@ -415,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubectl_shows() {
+    fn external_ip_and_ports_columns_depend_on_type() {
         for (spec, status, shown_external, shown_ports) in [
             (
                 json!({ "type": "LoadBalancer", "ports": [{ "port": 80, "nodePort": 30001 }] }),
@@ -444,7 +479,7 @@ mod tests {
         ] {
             let mut service = service(spec);
             service["status"] = status;
-            assert_eq!(external(&service), shown_external);
+            assert_eq!(external_ips(&service), shown_external);
             assert_eq!(ports(&service), shown_ports);
         }
     }

@@ -1,11 +1,12 @@
-//! `serviceaccounts`.
+//! `serviceaccounts`. Tokens are issued by the subresource `token`; none are stored in Secrets, as
+//! in Kubernetes since 1.24.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 
 use crate::{
     fields::list,
-    resources::deletion::Deletion,
     resources::{
+        deletion::Deletion,
         resource_type::ResourceType,
         table_columns::{AGE, column},
     },

@@ -1,13 +1,14 @@
-//! The patterns of a schema. Kubernetes reads them as Go does, where `\d`, `\w`, `\s` and `\b` know
-//! only ASCII and a bracket has no other brackets, nor operators, inside.
+//! The patterns of a schema. Kubernetes matches them with Go's `regexp`, in which `\d`, `\w`, `\s`
+//! and `\b` are ASCII only and brackets have neither nested brackets nor set operators. Rust's
+//! `regex` differs in both, so patterns are rewritten.
 
 use regex::{Regex, RegexBuilder};
 use std::fmt::{self, Display, Formatter};
 
-/// How large a pattern may become in memory: a few repetitions of repetitions would be gigabytes.
+/// The limit to the memory of a compiled pattern: nested repetitions would take gigabytes.
 const SIZE: usize = 1 << 20;
 
-/// A pattern that shows as it was given.
+/// A compiled pattern that displays as it was given.
 #[derive(Debug)]
 pub(crate) struct Pattern {
     given: String,
@@ -16,7 +17,7 @@ pub(crate) struct Pattern {
 
 impl Pattern {
     pub(crate) fn new(given: &str) -> Result<Self, regex::Error> {
-        let regex = RegexBuilder::new(&in_ascii(given)).size_limit(SIZE).build()?;
+        let regex = RegexBuilder::new(&Translation::of(given)).size_limit(SIZE).build()?;
         Ok(Self { given: given.to_owned(), regex })
     }
 
@@ -31,107 +32,127 @@ impl Display for Pattern {
     }
 }
 
-/// What came before a character in a bracket.
+/// The element before a character in a bracket.
 #[derive(Clone, Copy, PartialEq)]
 enum Before {
-    /// The bracket itself.
+    /// The opening bracket.
     Open,
-    /// What a range may start with.
-    One,
+    /// A character that may start a range.
+    Char,
     /// The dash of a range.
     Dash,
-    /// A class, or a range.
+    /// A class or a complete range.
     Class,
 }
 
-/// The pattern with its Perl classes written out.
-fn in_ascii(given: &str) -> String {
-    let mut made = String::with_capacity(given.len());
-    let mut bracket = None;
-    let mut rest = given;
-    while let Some(c) = rest.chars().next() {
-        let at = rest;
-        rest = &rest[c.len_utf8()..];
-        let Some(before) = bracket else {
-            match c {
-                '\\' => {
-                    let escaped = rest.chars().next();
-                    rest = &rest[escaped.map_or(0, char::len_utf8)..];
-                    match escaped {
-                        Some('b') => made.push_str(r"(?-u:\b)"),
-                        Some('B') => made.push_str(r"(?-u:\B)"),
-                        Some(class) => match posix(class) {
-                            Some(posix) => made.extend(["[", posix, "]"]),
-                            None => made.extend(['\\', class]),
-                        },
-                        None => made.push(c),
-                    }
-                }
-                '[' => {
-                    made.push(c);
-                    if let Some(after) = rest.strip_prefix('^') {
-                        made.push('^');
-                        rest = after;
-                    }
-                    bracket = Some(Before::Open);
-                }
-                _ => made.push(c),
+/// A pattern of Go while it is translated to one of the `regex` crate.
+struct Translation<'a> {
+    rest: &'a str,
+    translated: String,
+    /// Set within a bracket.
+    bracket: Option<Before>,
+}
+
+impl<'a> Translation<'a> {
+    /// Translates a pattern.
+    fn of(given: &'a str) -> String {
+        let translated = String::with_capacity(given.len());
+        let mut translation = Self { rest: given, translated, bracket: None };
+        while let Some(c) = translation.next() {
+            match translation.bracket {
+                None => translation.outside(c),
+                Some(before) => translation.bracket = translation.inside(c, before),
             }
-            continue;
-        };
-        // What ends a range is no start of another.
-        let one = if before == Before::Dash { Before::Class } else { Before::One };
-        bracket = Some(match c {
+        }
+        translation.translated
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.rest.chars().next()?;
+        self.rest = &self.rest[c.len_utf8()..];
+        Some(c)
+    }
+
+    /// Translates a character outside of brackets.
+    fn outside(&mut self, c: char) {
+        match c {
+            '\\' => match self.next() {
+                Some('b') => self.translated.push_str(r"(?-u:\b)"),
+                Some('B') => self.translated.push_str(r"(?-u:\B)"),
+                Some(escaped) => match posix(escaped) {
+                    Some(class) => self.translated.extend(["[", class, "]"]),
+                    None => self.translated.extend(['\\', escaped]),
+                },
+                None => self.translated.push(c),
+            },
+            '[' => {
+                self.translated.push(c);
+                if let Some(after) = self.rest.strip_prefix('^') {
+                    self.translated.push('^');
+                    self.rest = after;
+                }
+                self.bracket = Some(Before::Open);
+            }
+            _ => self.translated.push(c),
+        }
+    }
+
+    /// Translates a character within a bracket, and returns what is then before the next; `None` at
+    /// its end.
+    fn inside(&mut self, c: char, before: Before) -> Option<Before> {
+        // The end of a range cannot start another.
+        let single = if before == Before::Dash { Before::Class } else { Before::Char };
+        Some(match c {
+            // As the first character, a closing bracket is literal.
             ']' if before != Before::Open => {
-                made.push(c);
-                bracket = None;
-                continue;
+                self.translated.push(c);
+                return None;
             }
             '\\' => {
-                let escaped = rest.chars().next();
-                rest = &rest[escaped.map_or(0, char::len_utf8)..];
+                let escaped = self.next();
                 match escaped.and_then(posix) {
-                    // A range to a class is refused, as it is.
-                    Some(posix) if before != Before::Dash => {
-                        made.push_str(posix);
+                    Some(class) if before != Before::Dash => {
+                        self.translated.push_str(class);
                         Before::Class
                     }
+                    // A range that ends in a class is left as it is, so that it is rejected.
                     _ => {
-                        made.push(c);
-                        made.extend(escaped);
-                        one
+                        self.translated.push(c);
+                        self.translated.extend(escaped);
+                        single
                     }
                 }
             }
-            '[' => match at.find(":]").filter(|_| rest.starts_with(':')) {
+            '[' => match self.rest.find(":]").filter(|_| self.rest.starts_with(':')) {
                 Some(end) => {
-                    made.push_str(&at[..end + 2]);
-                    rest = &at[end + 2..];
+                    self.translated.push('[');
+                    self.translated.push_str(&self.rest[..end + 2]);
+                    self.rest = &self.rest[end + 2..];
                     Before::Class
                 }
                 None => {
-                    made.push_str(r"\[");
-                    one
+                    self.translated.push_str(r"\[");
+                    single
                 }
             },
-            '-' if before == Before::One => {
-                made.push(c);
+            '-' if before == Before::Char => {
+                self.translated.push(c);
                 Before::Dash
             }
             ']' | '&' | '~' | '-' => {
-                made.extend(['\\', c]);
-                one
+                self.translated.extend(['\\', c]);
+                single
             }
             _ => {
-                made.push(c);
-                one
+                self.translated.push(c);
+                single
             }
-        });
+        })
     }
-    made
 }
 
-/// What a Perl class is in a bracket. `\s` has no vertical tab, which `[:space:]` has.
+/// Returns the contents of a bracket for a Perl class. `\s` has no vertical tab, which `[:space:]`
+/// has.
 fn posix(class: char) -> Option<&'static str> {
     Some(match class {
         'd' => "[:digit:]",
@@ -149,8 +170,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_are_ascii_and_text_is_not() {
-        for (pattern, fits, others) in [
+    fn pattern_classes_match_ascii_and_literals_match_unicode() {
+        for (pattern, matching, others) in [
             (r"^\d+$", vec!["12"], vec!["٣", "a", ""]),
             (r"^\D$", vec!["a", "٣", "ä"], vec!["1"]),
             (r"^[\w-]+$", vec!["a-b_1"], vec!["ä", "a.b"]),
@@ -173,19 +194,19 @@ mod tests {
             (r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", vec!["a-1"], vec!["A", "a-"]),
             (r"^.{1,1000}$", vec!["ä"], vec![""]),
         ] {
-            let made = Pattern::new(pattern).unwrap();
-            assert_eq!(made.to_string(), pattern);
-            for text in fits {
-                assert!(made.is_match(text), "{pattern} {text:?}");
+            let compiled = Pattern::new(pattern).unwrap();
+            assert_eq!(compiled.to_string(), pattern);
+            for text in matching {
+                assert!(compiled.is_match(text), "{pattern} {text:?}");
             }
             for text in others {
-                assert!(!made.is_match(text), "{pattern} {text:?}");
+                assert!(!compiled.is_match(text), "{pattern} {text:?}");
             }
         }
     }
 
     #[test]
-    fn what_is_wrong_or_too_large_is_refused() {
+    fn invalid_or_oversized_pattern_is_rejected() {
         for pattern in [r"[a-\d]", "[a", "(", r"a\", "((a{1000}){1000}){1000}"] {
             assert!(Pattern::new(pattern).is_err(), "{pattern}");
         }

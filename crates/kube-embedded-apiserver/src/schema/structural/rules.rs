@@ -1,27 +1,39 @@
-//! What an `openAPIV3Schema` must be itself: structural, so that objects can be pruned and filled in.
+//! Validation of an `openAPIV3Schema`: it must be structural, so that objects can be pruned and
+//! defaulted.
+//!
+//! The rules and messages are those of `pkg/apis/apiextensions/validation` and
+//! `pkg/apiserver/schema/validation.go`; see "Specifying a structural schema" in Kubernetes'
+//! documentation of CustomResourceDefinitions.
 
 use crate::{
-    schema::structural::{Checked, DEPTH, Schema},
+    schema::structural::{
+        pattern::Pattern,
+        schema::{DEPTH, Schema},
+        validator::validate,
+    },
     validation::field_error::{FieldError, forbidden, invalid, not_supported, required},
 };
 use serde_json::{Map, Value, json};
 
-/// What is wrong with a schema; `path` is where it stands in its CustomResourceDefinition.
-pub(crate) fn errors(schema: &Value, path: &str, has_status: bool) -> Vec<FieldError> {
+/// Returns the errors of a schema at a path in its CustomResourceDefinition. `has_status` says that
+/// the version has the `status` subresource.
+pub(crate) fn schema_errors(schema: &Value, path: &str, has_status: bool) -> Vec<FieldError> {
     let mut rules = Rules { errors: Vec::new() };
     if has_status {
-        rules.root_beside_status(schema, path);
+        rules.root_with_status(schema, path);
     }
     if schema["nullable"] == true {
         rules.push(forbidden(format!("{path}.nullable"), "nullable cannot be true at the root"));
     }
     rules.node(schema, path, Level::Root, 0);
+    // Defaults are pruned and validated, which takes a schema without errors.
     if rules.errors.is_empty() {
         rules.defaults(schema, path);
     }
     rules.errors
 }
 
+/// The place of a node, which the messages name.
 #[derive(Clone, Copy, PartialEq)]
 enum Level {
     Root,
@@ -29,6 +41,7 @@ enum Level {
     Field,
 }
 
+/// Collects the errors of a schema.
 struct Rules {
     errors: Vec<FieldError>,
 }
@@ -45,8 +58,9 @@ impl Rules {
         self.errors.push(error);
     }
 
-    /// Only what is not lost where `properties.status` is taken out on its own.
-    fn root_beside_status(&mut self, schema: &Value, path: &str) {
+    /// Restricts the root to keywords that still hold when `properties.status` is validated on its
+    /// own.
+    fn root_with_status(&mut self, schema: &Value, path: &str) {
         const ALLOWED: &[&str] = &[
             "description",
             "type",
@@ -71,8 +85,8 @@ impl Rules {
             PRESERVE,
             "x-kubernetes-validations",
         ];
-        let of = schema["type"].as_str().unwrap_or_default();
-        if !of.is_empty() && of != "object" {
+        let type_name = schema["type"].as_str().unwrap_or_default();
+        if !type_name.is_empty() && type_name != "object" {
             let detail = "only \"object\" is allowed as the type at the root of the schema if the \
                           status subresource is enabled";
             self.push(invalid(format!("{path}.type"), &schema["type"], detail));
@@ -87,6 +101,7 @@ impl Rules {
         }
     }
 
+    /// Checks a node and those below it.
     fn node(&mut self, schema: &Value, path: &str, level: Level, depth: usize) {
         let Some(fields) = schema.as_object() else {
             self.push(invalid(path, schema, "must be a schema"));
@@ -96,34 +111,49 @@ impl Rules {
             self.push(invalid(path, &json!(depth), "is nested too deeply"));
             return;
         }
-        let of = schema["type"].as_str().unwrap_or_default();
-        let flag = |name: &str| schema[name] == true;
-        if of == "array" && !schema["items"].is_object() {
+        let type_name = schema["type"].as_str().unwrap_or_default();
+        if type_name == "array" && !schema["items"].is_object() {
             self.push(required(format!("{path}.items"), "must be specified"));
         }
-        if let Some(additional) = fields.get("additionalProperties").filter(|a| !a.is_null()) {
-            if level == Level::Root {
-                let detail = "must not be used at the root";
-                self.push(forbidden(format!("{path}.additionalProperties"), detail));
-            }
-            let named = schema["properties"].as_object().is_some_and(|names| !names.is_empty());
-            if named && *additional != Value::Bool(true) {
-                let detail = "additionalProperties and properties are mutual exclusive";
-                self.push(forbidden(format!("{path}.additionalProperties"), detail));
-            }
-            if additional.is_object() {
-                let path = format!("{path}.additionalProperties");
-                self.node(additional, &path, Level::Field, depth + 1);
-            }
-        }
-        self.kind(schema, of, path, level);
-        self.extensions(fields, of, path);
-        if flag("uniqueItems") {
+        self.additional_properties(schema, path, level, depth);
+        self.type_of_node(schema, type_name, path, level);
+        self.extensions(fields, type_name, path);
+        if schema["uniqueItems"] == true {
             let detail = "uniqueItems cannot be set to true since the runtime complexity becomes \
                           quadratic";
             self.push(forbidden(format!("{path}.uniqueItems"), detail));
         }
         self.values(schema, path, depth, is_int_or_string(schema));
+        self.properties(schema, path, level, depth);
+        if schema["items"].is_object() {
+            self.node(&schema["items"], &format!("{path}.items"), Level::Item, depth + 1);
+        } else if schema["items"].is_array() {
+            let detail = "items must be a schema object and not an array";
+            self.push(forbidden(format!("{path}.items"), detail));
+        }
+    }
+
+    fn additional_properties(&mut self, schema: &Value, path: &str, level: Level, depth: usize) {
+        let additional = &schema["additionalProperties"];
+        if additional.is_null() {
+            return;
+        }
+        let path = format!("{path}.additionalProperties");
+        if level == Level::Root {
+            self.push(forbidden(&*path, "must not be used at the root"));
+        }
+        let has_names = schema["properties"].as_object().is_some_and(|names| !names.is_empty());
+        if has_names && *additional != Value::Bool(true) {
+            let detail = "additionalProperties and properties are mutual exclusive";
+            self.push(forbidden(&*path, detail));
+        }
+        if additional.is_object() {
+            self.node(additional, &path, Level::Field, depth + 1);
+        }
+    }
+
+    /// Checks the properties of a node; those of every object only at the root.
+    fn properties(&mut self, schema: &Value, path: &str, level: Level, depth: usize) {
         for (name, below) in schema["properties"].as_object().into_iter().flatten() {
             let path = format!("{path}.properties[{name}]");
             if level == Level::Root && name == "metadata" {
@@ -140,28 +170,23 @@ impl Rules {
             }
             self.node(below, &path, Level::Field, depth + 1);
         }
-        if schema["items"].is_object() {
-            self.node(&schema["items"], &format!("{path}.items"), Level::Item, depth + 1);
-        } else if schema["items"].is_array() {
-            let detail = "items must be a schema object and not an array";
-            self.push(forbidden(format!("{path}.items"), detail));
-        }
     }
 
-    fn kind(&mut self, schema: &Value, of: &str, path: &str, level: Level) {
+    /// Checks that a node has a known type, which structural schemas require.
+    fn type_of_node(&mut self, schema: &Value, type_name: &str, path: &str, level: Level) {
         let flag = |name: &str| schema[name] == true;
         let path = format!("{path}.type");
         const KNOWN: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
-        if !of.is_empty() && !KNOWN.contains(&of) {
-            self.push(not_supported(&*path, &of.into(), KNOWN));
+        if !type_name.is_empty() && !KNOWN.contains(&type_name) {
+            self.push(not_supported(&*path, &type_name.into(), KNOWN));
         }
-        if flag(EMBEDDED) && of != "object" {
+        if flag(EMBEDDED) && type_name != "object" {
             let detail = "must be object if x-kubernetes-embedded-resource is true";
-            self.push(match of {
+            self.push(match type_name {
                 "" => required(path, detail),
-                _ => invalid(path, &of.into(), detail),
+                _ => invalid(path, &type_name.into(), detail),
             });
-        } else if of.is_empty() && !flag(INT_OR_STRING) && !flag(PRESERVE) {
+        } else if type_name.is_empty() && !flag(INT_OR_STRING) && !flag(PRESERVE) {
             self.push(required(
                 path,
                 match level {
@@ -170,11 +195,12 @@ impl Rules {
                     Level::Field => "must not be empty for specified object fields",
                 },
             ));
-        } else if level == Level::Root && !of.is_empty() && of != "object" {
-            self.push(invalid(path, &of.into(), "must be object at the root"));
+        } else if level == Level::Root && !type_name.is_empty() && type_name != "object" {
+            self.push(invalid(path, &type_name.into(), "must be object at the root"));
         }
     }
 
+    /// `metadata` has a type of its own; a schema may only restrict names.
     fn metadata(&mut self, metadata: &Value, path: &str) {
         if metadata["type"] != "object" {
             self.push(invalid(format!("{path}.type"), &metadata["type"], "must be object"));
@@ -183,17 +209,18 @@ impl Rules {
         let only_names =
             names.into_iter().flatten().all(|(name, _)| name == "name" || name == "generateName");
         let fields = metadata.as_object().into_iter().flatten();
-        let plain = fields
+        let only_keywords = fields
             .into_iter()
             .all(|(name, _)| matches!(&**name, "type" | "properties" | "description"));
-        if !only_names || !plain {
+        if !only_names || !only_keywords {
             let detail = "must not specify anything other than name and generateName, but metadata \
                           is implicitly specified";
             self.push(forbidden(path, detail));
         }
     }
 
-    fn extensions(&mut self, fields: &Map<String, Value>, of: &str, path: &str) {
+    /// Checks the `x-kubernetes-*` keywords.
+    fn extensions(&mut self, fields: &Map<String, Value>, type_name: &str, path: &str) {
         let at = |name: &str| format!("{path}.{name}");
         let set = |name: &str| fields.get(name).is_some_and(|value| *value == true);
         if fields.get(PRESERVE).is_some_and(|value| *value == false) {
@@ -219,11 +246,11 @@ impl Rules {
             (LIST_TYPE, "array", &["atomic", "set", "map"][..]),
         ] {
             let Some(given) = fields.get(name).filter(|given| !given.is_null()) else { continue };
-            if of != wanted {
+            if type_name != wanted {
                 let detail = format!("must be {wanted} if {name} is specified");
-                self.push(match of {
+                self.push(match type_name {
                     "" => required(at("type"), &detail),
-                    _ => invalid(at("type"), &of.into(), &detail),
+                    _ => invalid(at("type"), &type_name.into(), &detail),
                 });
             }
             if !given.as_str().is_some_and(|given| known.contains(&given)) {
@@ -233,6 +260,7 @@ impl Rules {
         self.list_keys(fields, path);
     }
 
+    /// Checks `x-kubernetes-list-map-keys`.
     fn list_keys(&mut self, fields: &Map<String, Value>, path: &str) {
         let at = |name: &str| format!("{path}.{name}");
         let list = fields.get(LIST_TYPE).and_then(Value::as_str);
@@ -252,6 +280,12 @@ impl Rules {
             self.push(required(at(MAP_KEYS), detail));
         }
         let Some(items) = fields.get("items").filter(|items| items.is_object()) else { return };
+        self.keys_of_items(items, &keys, path);
+    }
+
+    /// Keys must be scalar properties that every element has.
+    fn keys_of_items(&mut self, items: &Value, keys: &[Value], path: &str) {
+        let at = |name: &str| format!("{path}.{name}");
         if items["type"] != "object" {
             let detail = "must be object if parent array's x-kubernetes-list-type is map";
             self.push(invalid(at("items.type"), &items["type"], detail));
@@ -259,7 +293,7 @@ impl Rules {
         }
         for (n, key) in keys.iter().enumerate() {
             let name = key.as_str().unwrap_or_default();
-            let all = Value::Array(keys.clone());
+            let all = Value::Array(keys.to_vec());
             match items["properties"].get(name) {
                 None => {
                     let detail = "entries must all be names of item properties";
@@ -287,11 +321,10 @@ impl Rules {
         }
     }
 
-    /// What restricts values, at the node itself and inside `allOf` and the like, where nothing else
-    /// may stand.
+    /// Checks the value validations of a node: `pattern`, `allOf` and the like.
     fn values(&mut self, schema: &Value, path: &str, depth: usize, int_or_string: bool) {
         if let Some(pattern) = schema["pattern"].as_str()
-            && let Err(error) = crate::schema::structural::pattern::Pattern::new(pattern)
+            && let Err(error) = Pattern::new(pattern)
         {
             let why = error.to_string();
             let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
@@ -301,6 +334,8 @@ impl Rules {
         for name in ["allOf", "anyOf", "oneOf"] {
             for (at, below) in schema[name].as_array().into_iter().flatten().enumerate() {
                 let path = format!("{path}.{name}[{at}]");
+                // Older schemas spell out an integer or a string in a form that would not be
+                // structural.
                 let skip = int_or_string && (name == "anyOf" || (name == "allOf" && at == 0));
                 if !skip {
                     self.nested(below, schema, &path, depth + 1);
@@ -312,6 +347,8 @@ impl Rules {
         }
     }
 
+    /// Checks a schema inside of `allOf`, `anyOf`, `oneOf` or `not`: it may restrict values, but
+    /// not add fields to those of `owner`, the node outside of them.
     fn nested(&mut self, schema: &Value, owner: &Value, path: &str, depth: usize) {
         if depth > DEPTH {
             self.push(invalid(path, &json!(depth), "is nested too deeply"));
@@ -345,7 +382,7 @@ impl Rules {
             match owner["properties"].get(name) {
                 Some(owner) => self.nested(below, owner, &path, depth + 1),
                 None => self.push(required(
-                    structural_place(&path),
+                    structural_path(&path),
                     &format!("because it is defined in {path}"),
                 )),
             }
@@ -356,7 +393,7 @@ impl Rules {
         self.values(schema, path, depth, false);
     }
 
-    /// Defaults must be what their schema asks for.
+    /// Checks that defaults are valid themselves.
     fn defaults(&mut self, schema: &Value, path: &str) {
         if let Some(default) = schema.get("default").filter(|default| !default.is_null()) {
             let path = format!("{path}.default");
@@ -369,7 +406,7 @@ impl Rules {
                 self.push(invalid(&*path, default, &detail));
             }
             parsed.apply_defaults(&mut pruned);
-            for error in Checked::check(&parsed, &pruned, None) {
+            for error in validate(&parsed, &pruned, None) {
                 let field = match error.field.as_str() {
                     "<nil>" => path.clone(),
                     below => format!("{path}.{below}"),
@@ -388,23 +425,25 @@ impl Rules {
     }
 }
 
-/// Where a field that only `anyOf` and the like speak of has to be, too.
-fn structural_place(path: &str) -> String {
-    let mut place = String::new();
+/// Returns the path without `allOf` and the like: a field that they restrict must be declared
+/// there.
+fn structural_path(path: &str) -> String {
+    let mut structural = String::new();
     for part in path.split('.') {
         let name = part.split('[').next().unwrap_or_default();
         if matches!(name, "allOf" | "anyOf" | "oneOf" | "not") {
             continue;
         }
-        if !place.is_empty() {
-            place.push('.');
+        if !structural.is_empty() {
+            structural.push('.');
         }
-        place.push_str(part);
+        structural.push_str(part);
     }
-    place
+    structural
 }
 
-/// The two ways in which older schemas say the same again.
+/// Returns true for the two forms in which `x-kubernetes-int-or-string` may repeat its types in
+/// `anyOf`.
 fn is_int_or_string(schema: &Value) -> bool {
     let types = json!([{ "type": "integer" }, { "type": "string" }]);
     schema[INT_OR_STRING] == true

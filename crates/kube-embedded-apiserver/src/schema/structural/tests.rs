@@ -1,15 +1,17 @@
-use super::*;
-use serde_json::json;
+//! Structural schemas: validation, pruning and limits.
 
-fn checked(schema: Value, value: Value) -> Vec<String> {
-    let errors = Checked::check(&Schema::parse(&schema), &value, None);
+use super::*;
+use serde_json::{Value, json};
+
+fn errors(schema: Value, value: Value) -> Vec<String> {
+    let errors = validate(&Schema::parse(&schema), &value, None);
     errors.into_iter().map(|error| format!("{}: {}", error.field, error.message)).collect()
 }
 
 #[test]
-fn alternatives_are_told_apart() {
+fn any_one_and_all_of_require_their_number_of_matches() {
     let schema = |word: &str| json!({ "type": "object", word: [{ "required": ["a"] }, { "required": ["b"] }] });
-    for (word, value, fine) in [
+    for (word, value, valid) in [
         ("anyOf", json!({ "a": 1, "b": 1 }), true),
         ("anyOf", json!({}), false),
         ("oneOf", json!({ "a": 1 }), true),
@@ -17,30 +19,30 @@ fn alternatives_are_told_apart() {
         ("allOf", json!({ "a": 1, "b": 1 }), true),
         ("allOf", json!({ "a": 1 }), false),
     ] {
-        let errors = checked(schema(word), value.clone());
-        assert_eq!(errors.is_empty(), fine, "{word} {value}: {errors:?}");
+        let errors = errors(schema(word), value.clone());
+        assert_eq!(errors.is_empty(), valid, "{word} {value}: {errors:?}");
     }
-    assert_eq!(checked(json!({ "not": { "required": ["a"] } }), json!({ "a": 1 })).len(), 1);
+    assert_eq!(errors(json!({ "not": { "required": ["a"] } }), json!({ "a": 1 })).len(), 1);
 }
 
-/// Were each alternative asked more than once, this would take 2^60 steps.
+/// Validating each alternative twice would take 2^60 steps.
 #[test]
-fn nested_alternatives_are_asked_once() {
+fn nested_alternatives_are_validated_once() {
     for word in ["anyOf", "oneOf"] {
         let mut schema = json!({ "required": ["a"] });
         for _ in 0..60 {
             schema = json!({ word: [schema] });
         }
-        assert_eq!(checked(schema.clone(), json!({ "a": 1 })), [""; 0]);
-        assert_eq!(checked(schema, json!({})).len(), 61, "{word}");
+        assert_eq!(errors(schema.clone(), json!({ "a": 1 })), [""; 0]);
+        assert_eq!(errors(schema, json!({})).len(), 61, "{word}");
     }
 }
 
 #[test]
-fn elements_are_known_by_value_or_keys() {
+fn duplicate_elements_of_sets_and_maps_are_errors() {
     let set = json!({ "type": "array", "x-kubernetes-list-type": "set", "items": {} });
-    assert_eq!(checked(set.clone(), json!(["a", "b", 1])), [""; 0]);
-    assert_eq!(checked(set, json!(["a", "b", "a"])), ["[2]: Duplicate value: \"a\""]);
+    assert_eq!(errors(set.clone(), json!(["a", "b", 1])), [""; 0]);
+    assert_eq!(errors(set, json!(["a", "b", "a"])), ["[2]: Duplicate value: \"a\""]);
     let map = json!({
         "type": "array",
         "x-kubernetes-list-type": "map",
@@ -52,20 +54,20 @@ fn elements_are_known_by_value_or_keys() {
     });
     let element = |name: &str, size: i32| json!({ "name": name, "size": size });
     assert_eq!(
-        checked(map.clone(), json!([element("a", 0), element("a", 1)])),
+        errors(map.clone(), json!([element("a", 0), element("a", 1)])),
         ["[1]: Duplicate value: {\"name\":\"a\"}"]
     );
-    // What was too big before is known again in another place.
+    // An element that was too large before is matched by its key, and so not validated again.
     let (schema, old) = (Schema::parse(&map), json!([element("a", 5), element("b", 1)]));
-    let fine = json!([element("b", 0), element("a", 5)]);
-    assert!(Checked::check(&schema, &fine, Some(&old)).is_empty());
-    let wrong = json!([element("b", 5), element("a", 5)]);
-    assert_eq!(Checked::check(&schema, &wrong, Some(&old)).len(), 1);
+    let valid = json!([element("b", 0), element("a", 5)]);
+    assert!(validate(&schema, &valid, Some(&old)).is_empty());
+    let invalid = json!([element("b", 5), element("a", 5)]);
+    assert_eq!(validate(&schema, &invalid, Some(&old)).len(), 1);
 }
 
 #[test]
-fn numbers_keep_within_their_bounds() {
-    for (schema, value, fine) in [
+fn values_are_validated_by_type_bounds_and_format() {
+    for (schema, value, valid) in [
         (json!({ "type": "integer" }), json!(1.0), true),
         (json!({ "type": "integer" }), json!(1.5), false),
         (json!({ "type": "number" }), json!(1), true),
@@ -80,24 +82,24 @@ fn numbers_keep_within_their_bounds() {
         (json!({ "type": "string" }), json!(null), false),
         (json!({ "type": "object", "minProperties": 1 }), json!({}), false),
     ] {
-        let errors = checked(schema.clone(), value.clone());
-        assert_eq!(errors.is_empty(), fine, "{schema} {value}: {errors:?}");
+        let errors = errors(schema.clone(), value.clone());
+        assert_eq!(errors.is_empty(), valid, "{schema} {value}: {errors:?}");
     }
 }
 
 #[test]
-fn what_has_not_changed_is_not_checked_again() {
+fn unchanged_invalid_value_is_accepted() {
     let schema = Schema::parse(&json!({
         "type": "object",
         "properties": { "a": { "type": "integer", "maximum": 1 }, "b": { "type": "string" } },
     }));
     let old = json!({ "a": 5, "b": "x" });
-    assert!(Checked::check(&schema, &json!({ "a": 5, "b": "y" }), Some(&old)).is_empty());
-    assert_eq!(Checked::check(&schema, &json!({ "a": 6, "b": "y" }), Some(&old)).len(), 1);
+    assert!(validate(&schema, &json!({ "a": 5, "b": "y" }), Some(&old)).is_empty());
+    assert_eq!(validate(&schema, &json!({ "a": 6, "b": "y" }), Some(&old)).len(), 1);
 }
 
 #[test]
-fn embedded_resources_keep_what_every_object_has() {
+fn embedded_resource_keeps_its_type_and_metadata_when_pruned() {
     let schema = Schema::parse(&json!({
         "type": "object",
         "properties": { "template": {
@@ -108,14 +110,14 @@ fn embedded_resources_keep_what_every_object_has() {
     }));
     let template = json!({ "apiVersion": "v1", "kind": "A", "metadata": { "name": "a" }, "x": 1 });
     let mut object = json!({ "apiVersion": "v1", "template": template, "metadata": {} });
-    let mut told = Vec::new();
-    schema.prune(&mut object, &mut |path| told.push(path.to_owned()));
-    assert_eq!(told, ["template.x"]);
+    let mut pruned = Vec::new();
+    schema.prune(&mut object, &mut |path| pruned.push(path.to_owned()));
+    assert_eq!(pruned, ["template.x"]);
     assert_eq!(object["template"]["metadata"], json!({ "name": "a" }));
 }
 
 #[test]
-fn nesting_has_an_end() {
+fn deeply_nested_schema_is_rejected_and_parsed_in_part() {
     let mut schema = json!({ "type": "string" });
     for _ in 0..200 {
         schema = json!({ "type": "object", "properties": { "a": schema } });

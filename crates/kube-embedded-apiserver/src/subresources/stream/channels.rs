@@ -1,5 +1,4 @@
-//! Kubernetes' channels: each message of a WebSocket starts with the number of the channel that it
-//! belongs to.
+//! The channel protocol (`v5.channel.k8s.io`): each WebSocket message starts with the number of its channel.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -11,14 +10,14 @@ pub(crate) const RESIZE: u8 = 4;
 /// Since version 5: the channel named in the data is closed.
 pub(crate) const CLOSE: u8 = 255;
 
-/// Channel and data of a message; `None` for one without a channel.
+/// Splits a message into channel and data; `None` if it is empty.
 pub(crate) fn parse(mut message: Bytes) -> Option<(u8, Bytes)> {
     let channel = *message.first()?;
     let data = message.split_off(1);
     Some((channel, data))
 }
 
-/// A message of a channel.
+/// Encodes a message of a channel.
 pub(crate) fn message(channel: u8, data: &[u8]) -> Bytes {
     let mut message = BytesMut::with_capacity(data.len() + 1);
     message.put_u8(channel);
@@ -26,7 +25,7 @@ pub(crate) fn message(channel: u8, data: &[u8]) -> Bytes {
     message.freeze()
 }
 
-/// Columns and rows of a terminal, as clients tell them.
+/// Parses the size of a terminal: columns and rows.
 pub(crate) fn size(data: &[u8]) -> Option<(u16, u16)> {
     let size: serde_json::Value = serde_json::from_slice(data).ok()?;
     let number = |name: &str| u16::try_from(size[name].as_u64()?).ok();
@@ -38,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_taken_apart() {
+    fn message_is_split_into_channel_and_data() {
         assert_eq!(parse(message(STDERR, b"no")), Some((STDERR, Bytes::from_static(b"no"))));
         assert_eq!(parse(message(CLOSE, &[STDIN])), Some((255, Bytes::from_static(&[0]))));
         assert_eq!(parse(Bytes::from_static(&[1])), Some((1, Bytes::new())));

@@ -1,7 +1,8 @@
-//! `exec` and `attach`: a client's connection on one side, a program on the other.
+//! `exec` and `attach`: connects a client with a process in a container.
 
 use crate::subresources::stream::{
     channels,
+    lifetime::HEARTBEAT,
     spdy::{self, Event},
     upgrade::{Out, Protocol, Version, Wire},
 };
@@ -19,100 +20,106 @@ use tokio::{
     time::{Instant, interval_at, timeout},
 };
 
-/// Pieces of output, and of input, that may be under way.
+/// Chunks of output, and of input, that may be queued.
 const QUEUE: usize = 16;
-const PIECE: usize = 32 << 10;
-/// How often we look whether a client is there that says nothing.
-pub(crate) const HEARTBEAT: Duration = Duration::from_secs(2);
-/// Output may still come for so long after a program's end, when others hold its pipes.
+const CHUNK: usize = 32 << 10;
+/// The time for which output is still read after the process has exited, as its children may hold the pipes.
 const DRAIN: Duration = Duration::from_millis(500);
-/// How long a client may take to say goodbye, and to open the streams it needs.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time that a client gets to close the connection, and to open the streams it needs.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Streams a client may open: it needs five at most.
-const MOST_STREAMS: usize = 16;
+/// The streams that a client may open; it needs five.
+const MAX_STREAMS: usize = 16;
 
-/// What a client says.
-enum Said {
-    Input(Bytes),
-    InputEnds,
-    Size(u16, u16),
+/// A message from the client.
+enum Input {
+    Data(Bytes),
+    Closed,
+    Resize(u16, u16),
 }
 
-/// What it is told.
-enum Told {
+impl Input {
+    fn resize((columns, rows): (u16, u16)) -> Self {
+        Self::Resize(columns, rows)
+    }
+}
+
+/// A message to the client.
+enum Output {
     Stdout(Bytes),
     Stderr(Bytes),
     Status(Value),
 }
 
-/// Connects a client with the program that `start` starts, until either ends. The program does not
-/// outlive the client.
+impl Output {
+    /// Returns the type of the SPDY stream, and the data.
+    fn into_stream(self) -> (&'static str, Bytes) {
+        match self {
+            Self::Stdout(data) => ("stdout", data),
+            Self::Stderr(data) => ("stderr", data),
+            Self::Status(status) => ("error", Bytes::from(status.to_string())),
+        }
+    }
+}
+
+/// Connects a client with the process that `start` starts, until either ends. The process does not outlive the
+/// client.
 pub(crate) async fn serve(
     wire: Wire,
     options: StreamOptions,
     start: impl FnOnce() -> BoxFuture<'static, Result<Session, NodeError>> + Send + 'static,
 ) {
-    let (say, said) = mpsc::channel(QUEUE);
-    let (tell, told) = mpsc::channel(QUEUE);
-    let talk = async move {
+    let (input_tx, input_rx) = mpsc::channel(QUEUE);
+    let (output_tx, output_rx) = mpsc::channel(QUEUE);
+    let session = async move {
         let status = match start().await {
-            Ok(session) => talk(session, &options, said, &tell).await,
+            Ok(session) => run_session(session, &options, input_rx, &output_tx).await,
             Err(error) => internal_error(&match error {
-                // How the API server words what a node refuses before it switches protocols.
+                // The message of kube-apiserver for errors before the kubelet switches protocols.
                 NodeError::Internal(why) if why.starts_with("container not found") => {
                     format!("unable to upgrade connection: {why}")
                 }
                 other => other.to_string(),
             }),
         };
-        let _ = tell.send(Told::Status(status)).await;
+        let _ = output_tx.send(Output::Status(status)).await;
     };
     match wire.protocol {
-        Protocol::Channels(version) => over_channels(wire, version, talk.boxed(), say, told).await,
-        Protocol::Spdy(_) => over_spdy(wire, talk.boxed(), say, told).await,
+        Protocol::Channels(version) => {
+            over_channels(wire, version, session.boxed(), input_tx, output_rx).await
+        }
+        Protocol::Spdy(_) => over_spdy(wire, session.boxed(), input_tx, output_rx).await,
     }
 }
 
 async fn over_channels(
     wire: Wire,
     version: Version,
-    talk: BoxFuture<'static, ()>,
-    say: mpsc::Sender<Said>,
-    mut told: mpsc::Receiver<Told>,
+    session: BoxFuture<'static, ()>,
+    input_tx: mpsc::Sender<Input>,
+    mut output_rx: mpsc::Receiver<Output>,
 ) {
     let Wire { mut source, mut sink, .. } = wire;
     let read = async {
         while let Some(message) = source.next().await {
-            let said = match channels::parse(message) {
-                Some((channels::STDIN, data)) if !data.is_empty() => Said::Input(data),
-                Some((channels::RESIZE, data)) => match channels::size(&data) {
-                    Some((columns, rows)) => Said::Size(columns, rows),
-                    None => continue,
-                },
-                Some((channels::CLOSE, data))
-                    if version == Version::Fifth && *data == [channels::STDIN] =>
-                {
-                    Said::InputEnds
-                }
-                _ => continue,
-            };
-            // Who does not listen any more has ended; the client will hear of it.
-            let _ = say.send(said).await;
+            if let Some(input) = channel_input(message, version) {
+                // The receiver is closed once the process has exited; the client gets the status.
+                let _ = input_tx.send(input).await;
+            }
         }
     };
     let write = async {
-        // Some clients wait for a first message to know that they are connected.
+        // Some clients wait for a first message before they send anything.
         let hello = channels::message(channels::STDOUT, b"");
         sink.send(Out::Message(hello)).await?;
         let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         loop {
             let message = tokio::select! {
-                told = told.recv() => match told {
-                    Some(Told::Stdout(data)) => channels::message(channels::STDOUT, &data),
-                    Some(Told::Stderr(data)) => channels::message(channels::STDERR, &data),
-                    Some(Told::Status(status)) => {
-                        channels::message(channels::ERROR, &words(&status, version))
+                output = output_rx.recv() => match output {
+                    Some(Output::Stdout(data)) => channels::message(channels::STDOUT, &data),
+                    Some(Output::Stderr(data)) => channels::message(channels::STDERR, &data),
+                    Some(Output::Status(status)) => {
+                        channels::message(channels::ERROR, &encode_status(&status, version))
                     }
                     None => return sink.send(Out::Close).await,
                 },
@@ -125,21 +132,34 @@ async fn over_channels(
         }
     };
     tokio::pin!(read, write);
-    let told_all = tokio::select! {
+    let is_complete = tokio::select! {
         () = &mut read => false,
-        // Only a client that is gone makes it end before the talk does.
+        // Ends before the session only if the client has disconnected.
         _ = &mut write => false,
-        () = talk => true,
+        () = session => true,
     };
-    let told_all = told_all && write.await.is_ok();
-    if told_all {
-        // Until the client has said goodbye, too.
-        let _ = timeout(PATIENCE, read).await;
+    let is_complete = is_complete && write.await.is_ok();
+    if is_complete {
+        // Wait for the client to close its side.
+        let _ = timeout(CLIENT_TIMEOUT, read).await;
     }
 }
 
-/// The status as a version of the protocol shows it.
-fn words(status: &Value, version: Version) -> Vec<u8> {
+/// Returns the input in a message.
+fn channel_input(message: Bytes, version: Version) -> Option<Input> {
+    let (channel, data) = channels::parse(message)?;
+    match channel {
+        channels::STDIN if !data.is_empty() => Some(Input::Data(data)),
+        channels::RESIZE => channels::size(&data).map(Input::resize),
+        channels::CLOSE if version == Version::Fifth && *data == [channels::STDIN] => {
+            Some(Input::Closed)
+        }
+        _ => None,
+    }
+}
+
+/// Encodes the status for a version of the protocol.
+fn encode_status(status: &Value, version: Version) -> Vec<u8> {
     if version != Version::First {
         return status.to_string().into_bytes();
     }
@@ -148,58 +168,43 @@ fn words(status: &Value, version: Version) -> Vec<u8> {
     message.unwrap_or_default().as_bytes().to_vec()
 }
 
-/// The same over streams of SPDY, which the client opens and names by a header.
+/// Serves a client over SPDY streams, which it opens and names by a header.
 async fn over_spdy(
     wire: Wire,
-    talk: BoxFuture<'static, ()>,
-    say: mpsc::Sender<Said>,
-    mut told: mpsc::Receiver<Told>,
+    session: BoxFuture<'static, ()>,
+    input_tx: mpsc::Sender<Input>,
+    mut output_rx: mpsc::Receiver<Output>,
 ) {
-    let (events, mut happens) = mpsc::channel(QUEUE);
+    let (events, mut event_rx) = mpsc::channel(QUEUE);
     let (out, connection) = spdy::connection(wire, events);
     let (named, mut names) = watch::channel(HashMap::<String, u32>::new());
     let read = async {
         let mut kinds = HashMap::new();
-        while let Some(event) = happens.recv().await {
-            let said = match event {
-                Event::Opened { id, .. } if kinds.len() >= MOST_STREAMS => {
-                    out.refuse(id).await;
-                    continue;
-                }
+        while let Some(event) = event_rx.recv().await {
+            match event {
+                Event::Opened { id, .. } if kinds.len() >= MAX_STREAMS => out.refuse(id).await,
                 Event::Opened { id, headers } => {
                     let kind = spdy::header(&headers, "streamtype").to_owned();
                     kinds.insert(id, kind.clone());
                     named.send_modify(|all| {
                         all.insert(kind, id);
                     });
-                    continue;
                 }
-                Event::Data { id, data } => match kinds.get(&id).map(String::as_str) {
-                    Some("stdin") => Said::Input(data),
-                    Some("resize") => match channels::size(&data) {
-                        Some((columns, rows)) => Said::Size(columns, rows),
-                        None => continue,
-                    },
-                    _ => continue,
-                },
-                Event::Ended { id, .. } if kinds.get(&id).is_some_and(|kind| kind == "stdin") => {
-                    Said::InputEnds
+                event => {
+                    if let Some(input) = stream_input(event, &kinds) {
+                        let _ = input_tx.send(input).await;
+                    }
                 }
-                Event::Ended { .. } => continue,
-            };
-            let _ = say.send(said).await;
+            }
         }
     };
     let write = async {
-        while let Some(told) = told.recv().await {
-            let (kind, data) = match told {
-                Told::Stdout(data) => ("stdout", data),
-                Told::Stderr(data) => ("stderr", data),
-                Told::Status(status) => ("error", Bytes::from(status.to_string())),
-            };
-            // What has happened before the client has opened its streams waits for them.
-            let there = timeout(PATIENCE, names.wait_for(|names| names.contains_key(kind))).await;
-            let Some(id) = there.ok().and_then(|n| n.ok().and_then(|n| n.get(kind).copied()))
+        while let Some(output) = output_rx.recv().await {
+            let (kind, data) = output.into_stream();
+            // The process may write before the client has opened its streams.
+            let opened =
+                timeout(CLIENT_TIMEOUT, names.wait_for(|names| names.contains_key(kind))).await;
+            let Some(id) = opened.ok().and_then(|n| n.ok().and_then(|n| n.get(kind).copied()))
             else {
                 continue;
             };
@@ -210,9 +215,9 @@ async fn over_spdy(
             out.end(id).await;
         }
     };
-    // Only the connection makes room for what is still to be sent, so it goes on until all is.
+    // Keep driving the connection: only it drains the queue of frames to be sent.
     let finish = async {
-        join(talk, write).await;
+        join(session, write).await;
         out.close().await;
     };
     tokio::pin!(connection);
@@ -221,40 +226,53 @@ async fn over_spdy(
         () = read => return,
         () = finish => {}
     }
-    let _ = timeout(PATIENCE, connection).await;
+    let _ = timeout(CLIENT_TIMEOUT, connection).await;
 }
 
-/// Lets client and program talk until the program ends and all it printed is told.
-async fn talk(
+/// Returns the input of an event on a stream, given the kinds of the streams.
+fn stream_input(event: Event, kinds: &HashMap<u32, String>) -> Option<Input> {
+    match event {
+        Event::Opened { .. } => None,
+        Event::Data { id, data } => match &**kinds.get(&id)? {
+            "stdin" => Some(Input::Data(data)),
+            "resize" => channels::size(&data).map(Input::resize),
+            _ => None,
+        },
+        Event::Ended { id, .. } => (kinds.get(&id)? == "stdin").then_some(Input::Closed),
+    }
+}
+
+/// Copies between client and process until the process has exited and its output is sent. Returns the status.
+async fn run_session(
     session: Session,
     options: &StreamOptions,
-    mut said: mpsc::Receiver<Said>,
-    tell: &mpsc::Sender<Told>,
+    mut input_rx: mpsc::Receiver<Input>,
+    output_tx: &mpsc::Sender<Output>,
 ) -> Value {
     let Session { mut stdin, stdout, stderr, resize, end } = session;
-    let over = watch::Sender::new(false);
+    let exited = watch::Sender::new(false);
     let listen = async {
-        while let Some(said) = said.recv().await {
-            match said {
-                Said::Input(data) => write(&mut stdin, &data).await,
-                Said::InputEnds => stdin = None,
-                Said::Size(columns, rows) => {
+        while let Some(input) = input_rx.recv().await {
+            match input {
+                Input::Data(data) => write(&mut stdin, &data).await,
+                Input::Closed => stdin = None,
+                Input::Resize(columns, rows) => {
                     if let Some(resize) = &resize {
                         resize(columns, rows);
                     }
                 }
             }
         }
-        // The client is gone; whoever runs this is about to notice.
+        // The client has disconnected; the caller is about to drop this future.
         pending::<()>().await;
     };
     let print = join(
-        copy(stdout, options.stdout.then_some(Told::Stdout), tell, over.subscribe()),
-        copy(stderr, options.stderr.then_some(Told::Stderr), tell, over.subscribe()),
+        copy(stdout, options.stdout.then_some(Output::Stdout), output_tx, exited.subscribe()),
+        copy(stderr, options.stderr.then_some(Output::Stderr), output_tx, exited.subscribe()),
     );
     let finish = async {
         let end = end.await;
-        over.send_replace(true);
+        exited.send_replace(true);
         end
     };
     tokio::select! {
@@ -263,11 +281,11 @@ async fn talk(
             Ok(code) => exit_code(code),
             Err(why) => internal_error(&why),
         },
-        () = listen => internal_error("the client is gone"),
+        () = listen => internal_error("the client disconnected"),
     }
 }
 
-/// Whether a program takes its input is its own business.
+/// Writes to the process, which may have closed its stdin.
 async fn write(stdin: &mut Option<Writer>, data: &[u8]) {
     if let Some(to) = stdin
         && to.write_all(data).await.is_err()
@@ -276,37 +294,37 @@ async fn write(stdin: &mut Option<Writer>, data: &[u8]) {
     }
 }
 
-/// Reads until the end, or once the program is over, until nothing more comes. What nobody asked
-/// for is read all the same: a full pipe would stop the program.
+/// Copies output to the client until its end; after the exit of the process, until no more comes. Output that the
+/// client did not request is read, too, since a full pipe would block the process.
 async fn copy(
     from: Option<Reader>,
-    kind: Option<fn(Bytes) -> Told>,
-    tell: &mpsc::Sender<Told>,
-    mut over: watch::Receiver<bool>,
+    kind: Option<fn(Bytes) -> Output>,
+    output_tx: &mpsc::Sender<Output>,
+    mut exited: watch::Receiver<bool>,
 ) {
     let Some(mut from) = from else { return };
-    let mut piece = vec![0; PIECE];
+    let mut chunk = vec![0; CHUNK];
     loop {
-        let ended = *over.borrow_and_update();
+        let ended = *exited.borrow_and_update();
         let read = if ended {
-            timeout(DRAIN, from.read(&mut piece)).await.unwrap_or(Ok(0))
+            timeout(DRAIN, from.read(&mut chunk)).await.unwrap_or(Ok(0))
         } else {
             tokio::select! {
-                read = from.read(&mut piece) => read,
-                _ = over.changed() => continue,
+                read = from.read(&mut chunk) => read,
+                _ = exited.changed() => continue,
             }
         };
         let Ok(read @ 1..) = read else { return };
-        let data = Bytes::copy_from_slice(piece.get(..read).unwrap_or_default());
+        let data = Bytes::copy_from_slice(chunk.get(..read).unwrap_or_default());
         if let Some(kind) = kind
-            && tell.send(kind(data)).await.is_err()
+            && output_tx.send(kind(data)).await.is_err()
         {
             return;
         }
     }
 }
 
-/// As Kubernetes tells a program's exit code.
+/// Returns the status of an exit code.
 fn exit_code(code: i32) -> Value {
     json!({
         "metadata": {},
@@ -337,7 +355,7 @@ mod tests {
     use tokio::task::yield_now;
 
     #[tokio::test]
-    async fn spdy_ends_however_much_waits_to_be_sent() {
+    async fn spdy_connection_closes_with_full_queues() {
         for pieces in 20..50 {
             let opened = spdy::opened(1, &[("streamtype", "stdout")]);
             let (sent, mut taken) = futures::channel::mpsc::channel(0);
@@ -346,14 +364,14 @@ mod tests {
                 sink: Box::pin(sent.sink_map_err(std::io::Error::other)),
                 protocol: Protocol::Spdy(Version::Fourth),
             };
-            let (say, _said) = mpsc::channel(QUEUE);
-            let (tell, told) = mpsc::channel(QUEUE);
-            let talk = async move {
+            let (input_tx, _input_rx) = mpsc::channel(QUEUE);
+            let (output_tx, output_rx) = mpsc::channel(QUEUE);
+            let session = async move {
                 for _ in 0..pieces {
-                    let _ = tell.send(Told::Stdout(Bytes::from_static(b"piece"))).await;
+                    let _ = output_tx.send(Output::Stdout(Bytes::from_static(b"chunk"))).await;
                 }
             };
-            tokio::spawn(over_spdy(wire, talk.boxed(), say, told));
+            tokio::spawn(over_spdy(wire, session.boxed(), input_tx, output_rx));
             // The client takes nothing until no more can be put into any queue.
             for _ in 0..1000 {
                 yield_now().await;
@@ -366,7 +384,7 @@ mod tests {
                 }
                 false
             };
-            assert!(timeout(PATIENCE, all).await.unwrap(), "{pieces} pieces");
+            assert!(timeout(CLIENT_TIMEOUT, all).await.unwrap(), "{pieces} pieces");
         }
     }
 }

@@ -1,18 +1,17 @@
-//! Port-forward: connections into a pod, each over a pair of channels or streams, one for data and
-//! one for what went wrong.
+//! Port-forward: connections into a pod, each over a pair of channels or streams, one for data and one for errors.
 
 use crate::{
     http::status::{ApiError, ApiResult},
     subresources::stream::{
         channels,
-        exec::HEARTBEAT,
-        spdy::{self, Event},
+        lifetime::HEARTBEAT,
+        spdy::{self, Event, Streams},
         upgrade::{Out, Protocol, Wire},
     },
 };
 use bytes::Bytes;
 use futures::{FutureExt, SinkExt, StreamExt, future::BoxFuture};
-use kube_embedded_core::node_api::NodeApi;
+use kube_embedded_core::{node_api::NodeApi, task::TaskSet};
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
@@ -21,20 +20,19 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::mpsc,
-    task::JoinSet,
     time::{Instant, interval_at},
 };
 
-/// Pieces of data that may be under way to a connection.
+/// Chunks of data that may be queued for a connection.
 const QUEUE: usize = 32;
-const PIECE: usize = 32 << 10;
-/// More ports than anybody forwards; each channel has a number of one byte.
-const MOST_PORTS: usize = 64;
+const CHUNK: usize = 32 << 10;
+/// The number of a channel is one byte, and each port has two.
+const MAX_PORTS: usize = 64;
 
-/// Connections a client may have over SPDY at a time, and as many that it has half opened.
-const MOST_CONNECTIONS: usize = 1024;
+/// The concurrent connections of a client over SPDY, and those of which it has opened one stream only.
+const MAX_CONNECTIONS: usize = 1024;
 
-/// Whom connections go to.
+/// The pod that connections go to.
 #[derive(Clone)]
 pub(crate) struct Pod {
     pub(crate) nodes: Weak<dyn NodeApi>,
@@ -43,16 +41,16 @@ pub(crate) struct Pod {
     pub(crate) uid: String,
 }
 
-/// What comes for a connection.
-enum Came {
+/// A message for a connection.
+enum Incoming {
     Data(Bytes),
-    /// The client will take nothing more.
+    /// The client reads no more.
     Reset,
 }
 
-type Tell = Box<dyn Fn(Bytes) -> BoxFuture<'static, bool> + Send + Sync>;
+type SendBack = Box<dyn Fn(Bytes) -> BoxFuture<'static, bool> + Send + Sync>;
 
-/// The ports in a query: `ports=80&ports=81`, or `ports=80,81`.
+/// Parses the ports in a query: `ports=80&ports=81`, or `ports=80,81`.
 pub(crate) fn parse(values: &[String]) -> ApiResult<Vec<u16>> {
     let mut ports = Vec::new();
     for text in values.iter().flat_map(|value| value.split(',')) {
@@ -65,12 +63,12 @@ pub(crate) fn parse(values: &[String]) -> ApiResult<Vec<u16>> {
     }
     match ports.len() {
         0 => Err(ApiError::bad_request("query parameter \"ports\" is required")),
-        1..=MOST_PORTS => Ok(ports),
-        many => Err(ApiError::bad_request(format!("{many} ports are more than {MOST_PORTS}"))),
+        1..=MAX_PORTS => Ok(ports),
+        many => Err(ApiError::bad_request(format!("{many} ports are more than {MAX_PORTS}"))),
     }
 }
 
-/// Connects a client with the pod until it goes.
+/// Connects a client with the pod until the client disconnects.
 pub(crate) async fn serve(wire: Wire, pod: Pod, ports: Vec<u16>) {
     match wire.protocol {
         Protocol::Channels(_) => over_channels(wire, pod, ports).await,
@@ -80,17 +78,17 @@ pub(crate) async fn serve(wire: Wire, pod: Pod, ports: Vec<u16>) {
 
 impl Pod {
     async fn connect(&self, port: u16) -> Result<TcpStream, String> {
-        let gone = || "the node of the pod is gone".to_owned();
-        let nodes: Arc<dyn NodeApi> = self.nodes.upgrade().ok_or_else(gone)?;
+        let stopped = || "the node of the pod has stopped".to_owned();
+        let nodes: Arc<dyn NodeApi> = self.nodes.upgrade().ok_or_else(stopped)?;
         nodes.connect(&self.namespace, &self.name, port).await.map_err(|error| error.to_string())
     }
 
-    /// Carries data both ways until both sides have ended.
-    async fn carry(
+    /// Copies data both ways until both sides have ended.
+    async fn copy(
         &self,
         port: u16,
-        mut came: mpsc::Receiver<Came>,
-        tell: &Tell,
+        mut incoming: mpsc::Receiver<Incoming>,
+        send_back: &SendBack,
     ) -> Result<(), String> {
         let failed = |why: String| {
             let Self { name, uid, .. } = self;
@@ -98,13 +96,13 @@ impl Pod {
         };
         let (mut read, mut write) = self.connect(port).await.map_err(failed)?.into_split();
         let back = async {
-            let mut piece = vec![0; PIECE];
+            let mut chunk = vec![0; CHUNK];
             loop {
-                match read.read(&mut piece).await {
+                match read.read(&mut chunk).await {
                     Ok(0) => return Ok(()),
                     Ok(size) => {
-                        let data = Bytes::copy_from_slice(piece.get(..size).unwrap_or_default());
-                        if !tell(data).await {
+                        let data = Bytes::copy_from_slice(chunk.get(..size).unwrap_or_default());
+                        if !send_back(data).await {
                             return Ok(());
                         }
                     }
@@ -113,21 +111,21 @@ impl Pod {
             }
         };
         let forth = async {
-            while let Some(came) = came.recv().await {
-                match came {
-                    // A program that reads no more may still have something to say.
-                    Came::Data(data) => {
+            while let Some(incoming) = incoming.recv().await {
+                match incoming {
+                    // A process that reads no more may still write.
+                    Incoming::Data(data) => {
                         if write.write_all(&data).await.is_err() {
                             break;
                         }
                     }
-                    Came::Reset => return true,
+                    Incoming::Reset => return true,
                 }
             }
             let _ = write.shutdown().await;
-            // A reset may still come, and what nobody reads must not hold up others.
-            while let Some(came) = came.recv().await {
-                if matches!(came, Came::Reset) {
+            // A reset may still come, and data for a closed connection must not block the others.
+            while let Some(incoming) = incoming.recv().await {
+                if matches!(incoming, Incoming::Reset) {
                     return true;
                 }
             }
@@ -148,32 +146,20 @@ impl Pod {
 async fn over_channels(wire: Wire, pod: Pod, ports: Vec<u16>) {
     let Wire { mut source, mut sink, .. } = wire;
     let (out, mut messages) = mpsc::channel::<Bytes>(QUEUE);
-    let mut connections = JoinSet::new();
+    let mut connections = TaskSet::default();
     let mut inputs = Vec::new();
     for (n, port) in (0_u8..).zip(ports) {
         let (data, error) = (n * 2, n * 2 + 1);
-        let (input, came) = mpsc::channel(QUEUE);
+        let (input, incoming) = mpsc::channel(QUEUE);
         inputs.push(Some(input));
-        let (pod, out) = (pod.clone(), out.clone());
-        connections.spawn(async move {
-            for channel in [data, error] {
-                let _ = out.send(channels::message(channel, &port.to_le_bytes())).await;
-            }
-            let back = out.clone();
-            let tell: Tell = Box::new(move |bytes| {
-                let back = back.clone();
-                async move { back.send(channels::message(data, &bytes)).await.is_ok() }.boxed()
-            });
-            if let Err(why) = pod.carry(port, came, &tell).await {
-                let _ = out.send(channels::message(error, why.as_bytes())).await;
-            }
-        });
+        let forward = forward_channels(pod.clone(), port, [data, error], incoming, out.clone());
+        connections.spawn("port-forward", forward);
     }
     drop(out);
     let read = async {
         while let Some(message) = source.next().await {
             match channels::parse(message) {
-                // Version 5: the client has said all on a channel.
+                // Version 5: the client half-closes a channel.
                 Some((channels::CLOSE, data)) if data.len() == 1 => {
                     let channel = data.first().copied().unwrap_or_default();
                     if channel % 2 == 0
@@ -184,7 +170,7 @@ async fn over_channels(wire: Wire, pod: Pod, ports: Vec<u16>) {
                 }
                 Some((channel, data)) if channel % 2 == 0 => {
                     if let Some(Some(input)) = inputs.get(usize::from(channel / 2)) {
-                        let _ = input.send(Came::Data(data)).await;
+                        let _ = input.send(Incoming::Data(data)).await;
                     }
                 }
                 _ => {}
@@ -208,25 +194,46 @@ async fn over_channels(wire: Wire, pod: Pod, ports: Vec<u16>) {
         () = read => {}
         () = write => {}
     }
-    // What is left of the connections goes with the set.
+    // Dropping the set aborts the remaining connections.
     drop(connections);
+}
+
+/// Serves one port over its channels for data and errors.
+async fn forward_channels(
+    pod: Pod,
+    port: u16,
+    [data, error]: [u8; 2],
+    incoming: mpsc::Receiver<Incoming>,
+    out: mpsc::Sender<Bytes>,
+) {
+    for channel in [data, error] {
+        let _ = out.send(channels::message(channel, &port.to_le_bytes())).await;
+    }
+    let back = out.clone();
+    let send_back: SendBack = Box::new(move |bytes| {
+        let back = back.clone();
+        async move { back.send(channels::message(data, &bytes)).await.is_ok() }.boxed()
+    });
+    if let Err(why) = pod.copy(port, incoming, &send_back).await {
+        let _ = out.send(channels::message(error, why.as_bytes())).await;
+    }
 }
 
 /// Two streams a connection, which the client opens, tied together by a request id.
 async fn over_spdy(wire: Wire, pod: Pod) {
-    let (events, mut happens) = mpsc::channel(QUEUE);
+    let (events, mut event_rx) = mpsc::channel(QUEUE);
     let (out, connection) = spdy::connection(wire, events);
     let serve = async {
-        let mut connections = JoinSet::new();
+        let mut connections = TaskSet::default();
         let mut errors: HashMap<String, u32> = HashMap::new();
-        let mut inputs: HashMap<u32, mpsc::Sender<Came>> = HashMap::new();
-        while let Some(event) = happens.recv().await {
-            while connections.try_join_next().is_some() {}
+        let mut inputs: HashMap<u32, mpsc::Sender<Incoming>> = HashMap::new();
+        while let Some(event) = event_rx.recv().await {
+            while let Some(Some(_)) = connections.join_next().now_or_never() {}
             match event {
                 Event::Opened { id, headers } => {
                     let request = spdy::header(&headers, "requestid").to_owned();
                     if spdy::header(&headers, "streamtype") == "error" {
-                        if errors.len() < MOST_CONNECTIONS {
+                        if errors.len() < MAX_CONNECTIONS {
                             errors.insert(request, id);
                         } else {
                             out.refuse(id).await;
@@ -234,36 +241,23 @@ async fn over_spdy(wire: Wire, pod: Pod) {
                         continue;
                     }
                     let error = errors.remove(&request);
-                    // A client may have ended its streams at once: that counts nowhere else.
-                    if connections.len() >= MOST_CONNECTIONS {
+                    // Counted here, since a client may end its streams at once.
+                    if connections.len() >= MAX_CONNECTIONS {
                         for id in error.into_iter().chain([id]) {
                             out.refuse(id).await;
                         }
                         continue;
                     }
                     let port = spdy::header(&headers, "port").parse().unwrap_or(0);
-                    let (input, came) = mpsc::channel(QUEUE);
+                    let (input, incoming) = mpsc::channel(QUEUE);
                     inputs.insert(id, input);
-                    let (pod, out) = (pod.clone(), out.clone());
-                    connections.spawn(async move {
-                        let back = out.clone();
-                        let tell: Tell = Box::new(move |bytes| {
-                            let back = back.clone();
-                            async move { back.data(id, bytes).await }.boxed()
-                        });
-                        let done = pod.carry(port, came, &tell).await;
-                        if let (Err(why), Some(error)) = (done, error) {
-                            out.data(error, Bytes::from(why)).await;
-                        }
-                        if let Some(error) = error {
-                            out.end(error).await;
-                        }
-                        out.end(id).await;
-                    });
+                    let forward =
+                        forward_streams(pod.clone(), port, id, error, incoming, out.clone());
+                    connections.spawn("port-forward", forward);
                 }
                 Event::Data { id, data } => {
                     if let Some(input) = inputs.get(&id) {
-                        let _ = input.send(Came::Data(data)).await;
+                        let _ = input.send(Incoming::Data(data)).await;
                     }
                 }
                 Event::Ended { id, reset } => {
@@ -271,7 +265,7 @@ async fn over_spdy(wire: Wire, pod: Pod) {
                     if let Some(input) = inputs.remove(&id)
                         && reset
                     {
-                        let _ = input.send(Came::Reset).await;
+                        let _ = input.send(Incoming::Reset).await;
                     }
                 }
             }
@@ -283,12 +277,36 @@ async fn over_spdy(wire: Wire, pod: Pod) {
     }
 }
 
+/// Serves one connection over its streams for data and, unless the client opened none, errors.
+async fn forward_streams(
+    pod: Pod,
+    port: u16,
+    data: u32,
+    error: Option<u32>,
+    incoming: mpsc::Receiver<Incoming>,
+    out: Streams,
+) {
+    let back = out.clone();
+    let send_back: SendBack = Box::new(move |bytes| {
+        let back = back.clone();
+        async move { back.data(data, bytes).await }.boxed()
+    });
+    let copied = pod.copy(port, incoming, &send_back).await;
+    if let Some(error) = error {
+        if let Err(why) = copied {
+            out.data(error, Bytes::from(why)).await;
+        }
+        out.end(error).await;
+    }
+    out.end(data).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_numbers() {
+    fn invalid_port_is_rejected() {
         let parsed = |values: &[&str]| {
             let values: Vec<String> = values.iter().map(|v| (*v).to_owned()).collect();
             parse(&values).map_err(|error| error.to_value()["message"].clone())

@@ -1,6 +1,6 @@
-//! SPDY 3.1 as far as Kubernetes uses it: streams that a client opens, data both ways, ends and
-//! resets, pings. There is no flow control in it; a stream that nobody reads holds up the others,
-//! as with Kubernetes' own server, so that memory stays bounded.
+//! The part of SPDY 3.1 that Kubernetes uses: streams that a client opens, data both ways, half-close, resets and
+//! pings. There is no flow control: a stream that is not read blocks the others, as in Kubernetes' own server, so
+//! that memory stays bounded.
 
 mod frames;
 
@@ -8,25 +8,25 @@ pub(crate) use frames::Headers;
 use frames::{Decoder, Frame, encode};
 
 use crate::subresources::stream::{
-    exec::HEARTBEAT,
-    upgrade::{Out, Wire},
+    lifetime::HEARTBEAT,
+    upgrade::{Out, OutSink, Wire},
 };
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use std::future::Future;
+use std::{collections::HashSet, future::Future};
 use tokio::{
     sync::mpsc,
     time::{Instant, interval_at},
 };
 
-/// Frames that may wait to be sent.
+/// Frames that may be queued.
 const QUEUE: usize = 32;
-/// Streams a client may have opened and not ended.
-const MOST_STREAMS: usize = 4096;
+/// The streams that a client may have open.
+const MAX_STREAMS: usize = 4096;
 const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 3;
 
-/// What a client does.
+/// An event on the connection.
 #[derive(Debug)]
 pub(crate) enum Event {
     Opened { id: u32, headers: Headers },
@@ -34,7 +34,7 @@ pub(crate) enum Event {
     Ended { id: u32, reset: bool },
 }
 
-/// Where one writes to streams.
+/// The write side of a connection.
 #[derive(Clone)]
 pub(crate) struct Streams(mpsc::Sender<Option<Frame>>);
 
@@ -43,12 +43,12 @@ impl Streams {
         self.0.send(Some(Frame::Data { id, last: false, data })).await.is_ok()
     }
 
-    /// Nothing more will be written to a stream.
+    /// Half-closes a stream.
     pub(crate) async fn end(&self, id: u32) {
         let _ = self.0.send(Some(Frame::Data { id, last: true, data: Bytes::new() })).await;
     }
 
-    /// What the client opened is of no use here.
+    /// Resets a stream that is not accepted.
     pub(crate) async fn refuse(&self, id: u32) {
         let _ = self.0.send(Some(Frame::Reset { id, reason: REFUSED_STREAM })).await;
     }
@@ -58,116 +58,147 @@ impl Streams {
     }
 }
 
-/// The value of a header, empty where there is none.
+/// Returns the value of a header; empty if there is none.
 pub(crate) fn header<'a>(headers: &'a Headers, name: &str) -> &'a str {
     let found = headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
     found.map_or("", |(_, value)| value)
 }
 
-/// Speaks SPDY until the client goes, or breaks the rules. The future does the work.
+/// Serves SPDY until the client disconnects or violates the protocol. The future drives the connection.
 pub(crate) fn connection(
     wire: Wire,
     events: mpsc::Sender<Event>,
 ) -> (Streams, impl Future<Output = ()>) {
-    let (out, mut frames) = mpsc::channel(QUEUE);
-    let answers = out.clone();
-    let Wire { mut source, mut sink, .. } = wire;
+    let (out, frames) = mpsc::channel(QUEUE);
+    let mut reader =
+        Reader { decoder: Decoder::default(), open: HashSet::new(), events, replies: out.clone() };
+    let Wire { mut source, sink, .. } = wire;
     let work = async move {
         let read = async {
-            let mut decoder = Decoder::default();
-            let mut open = std::collections::HashSet::new();
             while let Some(bytes) = source.next().await {
-                decoder.push(&bytes);
-                loop {
-                    let frame = match decoder.next() {
-                        Ok(Some(frame)) => frame,
-                        Ok(None) => break,
-                        Err(_) => {
-                            let _ = answers.send(Some(Frame::GoAway)).await;
-                            let _ = answers.send(None).await;
-                            return;
-                        }
-                    };
-                    let event = match frame {
-                        Frame::Open { id, last, headers } => {
-                            let reason = if id % 2 == 0 || open.contains(&id) {
-                                Some(PROTOCOL_ERROR)
-                            } else if open.len() >= MOST_STREAMS {
-                                Some(REFUSED_STREAM)
-                            } else {
-                                None
-                            };
-                            if let Some(reason) = reason {
-                                let _ = answers.send(Some(Frame::Reset { id, reason })).await;
-                                continue;
-                            }
-                            let _ = answers.send(Some(Frame::Reply { id })).await;
-                            let _ = events.send(Event::Opened { id, headers }).await;
-                            if !last {
-                                open.insert(id);
-                                continue;
-                            }
-                            Event::Ended { id, reset: false }
-                        }
-                        Frame::Data { id, last, data } if open.contains(&id) => {
-                            if !data.is_empty() {
-                                let _ = events.send(Event::Data { id, data }).await;
-                            }
-                            if !last {
-                                continue;
-                            }
-                            open.remove(&id);
-                            Event::Ended { id, reset: false }
-                        }
-                        // Also of one that the client has ended: it takes no more answers.
-                        Frame::Reset { id, .. } => {
-                            open.remove(&id);
-                            Event::Ended { id, reset: true }
-                        }
-                        // Pings of ours have even numbers.
-                        Frame::Ping { id } if id % 2 == 1 => {
-                            let _ = answers.send(Some(Frame::Ping { id })).await;
-                            continue;
-                        }
-                        _ => continue,
-                    };
-                    let _ = events.send(event).await;
-                }
-            }
-        };
-        let write = async {
-            let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-            let (mut pings, mut begun) = (0_u32, false);
-            loop {
-                let frame = tokio::select! {
-                    frame = frames.recv() => frame.flatten(),
-                    _ = heartbeat.tick() => {
-                        pings = pings.wrapping_add(2);
-                        Some(Frame::Ping { id: pings })
-                    }
-                };
-                let done = match frame {
-                    Some(frame) => sink.send(Out::Message(encode(&frame, &mut begun))).await,
-                    None => return sink.send(Out::Close).await.is_ok(),
-                };
-                if done.is_err() {
-                    return false;
+                if !reader.read(&bytes).await {
+                    return;
                 }
             }
         };
         tokio::pin!(read);
-        let polite = tokio::select! {
+        let closed = tokio::select! {
             () = &mut read => false,
-            closed = write => closed,
+            closed = write(sink, frames) => closed,
         };
-        if polite {
+        if closed {
             read.await;
         }
     };
     (Streams(out), work)
 }
 
-/// What a client sends to open its first stream.
+/// The read side of a connection.
+struct Reader {
+    decoder: Decoder,
+    /// The streams on which the client may still send.
+    open: HashSet<u32>,
+    events: mpsc::Sender<Event>,
+    replies: mpsc::Sender<Option<Frame>>,
+}
+
+impl Reader {
+    /// Decodes bytes and handles the frames. Returns false if the client violates the protocol.
+    async fn read(&mut self, bytes: &[u8]) -> bool {
+        self.decoder.push(bytes);
+        loop {
+            match self.decoder.next() {
+                Ok(Some(frame)) => {
+                    if let Some(event) = self.handle(frame).await {
+                        let _ = self.events.send(event).await;
+                    }
+                }
+                Ok(None) => return true,
+                Err(_) => {
+                    self.reply(Some(Frame::GoAway)).await;
+                    self.reply(None).await;
+                    return false;
+                }
+            }
+        }
+    }
+
+    async fn reply(&self, frame: Option<Frame>) {
+        // The queue is closed only once the connection is.
+        let _ = self.replies.send(frame).await;
+    }
+
+    /// Replies to a frame; returns the event that it means, unless it is sent already.
+    async fn handle(&mut self, frame: Frame) -> Option<Event> {
+        match frame {
+            Frame::Open { id, last, headers } => {
+                let reason = if id % 2 == 0 || self.open.contains(&id) {
+                    Some(PROTOCOL_ERROR)
+                } else if self.open.len() >= MAX_STREAMS {
+                    Some(REFUSED_STREAM)
+                } else {
+                    None
+                };
+                if let Some(reason) = reason {
+                    self.reply(Some(Frame::Reset { id, reason })).await;
+                    return None;
+                }
+                self.reply(Some(Frame::Reply { id })).await;
+                let _ = self.events.send(Event::Opened { id, headers }).await;
+                if !last {
+                    self.open.insert(id);
+                    return None;
+                }
+                Some(Event::Ended { id, reset: false })
+            }
+            Frame::Data { id, last, data } if self.open.contains(&id) => {
+                if !data.is_empty() {
+                    let _ = self.events.send(Event::Data { id, data }).await;
+                }
+                if !last {
+                    return None;
+                }
+                self.open.remove(&id);
+                Some(Event::Ended { id, reset: false })
+            }
+            // Also of a half-closed stream: the client reads no more.
+            Frame::Reset { id, .. } => {
+                self.open.remove(&id);
+                Some(Event::Ended { id, reset: true })
+            }
+            // Pings with even numbers are responses to those of this server.
+            Frame::Ping { id } if id % 2 == 1 => {
+                self.reply(Some(Frame::Ping { id })).await;
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Sends frames, and pings in between. Returns true once the queue is closed and everything sent.
+async fn write(mut sink: OutSink, mut frames: mpsc::Receiver<Option<Frame>>) -> bool {
+    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+    let (mut pings, mut begun) = (0_u32, false);
+    loop {
+        let frame = tokio::select! {
+            frame = frames.recv() => frame.flatten(),
+            _ = heartbeat.tick() => {
+                pings = pings.wrapping_add(2);
+                Some(Frame::Ping { id: pings })
+            }
+        };
+        let sent = match frame {
+            Some(frame) => sink.send(Out::Message(encode(&frame, &mut begun))).await,
+            None => return sink.send(Out::Close).await.is_ok(),
+        };
+        if sent.is_err() {
+            return false;
+        }
+    }
+}
+
+/// The bytes with which a client opens its first stream.
 #[cfg(test)]
 pub(crate) fn opened(id: u32, headers: &[(&str, &str)]) -> Bytes {
     frames::opened(id, headers).into()

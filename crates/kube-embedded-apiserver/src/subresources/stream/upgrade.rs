@@ -1,13 +1,12 @@
-//! From a request to a connection that carries something else: WebSockets with one of Kubernetes'
-//! sub-protocols, or SPDY, within a WebSocket (kubectl's port-forward) or bare (older clients).
+//! The switch of protocols: to a WebSocket with one of Kubernetes' sub-protocols, or to SPDY, within a WebSocket
+//! (kubectl's port-forward) or bare (older clients).
 
 use crate::{
     http::{
         body::Body,
         status::{ApiError, ApiResult},
     },
-    subresources::stream::stopped,
-    tasks,
+    subresources::stream::lifetime::stopped,
 };
 use bytes::Bytes;
 use futures::{
@@ -29,6 +28,7 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
+use kube_embedded_core::task::spawn_named;
 use std::{convert::Infallible, io, pin::Pin};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -43,115 +43,123 @@ use tokio_tungstenite::{
     },
 };
 
-/// Longest message a client may send; kubectl's are 32 KiB.
-const LONGEST: usize = 1 << 20;
+/// The maximum size of a client's message; kubectl's are 32 KiB.
+const MAX_MESSAGE: usize = 1 << 20;
 const BUFFER: usize = 16 << 10;
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const BARE: &str = "SPDY/3.1";
-/// Says which protocol is spoken above bare SPDY.
+/// Names the protocol on top of bare SPDY.
 const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
 
-/// What is spoken once protocols are switched.
+/// The protocol after the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// Messages of a channel's number and its data.
+    /// Messages with the number of a channel and its data.
     Channels(Version),
-    /// Streams of SPDY, each for what its headers say; the version is that of what is above.
+    /// SPDY streams, the purpose of which is in their headers; the version is that of the protocol on top.
     Spdy(Version),
 }
 
-/// Of Kubernetes' protocol for remote commands.
+/// The version of Kubernetes' remote command protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
     /// Errors are plain text.
     First,
     /// Errors are a `Status`.
     Fourth,
-    /// And a client may close a channel.
+    /// Clients can half-close a channel, too.
     Fifth,
 }
 
-/// What goes out over a wire.
+/// An outgoing message.
 pub(crate) enum Out {
     Message(Bytes),
-    /// Finds out whether the other side is still there.
+    /// Detects a client that has disconnected.
     Ping,
     Close,
 }
 
-/// A connection as messages in and out. Over bare SPDY, messages are pieces of a stream of bytes.
+/// The outgoing half of a connection.
+pub(crate) type OutSink = Pin<Box<dyn Sink<Out, Error = io::Error> + Send>>;
+
+/// A connection as messages in and out. Over bare SPDY, messages are chunks of a byte stream.
 pub(crate) struct Wire {
     pub(crate) source: BoxStream<'static, Bytes>,
-    pub(crate) sink: Pin<Box<dyn Sink<Out, Error = io::Error> + Send>>,
+    pub(crate) sink: OutSink,
     pub(crate) protocol: Protocol,
 }
 
-/// A request that may be switched.
+/// A request whose protocol can be switched.
 pub(crate) struct Upgrade {
     pub(crate) protocol: Protocol,
-    answer: HeaderMap,
+    response_headers: HeaderMap,
     websocket: bool,
     on: OnUpgrade,
 }
 
 impl Upgrade {
-    /// Chooses the first protocol of the client's that is served here.
+    /// Chooses the first protocol of the client that is supported here.
     pub(crate) fn find(parts: &Parts, forward: bool) -> ApiResult<Self> {
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let on = parts.extensions.get::<OnUpgrade>().cloned();
-        let wanted = header("upgrade").unwrap_or_default().to_ascii_lowercase();
-        let Some(on) = on.filter(|_| !wanted.is_empty()) else {
+        let requested = header("upgrade").unwrap_or_default().to_ascii_lowercase();
+        let Some(on) = on.filter(|_| !requested.is_empty()) else {
             return Err(ApiError::bad_request("Upgrade request required"));
         };
-        let mut answer = HeaderMap::new();
-        answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        let mut say = |name: http::HeaderName, text: &str| match HeaderValue::from_str(text) {
+        let mut response_headers = HeaderMap::new();
+        response_headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        let mut add = |name: http::HeaderName, text: &str| match HeaderValue::from_str(text) {
             Ok(value) => {
-                answer.insert(name, value);
+                response_headers.insert(name, value);
                 Ok(())
             }
             Err(_) => Err(ApiError::bad_request(format!("the header {name} is malformed"))),
         };
-        match &*wanted {
+        match &*requested {
             "websocket" => {
                 let Some(key) = parts.headers.get(SEC_WEBSOCKET_KEY) else {
                     return Err(ApiError::bad_request("the header Sec-WebSocket-Key is missing"));
                 };
-                say(UPGRADE, "websocket")?;
-                say(SEC_WEBSOCKET_ACCEPT, &derive_accept_key(key.as_bytes()))?;
+                add(UPGRADE, "websocket")?;
+                add(SEC_WEBSOCKET_ACCEPT, &derive_accept_key(key.as_bytes()))?;
                 let offered = list(&parts.headers, "sec-websocket-protocol");
                 let protocol = if offered.is_empty() {
                     Protocol::Channels(Version::First)
                 } else {
                     let (name, protocol) = choose(&offered, |name| websocket(name, forward))?;
-                    say(SEC_WEBSOCKET_PROTOCOL, name)?;
+                    add(SEC_WEBSOCKET_PROTOCOL, name)?;
                     protocol
                 };
-                Ok(Self { protocol, answer, websocket: true, on })
+                Ok(Self { protocol, response_headers, websocket: true, on })
             }
             "spdy/3.1" => {
                 let offered = list(&parts.headers, STREAM_PROTOCOL);
                 let (name, version) = choose(&offered, |name| bare(name, forward))?;
-                say(UPGRADE, BARE)?;
-                say(http::HeaderName::from_static(STREAM_PROTOCOL), name)?;
-                Ok(Self { protocol: Protocol::Spdy(version), answer, websocket: false, on })
+                add(UPGRADE, BARE)?;
+                add(http::HeaderName::from_static(STREAM_PROTOCOL), name)?;
+                Ok(Self {
+                    protocol: Protocol::Spdy(version),
+                    response_headers,
+                    websocket: false,
+                    on,
+                })
             }
             other => Err(ApiError::bad_request(format!(
-                "unable to upgrade: unknown protocol {other:?}; websocket and SPDY/3.1 are served"
+                "unable to upgrade: unknown protocol {other:?}; expected websocket or SPDY/3.1"
             ))),
         }
     }
 
-    /// The answer that switches; `serve` gets the connection, and until the cluster stops.
+    /// Returns the response that switches protocols; `serve` then gets the connection, until the server stops.
     pub(crate) fn accept(
         self,
         stopping: watch::Receiver<bool>,
         serve: impl FnOnce(Wire) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> Response<Body> {
-        let Self { protocol, answer, websocket, on } = self;
-        tokio::spawn(async move {
+        let Self { protocol, response_headers, websocket, on } = self;
+        spawn_named("stream", async move {
             let served = async {
-                // Without a connection there is nobody to tell.
+                // The client has disconnected.
                 let Ok(upgraded) = on.await else { return };
                 let wire = if websocket {
                     Wire::websocket(upgraded, protocol).await
@@ -164,15 +172,16 @@ impl Upgrade {
                 () = served => {}
                 () = stopped(stopping) => {}
             }
-        });
+        })
+        .detach();
         let mut response = Response::new(Body::from(Bytes::new()));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *response.headers_mut() = answer;
+        *response.headers_mut() = response_headers;
         response
     }
 }
 
-/// Values of a header that may be given several times, with several each.
+/// Returns the values of a header that may be repeated and have several each.
 fn list<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|v| !v.is_empty()).collect()
@@ -214,8 +223,8 @@ impl Wire {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(0)
-            .max_message_size(Some(LONGEST))
-            .max_frame_size(Some(LONGEST));
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
         let io = TokioIo::new(upgraded);
         let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
         let (sink, source) = socket.split();
@@ -224,7 +233,7 @@ impl Wire {
             .filter_map(|message| {
                 ready(match message {
                     Ok(Message::Binary(bytes)) => Some(bytes),
-                    // Some clients send what is text as text.
+                    // Some clients send text frames.
                     Ok(Message::Text(text)) => Some(text.into()),
                     _ => None,
                 })
@@ -245,9 +254,9 @@ impl Wire {
     fn bare(upgraded: Upgraded, protocol: Protocol) -> Self {
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
         let source = stream::unfold(read, |mut read| async move {
-            let mut piece = bytes::BytesMut::with_capacity(BUFFER);
-            match read.read_buf(&mut piece).await {
-                Ok(1..) => Some((piece.freeze(), read)),
+            let mut chunk = bytes::BytesMut::with_capacity(BUFFER);
+            match read.read_buf(&mut chunk).await {
+                Ok(1..) => Some((chunk.freeze(), read)),
                 _ => None,
             }
         });
@@ -284,15 +293,17 @@ where
     let server = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(ours), service)
         .with_upgrades();
-    tasks::spawn("stream server", async move {
+    let serve = async move {
         let _ = server.await;
-    });
+    };
+    spawn_named("stream server", serve).detach();
     let response = async {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(theirs)).await?;
-        tasks::spawn("stream client", async move {
+        let connect = async move {
             let _ = connection.with_upgrades().await;
-        });
+        };
+        spawn_named("stream client", connect).detach();
         let (mut parts, body) = sender.send_request(request).await?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Response::from_parts(parts, Body::from(Bytes::new())));
@@ -320,13 +331,15 @@ mod tests {
         request.extensions_mut().insert(on);
         let upgrade = Upgrade::find(&request.into_parts().0, forward)
             .map_err(|error| error.to_value()["message"].as_str().unwrap_or_default().to_owned())?;
-        let name =
-            upgrade.answer.get(SEC_WEBSOCKET_PROTOCOL).or(upgrade.answer.get(STREAM_PROTOCOL));
+        let name = upgrade
+            .response_headers
+            .get(SEC_WEBSOCKET_PROTOCOL)
+            .or(upgrade.response_headers.get(STREAM_PROTOCOL));
         Ok((upgrade.protocol, name.map_or(String::new(), |n| n.to_str().unwrap().to_owned())))
     }
 
     #[test]
-    fn the_first_protocol_that_both_speak_is_spoken() {
+    fn first_common_protocol_is_chosen() {
         let socket = |protocols| {
             [
                 ("upgrade", "WebSocket"),

@@ -1,4 +1,4 @@
-//! What Jobs get, may not say and show.
+//! Defaults, validation and columns of Jobs.
 
 use super::*;
 
@@ -13,13 +13,13 @@ fn created(spec: Value) -> Value {
     job
 }
 
-fn told(job: &Value, old: Option<&Value>) -> Vec<String> {
+fn messages(job: &Value, old: Option<&Value>) -> Vec<String> {
     let errors = validate(job, old).into_iter();
     errors.map(|error| format!("{}: {}", error.field, error.message)).collect()
 }
 
 #[test]
-fn defaults_follow_what_is_said() {
+fn defaults_depend_on_parallelism_and_policies() {
     for (spec, completions, parallelism, limit, replaced) in [
         (json!({}), json!(1), 1, 6, "TerminatingOrFailed"),
         (json!({ "parallelism": 3 }), json!(null), 3, 6, "TerminatingOrFailed"),
@@ -41,7 +41,7 @@ fn defaults_follow_what_is_said() {
 }
 
 #[test]
-fn labels_tell_pods_of_this_job_from_all_others() {
+fn labels_and_selector_are_generated_and_validated() {
     let labels = json!({ "controller-uid": "u", "batch.kubernetes.io/controller-uid": "u",
         "job-name": "j", "batch.kubernetes.io/job-name": "j" });
     let job = created(json!({}));
@@ -51,20 +51,20 @@ fn labels_tell_pods_of_this_job_from_all_others() {
     assert_eq!(job["spec"]["selector"]["matchLabels"], selected);
     assert_eq!(validate(&job, None), []);
     let taken = json!({ "template": { "metadata": { "labels": { "job-name": "x" } } } });
-    let errors = told(&created(taken), None);
+    let errors = messages(&created(taken), None);
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert!(errors[0].starts_with("spec.template.metadata.labels[job-name]: Invalid value: {"));
     assert!(errors[0].ends_with(": must be 'j'"), "{errors:?}");
-    let by_hand = json!({ "manualSelector": true, "selector": { "matchLabels": { "a": "b" } },
+    let manual = json!({ "manualSelector": true, "selector": { "matchLabels": { "a": "b" } },
         "template": { "metadata": { "labels": { "a": "b" } } } });
-    let job = created(by_hand);
+    let job = created(manual);
     assert_eq!(job["metadata"]["labels"], json!({ "a": "b" }));
     assert_eq!(validate(&job, None), []);
 }
 
 #[test]
-fn one_error_for_one_mistake() {
-    for (spec, wrong) in [
+fn invalid_field_is_one_error() {
+    for (spec, message) in [
         (
             json!({ "parallelism": -1 }),
             "spec.parallelism: Invalid value: -1: must be greater than or equal to 0",
@@ -120,7 +120,7 @@ fn one_error_for_one_mistake() {
              0 for the In operator",
         ),
     ] {
-        assert_eq!(told(&created(spec), None), [wrong]);
+        assert_eq!(messages(&created(spec), None), [message]);
     }
     let mut long = created(json!({ "completionMode": "Indexed", "completions": 11 }));
     let name = "x".repeat(61);
@@ -128,15 +128,15 @@ fn one_error_for_one_mistake() {
     for label in NAME_LABELS {
         long["spec"]["template"]["metadata"]["labels"][label] = name.as_str().into();
     }
-    let wrong = told(&long, None);
-    assert!(wrong[0].ends_with(&format!("with invalid DNS label: {name}-10")), "{wrong:?}");
+    let errors = messages(&long, None);
+    assert!(errors[0].ends_with(&format!("with invalid DNS label: {name}-10")), "{errors:?}");
 }
 
 #[test]
-fn what_may_change_and_what_stays() {
+fn update_may_change_only_mutable_fields() {
     let elastic = json!({ "completionMode": "Indexed", "completions": 3, "parallelism": 3 });
     let suspended = json!({ "suspend": true });
-    for (old, change, stays) in [
+    for (old, change, immutable) in [
         (json!({}), json!({ "parallelism": 5, "suspend": true, "backoffLimit": 1 }), None),
         (json!({}), json!({ "completions": 2 }), Some("spec.completions")),
         (json!({}), json!({ "template": { "spec": { "hostname": "h" } } }), Some("spec.template")),
@@ -159,16 +159,16 @@ fn what_may_change_and_what_stays() {
         json_patch::merge(&mut new["spec"], &change);
         let fields: Vec<String> =
             validate(&new, Some(&old)).into_iter().map(|error| error.field).collect();
-        assert_eq!(fields, stays.into_iter().collect::<Vec<_>>(), "{change}");
+        assert_eq!(fields, immutable.into_iter().collect::<Vec<_>>(), "{change}");
     }
 }
 
 #[test]
-fn what_get_shows() {
-    let with = |kind: &str| {
+fn status_and_completions_columns_follow_status() {
+    let with = |name: &str| {
         let conditions = json!([
             { "type": "Failed", "status": "False" },
-            { "type": kind, "status": "True" },
+            { "type": name, "status": "True" },
         ]);
         json!({ "status": { "conditions": conditions } })
     };

@@ -1,8 +1,7 @@
-//! Frames of SPDY 3.1, from bytes and to bytes. Pure; made for bytes that may be anything.
+//! Decoding and encoding of SPDY 3.1 frames, without I/O. Any bytes are safe to decode.
 //!
-//! Headers are compressed with a dictionary that the protocol defines. What we inflate with knows
-//! no dictionaries, so it is given the dictionary as if the client had sent it, uncompressed; and
-//! what we send refers to none, which the format leaves to the sender.
+//! Headers are compressed with a dictionary that the protocol defines. The inflater does not support dictionaries, so
+//! it is fed the dictionary as a stored block first. Encoded headers use none, which the format permits.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::{Decompress, FlushDecompress, Status};
@@ -10,14 +9,14 @@ use flate2::{Decompress, FlushDecompress, Status};
 /// Names and values, in order.
 pub(crate) type Headers = Vec<(String, String)>;
 
-/// Longest control frame, and what its headers may come to.
-const CONTROL: usize = 64 << 10;
-/// Data is handed on in pieces of at most this.
-const PIECE: usize = 32 << 10;
+/// The maximum size of a control frame, and of its headers.
+const MAX_CONTROL: usize = 64 << 10;
+/// The maximum size of a chunk of data.
+const CHUNK: usize = 32 << 10;
 const VERSION: u16 = 3;
 const LAST: u8 = 1;
 
-/// What either side sends.
+/// A frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     Open {
@@ -41,28 +40,28 @@ pub(crate) enum Frame {
         id: u32,
     },
     GoAway,
-    /// Settings, windows, further headers: understood, and of no use here.
+    /// Settings, window updates, further headers: ignored.
     Other,
 }
 
-/// Why bytes are no SPDY.
+/// A violation of the protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SpdyError {
-    #[error("version {0} of SPDY is not spoken here")]
+    #[error("SPDY version {0} is not supported")]
     Version(u16),
     #[error("a control frame of {0} bytes is too long")]
     Long(usize),
-    #[error("a control frame is cut short")]
+    #[error("truncated control frame")]
     Short,
-    #[error("headers cannot be read")]
+    #[error("failed to decompress headers")]
     Headers,
 }
 
-/// Takes bytes apart.
+/// Decodes frames.
 #[derive(Default)]
 pub(crate) struct Decoder {
     buffer: BytesMut,
-    /// The data frame that is being read: stream, whether it is its last, what is missing.
+    /// The data frame that is being read: stream, last flag, missing bytes.
     data: Option<(u32, bool, usize)>,
     inflate: Inflate,
 }
@@ -72,10 +71,10 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next frame, once it is there. After an error nothing can be read any more.
+    /// Returns the next frame that is complete. After an error nothing more can be decoded.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, SpdyError> {
         if let Some((id, last, missing)) = self.data {
-            let size = missing.min(self.buffer.len()).min(PIECE);
+            let size = missing.min(self.buffer.len()).min(CHUNK);
             if size == 0 && missing > 0 {
                 return Ok(None);
             }
@@ -97,21 +96,26 @@ impl Decoder {
         if version != VERSION {
             return Err(SpdyError::Version(version));
         }
-        if size > CONTROL {
+        if size > MAX_CONTROL {
             return Err(SpdyError::Long(size));
         }
         if self.buffer.len() < 8 + size {
             return Ok(None);
         }
         self.buffer.advance(8);
-        let mut body = self.buffer.split_to(size);
+        let body = self.buffer.split_to(size);
+        self.control(kind, flags, body).map(Some)
+    }
+
+    /// Decodes the body of a control frame.
+    fn control(&mut self, kind: u16, flags: u8, mut body: BytesMut) -> Result<Frame, SpdyError> {
         let number = |body: &mut BytesMut| {
             if body.len() < 4 { Err(SpdyError::Short) } else { Ok(body.get_u32() & 0x7fff_ffff) }
         };
-        Ok(Some(match kind {
+        Ok(match kind {
             1 => {
                 let id = number(&mut body)?;
-                // The stream it belongs to and its priority: neither is used.
+                // The associated stream and the priority are not used.
                 if body.len() < 6 {
                     return Err(SpdyError::Short);
                 }
@@ -119,7 +123,7 @@ impl Decoder {
                 let headers = self.inflate.headers(&body)?;
                 Frame::Open { id, last: flags & LAST != 0, headers }
             }
-            // Their headers count for all that follow, so they are read.
+            // Decoded for the compression state, which all headers share.
             2 | 8 => {
                 number(&mut body)?;
                 self.inflate.headers(&body)?;
@@ -134,17 +138,17 @@ impl Decoder {
             }
             7 => Frame::GoAway,
             _ => Frame::Other,
-        }))
+        })
     }
 }
 
-/// Begins a stream of zlib without a dictionary.
+/// The header of a zlib stream without a dictionary.
 const ZLIB: &[u8] = &[0x78, 1];
-/// No headers: a stored block that holds the number zero, and an empty one that flushes it.
+/// No headers: a stored block with the count zero, and an empty one that flushes it.
 const NO_HEADERS: &[u8] = &[0, 4, 0, 0xfb, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
-/// A frame as bytes; `begun` is whether headers were sent before. Frames that only clients send are
-/// not among them: their headers would have to be compressed.
+/// Encodes a frame; `begun` records that headers were sent before. Frames that only clients send are not supported,
+/// since their headers would have to be compressed.
 pub(crate) fn encode(frame: &Frame, begun: &mut bool) -> Bytes {
     let mut bytes = BytesMut::new();
     let mut control = |kind: u16, size: usize| {
@@ -185,7 +189,7 @@ pub(crate) fn encode(frame: &Frame, begun: &mut bool) -> Bytes {
     bytes.freeze()
 }
 
-/// Reads header blocks, all of one connection: each builds on those before.
+/// Decompresses header blocks. All of a connection share the state.
 struct Inflate {
     zlib: Decompress,
     begun: bool,
@@ -206,7 +210,7 @@ impl Inflate {
             let mut stored = vec![0, size[0], size[1], !size[0], !size[1]];
             stored.extend_from_slice(&dictionary);
             self.inflate(&stored)?;
-            // The header of zlib, and which dictionary is meant.
+            // The zlib header and the checksum of the dictionary.
             let flags = *block.get(1).ok_or(SpdyError::Headers)?;
             let skip = if flags & 0x20 == 0 { 2 } else { 6 };
             block = block.get(skip..).ok_or(SpdyError::Headers)?;
@@ -226,7 +230,7 @@ impl Inflate {
                 .map_err(|_| SpdyError::Headers)?;
             let after = (self.zlib.total_in(), self.zlib.total_out());
             block = block.get((after.0 - before.0) as usize..).unwrap_or_default();
-            if plain.len() > CONTROL {
+            if plain.len() > MAX_CONTROL {
                 return Err(SpdyError::Headers);
             }
             let room = plain.len() < plain.capacity();
@@ -262,7 +266,7 @@ fn parse_headers(mut plain: &[u8]) -> Result<Headers, SpdyError> {
     Ok(headers)
 }
 
-/// Section 2.6.10.1 of the third draft of SPDY: words with their length before them, and a tail.
+/// The dictionary of section 2.6.10.1 of the third draft of SPDY: length-prefixed words, and a tail.
 fn dictionary() -> Vec<u8> {
     const WORDS: &str = "options head post put delete trace accept accept-charset accept-encoding \
         accept-language accept-ranges age allow authorization cache-control connection \
@@ -289,7 +293,7 @@ fn dictionary() -> Vec<u8> {
     bytes
 }
 
-/// What a client sends to open a stream, the first of its connection.
+/// The bytes with which a client opens the first stream of a connection.
 #[cfg(test)]
 pub(crate) fn opened(id: u32, headers: &[(&str, &str)]) -> Vec<u8> {
     let mut plain = Vec::new();
@@ -298,7 +302,7 @@ pub(crate) fn opened(id: u32, headers: &[(&str, &str)]) -> Vec<u8> {
         plain.put_u32(text.len() as u32);
         plain.put_slice(text.as_bytes());
     }
-    // A stream of zlib that names the dictionary and stores its block.
+    // A zlib stream that names the dictionary and has one stored block.
     let mut block = vec![0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2, 0];
     block.put_u16_le(plain.len() as u16);
     block.put_u16_le(!(plain.len() as u16));
@@ -317,7 +321,7 @@ mod tests {
     use super::*;
     use rand::RngExt;
 
-    /// What kubectl 1.32 sent to open the two streams of its first connection.
+    /// Captured from kubectl 1.32: the two streams of its first connection.
     fn opened() -> Vec<u8> {
         crate::subresources::stream::spdy::frames::opened(
             1,
@@ -326,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dictionary_is_that_of_the_protocol() {
+    fn dictionary_has_the_checksum_of_the_protocol() {
         let sum = dictionary().iter().fold((1_u32, 0_u32), |(a, b), byte| {
             let a = (a + u32::from(*byte)) % 65_521;
             (a, (a + b) % 65_521)
@@ -335,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_whole_however_the_bytes_are_cut() {
+    fn frames_are_decoded_from_any_chunks() {
         let mut bytes = opened();
         for frame in [
             Frame::Data { id: 1, last: false, data: Bytes::from(vec![7; 40_000]) },
@@ -377,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn our_replies_can_be_read() {
+    fn reply_can_be_decoded() {
         let (mut decoder, mut begun) = (Decoder::default(), false);
         for id in [1, 3, 5] {
             decoder.push(&encode(&Frame::Reply { id }, &mut begun));
@@ -386,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_spdy_is_refused() {
+    fn invalid_frame_is_rejected() {
         for (bytes, expected) in [
             (vec![0x80, 2, 0, 1, 0, 0, 0, 0], SpdyError::Version(2)),
             (vec![0x80, 3, 0, 1, 0, 255, 255, 255], SpdyError::Long(0xff_ffff)),
@@ -401,13 +405,13 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_grow_without_end_are_refused() {
-        // Deflate makes a thousand bytes of one: 60 KB stand for 60 MB of zeros.
+    fn decompression_bomb_is_rejected() {
+        // Deflate compresses 60 MB of zeros to 60 KB.
         let mut zlib = flate2::Compress::new(flate2::Compression::best(), true);
-        let mut block = Vec::with_capacity(CONTROL * 2);
+        let mut block = Vec::with_capacity(MAX_CONTROL * 2);
         let zeros = vec![0; 60 << 20];
         zlib.compress_vec(&zeros, &mut block, flate2::FlushCompress::Sync).unwrap();
-        block.truncate(CONTROL - 10);
+        block.truncate(MAX_CONTROL - 10);
         let mut frame = Vec::new();
         frame.put_u32(0x8003_0001);
         frame.put_u32(10 + block.len() as u32);
@@ -418,9 +422,9 @@ mod tests {
         assert_eq!(decoder.next(), Err(SpdyError::Headers));
     }
 
-    /// Random bytes, and good ones with some changed, in random pieces.
+    /// Random bytes, and valid ones with some changed, in random chunks.
     #[test]
-    fn arbitrary_bytes_do_no_harm() {
+    fn arbitrary_bytes_do_not_panic() {
         let mut random = rand::rng();
         let good = [opened(), encode(&Frame::Ping { id: 1 }, &mut true).to_vec()].concat();
         for round in 0..20_000 {

@@ -1,32 +1,27 @@
-//! A schema in the form that server-side apply works on.
+//! A structural schema in the form that server-side apply works on (`structured-merge-diff`).
 
-use crate::{
-    schema::structural::{Additional, ListType, Schema},
-    schema::tree::{Field, Shape, Structure, Topology, forest},
+use crate::schema::{
+    structural::schema::{Additional, ListType, Schema, is_meta},
+    tree::object_meta_shape,
+    types::{Field, Shape, Structure, Topology},
 };
 use std::sync::Arc;
 
-const METADATA: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
-
-/// The structure of the objects of a schema.
+/// Returns the structure of the objects of a schema, or of the resources embedded in them.
 pub(crate) fn structure(schema: &Schema) -> Structure {
-    resource(schema)
-}
-
-fn resource(schema: &Schema) -> Structure {
     let mut structure = plain(schema);
-    let metadata = forest().shape_of(METADATA).unwrap_or(Shape::Any);
-    structure.fields.retain(|field| !crate::schema::structural::is_meta(&field.name));
+    structure.fields.retain(|field| !is_meta(&field.name));
     structure.fields.push(field("apiVersion", Shape::Any, Topology::Atomic));
     structure.fields.push(field("kind", Shape::Any, Topology::Atomic));
-    structure.fields.push(field("metadata", metadata, Topology::Granular));
+    structure.fields.push(field("metadata", object_meta_shape(), Topology::Granular));
     structure.fields.sort_by(|a, b| a.name.cmp(&b.name));
     structure
 }
 
+/// The structure of an object, embedded or not, without the fields of a resource.
 fn plain(schema: &Schema) -> Structure {
     let fields = schema.properties.iter().map(|(name, schema)| {
-        let (shape, topology) = part(schema);
+        let (shape, topology) = shape_and_topology(schema);
         field(name, shape, topology)
     });
     let other = schema.preserves_unknown || matches!(schema.additional, Additional::Any);
@@ -41,13 +36,16 @@ fn field(name: &str, shape: Shape, topology: Topology) -> Field {
     Field { name: name.to_owned(), shape, topology, strategy: None, always: false }
 }
 
-fn part(schema: &Schema) -> (Shape, Topology) {
+/// Lists are atomic and maps granular unless the schema says otherwise, as for built-in types.
+fn shape_and_topology(schema: &Schema) -> (Shape, Topology) {
     let granular = if schema.atomic { Topology::Atomic } else { Topology::Granular };
     if schema.embedded_resource {
-        return (Shape::Inline(Arc::new(resource(schema))), granular);
+        return (Shape::Inline(Arc::new(structure(schema))), granular);
     }
-    match (schema.of.as_str(), &schema.additional, &schema.items) {
-        ("object", Additional::Like(like), _) => (Shape::Map(Box::new(part(like).0)), granular),
+    match (schema.type_name.as_str(), &schema.additional, &schema.items) {
+        ("object", Additional::Like(like), _) => {
+            (Shape::Map(Box::new(shape_and_topology(like).0)), granular)
+        }
         ("object", ..) if schema.properties.is_empty() => (Shape::Deduced, granular),
         ("object", ..) => (Shape::Inline(Arc::new(plain(schema))), granular),
         ("array", _, Some(items)) => {
@@ -56,7 +54,7 @@ fn part(schema: &Schema) -> (Shape, Topology) {
                 ListType::Set => Topology::Set,
                 ListType::Map(keys) => Topology::KeyedBy(keys.clone().into()),
             };
-            (Shape::List(Box::new(part(items).0)), topology)
+            (Shape::List(Box::new(shape_and_topology(items).0)), topology)
         }
         ("", ..) if schema.preserves_unknown => (Shape::Deduced, granular),
         _ => (Shape::Any, Topology::Atomic),

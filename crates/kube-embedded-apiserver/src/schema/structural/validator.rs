@@ -1,47 +1,53 @@
-//! Whether an object is what its schema says, in the words of Kubernetes' validator.
+//! Validation of objects by a structural schema, with the messages of Kubernetes' validator
+//! (`k8s.io/kube-openapi/pkg/validation`) and of list types (`pkg/apiserver/schema/listtype`).
 
 use crate::{
-    schema::structural::{ListType, Schema},
-    schema::type_name,
+    schema::{
+        structural::schema::{ListType, Schema},
+        types::type_name,
+    },
     validation::field_error::FieldError,
 };
-use serde_json::Value;
+use base64::Engine;
+use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 
-/// The errors of one object.
-#[derive(Default)]
-pub(crate) struct Checked {
-    pub(crate) errors: Vec<FieldError>,
+/// Returns the errors of a value. Parts that are unchanged since `old` are not validated again,
+/// because the schema may have become stricter since they were stored ("validation ratcheting").
+pub(crate) fn validate(schema: &Schema, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut validator = Validator::default();
+    validator.value(schema, value, old, &mut String::new());
+    let mut duplicates = Validator::default();
+    duplicates.lists(schema, value, &mut String::new());
+    if let Some(old) = old.filter(|_| !duplicates.errors.is_empty()) {
+        // An object that had duplicates before may keep them.
+        let mut before = Validator::default();
+        before.lists(schema, old, &mut String::new());
+        if !before.errors.is_empty() {
+            duplicates.errors.clear();
+        }
+    }
+    validator.errors.extend(duplicates.errors);
+    validator.errors
 }
 
-impl Checked {
-    /// What is wrong with a value. What is as it was in `old` is not looked at again: a schema may
-    /// have become stricter since.
-    pub(crate) fn check(schema: &Schema, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        let mut checked = Self::default();
-        checked.value(schema, value, old, &mut String::new());
-        let mut doubles = Self::default();
-        doubles.lists(schema, value, &mut String::new());
-        if !doubles.errors.is_empty() && old.is_some() {
-            let mut before = Self::default();
-            before.lists(schema, old.unwrap_or(&Value::Null), &mut String::new());
-            if !before.errors.is_empty() {
-                doubles.errors.clear();
-            }
-        }
-        checked.errors.extend(doubles.errors);
-        checked.errors
-    }
+/// Collects the errors of one object.
+#[derive(Default)]
+struct Validator {
+    errors: Vec<FieldError>,
+}
 
-    fn tell(&mut self, reason: &'static str, path: &str, message: String) {
+impl Validator {
+    fn push(&mut self, reason: &'static str, path: &str, message: String) {
         let field = if path.is_empty() { "<nil>" } else { path.trim_start_matches('.') };
         self.errors.push(FieldError { reason, field: field.to_owned(), message });
     }
 
+    /// Adds an error of a value, worded as go-openapi does.
     fn invalid(&mut self, path: &str, value: &Value, detail: &str) {
         let shown = shown_path(path);
         let message = format!("Invalid value: {value}: {shown} in body {detail}");
-        self.tell("FieldValueInvalid", path, message);
+        self.push("FieldValueInvalid", path, message);
     }
 
     fn wrong_type(&mut self, path: &str, expected: &str, found: &str, shown: &str) {
@@ -49,9 +55,10 @@ impl Checked {
             "Invalid value: {found:?}: {} in body must be of type {expected}: {shown:?}",
             shown_path(path)
         );
-        self.tell("FieldValueTypeInvalid", path, message);
+        self.push("FieldValueTypeInvalid", path, message);
     }
 
+    /// Validates a value and those below it.
     fn value(&mut self, schema: &Schema, value: &Value, old: Option<&Value>, path: &mut String) {
         if old == Some(value) {
             return;
@@ -69,42 +76,53 @@ impl Checked {
                     self.number(schema, value, number, path);
                 }
             }
+            Value::Array(items) => self.items(schema, items, old, path),
             _ => {}
-        }
-        if let Value::Array(items) = value {
-            self.items(schema, items, old, path);
         }
         self.allowed(schema, value, path);
         if let Value::Object(fields) = value {
-            let count = fields.len() as u64;
-            if let Some(least) = schema.entries.least.filter(|least| count < *least) {
-                let detail = format!("should have at least {least} properties");
-                self.invalid(path, &count.into(), &detail);
-            }
-            if let Some(most) = schema.entries.most.filter(|most| count > *most) {
-                self.too_many(path, count, most);
-            }
-            let before = path.len();
-            for (name, value) in fields {
-                let Some(schema) = schema.field(name) else { continue };
-                path.push('.');
-                path.push_str(name);
-                self.value(schema, value, old.and_then(|old| old.get(name)), path);
-                path.truncate(before);
-            }
-            for name in schema.required.iter().filter(|name| !fields.contains_key(*name)) {
-                let path = format!("{path}.{name}");
-                self.tell("FieldValueRequired", &path, "Required value".to_owned());
-            }
+            self.fields(schema, fields, old, path);
         }
     }
 
+    /// Validates the fields of an object, their number, and that required ones exist.
+    fn fields(
+        &mut self,
+        schema: &Schema,
+        fields: &Map<String, Value>,
+        old: Option<&Value>,
+        path: &mut String,
+    ) {
+        let count = fields.len() as u64;
+        if let Some(min) = schema.properties_count.min.filter(|min| count < *min) {
+            let detail = format!("should have at least {min} properties");
+            self.invalid(path, &count.into(), &detail);
+        }
+        if let Some(max) = schema.properties_count.max.filter(|max| count > *max) {
+            self.too_many(path, count, max);
+        }
+        let before = path.len();
+        for (name, value) in fields {
+            let Some(schema) = schema.field(name) else { continue };
+            path.push('.');
+            path.push_str(name);
+            self.value(schema, value, old.and_then(|old| old.get(name)), path);
+            path.truncate(before);
+        }
+        for name in schema.required.iter().filter(|name| !fields.contains_key(*name)) {
+            let path = format!("{path}.{name}");
+            self.push("FieldValueRequired", &path, "Required value".to_owned());
+        }
+    }
+
+    /// Validates the type of a value. An integer also fits `number`.
     fn type_of(&mut self, schema: &Schema, value: &Value, path: &str) {
-        let expected = if schema.int_or_string { "integer,string" } else { schema.of.as_str() };
+        let expected =
+            if schema.int_or_string { "integer,string" } else { schema.type_name.as_str() };
         let found = match value {
             Value::Null => "null",
             Value::Bool(_) => "boolean",
-            Value::Number(number) if whole(number) => "integer",
+            Value::Number(number) if is_integer(number) => "integer",
             other => type_name(other),
         };
         let fits = match expected {
@@ -119,6 +137,7 @@ impl Checked {
         }
     }
 
+    /// Validates `allOf`, `anyOf`, `oneOf` and `not`.
     fn alternatives(&mut self, schema: &Schema, value: &Value, path: &str) {
         let errors_of = |schema: &Schema| {
             let mut other = Self::default();
@@ -128,16 +147,16 @@ impl Checked {
         let (any, one) = (&schema.any_of, &schema.one_of);
         let quoted = format!("{:?}", shown_path(path));
         let mut failed = Vec::new();
-        // Each is asked once: alternatives may stand in alternatives.
-        let of_any: Vec<_> = any.iter().map(errors_of).collect();
-        if !of_any.is_empty() && !of_any.iter().any(Vec::is_empty) {
+        // Each is validated once: nested alternatives would otherwise take exponential time.
+        let any_errors: Vec<_> = any.iter().map(errors_of).collect();
+        if !any_errors.is_empty() && !any_errors.iter().any(Vec::is_empty) {
             failed.push(format!("{quoted} must validate at least one schema (anyOf)"));
-            // The alternative that came closest tells what it missed.
-            self.errors.extend(of_any.into_iter().min_by_key(Vec::len).unwrap_or_default());
+            // The errors of the closest alternative are reported.
+            self.errors.extend(any_errors.into_iter().min_by_key(Vec::len).unwrap_or_default());
         }
-        let of_one: Vec<_> = one.iter().map(errors_of).collect();
-        if !of_one.is_empty() {
-            let fit = of_one.iter().filter(|errors| errors.is_empty()).count();
+        let one_errors: Vec<_> = one.iter().map(errors_of).collect();
+        if !one_errors.is_empty() {
+            let fit = one_errors.iter().filter(|errors| errors.is_empty()).count();
             if fit != 1 {
                 let found = match fit {
                     0 => "Found none valid".to_owned(),
@@ -146,7 +165,8 @@ impl Checked {
                 let what = "must validate one and only one schema (oneOf)";
                 failed.push(format!("{quoted} {what}. {found}"));
                 if fit == 0 {
-                    self.errors.extend(of_one.into_iter().min_by_key(Vec::len).unwrap_or_default());
+                    self.errors
+                        .extend(one_errors.into_iter().min_by_key(Vec::len).unwrap_or_default());
                 }
             }
         }
@@ -161,7 +181,7 @@ impl Checked {
             failed.push(format!("{quoted} must not validate the schema (not)"));
         }
         for detail in failed {
-            // Kubernetes' validator knows no field for these.
+            // Kubernetes' validator reports these without a field.
             self.errors.push(FieldError {
                 reason: "FieldValueInvalid",
                 field: "<nil>".to_owned(),
@@ -170,14 +190,16 @@ impl Checked {
         }
     }
 
+    /// Validates length, pattern and format. Lengths count characters, though the message says
+    /// bytes.
     fn string(&mut self, schema: &Schema, value: &Value, text: &str, path: &str) {
         let length = text.chars().count() as u64;
-        if let Some(most) = schema.length.most.filter(|most| length > *most) {
-            let message = format!("Too long: may not be more than {most} bytes");
-            self.tell("FieldValueTooLong", path, message);
+        if let Some(max) = schema.length.max.filter(|max| length > *max) {
+            let message = format!("Too long: may not be more than {max} bytes");
+            self.push("FieldValueTooLong", path, message);
         }
-        if let Some(least) = schema.length.least.filter(|least| length < *least) {
-            self.invalid(path, value, &format!("should be at least {least} chars long"));
+        if let Some(min) = schema.length.min.filter(|min| length < *min) {
+            self.invalid(path, value, &format!("should be at least {min} chars long"));
         }
         if let Some(pattern) = schema.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
             self.invalid(path, value, &format!("should match '{pattern}'"));
@@ -188,31 +210,32 @@ impl Checked {
     }
 
     fn number(&mut self, schema: &Schema, value: &Value, number: f64, path: &str) {
-        if let Some(of) = schema.multiple_of
-            && (number / of).fract() != 0.0
+        if let Some(factor) = schema.multiple_of
+            && (number / factor).fract() != 0.0
         {
-            self.invalid(path, value, &format!("should be a multiple of {of}"));
+            self.invalid(path, value, &format!("should be a multiple of {factor}"));
         }
         match schema.maximum {
-            Some((most, true)) if number >= most => {
-                self.invalid(path, value, &format!("should be less than {most}"));
+            Some((max, true)) if number >= max => {
+                self.invalid(path, value, &format!("should be less than {max}"));
             }
-            Some((most, false)) if number > most => {
-                self.invalid(path, value, &format!("should be less than or equal to {most}"));
+            Some((max, false)) if number > max => {
+                self.invalid(path, value, &format!("should be less than or equal to {max}"));
             }
             _ => {}
         }
         match schema.minimum {
-            Some((least, true)) if number <= least => {
-                self.invalid(path, value, &format!("should be greater than {least}"));
+            Some((min, true)) if number <= min => {
+                self.invalid(path, value, &format!("should be greater than {min}"));
             }
-            Some((least, false)) if number < least => {
-                self.invalid(path, value, &format!("should be greater than or equal to {least}"));
+            Some((min, false)) if number < min => {
+                self.invalid(path, value, &format!("should be greater than or equal to {min}"));
             }
             _ => {}
         }
     }
 
+    /// Validates the elements of a list, and their number.
     fn items<'a>(
         &mut self,
         schema: &Schema,
@@ -222,8 +245,8 @@ impl Checked {
     ) {
         let before = path.len();
         let olds = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        if let Some(of_items) = &schema.items {
-            // Only lists with keys tell which element was which.
+        if let Some(items_schema) = &schema.items {
+            // Only elements with keys can be matched with their old state.
             let keys = match &schema.list {
                 ListType::Map(keys) => keys.as_slice(),
                 _ => &[],
@@ -236,25 +259,26 @@ impl Checked {
             for (at, item) in items.iter().enumerate() {
                 let old = by_id.get(&id(item)).copied();
                 path.push_str(&format!("[{at}]"));
-                self.value(of_items, item, old, path);
+                self.value(items_schema, item, old, path);
                 path.truncate(before);
             }
         }
         let count = items.len() as u64;
-        if let Some(most) = schema.count.most.filter(|most| count > *most) {
-            self.too_many(path, count, most);
+        if let Some(max) = schema.items_count.max.filter(|max| count > *max) {
+            self.too_many(path, count, max);
         }
-        if let Some(least) = schema.count.least.filter(|least| count < *least) {
-            let detail = format!("should have at least {least} items");
+        if let Some(min) = schema.items_count.min.filter(|min| count < *min) {
+            let detail = format!("should have at least {min} items");
             self.invalid(path, &count.into(), &detail);
         }
     }
 
-    fn too_many(&mut self, path: &str, count: u64, most: u64) {
-        let message = format!("Too many: {count}: must have at most {most} items");
-        self.tell("FieldValueTooMany", path, message);
+    fn too_many(&mut self, path: &str, count: u64, max: u64) {
+        let message = format!("Too many: {count}: must have at most {max} items");
+        self.push("FieldValueTooMany", path, message);
     }
 
+    /// Validates `enum`.
     fn allowed(&mut self, schema: &Schema, value: &Value, path: &str) {
         if schema.allowed.is_empty() || schema.allowed.contains(value) {
             return;
@@ -272,10 +296,10 @@ impl Checked {
             .collect();
         let message =
             format!("Unsupported value: {value}: supported values: {}", supported.join(", "));
-        self.tell("FieldValueNotSupported", path, message);
+        self.push("FieldValueNotSupported", path, message);
     }
 
-    /// Elements of sets and of lists with keys must be distinct.
+    /// Validates that the elements of sets and of lists with keys are distinct.
     fn lists(&mut self, schema: &Schema, value: &Value, path: &mut String) {
         let before = path.len();
         match value {
@@ -302,15 +326,15 @@ impl Checked {
                     match id {
                         Some(id) if seen.contains(&id) => {
                             let message = format!("Duplicate value: {id}");
-                            self.tell("FieldValueDuplicate", path, message);
+                            self.push("FieldValueDuplicate", path, message);
                         }
                         Some(id) => {
                             seen.insert(id);
                         }
                         None => {}
                     }
-                    if let Some(of_items) = &schema.items {
-                        self.lists(of_items, item, path);
+                    if let Some(items_schema) = &schema.items {
+                        self.lists(items_schema, item, path);
                     }
                     path.truncate(before);
                 }
@@ -324,21 +348,19 @@ fn shown_path(path: &str) -> &str {
     path.trim_start_matches('.')
 }
 
-fn whole(number: &serde_json::Number) -> bool {
+/// JSON Schema counts `1.0` as an integer.
+fn is_integer(number: &serde_json::Number) -> bool {
     number.is_i64() || number.is_u64() || number.as_f64().is_some_and(|n| n.fract() == 0.0)
 }
 
-/// Whether a text is of a format; formats that are not known are no restriction.
+/// Returns true if a text has a format. Unknown formats restrict nothing, as in Kubernetes.
 fn has_format(format: &str, text: &str) -> bool {
     match format {
         "date-time" => text.parse::<jiff::Timestamp>().is_ok(),
         "date" => text.parse::<jiff::civil::Date>().is_ok(),
         "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
         "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
-        "byte" => {
-            use base64::Engine;
-            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
-        }
+        "byte" => base64::engine::general_purpose::STANDARD.decode(text).is_ok(),
         "uuid" => {
             let hex = text.replace('-', "");
             hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit())
@@ -347,8 +369,8 @@ fn has_format(format: &str, text: &str) -> bool {
         "uri" => text.parse::<http::Uri>().is_ok_and(|uri| uri.scheme().is_some()),
         "cidr" => text.split_once('/').is_some_and(|(address, bits)| {
             address.parse::<std::net::IpAddr>().is_ok_and(|address| {
-                let most = if address.is_ipv4() { 32 } else { 128 };
-                bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+                let max = if address.is_ipv4() { 32 } else { 128 };
+                bits.parse::<u8>().is_ok_and(|bits| bits <= max)
             })
         }),
         _ => true,

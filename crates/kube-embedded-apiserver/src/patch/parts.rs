@@ -1,0 +1,129 @@
+//! How a value divides into parts that have owners of their own, and the set of an object's fields
+//! (`structured-merge-diff/typed`: `TypedValue.ToFieldSet`).
+
+use serde_json::{Map, Value};
+
+use crate::{
+    patch::field_set::FieldSet,
+    schema::types::{Field, Shape, Structure, Topology},
+};
+
+/// The parts of a value, by its type and topology.
+pub(crate) enum Parts<'a> {
+    /// None: the value has one owner.
+    Leaf,
+    /// The fields of a structure.
+    Struct(&'a Structure),
+    /// The entries of a map.
+    Map(&'a Shape),
+    /// The elements of a list, identified by keys.
+    Keyed(&'a Shape, Keys<'a>),
+    /// The distinct scalars of a list.
+    Set,
+}
+
+/// The fields that identify the elements of a list.
+#[derive(Clone, Copy)]
+pub(crate) enum Keys<'a> {
+    BuiltIn(&'static [&'static str]),
+    CustomResource(&'a [String]),
+}
+
+impl<'a> Keys<'a> {
+    fn each(self) -> impl Iterator<Item = &'a str> {
+        let (built_in, custom): (&[&str], &[String]) = match self {
+            Self::BuiltIn(keys) => (keys, &[]),
+            Self::CustomResource(keys) => (&[], keys),
+        };
+        built_in.iter().copied().chain(custom.iter().map(String::as_str))
+    }
+}
+
+/// Returns the parts of a field's value.
+pub(crate) fn parts_of(field: &Field) -> Parts<'_> {
+    parts(&field.shape, Some(&field.topology))
+}
+
+/// Returns the parts of a value; elements of maps and lists have no topology of their own.
+pub(crate) fn parts<'a>(shape: &'a Shape, topology: Option<&'a Topology>) -> Parts<'a> {
+    match (shape, topology) {
+        (Shape::Struct(_) | Shape::Inline(_), None | Some(Topology::Granular)) => {
+            shape.structure().map_or(Parts::Leaf, Parts::Struct)
+        }
+        (Shape::Map(element), None | Some(Topology::Granular)) => Parts::Map(element),
+        (Shape::Deduced, None | Some(Topology::Granular)) => Parts::Map(shape),
+        (Shape::List(element), Some(Topology::Keyed(keys))) => {
+            Parts::Keyed(element, Keys::BuiltIn(keys))
+        }
+        (Shape::List(element), Some(Topology::KeyedBy(keys))) => {
+            Parts::Keyed(element, Keys::CustomResource(keys))
+        }
+        (Shape::List(_), Some(Topology::Set)) => Parts::Set,
+        _ => Parts::Leaf,
+    }
+}
+
+/// Returns the path element of an element of a keyed list.
+pub(crate) fn key_step(item: &Value, keys: Keys<'_>) -> String {
+    let mut step = Map::new();
+    for key in keys.each() {
+        let value = match &item[key] {
+            // The one key with a default in Kubernetes' schemas. Applied objects are not defaulted,
+            // but a port without a protocol must be the same port as the stored one.
+            Value::Null if key == "protocol" => "TCP".into(),
+            Value::Null => continue,
+            value => value.clone(),
+        };
+        step.insert(key.to_owned(), value);
+    }
+    format!("k:{}", Value::Object(step))
+}
+
+/// Returns the set of all fields of an object, which the manager that applies it owns.
+pub(crate) fn fields_of(structure: &Structure, object: &Value) -> FieldSet {
+    let mut set = FieldSet::default();
+    add_fields(&Parts::Struct(structure), object, &mut set);
+    set.member = false;
+    set
+}
+
+/// Adds the fields of a value to its node in the set.
+fn add_fields(parts_here: &Parts<'_>, value: &Value, set: &mut FieldSet) {
+    match (parts_here, value) {
+        (Parts::Struct(structure), Value::Object(object)) => {
+            for (name, value) in object {
+                let Some(field) = structure.field(name) else { continue };
+                let mut child = FieldSet::default();
+                add_fields(&parts_of(field), value, &mut child);
+                // A structure is a member only if it has no fields that could be.
+                let empty = value.as_object().is_some_and(Map::is_empty);
+                child.member |= empty || value.is_null();
+                // An empty list has no elements to own. Its node must not be kept: `fieldsV1` does
+                // not distinguish it from a member, so the next apply would find other fields.
+                if !child.is_empty() {
+                    set.children.insert(format!("f:{name}"), child);
+                }
+            }
+        }
+        (Parts::Map(element), Value::Object(object)) => {
+            for (name, value) in object {
+                let child = set.child(format!("f:{name}"));
+                child.member = true;
+                add_fields(&parts(element, None), value, child);
+            }
+        }
+        (Parts::Keyed(element, keys), Value::Array(items)) => {
+            for item in items {
+                let child = set.child(key_step(item, *keys));
+                child.member = true;
+                add_fields(&parts(element, None), item, child);
+            }
+        }
+        (Parts::Set, Value::Array(items)) => {
+            for item in items {
+                set.child(format!("v:{item}")).member = true;
+            }
+        }
+        _ => set.member = true,
+    }
+}

@@ -1,0 +1,60 @@
+//! Defaulting by a structural schema (`pkg/apiserver/schema/defaulting`).
+
+use crate::schema::structural::schema::{Additional, Schema};
+use serde_json::{Map, Value};
+
+impl Schema {
+    /// Sets the defaults of missing fields. A null in a field that is not `nullable` counts as
+    /// missing; it is removed if there is no default (`PruneNonNullableNullsWithoutDefaults`).
+    pub(crate) fn apply_defaults(&self, value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.retain(|name, value| match self.field(name) {
+                    Some(schema) => !value.is_null() || schema.nullable || schema.default.is_some(),
+                    None => true,
+                });
+                self.set_defaults(fields);
+                for (name, value) in fields {
+                    if let Some(schema) = self.field(name) {
+                        schema.apply_defaults(value);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                let Some(schema) = &self.items else { return };
+                for item in items {
+                    if item.is_null()
+                        && !schema.nullable
+                        && let Some(default) = &schema.default
+                    {
+                        *item = default.clone();
+                    }
+                    schema.apply_defaults(item);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Sets the defaults of the fields themselves, not of those below them.
+    fn set_defaults(&self, fields: &mut Map<String, Value>) {
+        for (name, schema) in &self.properties {
+            let Some(default) = &schema.default else { continue };
+            match fields.get(name) {
+                Some(value) if !value.is_null() || schema.nullable => {}
+                _ => {
+                    fields.insert(name.clone(), default.clone());
+                }
+            }
+        }
+        if let Additional::Like(schema) = &self.additional
+            && let Some(default) = &schema.default
+        {
+            for (name, value) in fields {
+                if value.is_null() && !schema.nullable && !self.properties.contains_key(name) {
+                    *value = default.clone();
+                }
+            }
+        }
+    }
+}
