@@ -23,7 +23,7 @@ use kube::{
 use kube_embedded_core::{
     backoff::{Backoff, retry},
     informer::{Informer, ObjectKey, WATCH_BACKOFF},
-    task::{Task, restart_on_panic, spawn_named},
+    task::{Task, catch, restart_on_panic, spawn_named},
     workqueue::Workqueue,
 };
 use plan::{Action, plan};
@@ -186,14 +186,15 @@ impl GarbageCollector {
         })
     }
 
+    /// Collects one object. A failure or panic is retried with back-off, and harms no other object.
     async fn collect_and_requeue(&self, resources: &[DiscoveredResource], uid: &String) {
-        match self.collect(resources, uid).await {
-            Ok(()) => self.shared.queue.forget(uid),
-            Err(error) => {
-                let delay = self.shared.queue.add_rate_limited(uid.clone());
-                tracing::warn!(uid, %error, ?delay, "failed to collect garbage; retrying");
-            }
-        }
+        let error = match catch(NAME, self.collect(resources, uid)).await {
+            Ok(Ok(())) => return self.shared.queue.forget(uid),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        let delay = self.shared.queue.add_rate_limited(uid.clone());
+        tracing::warn!(uid, error, ?delay, "failed to collect garbage; retrying");
     }
 
     /// Looks up the owners of one object that are unknown, and carries out the plan for it.
