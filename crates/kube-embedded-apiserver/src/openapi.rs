@@ -1,4 +1,4 @@
-//! The OpenAPI v3 documents (`/openapi/v3`), as kube-apiserver makes them with
+//! The OpenAPI v3 documents (`/openapi/v3`), as kube-apiserver builds them with
 //! `k8s.io/kube-openapi`. kubectl reads them to validate, to merge (`kubectl edit`, `apply`) and to
 //! explain.
 

@@ -144,7 +144,7 @@ fn merge(parts_here: &Parts<'_>, live: &mut Value, applied: &Value) {
 
 /// Merges two lists of elements with identities: applied elements keep their order, and live ones
 /// stay where they were between the shared ones. If either could come next, the live one does
-/// (`mergeListItems` in structured-merge-diff).
+/// (`visitListItems` in structured-merge-diff's `merge.go`).
 fn interleaved(
     live: &[Value],
     applied: &[Value],

@@ -28,7 +28,7 @@ impl Operation {
     }
 }
 
-/// Who writes, and what the write covers.
+/// The manager that writes, and the part of the object that the write covers.
 #[derive(Clone, Copy)]
 pub(super) struct Writer<'a> {
     pub(super) resource: &'a ResourceType<'a>,

@@ -98,8 +98,8 @@ fn add_fields(parts_here: &Parts<'_>, value: &Value, set: &mut FieldSet) {
                 // A structure is a member only if it has no fields that could be.
                 let empty = value.as_object().is_some_and(Map::is_empty);
                 child.member |= empty || value.is_null();
-                // An empty list has no elements to own. Its node must not be kept: `fieldsV1` could
-                // not tell it from a member, so the next apply would find other fields.
+                // An empty list has no elements to own. Its node must not be kept: `fieldsV1` does
+                // not distinguish it from a member, so the next apply would find other fields.
                 if !child.is_empty() {
                     set.children.insert(format!("f:{name}"), child);
                 }

@@ -25,7 +25,7 @@ pub(crate) mod json_path;
 pub(crate) mod versions;
 use json_path::Path;
 
-/// One version of a custom resource.
+/// See [`crate::resources::resource_type::ResourceType::custom`].
 #[derive(Debug)]
 pub struct CustomResource {
     pub(crate) group: String,

@@ -43,7 +43,8 @@ pub fn all() -> &'static [&'static ResourceType<'static>] {
     ALL
 }
 
-/// Builds the schemas of all built-in types at once. For a background thread at start-up, so that no request has to wait.
+/// Builds the schemas of all built-in types at once, on a background thread at start-up, so that no
+/// request has to wait.
 pub fn build_schemas() {
     tree::build(ALL.iter().map(|resource| resource.define));
 }

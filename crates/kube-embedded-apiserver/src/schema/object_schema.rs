@@ -13,7 +13,7 @@ use crate::schema::{
     types::Structure,
 };
 
-/// What is known of the objects of a resource type.
+/// The schema of a resource type's objects.
 #[derive(Clone, Copy)]
 pub(crate) enum ObjectSchema<'a> {
     /// A built-in type.

@@ -250,6 +250,7 @@ pub(crate) fn port_or_name(value: &Value, field: &str) -> Vec<FieldError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::btree_map, prelude::*};
     use serde_json::json;
 
     use super::*;
@@ -304,6 +305,41 @@ mod tests {
             (json!({ "matchExpressions": [{ "key": "app", "operator": "DoesNotExist" }] }), false),
         ] {
             assert_eq!(selects(&selector, &labels), selected, "{selector}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn opposite_operators_select_the_opposite(
+            labels in btree_map("[a-c]", "[x-z]", 0..3),
+            key in "[a-c]",
+            values in prop::collection::vec("[x-z]", 1..3),
+        ) {
+            let labels = json!(labels);
+            let matches = |operator: &str| {
+                let expression = json!({ "key": key, "operator": operator, "values": values });
+                selects(&json!({ "matchExpressions": [expression] }), &labels)
+            };
+            prop_assert_ne!(matches("In"), matches("NotIn"));
+            prop_assert_ne!(matches("Exists"), matches("DoesNotExist"));
+            prop_assert!(!matches("In") || matches("Exists"));
+        }
+
+        #[test]
+        fn match_labels_equal_expressions_with_one_value(
+            labels in btree_map("[a-c]", "[x-z]", 0..3),
+            wanted in btree_map("[a-c]", "[x-z]", 0..3),
+        ) {
+            let expressions: Vec<Value> = wanted
+                .iter()
+                .map(|(key, value)| json!({ "key": key, "operator": "In", "values": [value] }))
+                .collect();
+            prop_assert_eq!(
+                selects(&json!({ "matchLabels": wanted }), &json!(labels)),
+                selects(&json!({ "matchExpressions": expressions }), &json!(labels))
+            );
         }
     }
 }

@@ -74,7 +74,7 @@ pub(crate) fn validate_immutable(new: &Value, old: &Value, fields: &[&str]) -> V
     errors
 }
 
-/// `ValidateConfigMap` and `ValidateConfigMapUpdate`.
+/// Stands for `ValidateConfigMap` and `ValidateConfigMapUpdate`.
 fn validate(map: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(map, old, dns_subdomain);
     errors.extend(validate_keys(map, "data"));

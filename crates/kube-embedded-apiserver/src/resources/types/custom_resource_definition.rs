@@ -67,7 +67,7 @@ fn begin_deletion(definition: &mut Value) {
     );
 }
 
-/// `SetDefaults_CustomResourceDefinitionSpec`: names that follow from the kind.
+/// Stands for `SetDefaults_CustomResourceDefinitionSpec`: names that follow from the kind.
 fn defaults(definition: &mut Value) {
     let Some(spec) = object(definition, "spec") else { return };
     if let Some(names) = object(spec, "names") {
@@ -113,7 +113,7 @@ fn add_stored_version(definition: &mut Value) {
     }
 }
 
-/// `ValidateCustomResourceDefinition` and its update.
+/// Stands for `ValidateCustomResourceDefinition` and its update.
 fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &definition["spec"];
     let mut errors = metadata(definition, old, dns_subdomain);
@@ -186,7 +186,7 @@ fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// New definitions in the groups of Kubernetes need an approval (KEP 2337, API review).
+/// New definitions in the groups of Kubernetes need an approval (KEP 2337).
 fn validate_approval(definition: &Value, group: &str) -> Option<FieldError> {
     let annotation = text(&definition["metadata"]["annotations"], &[APPROVAL]);
     let is_within = |domain: &str| group == domain || group.ends_with(&format!(".{domain}"));

@@ -57,7 +57,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<Deployment>("deployment", "io.k8s.api.apps.v1.Deployment")
 };
 
-/// `SetDefaults_Deployment` of `apps/v1`.
+/// Stands for `SetDefaults_Deployment` of `apps/v1`.
 fn defaults(deployment: &mut Value) {
     let Some(spec) = object(deployment, "spec") else { return };
     default(spec, "replicas", 1);
@@ -78,7 +78,7 @@ fn defaults(deployment: &mut Value) {
     }
 }
 
-/// `ValidateDeployment` and `ValidateDeploymentUpdate`.
+/// Stands for `ValidateDeployment` and `ValidateDeploymentUpdate`.
 fn validate(deployment: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &deployment["spec"];
     let mut errors = metadata(deployment, old, dns_subdomain);
@@ -148,7 +148,7 @@ pub(crate) fn validate_restarts(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// `ValidateDeploymentStrategy`.
+/// Stands for `ValidateDeploymentStrategy`.
 fn validate_strategy(strategy: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let rolling = &strategy["rollingUpdate"];

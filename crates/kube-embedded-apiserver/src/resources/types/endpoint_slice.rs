@@ -47,7 +47,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<EndpointSlice>("endpointslice", "io.k8s.api.discovery.v1.EndpointSlice")
 };
 
-/// `ValidateEndpointSlice`, as far as controllers and the service proxy depend on it.
+/// Stands for `ValidateEndpointSlice`, as far as controllers and the service proxy depend on it.
 fn validate(slice: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(slice, old, dns_subdomain);
     match text(slice, &["addressType"]) {

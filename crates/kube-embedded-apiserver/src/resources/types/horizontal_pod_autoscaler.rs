@@ -71,7 +71,7 @@ const COLUMNS: &[Column] = &[
     AGE,
 ];
 
-/// What both versions have in common.
+/// Sets the fields that both versions share.
 const fn common(resource: ResourceType) -> ResourceType {
     ResourceType {
         short_names: &["hpa"],
@@ -84,7 +84,7 @@ const fn common(resource: ResourceType) -> ResourceType {
     }
 }
 
-/// `ValidateHorizontalPodAutoscaler`, without metrics and behavior.
+/// Stands for `ValidateHorizontalPodAutoscaler`, without metrics and behavior.
 fn validate(scaler: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(scaler, old, dns_subdomain);
     let spec = &scaler["spec"];

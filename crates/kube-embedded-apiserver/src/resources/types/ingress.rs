@@ -85,7 +85,7 @@ fn addresses(ingress: &Value) -> String {
     addresses.into_iter().collect::<Vec<_>>().join(",")
 }
 
-/// `ValidateIngressCreate` and `ValidateIngressUpdate`.
+/// Stands for `ValidateIngressCreate` and `ValidateIngressUpdate`.
 fn validate(ingress: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(ingress, old, dns_subdomain);
     let spec = &ingress["spec"];

@@ -54,7 +54,7 @@ fn parameters(parameters: &Value) -> String {
     }
 }
 
-/// `ValidateIngressClass` and `ValidateIngressClassUpdate`.
+/// Stands for `ValidateIngressClass` and `ValidateIngressClassUpdate`.
 fn validate(class: &Value, old: Option<&Value>) -> Vec<FieldError> {
     /// `maxIngressClassControllerLength`.
     const MAX: usize = 250;

@@ -79,7 +79,7 @@ const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
 
 const INDEXED: &str = "Indexed";
 
-/// `SetDefaults_Job`.
+/// Stands for `SetDefaults_Job`.
 fn defaults(job: &mut Value) {
     let Some(spec) = object(job, "spec") else { return };
     if spec["completions"].is_null() && spec["parallelism"].is_null() {
@@ -147,7 +147,7 @@ fn prepare_create(job: &mut Value) {
     default_labels(job);
 }
 
-/// `ValidateJob` and `ValidateJobUpdate`.
+/// Stands for `ValidateJob` and `ValidateJobUpdate`.
 fn validate(job: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &job["spec"];
     let mut errors = metadata(job, old, dns_subdomain);
@@ -200,7 +200,7 @@ fn validate_generated_labels(job: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// `ValidateJobSpec`, apart from the generated labels.
+/// Stands for `ValidateJobSpec`, apart from the generated labels.
 fn validate_spec(spec: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for field in [

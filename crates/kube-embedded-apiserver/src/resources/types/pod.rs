@@ -129,7 +129,7 @@ fn qos_class(pod: &Value) -> &'static str {
     }
 }
 
-/// `ValidatePodCreate` and `ValidatePodUpdate`.
+/// Stands for `ValidatePodCreate` and `ValidatePodUpdate`.
 fn validate(pod: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(pod, old, dns_subdomain);
     errors.extend(pod_spec::validate(&pod["spec"], "spec"));

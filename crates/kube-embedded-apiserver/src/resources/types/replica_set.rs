@@ -62,7 +62,7 @@ fn defaults(set: &mut Value) {
     pod_defaults::template_defaults(spec);
 }
 
-/// `ValidateReplicaSet` and `ValidateReplicaSetUpdate`.
+/// Stands for `ValidateReplicaSet` and `ValidateReplicaSetUpdate`.
 fn validate(set: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &set["spec"];
     let mut errors = metadata(set, old, dns_subdomain);

@@ -51,7 +51,7 @@ fn encode_string_data(secret: &mut Value) {
     }
 }
 
-/// `ValidateSecret` and `ValidateSecretUpdate`.
+/// Stands for `ValidateSecret` and `ValidateSecretUpdate`.
 fn validate(secret: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(secret, old, dns_subdomain);
     errors.extend(validate_keys(secret, "data"));

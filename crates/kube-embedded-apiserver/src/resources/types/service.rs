@@ -63,7 +63,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
 /// `DefaultClientIPServiceAffinitySeconds`: three hours.
 const AFFINITY_SECONDS: i64 = 10_800;
 
-/// `SetDefaults_Service`.
+/// Stands for `SetDefaults_Service`.
 fn defaults(service: &mut Value) {
     let Some(spec) = object(service, "spec") else { return };
     default_empty(spec, "sessionAffinity", "None");
@@ -189,7 +189,7 @@ fn default_ip_families(service: &mut Value) {
     }
 }
 
-/// `ValidateServiceCreate` and `ValidateServiceUpdate`.
+/// Stands for `ValidateServiceCreate` and `ValidateServiceUpdate`.
 fn validate(service: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &service["spec"];
     let mut errors = metadata(service, old, dns_label);

@@ -83,7 +83,7 @@ impl Schema {
         Self::at(given, 0)
     }
 
-    /// Parses a node; below the limit to the nesting, everything is allowed.
+    /// Parses a node; beyond the limit to the nesting, the schema is empty.
     fn at(given: &Value, depth: usize) -> Self {
         if depth > DEPTH {
             return Self::default();

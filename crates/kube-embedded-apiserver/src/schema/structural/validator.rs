@@ -148,15 +148,15 @@ impl Validator {
         let quoted = format!("{:?}", shown_path(path));
         let mut failed = Vec::new();
         // Each is validated once: nested alternatives would otherwise take exponential time.
-        let of_any: Vec<_> = any.iter().map(errors_of).collect();
-        if !of_any.is_empty() && !of_any.iter().any(Vec::is_empty) {
+        let any_errors: Vec<_> = any.iter().map(errors_of).collect();
+        if !any_errors.is_empty() && !any_errors.iter().any(Vec::is_empty) {
             failed.push(format!("{quoted} must validate at least one schema (anyOf)"));
             // The errors of the closest alternative are reported.
-            self.errors.extend(of_any.into_iter().min_by_key(Vec::len).unwrap_or_default());
+            self.errors.extend(any_errors.into_iter().min_by_key(Vec::len).unwrap_or_default());
         }
-        let of_one: Vec<_> = one.iter().map(errors_of).collect();
-        if !of_one.is_empty() {
-            let fit = of_one.iter().filter(|errors| errors.is_empty()).count();
+        let one_errors: Vec<_> = one.iter().map(errors_of).collect();
+        if !one_errors.is_empty() {
+            let fit = one_errors.iter().filter(|errors| errors.is_empty()).count();
             if fit != 1 {
                 let found = match fit {
                     0 => "Found none valid".to_owned(),
@@ -165,7 +165,8 @@ impl Validator {
                 let what = "must validate one and only one schema (oneOf)";
                 failed.push(format!("{quoted} {what}. {found}"));
                 if fit == 0 {
-                    self.errors.extend(of_one.into_iter().min_by_key(Vec::len).unwrap_or_default());
+                    self.errors
+                        .extend(one_errors.into_iter().min_by_key(Vec::len).unwrap_or_default());
                 }
             }
         }

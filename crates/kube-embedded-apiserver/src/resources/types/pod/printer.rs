@@ -116,10 +116,10 @@ impl Summary {
         if gated {
             summary.status = "SchedulingGated".to_owned();
         }
-        let (initializing, of_sidecars) = summary.add_init_containers(pod);
+        let (initializing, sidecar_restarts) = summary.add_init_containers(pod);
         if !initializing || condition(pod, "Initialized") {
             // Init containers have run, so their restarts no longer count; those of sidecars do.
-            summary.restarts = of_sidecars;
+            summary.restarts = sidecar_restarts;
             summary.add_containers(pod);
         }
         if !at(pod, &["metadata", "deletionTimestamp"]).is_null() {
@@ -132,18 +132,18 @@ impl Summary {
         summary
     }
 
-    /// Adds the init containers up to the first that has not finished. Returns whether there is
-    /// one, and the restarts of sidecars.
+    /// Adds the init containers up to the first that has not finished. Returns true if there
+    /// is one, and the restarts of sidecars.
     fn add_init_containers(&mut self, pod: &Value) -> (bool, Restarts) {
         let specs = list(&pod["spec"], &["initContainers"]);
-        let mut of_sidecars = Restarts::default();
+        let mut sidecar_restarts = Restarts::default();
         let statuses = list(&pod["status"], &["initContainerStatuses"]);
         for (at, container) in statuses.iter().enumerate() {
             self.restarts.add(container);
             let is_sidecar =
                 specs.iter().any(|spec| spec["name"] == container["name"] && is_sidecar(spec));
             if is_sidecar {
-                of_sidecars.add(container);
+                sidecar_restarts.add(container);
             }
             let terminated = &container["state"]["terminated"];
             if terminated.is_object() && terminated["exitCode"] == 0 {
@@ -161,9 +161,9 @@ impl Summary {
             } else {
                 format!("Init:{at}/{}", specs.len())
             };
-            return (true, of_sidecars);
+            return (true, sidecar_restarts);
         }
-        (false, of_sidecars)
+        (false, sidecar_restarts)
     }
 
     /// Adds the containers, the last first, so that the first one with a problem determines the
