@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// One image, with every digest checked.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Archive {
+pub(crate) struct Archive {
     /// The digest of the manifest, by which a registry identifies the image.
     pub digest: Digest,
     /// The digest of the archive file itself.
@@ -30,7 +30,7 @@ pub struct Archive {
 
 /// One layer of an image.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Layer {
+pub(crate) struct Layer {
     /// The size of the layer as stored, in bytes.
     pub bytes: u64,
     /// The files it adds to the root file system, by path without a leading slash, without folders.
@@ -39,7 +39,7 @@ pub struct Layer {
 
 /// A file in a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File {
+pub(crate) struct File {
     /// Permission bits.
     pub mode: u32,
     /// The size in bytes.
@@ -50,14 +50,14 @@ pub struct File {
 
 impl Archive {
     /// Reads and checks the archive at `path`.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let bytes =
             std::fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
         Self::parse(&bytes).with_context(|| format!("{} is no image archive", path.display()))
     }
 
     /// Reads and checks an archive in memory.
-    pub fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
         let mut archive = oci_archive::Archive::new(Cursor::new(bytes))?;
         let index = archive.index()?;
         let [entry] = index.manifests.as_slice() else {
@@ -88,7 +88,7 @@ impl Archive {
     }
 
     /// The files of the image as a container sees them: a later layer hides an earlier one.
-    pub fn files(&self) -> BTreeMap<&str, &File> {
+    pub(crate) fn files(&self) -> BTreeMap<&str, &File> {
         let all = self.layers.iter().flat_map(|layer| &layer.files);
         all.map(|(path, file)| (path.as_str(), file)).collect()
     }
@@ -149,8 +149,8 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
-    /// An archive of one layer with `/app`; `spoil` may change any member.
-    fn archive(spoil: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Vec<u8> {
+    /// An archive of one layer with `/app`; `mutate` may change any member.
+    fn archive(mutate: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Vec<u8> {
         let layer = tar(&[("app", b"program"), ("etc/x", b"y")]);
         let config = json!({"config": {"Entrypoint": ["/app"], "ExposedPorts": {"8080/tcp": {}}}});
         let config = config.to_string().into_bytes();
@@ -168,13 +168,13 @@ mod tests {
             ("index.json".into(), "index", index),
             ("manifest.json".into(), "docker", docker.to_string().into_bytes()),
         ]
-        .map(|(path, role, bytes)| (path, spoil(role, bytes)));
+        .map(|(path, role, bytes)| (path, mutate(role, bytes)));
         let members: Vec<_> = members.iter().map(|(p, b)| (p.as_str(), b.as_slice())).collect();
         tar(&members)
     }
 
     #[test]
-    fn an_archive_tells_what_the_image_is() {
+    fn archive_describes_the_image() {
         let bytes = archive(|_, bytes| bytes);
         let image = Archive::parse(&bytes).unwrap();
         assert_eq!(image.names, ["kubeapp:1.0"]);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_archive_is_refused_with_the_reason() {
+    fn damaged_archive_is_rejected_with_the_reason() {
         for (role, part) in [
             ("layer", "digest"),
             ("config", "digest"),

@@ -5,7 +5,7 @@
 //! between clusters comes from [`lab_environment::Environment`]. The library exists for the binary
 //! `labs` and for this crate's tests.
 
-pub mod archive;
+mod archive;
 pub mod claim;
 pub mod cli;
 mod context;

@@ -148,7 +148,7 @@ impl Runner {
                     context.resolve_pending(None);
                     Ok(())
                 }
-                result = self.run_lab(lab, &context) => result,
+                result = Box::pin(self.run_lab(lab, &context)) => result,
             };
             summary.verdicts.extend(verdicts(&context));
             if let Err(error) = result {
@@ -269,7 +269,7 @@ impl Runner {
     }
 
     async fn diagnose(&self, context: &Context, error: Option<&str>, timeout: Duration) {
-        let gathered = diagnosis::gather(context, error, self.failures.as_deref());
+        let gathered = Box::pin(diagnosis::gather(context, error, self.failures.as_deref()));
         // A cluster that stops responding must not block the run here.
         if let Ok(event) = tokio::time::timeout(timeout, gathered).await {
             context.events().send(event);

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 use std::{
     fs::{File, OpenOptions, TryLockError},
+    io,
     path::Path,
 };
 
@@ -35,7 +36,11 @@ impl Lock {
     /// Returns true if the lock is held. Several processes may check at the same time, so this takes a
     /// shared lock: an exclusive one would look like a holder to the others.
     pub(crate) fn is_held(path: &Path) -> Result<bool> {
-        match open(path)?.try_lock_shared() {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file.with_context(|| format!("failed to open {}", path.display()))?,
+        };
+        match file.try_lock_shared() {
             Ok(()) => Ok(false),
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => {

@@ -307,14 +307,17 @@ struct Figures {
     errors: f64,
 }
 
+/// A contender of a comparison: its name, where it listens, and its process unless there is none.
+type Contender<'a> = (&'a str, &'a str, Option<&'a Running>);
+
 fn compare(ingress: bool, rounds: usize, seconds: u32) -> Result<()> {
     if cfg!(debug_assertions) {
         println!("note: not a release build; the edge's CPU figures are too high");
     }
     let (_backends, addresses) = Running::this(&["--backends"])?;
     let endpoints: Vec<&str> = addresses.split(' ').collect();
-    let way = if ingress { "http" } else { "tcp" };
-    let arguments: Vec<&str> = ["--edge", way].into_iter().chain(endpoints.clone()).collect();
+    let protocol = if ingress { "http" } else { "tcp" };
+    let arguments: Vec<&str> = ["--edge", protocol].into_iter().chain(endpoints.clone()).collect();
     let (edge, edge_at) = Running::this(&arguments)?;
     let (name, (peer, peer_at, folder)) = match ingress {
         true => ("nginx", nginx(&endpoints)?),
@@ -326,53 +329,72 @@ fn compare(ingress: bool, rounds: usize, seconds: u32) -> Result<()> {
         ("our edge", edge_at.as_str(), Some(&edge)),
     ];
     println!("{CONNECTIONS} connections, 3 endpoints, median of {rounds} rounds of {seconds} s");
-    let mut peer_rate = 0.0;
-    for (name, fresh) in [("fresh connections", true), ("keep-alive", false)] {
-        let mut figures: [Figures; 3] = Default::default();
-        for (_, address, _) in &contenders {
-            wrk(address, 1, fresh)?;
-        }
-        for n in turns(rounds, 3) {
-            let (_, address, process) = &contenders[n];
-            let before = process.map_or(Ok(0.0), Running::cpu)?;
-            let (rate, requests, errors) = wrk(address, seconds, fresh)?;
-            let cpu = process.map_or(Ok(0.0), Running::cpu)? - before;
-            figures[n].rate.push(rate);
-            figures[n].cpu.push(cpu / requests * 1e6);
-            figures[n].errors += errors;
-        }
-        println!("\n{name:<20}{:>10}{:>14}{:>10}", "req/s", "CPU/req (µs)", "errors");
-        for ((who, _, _), f) in contenders.iter().zip(&figures) {
-            println!("{who:<20}{:>10.0}{:>14.1}{:>10}", median(&f.rate), median(&f.cpu), f.errors);
-        }
-        println!(
-            "edge / {}: {:.2} of the rate, {:.2} of the CPU per request",
-            contenders[1].0,
-            ratio(&figures[2].rate, &figures[1].rate),
-            ratio(&figures[2].cpu, &figures[1].cpu)
-        );
-        peer_rate = median(&figures[1].rate);
-    }
+    compare_throughput("fresh connections", true, &contenders, rounds, seconds)?;
+    let peer_rate = compare_throughput("keep-alive", false, &contenders, rounds, seconds)?;
     if ingress {
-        let rate = peer_rate / 2.0;
-        let (mut p99, mut p50): ([Vec<f64>; 3], [Vec<f64>; 3]) = Default::default();
-        for n in turns(rounds, 3) {
-            let (rate, seconds) = (rate.to_string(), seconds.to_string());
-            let arguments = ["--paced", contenders[n].1, &rate, &seconds];
-            let (_, line) = Running::this(&arguments)?;
-            let numbers: Vec<f64> = line.split(' ').filter_map(|n| n.parse().ok()).collect();
-            let [slow, middle, _] = numbers[..] else { return Err("a request failed".into()) };
-            p99[n].push(slow);
-            p50[n].push(middle);
-        }
-        println!("\n{:<20}{:>10}{:>14}", format!("{rate:.0} req/s"), "p50 (µs)", "p99 (µs)");
-        for (n, (who, _, _)) in contenders.iter().enumerate() {
-            println!("{who:<20}{:>10.0}{:>14.0}", median(&p50[n]), median(&p99[n]));
-        }
-        println!("edge / nginx: {:.2} of the p99", ratio(&p99[2], &p99[1]));
+        compare_latency(peer_rate / 2.0, &contenders, rounds, seconds)?;
     }
     drop(peer);
     fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+/// Measures requests per second and CPU per request at full load; returns the peer's rate.
+fn compare_throughput(
+    title: &str,
+    fresh: bool,
+    contenders: &[Contender<'_>; 3],
+    rounds: usize,
+    seconds: u32,
+) -> Result<f64> {
+    let mut figures: [Figures; 3] = Default::default();
+    for (_, address, _) in contenders {
+        wrk(address, 1, fresh)?;
+    }
+    for n in turns(rounds, 3) {
+        let (_, address, process) = contenders[n];
+        let before = process.map_or(Ok(0.0), Running::cpu)?;
+        let (rate, requests, errors) = wrk(address, seconds, fresh)?;
+        let cpu = process.map_or(Ok(0.0), Running::cpu)? - before;
+        figures[n].rate.push(rate);
+        figures[n].cpu.push(cpu / requests * 1e6);
+        figures[n].errors += errors;
+    }
+    println!("\n{title:<20}{:>10}{:>14}{:>10}", "req/s", "CPU/req (µs)", "errors");
+    for ((who, _, _), f) in contenders.iter().zip(&figures) {
+        println!("{who:<20}{:>10.0}{:>14.1}{:>10}", median(&f.rate), median(&f.cpu), f.errors);
+    }
+    println!(
+        "edge / {}: {:.2} of the rate, {:.2} of the CPU per request",
+        contenders[1].0,
+        ratio(&figures[2].rate, &figures[1].rate),
+        ratio(&figures[2].cpu, &figures[1].cpu)
+    );
+    Ok(median(&figures[1].rate))
+}
+
+/// Measures the latency at a constant rate.
+fn compare_latency(
+    rate: f64,
+    contenders: &[Contender<'_>; 3],
+    rounds: usize,
+    seconds: u32,
+) -> Result<()> {
+    let (mut p99, mut p50): ([Vec<f64>; 3], [Vec<f64>; 3]) = Default::default();
+    for n in turns(rounds, 3) {
+        let (rate, seconds) = (rate.to_string(), seconds.to_string());
+        let arguments = ["--paced", contenders[n].1, &rate, &seconds];
+        let (_, line) = Running::this(&arguments)?;
+        let numbers: Vec<f64> = line.split(' ').filter_map(|n| n.parse().ok()).collect();
+        let [slow, middle, _] = numbers[..] else { return Err("a request failed".into()) };
+        p99[n].push(slow);
+        p50[n].push(middle);
+    }
+    println!("\n{:<20}{:>10}{:>14}", format!("{rate:.0} req/s"), "p50 (µs)", "p99 (µs)");
+    for (n, (who, _, _)) in contenders.iter().enumerate() {
+        println!("{who:<20}{:>10.0}{:>14.0}", median(&p50[n]), median(&p99[n]));
+    }
+    println!("edge / nginx: {:.2} of the p99", ratio(&p99[2], &p99[1]));
     Ok(())
 }
 

@@ -145,7 +145,7 @@ mod tests {
     };
     use tokio::time::timeout;
 
-    /// Fails in the way that the key says for as often as it says, and then succeeds.
+    /// Fails three times in the way that the key names, and then succeeds.
     #[derive(Default)]
     struct Toy {
         runs: Arc<Mutex<BTreeMap<&'static str, usize>>>,
@@ -171,7 +171,7 @@ mod tests {
                     Err(kube::Error::Api(Status::failure("no", "Broken").with_code(500).boxed()))
                 }
                 "terminating" => Err(kube::Error::Api(
-                    Status::failure("gone", "NotFound")
+                    Status::failure("no such namespace", "NotFound")
                         .with_code(404)
                         .with_details(details("namespaces"))
                         .boxed(),

@@ -1,4 +1,4 @@
-//! The garbage collector: deletes objects whose owners are gone, and carries out foreground and
+//! The garbage collector: deletes objects whose owners are deleted, and carries out foreground and
 //! orphan deletion (kube-controller-manager's `garbage-collector-controller`).
 
 mod graph;
@@ -61,7 +61,7 @@ pub(crate) struct GarbageCollector {
     shared: Arc<Shared>,
 }
 
-/// What the event handlers update.
+/// The state that event handlers update.
 struct Shared {
     graph: Mutex<Graph>,
     /// Uids of objects to collect.

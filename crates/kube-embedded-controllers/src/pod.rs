@@ -49,9 +49,9 @@ pub(crate) fn sort_for_deletion(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], now
         node_name(a)
             .is_some()
             .cmp(&node_name(b).is_some())
-            .then_with(|| phase(a).cmp(&phase(b)))
+            .then_with(|| phase_rank(a).cmp(&phase_rank(b)))
             .then_with(|| is_ready(a).cmp(&is_ready(b)))
-            .then_with(|| cost(a).cmp(&cost(b)))
+            .then_with(|| deletion_cost(a).cmp(&deletion_cost(b)))
             .then_with(|| related_on_node(b).cmp(&related_on_node(a)))
             .then_with(|| match is_ready(a) {
                 true => younger_first(ready_since(a), ready_since(b), a, b, now),
@@ -66,7 +66,7 @@ fn node_name(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
 }
 
-fn phase(pod: &Pod) -> u8 {
+fn phase_rank(pod: &Pod) -> u8 {
     match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
         Some("Running") => 2,
         Some("Unknown") => 1,
@@ -74,7 +74,7 @@ fn phase(pod: &Pod) -> u8 {
     }
 }
 
-fn cost(pod: &Pod) -> i32 {
+fn deletion_cost(pod: &Pod) -> i32 {
     let cost = pod.metadata.annotations.as_ref().and_then(|all| all.get(DELETION_COST));
     cost.and_then(|cost| cost.parse().ok()).unwrap_or(0)
 }
@@ -126,7 +126,7 @@ mod tests {
         at(0).0
     }
 
-    /// A running pod on a node, ready for so long.
+    /// A running pod on a node that has been ready for `ready` seconds.
     fn pod(name: &str, node: &str, ready: Option<i64>) -> Pod {
         Pod {
             metadata: ObjectMeta {

@@ -20,7 +20,7 @@ pub(crate) struct PodControl<'a> {
 }
 
 impl PodControl<'_> {
-    /// Creates all pods at a time.
+    /// Creates all pods concurrently.
     ///
     /// # Errors
     /// The last failure; the others are reported by events only.
@@ -45,7 +45,7 @@ impl PodControl<'_> {
         outcome
     }
 
-    /// Deletes all pods at a time.
+    /// Deletes all pods concurrently.
     ///
     /// # Errors
     /// The last failure; the others are reported by events only.

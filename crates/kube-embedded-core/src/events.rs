@@ -1,7 +1,7 @@
-//! Tells the story of objects as core/v1 Events, the way client-go's recorder does: the same event
-//! seen again counts up instead of piling up. Publishing never waits; a task of its own writes.
+//! The event recorder (core/v1), modeled on client-go's: a repeated event increments the count of the
+//! stored one. Publishing never blocks; a task writes the events.
 
-use crate::time::whole_seconds;
+use crate::{task::spawn_named, time::whole_seconds};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
@@ -18,21 +18,21 @@ use std::{
 };
 use tokio::{sync::mpsc, time::timeout};
 
-/// How many events of one recorder are remembered, to count repetitions.
-const REMEMBERED: usize = 1024;
-/// No write of an event may hold up those behind it for longer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The number of events that one recorder remembers to count repetitions.
+const CACHE_SIZE: usize = 1024;
+/// The timeout of one write, so that it does not hold up the events behind it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Publishes events in the name of one component. Clones share what they know.
+/// Publishes events as one component. Clones share the queue and the cache.
 #[derive(Clone)]
 pub struct Recorder {
     events: mpsc::UnboundedSender<Entry>,
 }
 
-/// What makes two events the same, as client-go's correlator has it.
+/// The fields by which client-go's correlator recognizes a repetition.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Identity {
-    /// Kind, namespace, name, uid and path of the field.
+struct AggregateKey {
+    /// Kind, namespace, name, uid and field path.
     object: [Option<String>; 5],
     type_: String,
     reason: String,
@@ -41,29 +41,30 @@ struct Identity {
 
 struct Entry {
     object: ObjectReference,
-    identity: Identity,
+    key: AggregateKey,
     at: Timestamp,
 }
 
 impl Recorder {
-    /// A recorder for `component` (`deployment-controller`, `kubelet`) on `host` (a node's name, or
-    /// empty). Must be called within a Tokio runtime; the task it starts ends when the last clone
-    /// is dropped and what was published has been written.
+    /// Creates a recorder for `component` (`deployment-controller`, `kubelet`) on `host` (the name of
+    /// a node, or empty). Must be called within a Tokio runtime. The task that it spawns ends after
+    /// the last clone is dropped and all published events are written.
     pub fn new(client: Client, component: &str, host: &str) -> Self {
         let (events, queue) = mpsc::unbounded_channel();
         let source = EventSource {
             component: Some(component.to_owned()),
             host: (!host.is_empty()).then(|| host.to_owned()),
         };
-        tokio::spawn(write(client, source, queue));
+        let task = format!("event-recorder-{component}");
+        spawn_named(task, write(client, source, queue)).detach();
         Self { events }
     }
 
-    /// Publishes an event about `object` and returns at once. `type_` is `Normal` or `Warning`;
-    /// `reason` is one word in camel case; `message` is for people. An event that cannot be written
-    /// (its namespace is going away, say) is lost, as in Kubernetes.
+    /// Publishes an event about `object` without waiting. `type_` is `Normal` or `Warning`, `reason`
+    /// one word in camel case, `message` a sentence for people. An event that cannot be written (for
+    /// example, because its namespace is terminating) is dropped, as in Kubernetes.
     pub fn publish(&self, object: &ObjectReference, type_: &str, reason: &str, message: &str) {
-        let identity = Identity {
+        let key = AggregateKey {
             object: [
                 object.kind.clone(),
                 object.namespace.clone(),
@@ -75,40 +76,52 @@ impl Recorder {
             reason: reason.to_owned(),
             message: message.to_owned(),
         };
-        let entry = Entry { object: object.clone(), identity, at: Timestamp::now() };
+        let entry = Entry { object: object.clone(), key, at: Timestamp::now() };
         // The task outlives every sender, so this fails only while the runtime is shut down.
         let _ = self.events.send(entry);
     }
 }
 
-/// Returns a reference to `object` at the version its publisher saw.
+/// Returns a reference to `object` at the version that the publisher has seen.
 pub fn about<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
     let resource_version = object.meta().resource_version.clone();
     ObjectReference { resource_version, ..object.object_ref(&()) }
 }
 
 async fn write(client: Client, source: EventSource, mut queue: mpsc::UnboundedReceiver<Entry>) {
-    let mut seen = Seen::default();
+    let mut cache = Cache::default();
     while let Some(entry) = queue.recv().await {
         let namespace = entry.object.namespace.clone().unwrap_or_else(|| "default".into());
         let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-        let _ = timeout(PATIENCE, record(&api, &source, &mut seen, entry)).await;
+        let (component, reason) = (source.component.as_deref(), entry.key.reason.clone());
+        let recorded = timeout(WRITE_TIMEOUT, record(&api, &source, &mut cache, entry)).await;
+        let error = match recorded {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(timeout) => timeout.to_string(),
+        };
+        tracing::debug!(component, reason, namespace, error, "event dropped");
     }
 }
 
-async fn record(api: &Api<Event>, source: &EventSource, seen: &mut Seen, entry: Entry) {
-    if let Some((name, count)) = seen.count(&entry.identity) {
+async fn record(
+    api: &Api<Event>,
+    source: &EventSource,
+    cache: &mut Cache,
+    entry: Entry,
+) -> kube::Result<()> {
+    if let Some((name, count)) = cache.increment(&entry.key) {
         let patch = json!({ "count": count, "lastTimestamp": Time(whole_seconds(entry.at)) });
         if api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.is_ok() {
-            return;
+            return Ok(());
         }
-        seen.forget(&entry.identity);
+        cache.remove(&entry.key);
     }
     let event = event(&entry, source);
     let name = event.metadata.name.clone().unwrap_or_default();
-    if api.create(&PostParams::default(), &event).await.is_ok() {
-        seen.remember(entry.identity, name);
-    }
+    api.create(&PostParams::default(), &event).await?;
+    cache.insert(entry.key, name);
+    Ok(())
 }
 
 fn event(entry: &Entry, source: &EventSource) -> Event {
@@ -121,9 +134,9 @@ fn event(entry: &Entry, source: &EventSource) -> Event {
             ..Default::default()
         },
         involved_object: entry.object.clone(),
-        type_: Some(entry.identity.type_.clone()),
-        reason: Some(entry.identity.reason.clone()),
-        message: Some(entry.identity.message.clone()),
+        type_: Some(entry.key.type_.clone()),
+        reason: Some(entry.key.reason.clone()),
+        message: Some(entry.key.message.clone()),
         count: Some(1),
         first_timestamp: Some(at.clone()),
         last_timestamp: Some(at),
@@ -134,35 +147,36 @@ fn event(entry: &Entry, source: &EventSource) -> Event {
     }
 }
 
-/// The events written lately, oldest forgotten first.
+/// The events written last: their names and counts.
 #[derive(Default)]
-struct Seen {
-    events: HashMap<Identity, (String, i32)>,
-    order: VecDeque<Identity>,
+struct Cache {
+    events: HashMap<AggregateKey, (String, i32)>,
+    /// Oldest first.
+    order: VecDeque<AggregateKey>,
 }
 
-impl Seen {
-    /// Name and new count of an event that was written before.
-    fn count(&mut self, identity: &Identity) -> Option<(String, i32)> {
-        let (name, count) = self.events.get_mut(identity)?;
+impl Cache {
+    /// Counts a repetition. Returns the name and new count of the stored event.
+    fn increment(&mut self, key: &AggregateKey) -> Option<(String, i32)> {
+        let (name, count) = self.events.get_mut(key)?;
         *count += 1;
         Some((name.clone(), *count))
     }
 
-    fn remember(&mut self, identity: Identity, name: String) {
-        if self.events.insert(identity.clone(), (name, 1)).is_none() {
-            self.order.push_back(identity);
+    fn insert(&mut self, key: AggregateKey, name: String) {
+        if self.events.insert(key.clone(), (name, 1)).is_none() {
+            self.order.push_back(key);
         }
-        while self.order.len() > REMEMBERED {
+        while self.order.len() > CACHE_SIZE {
             if let Some(oldest) = self.order.pop_front() {
                 self.events.remove(&oldest);
             }
         }
     }
 
-    fn forget(&mut self, identity: &Identity) {
-        self.events.remove(identity);
-        self.order.retain(|known| known != identity);
+    fn remove(&mut self, key: &AggregateKey) {
+        self.events.remove(key);
+        self.order.retain(|known| known != key);
     }
 }
 
@@ -178,7 +192,7 @@ mod tests {
                 namespace: Some("shop".into()),
                 ..Default::default()
             },
-            identity: Identity {
+            key: AggregateKey {
                 object: [Some("Pod".into()), None, Some("web".into()), None, None],
                 type_: "Normal".into(),
                 reason: "Pulled".into(),
@@ -189,31 +203,31 @@ mod tests {
     }
 
     #[test]
-    fn repetitions_count_up_and_others_do_not() {
-        let mut seen = Seen::default();
-        let (first, other) = (entry("a").identity, entry("b").identity);
-        assert_eq!(seen.count(&first), None);
-        seen.remember(first.clone(), "web.1".into());
-        assert_eq!(seen.count(&first), Some(("web.1".into(), 2)));
-        assert_eq!(seen.count(&first), Some(("web.1".into(), 3)));
-        assert_eq!(seen.count(&other), None);
-        seen.forget(&first);
-        assert_eq!(seen.count(&first), None);
+    fn repetition_increments_count_of_the_same_event_only() {
+        let mut cache = Cache::default();
+        let (first, other) = (entry("a").key, entry("b").key);
+        assert_eq!(cache.increment(&first), None);
+        cache.insert(first.clone(), "web.1".into());
+        assert_eq!(cache.increment(&first), Some(("web.1".into(), 2)));
+        assert_eq!(cache.increment(&first), Some(("web.1".into(), 3)));
+        assert_eq!(cache.increment(&other), None);
+        cache.remove(&first);
+        assert_eq!(cache.increment(&first), None);
     }
 
     #[test]
-    fn memory_is_bounded() {
-        let mut seen = Seen::default();
-        for n in 0..REMEMBERED + 10 {
-            seen.remember(entry(&n.to_string()).identity, n.to_string());
+    fn cache_is_bounded() {
+        let mut cache = Cache::default();
+        for n in 0..CACHE_SIZE + 10 {
+            cache.insert(entry(&n.to_string()).key, n.to_string());
         }
-        assert_eq!(seen.events.len(), REMEMBERED);
-        assert_eq!(seen.count(&entry("9").identity), None);
-        assert!(seen.count(&entry("10").identity).is_some());
+        assert_eq!(cache.events.len(), CACHE_SIZE);
+        assert_eq!(cache.increment(&entry("9").key), None);
+        assert!(cache.increment(&entry("10").key).is_some());
     }
 
     #[test]
-    fn events_look_like_those_of_kubernetes() {
+    fn event_has_the_fields_of_kubernetes() {
         let source = EventSource { component: Some("kubelet".into()), host: Some("node-1".into()) };
         let event = event(&entry("a"), &source);
         assert_eq!(event.metadata.name.as_deref(), Some("web.18776f28ca5f4d15"));

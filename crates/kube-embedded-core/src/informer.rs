@@ -13,6 +13,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
     fmt::{self, Debug, Display, Formatter},
+    mem,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -199,23 +200,31 @@ impl<K: Resource> Informer<K> {
     }
 
     /// Follows a watch until it ends. After an error, waits for a back-off and lets the watch
-    /// resume.
+    /// resume. Of errors in a row, the first is logged as a warning.
     pub async fn run(
         &self,
         events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
         mut backoff: Backoff,
     ) {
         let mut events = pin!(events);
+        let resource = &*self.resource;
+        let mut failing = false;
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
                     backoff.reset();
+                    if mem::take(&mut failing) {
+                        tracing::info!(resource, "watching again");
+                    }
                     self.observe(event);
                 }
                 Err(error) => {
                     let delay = backoff.next_delay();
-                    let resource = &*self.resource;
-                    tracing::warn!(resource, %error, ?delay, "watch failed; restarting it");
+                    if mem::replace(&mut failing, true) {
+                        tracing::debug!(resource, %error, ?delay, "failed to watch; retrying");
+                    } else {
+                        tracing::warn!(resource, %error, ?delay, "failed to watch; retrying");
+                    }
                     sleep(delay).await;
                 }
             }

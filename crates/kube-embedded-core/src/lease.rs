@@ -212,7 +212,7 @@ impl LeaseClient {
                 Ok(Ok(Renewal::Vacant(current))) => {
                     tracing::warn!(lease = self.name, "lease was deleted; acquiring it again");
                     // A faster candidate is noticed at the next renewal.
-                    if let Ok(true) = self.take(current).await {
+                    if let Ok(true) = self.take(current.map(|current| *current)).await {
                         renewed = Instant::now();
                     }
                 }
@@ -234,7 +234,7 @@ impl LeaseClient {
             return Ok(Renewal::Vacant(None));
         };
         match holder(&current) {
-            "" => return Ok(Renewal::Vacant(Some(current))),
+            "" => return Ok(Renewal::Vacant(Some(Box::new(current)))),
             holder if holder != self.identity => {
                 return Ok(Renewal::HeldByOther(holder.to_owned()));
             }
@@ -262,7 +262,7 @@ impl LeaseClient {
 enum Renewal {
     Renewed,
     /// A user deleted the Lease or cleared its holder.
-    Vacant(Option<Lease>),
+    Vacant(Option<Box<Lease>>),
     HeldByOther(String),
 }
 

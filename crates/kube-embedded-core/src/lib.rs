@@ -1,5 +1,6 @@
-//! What the components of `kube-embedded` share: the addresses of a cluster, informer and workqueue,
-//! event recorder, leader election, supervised tasks, the interface between API server and kubelet.
+//! Shared parts of the components of `kube-embedded`: informer, workqueue and back-off (client-go),
+//! event recorder, leader election, supervised tasks, the addresses of a cluster, and the interface
+//! between API server and kubelet.
 //!
 //! This crate is internal to the workspace: use `kube-embedded`.
 

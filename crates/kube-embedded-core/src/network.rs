@@ -1,9 +1,9 @@
-//! Addresses of a cluster, and the one way to reach a pod.
+//! The addresses of a cluster, and connections to its pods.
 //!
 //! Every cluster owns one block `127.A.0.0/16` of the host's loopback range, claimed by binding
-//! `127.A.0.1:6443`, so any number of clusters run side by side and nothing ever leaves the host.
-//! Pods in namespaces of their own have ordinary `10.244.N.x` addresses that exist only there:
-//! the kubelet attaches a [`PodSockets`] for each, and everybody else dials through [`Network`].
+//! `127.A.0.1:6443`, so any number of clusters run side by side and no traffic leaves the host.
+//! Pods with a network namespace have `10.244.N.x` addresses that exist only there: the kubelet
+//! attaches a [`PodSockets`] for each, and the other components connect through [`Network`].
 
 use futures::future::BoxFuture;
 use std::{
@@ -17,12 +17,12 @@ use tokio::{
     sync::watch,
 };
 
-/// How a pod's processes are kept apart from the host.
+/// The isolation of a pod's processes from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sandbox {
-    /// User, mount, pid, uts and network namespaces of its own.
+    /// User, mount, pid, uts and network namespaces.
     Namespaced,
-    /// A child process with a loopback address of its own, handed to it as `POD_IP`.
+    /// Child processes with a loopback address for the pod, which they find in `POD_IP`.
     Plain,
 }
 
@@ -36,35 +36,35 @@ pub const BLOCKS: std::ops::RangeInclusive<u8> = 2..=250;
 pub struct Addresses {
     /// `A` of the block `127.A.0.0/16`.
     pub block: u8,
-    /// Decides whether pods and Services have addresses of the host.
+    /// Pods and Services have addresses of the host in the plain sandbox only.
     pub sandbox: Sandbox,
 }
 
 impl Addresses {
-    /// Where the API server listens.
+    /// Returns the address that the API server listens on, at [`API_PORT`].
     pub fn api(&self) -> Ipv4Addr {
         Ipv4Addr::new(127, self.block, 0, 1)
     }
 
-    /// The internal address of a node, counted from 0.
+    /// Returns the internal address of a node, counted from 0.
     pub fn node(&self, node: u8) -> Ipv4Addr {
         Ipv4Addr::new(127, self.block, 0, 11 + node)
     }
 
-    /// The addresses that load balancers get, in the order they are handed out.
+    /// Returns the addresses for load balancers, in the order of allocation.
     pub fn load_balancers(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
         let block = self.block;
         (1..=254).map(move |n| Ipv4Addr::new(127, block, 1, n))
     }
 
-    /// The addresses that Ingresses get, one a namespace, in the order they are handed out.
+    /// Returns the addresses for Ingresses, one per namespace, in the order of allocation.
     pub fn ingresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
         let block = self.block;
         (1..=254).map(move |n| Ipv4Addr::new(127, block, 2, n))
     }
 
-    /// First address and prefix length of the range that cluster addresses are taken from. The
-    /// first usable address is that of the `kubernetes` Service.
+    /// Returns the first address and prefix length of the service CIDR. The first usable address
+    /// belongs to the `kubernetes` Service.
     pub fn services(&self) -> (Ipv4Addr, u8) {
         match self.sandbox {
             Sandbox::Namespaced => (Ipv4Addr::new(10, 96, 0, 0), 16),
@@ -72,7 +72,7 @@ impl Addresses {
         }
     }
 
-    /// First address and prefix length of the pods of a node, counted from 0.
+    /// Returns the first address and prefix length of the pod CIDR of a node, counted from 0.
     pub fn pods(&self, node: u8) -> (Ipv4Addr, u8) {
         match self.sandbox {
             Sandbox::Namespaced => (Ipv4Addr::new(10, 244, node, 0), 24),
@@ -81,10 +81,11 @@ impl Addresses {
     }
 }
 
-/// Claims a block of addresses by binding the address of its API server: no other process can bind it.
+/// Claims a block of addresses by binding the address of its API server, which no other process can
+/// do then.
 ///
 /// # Errors
-/// Returns the last bind error if every block is taken.
+/// The last bind error, if every block is taken.
 pub fn claim_block() -> io::Result<(TcpListener, u8)> {
     let count = u32::from(BLOCKS.end() - BLOCKS.start()) + 1;
     let start = std::process::id().wrapping_mul(31).wrapping_add(rand::random_range(0..count));
@@ -102,84 +103,84 @@ pub fn claim_block() -> io::Result<(TcpListener, u8)> {
     Err(last)
 }
 
-/// Makes sockets that live in a pod's network namespace.
+/// Creates sockets in a pod's network namespace.
 pub trait PodSockets: Send + Sync {
     /// Connects to `to` from inside the pod.
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
-    /// Listens on `on` inside the pod: how a pod reaches Service addresses.
+    /// Listens on `on` inside the pod, so that it can reach Service addresses.
     fn listen(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<TcpListener>>;
 }
 
-/// Reaches the nodes and pods of a cluster of somebody else's.
+/// Connects to the nodes and pods of an external cluster.
 pub trait Dial: Send + Sync {
     /// Connects to `to`, an address of that cluster.
     fn dial(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
 }
 
-/// The pods of a cluster by address.
+/// The pods of a cluster by address, and how to connect to them.
 pub struct Network {
     pods: RwLock<HashMap<IpAddr, Arc<dyn PodSockets>>>,
     changes: watch::Sender<u64>,
-    /// For a cluster whose pods are attached nowhere.
-    dialler: Option<Arc<dyn Dial>>,
+    /// Set for an external cluster, whose pods are not attached.
+    dialer: Option<Arc<dyn Dial>>,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { pods: RwLock::default(), changes: watch::Sender::new(0), dialler: None }
+        Self { pods: RwLock::default(), changes: watch::Sender::new(0), dialer: None }
     }
 }
 
 impl Network {
-    /// That of a cluster of somebody else's.
-    pub fn with_dialler(dialler: Arc<dyn Dial>) -> Self {
-        Self { dialler: Some(dialler), ..Self::default() }
+    /// Creates the network of an external cluster.
+    pub fn with_dialer(dialer: Arc<dyn Dial>) -> Self {
+        Self { dialer: Some(dialer), ..Self::default() }
     }
 
-    /// Makes a pod's namespace known under its address.
+    /// Registers the sockets of a pod under its address.
     pub fn attach(&self, pod: IpAddr, sockets: Arc<dyn PodSockets>) {
         self.pods.write().unwrap_or_else(|e| e.into_inner()).insert(pod, sockets);
         self.changes.send_modify(|n| *n += 1);
     }
 
-    /// Forgets a pod's namespace.
+    /// Removes the sockets of a pod.
     pub fn detach(&self, pod: IpAddr) {
         self.pods.write().unwrap_or_else(|e| e.into_inner()).remove(&pod);
         self.changes.send_modify(|n| *n += 1);
     }
 
-    /// All attached pods, and a receiver that tells when there are others.
+    /// Returns all attached pods, and a receiver that is notified when they change.
     pub fn attached(&self) -> (Vec<(IpAddr, Arc<dyn PodSockets>)>, watch::Receiver<u64>) {
         let changes = self.changes.subscribe();
         let pods = self.pods.read().unwrap_or_else(|e| e.into_inner());
         (pods.iter().map(|(ip, s)| (*ip, s.clone())).collect(), changes)
     }
 
-    /// Connects to `to` from inside a pod that has a network of its own.
+    /// Connects to `to` from inside an attached pod.
     pub async fn connect_from(&self, pod: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
         let sockets = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&pod).cloned();
         match sockets {
             Some(sockets) => sockets.connect(to).await,
-            None => Err(nowhere(pod)),
+            None => Err(unknown_pod(pod)),
         }
     }
 
-    /// Connects to a pod. An address that is neither attached nor loopback is refused rather than
-    /// dialled: outside the cluster somebody else may own it.
+    /// Connects to a pod. Refuses an address that is neither attached nor loopback: outside of the
+    /// cluster it may belong to another host.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        if let Some(dialler) = &self.dialler {
-            return dialler.dial(to).await;
+        if let Some(dialer) = &self.dialer {
+            return dialer.dial(to).await;
         }
         let pod = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&to.ip()).cloned();
         match pod {
             Some(pod) => pod.connect(to).await,
             None if to.ip().is_loopback() => TcpStream::connect(to).await,
-            None => Err(nowhere(to.ip())),
+            None => Err(unknown_pod(to.ip())),
         }
     }
 }
 
-fn nowhere(ip: IpAddr) -> io::Error {
+fn unknown_pod(ip: IpAddr) -> io::Error {
     let why = format!("no pod of this cluster has the address {ip}");
     io::Error::new(io::ErrorKind::HostUnreachable, why)
 }

@@ -1,6 +1,6 @@
-//! What the API server asks of a kubelet: the subresources `log`, `exec`, `attach` and
-//! `portforward`. Real clusters do this over HTTPS to the node; here it is a trait, so that the API
-//! knows no processes and the kubelet no HTTP.
+//! The interface between API server and kubelet: the subresources `log`, `exec`, `attach` and
+//! `portforward`. In other clusters it is HTTPS to the node; here it is a trait, so that the API
+//! server knows no processes and the kubelet no HTTP.
 
 use bytes::Bytes;
 use futures::{future::BoxFuture, stream::BoxStream};
@@ -9,66 +9,66 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Query of `GET …/pods/{name}/log`, as Kubernetes names it.
+/// The query of `GET …/pods/{name}/log` (`PodLogOptions`).
 #[derive(Clone, Debug, Default)]
 pub struct LogOptions {
-    /// Which container; `None` where the pod has only one.
+    /// The name of the container; `None` if the pod has only one.
     pub container: Option<String>,
-    /// Keep the stream open for lines to come.
+    /// Keeps the stream open for new lines.
     pub follow: bool,
-    /// Of the container before its last restart.
+    /// Reads the log of the container before its last restart.
     pub previous: bool,
-    /// Only lines younger than this.
+    /// Selects the lines that are younger than this.
     pub since_seconds: Option<i64>,
-    /// Only the last lines.
+    /// Selects this many lines from the end.
     pub tail_lines: Option<i64>,
-    /// Cut after so many bytes.
+    /// Ends the stream after this many bytes.
     pub limit_bytes: Option<i64>,
-    /// Start each line with its time, RFC 3339 with nanoseconds.
+    /// Prefixes each line with its time in RFC 3339 with nanoseconds.
     pub timestamps: bool,
 }
 
-/// Query of `…/pods/{name}/exec` and `…/attach`, as Kubernetes names it.
+/// The query of `…/pods/{name}/exec` and `…/attach` (`PodExecOptions`).
 #[derive(Clone, Debug, Default)]
 pub struct StreamOptions {
-    /// Which container.
+    /// The name of the container.
     pub container: String,
-    /// Whether the client writes to the program.
+    /// The client sends the program's standard input.
     pub stdin: bool,
-    /// Whether the client reads what the program prints.
+    /// The client receives standard output.
     pub stdout: bool,
-    /// Whether the client reads what it prints as errors.
+    /// The client receives standard error.
     pub stderr: bool,
-    /// Whether the program shall have a terminal.
+    /// The program gets a terminal.
     pub tty: bool,
 }
 
-/// What one reads a program's output from.
+/// The output of a program.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
-/// What one writes a program's input to. Dropped, the input ends.
+/// The input of a program, which ends when this is dropped.
 pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// A client's connection with a program. Dropped, a program that was started for it is killed.
+/// A client's connection to a program. Dropping it kills a program that was started for it.
 pub struct Session {
-    /// The program's input, where it has one.
+    /// Standard input, if requested.
     pub stdin: Option<Writer>,
-    /// What it prints.
+    /// Standard output.
     pub stdout: Option<Reader>,
-    /// What it prints as errors; a terminal has it among the rest.
+    /// Standard error; a terminal merges it into standard output.
     pub stderr: Option<Reader>,
-    /// Tells its terminal, if it has one, how many columns and rows the client shows.
+    /// Resizes the terminal, if there is one, to this many columns and rows.
     pub resize: Option<Box<dyn Fn(u16, u16) + Send + Sync>>,
-    /// Its exit code, or why there is none. Output may still be there to be read.
+    /// Resolves to the exit code, or to the reason why there is none. Output may remain to be read.
     pub end: BoxFuture<'static, Result<i32, String>>,
 }
 
-/// Refusals that become a `Status` on the wire.
+/// Errors, which the API server converts to a `Status`.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum NodeError {
-    /// 400: the container exists but cannot answer now (it is still waiting to start, say).
+    /// 400: the container exists but is not ready for the request, for example not started yet.
     #[error("{0}")]
     BadRequest(String),
-    /// 404: the node knows no such pod or container.
+    /// 404: no such pod or container on the node.
     #[error("{0}")]
     NotFound(String),
     /// 500.
@@ -76,9 +76,9 @@ pub enum NodeError {
     Internal(String),
 }
 
-/// The kubelets of a cluster, as the API server sees them.
+/// The kubelets of a cluster.
 pub trait NodeApi: Send + Sync {
-    /// The log of a container, in chunks; ends at once unless `follow` is set.
+    /// Returns the log of a container in chunks. The stream ends at once unless `follow` is set.
     fn logs(
         &self,
         namespace: &str,
@@ -86,7 +86,7 @@ pub trait NodeApi: Send + Sync {
         options: LogOptions,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Bytes>, NodeError>>;
 
-    /// Starts a program in a running container.
+    /// Runs a program in a running container.
     fn exec(
         &self,
         namespace: &str,
@@ -95,7 +95,7 @@ pub trait NodeApi: Send + Sync {
         options: StreamOptions,
     ) -> BoxFuture<'_, Result<Session, NodeError>>;
 
-    /// Joins the program that a running container was started for.
+    /// Attaches to the main program of a running container.
     fn attach(
         &self,
         namespace: &str,

@@ -1,19 +1,20 @@
-//! Kubernetes' quantities (`100m`, `1.5Gi`): whether one is well formed, and how two compare.
+//! Kubernetes' quantities (`100m`, `1.5Gi`), parsed exactly: validation and scheduling share this
+//! parser, so they cannot disagree.
 
-/// What Kubernetes answers to anything that is no quantity.
+/// Kubernetes' message for text that is not a quantity.
 pub const MALFORMED: &str = "quantities must match the regular expression \
     '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 
-/// Whether the text is a quantity.
+/// Checks that the text is a quantity.
 ///
 /// # Errors
-/// In Kubernetes' words.
+/// The message of Kubernetes.
 pub fn check(text: &str) -> Result<(), String> {
     parse(text).map(|_| ())
 }
 
-/// The value in billionths, rounded up as Kubernetes does; saturates far beyond what any resource
-/// needs.
+/// Returns the value in billionths, rounded up in magnitude as in Kubernetes. Saturates far above any
+/// real amount.
 ///
 /// # Errors
 /// As [`check`].
@@ -56,7 +57,8 @@ pub fn parse(text: &str) -> Result<i128, String> {
     };
     let digits: String = [whole, fraction].concat();
     let Ok(mantissa) = digits.parse::<i128>() else { return Ok(i128::MAX) };
-    let power = 9 + exponent - i32::try_from(fraction.len()).unwrap_or(i32::MAX);
+    let places = i32::try_from(fraction.len()).unwrap_or(i32::MAX);
+    let power = exponent.saturating_add(9).saturating_sub(places);
     let scaled = mantissa.saturating_mul(base);
     let value = if power >= 0 {
         scaled.saturating_mul(10_i128.checked_pow(power.unsigned_abs()).unwrap_or(i128::MAX))
@@ -78,9 +80,10 @@ pub fn milli(text: &str) -> i128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
-    fn quantities() {
+    fn quantities_are_parsed_exactly_or_rejected_as_in_kubernetes() {
         for (text, billionths) in [
             ("1", 1_000_000_000),
             ("100m", 100_000_000),
@@ -90,6 +93,8 @@ mod tests {
             ("64Mi", 67_108_864_000_000_000),
             ("-2", -2_000_000_000),
             ("0.0000000001", 1),
+            ("1e2147483647", i128::MAX),
+            ("1e-2147483648", 1),
         ] {
             assert_eq!(parse(text), Ok(billionths), "{text}");
         }
@@ -98,6 +103,61 @@ mod tests {
         }
         assert_eq!(check("1KiB"), Err(MALFORMED.to_owned()));
         assert_eq!(check("1ki"), Err("unable to parse quantity's suffix".to_owned()));
+    }
+
+    const SUFFIXES: [(&str, i128); 16] = [
+        ("n", 1),
+        ("u", 1_000),
+        ("m", 1_000_000),
+        ("", 1_000_000_000),
+        ("k", 1_000_000_000_000),
+        ("M", 1_000_000_000_000_000),
+        ("G", 1_000_000_000_000_000_000),
+        ("T", 1_000_000_000_000_000_000_000),
+        ("P", 1_000_000_000_000_000_000_000_000),
+        ("E", 1_000_000_000_000_000_000_000_000_000),
+        ("Ki", 1_000_000_000 << 10),
+        ("Mi", 1_000_000_000 << 20),
+        ("Gi", 1_000_000_000 << 30),
+        ("Ti", 1_000_000_000 << 40),
+        ("Pi", 1_000_000_000 << 50),
+        ("Ei", 1_000_000_000 << 60),
+    ];
+
+    /// Generates a quantity with up to three decimal places, and its exact value in 10^-12.
+    fn quantity() -> impl Strategy<Value = (String, i128)> {
+        (any::<bool>(), 0..1_000_000_i128, 0..4_u32, 0..SUFFIXES.len()).prop_map(
+            |(negative, mantissa, places, suffix)| {
+                let (suffix, nano) = SUFFIXES[suffix];
+                let (sign, factor) = if negative { ("-", -1) } else { ("", 1) };
+                let scale = 10_i128.pow(places);
+                let (whole, fraction) = (mantissa / scale, mantissa % scale);
+                let fraction = match places {
+                    0 => String::new(),
+                    places => format!(".{fraction:0width$}", width = places as usize),
+                };
+                let exact = factor * mantissa * nano * (1000 / scale);
+                (format!("{sign}{whole}{fraction}{suffix}"), exact)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_preserves_order((a, exact_a) in quantity(), (b, exact_b) in quantity()) {
+            // Rounding may make different values equal, but never swaps them.
+            let (lower, higher) = if exact_a <= exact_b { (&a, &b) } else { (&b, &a) };
+            prop_assert!(parse(lower).unwrap() <= parse(higher).unwrap(), "{lower} {higher}");
+            prop_assert!(milli(lower) <= milli(higher), "{lower} {higher}");
+            if (exact_a - exact_b).abs() >= 1000 {
+                prop_assert_ne!(parse(&a).unwrap(), parse(&b).unwrap());
+            }
+        }
+
+        #[test]
+        fn parsing_any_text_does_not_panic(text in ".{0,40}", digits in "[-+]?[0-9.]{0,40}[a-zA-Z]{0,2}[-+0-9]{0,12}") {
+            let _ = (parse(&text), parse(&digits), milli(&text), milli(&digits));
+        }
     }
 
     #[test]

@@ -300,7 +300,7 @@ mod tests {
                 Operation::Take => {
                     let Some(taken) = queue.next().now_or_never() else { continue };
                     assert!(in_process.iter().all(|other| **other != *taken), "processed twice");
-                    // An add with a delay and one without count as two where a take is between.
+                    // An add and a delayed add of one key are processed twice if a take is between.
                     if !wanted.remove(&*taken) {
                         assert!(delayed.contains(&*taken), "processed without need");
                     }

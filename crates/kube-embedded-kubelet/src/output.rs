@@ -65,4 +65,13 @@ mod tests {
         output.close().await;
         assert_eq!(read.await.unwrap().unwrap().len(), 3 * BUFFER);
     }
+    #[tokio::test(start_paused = true)]
+    async fn client_that_does_not_read_is_dropped_after_the_timeout() {
+        let output = OutputBroadcast::default();
+        let _idle = output.subscribe().await;
+        let begin = tokio::time::Instant::now();
+        output.send(&vec![b'x'; 2 * BUFFER]).await;
+        assert_eq!(begin.elapsed(), CLIENT_TIMEOUT);
+        assert!(output.0.lock().await.is_empty());
+    }
 }

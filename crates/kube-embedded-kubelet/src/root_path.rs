@@ -59,10 +59,13 @@ fn parts(path: &Path) -> VecDeque<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Folder;
+    use proptest::prelude::*;
 
     #[test]
     fn links_are_followed_inside_the_root() {
-        let root = std::env::temp_dir().join(format!("root-{}-{}", std::process::id(), line!()));
+        let folder = Folder::new();
+        let root = folder.0.clone();
         fs::create_dir_all(root.join("usr/lib")).unwrap();
         for (link, to) in [("lib", "/usr/lib"), ("up", "../../../.."), ("a", "b"), ("b", "a")] {
             std::os::unix::fs::symlink(to, root.join(link)).unwrap();
@@ -76,6 +79,36 @@ mod tests {
         assert_eq!(at("../../etc").unwrap(), Path::new("etc"));
         assert_eq!(at("a/x").unwrap_err().raw_os_error(), Some(libc::ELOOP));
         assert_eq!(resolve_in_root(&root, Path::new("lib"), false).unwrap(), root.join("lib"));
-        fs::remove_dir_all(&root).unwrap();
+    }
+    /// A path of a few names, some of which exist as directories (`a`, `b`) or links (`x`, `y`, `z`).
+    fn any_path() -> impl Strategy<Value = String> {
+        let part = prop::sample::select(vec!["a", "b", "x", "y", "z", "..", ".", "none"]);
+        (any::<bool>(), prop::collection::vec(part, 1..6)).prop_map(|(absolute, parts)| {
+            format!("{}{}", if absolute { "/" } else { "" }, parts.join("/"))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_links_and_path_stay_inside_the_root(
+            links in prop::collection::vec(any_path(), 3),
+            path in any_path(),
+        ) {
+            let folder = Folder::new();
+            let root = folder.0.canonicalize().unwrap().join("root");
+            fs::create_dir_all(root.join("a/b")).unwrap();
+            for (name, target) in ["x", "a/y", "a/b/z"].iter().zip(&links) {
+                std::os::unix::fs::symlink(target, root.join(name)).unwrap();
+            }
+            if let Ok(resolved) = resolve_in_root(&root, Path::new(&path), true) {
+                prop_assert!(resolved.starts_with(&root), "{}", resolved.display());
+                // No link is left in it that the host would follow.
+                if let Ok(real) = resolved.canonicalize() {
+                    prop_assert_eq!(real, resolved);
+                }
+            }
+        }
     }
 }

@@ -25,16 +25,17 @@ use kube::Client;
 use kube_embedded_core::{
     lease::{LeaderLease, LeaseTimings},
     network::{Addresses, Network, Sandbox, claim_block},
+    task::{Task, spawn_named},
 };
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, task::JoinHandle, time};
+use tokio::{net::TcpListener, time};
 
 const LEASE: &str = "canary-labs-edge";
 const LEASE_NAMESPACE: &str = "kube-system";
 const LEASE_TIMINGS: LeaseTimings = LeaseTimings {
     duration: Duration::from_secs(9),
     renew_interval: Duration::from_secs(3),
-    // Nothing else will stop the edge of a cluster that is gone.
+    // Nothing else stops the edge of a cluster that was deleted.
     renew_deadline: Duration::from_secs(300),
     request_timeout: REQUEST_TIMEOUT,
 };
@@ -65,7 +66,7 @@ struct RunningProxy {
     client: Client,
     addresses: Addresses,
     reachability: Reachability,
-    task: JoinHandle<()>,
+    task: Task<()>,
     /// Reserves the block of addresses.
     _block: TcpListener,
 }
@@ -73,12 +74,6 @@ struct RunningProxy {
 impl fmt::Debug for RunningProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunningProxy").field("addresses", &self.addresses).finish_non_exhaustive()
-    }
-}
-
-impl Drop for RunningProxy {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -131,18 +126,14 @@ impl ExternalEdge {
 
     /// Closes all listeners and removes what was written to the API, if that responds.
     pub async fn stop(self) {
-        let Self { lease, mut proxy } = self;
-        proxy.task.abort();
-        // `failed` may have awaited a task that has ended.
-        if !proxy.task.is_finished() {
-            let _ = (&mut proxy.task).await;
-        }
+        let Self { lease, proxy: RunningProxy { client, task, _block, .. } } = self;
+        task.cancel().await;
         let clean_up = async {
             if lease.is_held_by_other().await {
                 // The new Lease holder has already taken over the published addresses.
                 return;
             }
-            if let Err(error) = cleanup::clean_up(&proxy.client).await {
+            if let Err(error) = cleanup::clean_up(&client).await {
                 tracing::error!(%error, "failed to remove published addresses");
             }
             lease.release().await;
@@ -171,12 +162,12 @@ impl RunningProxy {
         let addresses = Addresses { block: number, sandbox: Sandbox::Namespaced };
         let dialer = PodDialer::new(client.clone(), &reachability, nodes.clone());
         let config = Config {
-            network: Arc::new(Network::with_dialler(Arc::new(dialer))),
+            network: Arc::new(Network::with_dialer(Arc::new(dialer))),
             addresses,
             mode: Mode::External(nodes),
             namespace,
         };
-        let task = tokio::spawn(run(client.clone(), config));
+        let task = spawn_named("proxy", run(client.clone(), config));
         Ok(Self { client, addresses, reachability, task, _block: block })
     }
 }

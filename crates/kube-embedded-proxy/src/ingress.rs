@@ -22,7 +22,7 @@ use crate::{
     retry::Retry,
     route::Route,
     services::ListenerErrors,
-    watch_cache::EVENTS_PER_ROUND,
+    watches::EVENTS_PER_ROUND,
 };
 use futures::{FutureExt, StreamExt};
 use kube::Client;
@@ -62,7 +62,7 @@ pub(crate) async fn run(
                 more.take(EVENTS_PER_ROUND).for_each(|event| objects.apply(event, &mut secrets));
             }
             Some(written) = reconciler.statuses.next() => {
-                reconciler.status_written(written, &mut objects);
+                reconciler.status_written(written, &objects);
             }
             Some((at, error)) = errors.recv() => reconciler.listener_failed(at, error),
             () = mode.nodes_changed() => {
@@ -76,7 +76,7 @@ pub(crate) async fn run(
             }
         }
         if objects.synced(&mut watches) {
-            reconciler.reconcile(&mut objects, &mut secrets, &mut watches).await;
+            reconciler.reconcile(&objects, &mut secrets, &mut watches).await;
         }
     }
 }

@@ -15,7 +15,7 @@ mod load_balancer;
 mod retry;
 mod route;
 mod services;
-mod watch_cache;
+mod watches;
 
 pub use config::{Config, Mode};
 pub use external::node_ports::{NodeEndpoint, NodeEndpoints, NodePorts};

@@ -13,7 +13,7 @@ use crate::{
     data_plane::{DataPlane, ListenerError},
     load_balancer::Bind,
     retry::Retry,
-    watch_cache::{EVENTS_PER_ROUND, events},
+    watches::{EVENTS_PER_ROUND, events},
 };
 use futures::{
     FutureExt, StreamExt,
@@ -49,7 +49,7 @@ pub(crate) async fn run(
 ) {
     let ingress_addresses: BTreeSet<Ipv4Addr> = config.addresses.ingresses().collect();
     let mut reconciler = ServiceReconciler::new(client.clone(), config, data_plane, bind);
-    let mut objects = Objects::default();
+    let objects = Objects::default();
     let mut watches = watch(&client, config);
     let (_, mut attached) = config.network.attached();
     let (mut mode, mut retry) = (config.mode.clone(), Retry::default());
@@ -61,7 +61,7 @@ pub(crate) async fn run(
                 more.take(EVENTS_PER_ROUND).for_each(|event| objects.apply(event));
             }
             Some(written) = reconciler.statuses.next() => {
-                reconciler.status_written(written, &mut objects);
+                reconciler.status_written(written, &objects);
             }
             Some((at, error)) = errors.recv() => match at.ip() {
                 IpAddr::V4(v4) if ingress_addresses.contains(&v4) => {
@@ -82,7 +82,7 @@ pub(crate) async fn run(
             }
         }
         if objects.synced() {
-            reconciler.reconcile(&mut objects).await;
+            reconciler.reconcile(&objects).await;
         }
     }
 }

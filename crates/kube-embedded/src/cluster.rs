@@ -8,18 +8,17 @@ use kube_embedded_controllers as controllers;
 use kube_embedded_core::{
     network::{API_PORT, Addresses, Network, Sandbox, claim_block},
     node_api::NodeApi,
+    task::{Task, spawn_named},
 };
 use kube_embedded_kubelet::{self as kubelet, Kubelet, image_store::ImageStore};
 use kube_embedded_proxy as proxy;
 use std::{
-    fmt,
-    future::Future,
-    io,
+    fmt, io,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{Arc, Weak},
 };
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::net::TcpStream;
 
 /// A running cluster.
 ///
@@ -46,7 +45,7 @@ pub struct Cluster {
     network: Arc<Network>,
     images: Arc<ImageStore>,
     /// In shutdown order.
-    components: Vec<Component>,
+    components: Vec<Task<()>>,
     kubelet: Option<Arc<Kubelet>>,
     server: Option<Server>,
     state_dir: StateDir,
@@ -235,7 +234,7 @@ impl Cluster {
             kubelet.stop().await;
         }
         for component in self.components.drain(..) {
-            component.stop().await;
+            component.cancel().await;
         }
         self.api.stop();
         if let Some(server) = self.server.take() {
@@ -252,7 +251,7 @@ impl Cluster {
         let addresses = self.addresses;
         let nodes: Vec<(String, Ipv4Addr)> =
             (0..nodes).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
-        self.spawn("controllers", controllers::run(self.client()));
+        self.components.push(spawn_named("controllers", controllers::run(self.client())));
         let config = kubelet::Config {
             nodes: nodes.clone(),
             addresses,
@@ -270,12 +269,8 @@ impl Cluster {
         let mode = proxy::Mode::Embedded { nodes, external: load_balancers };
         let network = self.network.clone();
         let config = proxy::Config { network, addresses, mode, namespace: None };
-        self.spawn("proxy", proxy::run(self.client(), config));
+        self.components.push(spawn_named("proxy", proxy::run(self.client(), config)));
         Ok(())
-    }
-
-    fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        self.components.push(Component { name, task: tokio::spawn(work) });
     }
 }
 
@@ -284,27 +279,4 @@ fn add_images(images: &ImageStore, path: &Path) -> Result<(), StartError> {
     added
         .map(|_| ())
         .map_err(|error| StartError::Image { path: path.to_owned(), reason: error.to_string() })
-}
-
-/// A part of the cluster that runs as a task and ends with this handle.
-struct Component {
-    name: &'static str,
-    task: JoinHandle<()>,
-}
-
-impl Component {
-    async fn stop(mut self) {
-        self.task.abort();
-        if let Err(error) = (&mut self.task).await
-            && error.is_panic()
-        {
-            tracing::error!(component = self.name, "component panicked: {error}");
-        }
-    }
-}
-
-impl Drop for Component {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }

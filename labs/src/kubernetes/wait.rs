@@ -3,7 +3,7 @@
 
 use crate::claim::Verdict;
 use anyhow::Context as _;
-use futures::{StreamExt as _, pin_mut};
+use futures::StreamExt as _;
 pub(crate) use kube::runtime::watcher::Config;
 use kube::{
     Api, Resource, ResourceExt as _,
@@ -135,8 +135,8 @@ where
 {
     let deadline = tokio::time::Instant::from(Instant::now() + timeout);
     let (store, writer) = reflector::store();
-    let events = reflector(writer, watcher::watcher(api, selection)).default_backoff();
-    pin_mut!(events);
+    // Boxed: the watcher's state would make the future of every phase large.
+    let mut events = reflector(writer, watcher::watcher(api, selection)).default_backoff().boxed();
     let mut last_seen = "nothing".to_owned();
     let mut synced = false;
     loop {

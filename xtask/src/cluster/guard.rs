@@ -32,7 +32,7 @@ pub(crate) struct ClusterGuard {
     pub(super) edge: Option<Edge>,
     pub(super) registry: Option<String>,
     pub(super) pull_secret: Option<String>,
-    pub(super) _locks: Vec<Lock>,
+    pub(super) _lock: Lock,
 }
 
 impl ClusterGuard {

@@ -31,19 +31,19 @@ pub(crate) struct ClusterRequest<'a> {
     pub(crate) project: &'a Project,
     pub(crate) images: &'a [Image],
     pub(crate) signals: &'a Signals,
-    pub(crate) usage: Usage<'a>,
+    pub(crate) purpose: Purpose<'a>,
 }
 
 /// The purpose of the cluster.
 #[derive(Clone, Copy)]
-pub(crate) enum Usage<'a> {
+pub(crate) enum Purpose<'a> {
     /// To stay, for kubectl and labs (`up`).
     Persistent,
     /// To run labs on it. `keep` makes it persistent.
     Lab { run_dir: &'a Path, keep: bool },
 }
 
-impl Usage<'_> {
+impl Purpose<'_> {
     fn is_persistent(self) -> bool {
         matches!(self, Self::Persistent | Self::Lab { keep: true, .. })
     }
@@ -58,52 +58,61 @@ enum Found {
 
 /// Returns a cluster that responds and has the images: the one that exists, or a new one.
 pub(crate) fn acquire(store: ClusterStore, request: &ClusterRequest) -> Result<ClusterGuard> {
-    let Usage::Lab { run_dir, keep } = request.usage else {
-        let lock = store.lock()?;
-        return acquire_locked(store, vec![lock], request);
+    let lock = store.lock()?;
+    let Purpose::Lab { run_dir, keep } = request.purpose else {
+        return acquire_locked(store, lock, request);
     };
     if !store.provider.side_by_side() {
-        let lock = store.lock()?;
-        return acquire_locked(store, vec![lock], request);
+        return acquire_locked(store, lock, request);
     }
-    let lock = store.lock()?;
-    let reason = match (reason_not_to_reuse(&store, request)?, store.lock_for_lab()?) {
-        (None, Some(in_use)) => {
-            // Only labs are kept out for the whole run: `up`, `status` and `down` need not wait.
-            let guard = acquire_locked(store, vec![in_use], request)?;
-            drop(lock);
-            return Ok(guard);
-        }
-        (None, None) => "is in use by another run".into(),
-        (Some(reason), _) => reason,
+    let reason = match reuse(&store, request)? {
+        Reuse::Possible => match store.lock_for_lab()? {
+            Some(in_use) => {
+                // Only labs are kept out for the whole run: `up`, `status` and `down` need not wait.
+                let guard = acquire_locked(store, in_use, request)?;
+                drop(lock);
+                return Ok(guard);
+            }
+            None => Some("is in use by another run".to_owned()),
+        },
+        Reuse::Refused(reason) => Some(reason),
+        Reuse::NotRunning => None,
     };
-    ensure!(!keep, "the running cluster {reason}");
-    if !reason.is_empty() {
+    drop(lock);
+    if let Some(reason) = reason {
+        ensure!(!keep, "the running cluster {reason}");
         eprintln!("not reusing the running cluster: it {reason}");
     }
     let store = ClusterStore::at(run_dir.join("cluster"), store.provider)?;
     let lock = store.lock()?;
-    acquire_locked(store, vec![lock], request)
+    acquire_locked(store, lock, request)
 }
 
-/// Returns why a lab starts a cluster of its own next to the persistent one; an empty reason if there
-/// is none.
-fn reason_not_to_reuse(store: &ClusterStore, request: &ClusterRequest) -> Result<Option<String>> {
-    let runner = store.runner(request.signals);
+/// The result of looking for a persistent cluster that a lab may use instead of one of its own.
+enum Reuse {
+    Possible,
+    NotRunning,
+    /// With the reason.
+    Refused(String),
+}
+
+fn reuse(store: &ClusterStore, request: &ClusterRequest) -> Result<Reuse> {
     let Some(record) = store.running()? else {
-        return Ok((!request.usage.is_persistent()).then(String::new));
+        // A persistent one is created where all labs find it.
+        let persistent = request.purpose.is_persistent();
+        return Ok(if persistent { Reuse::Possible } else { Reuse::NotRunning });
     };
+    let runner = store.runner(request.signals);
     let context = store.context(&record.spec, request.project, &runner, true);
     let on = provider::on_flag(store.provider);
-    Ok(match store.provider.mismatch(&context, request.flags)? {
-        Some(mismatch) => {
-            Some(format!("is up with {mismatch} (`cargo xtask down{on}` removes it)"))
+    let reason = match store.provider.mismatch(&context, request.flags)? {
+        Some(mismatch) => format!("is up with {mismatch}"),
+        None if is_outdated(&context, store, &record, request.images)? => {
+            "has older images or is an older build".into()
         }
-        None if is_outdated(&context, store, &record, request.images)? => Some(format!(
-            "has older images or is an older build (`cargo xtask down{on}` removes it)"
-        )),
-        None => None,
-    })
+        None => return Ok(Reuse::Possible),
+    };
+    Ok(Reuse::Refused(format!("{reason} (`cargo xtask down{on}` removes it)")))
 }
 
 fn is_outdated(
@@ -119,11 +128,11 @@ fn is_outdated(
 
 fn acquire_locked(
     store: ClusterStore,
-    locks: Vec<Lock>,
+    lock: Lock,
     request: &ClusterRequest,
 ) -> Result<ClusterGuard> {
-    let ClusterRequest { flags, project, images, signals, usage } = *request;
-    let (provider, persistent) = (store.provider, usage.is_persistent());
+    let ClusterRequest { flags, project, images, signals, purpose } = *request;
+    let (provider, persistent) = (store.provider, purpose.is_persistent());
     let recorded = store.record()?;
     let spec = resolve_spec(&store, flags, recorded.as_ref())?;
     report::preflight(provider.name(), provider.preflight_checks(), spec.image.as_deref())?;
@@ -155,7 +164,7 @@ fn acquire_locked(
         edge: None,
         registry: None,
         pull_secret,
-        _locks: locks,
+        _lock: lock,
         store,
     };
     guard.provision(record, flags.yes, project, images, signals)
@@ -204,8 +213,10 @@ fn check_compatible(
         let (name, on) = (store.provider.name(), provider::on_flag(store.provider));
         bail!("the {name} cluster is up with {difference}; `cargo xtask down{on}` removes it");
     }
+    // Flags that a provider compares with the running cluster itself, or that may change.
     let registry = requested.registry.or_else(|| recorded.registry.clone());
-    Ok(Spec { registry, ..recorded.clone() })
+    let sandbox = requested.sandbox.or_else(|| recorded.sandbox.clone());
+    Ok(Spec { registry, sandbox, ..recorded.clone() })
 }
 
 /// Looks up the existing cluster and removes one that can be neither used nor resumed.

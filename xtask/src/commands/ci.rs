@@ -11,7 +11,7 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use std::{env, time::Instant};
+use std::{env, fs::OpenOptions, io::Write, time::Instant};
 use xshell::{Cmd, Shell, cmd};
 
 /// Run everything that must pass: formatting, spelling, lints, docs, tests, all labs
@@ -28,12 +28,9 @@ pub(super) fn run() -> Result<()> {
     let began = Instant::now();
     let run = |command: Cmd| Ok(cargo::package_variables().fold(command, Cmd::env_remove).run()?);
     step("formatting", || run(cmd!(shell, "cargo fmt --all --check")))?;
-    step("spelling", || match can_check_spelling()? {
+    step("spelling", || match tools::is_installed("typos") {
         true => run(cmd!(shell, "typos")),
-        false => {
-            eprintln!("skipped: typos is not installed");
-            Ok(())
-        }
+        false => skip("spelling", "typos"),
     })?;
     step("lints", || {
         let clippy = cmd!(shell, "cargo clippy --workspace --all-targets --locked {features...}");
@@ -60,15 +57,25 @@ fn step(name: &'static str, run: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// Returns false where typos is not installed; in CI that is an error, unless it is listed in
-/// `CANARY_TESTS_WITHOUT`.
-fn can_check_spelling() -> Result<bool> {
-    let installed = tools::is_installed("typos");
+/// Skips a step whose program is missing, by the rules of the tests: in CI that is an error, unless
+/// `CANARY_TESTS_WITHOUT` lists it; `CANARY_TESTS_SKIPPED_FILE` names the file that collects what was
+/// skipped.
+fn skip(step: &str, program: &str) -> Result<()> {
     let without = env::var("CANARY_TESTS_WITHOUT").unwrap_or_default();
-    let excused = without.split(',').any(|tool| tool.trim() == "typos");
+    let excused = without.split(',').any(|listed| listed.trim() == program);
     ensure!(
-        installed || excused || env::var_os("CI").is_none(),
-        "typos is not installed; `cargo install typos-cli`, or list it in CANARY_TESTS_WITHOUT"
+        excused || env::var_os("CI").is_none(),
+        "{program} is not installed; install it, or list it in CANARY_TESTS_WITHOUT"
     );
-    Ok(installed)
+    let line = format!("skipped: {step} needs {program}");
+    eprintln!("{line}");
+    if let Some(file) = env::var_os("CANARY_TESTS_SKIPPED_FILE") {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&file)
+            .and_then(|mut file| writeln!(file, "{line}"))
+            .with_context(|| format!("failed to write {}", file.display()))?;
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use crate::{
     cargo::{DockerClient, Progress},
     cluster::{
         flags::ClusterFlags,
-        lifecycle::{self, ClusterRequest, Usage},
+        lifecycle::{self, ClusterRequest, Purpose},
         provider,
         store::ClusterStore,
     },
@@ -103,9 +103,10 @@ fn load(args: &Load) -> Result<()> {
     store.expect_running()?;
     // The edge may have to be started again.
     build::binaries(project, DockerClient::Omitted)?;
-    let (flags, signals, usage) =
-        (&ClusterFlags::default(), &Signals::install()?, Usage::Persistent);
-    lifecycle::acquire(store, &ClusterRequest { flags, project, images, signals, usage }).map(drop)
+    let (flags, signals, purpose) =
+        (&ClusterFlags::default(), &Signals::install()?, Purpose::Persistent);
+    lifecycle::acquire(store, &ClusterRequest { flags, project, images, signals, purpose })
+        .map(drop)
 }
 
 fn push(args: &Push) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::{
     cluster::{
         flags::ClusterFlags,
         guard::ClusterGuard,
-        lifecycle::{self, ClusterRequest, Usage},
+        lifecycle::{self, ClusterRequest, Purpose},
         store::ClusterStore,
     },
     docker,
@@ -74,9 +74,9 @@ pub(super) fn run(args: &Lab) -> Result<()> {
     labs::check_phases(project, &args.phase)?;
     let signals = &Signals::install()?;
     let run_dir = RunDir::create(&project.home()?)?;
-    let usage = Usage::Lab { run_dir: run_dir.path(), keep: args.keep };
+    let purpose = Purpose::Lab { run_dir: run_dir.path(), keep: args.keep };
     let store = ClusterStore::open(project, provider)?;
-    let request = ClusterRequest { flags, project, images, signals, usage };
+    let request = ClusterRequest { flags, project, images, signals, purpose };
     let mut guard = lifecycle::acquire(store, &request)?;
     let run = Run { args, project, images, docker, run_dir: &run_dir, signals };
     let code = run.labs(&mut guard).and_then(exit_code);

@@ -1,10 +1,10 @@
 //! `cargo xtask labs`: the phases and their claims, as the `labs` binary lists them.
 
 use crate::{build, cargo::DockerClient, failure::Failure, project::Project};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Deserialize;
-use std::process::Command;
+use xshell::{Shell, cmd};
 
 /// List the phases and the claims of each
 #[derive(Args)]
@@ -17,19 +17,16 @@ pub(super) struct Labs {
 pub(super) fn run(args: &Labs) -> Result<()> {
     let project = Project::find()?;
     build::binaries(&project, DockerClient::Omitted)?;
-    let mut command = Command::new(project.program("labs"));
-    command.arg("list").args(args.json.then_some("--json"));
-    let status = command.status().context("failed to run labs")?;
-    ensure!(status.success(), "labs list ended with {status}");
-    Ok(())
+    let (labs, json) = (project.program("labs"), args.json.then_some("--json"));
+    let shell = Shell::new()?;
+    Ok(cmd!(shell, "{labs} list {json...}").quiet().run()?)
 }
 
 /// Rejects phases that the `labs` binary does not know.
 pub(super) fn check_phases(project: &Project, phases: &[String]) -> Result<()> {
-    let mut command = Command::new(project.program("labs"));
-    let output = command.args(["list", "--json"]).output().context("failed to run labs")?;
-    let labs: Vec<Lab> =
-        serde_json::from_slice(&output.stdout).context("failed to parse the list of labs")?;
+    let (shell, labs) = (Shell::new()?, project.program("labs"));
+    let list = cmd!(shell, "{labs} list --json").read().context("failed to run labs")?;
+    let labs: Vec<Lab> = serde_json::from_str(&list).context("failed to parse the list of labs")?;
     let mut known: Vec<&str> = labs.iter().map(|lab| lab.name.as_str()).collect();
     known.push("all");
     usage_error(phases, &known).map_or(Ok(()), |message| bail!(Failure::Usage(message)))

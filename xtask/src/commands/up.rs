@@ -6,7 +6,7 @@ use crate::{
     cargo::DockerClient,
     cluster::{
         flags::{ClusterFlags, CreateFlags},
-        lifecycle::{self, ClusterRequest, Usage},
+        lifecycle::{self, ClusterRequest, Purpose},
         store::ClusterStore,
     },
     doctor::report,
@@ -46,8 +46,8 @@ pub(super) fn run(args: Up) -> Result<()> {
     // The labs and the edge, too: they are needed next.
     let images = &build::everything(project, DockerClient::Omitted)?;
     let signals = &Signals::install()?;
-    let usage = Usage::Persistent;
-    let request = ClusterRequest { flags, project, images, signals, usage };
+    let purpose = Purpose::Persistent;
+    let request = ClusterRequest { flags, project, images, signals, purpose };
     let guard = lifecycle::acquire(store, &request)?;
     println!("{}", guard.export_command());
     Ok(())

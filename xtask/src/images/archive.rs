@@ -1,4 +1,4 @@
-//! What is put into an image: a `FROM scratch` image is one layer with one file, made without Docker.
+//! The content of an image: a `FROM scratch` image is one layer with one file, built without Docker.
 //! The archive is byte-reproducible, and `docker load`, `ctr images import`, `kind load image-archive`
 //! and the embedded cluster all take it.
 
@@ -8,14 +8,14 @@ use oci_archive::{
 };
 use std::{fs::File, io::Read, path::Path};
 
-/// A number, as a scratch image has no /etc/passwd; not root.
+/// The user of the container: numeric, as a scratch image has no /etc/passwd, and not root.
 const USER: &str = "65532:65532";
 
 /// An image as bytes.
 pub(crate) struct ImageTar {
     /// The tar file.
     pub(crate) bytes: Vec<u8>,
-    /// Digest of the image's manifest, by which a registry knows the image.
+    /// The digest of the image's manifest, which identifies it in a registry.
     pub(crate) digest: Digest,
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn pack(binary: &[u8], version: &str) -> Result<ImageTar> {
 /// The image of an archive, ready to be pushed.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    /// Of the manifest.
+    /// The digest of the manifest.
     pub(crate) digest: Digest,
     /// The manifest's bytes.
     pub(crate) manifest: Vec<u8>,
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn both_views_lead_to_the_same_image() {
+    fn oci_layout_and_docker_archive_describe_the_same_image() {
         let archive = pack(b"program", "1.0").unwrap();
         let files = files(&archive.bytes);
         let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_packed_is_unpacked_and_damage_is_named() {
+    fn packed_image_is_unpacked_and_corruption_is_reported() {
         let packed = pack(b"program", "1.0").unwrap();
         let file = std::env::temp_dir().join(format!("canary-archive-{}.tar", std::process::id()));
         std::fs::write(&file, &packed.bytes).unwrap();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_input_gives_equal_bytes_and_another_version_does_not() {
+    fn packing_is_reproducible_and_depends_on_the_version() {
         let (one, again) = (pack(b"program", "1.0").unwrap(), pack(b"program", "1.0").unwrap());
         assert_eq!((&one.bytes, &one.digest), (&again.bytes, &again.digest));
         assert_ne!(one.digest, pack(b"program", "2.0").unwrap().digest);

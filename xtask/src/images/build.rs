@@ -19,8 +19,8 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
 };
+use xshell::{Shell, cmd};
 
 /// The content of `target/images/stamp.json`.
 #[derive(Serialize, Deserialize)]
@@ -121,9 +121,9 @@ fn compile(project: &Project, version: &str, progress: Progress) -> Result<PathB
 
 /// Returns the compiler's own target: the only one with a standard library for certain.
 fn host() -> Result<String> {
+    let shell = Shell::new()?;
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(&rustc).arg("-vV").output().context("failed to run rustc")?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = cmd!(shell, "{rustc} -vV").read().context("failed to run rustc")?;
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
     let host = host.context("`rustc -vV` does not name its host")?.to_owned();
     ensure!(

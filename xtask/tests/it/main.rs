@@ -436,6 +436,22 @@ fn completions_and_man_pages_cover_every_command() {
 }
 
 #[test]
+fn cluster_that_was_killed_is_started_again_with_the_flags_given() {
+    let fixture = Fixture::new("killed-cluster");
+    assert_eq!(fixture.run("up").0, 0);
+    for pid in fixture.pids("clusters") {
+        Command::new("kill").args(["-KILL", &pid]).status().unwrap();
+    }
+    eventually("it is dead", || fixture.alive("clusters") == 0);
+    let (code, text) = fixture.run("status");
+    assert_eq!((code, text.contains("no embedded cluster is up")), (3, true), "{text}");
+    let (code, text) = fixture.run("up --sandbox plain");
+    let warns = text.contains("pods run as plain processes");
+    assert_eq!((code, warns, fixture.alive("clusters")), (0, false, 1), "{text}");
+    assert_eq!(fixture.run("down"), (0, "down\n".into()));
+}
+
+#[test]
 fn cluster_with_a_corrupt_record_is_shown_and_stopped() {
     let fixture = Fixture::new("corrupt");
     let record = fixture.folder.join("home/clusters/embedded/cluster.json");

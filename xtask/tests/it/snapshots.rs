@@ -25,6 +25,7 @@ fn with_filters(fixture: &ProviderFixture, check: impl FnOnce()) {
     settings.add_filter(&regex_of(&fixture.socket().to_string_lossy()), "[SOCKET]");
     settings.add_filter(r"@sha256:[0-9a-f]{64}", "@[DIGEST]");
     settings.add_filter(r"sha256:[0-9a-f]{64}", "[DIGEST]");
+    settings.add_filter(r", \d+ GB free", "");
     settings.add_filter(r"expires=\d+", "expires=[TIME]");
     settings.add_filter(r"kill -TERM \d+", "kill -TERM [PID]");
     settings.add_filter(r"process  \d+, up for \d+ s", "process  [PID], up for [AGE]");

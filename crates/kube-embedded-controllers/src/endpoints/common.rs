@@ -1,4 +1,4 @@
-//! What slices and Endpoints objects have in common: addresses, ports, references and labels.
+//! Parts of both slices and Endpoints objects: addresses, ports, references and labels.
 
 use crate::selector::Labels;
 use jiff::Timestamp;

@@ -79,7 +79,7 @@ struct PortGroup {
     endpoints: BTreeMap<String, Endpoint>,
 }
 
-/// A slice as it shall be.
+/// The desired content of a slice.
 struct DesiredSlice {
     /// The slice to update; `None` to create one.
     old: Option<Arc<EndpointSlice>>,

@@ -6,7 +6,7 @@ use kube::client::Body;
 use std::convert::Infallible;
 use tokio::time::Instant;
 
-/// How many requests fail before the API server responds that nothing exists.
+/// The number of requests that fail before the API server responds that nothing exists.
 const FAILURES: usize = 7;
 
 /// Returns a collector whose API server fails at first, and the times of its requests.

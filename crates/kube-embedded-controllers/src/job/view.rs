@@ -13,7 +13,7 @@ use k8s_openapi::api::{
 };
 use std::{collections::BTreeSet, sync::Arc};
 
-/// How a pod counts.
+/// The count to which a pod that ended is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Succeeded,

@@ -1,5 +1,6 @@
 //! Candidates for one Lease. The clock is paused, so that whole seconds cost nothing.
 
+use crate::api;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::Namespace},
@@ -9,11 +10,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
 };
-use kube_embedded_apiserver::{api, store::Store};
-use kube_embedded_core::{
-    lease::{LeaderLease, LeaseError, LeaseTimings},
-    network::{Addresses, Sandbox},
-};
+use kube_embedded_core::lease::{LeaderLease, LeaseError, LeaseTimings};
 use serde_json::json;
 use std::{
     io,
@@ -38,17 +35,12 @@ const TIMINGS: LeaseTimings = LeaseTimings {
 const DEADLINE: Duration = Duration::from_secs(600);
 
 async fn client() -> Client {
-    let client = client_without_namespaces();
+    let client = api::client();
     let namespace = serde_json::from_value(json!({ "metadata": { "name": NAMESPACE } })).unwrap();
     let namespaces: Api<Namespace> = Api::all(client.clone());
     // It may exist from the start.
     let _ = namespaces.create(&PostParams::default(), &namespace).await;
     client
-}
-
-fn client_without_namespaces() -> Client {
-    let addresses = Addresses { block: 77, sandbox: Sandbox::Plain };
-    api::Api::new(Store::default(), addresses).client()
 }
 
 async fn acquire(client: &Client) -> Result<LeaderLease, LeaseError> {
@@ -194,7 +186,7 @@ async fn lease_taken_by_other_is_lost_and_left_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_lease_is_reported() {
-    let client = client_without_namespaces();
+    let client = api::client();
     let namespaces: Api<Namespace> = Api::all(client.clone());
     assert!(namespaces.get_opt(NAMESPACE).await.unwrap().is_none());
     let error = acquire(&client).await.unwrap_err().to_string();

@@ -106,6 +106,7 @@ async fn wait_for_end(cx: Context<'_>, target: &Target, process: &Process) -> En
         });
     };
     let on_failure = |probe: ProbeKind, error: &str| {
+        tracing::debug!(container = cx.container.name, probe = probe.name(), error, "probe failed");
         cx.warning("Unhealthy", &format!("{} probe failed: {error}", probe.name()));
     };
     let mut stopping = cx.pod.stopping();

@@ -46,7 +46,8 @@ impl PodSandbox {
             match Self::try_create(pod, volumes).await {
                 Ok(sandbox) => {
                     let ip = sandbox.location.pod_ip;
-                    tracing::debug!(%ip, mode = ?pod.runtime.sandbox, "pod sandbox created");
+                    let volumes = sandbox.volumes.len();
+                    tracing::debug!(%ip, mode = ?pod.runtime.sandbox, volumes, "pod sandbox created");
                     let user = pod.user();
                     pod.change(|view| {
                         view.ip = Some(ip);

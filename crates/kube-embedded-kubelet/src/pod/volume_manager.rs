@@ -46,7 +46,9 @@ impl<'a> VolumeManager<'a> {
             }
         }
         let prepared = volumes::prepare(pod, &self.pod.directory().join("volumes"), &referenced);
-        failed.map_or(prepared, Err)
+        let prepared = failed.map_or(prepared, Err)?;
+        tracing::trace!(volumes = ?prepared.keys(), "volumes prepared");
+        Ok(prepared)
     }
 
     /// Refreshes the volumes periodically, as long as `latest` returns the object. Never returns.
@@ -77,6 +79,7 @@ impl<'a> VolumeManager<'a> {
         let response = self.request_token(projection).await?;
         let token = response.status.and_then(|status| status.token).unwrap_or_default();
         let lifetime = projection.expiration_seconds.unwrap_or(3600).max(0) as u64;
+        tracing::debug!(volume = key.0, lifetime, "service account token requested");
         let until = Instant::now() + Duration::from_secs(lifetime * 4 / 5);
         self.tokens().insert(key, (token.clone(), until));
         Ok(token)

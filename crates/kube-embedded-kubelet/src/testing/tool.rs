@@ -1,4 +1,4 @@
-//! What the kubelet's tests run in containers: compiled by them into a static program of one file.
+//! The program that the kubelet's tests run in containers. They compile it into one static file.
 
 use std::{
     env, fs,
@@ -57,7 +57,7 @@ fn main() {
         }
         ["window"] => {
             println!("ready");
-            // Until the size is told: nothing else says that it was.
+            // Until the size is set: nothing else shows that it was.
             let mut size = [0_u16; 4];
             while size[0] == 0 {
                 unsafe { ioctl(0, 0x5413, size.as_mut_ptr()) };
@@ -125,13 +125,13 @@ fn main() {
         ["name", port] => name(port, false),
         ["name", port, "unready"] => name(port, true),
         _ => {
-            eprintln!("what? {args:?}");
+            eprintln!("unknown command: {args:?}");
             exit(2);
         }
     }
 }
 
-/// Answers with the pod's name, any number of requests a connection.
+/// Serves HTTP and responds with the name of the pod, any number of times per connection.
 fn name(port: &str, unready: bool) {
     let ip = env::var("POD_IP").unwrap_or("0.0.0.0".into());
     let listener = TcpListener::bind(format!("{ip}:{port}")).unwrap();
@@ -139,12 +139,12 @@ fn name(port: &str, unready: bool) {
     println!("listening");
     for stream in listener.incoming() {
         let stream = stream.unwrap();
-        std::thread::spawn(move || while answer(&stream).is_some() {});
+        std::thread::spawn(move || while respond(&stream).is_some() {});
     }
 }
 
-/// One answer; `None` where no other can follow.
-fn answer(mut stream: &TcpStream) -> Option<()> {
+/// Responds once; `None` if no other response can follow.
+fn respond(mut stream: &TcpStream) -> Option<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         // What comes after the head stays unread.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::route::CONNECT_TIMEOUT;
 use futures::FutureExt;
-use kube_embedded_core::network::PodSockets;
+use kube_embedded_core::{network::PodSockets, task::catch};
 use rustix::{
     io::Errno,
     net::{SocketFlags, acceptfrom_with},
@@ -164,7 +164,13 @@ impl DataPlane {
         handler: Arc<dyn Handler>,
     ) -> ListenerHandle {
         let listener = Listener { at: addr.address(), shared: self.shared.clone() };
-        ListenerHandle(self.workers.first().spawn(listener.run(addr, listening, handler)))
+        ListenerHandle(self.workers.first().spawn(async move {
+            let running = listener.run(addr, listening, handler);
+            if catch("proxy-listener", running).await.is_err() {
+                // The owner of the listener opens it again.
+                listener.report(ListenerError::CannotListen);
+            }
+        }))
     }
 
     #[cfg(test)]
@@ -177,7 +183,7 @@ impl ListenerHandle {
     /// Closes the port and returns when it is closed.
     pub async fn close(mut self) {
         self.0.abort();
-        // Its panic was reported by the listener itself.
+        // Cancelled; the task itself catches panics.
         let _ = (&mut self.0).await;
     }
 }
@@ -245,7 +251,7 @@ struct Listener {
 impl Listener {
     /// Listens while the handler is available, and refuses clients while it is not.
     async fn run(
-        self,
+        &self,
         mut addr: ListenAddr,
         mut listening: Option<io::Result<AcceptSocket>>,
         handler: Arc<dyn Handler>,
@@ -319,13 +325,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if thread::panicking() {
-            tracing::error!(at = %self.at, "listener panicked");
-            // The owner of the listener opens it again.
-            self.report(ListenerError::CannotListen);
-        } else {
-            tracing::debug!(at = %self.at, "listener closed");
-        }
+        tracing::debug!(at = %self.at, "listener closed");
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     route::{Affinity, Route},
-    testing::{check_pattern, endpoint, eventually, is_refused, routing, send_pattern},
+    testing::{check_pattern, endpoint, eventually, is_refused, routing, send_pattern, within},
 };
 use futures::{FutureExt, future::BoxFuture};
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -67,14 +67,14 @@ async fn letter_endpoint(letter: u8) -> SocketAddr {
 }
 
 async fn one_byte(stream: &mut TcpStream) -> io::Result<u8> {
-    stream.read_u8().await
+    within(stream.read_u8()).await
 }
 
 async fn round_trip(stream: &mut TcpStream) {
     stream.write_all(b"ping").await.unwrap();
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"ping");
+    let mut response = [0; 4];
+    stream.read_exact(&mut response).await.unwrap();
+    assert_eq!(&response, b"ping");
 }
 
 #[tokio::test]
@@ -135,9 +135,9 @@ async fn client_that_half_closes_gets_its_response() {
     let mut stream = fixture.connect().await;
     stream.write_all(&[7; 100_000]).await.unwrap();
     stream.shutdown().await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert_eq!(answer, "got 100000");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    assert_eq!(response, "got 100000");
 }
 
 #[tokio::test]
@@ -156,9 +156,9 @@ async fn endpoint_that_half_closes_gets_the_request() {
     .await;
     let fixture = TcpFixture::new(&[listens]);
     let mut stream = fixture.connect().await;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert_eq!(answer, "bye");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    assert_eq!(response, "bye");
     stream.write_all(b"after the end").await.unwrap();
     drop(stream);
     assert_eq!(reports.recv().await.unwrap(), "after the end");
@@ -320,9 +320,9 @@ async fn early_response_is_delivered_although_the_request_is_unread() {
         let mut stream = fixture.connect().await;
         // Fails once the endpoint's reset has come back.
         let _ = stream.write_all(&[0; 1 << 20]).await;
-        let mut answer = [0; 3];
-        if stream.read_exact(&mut answer).await.is_ok() {
-            assert_eq!(&answer, b"413");
+        let mut response = [0; 3];
+        if stream.read_exact(&mut response).await.is_ok() {
+            assert_eq!(&response, b"413");
         }
     }
     round_trip_still_works(&fixture).await;
@@ -378,7 +378,9 @@ async fn panicking_handler_ends_only_its_connection() {
 #[tokio::test]
 async fn panicking_worker_is_restarted() {
     let fixture = panicking();
+    let loads = || fixture.data_plane.worker_handles().loads();
     for _ in 0..2 {
+        eventually("idle workers", async || (loads() == [0, 0, 0]).then_some(())).await;
         // One on each worker; those of the two that panic are lost.
         let mut streams = Vec::new();
         for _ in 0..3 {
@@ -386,6 +388,7 @@ async fn panicking_worker_is_restarted() {
             round_trip(&mut stream).await;
             streams.push(stream);
         }
+        assert_eq!(loads(), [1, 1, 1]);
         fixture.data_plane.worker_handles().panic();
         for stream in &mut streams[1..] {
             assert!(one_byte(stream).await.is_err());

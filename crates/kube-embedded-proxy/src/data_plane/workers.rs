@@ -5,10 +5,10 @@
 //! others sleep.
 
 use super::handler::{AcceptedConnection, Handler};
+use kube_embedded_core::task::{catch, catch_blocking};
 use std::{
     io,
     net::{self, SocketAddr},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -116,10 +116,8 @@ impl Drop for Workers {
 fn start_first(tick: Duration, failed: watch::Sender<bool>) -> io::Result<(Handle, WorkerThread)> {
     let runtime = new_runtime(tick)?;
     let handle = runtime.handle().clone();
-    let thread = spawn(0, move |stopped| {
-        let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(stopped)));
-        if ended.is_err() {
-            tracing::error!(worker = thread_name(), "proxy worker panicked; ending the proxy");
+    let thread = spawn(0, move |worker, stopped| {
+        if catch_blocking(worker, || runtime.block_on(stopped)).is_err() {
             failed.send_replace(true);
         }
     })?;
@@ -134,7 +132,7 @@ fn start_other(
     mut inbox: mpsc::UnboundedReceiver<Message>,
 ) -> io::Result<WorkerThread> {
     let mut runtime = new_runtime(tick)?;
-    spawn(number, move |mut stopped| {
+    spawn(number, move |worker, mut stopped| {
         loop {
             let work = async {
                 tokio::select! {
@@ -142,15 +140,14 @@ fn start_other(
                     () = serve_all(&mut inbox) => {}
                 }
             };
-            if catch_unwind(AssertUnwindSafe(|| runtime.block_on(work))).is_ok() {
+            if catch_blocking(worker.clone(), || runtime.block_on(work)).is_ok() {
                 return;
             }
-            tracing::error!(worker = thread_name(), "proxy worker panicked; restarting it");
+            tracing::warn!(worker, "restarting proxy worker");
             match new_runtime(tick) {
                 Ok(new) => runtime = new,
                 Err(error) => {
                     // Without an inbox its share goes to the first worker.
-                    let worker = thread_name();
                     tracing::error!(worker, %error, "failed to restart proxy worker");
                     return;
                 }
@@ -161,11 +158,12 @@ fn start_other(
 
 fn spawn(
     number: usize,
-    run: impl FnOnce(oneshot::Receiver<()>) + Send + 'static,
+    run: impl FnOnce(String, oneshot::Receiver<()>) + Send + 'static,
 ) -> io::Result<WorkerThread> {
     let (stop, stopped) = oneshot::channel();
     let name = format!("proxy-worker-{number}");
-    let thread = thread::Builder::new().name(name).spawn(move || run(stopped))?;
+    let builder = thread::Builder::new().name(name.clone());
+    let thread = builder.spawn(move || run(name, stopped))?;
     Ok(WorkerThread { stop: Some(stop), thread })
 }
 
@@ -186,12 +184,7 @@ async fn serve_all(inbox: &mut mpsc::UnboundedReceiver<Message>) {
         match message {
             Message::Serve(assignment, count) => serve(assignment, count),
             #[cfg(test)]
-            Message::Panic => {
-                #[expect(clippy::panic, reason = "a test asks for it")]
-                {
-                    panic!("on request");
-                }
-            }
+            Message::Panic => panic!("on request"),
         }
     }
 }
@@ -232,9 +225,9 @@ impl WorkerHandles {
     }
 }
 
-/// Serves a connection on this worker.
+/// Serves a connection on this worker. A panic ends only the connection.
 fn serve(assignment: Assignment, count: ConnectionCount) {
-    tokio::spawn(async move {
+    tokio::spawn(catch("proxy-connection", async move {
         let Assignment { stream, peer, handler, permit } = assignment;
         let _held = (permit, count);
         let served = match TcpStream::from_std(stream) {
@@ -248,11 +241,7 @@ fn serve(assignment: Assignment, count: ConnectionCount) {
         // The connection may outlive its listener, and must not keep the handler.
         drop(handler);
         served.await;
-    });
-}
-
-fn thread_name() -> String {
-    thread::current().name().unwrap_or_default().to_owned()
+    }));
 }
 
 impl ConnectionCount {
@@ -265,9 +254,5 @@ impl ConnectionCount {
 impl Drop for ConnectionCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-        // Tokio catches the panic of a task, and nothing awaits this one.
-        if thread::panicking() {
-            tracing::error!(worker = thread_name(), "connection handler panicked");
-        }
     }
 }

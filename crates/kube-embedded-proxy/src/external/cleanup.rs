@@ -18,7 +18,7 @@ use kube::{
 use serde_json::json;
 use tokio::time;
 
-/// The label of the class, by which it is told from one that a user created.
+/// The label of the class, which distinguishes it from one that a user created.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "canary-labs");
 
 /// Creates the IngressClass. An existing one of that name is kept.

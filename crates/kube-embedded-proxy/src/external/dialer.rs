@@ -11,7 +11,7 @@ use kube::{
     Api, Client,
     api::{ListParams, Portforwarder},
 };
-use kube_embedded_core::network::Dial;
+use kube_embedded_core::{network::Dial, task::spawn_named};
 use std::{
     collections::{BTreeMap, HashMap},
     io,
@@ -120,8 +120,9 @@ async fn as_socket(mut forwarder: Portforwarder, port: u16) -> io::Result<TcpStr
         return Err(io::ErrorKind::NotConnected.into());
     };
     let (near, far) = socket_pair().await?;
-    // Ends with either side. A panic would be one of tokio's.
-    tokio::spawn(port_forward::copy(far, stream, failed, HALF_CLOSE_TIMEOUT));
+    // Ends with either side.
+    let copy = port_forward::copy(far, stream, failed, HALF_CLOSE_TIMEOUT);
+    spawn_named("port-forward", copy).detach();
     Ok(near)
 }
 

@@ -10,7 +10,7 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Why the edge cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeError {
-    /// There is no API where the kubeconfig says.
+    /// No API responds at the URL in the kubeconfig.
     #[error(
         "failed to reach the Kubernetes API at {url}: {}; is the cluster running?",
         cause(error)

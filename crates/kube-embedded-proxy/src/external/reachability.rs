@@ -5,10 +5,11 @@ use super::{
     error::{EdgeError, cause},
     node_ports::{NodeEndpoint, NodeEndpoints, NodePorts},
 };
-use crate::watch_cache::{ObjectStore, events};
+use crate::watches::events;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
 use kube::{Api, Client, api::ListParams, runtime::watcher::Event};
+use kube_embedded_core::{informer::Informer, task::spawn_named};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -88,19 +89,19 @@ impl Reachability {
             Self::NodePorts => {}
         }
         let mut watch = Box::pin(events::<Node>(client));
-        let mut nodes = ObjectStore::default();
-        while !nodes.synced {
-            apply_next(&mut watch, &mut nodes).await;
+        let nodes = Informer::default();
+        while !nodes.has_synced() {
+            apply_next(&mut watch, &nodes).await;
         }
-        let endpoints = watch::Sender::new(Arc::new(node_endpoints(nodes.objects.values())));
+        let endpoints = watch::Sender::new(Arc::new(node_endpoints(&nodes.list())));
         let receiver = endpoints.subscribe();
-        tokio::spawn(async move {
+        let update = async move {
             loop {
                 tokio::select! {
-                    () = apply_next(&mut watch, &mut nodes) => {}
+                    () = apply_next(&mut watch, &nodes) => {}
                     () = endpoints.closed() => return,
                 }
-                let now = node_endpoints(nodes.objects.values());
+                let now = node_endpoints(&nodes.list());
                 endpoints.send_if_modified(|before| {
                     let changed = **before != now;
                     if changed {
@@ -110,23 +111,21 @@ impl Reachability {
                     changed
                 });
             }
-        });
+        };
+        spawn_named("node-watch", update).detach();
         Ok(receiver)
     }
 }
 
-async fn apply_next(
-    watch: &mut (impl Stream<Item = Event<Node>> + Unpin),
-    nodes: &mut ObjectStore<Node>,
-) {
+async fn apply_next(watch: &mut (impl Stream<Item = Event<Node>> + Unpin), nodes: &Informer<Node>) {
     if let Some(event) = watch.next().await {
-        nodes.apply(event, |node| node);
+        nodes.observe(event);
     }
 }
 
 /// Returns the ready nodes that are not excluded, or all ready ones if every one is excluded, as in a
 /// cluster of one node.
-fn node_endpoints<'a>(nodes: impl Iterator<Item = &'a Node>) -> NodeEndpoints {
+fn node_endpoints(nodes: &[Arc<Node>]) -> NodeEndpoints {
     let is_ready = |node: &&Node| {
         let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
         let mut conditions = conditions.into_iter().flatten();
@@ -135,7 +134,7 @@ fn node_endpoints<'a>(nodes: impl Iterator<Item = &'a Node>) -> NodeEndpoints {
     let is_excluded = |node: &Node| {
         node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EXCLUDED))
     };
-    let ready: Vec<&Node> = nodes.filter(is_ready).collect();
+    let ready: Vec<&Node> = nodes.iter().map(|node| &**node).filter(is_ready).collect();
     let all_excluded = ready.iter().all(|node| is_excluded(node));
     let endpoint = |node: &&Node| {
         Some(NodeEndpoint {

@@ -15,7 +15,7 @@ use crate::{
     route::{Route, Routing},
 };
 use jiff::Timestamp;
-use kube_embedded_core::network::Network;
+use kube_embedded_core::{informer::ObjectKey, network::Network};
 use std::{collections::BTreeMap, mem, net::SocketAddr, sync::Arc};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
@@ -95,8 +95,10 @@ impl NamespaceState {
     ) -> Result<Routing, BackendError> {
         match target {
             Target::Service { name, .. } => {
-                let key = (self.name.clone(), name.clone());
-                plan::routing(target, objects.service(&key), objects.slices_of(&key), topology)
+                let key = ObjectKey::new(&self.name, name);
+                let (service, slices) = (objects.service(&key), objects.slices_of(&key));
+                let slices = slices.iter().map(|slice| &**slice);
+                plan::routing(target, service.as_deref(), slices, topology)
             }
             Target::Resource(_) => plan::routing(target, None, [], topology),
         }

@@ -7,7 +7,7 @@
 use super::{plan, tls_secret::TlsSecret};
 use crate::{
     services::objects::{ObjectEvent as ServiceEvent, Objects as ServiceObjects},
-    watch_cache::{Change, Key, ObjectStore, events, strip_managed_fields},
+    watches::events,
 };
 use futures::{
     StreamExt,
@@ -25,10 +25,11 @@ use kube::{
         watcher::{self, Event},
     },
 };
+use kube_embedded_core::informer::{Informer, ObjectKey};
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::oneshot;
 
@@ -44,7 +45,7 @@ pub(super) enum IngressEvent {
     Ingress(Event<Ingress>),
     Class(Event<IngressClass>),
     Service(ServiceEvent),
-    Secret(Key, watcher::Result<Option<Secret>>),
+    Secret(ObjectKey, watcher::Result<Option<Secret>>),
 }
 
 /// The state of a Secret that an Ingress names.
@@ -59,19 +60,27 @@ pub(super) enum SecretState {
 /// The Ingresses, their classes, and the Services that they name.
 pub(super) struct Objects {
     client: Client,
-    ingresses: ObjectStore<Ingress>,
-    /// The controller of each class.
-    classes: ObjectStore<Option<String>>,
+    ingresses: Informer<Ingress>,
+    classes: Informer<IngressClass>,
     /// `None` until there is an Ingress to serve.
     services: Option<ServiceObjects>,
-    dirty: BTreeSet<String>,
-    status_changed: BTreeSet<Key>,
+    changes: Arc<Mutex<Changes>>,
+}
+
+/// What has changed since the last reconcile.
+#[derive(Default)]
+struct Changes {
+    /// Namespaces whose Ingresses, classes, Services or Secrets have changed.
+    namespaces: BTreeSet<String>,
+    /// Ingresses of which at most the status has changed.
+    statuses: BTreeSet<ObjectKey>,
+    classes: bool,
 }
 
 /// The Secrets that Ingresses name.
 pub(super) struct Secrets {
     client: Client,
-    watched: BTreeMap<Key, WatchedSecret>,
+    watched: BTreeMap<ObjectKey, WatchedSecret>,
 }
 
 struct WatchedSecret {
@@ -88,46 +97,47 @@ impl Objects {
     pub(super) fn new(client: Client, watches: &mut Watches) -> Self {
         watches.push(events::<Ingress>(&client).map(IngressEvent::Ingress).boxed());
         watches.push(events::<IngressClass>(&client).map(IngressEvent::Class).boxed());
-        Self {
-            client,
-            ingresses: ObjectStore::default(),
-            classes: ObjectStore::default(),
-            services: None,
-            dirty: BTreeSet::new(),
-            status_changed: BTreeSet::new(),
-        }
+        let changes = Arc::<Mutex<Changes>>::default();
+        let ingresses = Informer::default();
+        let queue = changes.clone();
+        ingresses.add_event_handler(
+            move |old: Option<&Arc<Ingress>>, new: Option<&Arc<Ingress>>| {
+                let Some(key) = old.or(new).map(|ingress| ObjectKey::of(&**ingress)) else {
+                    return;
+                };
+                if old.zip(new).is_some_and(|(old, new)| only_status_differs(old, new)) {
+                    lock(&queue).statuses.insert(key);
+                } else {
+                    lock(&queue).namespaces.insert(key.namespace);
+                }
+            },
+        );
+        let classes = Informer::default();
+        let queue = changes.clone();
+        classes.add_event_handler(move |_: Option<&Arc<IngressClass>>, _: Option<&Arc<_>>| {
+            lock(&queue).classes = true;
+        });
+        Self { client, ingresses, classes, services: None, changes }
     }
 
-    pub(super) fn apply(&mut self, event: IngressEvent, secrets: &mut Secrets) {
+    pub(super) fn apply(&self, event: IngressEvent, secrets: &mut Secrets) {
         match event {
-            IngressEvent::Ingress(event) => {
-                for Change { key, before } in self.ingresses.apply(event, strip_managed_fields) {
-                    let now = self.ingresses.objects.get(&key);
-                    if before
-                        .zip(now)
-                        .is_some_and(|(before, now)| only_status_differs(&before, now))
-                    {
-                        self.status_changed.insert(key);
-                    } else {
-                        self.dirty.insert(key.0);
-                    }
-                }
-            }
+            IngressEvent::Ingress(event) => self.ingresses.observe(event),
             IngressEvent::Class(event) => {
-                let controller = |class: IngressClass| class.spec?.controller;
-                if !self.classes.apply(event, controller).is_empty() {
+                self.classes.observe(event);
+                if mem::take(&mut lock(&self.changes).classes) {
                     self.requeue_all();
                 }
             }
             IngressEvent::Service(event) => {
-                let Some(services) = &mut self.services else { return };
+                let Some(services) = &self.services else { return };
                 services.apply(event);
                 let dirty = services.take_dirty();
-                self.dirty.extend(dirty.into_iter().map(|(namespace, _)| namespace));
+                lock(&self.changes).namespaces.extend(dirty.into_iter().map(|key| key.namespace));
             }
             IngressEvent::Secret(key, secret) => {
                 if secrets.apply(&key, secret) {
-                    self.dirty.insert(key.0);
+                    self.requeue(key.namespace);
                 }
             }
         }
@@ -136,12 +146,12 @@ impl Objects {
     /// Returns whether enough is known to plan. Watches Services and endpoints from the first
     /// Ingress on.
     pub(super) fn synced(&mut self, watches: &mut Watches) -> bool {
-        if !self.ingresses.synced || !self.classes.synced {
+        if !self.ingresses.has_synced() || !self.classes.has_synced() {
             return false;
         }
         match &self.services {
             Some(services) => services.synced(),
-            None if self.ingresses.objects.values().any(|ingress| self.is_ours(ingress)) => {
+            None if self.ingresses.list().iter().any(|ingress| self.is_ours(ingress)) => {
                 let services = events::<Service>(&self.client).map(ServiceEvent::Service);
                 let slices = events::<EndpointSlice>(&self.client).map(ServiceEvent::Slice);
                 watches.push(services.map(IngressEvent::Service).boxed());
@@ -154,58 +164,59 @@ impl Objects {
     }
 
     /// Returns the namespaces to reconcile, and clears them.
-    pub(super) fn take_dirty(&mut self) -> BTreeSet<String> {
-        mem::take(&mut self.dirty)
+    pub(super) fn take_dirty(&self) -> BTreeSet<String> {
+        mem::take(&mut lock(&self.changes).namespaces)
     }
 
     /// Returns the Ingresses of which at most the status has changed, and clears them.
-    pub(super) fn take_status_changed(&mut self) -> BTreeSet<Key> {
-        mem::take(&mut self.status_changed)
+    pub(super) fn take_status_changed(&self) -> BTreeSet<ObjectKey> {
+        mem::take(&mut lock(&self.changes).statuses)
     }
 
-    pub(super) fn requeue_status(&mut self, ingress: Key) {
-        self.status_changed.insert(ingress);
+    pub(super) fn requeue_status(&self, ingress: ObjectKey) {
+        lock(&self.changes).statuses.insert(ingress);
     }
 
-    pub(super) fn requeue(&mut self, namespace: String) {
-        self.dirty.insert(namespace);
+    pub(super) fn requeue(&self, namespace: String) {
+        lock(&self.changes).namespaces.insert(namespace);
     }
 
-    pub(super) fn requeue_all(&mut self) {
-        let all = self.ingresses.objects.keys();
-        self.dirty.extend(all.map(|(namespace, _)| namespace.clone()));
+    pub(super) fn requeue_all(&self) {
+        let all = self.ingresses.list();
+        let namespaces = all.iter().filter_map(|ingress| ingress.metadata.namespace.clone());
+        lock(&self.changes).namespaces.extend(namespaces);
     }
 
-    pub(super) fn ingress(&self, key: &Key) -> Option<&Ingress> {
-        self.ingresses.objects.get(key)
+    pub(super) fn ingress(&self, key: &ObjectKey) -> Option<Arc<Ingress>> {
+        self.ingresses.get(key)
     }
 
-    pub(super) fn ingresses(&self, namespace: &str) -> impl Iterator<Item = &Ingress> {
-        let first = (namespace.to_owned(), String::new());
-        let from = self.ingresses.objects.range((Bound::Included(first), Bound::Unbounded));
-        let inside = from.take_while(move |((other, _), _)| other == namespace);
-        inside.map(|(_, ingress)| ingress)
+    pub(super) fn ingresses(&self, namespace: &str) -> Vec<Arc<Ingress>> {
+        self.ingresses.list_namespaced(namespace)
     }
 
     /// Returns whether this controller is to serve the Ingress. One that is being deleted is not
     /// served.
     pub(super) fn is_ours(&self, ingress: &Ingress) -> bool {
         let is_our_class = |name: &str| {
-            // Classes are cluster-scoped.
-            let class = self.classes.objects.get(&(String::new(), name.to_owned()));
-            class.is_some_and(|controller| controller.as_deref() == Some(INGRESS_CONTROLLER))
+            let class = self.classes.get(&ObjectKey::cluster_scoped(name));
+            let controller = class.and_then(|class| class.spec.as_ref()?.controller.clone());
+            controller.as_deref() == Some(INGRESS_CONTROLLER)
         };
         ingress.metadata.deletion_timestamp.is_none() && plan::is_ours(ingress, is_our_class)
     }
 
-    pub(super) fn service(&self, key: &Key) -> Option<&Service> {
+    pub(super) fn service(&self, key: &ObjectKey) -> Option<Arc<Service>> {
         self.services.as_ref()?.service(key)
     }
 
-    pub(super) fn slices_of(&self, key: &Key) -> impl Iterator<Item = &EndpointSlice> {
-        let services = self.services.as_ref();
-        services.into_iter().flat_map(move |services| services.slices_of(key))
+    pub(super) fn slices_of(&self, service: &ObjectKey) -> Vec<Arc<EndpointSlice>> {
+        self.services.as_ref().map(|services| services.slices_of(service)).unwrap_or_default()
     }
+}
+
+fn lock(changes: &Mutex<Changes>) -> MutexGuard<'_, Changes> {
+    changes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns whether everything that affects the rules is unchanged.
@@ -223,7 +234,7 @@ impl Secrets {
     }
 
     /// Returns whether the state of the Secret may have changed.
-    fn apply(&mut self, key: &Key, secret: watcher::Result<Option<Secret>>) -> bool {
+    fn apply(&mut self, key: &ObjectKey, secret: watcher::Result<Option<Secret>>) -> bool {
         let Some(watched) = self.watched.get_mut(key) else { return false };
         watched.state = Some(match secret {
             Ok(None) => SecretState::Missing,
@@ -240,9 +251,9 @@ impl Secrets {
 
     /// Watches exactly the Secrets that Ingresses of the namespace name.
     pub(super) fn sync(&mut self, namespace: &str, named: &BTreeSet<&str>, watches: &mut Watches) {
-        self.watched.retain(|(other, name), _| other != namespace || named.contains(&**name));
+        self.watched.retain(|key, _| key.namespace != namespace || named.contains(&*key.name));
         for name in named {
-            let key = (namespace.to_owned(), (*name).to_owned());
+            let key = ObjectKey::new(namespace, name);
             self.watched.entry(key.clone()).or_insert_with(|| {
                 let (end, ended) = oneshot::channel();
                 let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
@@ -256,6 +267,6 @@ impl Secrets {
 
     /// Returns the state of a Secret, or `None` while it is not known yet.
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<&SecretState> {
-        self.watched.get(&(namespace.to_owned(), name.to_owned()))?.state.as_ref()
+        self.watched.get(&ObjectKey::new(namespace, name))?.state.as_ref()
     }
 }

@@ -8,7 +8,10 @@ use k8s_openapi::api::{
     networking::v1::{Ingress, IngressBackend},
 };
 use kube_embedded_core::well_known::INGRESS_CLASS_ANNOTATION;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Deref,
+};
 
 /// The backend of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,7 +113,7 @@ pub(super) fn is_ours(ingress: &Ingress, is_our_class: impl Fn(&str) -> bool) ->
 }
 
 /// Sorts the oldest first: the first one keeps a host and path that others claim too.
-pub(super) fn sort(ingresses: &mut [&Ingress]) {
+pub(super) fn sort(ingresses: &mut [impl Deref<Target = Ingress>]) {
     ingresses.sort_by_key(|ingress| {
         let meta = &ingress.metadata;
         (meta.creation_timestamp.as_ref().map(|time| time.0), meta.name.clone())
@@ -118,7 +121,7 @@ pub(super) fn sort(ingresses: &mut [&Ingress]) {
 }
 
 /// Plans the Ingresses of one namespace, which are sorted.
-pub(super) fn plan(ingresses: &[&Ingress]) -> NamespacePlan {
+pub(super) fn plan(ingresses: &[impl Deref<Target = Ingress>]) -> NamespacePlan {
     let mut plan = NamespacePlan::default();
     let mut owners = Owners::default();
     // Rules without paths route the whole host to the default backend, which is known at the end.

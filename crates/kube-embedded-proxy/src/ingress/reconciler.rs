@@ -12,12 +12,12 @@ use crate::{
     load_balancer::{
         self, AddressPool, Bind, LbStatus, LbStatusWriter, LoadBalanced, Ownership, WriteResult,
     },
-    watch_cache::Key,
 };
 use k8s_openapi::api::{core::v1::ObjectReference, networking::v1::Ingress};
 use kube::{Client, ResourceExt};
 use kube_embedded_core::{
     events::{self, Recorder},
+    informer::ObjectKey,
     network::Network,
 };
 use std::{
@@ -38,7 +38,7 @@ pub(super) struct IngressReconciler {
     bind: Bind,
     default_certificate: Arc<CertifiedKey>,
     namespaces: BTreeMap<String, NamespaceState>,
-    reports: BTreeMap<Key, IngressReport>,
+    reports: BTreeMap<ObjectKey, IngressReport>,
     pub(super) statuses: LbStatusWriter<Ingress>,
     /// Namespaces with a failed bind or write, which are retried.
     pub(super) unfinished: BTreeSet<String>,
@@ -83,7 +83,7 @@ impl IngressReconciler {
     /// Brings rules, certificates and listeners in line with the objects.
     pub(super) async fn reconcile(
         &mut self,
-        objects: &mut Objects,
+        objects: &Objects,
         secrets: &mut Secrets,
         watches: &mut Watches,
     ) {
@@ -100,18 +100,19 @@ impl IngressReconciler {
         for namespace in dirty {
             self.unfinished.remove(&namespace);
             self.reconcile_namespace(&namespace, objects, secrets, watches).await;
-            let ingresses = || objects.ingresses(&namespace);
-            let exist: BTreeSet<String> = ingresses().map(ResourceExt::name_any).collect();
-            let is_deleted = |(other, name): &Key| *other == namespace && !exist.contains(name);
+            let ingresses = objects.ingresses(&namespace);
+            let exist: BTreeSet<String> = ingresses.iter().map(|i| i.name_any()).collect();
+            let is_deleted =
+                |key: &ObjectKey| key.namespace == namespace && !exist.contains(&key.name);
             self.reports.retain(|key, _| !is_deleted(key));
             self.statuses.forget(is_deleted);
-            for ingress in ingresses() {
-                self.sync_status(&namespace, ingress, objects);
+            for ingress in &ingresses {
+                self.sync_status(ingress, objects);
             }
         }
         for key in objects.take_status_changed() {
             if let Some(ingress) = objects.ingress(&key) {
-                self.sync_status(&key.0, ingress, objects);
+                self.sync_status(&ingress, objects);
             }
         }
     }
@@ -143,7 +144,7 @@ impl IngressReconciler {
                 Ok(state) => state,
                 Err(error) => {
                     let message = format!("failed to serve namespace {namespace}: {error}");
-                    let about = events::about(*oldest);
+                    let about = events::about(&**oldest);
                     self.recorder.publish(&about, "Warning", "SyncFailed", &message);
                     self.unfinished.insert(namespace.to_owned());
                     return;
@@ -181,7 +182,7 @@ impl IngressReconciler {
     fn report(
         &mut self,
         namespace: &str,
-        ingresses: &[&Ingress],
+        ingresses: &[Arc<Ingress>],
         state: &NamespaceState,
         problems: Vec<Problem>,
     ) {
@@ -193,11 +194,11 @@ impl IngressReconciler {
             let name = ingress.name_any();
             let mut warnings = by_ingress.remove(&name).unwrap_or_default();
             warnings.extend(state.port_warnings().map(|message| ("PortNotBound", message.clone())));
-            let report = report_of(&mut self.reports, (namespace.to_owned(), name), ingress);
+            let report = report_of(&mut self.reports, ObjectKey::new(namespace, &name), ingress);
             let generation = Some(ingress.metadata.generation.unwrap_or_default());
             if report.generation != generation {
                 report.generation = generation;
-                report.reference = events::about(*ingress);
+                report.reference = events::about(&**ingress);
                 self.recorder.publish(&report.reference, "Normal", "Sync", "Scheduled for sync");
             }
             for (reason, message) in warnings.difference(&report.warnings) {
@@ -209,8 +210,9 @@ impl IngressReconciler {
 
     /// Updates the status of an Ingress that is out of date, also of one that is no longer served
     /// here.
-    fn sync_status(&mut self, namespace: &str, ingress: &Ingress, objects: &Objects) {
-        let key = (namespace.to_owned(), ingress.name_any());
+    fn sync_status(&mut self, ingress: &Ingress, objects: &Objects) {
+        let key = ObjectKey::of(ingress);
+        let namespace = &key.namespace;
         let observed = ingress.lb_status();
         let is_served = objects.is_ours(ingress) && !self.ownership.is_foreign(ingress);
         let is_ours = observed.address().is_some_and(|address| self.pool.contains(address.into()));
@@ -219,7 +221,7 @@ impl IngressReconciler {
             (true, Some(state)) if is_reported => state.status(),
             // Not synced yet: the recorded status may become true again.
             (true, _) => {
-                self.unfinished.insert(namespace.to_owned());
+                self.unfinished.insert(namespace.clone());
                 return;
             }
             (false, _) if is_ours => LbStatus::default(),
@@ -230,7 +232,7 @@ impl IngressReconciler {
             (false, _) => {
                 if self.reports.remove(&key).is_some() {
                     // Its rules have to be removed as well.
-                    self.unfinished.insert(namespace.to_owned());
+                    self.unfinished.insert(namespace.clone());
                 }
                 return;
             }
@@ -240,16 +242,15 @@ impl IngressReconciler {
     }
 
     /// Returns the Ingresses of the namespace that are served here, oldest first.
-    fn served<'a>(&self, objects: &'a Objects, namespace: &'a str) -> Vec<&'a Ingress> {
-        let is_served =
-            |ingress: &&Ingress| objects.is_ours(ingress) && !self.ownership.is_foreign(*ingress);
-        let mut served: Vec<&Ingress> = objects.ingresses(namespace).filter(is_served).collect();
+    fn served(&self, objects: &Objects, namespace: &str) -> Vec<Arc<Ingress>> {
+        let mut served = objects.ingresses(namespace);
+        served.retain(|i| objects.is_ours(i) && !self.ownership.is_foreign(&**i));
         plan::sort(&mut served);
         served
     }
 
     /// Reports the end of a status write. A failed one is retried later.
-    pub(super) fn status_written(&mut self, written: WriteResult, objects: &mut Objects) {
+    pub(super) fn status_written(&mut self, written: WriteResult, objects: &Objects) {
         let Some(report) = self.reports.get_mut(&written.key) else { return };
         match written.result {
             Ok(()) => {
@@ -263,7 +264,7 @@ impl IngressReconciler {
             Err(error) => {
                 let message = format!("failed to write the status: {error}");
                 report.warn(&self.recorder, "SyncFailed", message);
-                self.unfinished.insert(written.key.0);
+                self.unfinished.insert(written.key.namespace);
             }
         }
     }
@@ -273,7 +274,7 @@ impl IngressReconciler {
         let affected = self.namespaces.iter_mut().find(|(_, state)| state.has_address(at));
         let Some((namespace, state)) = affected else { return };
         let (reason, message) = load_balancer::listener_error(at, error);
-        for (_, report) in self.reports.iter_mut().filter(|((other, _), _)| other == namespace) {
+        for (_, report) in self.reports.iter_mut().filter(|(key, _)| key.namespace == *namespace) {
             report.warn(&self.recorder, reason, message.clone());
         }
         if error == ListenerError::CannotListen {
@@ -300,8 +301,8 @@ impl IngressReport {
 
 /// Returns the report of the Ingress; an empty one if it was created again under the same name.
 fn report_of<'a>(
-    all: &'a mut BTreeMap<Key, IngressReport>,
-    key: Key,
+    all: &'a mut BTreeMap<ObjectKey, IngressReport>,
+    key: ObjectKey,
     ingress: &Ingress,
 ) -> &'a mut IngressReport {
     let uid = ingress.metadata.uid.clone().unwrap_or_default();

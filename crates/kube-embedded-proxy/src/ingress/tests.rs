@@ -67,12 +67,12 @@ async fn ask_over(
 ) -> io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     // A TLS connection closed without an alert is no error: the length tells what is complete.
-    let _ = stream.read_to_end(&mut answer).await;
-    let answer = String::from_utf8_lossy(&answer);
-    let status = answer.get(9..12).ok_or(io::ErrorKind::UnexpectedEof)?;
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body);
+    let _ = stream.read_to_end(&mut response).await;
+    let response = String::from_utf8_lossy(&response);
+    let status = response.get(9..12).ok_or(io::ErrorKind::UnexpectedEof)?;
+    let body = response.split_once("\r\n\r\n").map(|(_, body)| body);
     Ok(if status == "200" { body.unwrap_or_default() } else { status }.to_owned())
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Addresses tried before a port in use is published on another port: a program that listens on
-/// 0.0.0.0 is in the way on all of them.
+/// 0.0.0.0 occupies it on all of them.
 const ADDRESSES_TRIED: usize = 4;
 
 /// The external addresses of a cluster and their owners: Services by uid, or namespaces with
@@ -60,8 +60,8 @@ impl AddressPool {
         });
     }
 
-    /// Returns the owner's address if it has one. A free address that `spec.loadBalancerIP` asks for
-    /// goes before.
+    /// Returns the owner's address if it has one, or free ones. A free address that
+    /// `spec.loadBalancerIP` requests comes first.
     pub(crate) fn candidates(&self, owner: &str, requested: Option<&str>) -> Candidates {
         let is_free = |a: &Ipv4Addr| self.owners.get(a).is_none_or(|other| other == owner);
         let mut refused = None;

@@ -2,13 +2,13 @@
 //! but is not seen in the watch yet.
 
 use super::status::{LbStatus, LoadBalanced, PUBLISHED_PORT};
-use crate::watch_cache::{Key, key};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
+use kube_embedded_core::informer::ObjectKey;
 use serde_json::json;
 use std::{collections::BTreeMap, marker::PhantomData};
 
@@ -16,20 +16,20 @@ use std::{collections::BTreeMap, marker::PhantomData};
 pub(crate) struct LbStatusWriter<K> {
     client: Client,
     field_manager: &'static str,
-    pending: BTreeMap<Key, PendingStatus>,
+    pending: BTreeMap<ObjectKey, PendingStatus>,
     writes: FuturesUnordered<BoxFuture<'static, Written>>,
     object: PhantomData<fn() -> K>,
 }
 
 /// A write that has ended, and that still concerns an object.
 pub(crate) struct WriteResult {
-    pub(crate) key: Key,
+    pub(crate) key: ObjectKey,
     pub(crate) status: LbStatus,
     pub(crate) result: kube::Result<()>,
 }
 
 struct Written {
-    key: Key,
+    key: ObjectKey,
     uid: String,
     status: LbStatus,
     /// The version of the object that the write produced.
@@ -54,19 +54,19 @@ impl<K: LoadBalanced> LbStatusWriter<K> {
 
     /// Starts writing the status unless the object has it or a write is in flight. Returns whether
     /// a write was started.
-    pub(crate) fn sync(&mut self, object: &K, wanted: &LbStatus) -> bool {
-        let (key, uid) = (key(object), object.meta().uid.clone().unwrap_or_default());
+    pub(crate) fn sync(&mut self, object: &K, desired: &LbStatus) -> bool {
+        let (key, uid) = (ObjectKey::of(object), object.meta().uid.clone().unwrap_or_default());
         let observed = object.lb_status();
         let pending = self.pending.entry(key.clone()).or_default();
         if pending.uid != uid {
             *pending = PendingStatus { uid: uid.clone(), ..PendingStatus::default() };
         }
-        if !pending.is_due(wanted, &observed, object.meta()) {
+        if !pending.is_due(desired, &observed, object.meta()) {
             return false;
         }
-        pending.begin(wanted.clone());
-        let write = self.write(key.clone(), uid.clone(), observed, wanted.clone());
-        let status = wanted.clone();
+        pending.begin(desired.clone());
+        let write = self.write(key.clone(), uid.clone(), observed, desired.clone());
+        let status = desired.clone();
         self.writes.push(Box::pin(async move {
             let result = write.await;
             Written { key, uid, status, result }
@@ -83,7 +83,7 @@ impl<K: LoadBalanced> LbStatusWriter<K> {
             let result = match result {
                 Ok(version) => {
                     pending.succeeded(version);
-                    tracing::info!(resource = %K::plural(&()), namespace = key.0, name = key.1,
+                    tracing::info!(resource = %K::plural(&()), object = %key,
                         address = ?status.address(), "load balancer status written");
                     Ok(())
                 }
@@ -93,7 +93,7 @@ impl<K: LoadBalanced> LbStatusWriter<K> {
                 }
                 Err(error) => {
                     pending.failed();
-                    tracing::warn!(resource = %K::plural(&()), namespace = key.0, name = key.1,
+                    tracing::warn!(resource = %K::plural(&()), object = %key,
                         %error, "failed to write load balancer status");
                     Err(error)
                 }
@@ -104,7 +104,7 @@ impl<K: LoadBalanced> LbStatusWriter<K> {
     }
 
     /// Drops what is known of objects that are deleted.
-    pub(crate) fn forget(&mut self, is_deleted: impl Fn(&Key) -> bool) {
+    pub(crate) fn forget(&mut self, is_deleted: impl Fn(&ObjectKey) -> bool) {
         self.pending.retain(|key, _| !is_deleted(key));
     }
 
@@ -112,12 +112,12 @@ impl<K: LoadBalanced> LbStatusWriter<K> {
     /// and then read the annotation.
     fn write(
         &self,
-        (namespace, name): Key,
+        key: ObjectKey,
         uid: String,
         observed: LbStatus,
         status: LbStatus,
     ) -> impl Future<Output = kube::Result<Option<u64>>> + Send + use<K> {
-        let api: Api<K> = Api::namespaced(self.client.clone(), &namespace);
+        let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
         let field_manager = Some(self.field_manager.to_owned());
         let params = PatchParams { field_manager, ..PatchParams::default() };
         async move {
@@ -126,7 +126,7 @@ impl<K: LoadBalanced> LbStatusWriter<K> {
             if status.published_port != observed.published_port {
                 let annotations = json!({ PUBLISHED_PORT: status.published_port });
                 let patch = json!({ "metadata": { "uid": uid, "annotations": annotations } });
-                let patched = api.patch(&name, &params, &Patch::Merge(patch)).await?;
+                let patched = api.patch(&key.name, &params, &Patch::Merge(patch)).await?;
                 version = version_of(patched.meta());
             }
             if status.ingress != observed.ingress {
@@ -138,7 +138,7 @@ impl<K: LoadBalanced> LbStatusWriter<K> {
                     "metadata": { "uid": uid },
                     "status": { "loadBalancer": { "ingress": ingress } },
                 });
-                let patched = api.patch_status(&name, &params, &Patch::Merge(patch)).await?;
+                let patched = api.patch_status(&key.name, &params, &Patch::Merge(patch)).await?;
                 version = version_of(patched.meta());
             }
             Ok(version)
@@ -150,13 +150,13 @@ impl PendingStatus {
     /// Returns whether to write the status. Our own write is not visible in the watch immediately,
     /// so a status that was just written is not written again, unless the object is of a later
     /// version: then another client overwrote it, perhaps before we saw it.
-    fn is_due(&mut self, wanted: &LbStatus, observed: &LbStatus, meta: &ObjectMeta) -> bool {
-        if wanted == observed {
+    fn is_due(&mut self, desired: &LbStatus, observed: &LbStatus, meta: &ObjectMeta) -> bool {
+        if desired == observed {
             (self.status, self.version) = (None, None);
             return false;
         }
         let overwritten = self.version.zip(version_of(meta)).is_some_and(|(own, now)| now > own);
-        !self.writing && (self.status.as_ref() != Some(wanted) || overwritten)
+        !self.writing && (self.status.as_ref() != Some(desired) || overwritten)
     }
 
     fn begin(&mut self, status: LbStatus) {

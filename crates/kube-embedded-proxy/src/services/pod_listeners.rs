@@ -47,7 +47,7 @@ struct PodListener {
 }
 
 impl PodRoute {
-    fn from_node(&self, node: &str) -> Option<&Arc<Route>> {
+    fn on_node(&self, node: &str) -> Option<&Arc<Route>> {
         match self {
             Self::Anywhere(route) => Some(route),
             Self::SameNode(routes) => routes.get(node),
@@ -75,7 +75,7 @@ impl PodListeners {
             let Some(pod) = pods.get(&pod_ip) else { continue };
             for (at, route) in desired.iter().filter(|(at, _)| !pod.own_ports.contains(&at.port()))
             {
-                let Some(route) = route.from_node(&pod.node) else { continue };
+                let Some(route) = route.on_node(&pod.node) else { continue };
                 if self.open.len() >= MAX_LISTENERS {
                     left_out = Some(*at);
                     break;

@@ -13,11 +13,10 @@ use crate::{
         self, AddressPool, Bind, LbStatus, LbStatusWriter, LoadBalanced, Ownership, WriteResult,
     },
     services::endpoints::serving_ports,
-    watch_cache::Key,
 };
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
-use kube_embedded_core::events::Recorder;
+use kube_embedded_core::{events::Recorder, informer::ObjectKey};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -32,11 +31,11 @@ pub(super) struct ServiceReconciler {
     pub(super) ownership: Ownership,
     pool: AddressPool,
     bind: Bind,
-    services: BTreeMap<Key, ServiceState>,
+    services: BTreeMap<ObjectKey, ServiceState>,
     pod_listeners: PodListeners,
     pub(super) statuses: LbStatusWriter<Service>,
     /// Services with a failed bind or write, which are retried.
-    pub(super) unfinished: BTreeSet<Key>,
+    pub(super) unfinished: BTreeSet<ObjectKey>,
     // Last, so that the listeners above are closed before their threads end.
     serving: Serving,
 }
@@ -63,13 +62,13 @@ impl ServiceReconciler {
     }
 
     /// Brings listeners in line with the objects.
-    pub(super) async fn reconcile(&mut self, objects: &mut Objects) {
+    pub(super) async fn reconcile(&mut self, objects: &Objects) {
         let dirty = objects.take_dirty();
         let pods_changed = objects.take_pods_changed();
         // Reserve the addresses that are recorded in status, from before a restart, before
         // allocating new ones.
         for service in dirty.iter().filter_map(|key| objects.service(key)) {
-            self.reserve_recorded_address(service);
+            self.reserve_recorded_address(&service);
         }
         // Close everything before opening anything: a port may move between Services.
         let mut planned = Vec::new();
@@ -77,19 +76,19 @@ impl ServiceReconciler {
         for key in dirty {
             self.unfinished.remove(&key);
             let service = objects.service(&key).filter(|s| s.metadata.deletion_timestamp.is_none());
-            let uid = service.and_then(|s| s.metadata.uid.as_deref()).unwrap_or_default();
+            let uid = service.as_ref().and_then(|s| s.metadata.uid.as_deref()).unwrap_or_default();
             if self.services.get(&key).is_some_and(|state| service.is_none() || state.uid != uid) {
                 self.release(&key).await;
                 removed = true;
             }
             if let Some(service) = service {
-                let plan = self.close_stale(&key, service, objects).await;
+                let plan = self.close_stale(&key, &service, objects).await;
                 planned.push((key, service, plan));
             }
         }
         let pod_listeners_affected = pods_changed || removed || !planned.is_empty();
         for (key, service, plan) in planned {
-            self.open(&key, service, plan);
+            self.open(&key, &service, plan);
         }
         if pod_listeners_affected {
             self.sync_pod_listeners(objects);
@@ -99,11 +98,13 @@ impl ServiceReconciler {
     /// Plans the Service and closes the listeners that it no longer has.
     async fn close_stale(
         &mut self,
-        key: &Key,
+        key: &ObjectKey,
         service: &Service,
         objects: &Objects,
     ) -> ServicePlan {
-        let mut plan = plan::plan(service, objects.slices_of(key), &self.ownership.topology);
+        let slices = objects.slices_of(key);
+        let slices = slices.iter().map(|slice| &**slice);
+        let mut plan = plan::plan(service, slices, &self.ownership.topology);
         if self.ownership.is_foreign(service) {
             plan.load_balancer.clear();
         }
@@ -116,7 +117,7 @@ impl ServiceReconciler {
     }
 
     /// Opens the listeners that the Service does not have yet.
-    fn open(&mut self, key: &Key, service: &Service, plan: ServicePlan) {
+    fn open(&mut self, key: &ObjectKey, service: &Service, plan: ServicePlan) {
         let Some(state) = self.services.get_mut(key) else { return };
         state.sync_routes(&plan);
         for unsupported in &plan.unsupported {
@@ -143,7 +144,7 @@ impl ServiceReconciler {
     }
 
     /// Assigns an external address, publishes ports on it and writes the status.
-    fn sync_load_balancer(&mut self, key: &Key, service: &Service, plan: &ServicePlan) {
+    fn sync_load_balancer(&mut self, key: &ObjectKey, service: &Service, plan: &ServicePlan) {
         let Some(state) = self.services.get_mut(key) else { return };
         let requested = service.spec.as_ref().and_then(|s| s.load_balancer_ip.as_deref());
         let candidates = self.pool.candidates(&state.uid, requested);
@@ -173,7 +174,7 @@ impl ServiceReconciler {
     }
 
     /// Removes the external address of a Service that is no load balancer, or no longer ours.
-    fn release_load_balancer(&mut self, key: &Key, service: &Service) {
+    fn release_load_balancer(&mut self, key: &ObjectKey, service: &Service) {
         let Some(state) = self.services.get_mut(key) else { return };
         let observed = service.lb_status();
         let is_ours = observed.address().is_some_and(|a| self.pool.contains(a.into()));
@@ -237,7 +238,7 @@ impl ServiceReconciler {
     }
 
     /// Reports the end of a status write. A failed one is retried later.
-    pub(super) fn status_written(&mut self, written: WriteResult, objects: &mut Objects) {
+    pub(super) fn status_written(&mut self, written: WriteResult, objects: &Objects) {
         let Some(state) = self.services.get_mut(&written.key) else { return };
         match written.result {
             Ok(()) => {
@@ -268,7 +269,7 @@ impl ServiceReconciler {
     fn reserve_recorded_address(&mut self, service: &Service) {
         let is_load_balancer = service.spec.as_ref().is_some_and(plan::is_load_balancer);
         if is_load_balancer
-            && !self.services.contains_key(&crate::watch_cache::key(service))
+            && !self.services.contains_key(&ObjectKey::of(service))
             && let Some(address) = service.lb_status().address()
         {
             self.pool.assign(address, service.metadata.uid.as_deref().unwrap_or_default());
@@ -276,7 +277,7 @@ impl ServiceReconciler {
     }
 
     /// Releases everything that a deleted Service had.
-    async fn release(&mut self, key: &Key) {
+    async fn release(&mut self, key: &ObjectKey) {
         if let Some(state) = self.services.remove(key) {
             self.statuses.forget(|other| other == key);
             self.pool.release(&state.uid);
@@ -294,7 +295,7 @@ fn pods_by_address(objects: &Objects) -> BTreeMap<IpAddr, PodInfo> {
             pods.insert(*address, info);
         }
     }
-    for serving in objects.slices().flat_map(serving_ports) {
+    for serving in objects.slices().iter().flat_map(|slice| serving_ports(slice)) {
         if let Some(pod) = pods.get_mut(&serving.ip()) {
             pod.own_ports.insert(serving.port());
         }

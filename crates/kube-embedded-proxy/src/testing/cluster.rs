@@ -16,11 +16,7 @@ use kube::{
     api::{ListParams, Patch, PatchParams, PostParams},
     config::Kubeconfig,
 };
-use kube_embedded_apiserver::{
-    api,
-    server::{Server, credentials::Credentials},
-    store::Store,
-};
+use kube_embedded_apiserver::{api, credentials::Credentials, store::Store, tls_server::Server};
 use kube_embedded_core::network::{Addresses, Network, Sandbox, claim_block};
 use serde_json::{Value, json};
 use std::{

@@ -1,8 +1,8 @@
-"""The official Python client and lightkube against a running cluster.
+"""Runs the official Python client and lightkube against a cluster.
 
 usage: python.py KUBECONFIG
 
-Prints one line for each thing that works, and ends with an error at the first that does not.
+Prints the name of each check that passes, and exits with an error at the first that fails.
 """
 
 import sys
@@ -20,23 +20,23 @@ def config_map(name, **data):
 
 
 def objects(core):
-    made = core.create_namespaced_config_map(NAMESPACE, config_map("one", a="1"))
-    assert made.metadata.uid and made.data == {"a": "1"}, made
+    created = core.create_namespaced_config_map(NAMESPACE, config_map("one", a="1"))
+    assert created.metadata.uid and created.data == {"a": "1"}, created
     patched = core.patch_namespaced_config_map("one", NAMESPACE, {"data": {"b": "2"}})
     assert patched.data == {"a": "1", "b": "2"}, patched
     patched.data = {"c": "3"}
     assert core.replace_namespaced_config_map("one", NAMESPACE, patched).data == {"c": "3"}
     try:
         core.replace_namespaced_config_map("one", NAMESPACE, patched)
-        raise AssertionError("an old resource version was taken")
-    except ApiException as refused:
-        assert refused.status == 409 and '"reason":"Conflict"' in refused.body, refused
+        raise AssertionError("a stale resource version was accepted")
+    except ApiException as error:
+        assert error.status == 409 and '"reason":"Conflict"' in error.body, error
     core.delete_namespaced_config_map("one", NAMESPACE)
     try:
         core.read_namespaced_config_map("one", NAMESPACE)
-        raise AssertionError("it is still there")
-    except ApiException as refused:
-        assert refused.status == 404, refused
+        raise AssertionError("the object was not deleted")
+    except ApiException as error:
+        assert error.status == 404, error
 
 
 def patches(api, apps):
@@ -48,15 +48,15 @@ def patches(api, apps):
         replicas=0, selector=client.V1LabelSelector(match_labels={"app": "web"}), template=template
     )
     web = client.V1Deployment(metadata=client.V1ObjectMeta(name="web"), spec=spec)
-    made = apps.create_namespaced_deployment(NAMESPACE, web)
-    assert made.spec.strategy.type == "RollingUpdate", made
-    # Dictionaries are strategic merge patches: the second container is added.
-    more = {"spec": {"template": {"spec": {"containers": [{"name": "d", "image": "kubeapp:2.0"}]}}}}
-    both = apps.patch_namespaced_deployment("web", NAMESPACE, more).spec.template.spec.containers
+    created = apps.create_namespaced_deployment(NAMESPACE, web)
+    assert created.spec.strategy.type == "RollingUpdate", created
+    # The client sends a dictionary as a strategic merge patch, which adds the second container.
+    addition = {"spec": {"template": {"spec": {"containers": [{"name": "d", "image": "kubeapp:2.0"}]}}}}
+    both = apps.patch_namespaced_deployment("web", NAMESPACE, addition).spec.template.spec.containers
     assert sorted(container.name for container in both) == ["c", "d"], both
-    # Lists are JSON patches.
-    less = [{"op": "remove", "path": "/spec/template/spec/containers/0"}]
-    one = apps.patch_namespaced_deployment("web", NAMESPACE, less).spec.template.spec.containers
+    # The client sends a list as a JSON patch.
+    removal = [{"op": "remove", "path": "/spec/template/spec/containers/0"}]
+    one = apps.patch_namespaced_deployment("web", NAMESPACE, removal).spec.template.spec.containers
     assert len(one) == 1, one
     scaled = apps.patch_namespaced_deployment_scale("web", NAMESPACE, {"spec": {"replicas": 0}})
     assert scaled.kind == "Scale", scaled
@@ -145,23 +145,23 @@ def custom_objects(api):
         "metadata": {"name": "c"},
         "spec": {"weight": 5},
     }
-    here = (GROUP, VERSION, NAMESPACE, PLURAL)
-    made = custom.create_namespaced_custom_object(*here, canary)
-    assert made["spec"] == {"weight": 5, "mode": "header"}, made
+    resource = (GROUP, VERSION, NAMESPACE, PLURAL)
+    created = custom.create_namespaced_custom_object(*resource, canary)
+    assert created["spec"] == {"weight": 5, "mode": "header"}, created
     try:
-        custom.patch_namespaced_custom_object(*here, "c", {"spec": {"weight": 500}})
-        raise AssertionError("a weight of 500 was taken")
-    except ApiException as refused:
-        assert refused.status == 422 and "less than or equal to 100" in refused.body, refused
-    custom.patch_namespaced_custom_object_status(*here, "c", {"status": {"phase": "Ready"}})
-    listed = custom.list_namespaced_custom_object(*here)["items"]
+        custom.patch_namespaced_custom_object(*resource, "c", {"spec": {"weight": 500}})
+        raise AssertionError("a weight of 500 was accepted")
+    except ApiException as error:
+        assert error.status == 422 and "less than or equal to 100" in error.body, error
+    custom.patch_namespaced_custom_object_status(*resource, "c", {"status": {"phase": "Ready"}})
+    listed = custom.list_namespaced_custom_object(*resource)["items"]
     assert [item["status"]["phase"] for item in listed] == ["Ready"], listed
-    custom.delete_namespaced_custom_object(*here, "c")
+    custom.delete_namespaced_custom_object(*resource, "c")
     extensions.delete_custom_resource_definition(f"{PLURAL}.{GROUP}")
 
 
-def dynamic(kubeconfig):
-    """lightkube, which builds on httpx and speaks of resources as classes."""
+def lightkube_client(kubeconfig):
+    """lightkube uses httpx, and represents resources as classes."""
     try:
         from lightkube import Client, KubeConfig
         from lightkube.models.meta_v1 import ObjectMeta
@@ -184,16 +184,16 @@ def main():
     api = client.ApiClient()
     core, apps = client.CoreV1Api(api), client.AppsV1Api(api)
     assert client.VersionApi(api).get_code().major == "1"
-    for what, run in [
+    for name, check in [
         ("objects", lambda: objects(core)),
         ("patches", lambda: patches(api, apps)),
         ("pages", lambda: pages(core)),
         ("watches", lambda: watches(core)),
         ("custom objects", lambda: custom_objects(api)),
-        ("lightkube", lambda: dynamic(kubeconfig)),
+        ("lightkube", lambda: lightkube_client(kubeconfig)),
     ]:
-        run()
-        print(what, flush=True)
+        check()
+        print(name, flush=True)
 
 
 main()

@@ -1,33 +1,27 @@
-//! The commands of the article as it types them, and those that one tries beside them, by the
-//! kubectl of this machine on nodes that run pods.
+//! The kubectl commands of the article, and related ones, on nodes that run pods.
 
-use crate::kubectl::Kubectl;
+use crate::fixture::{self, kubectl::Kubectl};
 use kube_embedded::{Cluster, Config};
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Both versions answer within so many requests, or not at all: with a quarter of the requests for
-/// one of them, a fair balancer misses it once in 10^37 runs.
-const MANY: usize = 300;
+/// The number of requests in which both versions respond: where one of them has a quarter of the pods, a
+/// random choice misses it in one of 10^37 runs.
+const REQUESTS: usize = 300;
 
-/// A cluster that has the images, and its kubectl; `None`, with the reason printed, where there is
-/// no kubectl or nobody built the images.
-pub(crate) async fn lab() -> Option<(Cluster, Kubectl)> {
-    let folder = std::env::var_os("CANARY_IMAGES").map(PathBuf::from).or_else(|| {
-        // A test lies in TARGET/PROFILE/deps.
+/// Starts a cluster with the app's images, and returns it with its kubectl. Returns `None`, and reports the
+/// test as skipped, where there is no kubectl or the images were not built.
+pub(crate) async fn app_cluster() -> Option<(Cluster, Kubectl)> {
+    let directory = std::env::var_os("CANARY_IMAGES").map(PathBuf::from).or_else(|| {
+        // A test program is in TARGET/PROFILE/deps.
         Some(std::env::current_exe().ok()?.ancestors().nth(3)?.join("images"))
     });
     let archives: Vec<PathBuf> = ["kubeapp-1.0.tar", "kubeapp-2.0.tar"]
         .iter()
-        .filter_map(|name| Some(folder.as_ref()?.join(name)))
+        .filter_map(|name| Some(directory.as_ref()?.join(name)))
         .filter(|archive| archive.is_file())
         .collect();
     if archives.len() < 2 {
@@ -42,95 +36,75 @@ pub(crate) async fn lab() -> Option<(Cluster, Kubectl)> {
     Some((cluster, kubectl))
 }
 
-/// A line as typed in a shell, without the quotes that it would need there. Manifests are those of
-/// this repository.
-async fn typed(kubectl: &Kubectl, line: &str) -> Result<String, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    let manifest = |word: &str| root.join(word).to_string_lossy().into_owned();
-    let words: Vec<String> = line
-        .split_whitespace()
-        .map(|word| if word.starts_with("manifests/") { manifest(word) } else { word.to_owned() })
-        .collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let run = tokio::time::timeout(PATIENCE, kubectl.run(&words, "")).await;
-    run.unwrap_or_else(|_| panic!("kubectl {line} did not end"))
-}
-
-pub(crate) async fn say(kubectl: &Kubectl, line: &str) -> String {
-    typed(kubectl, line).await.unwrap_or_else(|error| panic!("kubectl {line}: {error}"))
-}
-
-/// `curl http://IP/`.
+/// Sends the request of `curl http://IP/`.
 async fn curl(ip: &str) -> String {
     let mut stream = TcpStream::connect((ip, 80)).await.unwrap();
     let request = format!("GET / HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_article_works_as_typed() {
-    let Some((_cluster, kubectl)) = lab().await else { return };
-    let kubectl = &kubectl;
-    assert_eq!(say(kubectl, "create namespace production").await, "namespace/production created\n");
+async fn commands_of_the_article_succeed() {
+    let Some((_cluster, kubectl)) = app_cluster().await else { return };
+    assert_eq!(kubectl.line("create namespace production").await, "namespace/production created\n");
     let stable = "--namespace=production apply -f manifests/lb/app-production.yml";
-    assert_eq!(say(kubectl, stable).await, "deployment.apps/kubeapp-production created\n");
-    let rolled = "--namespace=production rollout status deployment/kubeapp-production";
-    let done = "deployment \"kubeapp-production\" successfully rolled out\n";
-    assert!(say(kubectl, rolled).await.ends_with(done));
-    let pods = say(kubectl, "--namespace=production get pods -o wide --no-headers").await;
+    assert_eq!(kubectl.line(stable).await, "deployment.apps/kubeapp-production created\n");
+    let rollout = "--namespace=production rollout status deployment/kubeapp-production";
+    let success = "deployment \"kubeapp-production\" successfully rolled out\n";
+    assert!(kubectl.line(rollout).await.ends_with(success));
+    let pods = kubectl.line("--namespace=production get pods -o wide --no-headers").await;
     let rows: Vec<Vec<&str>> = pods.lines().map(|line| line.split_whitespace().collect()).collect();
     assert!(rows.iter().all(|row| row[1..4] == ["1/1", "Running", "0"]), "{pods}");
     let nodes: BTreeSet<&str> = rows.iter().map(|row| row[6]).collect();
     assert_eq!((rows.len(), nodes.len()), (3, 3), "{pods}");
-    let events = say(kubectl, "--namespace=production get events").await;
+    let events = kubectl.line("--namespace=production get events").await;
     for reason in ["ScalingReplicaSet", "SuccessfulCreate", "Scheduled", "Pulled", "Started"] {
         assert!(events.contains(reason), "{reason}: {events}");
     }
-    let applied = say(kubectl, "--namespace=production apply -f manifests/lb/app-lb.yml").await;
+    let applied = kubectl.line("--namespace=production apply -f manifests/lb/app-lb.yml").await;
     assert_eq!(applied, "service/app-lb created\n");
     let address = "jsonpath={.status.loadBalancer.ingress[0].ip}";
-    let there = format!("--namespace=production wait --for={address} --timeout=60s svc/app-lb");
-    say(kubectl, &there).await;
-    let ip = say(kubectl, &format!("--namespace=production get svc app-lb -o {address}")).await;
-    let services = say(kubectl, "--namespace=production get svc").await;
+    let wait = format!("--namespace=production wait --for={address} --timeout=60s svc/app-lb");
+    kubectl.line(&wait).await;
+    let ip = kubectl.line(&format!("--namespace=production get svc app-lb -o {address}")).await;
+    let services = kubectl.line("--namespace=production get svc").await;
     assert!(services.contains("LoadBalancer") && services.contains(&ip), "{services}");
     assert!(curl(&ip).await.contains("Version 1.0"));
 
-    say(kubectl, "--namespace=production apply -f manifests/lb/app-canary.yml").await;
-    say(kubectl, "--namespace=production rollout status deployment/kubeapp-canary").await;
+    kubectl.line("--namespace=production apply -f manifests/lb/app-canary.yml").await;
+    kubectl.line("--namespace=production rollout status deployment/kubeapp-canary").await;
     let mut seen = BTreeSet::new();
-    for _ in 0..MANY {
-        let answer = curl(&ip).await;
-        let version = answer.split("Version ").nth(1).and_then(|rest| rest.get(..3));
-        seen.insert(version.unwrap_or_else(|| panic!("{answer}")).to_owned());
+    for _ in 0..REQUESTS {
+        let response = curl(&ip).await;
+        let version = response.split("Version ").nth(1).and_then(|rest| rest.get(..3));
+        seen.insert(version.unwrap_or_else(|| panic!("{response}")).to_owned());
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["1.0", "2.0"]);
 
     let promote = "--namespace=production set image deployment/kubeapp-production \
                    kubeapp=kubeapp:2.0";
-    assert_eq!(say(kubectl, promote).await, "deployment.apps/kubeapp-production image updated\n");
-    assert!(say(kubectl, rolled).await.ends_with(done));
+    assert_eq!(kubectl.line(promote).await, "deployment.apps/kubeapp-production image updated\n");
+    assert!(kubectl.line(rollout).await.ends_with(success));
     let delete = "--namespace=production delete deployment/kubeapp-canary";
-    assert!(say(kubectl, delete).await.contains("deployment.apps \"kubeapp-canary\" deleted"));
+    assert!(kubectl.line(delete).await.contains("deployment.apps \"kubeapp-canary\" deleted"));
     for _ in 0..20 {
         assert!(curl(&ip).await.contains("Version 2.0"));
     }
-    assert!(say(kubectl, "delete namespace production").await.contains("\"production\" deleted"));
-    assert_eq!(say(kubectl, "create namespace production").await, "namespace/production created\n");
-    let empty = typed(kubectl, "--namespace=production get deploy,rs,pods,svc -o name").await;
+    assert!(kubectl.line("delete namespace production").await.contains("\"production\" deleted"));
+    assert_eq!(kubectl.line("create namespace production").await, "namespace/production created\n");
+    let empty = kubectl.try_line("--namespace=production get deploy,rs,pods,svc -o name", "").await;
     assert_eq!(empty.as_deref(), Ok(""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_commands_beside_it_work_too() {
-    let Some((_cluster, kubectl)) = lab().await else { return };
-    let kubectl = &kubectl;
-    say(kubectl, "apply -f manifests/lb").await;
+async fn related_kubectl_commands_succeed() {
+    let Some((_cluster, kubectl)) = app_cluster().await else { return };
+    kubectl.line("apply -f manifests/lb").await;
     for deployment in ["kubeapp-production", "kubeapp-canary"] {
-        say(kubectl, &format!("rollout status deployment/{deployment}")).await;
+        kubectl.line(&format!("rollout status deployment/{deployment}")).await;
     }
     for (line, expected) in [
         ("describe pod -l env=canary", "Started container kubeapp"),
@@ -164,17 +138,17 @@ async fn the_commands_beside_it_work_too() {
         ("drain node-2 --force --ignore-daemonsets --timeout=60s", "node/node-2 drained"),
         ("uncordon node-2", "uncordoned"),
     ] {
-        let said = say(kubectl, line).await;
-        assert!(said.contains(expected), "kubectl {line}: {said}");
+        let output = kubectl.line(line).await;
+        assert!(output.contains(expected), "kubectl {line}: {output}");
     }
 }
 
-/// With kubectl 1.33 and later, these are sent in protobuf.
+/// kubectl 1.33 and later sends these in protobuf.
 #[tokio::test(flavor = "multi_thread")]
-async fn create_makes_every_kind_it_knows() {
-    let cluster = crate::fixture::cluster().await;
+async fn kubectl_create_creates_each_kind() {
+    let cluster = fixture::cluster().await;
     let Some(kubectl) = Kubectl::new(&cluster).await else { return };
-    for (line, made) in [
+    for (line, created) in [
         ("create namespace shop", "namespace/shop"),
         ("create configmap settings --from-literal=a=b", "configmap/settings"),
         ("create secret generic keys --from-literal=a=b", "secret/keys"),
@@ -185,10 +159,10 @@ async fn create_makes_every_kind_it_knows() {
         ("create job once --image=kubeapp:1.0", "job.batch/once"),
         ("run one --image=kubeapp:1.0", "pod/one"),
     ] {
-        assert_eq!(say(&kubectl, line).await, format!("{made} created\n"), "kubectl {line}");
+        assert_eq!(kubectl.line(line).await, format!("{created} created\n"), "kubectl {line}");
     }
-    let secret = say(&kubectl, "get secret keys -o jsonpath={.type},{.data.a}").await;
+    let secret = kubectl.line("get secret keys -o jsonpath={.type},{.data.a}").await;
     assert_eq!(secret, "Opaque,Yg==");
-    let ports = say(&kubectl, "get svc lb -o jsonpath={.spec.ports[0].targetPort}").await;
+    let ports = kubectl.line("get svc lb -o jsonpath={.spec.ports[0].targetPort}").await;
     assert_eq!(ports, "8080");
 }

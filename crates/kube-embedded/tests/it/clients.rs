@@ -1,4 +1,4 @@
-//! kube-rs, in the process and over TLS; clusters beside each other.
+//! kube-rs in the process and over TLS, authentication, and several clusters in one process.
 
 use crate::fixture::{cluster, config_map};
 use futures::StreamExt;
@@ -11,20 +11,22 @@ use kube::{
 use kube_embedded::Cluster;
 use serde_json::json;
 
-pub(crate) async fn over_tls(cluster: &Cluster) -> Client {
+/// Connects over TLS, with the kubeconfig of the cluster.
+pub(crate) async fn tls_client(cluster: &Cluster) -> Client {
     let kubeconfig = Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
     Client::try_from(config).unwrap()
 }
 
-async fn use_everything(client: Client, name: &str) {
+/// Creates, patches, applies, deletes and watches a config map.
+async fn use_all_verbs(client: Client, name: &str) {
     let api: Api<ConfigMap> = Api::default_namespaced(client);
     let object: ConfigMap = serde_json::from_value(config_map(name)).unwrap();
-    let made = api.create(&PostParams::default(), &object).await.unwrap();
-    let only = WatchParams::default().fields(&format!("metadata.name={name}"));
-    let since = made.resource_version().unwrap();
-    let mut events = api.watch(&only, &since).await.unwrap().boxed();
+    let created = api.create(&PostParams::default(), &object).await.unwrap();
+    let params = WatchParams::default().fields(&format!("metadata.name={name}"));
+    let since = created.resource_version().unwrap();
+    let mut events = api.watch(&params, &since).await.unwrap().boxed();
     let change = Patch::Merge(json!({ "data": { "b": "2" } }));
     let changed = api.patch(name, &PatchParams::default(), &change).await.unwrap();
     assert_eq!(changed.data.unwrap().len(), 2);
@@ -50,17 +52,17 @@ async fn use_everything(client: Client, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kube_works_in_the_process_and_over_tls() {
+async fn kube_client_works_in_process_and_over_tls() {
     let cluster = cluster().await;
-    use_everything(cluster.client(), "inside").await;
-    use_everything(over_tls(&cluster).await, "outside").await;
+    use_all_verbs(cluster.client(), "in-process").await;
+    use_all_verbs(tls_client(&cluster).await, "tls").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_those_with_credentials_come_in() {
+async fn client_without_credentials_gets_401() {
     let cluster = cluster().await;
     let mut kubeconfig = Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
-    // The other user has the token.
+    // The second user of the kubeconfig authenticates with a token.
     kubeconfig.contexts[0].context.as_mut().unwrap().user = Some("kubernetes-admin-token".into());
     let client = |kubeconfig: Kubeconfig| async move {
         let options = KubeConfigOptions::default();
@@ -71,15 +73,15 @@ async fn only_those_with_credentials_come_in() {
     assert_eq!(namespaces.get("default").await.unwrap().name_any(), "default");
 
     kubeconfig.auth_infos[1].auth_info.as_mut().unwrap().token = None;
-    let nobody = client(kubeconfig).await;
-    assert_eq!(nobody.apiserver_version().await.unwrap().major, "1");
-    let refused = Api::<Namespace>::all(nobody).get("default").await.unwrap_err();
-    let kube::Error::Api(status) = refused else { panic!("{refused:?}") };
+    let anonymous = client(kubeconfig).await;
+    assert_eq!(anonymous.apiserver_version().await.unwrap().major, "1");
+    let error = Api::<Namespace>::all(anonymous).get("default").await.unwrap_err();
+    let kube::Error::Api(status) = error else { panic!("{error:?}") };
     assert_eq!((status.code, &*status.reason), (401, "Unauthorized"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clusters_live_side_by_side_and_leave_nothing() {
+async fn clusters_are_independent_and_clean_up() {
     let (one, two) = tokio::join!(cluster(), cluster());
     assert_ne!(one.url(), two.url());
     let names = |cluster: &Cluster| Api::<ConfigMap>::default_namespaced(cluster.client());
@@ -87,10 +89,10 @@ async fn clusters_live_side_by_side_and_leave_nothing() {
     names(&one).create(&PostParams::default(), &object).await.unwrap();
     assert!(names(&two).get_opt("only-one").await.unwrap().is_none());
 
-    let folders = [one.state_dir().to_owned(), two.state_dir().to_owned()];
+    let directories = [one.state_dir().to_owned(), two.state_dir().to_owned()];
     let address = one.api_address();
     one.stop().await;
     drop(two);
-    assert!(folders.iter().all(|folder| !folder.exists()));
-    std::net::TcpListener::bind(address).expect("the address is free again");
+    assert!(directories.iter().all(|directory| !directory.exists()));
+    std::net::TcpListener::bind(address).expect("the address was not released");
 }

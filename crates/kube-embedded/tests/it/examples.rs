@@ -1,16 +1,16 @@
-//! Runs the examples, so that what newcomers copy is known to work.
+//! Runs the examples.
 
 #[path = "../../examples/controller_test.rs"]
-#[allow(dead_code, reason = "its `main` is the example's")]
+#[allow(dead_code, reason = "`main` is used only by the example itself")]
 mod controller_test;
 #[path = "../../examples/kubectl.rs"]
-#[allow(dead_code, reason = "its `main` is the example's")]
+#[allow(dead_code, reason = "`main` is used only by the example itself")]
 mod kubectl;
 #[path = "../../examples/two_clusters.rs"]
-#[allow(dead_code, reason = "its `main` is the example's")]
+#[allow(dead_code, reason = "`main` is used only by the example itself")]
 mod two_clusters;
 
-use crate::pods::in_time;
+use crate::fixture::in_time;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn controller_test_example_succeeds() {

@@ -1,9 +1,12 @@
 //! `exec`, `attach` and `cp`, by kube-rs in the process and over TLS, and by kubectl.
 
 use crate::{
-    clients::over_tls,
-    kubectl::Kubectl,
-    pods::{cluster, in_time, run, sandboxes, tool, until},
+    clients::tls_client,
+    fixture::{
+        self, eventually, in_time,
+        kubectl::Kubectl,
+        pods::{cluster, run, sandboxes, tool},
+    },
 };
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Status};
 use kube::{
@@ -26,7 +29,7 @@ fn pods(client: Client) -> Api<Pod> {
     Api::default_namespaced(client)
 }
 
-/// All that a program prints, and how it ended.
+/// Returns stdout, stderr and the status of a process once it has exited.
 async fn finish(mut process: AttachedProcess) -> (String, String, Status) {
     let status = process.take_status().unwrap();
     let (mut out, mut err) = (String::new(), String::new());
@@ -42,7 +45,7 @@ async fn finish(mut process: AttachedProcess) -> (String, String, Status) {
         }
     };
     in_time(async { tokio::join!(read, read_errors) }).await;
-    let status = in_time(status).await.expect("a status");
+    let status = in_time(status).await.expect("no status was sent");
     in_time(process.join()).await.unwrap();
     (out, err, status)
 }
@@ -52,37 +55,38 @@ async fn exec(pods: &Api<Pod>, name: &str, command: &[&str]) -> (String, String,
     finish(in_time(pods.exec(name, command, &AttachParams::default())).await.unwrap()).await
 }
 
-fn code(status: &Status) -> String {
+fn exit_code(status: &Status) -> String {
     let causes = status.details.as_ref().and_then(|details| details.causes.clone());
     let cause = causes.into_iter().flatten().find(|c| c.reason.as_deref() == Some("ExitCode"));
     cause.and_then(|cause| cause.message).unwrap_or_default()
 }
 
-/// Whether a process of this machine was started with that argument.
-fn runs(argument: &str) -> bool {
-    let of = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).unwrap_or_default();
-    fs::read_dir(Path::new("/proc"))
-        .unwrap()
-        .flatten()
-        .any(|entry| of(entry).split(|byte| *byte == 0).any(|part| part == argument.as_bytes()))
+/// Returns whether a process of this machine was started with the argument.
+fn is_running(argument: &str) -> bool {
+    let command_line =
+        |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).unwrap_or_default();
+    fs::read_dir(Path::new("/proc")).unwrap().flatten().any(|entry| {
+        command_line(entry).split(|byte| *byte == 0).any(|part| part == argument.as_bytes())
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn programs_run_beside_the_containers_own() {
+async fn exec_runs_processes_alongside_the_containers_own() {
     for sandbox in sandboxes().await {
         let cluster = cluster(Some(sandbox)).await;
         run(&cluster, "one", tool(&["wait"])).await;
-        for client in [cluster.client(), over_tls(&cluster).await] {
+        for client in [cluster.client(), tls_client(&cluster).await] {
             let pods = pods(client);
             let (out, err, status) = exec(&pods, "one", &["/tool", "both", "a", "b", "0"]).await;
             assert_eq!((&*out, &*err), ("a", "b"));
             assert_eq!(status.status.as_deref(), Some("Success"));
             let (_, _, status) = exec(&pods, "one", &["/tool", "both", "", "", "7"]).await;
             assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"), "{status:?}");
-            assert_eq!(code(&status), "7");
+            assert_eq!(exit_code(&status), "7");
             let (_, _, status) = exec(&pods, "one", &["/nope"]).await;
-            let why = status.message.unwrap();
-            assert!(why.starts_with("Internal error occurred: error executing command"), "{why}");
+            let message = status.message.unwrap();
+            let expected = "Internal error occurred: error executing command";
+            assert!(message.starts_with(expected), "{message}");
             assert_eq!(status.code, Some(500));
         }
         if sandbox == Sandbox::Namespaced {
@@ -93,13 +97,13 @@ async fn programs_run_beside_the_containers_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn input_goes_in_and_its_end_is_seen() {
+async fn exec_delivers_all_of_stdin_and_its_end() {
     for sandbox in sandboxes().await {
         let cluster = cluster(Some(sandbox)).await;
         run(&cluster, "one", tool(&["wait"])).await;
-        let pods = pods(over_tls(&cluster).await);
+        let pods = pods(tls_client(&cluster).await);
         let params = AttachParams::default().stdin(true);
-        // More than all that lies between has room for.
+        // More than all buffers on the way can hold.
         let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
         let mut process = in_time(pods.exec("one", ["/tool", "copy"], &params)).await.unwrap();
         let (mut stdin, mut stdout) = (process.stdin().unwrap(), process.stdout().unwrap());
@@ -108,20 +112,20 @@ async fn input_goes_in_and_its_end_is_seen() {
             stdin.shutdown().await.unwrap();
             drop(stdin);
         };
-        let mut got = Vec::new();
+        let mut received = Vec::new();
         let status = process.take_status().unwrap();
-        in_time(async { tokio::join!(write, stdout.read_to_end(&mut got)) }).await.1.unwrap();
-        assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+        in_time(async { tokio::join!(write, stdout.read_to_end(&mut received)) }).await.1.unwrap();
+        assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
         assert_eq!(in_time(status).await.unwrap().status.as_deref(), Some("Success"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_terminal_has_a_size_and_both_outputs_in_one() {
+async fn exec_with_tty_has_a_terminal_that_can_be_resized() {
     for sandbox in sandboxes().await {
         let cluster = cluster(Some(sandbox)).await;
         run(&cluster, "one", tool(&["wait"])).await;
-        let pods = pods(over_tls(&cluster).await);
+        let pods = pods(tls_client(&cluster).await);
         let params = AttachParams::interactive_tty();
         let mut process = in_time(pods.exec("one", ["/tool", "window"], &params)).await.unwrap();
         let mut size = process.terminal_size().unwrap();
@@ -140,7 +144,7 @@ async fn a_terminal_has_a_size_and_both_outputs_in_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_run_at_a_time() {
+async fn concurrent_execs_do_not_mix_outputs() {
     let cluster = cluster(None).await;
     run(&cluster, "one", tool(&["wait"])).await;
     let pods = pods(cluster.client());
@@ -150,19 +154,19 @@ async fn many_run_at_a_time() {
             let text = n.to_string();
             let (out, _, status) = exec(&pods, "one", &["/tool", "both", &text, "", &text]).await;
             assert_eq!(out, text);
-            assert_eq!(code(&status), if n == 0 { String::new() } else { text });
+            assert_eq!(exit_code(&status), if n == 0 { String::new() } else { text });
         }
     });
     futures::future::join_all(all).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_program_outlives_its_client_its_pod_or_its_cluster() {
+async fn exec_process_is_killed_with_its_client_pod_or_cluster() {
     for sandbox in sandboxes().await {
         let cluster = cluster(Some(sandbox)).await;
         run(&cluster, "one", tool(&["wait"])).await;
         run(&cluster, "two", tool(&["wait"])).await;
-        let pods = pods(over_tls(&cluster).await);
+        let pods = pods(tls_client(&cluster).await);
         let mark = |n: u32| format!("mark-{}-{sandbox:?}-{n}", std::process::id());
         let start = async |pod: &str, n: u32| {
             let mark = mark(n);
@@ -171,13 +175,15 @@ async fn no_program_outlives_its_client_its_pod_or_its_cluster() {
             let mut process = in_time(pods.exec(pod, command, &params)).await.unwrap();
             let mut started = [0; 8];
             in_time(process.stdout().unwrap().read_exact(&mut started)).await.unwrap();
-            assert!(runs(&mark), "{mark}");
+            assert!(is_running(&mark), "{mark}");
             process
         };
-        let gone = async |n: u32| until(&mark(n), async || !runs(&mark(n))).await;
-        // The client goes, also one that has said more than the program takes.
+        let wait_for_exit = async |n: u32| {
+            eventually(&format!("exit of {}", mark(n)), async || !is_running(&mark(n))).await;
+        };
+        // The client disconnects, also while its input is not read.
         start("one", 1).await.abort();
-        gone(1).await;
+        wait_for_exit(1).await;
         let mut process = start("one", 2).await;
         let mut stdin = process.stdin().unwrap();
         let sent = Arc::new(AtomicUsize::new(0));
@@ -187,27 +193,27 @@ async fn no_program_outlives_its_client_its_pod_or_its_cluster() {
                 count.fetch_add(65_536, Ordering::Relaxed);
             }
         });
-        // More than the pipe and all that may wait for it take.
-        until("enough input", async || sent.load(Ordering::Relaxed) > 1_500_000).await;
+        // More than the pipe and all buffers before it can hold.
+        eventually("enough input", async || sent.load(Ordering::Relaxed) > 1_500_000).await;
         process.abort();
         drop(process);
-        gone(2).await;
+        wait_for_exit(2).await;
         flood.abort();
-        // The pod goes.
+        // The pod is deleted.
         let process = start("one", 3).await;
         in_time(pods.delete("one", &DeleteParams::default())).await.unwrap();
-        gone(3).await;
+        wait_for_exit(3).await;
         drop(process);
-        // The cluster goes.
+        // The cluster stops.
         let process = start("two", 4).await;
         in_time(cluster.stop()).await;
-        gone(4).await;
+        wait_for_exit(4).await;
         drop(process);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_are_those_of_kubernetes() {
+async fn exec_errors_match_kubernetes() {
     let cluster = cluster(Some(Sandbox::Plain)).await;
     let spec = json!({
         "restartPolicy": "Never",
@@ -217,27 +223,27 @@ async fn refusals_are_those_of_kubernetes() {
         ],
     });
     run(&cluster, "two", spec).await;
-    let pods = pods(over_tls(&cluster).await);
-    let refusal =
+    let pods = pods(tls_client(&cluster).await);
+    let error =
         async |name: &str, params: AttachParams| match in_time(pods.exec(name, ["/tool"], &params))
             .await
         {
             Err(kube::Error::Api(status)) => (status.code, status.message),
             Err(other) => panic!("{other:?}"),
-            Ok(_) => panic!("it was not refused"),
+            Ok(_) => panic!("exec was not rejected"),
         };
     let params = AttachParams::default;
-    assert_eq!(refusal("no", params()).await, (404, "pods \"no\" not found".into()));
+    assert_eq!(error("no", params()).await, (404, "pods \"no\" not found".into()));
     let expected = "a container name must be specified for pod two, choose one of: [a b]";
-    assert_eq!(refusal("two", params()).await, (400, expected.into()));
+    assert_eq!(error("two", params()).await, (400, expected.into()));
     let expected = "container c is not valid for pod two";
-    assert_eq!(refusal("two", params().container("c")).await, (400, expected.into()));
+    assert_eq!(error("two", params().container("c")).await, (400, expected.into()));
     let path = "/api/v1/namespaces/default/pods/two/exec?container=a&command=x&stdout=true";
-    let plain = crate::fixture::get(&cluster, path).await;
-    assert_eq!(plain.refusal(), (400, "Upgrade request required".into()));
+    let plain = fixture::get(&cluster, path).await;
+    assert_eq!(plain.status(), (400, "Upgrade request required".into()));
     let path = "/api/v1/namespaces/default/pods/two/exec";
-    let wrong = crate::fixture::ask(&cluster, "PUT", path, &[], "").await;
-    assert_eq!(wrong.code, 405);
+    let put = fixture::request(&cluster, "PUT", path, &[], "").await;
+    assert_eq!(put.code, 405);
     let ended = json!({
         "restartPolicy": "Never",
         "initContainers": [{ "name": "i", "image": "tool:1.0", "command": ["/tool", "print"] }],
@@ -253,37 +259,40 @@ async fn refusals_are_those_of_kubernetes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_may_join_a_containers_own_program() {
+async fn attach_connects_to_the_containers_own_process() {
     for sandbox in sandboxes().await {
         let cluster = cluster(Some(sandbox)).await;
         let mut spec = tool(&["copy"]);
         spec["restartPolicy"] = json!("Never");
         spec["containers"][0]["stdin"] = json!(true);
         spec["containers"][0]["stdinOnce"] = json!(true);
-        run(&cluster, "talker", spec).await;
-        let pods = pods(over_tls(&cluster).await);
+        run(&cluster, "stdin-once", spec).await;
+        let pods = pods(tls_client(&cluster).await);
         let params = AttachParams::default().stdin(true).stderr(false);
-        let mut process = in_time(pods.attach("talker", &params)).await.unwrap();
+        let mut process = in_time(pods.attach("stdin-once", &params)).await.unwrap();
         let (mut stdin, mut stdout) = (process.stdin().unwrap(), process.stdout().unwrap());
         stdin.write_all(b"hello\n").await.unwrap();
         let mut line = [0; 6];
         in_time(stdout.read_exact(&mut line)).await.unwrap();
         assert_eq!(&line, b"hello\n");
-        // Its input ends with the first client, and so does the program.
+        // With stdinOnce, stdin ends with the first client, and so does the process.
         drop((stdin, stdout));
         process.abort();
-        let over =
-            kube::runtime::wait::await_condition(pods.clone(), "talker", |pod: Option<&Pod>| {
+        let succeeded = kube::runtime::wait::await_condition(
+            pods.clone(),
+            "stdin-once",
+            |pod: Option<&Pod>| {
                 pod.and_then(|p| p.status.as_ref()?.phase.as_deref()) == Some("Succeeded")
-            });
-        in_time(over).await.unwrap();
-        let log = in_time(pods.logs("talker", &Default::default())).await.unwrap();
+            },
+        );
+        in_time(succeeded).await.unwrap();
+        let log = in_time(pods.logs("stdin-once", &Default::default())).await.unwrap();
         assert_eq!(log, "hello\n");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_execs_copies_and_attaches() {
+async fn kubectl_exec_cp_and_run_succeed() {
     if test_support::busybox().is_none() {
         return test_support::missing("busybox", test_support::BUSYBOX_HINT);
     }
@@ -297,32 +306,29 @@ async fn kubectl_execs_copies_and_attaches() {
     }
     let container = |name: &str| json!({ "name": name, "image": "busybox:1.0", "command": ["sleep", "100000"] });
     run(&cluster, "box", json!({ "containers": [container("a"), container("b")] })).await;
-    let run = async |line: &str, input: &str| {
-        let words: Vec<&str> = line.split(' ').collect();
-        in_time(kubectl.run(&words, input)).await
-    };
-    let said = run("exec -i box -c b -- sh -c read\tx;echo\t$x", "word\n").await.unwrap();
-    assert_eq!(said, "word\n");
-    let first = run("exec box -- sh -c echo\t$HOSTNAME", "").await.unwrap();
+    // Tabs separate the words of a shell script within one argument.
+    let script = "exec -i box -c b -- sh -c read\tx;echo\t$x";
+    assert_eq!(kubectl.line_with_stdin(script, "word\n").await, "word\n");
+    let first = kubectl.line("exec box -- sh -c echo\t$HOSTNAME").await;
     assert_eq!(first, "box\n", "the first container is the default one");
-    let failed = run("exec box -c a -- sh -c exit\t3", "").await.unwrap_err();
+    let failed = kubectl.try_line("exec box -c a -- sh -c exit\t3", "").await.unwrap_err();
     assert!(failed.ends_with("command terminated with exit code 3\n"), "{failed}");
 
-    let folder = cluster.state_dir().join("copies");
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("there"), "some text").unwrap();
-    let (there, back) = (folder.join("there"), folder.join("back"));
-    run(&format!("cp {} box:/etc/copied -c b", there.display()), "").await.unwrap();
-    assert_eq!(run("exec box -c b -- cat /etc/copied", "").await.unwrap(), "some text");
-    run(&format!("cp box:/etc/copied {} -c b", back.display()), "").await.unwrap();
-    assert_eq!(fs::read_to_string(back).unwrap(), "some text");
+    let directory = cluster.state_dir().join("copies");
+    fs::create_dir(&directory).unwrap();
+    let (source, copy) = (directory.join("source"), directory.join("copy"));
+    fs::write(&source, "some text").unwrap();
+    kubectl.line(&format!("cp {} box:/etc/copied -c b", source.display())).await;
+    assert_eq!(kubectl.line("exec box -c b -- cat /etc/copied").await, "some text");
+    kubectl.line(&format!("cp box:/etc/copied {} -c b", copy.display())).await;
+    assert_eq!(fs::read_to_string(copy).unwrap(), "some text");
 
     let line = "run once -i --rm --quiet --restart=Never --image=busybox:1.0 --command -- cat";
-    assert_eq!(run(line, "through\n").await.unwrap(), "through\n");
+    assert_eq!(kubectl.line_with_stdin(line, "through\n").await, "through\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_shows_the_logs_of_all_that_ran() {
+async fn kubectl_logs_covers_init_containers_and_previous_runs() {
     let cluster = cluster(None).await;
     let Some(kubectl) = Kubectl::new(&cluster).await else { return };
     let container = |name: &str, args: &[&str]| {
@@ -343,33 +349,28 @@ async fn kubectl_shows_the_logs_of_all_that_ran() {
         "volumes": [{ "name": "work", "emptyDir": {} }],
     });
     run(&cluster, "two", spec).await;
-    let say = async |line: &str| {
-        let words: Vec<&str> = line.split(' ').collect();
-        in_time(kubectl.run(&words, "")).await
-    };
     if namespaced {
-        let seed = say("exec two -c b -- /tool cat /scratch/seed").await.unwrap();
-        assert_eq!(seed, "sown", "a folder of all containers of the pod");
+        let seed = kubectl.line("exec two -c b -- /tool cat /scratch/seed").await;
+        assert_eq!(seed, "sown", "all containers of the pod share an emptyDir");
     }
-    let printed = async |line: &str, expected: &[&str]| {
-        let mut told = Vec::new();
-        until(line, async || {
-            let text = say(line).await.unwrap_or_default();
-            told = text.lines().map(str::to_owned).collect();
-            told.sort();
-            told == expected
+    let expect_lines = async |line: &str, expected: &[&str]| {
+        eventually(line, async || {
+            let output = kubectl.try_line(line, "").await?;
+            let mut lines: Vec<&str> = output.lines().collect();
+            lines.sort_unstable();
+            if lines == expected { Ok(()) } else { Err(output) }
         })
         .await;
     };
-    printed("logs two -c first", &["first"]).await;
-    printed("logs two --all-containers", &["first", "started", "started"]).await;
+    expect_lines("logs two -c first", &["first"]).await;
+    expect_lines("logs two --all-containers", &["first", "started", "started"]).await;
     let named = ["[pod/two/a] started", "[pod/two/b] started", "[pod/two/first] first"];
-    printed("logs two --all-containers --prefix", &named).await;
-    printed("logs -l app=two --all-containers --prefix", &named).await;
-    let refused = say("logs two -c a -p").await.unwrap_err();
+    expect_lines("logs two --all-containers --prefix", &named).await;
+    expect_lines("logs -l app=two --all-containers --prefix", &named).await;
+    let error = kubectl.try_line("logs two -c a -p", "").await.unwrap_err();
     let expected = "previous terminated container \"a\" in pod \"two\" not found";
-    assert!(refused.contains(expected), "{refused}");
-    // The first run ends by itself, the next is another's to tell of.
+    assert!(error.contains(expected), "{error}");
+    // A container that exits by itself has a previous run after its restart.
     let pods = pods(cluster.client());
     let crash = json!({
         "metadata": { "name": "crash" },
@@ -383,5 +384,5 @@ async fn kubectl_shows_the_logs_of_all_that_ran() {
         status.is_some_and(|status| status.restart_count > 0)
     };
     in_time(kube::runtime::wait::await_condition(pods, "crash", restarted)).await.unwrap();
-    printed("logs crash -p", &["last words"]).await;
+    expect_lines("logs crash -p", &["last words"]).await;
 }

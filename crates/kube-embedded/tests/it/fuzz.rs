@@ -1,8 +1,8 @@
-//! Requests that nobody means: whatever comes, the answer is an answer, and every refusal says in a
-//! `Status` what is wrong. The seeds are fixed, so what fails once fails again.
+//! Random requests: each gets an HTTP response, and each rejection is a `Status`. The seeds are fixed, so that
+//! a failure can be reproduced.
 
 use crate::{
-    custom,
+    crds,
     fixture::{cluster, config_map, deployment, post},
 };
 use http::Request;
@@ -13,6 +13,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
+/// A request that takes this long hangs; others take milliseconds.
+const HANGS_AFTER: Duration = Duration::from_secs(20);
 const PATHS: &[&str] = &[
     "/api/v1/namespaces/default/configmaps",
     "/api/v1/namespaces/default/configmaps/one",
@@ -101,10 +103,10 @@ const ODD: &[&str] = &[
 
 async fn send(cluster: &Cluster, request: Request<Body>) -> (u16, String, String) {
     let what = format!("{} {}", request.method(), request.uri());
-    let answer = tokio::time::timeout(Duration::from_secs(20), async {
+    let response = tokio::time::timeout(HANGS_AFTER, async {
         let response = cluster.client().send(request).await.unwrap();
         let code = response.status().as_u16();
-        // A watch that has begun has no end of its own.
+        // A watch does not end by itself.
         if what.contains("watch") && code == 200 {
             return (code, String::new(), String::new());
         }
@@ -112,10 +114,10 @@ async fn send(cluster: &Cluster, request: Request<Body>) -> (u16, String, String
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (code, media.unwrap_or_default(), String::from_utf8_lossy(&body).into_owned())
     });
-    answer.await.unwrap_or_else(|_| panic!("{what} hangs"))
+    response.await.unwrap_or_else(|_| panic!("{what}: no response within {HANGS_AFTER:?}"))
 }
 
-/// Refusals are `Status` objects, but for paths that name nothing.
+/// Expects a `Status` object for each error, except for unknown paths, which get plain text.
 fn check(what: &str, (code, media, text): &(u16, String, String)) {
     assert!((200..600).contains(code), "{what}: {code}");
 
@@ -127,10 +129,10 @@ fn check(what: &str, (code, media, text): &(u16, String, String)) {
     assert_eq!(status["code"], *code, "{what}: {text}");
 }
 
-/// A cluster with something to hit.
+/// Starts a cluster with one object for each kind of path.
 async fn target() -> Cluster {
     let cluster = cluster().await;
-    post(&cluster, custom::DEFINITIONS, &custom::definition()).await;
+    post(&cluster, crds::DEFINITIONS, &crds::definition()).await;
     post(&cluster, PATHS[0], &config_map("one")).await;
     post(&cluster, PATHS[9], &deployment("web", 0)).await;
     post(&cluster, PATHS[15], &canary()).await;
@@ -144,7 +146,7 @@ fn canary() -> Value {
     })
 }
 
-/// Any value, with names that mean something more often than not.
+/// Returns a random value, whose field names are mostly those of Kubernetes.
 fn value(rng: &mut StdRng, depth: u32) -> Value {
     const NAMES: &[&str] = &[
         "apiVersion",
@@ -199,18 +201,18 @@ fn value(rng: &mut StdRng, depth: u32) -> Value {
     }
 }
 
-/// Something valid with a few parts replaced.
-fn damaged(rng: &mut StdRng) -> Value {
+/// Returns a valid object with a few random replacements.
+fn mutated(rng: &mut StdRng) -> Value {
     let mut object = match rng.random_range(0..4) {
         0 => config_map("one"),
         1 => deployment("web", 1),
         2 => canary(),
-        _ => custom::definition(),
+        _ => crds::definition(),
     };
     for _ in 0..rng.random_range(1..4) {
-        let mut place = &mut object;
+        let mut node = &mut object;
         for _ in 0..rng.random_range(1..9) {
-            let next = match &*place {
+            let next = match &*node {
                 Value::Object(fields) => fields.len(),
                 Value::Array(items) => items.len(),
                 _ => 0,
@@ -219,13 +221,13 @@ fn damaged(rng: &mut StdRng) -> Value {
                 break;
             }
             let at = rng.random_range(0..next);
-            place = match place {
+            node = match node {
                 Value::Object(fields) => fields.values_mut().nth(at).unwrap(),
                 Value::Array(items) => &mut items[at],
                 _ => break,
             };
         }
-        *place = value(rng, 3);
+        *node = value(rng, 3);
     }
     object
 }
@@ -257,10 +259,10 @@ fn body(rng: &mut StdRng) -> Vec<u8> {
     match rng.random_range(0..6) {
         0 => Vec::new(),
         1 => value(rng, 4).to_string().into_bytes(),
-        2 | 3 => damaged(rng).to_string().into_bytes(),
+        2 | 3 => mutated(rng).to_string().into_bytes(),
         4 => patch(rng).to_string().into_bytes(),
         _ => {
-            let mut bytes = damaged(rng).to_string().into_bytes();
+            let mut bytes = mutated(rng).to_string().into_bytes();
             bytes.truncate(rng.random_range(0..=bytes.len()));
             for _ in 0..rng.random_range(0..4) {
                 if !bytes.is_empty() {
@@ -297,7 +299,7 @@ fn path(rng: &mut StdRng) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_comes_is_answered() {
+async fn random_requests_get_valid_responses() {
     let cluster = target().await;
     let mut rng = StdRng::seed_from_u64(7);
     let mut codes = std::collections::BTreeMap::new();
@@ -315,22 +317,22 @@ async fn whatever_comes_is_answered() {
             );
         let Ok(request) = request.body(Body::from(bytes.clone())) else { continue };
         let what = format!("round {round}: {method} {path} {}", String::from_utf8_lossy(&bytes));
-        let answer = send(&cluster, request).await;
+        let response = send(&cluster, request).await;
         if method != "HEAD" {
-            check(&what, &answer);
+            check(&what, &response);
         }
-        *codes.entry(answer.0).or_insert(0) += 1;
+        *codes.entry(response.0).or_insert(0) += 1;
     }
-    // It was not all refused at the door.
+    // The requests got past the first checks.
     for code in [200, 201, 400, 404, 405, 415, 422] {
         assert!(codes.contains_key(&code), "{codes:?}");
     }
-    // And the server still does what it is for.
+    // The server still works.
     assert_eq!(post(&cluster, PATHS[0], &config_map("after")).await.code, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn protobuf_that_is_none_is_refused() {
+async fn invalid_protobuf_is_rejected() {
     let cluster = target().await;
     let mut rng = StdRng::seed_from_u64(11);
     let kinds = [
@@ -344,7 +346,7 @@ async fn protobuf_that_is_none_is_refused() {
         type_meta.extend(version.as_bytes());
         type_meta.extend([0x12, kind.len() as u8]);
         type_meta.extend(kind.as_bytes());
-        // Fields of every form, nested by chance.
+        // Fields of each wire type, nested by chance.
         let mut raw: Vec<u8> = Vec::new();
         for _ in 0..rng.random_range(0..6) {
             let length = rng.random_range(0..8_u8);
@@ -365,9 +367,9 @@ async fn protobuf_that_is_none_is_refused() {
     }
 }
 
-/// Nesting without end, in every form that can nest.
+/// Deep nesting, in each format that can nest.
 #[tokio::test(flavor = "multi_thread")]
-async fn depth_does_not_take_the_stack() {
+async fn deep_nesting_does_not_overflow_the_stack() {
     let cluster = target().await;
     let deep = 100_000;
     let json = format!("{}{}", "[".repeat(deep), "]".repeat(deep));
@@ -391,8 +393,8 @@ async fn depth_does_not_take_the_stack() {
             .header("content-type", media)
             .body(Body::from(body.into_bytes()))
             .unwrap();
-        let answer = send(&cluster, request).await;
-        assert!(answer.0 >= 400, "{media}: {answer:?}");
-        check(media, &answer);
+        let response = send(&cluster, request).await;
+        assert!(response.0 >= 400, "{media}: {response:?}");
+        check(media, &response);
     }
 }

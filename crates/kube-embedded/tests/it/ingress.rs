@@ -1,9 +1,6 @@
-//! Ingresses and their classes, as the API keeps them. How they are served is tested in `edge`.
+//! Ingresses and IngressClasses in the API. Their traffic is tested in `ingress_traffic`.
 
-use crate::{
-    fixture::{ask, cluster, get, patch, post},
-    kubectl::Kubectl,
-};
+use crate::fixture::{cluster, get, kubectl::Kubectl, patch, post, request};
 use kube_embedded::{Cluster, Config};
 use serde_json::{Value, json};
 
@@ -29,7 +26,7 @@ fn class(name: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ingress_without_a_class_gets_the_default_one() {
+async fn ingress_without_class_gets_the_default_class() {
     let cluster = cluster().await;
     let edge = get(&cluster, &format!("{CLASSES}/edge")).await.json();
     assert_eq!(edge["spec"]["controller"], "canary-labs.dev/edge");
@@ -41,7 +38,7 @@ async fn an_ingress_without_a_class_gets_the_default_one() {
     assert_eq!(post(&cluster, CLASSES, &other).await.code, 201);
     let filled = post(&cluster, INGRESSES, &ingress("filled")).await.json();
     assert_eq!(filled["spec"]["ingressClassName"], "other");
-    // Nobody owns what admission set.
+    // Fields that admission sets have no field manager.
     let fields = &filled["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"];
     assert!(fields.get("f:ingressClassName").is_none(), "{fields}");
     let mut named = ingress("named");
@@ -55,55 +52,55 @@ async fn an_ingress_without_a_class_gets_the_default_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_of_an_ingress_has_a_path_of_its_own() {
-    // Without an edge, which would write the same status.
+async fn ingress_status_is_a_subresource() {
+    // Without the Ingress controller, which would write the same status.
     let config = Config { nodes: 0, load_balancers: false, ..Config::default() };
     let cluster = Cluster::start(config).await.unwrap();
-    let mut given = ingress("i");
-    given["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "127.0.0.1" }] } });
-    let made = post(&cluster, INGRESSES, &given).await.json();
-    assert_eq!(made["status"], json!({ "loadBalancer": {} }));
-    assert_eq!(made["metadata"]["generation"], 1);
+    let mut object = ingress("i");
+    object["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "127.0.0.1" }] } });
+    let created = post(&cluster, INGRESSES, &object).await.json();
+    assert_eq!(created["status"], json!({ "loadBalancer": {} }));
+    assert_eq!(created["metadata"]["generation"], 1);
     let (one, merge) = (format!("{INGRESSES}/i"), "merge-patch+json");
-    let points = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "127.0.0.1" }] } },
+    let both = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "127.0.0.1" }] } },
         "spec": { "ingressClassName": "edge" } });
-    let told = patch(&cluster, &format!("{one}/status"), merge, &points).await.json();
-    assert_eq!(told["status"], points["status"]);
-    assert_eq!(told["spec"].get("ingressClassName"), None);
-    assert_eq!(told["metadata"]["generation"], 1);
+    let updated = patch(&cluster, &format!("{one}/status"), merge, &both).await.json();
+    assert_eq!(updated["status"], both["status"]);
+    assert_eq!(updated["spec"].get("ingressClassName"), None);
+    assert_eq!(updated["metadata"]["generation"], 1);
     let class = json!({ "spec": { "ingressClassName": "edge" }, "status": null });
     let changed = patch(&cluster, &one, merge, &class).await.json();
-    assert_eq!(changed["status"], points["status"]);
+    assert_eq!(changed["status"], both["status"]);
     assert_eq!(changed["metadata"]["generation"], 2);
     let table = ("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
-    let table = ask(&cluster, "GET", &one, &[table], "").await.json();
+    let table = request(&cluster, "GET", &one, &[table], "").await.json();
     let cells = &table["rows"][0]["cells"].as_array().unwrap()[..5];
     assert_eq!(cells, ["i", "edge", "*", "127.0.0.1", "80"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_controller_of_a_class_stays() {
+async fn ingress_class_controller_is_immutable() {
     let cluster = cluster().await;
     post(&cluster, CLASSES, &class("c")).await;
     let other = json!({ "spec": { "controller": "example.com/changed" } });
-    let answer = patch(&cluster, &format!("{CLASSES}/c"), "merge-patch+json", &other).await;
+    let response = patch(&cluster, &format!("{CLASSES}/c"), "merge-patch+json", &other).await;
     let expected = "IngressClass.networking.k8s.io \"c\" is invalid: spec.controller: Invalid \
                     value: \"example.com/changed\": field is immutable";
-    assert_eq!(answer.refusal(), (422, expected.into()));
+    assert_eq!(response.status(), (422, expected.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_creates_shows_and_explains_ingresses() {
+async fn kubectl_creates_lists_and_explains_ingresses() {
     let cluster = cluster().await;
     let Some(kubectl) = Kubectl::new(&cluster).await else { return };
-    // The only body of these that is sent in protobuf.
+    // kubectl sends only this body in protobuf.
     let create = ["create", "ingress", "app", "--rule=foo.bar/*=web:80,tls=cert", "--class=other"];
     let created = kubectl.run(&create, "").await.unwrap();
     assert_eq!(created, "ingress.networking.k8s.io/app created\n");
     let table = kubectl.run(&["get", "ing"], "").await.unwrap();
     let words: Vec<&str> = table.split_whitespace().collect();
     assert_eq!(words[..6], ["NAME", "CLASS", "HOSTS", "ADDRESS", "PORTS", "AGE"]);
-    // Nobody serves that class: the address is empty.
+    // No controller serves that class: the address is empty.
     assert_eq!(words[6..11], ["app", "other", "foo.bar", "80,", "443"]);
     let table = kubectl.run(&["get", "ingressclasses"], "").await.unwrap();
     let words: Vec<&str> = table.split_whitespace().collect();

@@ -1,30 +1,28 @@
-//! Ingress as one tries it by hand: the kubectl and curl of this machine, on nodes that run pods.
+//! Ingress traffic with the kubectl and curl of this machine, on nodes that run pods.
 
 use crate::{
-    article::{lab, say},
-    kubectl::Kubectl,
+    article::app_cluster,
+    fixture::{eventually, in_time, kubectl::Kubectl},
 };
 use serde_json::{Value, json};
-use std::{path::Path, time::Duration};
-use tokio::{process::Command, time};
+use std::path::Path;
+use tokio::process::Command;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What is published for the Ingresses of the namespace `default`.
-struct Door {
+/// The published address and ports of the Ingresses of the namespace `default`.
+struct Entry {
     ip: String,
     http: String,
     https: String,
 }
 
-impl Door {
+impl Entry {
     async fn of(kubectl: &Kubectl, ingress: &str) -> Self {
         let address = "jsonpath={.status.loadBalancer.ingress[0].ip}";
-        say(kubectl, &format!("wait --for={address} --timeout=60s ingress/{ingress}")).await;
+        kubectl.line(&format!("wait --for={address} --timeout=60s ingress/{ingress}")).await;
         let get =
-            async |what: &str| say(kubectl, &format!("get ingress {ingress} -o {what}")).await;
+            async |what: &str| kubectl.line(&format!("get ingress {ingress} -o {what}")).await;
         let ip = get(address).await;
-        // Who may not bind 80 and 443 finds here where they are instead.
+        // Where ports 80 and 443 may not be bound, an annotation names their replacements.
         let moved = get(r"jsonpath={.metadata.annotations.canary-labs\.dev/published-port}").await;
         let port = |port: &str| {
             let mut pairs = moved.split(',').filter_map(|pair| pair.split_once('='));
@@ -33,7 +31,7 @@ impl Door {
         Self { ip, http: port("80"), https: port("443") }
     }
 
-    /// What curl prints for a URL of the host, and the status on a line of its own.
+    /// Returns the output of curl for a URL of the host, with the HTTP status on a line of its own.
     async fn curl(&self, host: &str, path: &str, authority: Option<&Path>) -> String {
         let (scheme, port) = match authority {
             Some(_) => ("https", &self.https),
@@ -45,25 +43,19 @@ impl Door {
         if let Some(authority) = authority {
             curl.arg("--cacert").arg(authority);
         }
-        let output = curl.arg(format!("{scheme}://{host}:{port}{path}")).output().await.unwrap();
+        let output = curl.arg(format!("{scheme}://{host}:{port}{path}")).output();
+        let output = in_time(output).await.unwrap();
         let text = if output.status.success() { output.stdout } else { output.stderr };
         String::from_utf8(text).unwrap()
     }
 
-    /// Until the answer is so: the kubelet and the edge take a moment to follow.
-    async fn answers(&self, host: &str, authority: Option<&Path>, expected: &str) {
-        let mut last = String::new();
-        let wait = async {
-            loop {
-                last = self.curl(host, "/", authority).await;
-                if last.contains(expected) {
-                    return;
-                }
-                time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let done = time::timeout(PATIENCE, wait).await;
-        assert!(done.is_ok(), "{host}: {last}, never {expected}");
+    /// Polls until the output of curl contains `expected`: the kubelet and the edge follow with a delay.
+    async fn expect(&self, host: &str, authority: Option<&Path>, expected: &str) {
+        eventually(&format!("{expected:?} from {host}"), async || {
+            let output = self.curl(host, "/", authority).await;
+            if output.contains(expected) { Ok(()) } else { Err(output) }
+        })
+        .await;
     }
 }
 
@@ -101,60 +93,55 @@ async fn apply(kubectl: &Kubectl, object: &Value) {
     kubectl.run(&["apply", "-f", "-"], &object.to_string()).await.unwrap();
 }
 
-/// The events of an Ingress, once the reason is among them, as kubectl describes them.
-async fn described(kubectl: &Kubectl, ingress: &str, expected: &str) -> String {
-    let wait = async {
-        loop {
-            let text = say(kubectl, &format!("describe ingress {ingress}")).await;
-            if text.contains(expected) {
-                return text;
-            }
-        }
-    };
-    let found = time::timeout(PATIENCE, wait).await;
-    found.unwrap_or_else(|_| panic!("ingress {ingress} never said {expected}"))
+/// Waits until `kubectl describe` shows the expected event, and returns its output.
+async fn describe(kubectl: &Kubectl, ingress: &str, expected: &str) -> String {
+    eventually(&format!("{expected:?} at Ingress {ingress}"), async || {
+        let output = kubectl.line(&format!("describe ingress {ingress}")).await;
+        if output.contains(expected) { Ok(output) } else { Err(output) }
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hosts_lead_to_pods_over_http_and_tls() {
-    let Some((cluster, kubectl)) = lab().await else { return };
+async fn ingress_routes_hosts_to_pods_over_http_and_tls() {
+    let Some((cluster, kubectl)) = app_cluster().await else { return };
     if !test_support::runs("curl", &["--version"]) {
         return test_support::missing("curl", "`apt-get install curl` installs one");
     }
     let kubectl = &kubectl;
     for (manifest, env) in [("app-production", "production"), ("app-canary", "canary")] {
-        say(kubectl, &format!("apply -f manifests/lb/{manifest}.yml")).await;
+        kubectl.line(&format!("apply -f manifests/lb/{manifest}.yml")).await;
         apply(kubectl, &service(env, env)).await;
     }
     let hosts = [("foo.bar", "production"), ("canary.foo.bar", "canary")];
     apply(kubectl, &ingress("app", &hosts, Some("production"))).await;
-    let door = Door::of(kubectl, "app").await;
-    // Whatever was there first, pods get requests once they are ready.
-    door.answers("foo.bar", None, "Version 1.0").await;
-    door.answers("canary.foo.bar", None, "Version 2.0").await;
-    door.answers("other.bar", None, "Version 1.0").await;
-    let listed = say(kubectl, "get ingress app").await;
-    assert!(listed.contains("foo.bar,canary.foo.bar") && listed.contains(&door.ip), "{listed}");
-    let text = described(kubectl, "app", "Scheduled for sync").await;
+    let entry = Entry::of(kubectl, "app").await;
+    // The order of creation does not matter: pods get requests once they are ready.
+    entry.expect("foo.bar", None, "Version 1.0").await;
+    entry.expect("canary.foo.bar", None, "Version 2.0").await;
+    entry.expect("other.bar", None, "Version 1.0").await;
+    let listed = kubectl.line("get ingress app").await;
+    assert!(listed.contains("foo.bar,canary.foo.bar") && listed.contains(&entry.ip), "{listed}");
+    let text = describe(kubectl, "app", "Scheduled for sync").await;
     assert!(text.contains("ingress-controller"), "{text}");
-    assert!(!text.contains("Warning") || door.http != "80", "{text}");
+    assert!(!text.contains("Warning") || entry.http != "80", "{text}");
 
-    // Without a default backend, what no rule knows is not found.
+    // Without a default backend, other hosts are not found.
     apply(kubectl, &ingress("app", &hosts, None)).await;
-    door.answers("other.bar", None, "\n404").await;
-    door.answers("foo.bar", None, "Version 1.0").await;
+    entry.expect("other.bar", None, "\n404").await;
+    entry.expect("foo.bar", None, "Version 1.0").await;
 
-    // A Service that is not there is 503 for its own host, and heals.
+    // A missing Service is 503 for its own host alone, until it exists.
     apply(kubectl, &ingress("late", &[("late.bar", "late"), ("foo.bar", "late")], None)).await;
-    door.answers("late.bar", None, "\n503").await;
-    described(kubectl, "late", "Service \"late\" does not exist").await;
-    let text = described(kubectl, "late", "Conflict").await;
+    entry.expect("late.bar", None, "\n503").await;
+    describe(kubectl, "late", "Service \"late\" does not exist").await;
+    let text = describe(kubectl, "late", "Conflict").await;
     assert!(text.contains("belongs to Ingress \"app\""), "{text}");
-    door.answers("foo.bar", None, "Version 1.0").await;
+    entry.expect("foo.bar", None, "Version 1.0").await;
     apply(kubectl, &service("late", "canary")).await;
-    door.answers("late.bar", None, "Version 2.0").await;
+    entry.expect("late.bar", None, "Version 2.0").await;
 
-    // Pods that go unready get nothing; nobody else is harmed.
+    // Unready pods get no requests; other hosts are not affected.
     let unready = json!({ "spec": {
         "strategy": { "type": "Recreate", "rollingUpdate": null },
         "template": { "spec": { "containers": [{
@@ -163,38 +150,39 @@ async fn hosts_lead_to_pods_over_http_and_tls() {
     }});
     let patch = ["patch", "deployment", "kubeapp-canary", "--patch", &unready.to_string()];
     kubectl.run(&patch, "").await.unwrap();
-    door.answers("canary.foo.bar", None, "\n503").await;
-    door.answers("foo.bar", None, "Version 1.0").await;
-    say(kubectl, "rollout undo deployment/kubeapp-canary").await;
-    door.answers("canary.foo.bar", None, "Version 2.0").await;
+    entry.expect("canary.foo.bar", None, "\n503").await;
+    entry.expect("foo.bar", None, "Version 1.0").await;
+    kubectl.line("rollout undo deployment/kubeapp-canary").await;
+    entry.expect("canary.foo.bar", None, "Version 2.0").await;
 
-    // TLS by name, and another certificate while it runs.
+    // TLS with a certificate by host name, which is replaced while it is in use.
     let mut secured = ingress("app", &hosts, None);
     secured["spec"]["tls"] = json!([{ "hosts": ["foo.bar"], "secretName": "app-tls" }]);
     apply(kubectl, &secured).await;
-    described(kubectl, "app", "Secret \"app-tls\" does not exist").await;
+    describe(kubectl, "app", "Secret \"app-tls\" does not exist").await;
     for name in ["first", "second"] {
         let file = |end: &str| cluster.state_dir().join(format!("{name}.{end}"));
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(vec!["foo.bar".to_owned()]).unwrap();
         std::fs::write(file("crt"), params.self_signed(&key).unwrap().pem()).unwrap();
         std::fs::write(file("key"), key.serialize_pem()).unwrap();
-        let shown = |end: &str| file(end).to_string_lossy().into_owned();
+        let path = |end: &str| file(end).to_string_lossy().into_owned();
         let create = format!(
             "create secret tls app-tls --cert={} --key={} --dry-run=client -o json",
-            shown("crt"),
-            shown("key"),
+            path("crt"),
+            path("key"),
         );
-        apply(kubectl, &serde_json::from_str(&say(kubectl, &create).await).unwrap()).await;
-        door.answers("foo.bar", Some(&file("crt")), "Version 1.0").await;
-        let refused = door.curl("canary.foo.bar", "/", Some(&file("crt"))).await;
-        assert!(refused.starts_with("curl: (60)"), "of another name: {refused}");
+        apply(kubectl, &serde_json::from_str(&kubectl.line(&create).await).unwrap()).await;
+        entry.expect("foo.bar", Some(&file("crt")), "Version 1.0").await;
+        let rejected = entry.curl("canary.foo.bar", "/", Some(&file("crt"))).await;
+        assert!(
+            rejected.starts_with("curl: (60)"),
+            "the certificate is for another name: {rejected}"
+        );
     }
-    say(kubectl, "delete ingress app late").await;
-    let gone = async {
-        while !door.curl("foo.bar", "/", None).await.starts_with("curl: (7)") {
-            time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    time::timeout(PATIENCE, gone).await.expect("the port is closed with the last Ingress");
+    kubectl.line("delete ingress app late").await;
+    eventually("the port is closed with the last Ingress", async || {
+        entry.curl("foo.bar", "/", None).await.starts_with("curl: (7)")
+    })
+    .await;
 }

@@ -1,7 +1,10 @@
-//! The crate as Rust developers use it: a controller under test, with a CustomResourceDefinition of
-//! its own, against clusters side by side. Each test is an example to copy.
+//! The library as Rust developers use it: a controller under test, with a CustomResourceDefinition, and
+//! several clusters in one process. Each test is an example to copy.
 
-use crate::custom;
+use crate::{
+    crds,
+    fixture::{eventually, in_time},
+};
 use futures::StreamExt;
 use k8s_openapi::{
     api::{
@@ -30,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-/// What `#[derive(CustomResource)]` makes, by hand.
+/// A custom resource as `#[derive(CustomResource)]` would generate it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Canary {
@@ -93,26 +96,22 @@ impl Canary {
     }
 }
 
-/// An API and its controllers, without nodes: what most tests of a controller need.
+/// Starts an API and its controllers, without nodes: enough for most tests of a controller.
 async fn cluster() -> Cluster {
-    Cluster::start(Config { nodes: 0, ..Config::default() }).await.expect("a cluster")
+    Cluster::start(Config { nodes: 0, ..Config::default() }).await.unwrap()
 }
 
 /// Installs the definition and waits until it is served.
 async fn install(client: &Client) {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let definition = serde_json::from_value(custom::definition()).unwrap();
+    let definition = serde_json::from_value(crds::definition()).unwrap();
     definitions.create(&PostParams::default(), &definition).await.unwrap();
     let established = conditions::is_crd_established();
     in_time(await_condition(definitions, "canaries.shop.example.com", established)).await.unwrap();
 }
 
-async fn in_time<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it takes too long")
-}
-
-/// A controller that keeps a config map for each canary, tells what it did in an event and in the
-/// status, and cleans up before a canary goes.
+/// Runs a controller that applies a config map for each canary, reports it in an event and in the status, and
+/// cleans up before a canary is deleted.
 async fn run_controller(client: Client) {
     let recorder = Recorder::new(client.clone(), Reporter::from("canary-controller"));
     let context = Arc::new((client.clone(), recorder));
@@ -128,17 +127,17 @@ type Context = (Client, Recorder);
 
 async fn reconcile(canary: Arc<Canary>, context: Arc<Context>) -> Result<Action, kube::Error> {
     let api: Api<Canary> = Api::default_namespaced(context.0.clone());
-    let done = finalizer(&api, "shop.example.com/cleanup", canary, |event| async {
+    let result = finalizer(&api, "shop.example.com/cleanup", canary, |event| async {
         match event {
             Finalizer::Apply(canary) => apply(&canary, &context).await,
             Finalizer::Cleanup(canary) => clean_up(&canary, &context.0).await,
         }
     });
-    match done.await {
+    match result.await {
         Ok(action) => Ok(action),
-        // Somebody else was quicker, say; where a test fails, its output tells.
+        // A conflict, for example. The output is shown if the test fails.
         Err(error) => {
-            println!("again after {error:?}");
+            println!("requeued after {error:?}");
             Ok(Action::requeue(Duration::from_millis(50)))
         }
     }
@@ -173,17 +172,17 @@ async fn apply(canary: &Canary, (client, recorder): &Context) -> Result<Action, 
 
 async fn clean_up(canary: &Canary, client: &Client) -> Result<Action, kube::Error> {
     let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
-    let seen = ConfigMap {
+    let marker = ConfigMap {
         metadata: ObjectMeta { name: Some("cleaned-up".into()), ..Default::default() },
-        data: Some([(canary.name_any(), "gone".into())].into()),
+        data: Some([(canary.name_any(), "deleted".into())].into()),
         ..Default::default()
     };
-    maps.create(&PostParams::default(), &seen).await?;
+    maps.create(&PostParams::default(), &marker).await?;
     Ok(Action::await_change())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_controller_under_test() {
+async fn controller_applies_restores_and_cleans_up() {
     let cluster = cluster().await;
     let client = cluster.client();
     install(&client).await;
@@ -196,17 +195,17 @@ async fn a_controller_under_test() {
         canary.and_then(|c| c.status.as_ref()).is_some_and(|status| status.phase == "Configured")
     };
     in_time(await_condition(canaries.clone(), "red", configured)).await.unwrap();
-    let weight = |wanted: &'static str| {
+    let weight = |expected: &'static str| {
         move |map: Option<&ConfigMap>| {
             let data = map.and_then(|map| map.data.as_ref());
-            data.and_then(|data| data.get("weight")).is_some_and(|weight| weight == wanted)
+            data.and_then(|data| data.get("weight")).is_some_and(|weight| weight == expected)
         }
     };
     in_time(await_condition(maps.clone(), "red", weight("10"))).await.unwrap();
     let change = Patch::Merge(json!({ "spec": { "weight": 20 } }));
     canaries.patch("red", &PatchParams::default(), &change).await.unwrap();
     in_time(await_condition(maps.clone(), "red", weight("20"))).await.unwrap();
-    // What it owns comes back.
+    // The controller re-creates what it owns.
     maps.delete("red", &DeleteParams::default()).await.unwrap();
     in_time(await_condition(maps.clone(), "red", weight("20"))).await.unwrap();
 
@@ -218,27 +217,26 @@ async fn a_controller_under_test() {
     canaries.delete("red", &DeleteParams::default()).await.unwrap();
     in_time(await_condition(canaries, "red", conditions::is_deleted(&uid))).await.unwrap();
     assert!(maps.get_opt("cleaned-up").await.unwrap().is_some());
-    let gone = |map: Option<&ConfigMap>| map.is_none();
-    in_time(await_condition(maps, "red", gone)).await.unwrap();
+    let deleted = |map: Option<&ConfigMap>| map.is_none();
+    in_time(await_condition(maps, "red", deleted)).await.unwrap();
     controller.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn definitions_of_one_cluster_are_not_those_of_another() {
+async fn definition_is_served_by_its_own_cluster_only() {
     let (one, two) = tokio::join!(cluster(), cluster());
     install(&one.client()).await;
-    let there: Api<Canary> = Api::default_namespaced(one.client());
-    there.create(&PostParams::default(), &Canary::new("red", 1)).await.unwrap();
-    let elsewhere: Api<Canary> = Api::default_namespaced(two.client());
-    let kube::Error::Api(refused) = elsewhere.list(&ListParams::default()).await.unwrap_err()
-    else {
-        panic!("no refusal")
+    let canaries: Api<Canary> = Api::default_namespaced(one.client());
+    canaries.create(&PostParams::default(), &Canary::new("red", 1)).await.unwrap();
+    let other: Api<Canary> = Api::default_namespaced(two.client());
+    let kube::Error::Api(status) = other.list(&ListParams::default()).await.unwrap_err() else {
+        panic!("the list was not rejected")
     };
-    assert_eq!(refused.code, 404);
+    assert_eq!(status.code, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reflector_keeps_up() {
+async fn reflector_follows_concurrent_changes() {
     let cluster = cluster().await;
     install(&cluster.client()).await;
     let api: Api<Canary> = Api::default_namespaced(cluster.client());
@@ -252,23 +250,24 @@ async fn a_reflector_keeps_up() {
     for n in 0..10 {
         api.delete(&format!("c{n}"), &DeleteParams::default()).await.unwrap();
     }
-    in_time(async {
-        store.wait_until_ready().await.unwrap();
-        let mut names = Vec::new();
-        while names.len() != 10 || names.contains(&"c9".to_owned()) {
-            names = store.state().iter().map(|canary| canary.name_any()).collect();
-            tokio::task::yield_now().await;
+    in_time(store.wait_until_ready()).await.unwrap();
+    eventually("the ten remaining canaries", async || {
+        let names: Vec<String> = store.state().iter().map(|canary| canary.name_any()).collect();
+        if names.len() == 10 && !names.contains(&"c9".to_owned()) {
+            Ok(())
+        } else {
+            Err(format!("{names:?}"))
         }
     })
     .await;
     follow.abort();
 }
 
-/// Who holds the lease leads; who finds it taken waits until it is given back or has run out.
-async fn try_to_lead(leases: &Api<Lease>, who: &str, now: jiff::Timestamp) -> bool {
-    let held = match leases.get_opt("leader").await.unwrap() {
+/// Acquires or renews the Lease, unless another holder has one that is not expired.
+async fn try_acquire(leases: &Api<Lease>, identity: &str, now: jiff::Timestamp) -> bool {
+    let lease = match leases.get_opt("leader").await.unwrap() {
         None => {
-            let spec = json!({ "holderIdentity": who, "leaseDurationSeconds": 15, "renewTime": MicroTime(now) });
+            let spec = json!({ "holderIdentity": identity, "leaseDurationSeconds": 15, "renewTime": MicroTime(now) });
             let lease = json!({
                 "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
                 "metadata": { "name": "leader" }, "spec": spec,
@@ -276,61 +275,56 @@ async fn try_to_lead(leases: &Api<Lease>, who: &str, now: jiff::Timestamp) -> bo
             let lease = serde_json::from_value(lease).unwrap();
             return leases.create(&PostParams::default(), &lease).await.is_ok();
         }
-        Some(held) => held,
+        Some(lease) => lease,
     };
-    let spec = held.spec.clone().unwrap_or_default();
-    let lasts = i64::from(spec.lease_duration_seconds.unwrap_or(0));
+    let spec = lease.spec.clone().unwrap_or_default();
+    let duration = i64::from(spec.lease_duration_seconds.unwrap_or(0));
     let renewed = spec.renew_time.as_ref().map_or(0, |at| at.0.as_second());
-    let mine = spec.holder_identity.as_deref() == Some(who);
-    if !mine && renewed + lasts > now.as_second() {
+    let mine = spec.holder_identity.as_deref() == Some(identity);
+    if !mine && renewed + duration > now.as_second() {
         return false;
     }
-    let mut next = held;
+    let mut next = lease;
     let spec = next.spec.get_or_insert_default();
-    spec.holder_identity = Some(who.to_owned());
+    spec.holder_identity = Some(identity.to_owned());
     spec.renew_time = Some(MicroTime(now));
-    // Its resource version makes sure that only one of two gets it.
+    // The resource version makes sure that only one of several candidates succeeds.
     leases.replace("leader", &PostParams::default(), &next).await.is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_several_leads() {
+async fn lease_elects_one_leader_until_it_expires() {
     let cluster = cluster().await;
     let leases: Api<Lease> = Api::default_namespaced(cluster.client());
     let now = jiff::Timestamp::now();
     let all = futures::future::join_all((0..8).map(|n| {
         let leases = leases.clone();
-        async move { try_to_lead(&leases, &format!("replica-{n}"), now).await }
+        async move { try_acquire(&leases, &format!("replica-{n}"), now).await }
     }));
-    assert_eq!(all.await.into_iter().filter(|leads| *leads).count(), 1);
-    assert!(!try_to_lead(&leases, "late", now).await);
+    assert_eq!(all.await.into_iter().filter(|leader| *leader).count(), 1);
+    assert!(!try_acquire(&leases, "late", now).await);
     let later = now + jiff::SignedDuration::from_secs(16);
-    assert!(try_to_lead(&leases, "late", later).await);
-    assert!(try_to_lead(&leases, "late", later).await, "the holder renews");
+    assert!(try_acquire(&leases, "late", later).await);
+    assert!(try_acquire(&leases, "late", later).await, "the holder renews");
 }
 
-/// Nothing of a cluster outlives its handle: no folder, no port, no process, no watch.
+/// Nothing of a cluster outlives its handle: no directory, no port, no process, no watch.
 #[tokio::test(flavor = "multi_thread")]
-async fn dropping_a_cluster_stops_everything() {
+async fn dropped_cluster_releases_everything() {
     let cluster = Cluster::start(Config::default()).await.unwrap();
-    let (folder, address) = (cluster.state_dir().to_owned(), cluster.api_address());
+    let (directory, address) = (cluster.state_dir().to_owned(), cluster.api_address());
     let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client());
     let mut watch = watcher(maps, watcher::Config::default()).boxed();
     in_time(watch.next()).await;
     drop(cluster);
-    assert!(!folder.exists());
-    // Tasks end at their next step.
-    in_time(async {
-        while std::net::TcpListener::bind(address).is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    assert!(!directory.exists());
+    // Tasks are aborted at their next await.
+    eventually("the address is free", async || std::net::TcpListener::bind(address).is_ok()).await;
 }
 
-/// With the runtime of a plain `#[tokio::test]`: kubelets, controllers, the API over TLS.
+/// Kubelets, controllers and the API over TLS share the single thread of a plain `#[tokio::test]`.
 #[tokio::test]
-async fn one_thread_is_enough() {
+async fn cluster_works_on_a_single_threaded_runtime() {
     let cluster = Cluster::start(Config { nodes: 1, ..Config::default() }).await.unwrap();
     let kubeconfig = kube::config::Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await;
@@ -340,18 +334,16 @@ async fn one_thread_is_enough() {
         "spec": { "containers": [{ "name": "c", "image": "nowhere:1", "imagePullPolicy": "Never" }] },
     });
     let accounts = Api::<ServiceAccount>::default_namespaced(cluster.client());
-    let there = |account: Option<&ServiceAccount>| account.is_some();
-    let looked_at = |pod: Option<&Pod>| {
+    let exists = |account: Option<&ServiceAccount>| account.is_some();
+    let image_rejected = |pod: Option<&Pod>| {
         let status = pod.and_then(|pod| pod.status.as_ref());
         let all = status.and_then(|status| status.container_statuses.as_ref());
         let first = all.and_then(|all| all.first()?.state.as_ref()?.waiting.as_ref());
         first.is_some_and(|waiting| waiting.reason.as_deref() == Some("ErrImageNeverPull"))
     };
-    let all = async {
-        await_condition(accounts, "default", there).await.unwrap();
-        pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
-        await_condition(pods, "one", looked_at).await.unwrap();
-    };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("the kubelet's word in time");
+    in_time(await_condition(accounts, "default", exists)).await.unwrap();
+    let pod = serde_json::from_value(pod).unwrap();
+    in_time(pods.create(&PostParams::default(), &pod)).await.unwrap();
+    in_time(await_condition(pods, "one", image_rejected)).await.unwrap();
     cluster.stop().await;
 }

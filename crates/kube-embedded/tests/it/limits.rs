@@ -1,4 +1,4 @@
-//! What the documentation says is served is what discovery says.
+//! The table of resources in the documentation is that of discovery.
 
 use crate::fixture::{cluster, get};
 use kube_embedded::Cluster;
@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 const ALL_VERBS: usize = 8;
 
-/// Kind, API, verbs and subresources, as a row of the documentation has them.
+/// Kind, API, verbs and subresources: a row of the table in the documentation.
 type Row = [String; 4];
 
 fn documented() -> BTreeSet<Row> {
@@ -31,9 +31,9 @@ async fn served(cluster: &Cluster) -> BTreeSet<Row> {
         let resources = list["resources"].as_array().unwrap();
         let name = |resource: &Value| resource["name"].as_str().unwrap().to_owned();
         for resource in resources.iter().filter(|resource| !name(resource).contains('/')) {
-            let below = format!("{}/", name(resource));
-            let below =
-                resources.iter().filter_map(|r| name(r).strip_prefix(&below).map(str::to_owned));
+            let prefix = format!("{}/", name(resource));
+            let subresources =
+                resources.iter().filter_map(|r| name(r).strip_prefix(&prefix).map(str::to_owned));
             let verbs: Vec<&str> =
                 resource["verbs"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
             let verbs = if verbs.len() == ALL_VERBS { "all".to_owned() } else { verbs.join(", ") };
@@ -41,7 +41,7 @@ async fn served(cluster: &Cluster) -> BTreeSet<Row> {
                 resource["kind"].as_str().unwrap().to_owned(),
                 version.clone(),
                 verbs,
-                below.collect::<Vec<_>>().join(", "),
+                subresources.collect::<Vec<_>>().join(", "),
             ]);
         }
     }
@@ -49,10 +49,13 @@ async fn served(cluster: &Cluster) -> BTreeSet<Row> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_of_kinds_is_what_discovery_says() {
+async fn documented_resources_are_those_of_discovery() {
     let cluster = cluster().await;
     let (documented, served) = (documented(), served(&cluster).await);
     let missing: Vec<_> = served.difference(&documented).collect();
     let wrong: Vec<_> = documented.difference(&served).collect();
-    assert!(missing.is_empty() && wrong.is_empty(), "not told: {missing:#?}\nnot so: {wrong:#?}");
+    assert!(
+        missing.is_empty() && wrong.is_empty(),
+        "not documented: {missing:#?}\nnot served: {wrong:#?}"
+    );
 }

@@ -1,30 +1,30 @@
-//! A whole cluster, used as its users do: kube-rs in the process and over TLS, and kubectl.
+//! Tests of a whole cluster through its clients: kube-rs in the process and over TLS, kubectl, curl and Python.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test ends where something is not as it should be; helpers are no exception"
+    reason = "a test fails by panicking, and so do its helpers"
 )]
 
 mod article;
-mod binary;
+mod cli;
 mod clients;
 mod controllers;
-mod custom;
+mod crds;
 mod examples;
 mod exec;
+mod external;
 mod fixture;
-mod forward;
 mod fuzz;
 mod ingress;
 mod ingress_traffic;
 mod kubectl;
 mod library;
 mod limits;
-mod outside;
-mod pods;
+mod port_forward;
 mod python;
 mod requests;
-mod tokens;
+mod service_accounts;
+mod tables;
 mod watches;

@@ -1,12 +1,12 @@
-//! Python's clients: `tests/clients/python.py` against a cluster.
+//! The Python clients: runs `tests/clients/python.py` against a cluster.
 
-use crate::fixture::cluster;
+use crate::fixture::{cluster, in_time};
 use kube_embedded_apiserver::credentials::write_private;
-use std::{env, path::Path, process::Stdio, time::Duration};
+use std::{env, path::Path, process::Stdio};
 use tokio::process::Command;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn python_clients_work() {
+async fn python_clients_pass_their_script() {
     let mut imports = Command::new("python3");
     let imports =
         imports.args(["-c", "import kubernetes"]).env("PYTHONPATH", packages()).output().await;
@@ -28,15 +28,14 @@ async fn python_clients_work() {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(Duration::from_secs(120), run).await;
-    let output = output.expect("the script hangs").unwrap();
+    let output = in_time(run).await.unwrap();
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{err}");
     assert!(out.contains("custom objects"), "{out}");
 }
 
-/// The packages that `.ci/run` installs, and those of `PYTHONPATH`.
+/// Returns the path of the packages that `.ci/run` installs, and that of `PYTHONPATH`.
 fn packages() -> String {
     let target = env::var("CARGO_TARGET_DIR")
         .unwrap_or_else(|_| format!("{}/../../target", env!("CARGO_MANIFEST_DIR")));

@@ -1,6 +1,8 @@
-//! What the API answers, to good requests and bad ones.
+//! Responses of the API server to valid and invalid requests.
 
-use crate::fixture::{CONFIG_MAPS, ask, cluster, config_map, deployment, get, patch, post};
+use crate::fixture::{
+    CONFIG_MAPS, cluster, config_map, delete, deployment, get, patch, post, request,
+};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api,
@@ -12,7 +14,7 @@ const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_requests_are_refused_as_kubernetes_refuses_them() {
+async fn invalid_request_gets_the_status_of_kubernetes() {
     let cluster = cluster().await;
     for (body, code, message) in [
         (
@@ -40,59 +42,59 @@ async fn bad_requests_are_refused_as_kubernetes_refuses_them() {
              required",
         ),
     ] {
-        let answer = ask(&cluster, "POST", CONFIG_MAPS, &[JSON], body).await;
-        assert_eq!(answer.refusal(), (code, message.to_owned()), "{body}");
-        assert_eq!(answer.json()["kind"], "Status");
+        let response = request(&cluster, "POST", CONFIG_MAPS, &[JSON], body).await;
+        assert_eq!(response.status(), (code, message.to_owned()), "{body}");
+        assert_eq!(response.json()["kind"], "Status");
     }
-    let answer = post(&cluster, "/api/v1/namespaces/no/configmaps", &config_map("x")).await;
-    assert_eq!(answer.refusal(), (404, "namespaces \"no\" not found".into()));
-    let answer = get(&cluster, "/api/v1/namespaces/default/nosuchthings").await;
-    assert_eq!(answer.refusal(), (404, "the server could not find the requested resource".into()));
+    let response = post(&cluster, "/api/v1/namespaces/no/configmaps", &config_map("x")).await;
+    assert_eq!(response.status(), (404, "namespaces \"no\" not found".into()));
+    let response = get(&cluster, "/api/v1/namespaces/default/nosuchthings").await;
+    assert_eq!(response.status(), (404, "the server could not find the requested resource".into()));
     let protobuf = ("content-type", "application/vnd.kubernetes.protobuf");
-    assert_eq!(ask(&cluster, "POST", CONFIG_MAPS, &[protobuf], "k8s\0").await.code, 400);
+    assert_eq!(request(&cluster, "POST", CONFIG_MAPS, &[protobuf], "k8s\0").await.code, 400);
     let unknown = ("content-type", "text/plain");
-    assert_eq!(ask(&cluster, "POST", CONFIG_MAPS, &[unknown], "{}").await.code, 415);
+    assert_eq!(request(&cluster, "POST", CONFIG_MAPS, &[unknown], "{}").await.code, 415);
     let long = vec![b' '; 3 * 1024 * 1024 + 1];
-    assert_eq!(ask(&cluster, "POST", CONFIG_MAPS, &[JSON], long).await.code, 413);
-    assert_eq!(ask(&cluster, "PUT", CONFIG_MAPS, &[JSON], "{}").await.code, 405);
-    let odd = ("accept", "application/vnd.kubernetes.protobuf");
-    assert_eq!(ask(&cluster, "GET", CONFIG_MAPS, &[odd], "").await.code, 406);
+    assert_eq!(request(&cluster, "POST", CONFIG_MAPS, &[JSON], long).await.code, 413);
+    assert_eq!(request(&cluster, "PUT", CONFIG_MAPS, &[JSON], "{}").await.code, 405);
+    let protobuf = ("accept", "application/vnd.kubernetes.protobuf");
+    assert_eq!(request(&cluster, "GET", CONFIG_MAPS, &[protobuf], "").await.code, 406);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_fields_are_refused_told_or_dropped() {
+async fn unknown_field_is_dropped_warned_about_or_rejected() {
     let cluster = cluster().await;
     let mut typo = config_map("typo");
     typo["dta"] = json!({});
     let strict = format!("{CONFIG_MAPS}?fieldValidation=Strict");
-    let (code, message) = post(&cluster, &strict, &typo).await.refusal();
+    let (code, message) = post(&cluster, &strict, &typo).await.status();
     assert_eq!(code, 400);
     assert!(message.ends_with("strict decoding error: unknown field \"dta\""), "{message}");
-    let answer = post(&cluster, CONFIG_MAPS, &typo).await;
-    assert_eq!(answer.warnings, ["299 - \"unknown field \\\"dta\\\"\""]);
-    assert_eq!(answer.json().get("dta"), None);
+    let response = post(&cluster, CONFIG_MAPS, &typo).await;
+    assert_eq!(response.warnings, ["299 - \"unknown field \\\"dta\\\"\""]);
+    assert_eq!(response.json().get("dta"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn versions_conflict_and_unchanged_objects_keep_theirs() {
+async fn stale_resource_version_conflicts_and_unchanged_object_keeps_it() {
     let cluster = cluster().await;
     let first = post(&cluster, CONFIG_MAPS, &config_map("one")).await.json();
     let one = format!("{CONFIG_MAPS}/one");
     let mut stale = first.clone();
     stale["metadata"]["resourceVersion"] = "1".into();
     stale["data"]["k"] = "w".into();
-    let answer = ask(&cluster, "PUT", &one, &[JSON], stale.to_string()).await;
+    let response = request(&cluster, "PUT", &one, &[JSON], stale.to_string()).await;
     let expected = "Operation cannot be fulfilled on configmaps \"one\": the object has been \
                     modified; please apply your changes to the latest version and try again";
-    assert_eq!(answer.refusal(), (409, expected.into()));
-    let same = ask(&cluster, "PUT", &one, &[JSON], first.to_string()).await.json();
+    assert_eq!(response.status(), (409, expected.into()));
+    let same = request(&cluster, "PUT", &one, &[JSON], first.to_string()).await.json();
     assert_eq!(same["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
     let again = post(&cluster, CONFIG_MAPS, &config_map("one")).await;
-    assert_eq!(again.refusal(), (409, "configmaps \"one\" already exists".into()));
+    assert_eq!(again.status(), (409, "configmaps \"one\" already exists".into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn concurrent_patches_lose_nothing() {
+async fn concurrent_patches_lose_no_update() {
     let cluster = cluster().await;
     post(&cluster, CONFIG_MAPS, &config_map("one")).await;
     let one = format!("{CONFIG_MAPS}/one");
@@ -112,17 +114,17 @@ async fn concurrent_patches_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dry_runs_store_nothing() {
+async fn dry_run_stores_nothing() {
     let cluster = cluster().await;
     let dry = format!("{CONFIG_MAPS}?dryRun=All");
     assert_eq!(post(&cluster, &dry, &config_map("dry")).await.code, 201);
     assert_eq!(get(&cluster, &format!("{CONFIG_MAPS}/dry")).await.code, 404);
-    let odd = format!("{CONFIG_MAPS}?dryRun=Some");
-    assert_eq!(post(&cluster, &odd, &config_map("dry")).await.code, 422);
+    let invalid = format!("{CONFIG_MAPS}?dryRun=Some");
+    assert_eq!(post(&cluster, &invalid, &config_map("dry")).await.code, 422);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_select_and_come_in_pages() {
+async fn list_honors_selectors_and_pages() {
     let cluster = cluster().await;
     for (name, env) in [("a", "prod"), ("b", "canary"), ("c", "prod")] {
         let mut object = config_map(name);
@@ -153,38 +155,38 @@ async fn lists_select_and_come_in_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn finalizers_hold_an_object_until_they_are_gone() {
+async fn finalizer_keeps_a_deleted_object() {
     let cluster = cluster().await;
     let mut held = config_map("held");
     held["metadata"]["finalizers"] = json!(["example.com/hold"]);
     post(&cluster, CONFIG_MAPS, &held).await;
     let path = format!("{CONFIG_MAPS}/held");
-    let going = ask(&cluster, "DELETE", &path, &[], "").await.json();
-    assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 0);
+    let terminating = delete(&cluster, &path).await.json();
+    assert_eq!(terminating["metadata"]["deletionGracePeriodSeconds"], 0);
     assert_eq!(get(&cluster, &path).await.code, 200);
-    let free = json!({ "metadata": { "finalizers": null } });
-    assert_eq!(patch(&cluster, &path, "merge-patch+json", &free).await.code, 200);
+    let release = json!({ "metadata": { "finalizers": null } });
+    assert_eq!(patch(&cluster, &path, "merge-patch+json", &release).await.code, 200);
     assert_eq!(get(&cluster, &path).await.code, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn preconditions_and_protected_namespaces_stop_a_deletion() {
+async fn deletion_honors_preconditions_and_protected_namespaces() {
     let cluster = cluster().await;
     post(&cluster, CONFIG_MAPS, &config_map("one")).await;
     let path = format!("{CONFIG_MAPS}/one");
     let other = json!({ "preconditions": { "uid": "00000000-0000-0000-0000-000000000000" } });
-    let answer = ask(&cluster, "DELETE", &path, &[JSON], other.to_string()).await;
-    assert_eq!(answer.code, 409);
-    let answer = ask(&cluster, "DELETE", "/api/v1/namespaces/default", &[], "").await;
+    let response = request(&cluster, "DELETE", &path, &[JSON], other.to_string()).await;
+    assert_eq!(response.code, 409);
+    let response = delete(&cluster, "/api/v1/namespaces/default").await;
     let expected = "namespaces \"default\" is forbidden: this namespace may not be deleted";
-    assert_eq!(answer.refusal(), (403, expected.into()));
+    assert_eq!(response.status(), (403, expected.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn generations_count_specs_and_status_is_written_apart() {
+async fn generation_counts_spec_changes_and_status_is_a_subresource() {
     let cluster = cluster().await;
-    let made = post(&cluster, DEPLOYMENTS, &deployment("d", 0)).await.json();
-    assert_eq!(made["metadata"]["generation"], 1);
+    let created = post(&cluster, DEPLOYMENTS, &deployment("d", 0)).await.json();
+    assert_eq!(created["metadata"]["generation"], 1);
     let path = format!("{DEPLOYMENTS}/d");
     let merge = "merge-patch+json";
     let change = json!({ "spec": { "replicas": 0, "paused": true }, "status": { "replicas": 7 } });
@@ -201,16 +203,16 @@ async fn generations_count_specs_and_status_is_written_apart() {
     assert_eq!((&scaled["kind"], &scaled["spec"]["replicas"]), (&json!("Scale"), &json!(2)));
     assert_eq!(scaled["status"]["selector"], "app=d");
     assert_eq!(get(&cluster, &path).await.json()["metadata"]["generation"], 3);
-    let below = patch(&cluster, &scale, merge, &json!({ "spec": { "replicas": -1 } })).await;
-    assert_eq!(below.code, 422);
+    let negative = patch(&cluster, &scale, merge, &json!({ "spec": { "replicas": -1 } })).await;
+    assert_eq!(negative.code, 422);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_get_addresses_and_ports() {
+async fn service_gets_cluster_ip_and_node_port() {
     let cluster = cluster().await;
     let path = "/api/v1/namespaces/default/services";
-    let own = get(&cluster, &format!("{path}/kubernetes")).await.json();
-    let own = own["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    let kubernetes = get(&cluster, &format!("{path}/kubernetes")).await.json();
+    let kubernetes = kubernetes["spec"]["clusterIP"].as_str().unwrap().to_owned();
     let service = |name: &str| {
         json!({
             "apiVersion": "v1",
@@ -219,48 +221,48 @@ async fn services_get_addresses_and_ports() {
             "spec": { "type": "NodePort", "ports": [{ "port": 80 }], "selector": { "app": "x" } },
         })
     };
-    let made = post(&cluster, path, &service("a")).await.json();
-    let address = made["spec"]["clusterIP"].as_str().unwrap();
-    assert_ne!(address, own);
-    assert_eq!(made["spec"]["clusterIPs"], json!([address]));
-    let port = made["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
+    let created = post(&cluster, path, &service("a")).await.json();
+    let address = created["spec"]["clusterIP"].as_str().unwrap();
+    assert_ne!(address, kubernetes);
+    assert_eq!(created["spec"]["clusterIPs"], json!([address]));
+    let port = created["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
     assert!((30000..=32767).contains(&port));
     let mut second = service("b");
     second["spec"]["ports"][0]["nodePort"] = port.into();
-    let (code, message) = post(&cluster, path, &second).await.refusal();
+    let (code, message) = post(&cluster, path, &second).await.status();
     assert_eq!(code, 422);
     assert!(message.contains("provided port is already allocated"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_take_the_form_that_is_asked_for() {
+async fn response_has_the_format_of_the_accept_header() {
     let cluster = cluster().await;
     post(&cluster, CONFIG_MAPS, &config_map("one")).await;
-    let form = |accept: &'static str| {
+    let list_as = |accept: &'static str| {
         let cluster = &cluster;
-        async move { ask(cluster, "GET", CONFIG_MAPS, &[("accept", accept)], "").await.json() }
+        async move { request(cluster, "GET", CONFIG_MAPS, &[("accept", accept)], "").await.json() }
     };
-    let table = form("application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await;
+    let table = list_as("application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await;
     assert_eq!(table["kind"], "Table");
     assert_eq!(table["columnDefinitions"][0]["name"], "Name");
     let rows = table["rows"].as_array().unwrap();
     let row = rows.iter().find(|row| row["cells"][0] == "one").unwrap();
     assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
-    let partial = form("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io").await;
+    let partial = list_as("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io").await;
     assert_eq!(partial["kind"], "PartialObjectMetadataList");
     assert!(partial["items"].as_array().unwrap().iter().all(|item| item.get("data").is_none()));
-    let plain = form("application/json").await;
+    let plain = list_as("application/json").await;
     assert_eq!(plain["kind"], "ConfigMapList");
-    assert!(plain["items"][0].get("kind").is_none(), "items of lists do not say what they are");
+    assert!(plain["items"][0].get("kind").is_none(), "items of a list have no kind");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn discovery_tells_what_is_served() {
+async fn discovery_and_openapi_list_served_resources() {
     let cluster = cluster().await;
     let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-    let answer = ask(&cluster, "GET", "/apis", &[("accept", aggregated)], "").await;
-    assert_eq!(answer.media_type, aggregated);
-    let groups = answer.json();
+    let response = request(&cluster, "GET", "/apis", &[("accept", aggregated)], "").await;
+    assert_eq!(response.media_type, aggregated);
+    let groups = response.json();
     let apps = groups["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "apps");
     let resources = &apps.unwrap()["versions"][0]["resources"];
     assert!(resources.as_array().unwrap().iter().any(|r| r["resource"] == "deployments"));
@@ -276,7 +278,7 @@ async fn discovery_tells_what_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pods_are_bound_and_take_their_time_to_go() {
+async fn pod_is_bound_once_and_deleted_after_its_grace_period() {
     let cluster = cluster().await;
     let pods = "/api/v1/namespaces/default/pods";
     let pod = |name: &str| {
@@ -296,23 +298,27 @@ async fn pods_are_bound_and_take_their_time_to_go() {
     assert_eq!(post(&cluster, &bind, &binding).await.code, 409);
     let bound = get(&cluster, &format!("{pods}/a")).await.json();
     assert_eq!(bound["spec"]["nodeName"], "n");
-    let going = ask(&cluster, "DELETE", &format!("{pods}/a"), &[], "").await.json();
-    assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 30);
+    let terminating = delete(&cluster, &format!("{pods}/a")).await.json();
+    assert_eq!(terminating["metadata"]["deletionGracePeriodSeconds"], 30);
     assert_eq!(get(&cluster, &format!("{pods}/a")).await.code, 200);
     let now = format!("{pods}/a?gracePeriodSeconds=0");
-    assert_eq!(ask(&cluster, "DELETE", &now, &[], "").await.code, 200);
+    assert_eq!(delete(&cluster, &now).await.code, 200);
     assert_eq!(get(&cluster, &format!("{pods}/a")).await.code, 404);
-    ask(&cluster, "DELETE", &format!("{pods}/b"), &[], "").await;
-    assert_eq!(get(&cluster, &format!("{pods}/b")).await.code, 404, "no kubelet has to stop it");
+    delete(&cluster, &format!("{pods}/b")).await;
+    assert_eq!(
+        get(&cluster, &format!("{pods}/b")).await.code,
+        404,
+        "an unscheduled pod is removed at once"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_acts_upon_can_be_tried_and_is_not_taken() {
+async fn resources_without_a_controller_are_accepted_only_as_dry_run() {
     let cluster = cluster().await;
     let scaler =
         json!({ "maxReplicas": 3, "scaleTargetRef": { "kind": "Deployment", "name": "d" } });
     let hard = json!({ "hard": { "pods": "4" } });
-    for (path, kind, spec, why) in [
+    for (path, kind, spec, reason) in [
         (
             "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers",
             "HorizontalPodAutoscaler",
@@ -334,9 +340,9 @@ async fn what_nobody_acts_upon_can_be_tried_and_is_not_taken() {
     ] {
         let body = json!({ "kind": kind, "metadata": { "name": "x" }, "spec": spec });
         assert_eq!(post(&cluster, &format!("{path}?dryRun=All"), &body).await.code, 201, "{path}");
-        let (code, message) = post(&cluster, path, &body).await.refusal();
+        let (code, message) = post(&cluster, path, &body).await.status();
         assert_eq!(code, 403);
-        assert!(message.ends_with(&format!("\"x\" is forbidden: {why}")), "{message}");
+        assert!(message.ends_with(&format!("\"x\" is forbidden: {reason}")), "{message}");
         let list = get(&cluster, path).await.json();
         assert_eq!(list["items"], json!([]));
     }

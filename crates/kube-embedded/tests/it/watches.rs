@@ -1,26 +1,27 @@
-//! Watches: what they tell, where they start, when they end.
+//! Watches and paged lists: resource versions, bookmarks, and expiry.
 
-use crate::fixture::{CONFIG_MAPS, ask, cluster, config_map, get, patch, post};
+use crate::fixture::{CONFIG_MAPS, cluster, config_map, delete, get, patch, post};
 use serde_json::{Value, json};
 
-/// The lines of a watch that ends after a second.
-async fn lines(cluster: &kube_embedded::Cluster, query: &str) -> Vec<Value> {
-    let answer = get(cluster, &format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&{query}")).await;
-    answer.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+/// Returns the events of a watch that ends after a second.
+async fn events(cluster: &kube_embedded::Cluster, query: &str) -> Vec<Value> {
+    let response = get(cluster, &format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1&{query}")).await;
+    response.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn told(lines: &[Value]) -> Vec<String> {
-    let name = |line: &Value| line["object"]["metadata"]["name"].as_str().map(str::to_owned);
-    lines
+/// Returns type and name of each event.
+fn summary(events: &[Value]) -> Vec<String> {
+    let name = |event: &Value| event["object"]["metadata"]["name"].as_str().map(str::to_owned);
+    events
         .iter()
-        .map(|line| {
-            format!("{} {}", line["type"].as_str().unwrap(), name(line).unwrap_or_default())
+        .map(|event| {
+            format!("{} {}", event["type"].as_str().unwrap(), name(event).unwrap_or_default())
         })
         .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_tells_what_happened_since_a_version() {
+async fn watch_reports_changes_since_a_resource_version() {
     let cluster = cluster().await;
     let first = post(&cluster, CONFIG_MAPS, &config_map("a")).await.json();
     let since = first["metadata"]["resourceVersion"].as_str().unwrap();
@@ -29,21 +30,25 @@ async fn a_watch_tells_what_happened_since_a_version() {
     patch(&cluster, &format!("{CONFIG_MAPS}/a"), "merge-patch+json", &labels).await;
     let labels = json!({ "metadata": { "labels": { "x": null } } });
     patch(&cluster, &format!("{CONFIG_MAPS}/a"), "merge-patch+json", &labels).await;
-    ask(&cluster, "DELETE", &format!("{CONFIG_MAPS}/b"), &[], "").await;
-    // The cluster's own config map may come at any moment.
+    delete(&cluster, &format!("{CONFIG_MAPS}/b")).await;
+    // The cluster creates this config map at some time after its start.
     let mine = "fieldSelector=metadata.name!%3Dkube-root-ca.crt";
     let query = format!("resourceVersion={since}&{mine}");
     assert_eq!(
-        told(&lines(&cluster, &query).await),
+        summary(&events(&cluster, &query).await),
         ["ADDED b", "MODIFIED a", "MODIFIED a", "DELETED b"]
     );
     let selected = format!("{query}&labelSelector=x");
     assert_eq!(
-        told(&lines(&cluster, &selected).await),
+        summary(&events(&cluster, &selected).await),
         ["ADDED a", "DELETED a"],
-        "objects come into a selection and leave it"
+        "an object that starts or stops matching the selector is added or deleted"
     );
-    assert_eq!(told(&lines(&cluster, mine).await), ["ADDED a"], "without a version: what is there");
+    assert_eq!(
+        summary(&events(&cluster, mine).await),
+        ["ADDED a"],
+        "without a version, existing objects are added first"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,14 +57,14 @@ async fn initial_events_end_with_a_bookmark() {
     post(&cluster, CONFIG_MAPS, &config_map("a")).await;
     let query = "sendInitialEvents=true&allowWatchBookmarks=true&\
                  resourceVersionMatch=NotOlderThan&fieldSelector=metadata.name%3Da";
-    let lines = lines(&cluster, query).await;
-    assert_eq!(told(&lines[..2]), ["ADDED a", "BOOKMARK "]);
-    let annotations = &lines[1]["object"]["metadata"]["annotations"];
+    let events = events(&cluster, query).await;
+    assert_eq!(summary(&events[..2]), ["ADDED a", "BOOKMARK "]);
+    let annotations = &events[1]["object"]["metadata"]["annotations"];
     assert_eq!(annotations["k8s.io/initial-events-end"], "true");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_is_forgotten_is_gone() {
+async fn compacted_resource_version_is_expired() {
     let cluster = cluster().await;
     let first = post(&cluster, CONFIG_MAPS, &config_map("a")).await.json();
     let since = first["metadata"]["resourceVersion"].as_str().unwrap();
@@ -67,17 +72,17 @@ async fn a_version_that_is_forgotten_is_gone() {
         let data = json!({ "data": { "k": n.to_string() } });
         patch(&cluster, &format!("{CONFIG_MAPS}/a"), "merge-patch+json", &data).await;
     }
-    let lines = lines(&cluster, &format!("resourceVersion={since}")).await;
-    assert_eq!(lines[0]["type"], "ERROR");
+    let events = events(&cluster, &format!("resourceVersion={since}")).await;
+    assert_eq!(events[0]["type"], "ERROR");
     assert_eq!(
-        (&lines[0]["object"]["code"], &lines[0]["object"]["reason"]),
+        (&events[0]["object"]["code"], &events[0]["object"]["reason"]),
         (&json!(410), &json!("Expired"))
     );
-    let answer = get(&cluster, &format!("{CONFIG_MAPS}?watch=1&resourceVersion=zz")).await;
-    assert_eq!(answer.code, 500);
+    let response = get(&cluster, &format!("{CONFIG_MAPS}?watch=1&resourceVersion=zz")).await;
+    assert_eq!(response.code, 500);
 }
 
-/// The names of a page, and its continue token.
+/// Returns the names of a page and its continue token.
 fn page(list: &Value) -> (Vec<&str>, Option<&str>) {
     let items = list["items"].as_array().unwrap();
     let names = items.iter().map(|item| item["metadata"]["name"].as_str().unwrap());
@@ -85,7 +90,7 @@ fn page(list: &Value) -> (Vec<&str>, Option<&str>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_pages_of_a_list_are_of_one_moment() {
+async fn pages_of_a_list_have_one_resource_version() {
     let cluster = cluster().await;
     for name in ["a", "c", "e"] {
         let mut map = config_map(name);
@@ -99,7 +104,7 @@ async fn the_pages_of_a_list_are_of_one_moment() {
     let mut late = config_map("d");
     late["metadata"]["labels"] = json!({ "paged": "yes" });
     post(&cluster, CONFIG_MAPS, &late).await;
-    ask(&cluster, "DELETE", &format!("{CONFIG_MAPS}/e"), &[], "").await;
+    delete(&cluster, &format!("{CONFIG_MAPS}/e")).await;
 
     let rest = format!("{CONFIG_MAPS}?labelSelector=paged&continue={}", token.unwrap());
     let second = get(&cluster, &rest).await.json();
@@ -125,20 +130,20 @@ async fn the_pages_of_a_list_are_of_one_moment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_is_not_there_yet_is_refused() {
+async fn future_resource_version_is_rejected() {
     let cluster = cluster().await;
-    let answer = get(&cluster, &format!("{CONFIG_MAPS}?resourceVersion=99999999")).await;
-    let status = answer.json();
-    assert_eq!((answer.code, &status["reason"]), (504, &json!("Timeout")));
+    let response = get(&cluster, &format!("{CONFIG_MAPS}?resourceVersion=99999999")).await;
+    let status = response.json();
+    assert_eq!((response.code, &status["reason"]), (504, &json!("Timeout")));
     assert_eq!(status["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
     let both = format!("{CONFIG_MAPS}?resourceVersionMatch=Exact");
     assert_eq!(get(&cluster, &both).await.code, 422);
 }
 
-/// Whoever takes nothing costs no more than a place in the history, holds nobody up, and is told that
-/// it missed something as soon as it asks again.
+/// A client that does not read must not buffer events without limit nor delay writers. It gets 410 as soon as
+/// it reads on.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watcher_that_does_not_read_is_cut_off() {
+async fn watch_that_is_not_read_expires() {
     let cluster = cluster().await;
     let first = post(&cluster, CONFIG_MAPS, &config_map("a")).await.json();
     let since = first["metadata"]["resourceVersion"].as_str().unwrap();
@@ -154,12 +159,12 @@ async fn a_watcher_that_does_not_read_is_cut_off() {
         let data = json!({ "data": { "k": n.to_string() } });
         assert_eq!(patch(&cluster, &path, "merge-patch+json", &data).await.code, 200);
     }
-    let told = http_body_util::BodyExt::collect(idle.into_body()).await.unwrap().to_bytes();
-    let lines: Vec<Value> = String::from_utf8(told.to_vec())
+    let body = http_body_util::BodyExt::collect(idle.into_body()).await.unwrap().to_bytes();
+    let events: Vec<Value> = String::from_utf8(body.to_vec())
         .unwrap()
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(lines.len(), 1, "one line, and the end");
-    assert_eq!((&lines[0]["type"], &lines[0]["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    assert_eq!(events.len(), 1, "one event, then the end");
+    assert_eq!((&events[0]["type"], &events[0]["object"]["code"]), (&json!("ERROR"), &json!(410)));
 }

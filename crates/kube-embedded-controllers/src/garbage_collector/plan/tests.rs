@@ -45,11 +45,11 @@ fn foreground_deletion_waits_for_blocking_dependents_only() {
     let free = node("free", &[("owner", false)], &[], false);
     let blocking = node("blocking", &[("owner", true)], &[], false);
     let leaf = node("leaf", &[("blocking", true)], &[], false);
-    let going = node("blocking", &[("owner", true)], &[], true);
+    let terminating = node("blocking", &[("owner", true)], &[], true);
     let all = [owner.clone(), free.clone(), blocking, leaf];
     assert_eq!(planned(&all, "owner", &[]), ["delete blocking Foreground"]);
     assert_eq!(planned(&all, "blocking", &[]), ["delete blocking Foreground"]);
-    assert_eq!(planned(&[owner.clone(), going], "owner", &[]), [""; 0]);
+    assert_eq!(planned(&[owner.clone(), terminating], "owner", &[]), [""; 0]);
     assert_eq!(planned(&[owner, free], "owner", &[]), ["finalizers owner [other]"]);
 }
 

@@ -57,11 +57,11 @@ fn planned(set: &ReplicaSet, pods: Vec<Pod>) -> Plan {
 
 #[test]
 fn missing_pods_are_created_and_finished_or_terminating_ones_do_not_count() {
-    let mut leaving = pod("leaving", "n", Some(5));
-    leaving.metadata.deletion_timestamp = Some(at(0));
+    let mut terminating = pod("terminating", "n", Some(5));
+    terminating.metadata.deletion_timestamp = Some(at(0));
     let mut failed = pod("failed", "n", None);
     failed.status.as_mut().unwrap().phase = Some("Failed".into());
-    let plan = planned(&set(3, 0), vec![pod("a", "n", Some(5)), leaving, failed]);
+    let plan = planned(&set(3, 0), vec![pod("a", "n", Some(5)), terminating, failed]);
     assert_eq!((plan.create.len(), plan.delete.len()), (2, 0));
     let created = &plan.create[0].metadata;
     assert_eq!(created.generate_name.as_deref(), Some("web-"));

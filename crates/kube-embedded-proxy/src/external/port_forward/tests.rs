@@ -33,11 +33,11 @@ async fn response_ends_as_it_does_in_the_pod() {
     let mut asked = [0; 8];
     pod.read_exact(&mut asked).await.unwrap();
     assert_eq!(&asked, b"question");
-    pod.write_all(b"answer").await.unwrap();
+    pod.write_all(b"response").await.unwrap();
     drop(pod);
     // The client has not read it yet, and continues sending.
     client.write_all(b"more").await.unwrap();
-    assert_eq!(rest(&mut client).await, ("answer".into(), None));
+    assert_eq!(rest(&mut client).await, ("response".into(), None));
     drop(client);
     copying.await.unwrap();
 }
@@ -49,9 +49,9 @@ async fn response_is_delivered_after_client_half_close() {
     client.shutdown().await.unwrap();
     let mut asked = [0; 8];
     pod.read_exact(&mut asked).await.unwrap();
-    pod.write_all(b"answer").await.unwrap();
-    let mut answer = [0; 6];
-    client.read_exact(&mut answer).await.unwrap();
+    pod.write_all(b"response").await.unwrap();
+    let mut response = [0; 8];
+    client.read_exact(&mut response).await.unwrap();
     pod.write_all(b", and more").await.unwrap();
     drop(pod);
     assert_eq!(rest(&mut client).await, (", and more".into(), None));

@@ -13,7 +13,10 @@ fn node(name: &str, labels: &str, ready: &str, address: &str) -> Node {
 }
 
 fn names(nodes: &[Node]) -> Vec<String> {
-    node_endpoints(nodes.iter()).iter().map(|node| node.node.clone()).collect()
+    node_endpoints(&nodes.iter().cloned().map(Arc::new).collect::<Vec<_>>())
+        .iter()
+        .map(|node| node.node.clone())
+        .collect()
 }
 
 #[test]
@@ -29,7 +32,7 @@ fn ready_nodes_that_are_not_excluded_are_endpoints() {
 
     let nameless = node("three", "{}", "True", "three.example");
     assert_eq!(names(&[one.clone(), nameless]), ["one"], "no address to connect to");
-    let nodes = node_endpoints([&one].into_iter());
+    let nodes = node_endpoints(&[Arc::new(one)]);
     assert!(nodes.contains("10.0.0.3".parse().unwrap()));
     assert!(!nodes.contains("10.0.0.2".parse().unwrap()));
 }

@@ -178,7 +178,7 @@ fn failed(backend: &Backend, error: &hyper::Error) -> Refusal {
     let name = &backend.name;
     let text = match error {
         e if e.is_parse() => format!("an endpoint of {name} sent an invalid response"),
-        // The client is gone, so this is only logged.
+        // The client has disconnected, so this is only logged.
         e if e.is_user() => format!("the body of the request to {name} was cut off"),
         _ => format!("an endpoint of {name} closed the connection without a response"),
     };

@@ -167,15 +167,25 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// Returns whether a program that decodes slashes would find dot segments that the route table did
-/// not see.
+/// Returns whether a program that decodes slashes would resolve dot segments differently from the
+/// route table: where dots are behind an encoded slash, or remove an element that has one.
 fn hides_dot_segments(path: &str) -> bool {
+    if !path.contains(['%', '\\']) {
+        return false;
+    }
     let is_slash = |c| c == '/' || c == '\\';
-    path.contains(['%', '\\'])
-        && path.split('/').any(|element| {
-            let decoded = percent_decode_str(element).decode_utf8_lossy();
-            decoded.contains(is_slash) && decoded.split(is_slash).any(|e| e == "." || e == "..")
-        })
+    let (mut has_slash, mut has_parent) = (false, false);
+    for element in path.split('/') {
+        let decoded = percent_decode_str(element).decode_utf8_lossy();
+        if decoded.contains(is_slash) {
+            has_slash = true;
+            if decoded.split(is_slash).any(|part| part == "." || part == "..") {
+                return true;
+            }
+        }
+        has_parent |= decoded == "..";
+    }
+    has_slash && has_parent
 }
 
 /// Returns the protocols that the client asks to upgrade to. `h2c` is ignored: requests over it would
@@ -188,8 +198,8 @@ pub(super) fn requested_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> 
     {
         return None;
     }
-    let mut wanted = headers.get_all(header::UPGRADE).iter();
-    let only = wanted.next().filter(|_| wanted.next().is_none())?;
+    let mut upgrades = headers.get_all(header::UPGRADE).iter();
+    let only = upgrades.next().filter(|_| upgrades.next().is_none())?;
     let is_h2c = |name: &str| name.trim().eq_ignore_ascii_case("h2c");
     (!only.to_str().ok()?.split(',').any(is_h2c)).then(|| only.clone())
 }
@@ -337,3 +347,6 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), Refusal> {
     headers.insert(header::COOKIE, joined.map_err(|_| Refusal::bad_request("invalid cookie"))?);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,17 +16,18 @@ use crate::{
 use futures::{FutureExt, future::BoxFuture};
 use http::HeaderValue;
 use hyper::{
+    rt::Executor,
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use kube_embedded_core::network::Network;
+use hyper_util::rt::TokioTimer;
+use kube_embedded_core::{network::Network, task::spawn_named};
 use std::{net::SocketAddr, pin::pin, sync::Arc};
 use tokio::{net::TcpStream, sync::watch, time};
 use tokio_rustls::TlsAcceptor;
 
-/// Serves HTTP on one port as its frontend says. The port always listens: a host or path without
-/// endpoints gets a response, not a refused connection.
+/// Serves HTTP on one port by its frontend. The port always listens: a host or path without endpoints
+/// gets a response, not a refused connection.
 ///
 /// When the listener is closed, connections end after the requests that are in flight.
 pub(crate) struct HttpListener {
@@ -126,6 +127,19 @@ async fn serve_http1<S: ProxyStream>(
     }
 }
 
+/// Spawns the streams of HTTP/2 connections. A panic ends only its stream.
+#[derive(Clone)]
+struct StreamExecutor;
+
+impl<F> Executor<F> for StreamExecutor
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        spawn_named("http2-stream", stream).detach();
+    }
+}
+
 async fn serve_http2<S: ProxyStream>(
     stream: S,
     client: Arc<Client>,
@@ -135,7 +149,7 @@ async fn serve_http2<S: ProxyStream>(
     let service = service_fn(|request| client.clone().respond(request));
     // h2 itself bounds streams that a client resets before the response: 20 that wait to be
     // accepted, and 1024 of our own errors, then the connection ends (CVE-2023-44487).
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let connection = http2::Builder::new(StreamExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(HEAD_BYTES as u32)

@@ -8,6 +8,7 @@ use super::{limits::BODY_BUFFER, request_body::RequestBody};
 use crate::route::Route;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use kube_embedded_core::task::spawn_named;
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -67,8 +68,8 @@ impl PooledConnection {
         Some(connection)
     }
 
-    /// Starts HTTP on a stream, driven by a task of its own. Returns `None` if the endpoint does not
-    /// take part, or the worker has reached its limit.
+    /// Starts HTTP on a stream, driven by a task of its own. Returns `None` if the worker has reached
+    /// its limit.
     pub(super) async fn new(
         stream: TcpStream,
         endpoint: SocketAddr,
@@ -79,13 +80,14 @@ impl PooledConnection {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(BODY_BUFFER);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
-        tokio::spawn(async move {
+        let drive = async move {
             let _opened = opened;
             // The request in flight gets the error as well.
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%endpoint, %error, "upstream connection failed");
             }
-        });
+        };
+        spawn_named("upstream-connection", drive).detach();
         Some(Self { sender, endpoint, route: route.clone() })
     }
 
@@ -93,15 +95,14 @@ impl PooledConnection {
     pub(super) fn release(mut self) {
         if self.sender.is_ready() {
             put(self);
-        } else if !self.sender.is_closed()
-            && let Ok(runtime) = Handle::try_current()
-        {
+        } else if !self.sender.is_closed() && Handle::try_current().is_ok() {
             // The endpoint responded before it had read all of the request.
-            runtime.spawn(async move {
+            let drain = async move {
                 if let Ok(Ok(())) = time::timeout(DRAIN_TIMEOUT, self.sender.ready()).await {
                     put(self);
                 }
-            });
+            };
+            spawn_named("upstream-drain", drain).detach();
         }
     }
 }
@@ -122,8 +123,8 @@ fn put(connection: PooledConnection) {
         })
         .unwrap_or_default();
     drop(refused);
-    if sweep && let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(sweep_until_empty());
+    if sweep && Handle::try_current().is_ok() {
+        spawn_named("upstream-sweep", sweep_until_empty()).detach();
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 /// Passes frames on as they arrive. Without a body the request can be sent again.
 pub(super) struct RequestBody(Option<(Incoming, Arc<UploadProgress>)>);
 
-/// The progress of a body, from which it is decided who has timed out.
+/// The progress of a body, which decides whether the client or the endpoint has timed out.
 pub(super) struct UploadProgress {
     signals: Arc<ConnectionSignals>,
     moved: AtomicBool,

@@ -1,12 +1,9 @@
 //! Signals between the parts of a client connection that hyper keeps apart: its socket, its requests
 //! and their bodies.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
-    thread,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 /// The signals of one client connection.
@@ -46,8 +43,5 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if thread::panicking() {
-            tracing::error!("request handler panicked");
-        }
     }
 }

@@ -126,8 +126,8 @@ async fn head(stream: &mut (impl AsyncRead + Unpin)) -> String {
 }
 
 /// Returns the status of a response, or 0 if there is none.
-fn status(answer: &str) -> u16 {
-    answer.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0)
+fn status(response: &str) -> u16 {
+    response.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0)
 }
 
 /// Responds to each request with its head, as received, and its body.
@@ -153,8 +153,8 @@ async fn mirror_while(stream: &mut TcpStream, go_on: impl Fn(&str) -> bool) -> s
         }
         let more = go_on(&text);
         text.push_str(&String::from_utf8_lossy(&body));
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
-        stream.write_all(answer.as_bytes()).await?;
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        stream.write_all(response.as_bytes()).await?;
         if !more {
             return Ok(());
         }
@@ -169,16 +169,16 @@ fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// Starts an endpoint that responds to every request with these bytes, and then closes if `once`.
-async fn responds(answer: impl Into<Vec<u8>>, once: bool) -> SocketAddr {
-    let answer = answer.into();
+async fn responds(response: impl Into<Vec<u8>>, once: bool) -> SocketAddr {
+    let response = response.into();
     endpoint(move |mut stream| {
-        let answer = answer.clone();
+        let response = response.clone();
         async move {
             let mut seen = Vec::new();
             while let Ok(byte) = stream.read_u8().await {
                 seen.push(byte);
                 if seen.ends_with(b"\r\n\r\n") {
-                    let _ = stream.write_all(&answer).await;
+                    let _ = stream.write_all(&response).await;
                     if once {
                         return;
                     }
@@ -204,10 +204,10 @@ async fn refused_request_gets_status_and_reason() {
     for (endpoints, host, code, text) in cases {
         let fixture = HttpFixture::new(endpoints);
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let answer = fixture.ask(&request).await;
-        assert_eq!(status(&answer), *code, "{answer}");
-        assert!(answer.contains(text), "{answer}");
-        assert_eq!(field(&answer, "content-type"), Some("text/plain; charset=utf-8"));
+        let response = fixture.ask(&request).await;
+        assert_eq!(status(&response), *code, "{response}");
+        assert!(response.contains(text), "{response}");
+        assert_eq!(field(&response, "content-type"), Some("text/plain; charset=utf-8"));
     }
 }
 
@@ -321,14 +321,14 @@ async fn request_that_may_have_been_processed_is_not_retried() {
 
 #[tokio::test]
 async fn closed_listener_completes_requests_and_closes_idle_connections() {
-    let (go, answered) = tokio::sync::watch::channel(false);
+    let (go, released) = tokio::sync::watch::channel(false);
     let (report, mut arrived) = mpsc::unbounded_channel();
     let mut fixture = HttpFixture::new(&[endpoint(move |mut stream| {
-        let (mut answered, report) = (answered.clone(), report.clone());
+        let (mut released, report) = (released.clone(), report.clone());
         async move {
             head(&mut stream).await;
             let _ = report.send(());
-            let _ = answered.wait_for(|go| *go).await;
+            let _ = released.wait_for(|go| *go).await;
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
         }
     })
@@ -341,8 +341,8 @@ async fn closed_listener_completes_requests_and_closes_idle_connections() {
     assert_eq!(rest(&mut idle).await, "");
     is_refused(fixture.address).await;
     go.send(true).unwrap();
-    let answer = rest(&mut busy).await;
-    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    let response = rest(&mut busy).await;
+    assert!(response.ends_with("\r\n\r\nok"), "{response}");
 }
 
 #[tokio::test]

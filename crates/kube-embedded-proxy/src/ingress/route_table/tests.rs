@@ -1,8 +1,9 @@
-//! The examples of the Kubernetes documentation, and a naive model against random tables.
+//! The examples of the Kubernetes documentation, and properties of random tables.
 
 use super::*;
 use crate::route::{Affinity, Routing};
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use std::collections::HashSet;
 
 fn backend(name: &str) -> Arc<Backend> {
     let route = Arc::new(Route::new(Routing::default(), Arc::new(Affinity::default())));
@@ -182,7 +183,7 @@ fn path_with_many_elements_is_cheap() {
     assert_eq!(found(&table, None, &format!("/a/b{}", "/..".repeat(20_000))), "nothing");
 }
 
-/// What the documentation says, rule by rule, without any order or index.
+/// Searches as the documentation describes, rule by rule, without any order or index.
 fn naive<'a>(rules: &'a [Rule], host: &str, path: &str) -> Option<&'a str> {
     let covers = |rule: &&Rule| match rule.host.as_deref() {
         None => 1,
@@ -209,39 +210,72 @@ fn naive<'a>(rules: &'a [Rule], host: &str, path: &str) -> Option<&'a str> {
     winner.map(|rule| &*rule.backend.name)
 }
 
-#[test]
-fn the_index_finds_what_the_naive_search_finds() {
-    let rng = &mut StdRng::seed_from_u64(1);
-    let hosts = ["a.b", "*.b", "c.a.b", "*.a.b", "b"];
-    let asked = ["a.b", "x.b", "c.a.b", "x.a.b", "b", "other"];
-    fn path(rng: &mut StdRng, slash_at_end: bool) -> String {
-        let depth = rng.random_range(0..4);
-        let mut path: String =
-            (0..depth).map(|_| ["/a", "/b", "/ab"][rng.random_range(0..3)]).collect();
-        if path.is_empty() || slash_at_end && rng.random_bool(0.3) {
-            path.push('/');
-        }
-        path
-    }
-    let mut hits = 0;
-    for _ in 0..2000 {
-        let rules: Vec<Rule> = (0..rng.random_range(0..12))
-            .map(|n| {
-                let host = rng.random_bool(0.7).then(|| hosts[rng.random_range(0..5)]);
-                let kind = ["Exact", "Prefix"][rng.random_range(0..2)];
-                let mut rule = rule(host, kind, &path(rng, true));
-                rule.backend = backend(&n.to_string());
-                rule
-            })
-            .collect();
+/// Hosts of rules.
+fn host() -> impl Strategy<Value = Option<&'static str>> {
+    option::of(select(vec!["a.b", "*.b", "c.a.b", "*.a.b", "b"]))
+}
+
+/// Hosts and paths of requests.
+fn request() -> impl Strategy<Value = (&'static str, String)> {
+    (select(vec!["a.b", "x.b", "c.a.b", "x.a.b", "b", "other"]), path())
+}
+
+fn path() -> impl Strategy<Value = String> {
+    let elements = vec(select(vec!["/a", "/b", "/ab"]), 0..4);
+    (elements, any::<bool>()).prop_map(|(elements, trailing_slash)| {
+        let slash = if trailing_slash || elements.is_empty() { "/" } else { "" };
+        format!("{}{slash}", elements.concat())
+    })
+}
+
+/// Rules whose backends are called by their position.
+fn rules() -> impl Strategy<Value = Vec<Rule>> {
+    let fields = (host(), select(vec!["Exact", "Prefix"]), path());
+    vec(fields, 0..12).prop_map(|rules| {
+        let rules = rules.into_iter().enumerate();
+        let named = |(n, (host, path_type, path)): (usize, (Option<&str>, &str, String))| {
+            let backend = backend(&n.to_string());
+            Rule { backend, ..rule(host, path_type, &path) }
+        };
+        rules.map(named).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn lookup_finds_the_rule_of_the_naive_search(rules in rules(), requests in vec(request(), 20)) {
         let table = RouteTable::new(rules.clone(), None);
-        for _ in 0..20 {
-            let (host, path) = (asked[rng.random_range(0..6)], path(rng, true));
-            let expected = naive(&rules, host, &path);
-            hits += usize::from(expected.is_some());
+        for (host, path) in requests {
             let got = table.find(Some(host), &path).map(|backend| &*backend.name);
-            assert_eq!(got, expected, "{host}{path} in {rules:#?}");
+            prop_assert_eq!(got, naive(&rules, host, &path), "{}{} in {:#?}", host, path, rules);
         }
     }
-    assert!(hits > 10_000, "{hits} hits say little");
+
+    #[test]
+    fn lookup_does_not_depend_on_the_order_of_different_rules(
+        mut rules in rules(),
+        requests in vec(request(), 20),
+    ) {
+        // Of two rules for the same host and path, the first one counts.
+        let mut claims = HashSet::new();
+        rules.retain(|rule| claims.insert((rule.host.clone(), rule.path.to_string())));
+        let table = RouteTable::new(rules.clone(), None);
+        rules.reverse();
+        let reversed = RouteTable::new(rules, None);
+        for (host, path) in requests {
+            let name = |table: &RouteTable| {
+                table.find(Some(host), &path).map(|backend| backend.name.clone())
+            };
+            prop_assert_eq!(name(&table), name(&reversed), "{}{}", host, path);
+        }
+    }
+
+    #[test]
+    fn normalization_is_idempotent(path in "(/([a.%/]|%2[eEfF]|%61|\\.\\.){0,6}){1,4}") {
+        let once = normalize(&path).into_owned();
+        // A decoded percent sign may look like an encoding; other paths are stable.
+        if !once.contains('%') {
+            prop_assert_eq!(normalize(&once).into_owned(), once);
+        }
+    }
 }

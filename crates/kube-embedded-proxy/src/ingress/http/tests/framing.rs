@@ -93,13 +93,13 @@ async fn request_is_never_parsed_as_two() {
         let seen = sees.clone();
         async move {
             let mut buffer = [0; 4096];
-            let mut unanswered = String::new();
+            let mut pending = String::new();
             while let Ok(n @ 1..) = stream.read(&mut buffer).await {
                 let text = String::from_utf8_lossy(&buffer[..n]);
                 seen.lock().unwrap().push_str(&text);
-                unanswered.push_str(&text);
-                if is_whole(&unanswered) {
-                    unanswered.clear();
+                pending.push_str(&text);
+                if is_whole(&pending) {
+                    pending.clear();
                     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
                 }
             }
@@ -109,10 +109,10 @@ async fn request_is_never_parsed_as_two() {
     for (request, statuses, expected) in CASES {
         seen.lock().unwrap().clear();
         println!("{request:?}");
-        let answer = fixture.ask(request).await;
+        let response = fixture.ask(request).await;
         let got: Vec<u16> =
-            answer.match_indices("HTTP/1.").map(|(n, _)| status(&answer[n..])).collect();
-        assert_eq!(got, *statuses, "{request:?} got {answer:?}");
+            response.match_indices("HTTP/1.").map(|(n, _)| status(&response[n..])).collect();
+        assert_eq!(got, *statuses, "{request:?} got {response:?}");
         let seen = seen.lock().unwrap();
         for part in *expected {
             assert!(seen.contains(part), "{request:?} came as {seen:?}, without {part:?}");
@@ -158,9 +158,9 @@ async fn invalid_chunk_ends_the_request_and_the_connection() {
             "POST /a HTTP/1.1\r\nHost: foo.bar\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}\
              GET /hidden HTTP/1.1\r\nHost: foo.bar\r\n\r\n"
         );
-        let answer = fixture.ask(&request).await;
-        assert!([0, 400, 502].contains(&status(&answer)), "{chunks:?} got {answer:?}");
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), (status(&answer) != 0) as usize);
+        let response = fixture.ask(&request).await;
+        assert!([0, 400, 502].contains(&status(&response)), "{chunks:?} got {response:?}");
+        assert_eq!(response.matches("HTTP/1.1 ").count(), (status(&response) != 0) as usize);
         // The endpoint may not even have been connected to.
         drop(fixture);
         let seen = within(reports.recv()).await.unwrap_or_default();

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn endpoint_gets_forwarded_fields_and_no_hop_by_hop_fields() {
     let fixture = HttpFixture::new(&[endpoint(mirror).await]);
-    let answer = fixture
+    let response = fixture
         .ask(
             "GET /a/../b//c%41?x=%2F&y HTTP/1.1\r\nHost: Foo.Bar:8080\r\nAccept: text/*\r\n\
              Connection: close, X-Mine, Content-Length\r\nX-Mine: 1\r\nKeep-Alive: 5\r\nTE: gzip\r\n\
@@ -15,7 +15,7 @@ async fn endpoint_gets_forwarded_fields_and_no_hop_by_hop_fields() {
              Cookie: a=1\r\nX-Twice: 1\r\nX-Twice: 2\r\n\r\n",
         )
         .await;
-    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    let body = response.split_once("\r\n\r\n").unwrap().1;
     let mut lines: Vec<&str> = body.split("\r\n").filter(|line| !line.is_empty()).collect();
     lines.sort_unstable();
     let port = format!("x-forwarded-port: {}", fixture.address.port());
@@ -43,9 +43,9 @@ async fn request_without_an_id_gets_one() {
     let fixture = HttpFixture::new(&[endpoint(mirror).await]);
     let mut ids = std::collections::HashSet::new();
     for _ in 0..3 {
-        let answer =
+        let response =
             fixture.ask("GET / HTTP/1.1\r\nHost: foo.bar\r\nConnection: close\r\n\r\n").await;
-        let seen = answer.split_once("\r\n\r\n").unwrap().1;
+        let seen = response.split_once("\r\n\r\n").unwrap().1;
         let id = field(seen, "x-request-id").unwrap();
         assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
         ids.insert(id.to_owned());
@@ -62,8 +62,9 @@ async fn client_gets_no_hop_by_hop_fields() {
         true,
     )
     .await]);
-    let answer = fixture.ask("GET / HTTP/1.1\r\nHost: foo.bar\r\nConnection: close\r\n\r\n").await;
-    let mut lines: Vec<&str> = answer.split("\r\n").collect();
+    let response =
+        fixture.ask("GET / HTTP/1.1\r\nHost: foo.bar\r\nConnection: close\r\n\r\n").await;
+    let mut lines: Vec<&str> = response.split("\r\n").collect();
     lines[1..].sort_unstable();
     assert_eq!(
         lines,
@@ -91,15 +92,15 @@ async fn response_without_a_body_keeps_its_length_and_connection() {
         ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\n\r\n", None),
         ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Some("0")),
     ];
-    for (method, answer, length) in cases {
-        let fixture = HttpFixture::new(&[responds(answer, false).await]);
+    for (method, response, length) in cases {
+        let fixture = HttpFixture::new(&[responds(response, false).await]);
         let mut client = fixture.connect().await;
         for _ in 0..3 {
             let request = format!("{method} / HTTP/1.1\r\nHost: foo.bar\r\n\r\n");
             client.write_all(request.as_bytes()).await.unwrap();
             let head = head(&mut client).await;
             assert_eq!(field(&head, "content-length"), length, "{method}: {head}");
-            assert_eq!(status(&head), status(answer));
+            assert_eq!(status(&head), status(response));
         }
     }
 }
@@ -117,9 +118,9 @@ async fn expect_continue_is_confirmed_only_if_there_is_a_backend() {
     client.write_all(ask("foo.bar").as_bytes()).await.unwrap();
     assert_eq!(head(&mut client).await, "HTTP/1.1 100 Continue\r\n\r\n");
     client.write_all(b"body").await.unwrap();
-    let answer = rest(&mut client).await;
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("body"), "{answer}");
-    assert!(!answer.contains("expect"), "{answer}");
+    let response = rest(&mut client).await;
+    assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("body"), "{response}");
+    assert!(!response.contains("expect"), "{response}");
     assert_eq!(status(&fixture.ask(ask("other")).await), 404);
 }
 
@@ -132,10 +133,10 @@ async fn trailers_are_passed_on() {
     )
     .await]);
     let ask = |te| format!("GET / HTTP/1.1\r\nHost: foo.bar\r\nConnection: close\r\n{te}\r\n");
-    let answer = fixture.ask(ask("TE: trailers\r\n")).await;
-    assert!(answer.ends_with("2\r\nok\r\n0\r\nx-sum: 42\r\n\r\n"), "{answer}");
-    let answer = fixture.ask(ask("")).await;
-    assert!(answer.ends_with("2\r\nok\r\n0\r\n\r\n"), "{answer}");
+    let response = fixture.ask(ask("TE: trailers\r\n")).await;
+    assert!(response.ends_with("2\r\nok\r\n0\r\nx-sum: 42\r\n\r\n"), "{response}");
+    let response = fixture.ask(ask("")).await;
+    assert!(response.ends_with("2\r\nok\r\n0\r\n\r\n"), "{response}");
 }
 
 #[tokio::test]
@@ -154,8 +155,8 @@ async fn large_head_is_refused() {
         (get(String::new(), many(101)), 431),
     ];
     for (request, code) in cases {
-        let answer = fixture.ask(&request).await;
-        assert_eq!(status(&answer), code, "{} bytes: {answer}", request.len());
+        let response = fixture.ask(&request).await;
+        assert_eq!(status(&response), code, "{} bytes: {response}", request.len());
     }
 }
 

@@ -83,8 +83,8 @@ async fn invalid_http2_request_is_refused() {
     }
     // A head beyond the limit is refused by h2 as well, and costs one request, not the connection.
     let large = Request::get("https://foo.bar/").header("x", "y".repeat(40_000));
-    let answer = within(client.send_request(large.body(Empty::new()).unwrap())).await;
-    assert!(answer.is_err() || answer.is_ok_and(|response| response.status() == 431));
+    let response = within(client.send_request(large.body(Empty::new()).unwrap())).await;
+    assert!(response.is_err() || response.is_ok_and(|response| response.status() == 431));
     let request = Request::get("https://foo.bar/").body(Empty::new()).unwrap();
     assert_eq!(within(client.send_request(request)).await.unwrap().status(), 200);
 }
@@ -130,17 +130,17 @@ async fn stream_reset_by_the_client_ends_its_request() {
 
 #[tokio::test]
 async fn closed_listener_completes_streams() {
-    let (go, answered) = tokio::sync::watch::channel(false);
+    let (go, released) = tokio::sync::watch::channel(false);
     let (report, mut arrived) = mpsc::unbounded_channel();
     let mut fixture = HttpFixture::with(
         &[endpoint(move |stream| {
-            let (answered, report) = (answered.clone(), report.clone());
+            let (released, report) = (released.clone(), report.clone());
             async move {
                 let service = service_fn(move |_: Request<Incoming>| {
                     let _ = report.send(());
-                    let mut answered = answered.clone();
+                    let mut released = released.clone();
                     async move {
-                        let _ = answered.wait_for(|go| *go).await;
+                        let _ = released.wait_for(|go| *go).await;
                         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("ok"))))
                     }
                 });

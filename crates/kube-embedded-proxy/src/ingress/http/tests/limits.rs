@@ -35,13 +35,13 @@ async fn stalled_request_gets_408_and_silent_endpoint_504() {
 
 #[tokio::test]
 async fn stalled_response_is_cut_off() {
-    let answers = [
+    let responses = [
         "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         "HTTP/1.1 200 OK\r\n\r\nhalf",
     ];
-    for answer in answers {
-        let fixture = HttpFixture::impatient(&[responds(answer, false).await], false);
+    for response in responses {
+        let fixture = HttpFixture::impatient(&[responds(response, false).await], false);
         let seen = fixture.ask("GET / HTTP/1.1\r\nHost: foo.bar\r\n\r\n").await;
         assert!(seen.contains("half") && !seen.ends_with("0\r\n\r\n"), "{seen}");
         let mut client = fixture.connect().await;
@@ -49,7 +49,7 @@ async fn stalled_response_is_cut_off() {
         let mut seen = Vec::new();
         let ended = within(client.read_to_end(&mut seen)).await;
         let sized = field(&String::from_utf8(seen).unwrap(), "content-length").is_some();
-        assert!(ended.is_err() || sized, "{answer:?} ended well");
+        assert!(ended.is_err() || sized, "{response:?} ended well");
     }
 }
 
@@ -58,8 +58,8 @@ async fn response_may_stall_while_the_request_moves() {
     let fixture = HttpFixture::impatient(
         &[endpoint(|mut stream| async move {
             head(&mut stream).await;
-            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
-            stream.write_all(answer).await.unwrap();
+            let response = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
+            stream.write_all(response).await.unwrap();
             let mut body = [0; 60];
             stream.read_exact(&mut body).await.unwrap();
             stream.write_all(b"done").await.unwrap();
@@ -82,8 +82,8 @@ async fn response_may_stall_while_the_request_moves() {
 
 #[tokio::test]
 async fn http2_client_that_reads_nothing_is_cut_off() {
-    let answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n".as_slice(), &[b'x'; 1000]];
-    let fixture = HttpFixture::impatient(&[responds(answer.concat(), false).await], true);
+    let response = [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n".as_slice(), &[b'x'; 1000]];
+    let fixture = HttpFixture::impatient(&[responds(response.concat(), false).await], true);
     let stream = fixture.connect_tls("h2").await;
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.initial_stream_window_size(0);
@@ -110,7 +110,7 @@ async fn client_refused_while_sending_gets_the_response() {
         stream.write_all(head.as_bytes()).await.unwrap();
         within(stream.write_all(&vec![0; len])).await.unwrap();
         within(stream.flush()).await.unwrap();
-        let answer = super::head(&mut stream).await;
-        assert_eq!(status(&answer), code, "{answer}");
+        let response = super::head(&mut stream).await;
+        assert_eq!(status(&response), code, "{response}");
     }
 }

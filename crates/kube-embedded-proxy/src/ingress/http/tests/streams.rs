@@ -71,15 +71,15 @@ async fn disconnected_client_ends_its_request() {
         "POST / HTTP/1.1\r\nHost: foo.bar\r\nContent-Length: 10\r\n\r\nhalf",
         "POST / HTTP/1.1\r\nHost: foo.bar\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
     ];
-    let answers = ["", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"];
+    let responses = ["", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"];
     for request in requests {
-        for answer in answers {
+        for response in responses {
             let (report, mut reports) = mpsc::unbounded_channel();
             let fixture = HttpFixture::new(&[endpoint(move |mut stream| {
                 let report = report.clone();
                 async move {
                     let seen = head(&mut stream).await;
-                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    stream.write_all(response.as_bytes()).await.unwrap();
                     let _ = report.send(seen);
                     let _ = report.send(rest(&mut stream).await);
                 }
@@ -97,24 +97,24 @@ async fn disconnected_client_ends_its_request() {
 
 #[tokio::test]
 async fn truncated_response_never_looks_complete() {
-    let answers = [
+    let responses = [
         "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz",
     ];
-    for answer in answers {
-        let fixture = HttpFixture::new(&[responds(answer, true).await]);
+    for response in responses {
+        let fixture = HttpFixture::new(&[responds(response, true).await]);
         let seen = fixture.ask("GET / HTTP/1.1\r\nHost: foo.bar\r\n\r\n").await;
         assert!(status(&seen) == 200 || seen.is_empty(), "{seen}");
         assert!(!seen.ends_with("0\r\n\r\n"), "{seen}");
-        // Here nothing but the end of the connection ends the answer.
+        // Here only the end of the connection ends the response.
         let mut client = fixture.connect().await;
         client.write_all(b"GET / HTTP/1.0\r\nHost: foo.bar\r\n\r\n").await.unwrap();
         let mut seen = Vec::new();
         let ended = within(client.read_to_end(&mut seen)).await;
         let whole = String::from_utf8(seen).unwrap();
         let sized = field(&whole, "content-length").is_some();
-        assert!(ended.is_err() || sized, "{answer:?} ended well after {whole:?}");
+        assert!(ended.is_err() || sized, "{response:?} ended well after {whole:?}");
     }
 }
 
@@ -129,11 +129,14 @@ async fn response_is_framed_for_the_version_of_the_client() {
     let both = responds(both, true).await;
     for from in [until_closed, chunked, both] {
         let fixture = HttpFixture::new(&[from]);
-        let answer =
+        let response =
             fixture.ask("GET / HTTP/1.1\r\nHost: foo.bar\r\nConnection: close\r\n\r\n").await;
-        assert!(answer.ends_with("\r\n0\r\n\r\n") && answer.contains("all of it"), "{answer}");
-        let answer = fixture.ask("GET / HTTP/1.0\r\nHost: foo.bar\r\n\r\n").await;
-        assert!(answer.starts_with("HTTP/1.0 200 ") && answer.ends_with("\r\n\r\nall of it"));
+        assert!(
+            response.ends_with("\r\n0\r\n\r\n") && response.contains("all of it"),
+            "{response}"
+        );
+        let response = fixture.ask("GET / HTTP/1.0\r\nHost: foo.bar\r\n\r\n").await;
+        assert!(response.starts_with("HTTP/1.0 200 ") && response.ends_with("\r\n\r\nall of it"));
     }
 }
 
@@ -141,8 +144,8 @@ async fn response_is_framed_for_the_version_of_the_client() {
 async fn early_response_is_delivered_although_the_request_is_unread() {
     let fixture = HttpFixture::new(&[endpoint(|mut stream| async move {
         head(&mut stream).await;
-        let answer = b"HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\n\r\ntoo";
-        stream.write_all(answer).await.unwrap();
+        let response = b"HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\n\r\ntoo";
+        stream.write_all(response).await.unwrap();
         rest(&mut stream).await;
     })
     .await]);
@@ -162,11 +165,11 @@ async fn talk(client: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
         .await
         .unwrap();
     client.flush().await.unwrap();
-    let answer = head(client).await;
-    assert_eq!(status(&answer), 101, "{answer}");
-    assert_eq!(field(&answer, "connection"), Some("upgrade"));
-    assert_eq!(field(&answer, "upgrade"), Some("websocket"));
-    assert_eq!(field(&answer, "sec-websocket-accept"), Some("y"));
+    let response = head(client).await;
+    assert_eq!(status(&response), 101, "{response}");
+    assert_eq!(field(&response, "connection"), Some("upgrade"));
+    assert_eq!(field(&response, "upgrade"), Some("websocket"));
+    assert_eq!(field(&response, "sec-websocket-accept"), Some("y"));
     let mut first = [0; 14];
     within(client.read_exact(&mut first)).await.unwrap();
     assert_eq!(&first, b"endpoint first");
@@ -186,9 +189,9 @@ async fn chat(mut stream: TcpStream) {
     let seen = head(&mut stream).await;
     assert_eq!(field(&seen, "connection"), Some("upgrade"));
     assert_eq!(field(&seen, "upgrade"), Some("websocket"));
-    let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    let response = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                   Sec-WebSocket-Accept: y\r\n\r\nendpoint first";
-    stream.write_all(answer.as_bytes()).await.unwrap();
+    stream.write_all(response.as_bytes()).await.unwrap();
     let mut first = [0; 12];
     stream.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"client first");
@@ -216,9 +219,9 @@ async fn burst_over_tls_is_complete_although_nothing_follows() {
             let report = report.clone();
             async move {
                 head(&mut stream).await;
-                let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                let response = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
                               Upgrade: websocket\r\n\r\n";
-                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.write_all(response.as_bytes()).await.unwrap();
                 if closes {
                     let _ = stream.read_u8().await;
                 }
@@ -251,8 +254,8 @@ async fn burst_over_tls_is_complete_although_nothing_follows() {
 async fn refused_or_unrequested_upgrade_is_an_ordinary_response() {
     let fixture = HttpFixture::new(&[endpoint(mirror).await]);
     let ask = "GET / HTTP/1.1\r\nHost: foo.bar\r\nConnection: Upgrade, close\r\nUpgrade: x\r\n\r\n";
-    let answer = fixture.ask(ask).await;
-    assert_eq!(status(&answer), 200, "{answer}");
+    let response = fixture.ask(ask).await;
+    assert_eq!(status(&response), 200, "{response}");
     let switches = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
     let fixture = HttpFixture::new(&[responds(switches, false).await]);
     assert_eq!(fixture.get().await, 502);

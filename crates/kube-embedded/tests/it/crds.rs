@@ -1,8 +1,8 @@
-//! CustomResourceDefinitions, and the custom resources that are served because of them.
+//! CustomResourceDefinitions and their custom resources.
 
-use crate::{
-    fixture::{Answer, CONFIG_MAPS, ask, cluster, get, patch, post},
-    kubectl::Kubectl,
+use crate::fixture::{
+    CONFIG_MAPS, Response, cluster, config_map, delete, get, kubectl::Kubectl, patch, post,
+    wait_for_deletion,
 };
 use kube_embedded::Cluster;
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ pub(crate) fn definition() -> Value {
                     "properties": {
                         "spec": {
                             "type": "object",
-                            "description": "What is wanted.",
+                            "description": "The desired state.",
                             "required": ["weight"],
                             "properties": spec_fields(),
                         },
@@ -112,19 +112,19 @@ fn canary(name: &str, spec: Value) -> Value {
 
 async fn with_canaries() -> Cluster {
     let cluster = cluster().await;
-    let made = post(&cluster, DEFINITIONS, &definition()).await;
-    assert_eq!(made.code, 201, "{}", made.text);
+    let created = post(&cluster, DEFINITIONS, &definition()).await;
+    assert_eq!(created.code, 201, "{}", created.text);
     cluster
 }
 
-async fn made(cluster: &Cluster, name: &str, spec: Value) -> Value {
-    let made = post(cluster, CANARIES, &canary(name, spec)).await;
-    assert_eq!(made.code, 201, "{}", made.text);
-    made.json()
+async fn create(cluster: &Cluster, name: &str, spec: Value) -> Value {
+    let created = post(cluster, CANARIES, &canary(name, spec)).await;
+    assert_eq!(created.code, 201, "{}", created.text);
+    created.json()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_definition_is_served_as_soon_as_it_is_there() {
+async fn definition_is_served_as_soon_as_it_is_created() {
     let cluster = cluster().await;
     assert_eq!(get(&cluster, CANARIES).await.code, 404);
     let first = post(&cluster, DEFINITIONS, &definition()).await.json();
@@ -133,11 +133,11 @@ async fn a_definition_is_served_as_soon_as_it_is_there() {
     assert_eq!(first["spec"]["conversion"], json!({ "strategy": "None" }));
     assert_eq!(first["status"]["storedVersions"], json!(["v1"]));
     let path = format!("{DEFINITIONS}/canaries.shop.example.com");
-    let settled = get(&cluster, &path).await.json();
-    let conditions = settled["status"]["conditions"].as_array().unwrap();
-    let shown: Vec<_> = conditions.iter().map(|c| (&c["type"], &c["status"])).collect();
-    assert_eq!(json!(shown), json!([["NamesAccepted", "True"], ["Established", "True"]]));
-    assert_eq!(settled["status"]["acceptedNames"], first["spec"]["names"]);
+    let established = get(&cluster, &path).await.json();
+    let conditions = established["status"]["conditions"].as_array().unwrap();
+    let conditions: Vec<_> = conditions.iter().map(|c| (&c["type"], &c["status"])).collect();
+    assert_eq!(json!(conditions), json!([["NamesAccepted", "True"], ["Established", "True"]]));
+    assert_eq!(established["status"]["acceptedNames"], first["spec"]["names"]);
     assert_eq!(get(&cluster, CANARIES).await.json()["kind"], "CanaryList");
     let resources = get(&cluster, "/apis/shop.example.com/v1").await.json();
     let names: Vec<_> =
@@ -149,9 +149,9 @@ async fn a_definition_is_served_as_soon_as_it_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn objects_are_held_to_their_schema() {
+async fn custom_resource_is_validated_defaulted_and_pruned_by_its_schema() {
     let cluster = with_canaries().await;
-    let object = made(
+    let object = create(
         &cluster,
         "good",
         json!({
@@ -170,7 +170,7 @@ async fn objects_are_held_to_their_schema() {
     );
     assert_eq!((&object["metadata"]["generation"], object.get("status")), (&json!(1), None));
     let listed = get(&cluster, CANARIES).await.json();
-    assert_eq!(listed["items"][0]["kind"], "Canary", "clients decode items by what they say");
+    assert_eq!(listed["items"][0]["kind"], "Canary", "items of a custom resource list have a kind");
     for (spec, expected) in [
         (json!({}), "spec.weight: Required value"),
         (
@@ -213,26 +213,26 @@ async fn objects_are_held_to_their_schema() {
              string: \"integer\"",
         ),
     ] {
-        let answer = post(&cluster, CANARIES, &canary("bad", spec.clone())).await;
+        let response = post(&cluster, CANARIES, &canary("bad", spec.clone())).await;
         let expected = format!("Canary.shop.example.com \"bad\" is invalid: {expected}");
-        assert_eq!(answer.refusal(), (422, expected), "{spec}");
+        assert_eq!(response.status(), (422, expected), "{spec}");
     }
     let three = json!([{ "name": "a" }, { "name": "b" }, { "name": "c" }]);
-    let answer =
+    let response =
         post(&cluster, CANARIES, &canary("bad", json!({ "weight": 1, "steps": three }))).await;
-    let (_, message) = answer.refusal();
+    let (_, message) = response.status();
     assert!(message.ends_with("spec.steps: Too many: 3: must have at most 2 items"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_fields_are_pruned_told_or_refused() {
+async fn unknown_field_is_pruned_warned_about_or_rejected() {
     let cluster = with_canaries().await;
     let typo =
         canary("typo", json!({ "weight": 1, "wieght": 2, "steps": [{ "name": "a", "x": 1 }] }));
     let strict = post(&cluster, &format!("{CANARIES}?fieldValidation=Strict"), &typo).await;
     let expected = "Canary in version \"v1\" cannot be handled as a Canary: strict decoding error: \
                     unknown field \"spec.steps[0].x\", unknown field \"spec.wieght\"";
-    assert_eq!(strict.refusal(), (400, expected.to_owned()));
+    assert_eq!(strict.status(), (400, expected.to_owned()));
     let warned = post(&cluster, CANARIES, &typo).await;
     assert_eq!(warned.code, 201);
     assert_eq!(
@@ -244,15 +244,15 @@ async fn unknown_fields_are_pruned_told_or_refused() {
     );
     let ignored = format!("{CANARIES}/typo?fieldValidation=Ignore");
     let change = json!({ "spec": { "wieght": 3 } });
-    let answer = patch(&cluster, &ignored, MERGE, &change).await;
-    assert_eq!((answer.code, answer.warnings.len()), (200, 0));
-    assert!(answer.json()["spec"].get("wieght").is_none());
+    let response = patch(&cluster, &ignored, MERGE, &change).await;
+    assert_eq!((response.code, response.warnings.len()), (200, 0));
+    assert!(response.json()["spec"].get("wieght").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_and_scale_are_written_apart() {
+async fn status_and_scale_are_separate_subresources() {
     let cluster = with_canaries().await;
-    made(&cluster, "c", json!({ "weight": 1 })).await;
+    create(&cluster, "c", json!({ "weight": 1 })).await;
     let path = format!("{CANARIES}/c");
     let both = json!({
         "metadata": { "labels": { "a": "b" } },
@@ -287,13 +287,13 @@ async fn status_and_scale_are_written_apart() {
     assert_eq!(strategic.code, 415);
 }
 
-async fn apply(cluster: &Cluster, manager: &str, spec: Value) -> Answer {
+async fn apply(cluster: &Cluster, manager: &str, spec: Value) -> Response {
     let path = format!("{CANARIES}/c?fieldManager={manager}");
     patch(cluster, &path, "apply-patch+yaml", &canary("c", spec)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn server_side_apply_merges_lists_by_their_keys() {
+async fn server_side_apply_merges_lists_by_key() {
     let cluster = with_canaries().await;
     let step = |name: &str, pause: &str| json!({ "name": name, "pause": pause });
     let one = json!({ "weight": 1, "steps": [step("a", "1s")], "tags": ["x"] });
@@ -307,7 +307,7 @@ async fn server_side_apply_merges_lists_by_their_keys() {
         owned["f:steps"],
         json!({ "k:{\"name\":\"b\"}": { ".": {}, "f:name": {}, "f:pause": {} } })
     );
-    let (code, message) = apply(&cluster, "two", json!({ "weight": 9 })).await.refusal();
+    let (code, message) = apply(&cluster, "two", json!({ "weight": 9 })).await.status();
     assert_eq!(code, 409);
     assert_eq!(message, "Apply failed with 1 conflict: conflict with \"one\": .spec.weight");
     let less = apply(&cluster, "two", json!({ "steps": [step("b", "3s")] })).await.json();
@@ -316,7 +316,7 @@ async fn server_side_apply_merges_lists_by_their_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn versions_are_converted_by_name_only() {
+async fn conversion_changes_only_the_api_version() {
     let cluster = cluster().await;
     let mut two = definition();
     let mut beta = two["spec"]["versions"][0].clone();
@@ -327,14 +327,14 @@ async fn versions_are_converted_by_name_only() {
     post(&cluster, DEFINITIONS, &two).await;
     let group = get(&cluster, "/apis/shop.example.com").await.json();
     assert_eq!(group["preferredVersion"]["version"], "v1");
-    made(&cluster, "c", json!({ "weight": 1 })).await;
+    create(&cluster, "c", json!({ "weight": 1 })).await;
     let old = CANARIES.replace("/v1/", "/v1beta1/");
-    let answer = get(&cluster, &format!("{old}/c")).await;
-    assert_eq!(answer.json()["apiVersion"], "shop.example.com/v1beta1");
-    assert_eq!(answer.warnings, ["299 - \"shop.example.com/v1beta1 Canary is deprecated\""]);
-    let wrong =
+    let response = get(&cluster, &format!("{old}/c")).await;
+    assert_eq!(response.json()["apiVersion"], "shop.example.com/v1beta1");
+    assert_eq!(response.warnings, ["299 - \"shop.example.com/v1beta1 Canary is deprecated\""]);
+    let patched =
         patch(&cluster, &format!("{old}/c"), MERGE, &json!({ "spec": { "weight": 2 } })).await;
-    assert_eq!(wrong.json()["apiVersion"], "shop.example.com/v1beta1");
+    assert_eq!(patched.json()["apiVersion"], "shop.example.com/v1beta1");
     assert_eq!(get(&cluster, &format!("{CANARIES}/c")).await.json()["spec"]["weight"], 2);
     two["spec"]["versions"][0]["served"] = false.into();
     let path = format!("{DEFINITIONS}/canaries.shop.example.com");
@@ -344,7 +344,7 @@ async fn versions_are_converted_by_name_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn definitions_that_make_no_sense_are_refused() {
+async fn invalid_definition_is_rejected() {
     let cluster = cluster().await;
     let with = |change: &dyn Fn(&mut Value)| {
         let mut changed = definition();
@@ -403,14 +403,14 @@ async fn definitions_that_make_no_sense_are_refused() {
             "anyOf[0].type: Forbidden: must be empty to be structural",
         ),
     ] {
-        let (code, message) = post(&cluster, DEFINITIONS, &given).await.refusal();
+        let (code, message) = post(&cluster, DEFINITIONS, &given).await.status();
         assert_eq!(code, 422, "{message}");
-        assert!(message.contains(expected), "{message} has no {expected}");
+        assert!(message.contains(expected), "{message} does not contain {expected}");
     }
     post(&cluster, DEFINITIONS, &definition()).await;
     let path = format!("{DEFINITIONS}/canaries.shop.example.com");
     let change = json!({ "spec": { "scope": "Cluster" } });
-    let (code, message) = patch(&cluster, &path, MERGE, &change).await.refusal();
+    let (code, message) = patch(&cluster, &path, MERGE, &change).await.status();
     assert_eq!(code, 422);
     assert!(
         message.contains("spec.scope: Invalid value: \"Cluster\": field is immutable"),
@@ -419,27 +419,27 @@ async fn definitions_that_make_no_sense_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn objects_and_watches_end_with_their_definition() {
+async fn deleting_a_definition_deletes_objects_and_ends_watches() {
     let cluster = with_canaries().await;
     let mut held = canary("held", json!({ "weight": 1 }));
     held["metadata"]["finalizers"] = json!(["example.com/hold"]);
     post(&cluster, CANARIES, &held).await;
-    made(&cluster, "free", json!({ "weight": 1 })).await;
+    create(&cluster, "free", json!({ "weight": 1 })).await;
     let path = format!("{DEFINITIONS}/canaries.shop.example.com");
     let watch = format!("{CANARIES}?watch=1");
-    let end = async {
-        let deleted = ask(&cluster, "DELETE", &path, &[], "").await.json();
+    let delete_definition = async {
+        let deleted = delete(&cluster, &path).await.json();
         assert_eq!(deleted["status"]["conditions"][2]["type"], "Terminating");
         assert_eq!(get(&cluster, &format!("{CANARIES}/free")).await.code, 404);
         let new = post(&cluster, CANARIES, &canary("new", json!({ "weight": 1 }))).await;
         assert_eq!(new.code, 405);
-        let free = json!({ "metadata": { "finalizers": null } });
-        assert_eq!(patch(&cluster, &format!("{CANARIES}/held"), MERGE, &free).await.code, 200);
+        let release = json!({ "metadata": { "finalizers": null } });
+        assert_eq!(patch(&cluster, &format!("{CANARIES}/held"), MERGE, &release).await.code, 200);
         assert_eq!(get(&cluster, CANARIES).await.code, 404);
         assert_eq!(get(&cluster, &path).await.code, 404);
     };
-    let (lines, ()) = tokio::join!(get(&cluster, &watch), end);
-    let told: Vec<String> = lines
+    let (lines, ()) = tokio::join!(get(&cluster, &watch), delete_definition);
+    let events: Vec<String> = lines
         .text
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
@@ -447,19 +447,16 @@ async fn objects_and_watches_end_with_their_definition() {
             format!("{} {}", line["type"], line["object"]["metadata"]["name"]).replace('"', "")
         })
         .collect();
-    assert_eq!(told.last().unwrap(), "DELETED held", "{told:?}");
+    assert_eq!(events.last().unwrap(), "DELETED held", "{events:?}");
     post(&cluster, DEFINITIONS, &definition()).await;
     assert_eq!(get(&cluster, CANARIES).await.json()["items"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_knows_custom_resources() {
+async fn kubectl_works_with_custom_resources() {
     let cluster = cluster().await;
     let Some(kubectl) = Kubectl::new(&cluster).await else { return };
-    let run = async |line: &str, input: &str| {
-        let arguments: Vec<&str> = line.split_whitespace().collect();
-        kubectl.run(&arguments, input).await.unwrap_or_else(|error| panic!("{line}: {error}"))
-    };
+    let run = async |line: &str, stdin: &str| kubectl.line_with_stdin(line, stdin).await;
     run("apply -f -", &definition().to_string()).await;
     run("wait --for=condition=Established crd/canaries.shop.example.com", "").await;
     let manifest = canary("c", json!({ "weight": 5 })).to_string();
@@ -475,31 +472,32 @@ async fn kubectl_knows_custom_resources() {
     assert!(run("get all", "").await.contains("canary.shop.example.com/c"));
     let explained = run("explain canary.spec", "").await;
     assert!(
-        explained.contains("What is wanted.") && explained.contains("weight\t<integer> -required-"),
+        explained.contains("The desired state.")
+            && explained.contains("weight\t<integer> -required-"),
         "{explained}"
     );
     assert!(run("api-resources", "").await.contains("canaries"));
     assert!(run("describe canary c", "").await.contains("Weight:"));
     let typo = canary("t", json!({ "weight": 5, "wat": 1 })).to_string();
-    let refused = kubectl.run(&["apply", "-f", "-"], &typo).await.unwrap_err();
-    assert!(refused.contains("unknown field \"spec.wat\""), "{refused}");
+    let error = kubectl.run(&["apply", "-f", "-"], &typo).await.unwrap_err();
+    assert!(error.contains("unknown field \"spec.wat\""), "{error}");
     run("delete crd canaries.shop.example.com", "").await;
-    let gone = kubectl.run(&["get", "canaries"], "").await.unwrap_err();
-    // Older versions ask by what discovery told them before.
+    let error = kubectl.run(&["get", "canaries"], "").await.unwrap_err();
+    // Older versions use their cached discovery and get a 404.
     assert!(
-        gone.contains("the server doesn't have a resource") || gone.contains("NotFound"),
-        "{gone}"
+        error.contains("the server doesn't have a resource") || error.contains("NotFound"),
+        "{error}"
     );
 }
 
-/// What custom resources own goes with them, also where their definition goes with them, and a
-/// namespace takes its custom resources along.
+/// Dependents are deleted with their custom resource, with its definition as well, and custom resources with
+/// their namespace.
 #[tokio::test(flavor = "multi_thread")]
-async fn custom_resources_own_and_are_emptied_out() {
+async fn garbage_collection_covers_custom_resources() {
     let cluster = with_canaries().await;
-    let owned = async |name: &str| {
-        let owner = made(&cluster, name, json!({ "weight": 1 })).await;
-        let mut map = crate::fixture::config_map(&format!("of-{name}"));
+    let create_with_dependent = async |name: &str| {
+        let owner = create(&cluster, name, json!({ "weight": 1 })).await;
+        let mut map = config_map(&format!("of-{name}"));
         map["metadata"]["ownerReferences"] = json!([{
             "apiVersion": "shop.example.com/v1",
             "kind": "Canary",
@@ -509,30 +507,19 @@ async fn custom_resources_own_and_are_emptied_out() {
         assert_eq!(post(&cluster, CONFIG_MAPS, &map).await.code, 201);
         format!("{CONFIG_MAPS}/of-{name}")
     };
-    let one = owned("one").await;
-    ask(&cluster, "DELETE", &format!("{CANARIES}/one"), &[], "").await;
-    until_gone(&cluster, &one).await;
+    let one = create_with_dependent("one").await;
+    delete(&cluster, &format!("{CANARIES}/one")).await;
+    wait_for_deletion(&cluster, &one).await;
 
     let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "n" } });
     post(&cluster, "/api/v1/namespaces", &namespace).await;
-    let there = CANARIES.replace("/default/", "/n/");
-    assert_eq!(post(&cluster, &there, &canary("a", json!({ "weight": 1 }))).await.code, 201);
-    ask(&cluster, "DELETE", "/api/v1/namespaces/n", &[], "").await;
-    until_gone(&cluster, "/api/v1/namespaces/n").await;
-    assert_eq!(get(&cluster, &there).await.json()["items"], json!([]));
+    let canaries = CANARIES.replace("/default/", "/n/");
+    assert_eq!(post(&cluster, &canaries, &canary("a", json!({ "weight": 1 }))).await.code, 201);
+    delete(&cluster, "/api/v1/namespaces/n").await;
+    wait_for_deletion(&cluster, "/api/v1/namespaces/n").await;
+    assert_eq!(get(&cluster, &canaries).await.json()["items"], json!([]));
 
-    let two = owned("two").await;
-    ask(&cluster, "DELETE", &format!("{DEFINITIONS}/canaries.shop.example.com"), &[], "").await;
-    until_gone(&cluster, &two).await;
-}
-
-/// Asks again until an object is gone.
-async fn until_gone(cluster: &Cluster, path: &str) {
-    let gone = async {
-        while get(cluster, path).await.code != 404 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    let in_time = tokio::time::timeout(std::time::Duration::from_secs(30), gone).await;
-    in_time.unwrap_or_else(|_| panic!("{path} is still there"));
+    let two = create_with_dependent("two").await;
+    delete(&cluster, &format!("{DEFINITIONS}/canaries.shop.example.com")).await;
+    wait_for_deletion(&cluster, &two).await;
 }

@@ -1,9 +1,12 @@
 //! Port-forward, by kube-rs and by kubectl.
 
 use crate::{
-    clients::over_tls,
-    kubectl::Kubectl,
-    pods::{cluster, in_time, run, sandboxes, tool},
+    clients::tls_client,
+    fixture::{
+        in_time,
+        kubectl::Kubectl,
+        pods::{cluster, run, sandboxes, tool},
+    },
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -14,8 +17,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A pod that answers on port 8080 of its loopback, as far as it has one.
-async fn answering(cluster: &Cluster) {
+/// Runs a pod that echoes on port 8080: of its own loopback address, if its sandbox has one.
+async fn run_echo_pod(cluster: &Cluster) {
     let plain = cluster.sandbox() == Sandbox::Plain;
     let address = if plain { "$(IP):8080" } else { "127.0.0.1:8080" };
     let mut spec = tool(&["answer", address]);
@@ -32,42 +35,42 @@ async fn answering(cluster: &Cluster) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kube_reaches_ports_of_a_pod() {
+async fn kube_forwards_ports_of_a_pod_and_reports_closed_ones() {
     for sandbox in sandboxes().await {
         let cluster = cluster(Some(sandbox)).await;
-        answering(&cluster).await;
-        for client in [cluster.client(), over_tls(&cluster).await] {
+        run_echo_pod(&cluster).await;
+        for client in [cluster.client(), tls_client(&cluster).await] {
             let pods: Api<Pod> = Api::default_namespaced(client);
             let mut forward = in_time(pods.portforward("web", &[8080, 9])).await.unwrap();
             let stream = forward.take_stream(8080).unwrap();
             let error = forward.take_error(9).unwrap();
             let text = "x".repeat(200_000);
-            let mut answer = vec![0; text.len()];
+            let mut echo = vec![0; text.len()];
             let (mut read, mut write) = tokio::io::split(stream);
-            let (wrote, read) = in_time(async {
-                tokio::join!(write.write_all(text.as_bytes()), read.read_exact(&mut answer))
+            let (written, read) = in_time(async {
+                tokio::join!(write.write_all(text.as_bytes()), read.read_exact(&mut echo))
             })
             .await;
-            assert!(wrote.is_ok() && read.is_ok() && answer == text.as_bytes());
-            let why = in_time(error).await.expect("why there is no connection");
-            assert!(why.starts_with("error forwarding port 9 to pod web, uid "), "{why}");
+            assert!(written.is_ok() && read.is_ok() && echo == text.as_bytes());
+            let error = in_time(error).await.expect("no error was sent");
+            assert!(error.starts_with("error forwarding port 9 to pod web, uid "), "{error}");
         }
-        let refused =
+        let result =
             Api::<Pod>::default_namespaced(cluster.client()).portforward("no", &[80]).await;
-        let Err(kube::Error::Api(status)) = refused.map(drop) else { panic!("it was not refused") };
+        let Err(kube::Error::Api(status)) = result.map(drop) else { panic!("it was not rejected") };
         assert_eq!((status.code, &*status.message), (404, "pods \"no\" not found"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubectl_forwards_many_connections_to_a_pod_and_a_service() {
+async fn kubectl_forwards_concurrent_connections_to_pod_and_service() {
     let cluster = cluster(None).await;
     let Some(kubectl) = Kubectl::new(&cluster).await else { return };
-    answering(&cluster).await;
+    run_echo_pod(&cluster).await;
     in_time(kubectl.run(&["expose", "pod", "web", "--port=80", "--target-port=8080"], ""))
         .await
         .unwrap();
-    // Through a WebSocket, as today's do, and bare, as older ones do.
+    // Tunneled through a WebSocket, and plain SPDY as in versions before 1.31.
     for (what, ports, tunnel) in
         [("pod/web", ":8080", "true"), ("svc/web", ":80", "true"), ("pod/web", ":8080", "false")]
     {
@@ -85,9 +88,9 @@ async fn kubectl_forwards_many_connections_to_a_pod_and_a_service() {
                 let text = n.to_string().repeat(10_000);
                 stream.write_all(text.as_bytes()).await.unwrap();
                 stream.shutdown().await.unwrap();
-                let mut answer = String::new();
-                stream.read_to_string(&mut answer).await.unwrap();
-                assert_eq!(answer, format!("{text}goodbye"));
+                let mut echo = String::new();
+                stream.read_to_string(&mut echo).await.unwrap();
+                assert_eq!(echo, format!("{text}goodbye"));
             }
         });
         in_time(futures::future::join_all(all)).await;
@@ -95,12 +98,12 @@ async fn kubectl_forwards_many_connections_to_a_pod_and_a_service() {
     }
 }
 
-/// Bytes that are nothing, on connections that were switched: each is given up, and nothing else is.
+/// Sends random bytes on upgraded connections: each is closed, and nothing else is affected.
 #[tokio::test(flavor = "multi_thread")]
-async fn arbitrary_bytes_end_their_connection_alone() {
+async fn invalid_frames_close_only_their_connection() {
     let cluster = cluster(Some(Sandbox::Plain)).await;
-    answering(&cluster).await;
-    let client = over_tls(&cluster).await;
+    run_echo_pod(&cluster).await;
+    let client = tls_client(&cluster).await;
     let path = "/api/v1/namespaces/default/pods/web";
     let exec = format!("{path}/exec?command=/tool&command=copy&stdin=true&stdout=true");
     let forward = format!("{path}/portforward?ports=8080");
@@ -127,15 +130,15 @@ async fn arbitrary_bytes_end_their_connection_alone() {
             let mut io = hyper_util::rt::TokioIo::new(upgraded);
             let mut bytes: Vec<u8> =
                 (0..rand::random_range(1..4096)).map(|_| rand::random()).collect();
-            // Every other time the beginning is right: a masked message, or a control frame.
+            // Every other time they begin with a valid header: a masked message, or a control frame.
             if round % 2 == 0 {
-                let begin: &[u8] = match upgrade {
+                let header: &[u8] = match upgrade {
                     "websocket" => &[0x82, 0xfe, 0, 200, 0, 0, 0, 0],
                     _ => &[0x80, 3, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1],
                 };
-                bytes.splice(0..0, begin.iter().copied());
+                bytes.splice(0..0, header.iter().copied());
             }
-            // It may be given up before all is said.
+            // The server may close the connection before all is written.
             let _ = in_time(io.write_all(&bytes)).await;
             let _ = in_time(io.shutdown()).await;
             let mut rest = Vec::new();
@@ -146,7 +149,7 @@ async fn arbitrary_bytes_end_their_connection_alone() {
     let mut forward = in_time(pods.portforward("web", &[8080])).await.unwrap();
     let mut stream = forward.take_stream(8080).unwrap();
     in_time(stream.write_all(b"still")).await.unwrap();
-    let mut answer = [0; 5];
-    in_time(stream.read_exact(&mut answer)).await.unwrap();
-    assert_eq!(&answer, b"still");
+    let mut echo = [0; 5];
+    in_time(stream.read_exact(&mut echo)).await.unwrap();
+    assert_eq!(&echo, b"still");
 }
