@@ -138,9 +138,9 @@ mod tests {
 
     #[test]
     fn common_audiences_are_an_intersection() {
-        let asked = ["a", "b", "c"].map(str::to_owned);
-        assert_eq!(common_audiences(&json!(["c", "x", "a"]), &asked), ["a", "c"]);
-        assert!(common_audiences(&json!(["x"]), &asked).is_empty());
-        assert!(common_audiences(&Value::Null, &asked).is_empty());
+        let requested = ["a", "b", "c"].map(str::to_owned);
+        assert_eq!(common_audiences(&json!(["c", "x", "a"]), &requested), ["a", "c"]);
+        assert!(common_audiences(&json!(["x"]), &requested).is_empty());
+        assert!(common_audiences(&Value::Null, &requested).is_empty());
     }
 }

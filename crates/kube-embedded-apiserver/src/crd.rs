@@ -130,7 +130,7 @@ fn accept_names(state: &ServerState) -> ApiResult<()> {
     Ok(())
 }
 
-/// Writes a definition, or its status, through the pipeline. A definition that is gone is no error.
+/// Writes a definition, or its status, through the pipeline. It is no error if the definition no longer exists.
 fn update_definition(
     state: &ServerState,
     name: &str,

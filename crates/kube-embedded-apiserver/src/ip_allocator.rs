@@ -94,11 +94,11 @@ fn plan(
     let kept = old.and_then(|old| old["clusterIP"].as_str()).filter(|text| !text.is_empty());
     let address = match own.or(kept) {
         Some("None") => "None".to_owned(),
-        Some(asked) => {
-            if kept != Some(asked) {
-                check_address(asked, taken, addresses)?;
+        Some(requested) => {
+            if kept != Some(requested) {
+                check_address(requested, taken, addresses)?;
             }
-            asked.to_owned()
+            requested.to_owned()
         }
         None => free_address(taken, addresses).ok_or_else(no_address)?.to_string(),
     };
@@ -206,11 +206,15 @@ fn protocol(port: &Value) -> String {
     port["protocol"].as_str().unwrap_or("TCP").to_owned()
 }
 
-fn check_address(asked: &str, taken: &Taken, addresses: &Addresses) -> Result<(), Vec<FieldError>> {
+fn check_address(
+    requested: &str,
+    taken: &Taken,
+    addresses: &Addresses,
+) -> Result<(), Vec<FieldError>> {
     let (base, prefix) = addresses.services();
-    let why = match asked.parse::<Ipv4Addr>() {
+    let why = match requested.parse::<Ipv4Addr>() {
         Ok(address) if !in_range(address, base, prefix) => format!(
-            "the provided IP ({asked}) is not in the valid range. The range of valid IPs is \
+            "the provided IP ({requested}) is not in the valid range. The range of valid IPs is \
              {base}/{prefix}"
         ),
         Ok(address) if taken.addresses.contains(&address) => {
@@ -222,7 +226,9 @@ fn check_address(asked: &str, taken: &Taken, addresses: &Addresses) -> Result<()
     Err(vec![FieldError {
         reason: "FieldValueInvalid",
         field: "spec.clusterIPs".into(),
-        message: format!("Invalid value: [{asked:?}]: failed to allocate IP {asked}: {why}"),
+        message: format!(
+            "Invalid value: [{requested:?}]: failed to allocate IP {requested}: {why}"
+        ),
     }])
 }
 

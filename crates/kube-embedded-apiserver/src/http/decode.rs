@@ -91,19 +91,19 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
 pub(crate) fn json_error(text: &str, error: &serde_json::Error) -> String {
     let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
     let at = line.get(error.column().saturating_sub(1)..).and_then(|rest| rest.chars().next());
-    let said = error.to_string();
+    let message = error.to_string();
     let Some(found) = at.filter(|_| !error.is_eof()) else {
         return "unexpected end of JSON input".into();
     };
-    let place = if said.starts_with("key must be a string") {
+    let place = if message.starts_with("key must be a string") {
         "looking for beginning of object key string"
-    } else if said.starts_with("expected `:`") {
+    } else if message.starts_with("expected `:`") {
         "after object key"
-    } else if said.starts_with("expected `,` or `}`") {
+    } else if message.starts_with("expected `,` or `}`") {
         "after object key:value pair"
-    } else if said.starts_with("expected `,` or `]`") {
+    } else if message.starts_with("expected `,` or `]`") {
         "after array element"
-    } else if said.starts_with("trailing characters") {
+    } else if message.starts_with("trailing characters") {
         "after top-level value"
     } else {
         "looking for beginning of value"
@@ -176,7 +176,7 @@ pub(crate) fn check_apply_kind(resource: &ResourceType, value: &Value) -> ApiRes
     for field in ["apiVersion", "kind"] {
         if value[field].as_str().unwrap_or_default().is_empty() {
             return Err(ApiError::bad_request(format!(
-                "the apply patch has no {field}: say \"apiVersion: {}\" and \"kind: {}\"",
+                "the apply patch has no {field}: expected \"apiVersion: {}\" and \"kind: {}\"",
                 resource.api_version(),
                 resource.kind
             )));

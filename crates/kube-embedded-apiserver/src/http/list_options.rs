@@ -112,13 +112,13 @@ mod tests {
             ("sendInitialEvents=true", false, "sendInitialEvents is forbidden for list"),
             ("sendInitialEvents=true", true, "requires setting resourceVersionMatch"),
         ] {
-            let said = match check(&Query::parse(Some(query)), watch) {
+            let message = match check(&Query::parse(Some(query)), watch) {
                 Ok(()) => String::new(),
                 Err(error) => error.to_value()["message"].to_string().replace("\\\"", "\""),
             };
             assert!(
-                said.contains(expected) && said.is_empty() == expected.is_empty(),
-                "{query}: {said}"
+                message.contains(expected) && message.is_empty() == expected.is_empty(),
+                "{query}: {message}"
             );
         }
     }

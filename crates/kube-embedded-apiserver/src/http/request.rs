@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, header, request::Parts};
 
-/// A request and what it is for: an object or a collection, unless `T` says otherwise.
+/// A request and its target: an object or a collection, unless `T` is something else.
 pub(crate) struct Request<'a, T = Target<'a>> {
     pub(crate) parts: &'a Parts,
     pub(crate) query: Query,

@@ -276,8 +276,8 @@ impl ApiError {
     }
 
     /// The resource version of a watch is compacted.
-    pub(crate) fn expired(asked: u64, oldest: u64) -> Self {
-        let message = format!("too old resource version: {asked} ({oldest})");
+    pub(crate) fn expired(requested: u64, oldest: u64) -> Self {
+        let message = format!("too old resource version: {requested} ({oldest})");
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
@@ -304,8 +304,9 @@ impl ApiError {
     }
 
     /// The resource version is newer than the newest, so it is most likely that of another server.
-    pub(crate) fn too_large_resource_version(asked: u64, current: u64) -> Self {
-        let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
+    pub(crate) fn too_large_resource_version(requested: u64, current: u64) -> Self {
+        let message =
+            format!("Timeout: Too large resource version: {requested}, current: {current}");
         Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message).with_details(json!({
             "causes": [{
                 "reason": "ResourceVersionTooLarge",

@@ -85,8 +85,8 @@ impl ResourceRegistry {
         let fits = |resource: &ResourceType<'_>| {
             resource.group == group && resource.version == version && resource.plural == plural
         };
-        let fixed: Option<&ResourceType<'_>> = find(group, version, plural);
-        fixed.copied().or_else(|| self.custom_resources().find(fits))
+        let built_in: Option<&ResourceType<'_>> = find(group, version, plural);
+        built_in.copied().or_else(|| self.custom_resources().find(fits))
     }
 
     /// Finds the type of an object.
@@ -94,8 +94,8 @@ impl ResourceRegistry {
         let fits = |found: &ResourceType<'_>| {
             (found.group, found.version, found.kind) == (group, version, kind)
         };
-        let fixed: Option<&ResourceType<'_>> = find_kind(group, version, kind);
-        fixed.copied().or_else(|| self.custom_resources().find(fits))
+        let built_in: Option<&ResourceType<'_>> = find_kind(group, version, kind);
+        built_in.copied().or_else(|| self.custom_resources().find(fits))
     }
 
     /// Returns true if a group is served.
@@ -110,14 +110,12 @@ impl ResourceRegistry {
             || self.crds.iter().any(|c| c.group == group && c.version == version)
     }
 
-    /// Returns a handle that outlives the request.
-    pub fn owned(resource: &ResourceType<'_>) -> OwnedResourceType {
+    /// Returns a handle that outlives the request; `None` if the type is of no registry.
+    pub fn owned(resource: &ResourceType<'_>) -> Option<OwnedResourceType> {
         match resource.crd {
-            Some(crd) => OwnedResourceType::CustomResource(crd.clone()),
-            None => match find(resource.group, resource.version, resource.plural) {
-                Some(resource) => OwnedResourceType::Fixed(resource),
-                None => OwnedResourceType::Fixed(&namespace::RESOURCE),
-            },
+            Some(crd) => Some(OwnedResourceType::CustomResource(crd.clone())),
+            None => find(resource.group, resource.version, resource.plural)
+                .map(OwnedResourceType::BuiltIn),
         }
     }
 }
@@ -126,7 +124,7 @@ impl ResourceRegistry {
 #[derive(Clone, Debug)]
 pub enum OwnedResourceType {
     /// A built-in type.
-    Fixed(&'static ResourceType<'static>),
+    BuiltIn(&'static ResourceType<'static>),
     /// A custom resource.
     CustomResource(Arc<CustomResource>),
 }
@@ -135,7 +133,7 @@ impl OwnedResourceType {
     /// Returns the type.
     pub fn get(&self) -> ResourceType<'_> {
         match self {
-            Self::Fixed(resource) => **resource,
+            Self::BuiltIn(resource) => **resource,
             Self::CustomResource(crd) => ResourceType::custom(crd),
         }
     }

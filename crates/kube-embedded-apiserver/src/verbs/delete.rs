@@ -176,7 +176,7 @@ pub(crate) fn delete_collection(
     Ok(with_propagation_warning(resource.deletion, &options, response))
 }
 
-/// Deletes one object as the options say.
+/// Deletes one object with these options.
 pub(crate) fn delete_object(
     state: &ServerState,
     target: &Target,

@@ -69,7 +69,7 @@ fn start(
         state.store.watch(resource.storage_resource(), from)
     };
     let stream = Stream {
-        resource: ResourceRegistry::owned(resource),
+        resource: ResourceRegistry::owned(resource).ok_or_else(ApiError::no_such_resource)?,
         served: resource.served(),
         form,
         namespace: scope::namespace(target).map(str::to_owned),
@@ -286,7 +286,7 @@ async fn unserved(served: &mut Option<tokio::sync::watch::Receiver<()>>) {
     }
 }
 
-/// The reason why a watch goes on.
+/// The reason why a waiting watch wakes up.
 enum Wake {
     Events,
     Unserved,

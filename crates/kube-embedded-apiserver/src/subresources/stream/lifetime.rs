@@ -1,4 +1,4 @@
-//! The lifetime of a stream: until the client is gone or the server stops.
+//! The lifetime of a stream: until the client disconnects or the server stops.
 
 use std::time::Duration;
 use tokio::sync::watch;
