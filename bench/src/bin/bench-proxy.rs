@@ -313,8 +313,8 @@ fn compare(ingress: bool, rounds: usize, seconds: u32) -> Result<()> {
     }
     let (_backends, addresses) = Running::this(&["--backends"])?;
     let endpoints: Vec<&str> = addresses.split(' ').collect();
-    let way = if ingress { "http" } else { "tcp" };
-    let arguments: Vec<&str> = ["--edge", way].into_iter().chain(endpoints.clone()).collect();
+    let protocol = if ingress { "http" } else { "tcp" };
+    let arguments: Vec<&str> = ["--edge", protocol].into_iter().chain(endpoints.clone()).collect();
     let (edge, edge_at) = Running::this(&arguments)?;
     let (name, (peer, peer_at, folder)) = match ingress {
         true => ("nginx", nginx(&endpoints)?),
@@ -332,7 +332,7 @@ fn compare(ingress: bool, rounds: usize, seconds: u32) -> Result<()> {
         for (_, address, _) in &contenders {
             wrk(address, 1, fresh)?;
         }
-        for n in turns(rounds, 3) {
+        for n in measurement_order(rounds, 3) {
             let (_, address, process) = &contenders[n];
             let before = process.map_or(Ok(0.0), Running::cpu)?;
             let (rate, requests, errors) = wrk(address, seconds, fresh)?;
@@ -342,8 +342,8 @@ fn compare(ingress: bool, rounds: usize, seconds: u32) -> Result<()> {
             figures[n].errors += errors;
         }
         println!("\n{name:<20}{:>10}{:>14}{:>10}", "req/s", "CPU/req (µs)", "errors");
-        for ((who, _, _), f) in contenders.iter().zip(&figures) {
-            println!("{who:<20}{:>10.0}{:>14.1}{:>10}", median(&f.rate), median(&f.cpu), f.errors);
+        for ((name, _, _), f) in contenders.iter().zip(&figures) {
+            println!("{name:<20}{:>10.0}{:>14.1}{:>10}", median(&f.rate), median(&f.cpu), f.errors);
         }
         println!(
             "edge / {}: {:.2} of the rate, {:.2} of the CPU per request",
@@ -356,7 +356,7 @@ fn compare(ingress: bool, rounds: usize, seconds: u32) -> Result<()> {
     if ingress {
         let rate = peer_rate / 2.0;
         let (mut p99, mut p50): ([Vec<f64>; 3], [Vec<f64>; 3]) = Default::default();
-        for n in turns(rounds, 3) {
+        for n in measurement_order(rounds, 3) {
             let (rate, seconds) = (rate.to_string(), seconds.to_string());
             let arguments = ["--paced", contenders[n].1, &rate, &seconds];
             let (_, line) = Running::this(&arguments)?;
@@ -366,8 +366,8 @@ fn compare(ingress: bool, rounds: usize, seconds: u32) -> Result<()> {
             p50[n].push(middle);
         }
         println!("\n{:<20}{:>10}{:>14}", format!("{rate:.0} req/s"), "p50 (µs)", "p99 (µs)");
-        for (n, (who, _, _)) in contenders.iter().enumerate() {
-            println!("{who:<20}{:>10.0}{:>14.0}", median(&p50[n]), median(&p99[n]));
+        for (n, (name, _, _)) in contenders.iter().enumerate() {
+            println!("{name:<20}{:>10.0}{:>14.0}", median(&p50[n]), median(&p99[n]));
         }
         println!("edge / nginx: {:.2} of the p99", ratio(&p99[2], &p99[1]));
     }
@@ -378,15 +378,15 @@ fn compare(ingress: bool, rounds: usize, seconds: u32) -> Result<()> {
 
 /// Returns the order of measurements: every other round is reversed, so that no contender always
 /// follows the same one.
-fn turns(rounds: usize, contenders: usize) -> impl Iterator<Item = usize> {
+fn measurement_order(rounds: usize, contenders: usize) -> impl Iterator<Item = usize> {
     (0..rounds).flat_map(move |round| {
         (0..contenders).map(move |n| if round % 2 == 1 { contenders - 1 - n } else { n })
     })
 }
 
 /// Returns the median of the rounds' ratios.
-fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
-    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+fn ratio(ours: &[f64], peers: &[f64]) -> f64 {
+    let ratios: Vec<f64> = ours.iter().zip(peers).map(|(ours, peer)| ours / peer).collect();
     median(&ratios)
 }
 
