@@ -1,8 +1,8 @@
-//! `kubeapp`: the web app that the labs deploy. 1.0 and 2.0 are this one source; they differ by the
-//! build input `KUBEAPP_VERSION` alone.
+//! `kubeapp`: the web app that the labs deploy. Versions 1.0 and 2.0 are built from this source, and differ only
+//! in the build input `KUBEAPP_VERSION`.
 //!
-//! It is pid 1 of a container that holds nothing else, so it handles its signals itself, and it
-//! goes the way Kubernetes wants a pod to go: see [`server`].
+//! It is pid 1 of a container that contains nothing else, so it handles signals itself. It shuts down gracefully,
+//! as Kubernetes expects of a pod: see [`server`].
 
 mod routes;
 mod server;
@@ -19,13 +19,13 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// What `/version` answers and `/` names.
+/// The response to `/version`, which `/` mentions as well.
 const VERSION: &str = match option_env!("KUBEAPP_VERSION") {
     Some(version) => version,
     None => "0.0-dev",
 };
 
-/// Where the article's app listens.
+/// The port of the article's app.
 const PORT: u16 = 8080;
 
 fn main() -> ExitCode {
@@ -40,19 +40,19 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), String> {
     let address = address(env::var("POD_IP").ok(), env::var("PORT").ok())?;
-    // One thread: a pod's share of a node is small, and four of them share two cores in the labs.
+    // One thread: in the labs, four pods share two cores.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| format!("no runtime: {e}"))?;
+        .map_err(|e| format!("failed to start the runtime: {e}"))?;
     runtime.block_on(async {
-        let fault = |e: io::Error| format!("cannot handle signals: {e}");
-        // Before the first connection: as pid 1 an unhandled SIGTERM would be ignored.
-        let terminate = signal(SignalKind::terminate()).map_err(fault)?;
-        let interrupt = signal(SignalKind::interrupt()).map_err(fault)?;
+        let failed = |e: io::Error| format!("failed to handle signals: {e}");
+        // Before the first connection: pid 1 ignores a SIGTERM that it does not handle.
+        let terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let listener = TcpListener::bind(address)
             .await
-            .map_err(|e| format!("cannot listen on {address}: {e}"))?;
+            .map_err(|e| format!("failed to listen on {address}: {e}"))?;
         let address = listener.local_addr().unwrap_or(address);
         log(&format!("kubeapp {VERSION} listens on http://{address}"));
         let app = App::new(VERSION, &pod_name());
@@ -62,7 +62,7 @@ fn run() -> Result<(), String> {
     })
 }
 
-/// `POD_IP` and `PORT` where the pod sets them; every address and the article's port otherwise.
+/// Returns the address to listen on: `POD_IP` and `PORT`, by default all addresses and [`PORT`].
 fn address(ip: Option<String>, port: Option<String>) -> Result<SocketAddr, String> {
     let ip = match ip.as_deref() {
         None | Some("") => IpAddr::from(Ipv4Addr::UNSPECIFIED),
@@ -77,8 +77,8 @@ fn address(ip: Option<String>, port: Option<String>) -> Result<SocketAddr, Strin
     Ok(SocketAddr::new(ip, port))
 }
 
-/// The pod's name: the downward API's where the manifest asks for it, else the host name, which
-/// Kubernetes sets to it.
+/// Returns the name of the pod: from the downward API if the manifest sets `POD_NAME`, otherwise the host name,
+/// which is that of the pod in Kubernetes.
 fn pod_name() -> String {
     ["POD_NAME", "HOSTNAME"]
         .iter()
@@ -87,7 +87,7 @@ fn pod_name() -> String {
         .map_or_else(|| "unknown".into(), |name| name.trim().into())
 }
 
-/// A line in the pod's log. Nobody reading it is no reason to stop serving.
+/// Writes a line to the log of the pod. Errors are ignored: a closed log does not affect requests.
 fn log(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
@@ -96,17 +96,17 @@ fn log(line: &str) {
 mod tests {
     use super::*;
 
-    fn listens(ip: Option<&str>, port: Option<&str>) -> Result<String, String> {
+    fn parsed(ip: Option<&str>, port: Option<&str>) -> Result<String, String> {
         address(ip.map(Into::into), port.map(Into::into)).map(|a| a.to_string())
     }
 
     #[test]
-    fn address_follows_the_pod() {
-        assert_eq!(listens(None, None).unwrap(), "0.0.0.0:8080");
-        assert_eq!(listens(Some("127.7.128.3"), None).unwrap(), "127.7.128.3:8080");
-        assert_eq!(listens(Some("fd00::1"), Some("81")).unwrap(), "[fd00::1]:81");
-        assert_eq!(listens(Some(""), Some("")).unwrap(), "0.0.0.0:8080");
-        assert_eq!(listens(Some("here"), None).unwrap_err(), "POD_IP=here is not an IP address");
-        assert!(listens(None, Some("70000")).unwrap_err().starts_with("PORT=70000 is not a port"));
+    fn address_is_read_from_pod_ip_and_port() {
+        assert_eq!(parsed(None, None).unwrap(), "0.0.0.0:8080");
+        assert_eq!(parsed(Some("127.7.128.3"), None).unwrap(), "127.7.128.3:8080");
+        assert_eq!(parsed(Some("fd00::1"), Some("81")).unwrap(), "[fd00::1]:81");
+        assert_eq!(parsed(Some(""), Some("")).unwrap(), "0.0.0.0:8080");
+        assert_eq!(parsed(Some("here"), None).unwrap_err(), "POD_IP=here is not an IP address");
+        assert!(parsed(None, Some("70000")).unwrap_err().starts_with("PORT=70000 is not a port"));
     }
 }

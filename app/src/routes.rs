@@ -1,5 +1,4 @@
-//! What the app answers, apart from how it is served: a request and whether the pod is leaving in,
-//! a response out.
+//! The routes of the app, without I/O: maps a request, and whether the pod is terminating, to a response.
 
 use http_body_util::Full;
 use hyper::{
@@ -8,24 +7,24 @@ use hyper::{
     header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue},
 };
 
-/// A response whose body is already complete.
-pub(crate) type Answer = Response<Full<Bytes>>;
+/// A response with its complete body.
+pub(crate) type FullResponse = Response<Full<Bytes>>;
 
-/// Names the pod that answers, so that a client can tell how its requests were spread.
+/// Names the pod that responds, so that a client can count the requests of each pod.
 const POD: HeaderName = HeaderName::from_static("x-pod");
 
-/// The answers of one pod.
+/// The responses of one pod.
 pub(crate) struct App {
-    front: Bytes,
+    home: Bytes,
     version: Bytes,
     pod: HeaderValue,
 }
 
 impl App {
-    /// The answers of `version` in the pod called `pod`.
+    /// Creates the app of `version` in the pod named `pod`.
     pub(crate) fn new(version: &str, pod: &str) -> Self {
         Self {
-            front: format!(
+            home: format!(
                 "Congratulations! Version {version} of your application is running on Kubernetes.\n"
             )
             .into(),
@@ -34,72 +33,71 @@ impl App {
         }
     }
 
-    /// Answers a request. A pod that is `leaving` still serves, but is no longer ready and lets
-    /// go of each connection after its answer.
-    pub(crate) fn answer<B>(&self, request: &Request<B>, leaving: bool) -> Answer {
-        let mut answer = match (request.method(), request.uri().path()) {
-            (&Method::GET | &Method::HEAD, path) => self.page(path, leaving),
+    /// Returns the response to a request. A `terminating` pod still serves, but is no longer ready, and closes each
+    /// connection after the response.
+    pub(crate) fn respond<B>(&self, request: &Request<B>, terminating: bool) -> FullResponse {
+        let mut response = match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, path) => self.page(path, terminating),
             _ => {
-                let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD only\n");
-                answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-                answer
+                let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD only\n");
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                response
             }
         };
-        answer.headers_mut().insert(POD, self.pod.clone());
-        if leaving {
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(POD, self.pod.clone());
+        if terminating {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        answer
+        response
     }
 
-    fn page(&self, path: &str, leaving: bool) -> Answer {
-        match behind_door(path) {
-            "/" => text(StatusCode::OK, self.front.clone()),
+    fn page(&self, path: &str, terminating: bool) -> FullResponse {
+        match strip_prefix(path) {
+            "/" => text(StatusCode::OK, self.home.clone()),
             "/version" => text(StatusCode::OK, self.version.clone()),
-            "/health" if leaving => text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n"),
+            "/health" if terminating => text(StatusCode::SERVICE_UNAVAILABLE, "terminating\n"),
             "/health" => Response::new(Full::default()),
             _ => text(StatusCode::NOT_FOUND, "not found: try /, /version or /health\n"),
         }
     }
 }
 
-/// Doors that an Ingress may fan out over. Most controllers pass a path on as the client sent it, so
-/// both versions have all their pages behind either door: which of them answers there is up to the
-/// Ingress alone.
-const DOORS: [&str; 2] = ["/stable", "/canary"];
+/// Path prefixes of an Ingress fanout. Most controllers forward a path as the client sent it, so both versions
+/// serve all pages below either prefix: the Ingress alone decides which version responds.
+const PREFIXES: [&str; 2] = ["/stable", "/canary"];
 
-/// The path of the page that is asked for.
-fn behind_door(path: &str) -> &str {
-    let behind = DOORS.iter().find_map(|door| path.strip_prefix(door));
-    match behind {
+/// Returns the path of the page, without a fanout prefix.
+fn strip_prefix(path: &str) -> &str {
+    let page = PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix));
+    match page {
         Some("") => "/",
         Some(page) if page.starts_with('/') => page,
         _ => path,
     }
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status;
+fn text(status: StatusCode, body: impl Into<Bytes>) -> FullResponse {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    answer.headers_mut().insert(CONTENT_TYPE, plain);
-    answer
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn status(method: Method, path: &str, leaving: bool) -> u16 {
+    fn status(method: Method, path: &str, terminating: bool) -> u16 {
         let request = Request::builder().method(method).uri(path).body(()).unwrap();
-        let answer = App::new("1.0", "pod-1").answer(&request, leaving);
-        assert_eq!(answer.headers()[POD], "pod-1", "every answer names its pod");
-        assert_eq!(answer.headers().contains_key(CONNECTION), leaving);
-        answer.status().as_u16()
+        let response = App::new("1.0", "pod-1").respond(&request, terminating);
+        assert_eq!(response.headers()[POD], "pod-1", "every response names its pod");
+        assert_eq!(response.headers().contains_key(CONNECTION), terminating);
+        response.status().as_u16()
     }
 
     #[test]
-    fn answers_by_method_and_path() {
+    fn response_depends_on_method_and_path() {
         for (method, path, expected) in [
             (Method::GET, "/", 200),
             (Method::HEAD, "/version", 200),
@@ -121,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn every_page_is_behind_either_door() {
+    fn every_page_is_served_below_either_prefix() {
         for (path, page) in [
             ("/", "/"),
             ("/version", "/version"),
@@ -131,18 +129,18 @@ mod tests {
             ("/canary/health", "/health"),
             ("/canaryversion", "/canaryversion"),
         ] {
-            assert_eq!(behind_door(path), page, "{path}");
+            assert_eq!(strip_prefix(path), page, "{path}");
         }
     }
 
     #[test]
-    fn a_leaving_pod_serves_but_is_not_ready() {
+    fn terminating_pod_serves_but_is_not_ready() {
         assert_eq!(status(Method::GET, "/", true), 200);
         assert_eq!(status(Method::GET, "/health", true), 503);
     }
 
     #[test]
-    fn a_pod_name_that_no_header_can_hold_is_replaced() {
+    fn pod_name_that_is_no_header_value_is_replaced() {
         assert_eq!(App::new("1.0", "a\nb").pod, "unknown");
     }
 }

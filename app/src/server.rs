@@ -1,11 +1,11 @@
-//! Serving, and stopping so that no request is lost.
+//! The HTTP server, with a graceful shutdown that loses no request.
 //!
-//! Kubernetes takes a pod out of the endpoints and tells it to stop at the same moment, so
-//! connections still arrive for a while. On the first signal the pod is no longer ready, answers
-//! on with `Connection: close`, and listens until no connection has come for [`QUIET`]. Only then
-//! does it close the door, finish what is in flight and end. A second signal ends it at once.
+//! Kubernetes removes a pod from the endpoints and sends SIGTERM at the same time, so connections still arrive
+//! for a while. After the first signal, the pod is no longer ready, responds with `Connection: close`, and
+//! accepts connections until none has arrived for [`QUIET`]. Only then does it close the listener, finish the
+//! requests in flight and exit. A second signal makes it exit immediately.
 
-use crate::routes::{Answer, App};
+use crate::routes::{App, FullResponse};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
@@ -18,18 +18,18 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-/// Connections at a time. More wait in the kernel's queue.
+/// The limit of open connections. Further ones wait in the kernel's queue.
 const CONNECTIONS: u32 = 1024;
-/// For a client to send its request's head; also how long a connection may idle.
-const HEAD: Duration = Duration::from_secs(15);
-/// Without a new connection for so long, the load balancers have forgotten this pod.
+/// The timeout for the head of a request, and for an idle connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// After this long without a new connection, the load balancers no longer use this pod.
 const QUIET: Duration = Duration::from_millis(100);
-/// The longest wait for that.
-const DRAIN: Duration = Duration::from_secs(2);
-/// For requests in flight when the door is closed: below Kubernetes' grace period of 30 seconds.
-const FINISH: Duration = Duration::from_secs(10);
+/// The maximum time to wait for [`QUIET`].
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time for requests in flight once the listener is closed: below the grace period of 30 seconds.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The signals that end the app.
+/// The signals that stop the app.
 pub(crate) struct Stop {
     /// From the kubelet.
     pub(crate) terminate: Signal,
@@ -47,101 +47,102 @@ impl Stop {
 enum Stage {
     Serving,
     /// Not ready, still serving.
-    Leaving,
-    /// Connections without a request are let go.
+    Draining,
+    /// Connections without a request are closed.
     Closing,
 }
 
-/// Serves until a signal, then leaves. Answers how that went, for the log.
+/// Serves until a signal, then drains. Returns a description of the shutdown for the log.
 pub(crate) async fn run(listener: TcpListener, app: App, mut stop: Stop) -> &'static str {
-    let door = Door {
+    let server = Server {
         app: Arc::new(app),
         stage: watch::Sender::new(Stage::Serving),
         free: Arc::new(Semaphore::new(CONNECTIONS as usize)),
     };
-    race(door.serve(&listener), stop.requested()).await;
-    match race(door.leave(listener), stop.requested()).await {
+    race(server.serve(&listener), stop.requested()).await;
+    match race(server.drain(listener), stop.requested()).await {
         Either::Left(true) => "all requests served",
         Either::Left(false) => "some requests took too long and were dropped",
-        Either::Right(()) => "at once, as asked twice",
+        Either::Right(()) => "immediately, after a second signal",
     }
 }
 
-struct Door {
+struct Server {
     app: Arc<App>,
     stage: watch::Sender<Stage>,
     free: Arc<Semaphore>,
 }
 
-impl Door {
+impl Server {
     async fn serve(&self, listener: &TcpListener) {
         loop {
             let Ok(slot) = self.free.clone().acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => self.open(stream, slot),
-                Err(error) => recover(&error).await,
+                Ok((stream, _)) => self.spawn_connection(stream, slot),
+                Err(error) => back_off(&error).await,
             }
         }
     }
 
-    /// True when nothing was dropped.
-    async fn leave(&self, listener: TcpListener) -> bool {
-        self.stage.send_replace(Stage::Leaving);
-        let end = Instant::now() + DRAIN;
+    /// Returns whether all requests were served.
+    async fn drain(&self, listener: TcpListener) -> bool {
+        self.stage.send_replace(Stage::Draining);
+        let end = Instant::now() + DRAIN_TIMEOUT;
         let next = || timeout_at(end.min(Instant::now() + QUIET), listener.accept());
         while let Ok(accepted) = next().await {
             match accepted {
-                Ok((stream, _)) => self.open_anyway(stream),
-                Err(error) => recover(&error).await,
+                Ok((stream, _)) => self.try_spawn_connection(stream),
+                Err(error) => back_off(&error).await,
             }
         }
-        // Whoever is already in the kernel's queue would be reset by closing the door.
+        // Closing the listener would reset the connections in the kernel's queue.
         if let Ok(listener) = listener.into_std() {
             while let Ok((stream, _)) = listener.accept() {
                 if let Ok(stream) =
                     stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream))
                 {
-                    self.open_anyway(stream);
+                    self.try_spawn_connection(stream);
                 }
             }
         }
-        // The last to come have sent nothing yet: hyper would take them for idle and hang up.
-        if timeout(QUIET, self.empty()).await.is_ok() {
+        // The newest connections have sent nothing yet, and hyper would close them as idle.
+        if timeout(QUIET, self.wait_until_idle()).await.is_ok() {
             return true;
         }
         self.stage.send_replace(Stage::Closing);
-        timeout(FINISH, self.empty()).await.is_ok()
+        timeout(FINISH_TIMEOUT, self.wait_until_idle()).await.is_ok()
     }
 
-    async fn empty(&self) {
+    /// Waits until no connection is open.
+    async fn wait_until_idle(&self) {
         let _ = self.free.acquire_many(CONNECTIONS).await;
     }
 
-    /// While leaving, waiting for a free slot could outlast the drain; one too many is dropped.
-    fn open_anyway(&self, stream: TcpStream) {
+    /// Serves a connection unless the limit is reached: waiting for a free slot could outlast the drain.
+    fn try_spawn_connection(&self, stream: TcpStream) {
         if let Ok(slot) = self.free.clone().try_acquire_owned() {
-            self.open(stream, slot);
+            self.spawn_connection(stream, slot);
         }
     }
 
-    fn open(&self, stream: TcpStream, slot: OwnedSemaphorePermit) {
+    fn spawn_connection(&self, stream: TcpStream, slot: OwnedSemaphorePermit) {
         let (app, mut stage) = (self.app.clone(), self.stage.subscribe());
-        let answering = self.stage.subscribe();
+        let current_stage = self.stage.subscribe();
         tokio::spawn(async move {
             let _slot = slot;
             // A response is one small segment; waiting to fill it would only delay it.
             let _ = stream.set_nodelay(true);
-            let answer = service_fn(move |request: Request<Incoming>| {
-                let answer = app.answer(&request, *answering.borrow() != Stage::Serving);
-                async move { Ok::<Answer, Infallible>(answer) }
+            let service = service_fn(move |request: Request<Incoming>| {
+                let response = app.respond(&request, *current_stage.borrow() != Stage::Serving);
+                async move { Ok::<FullResponse, Infallible>(response) }
             });
             let mut connection = pin!(
                 http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD)
-                    .serve_connection(TokioIo::new(stream), answer)
+                    .header_read_timeout(HEAD_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), service)
             );
-            // A client that breaks off or talks nonsense has had its answer from hyper, if any.
+            // Errors are ignored: hyper has sent a response to an invalid request where that is possible.
             let closing =
                 async move { drop(stage.wait_for(|stage| *stage == Stage::Closing).await) };
             if let Either::Right(_) = race(connection.as_mut(), closing).await {
@@ -152,9 +153,9 @@ impl Door {
     }
 }
 
-/// A broken connection concerns one client. Anything else (no file descriptors, no memory) gets
-/// time to pass.
-async fn recover(error: &io::Error) {
+/// Delays the next `accept` after errors that may persist, such as a lack of file descriptors. A broken
+/// connection concerns only its client.
+async fn back_off(error: &io::Error) {
     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
         sleep(Duration::from_millis(10)).await;
     }
@@ -165,7 +166,7 @@ enum Either<L, R> {
     Right(R),
 }
 
-/// The first of two to end. `tokio::select!` would bring the procedural macros' parser along.
+/// Returns the output of the future that completes first. `tokio::select!` would need the procedural macros.
 async fn race<L: Future, R: Future>(left: L, right: R) -> Either<L::Output, R::Output> {
     let (mut left, mut right) = (pin!(left), pin!(right));
     poll_fn(|context| match left.as_mut().poll(context) {

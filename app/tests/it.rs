@@ -1,4 +1,4 @@
-//! The app as a process: what it answers over a socket, and how it goes when told to.
+//! The app as a process: its responses over a socket, and its shutdown.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct App {
     child: Child,
@@ -32,7 +32,7 @@ impl App {
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 
@@ -41,8 +41,8 @@ impl App {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
-    /// Waits for the end; gives the exit status and the last line of the log.
-    fn ends(mut self) -> (ExitStatus, String) {
+    /// Waits for the exit, and returns its status and the last line of the log.
+    fn wait(mut self) -> (ExitStatus, String) {
         let mut rest = String::new();
         self.log.read_to_string(&mut rest).unwrap();
         (self.child.wait().unwrap(), rest.lines().last().unwrap_or_default().into())
@@ -56,7 +56,7 @@ impl Drop for App {
     }
 }
 
-fn ask(mut stream: &TcpStream, request: &str) -> io::Result<String> {
+fn send(mut stream: &TcpStream, request: &str) -> io::Result<String> {
     stream.write_all(request.as_bytes())?;
     let mut head = String::new();
     let mut reader = BufReader::new(stream);
@@ -71,12 +71,32 @@ fn ask(mut stream: &TcpStream, request: &str) -> io::Result<String> {
     Ok(head + &String::from_utf8(body).unwrap())
 }
 
+/// Polls until the predicate holds.
+fn eventually(what: &str, mut predicate: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !predicate() {
+        assert!(start.elapsed() < TIMEOUT, "not within {TIMEOUT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Returns whether a socket listens on the port, without a connection to it.
+fn is_listening(address: SocketAddr) -> bool {
+    // Local address in hexadecimal, as in /proc/net/tcp; state 0A is LISTEN.
+    let port = format!(":{:04X}", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[1].ends_with(&port) && fields[3] == "0A"
+    })
+}
+
 fn get(app: &App, path: &str) -> String {
-    ask(&app.connect(), &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).unwrap()
+    send(&app.connect(), &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).unwrap()
 }
 
 #[test]
-fn answers_over_a_socket() {
+fn pages_are_served_over_a_socket() {
     let app = App::start();
     let version = get(&app, "/version");
     assert!(version.starts_with("HTTP/1.1 200 OK\r\n"), "{version}");
@@ -86,37 +106,32 @@ fn answers_over_a_socket() {
     assert!(get(&app, "/health").ends_with("\r\n\r\n"));
     assert!(get(&app, "/other").starts_with("HTTP/1.1 404"));
     let stream = app.connect();
-    let head = ask(&stream, "HEAD /version HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let head = send(&stream, "HEAD /version HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     assert!(head.contains("content-length: 8\r\n") && head.ends_with("\r\n\r\n"), "{head}");
-    let post = ask(&stream, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").unwrap();
+    let post = send(&stream, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").unwrap();
     assert!(post.starts_with("HTTP/1.1 405") && post.contains("allow: GET, HEAD"), "{post}");
 }
 
 #[test]
-fn finishes_what_it_has_and_refuses_what_comes_later() {
+fn shutdown_finishes_open_requests_and_then_closes_the_listener() {
     let app = App::start();
     let (mut half, idle) = (app.connect(), app.connect());
     half.write_all(b"GET /version HTTP/1.1\r\n").unwrap();
-    ask(&idle, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    send(&idle, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     app.signal("-TERM");
     // Not ready any more, but still serving: the load balancers may not know yet.
-    let end = Instant::now() + PATIENCE;
-    while get(&app, "/health").starts_with("HTTP/1.1 200") {
-        assert!(Instant::now() < end, "still ready after SIGTERM");
-    }
+    eventually("not ready after SIGTERM", || !get(&app, "/health").starts_with("HTTP/1.1 200"));
     let late = get(&app, "/version");
     assert!(late.contains("0.0-dev") && late.contains("connection: close"), "{late}");
-    // Once nobody new comes the door is closed, while the half request is still open.
-    let end = Instant::now() + PATIENCE;
-    std::thread::sleep(Duration::from_millis(300));
-    while TcpStream::connect(app.address).is_ok() {
-        assert!(Instant::now() < end, "still listening after SIGTERM");
-        std::thread::sleep(Duration::from_millis(150));
-    }
-    let answer = ask(&half, "host: x\r\n\r\n").unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("0.0-dev\n"), "{answer}");
-    assert_eq!((&idle).read(&mut [0; 1]).unwrap(), 0, "an idle connection is let go");
-    let (status, line) = app.ends();
+    // The listener is closed while the half request is still open. Each attempt to connect delays that, so the
+    // state of the port is read from the kernel.
+    eventually("closed listener after SIGTERM", || !is_listening(app.address));
+    TcpStream::connect(app.address).unwrap_err();
+    // Next, idle connections are closed; the half request may still be completed.
+    assert_eq!((&idle).read(&mut [0; 1]).unwrap(), 0, "an idle connection is closed");
+    let response = send(&half, "host: x\r\n\r\n").unwrap();
+    assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("0.0-dev\n"), "{response}");
+    let (status, line) = app.wait();
     assert_eq!(
         (status.code(), line.as_str()),
         (Some(0), "kubeapp 0.0-dev stopped, all requests served")
@@ -124,28 +139,25 @@ fn finishes_what_it_has_and_refuses_what_comes_later() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn second_signal_stops_the_app_immediately() {
     let app = App::start();
     let mut half = app.connect();
     half.write_all(b"GET /version HTTP/1.1\r\n").unwrap();
     app.signal("-INT");
-    let end = Instant::now() + PATIENCE;
-    while !get(&app, "/health").starts_with("HTTP/1.1 503") {
-        assert!(Instant::now() < end, "still ready after SIGINT");
-    }
+    eventually("not ready after SIGINT", || get(&app, "/health").starts_with("HTTP/1.1 503"));
     app.signal("-INT");
-    let (status, line) = app.ends();
+    let (status, line) = app.wait();
     assert_eq!(
         (status.code(), line.as_str()),
-        (Some(0), "kubeapp 0.0-dev stopped, at once, as asked twice")
+        (Some(0), "kubeapp 0.0-dev stopped, immediately, after a second signal")
     );
 }
 
 #[test]
-fn says_what_is_wrong_with_its_address() {
+fn invalid_address_is_reported() {
     for (ip, message) in [
         ("nowhere", "POD_IP=nowhere is not an IP address"),
-        ("192.0.2.1", "cannot listen on 192.0.2.1:8080"),
+        ("192.0.2.1", "failed to listen on 192.0.2.1:8080"),
     ] {
         let output =
             Command::new(env!("CARGO_BIN_EXE_kubeapp")).env("POD_IP", ip).output().unwrap();

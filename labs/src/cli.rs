@@ -142,7 +142,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 impl Cli {
     fn run(self) -> Exit {
         if let Err(error) = self.log.init() {
-            return exit_of(Err(error));
+            _ = writeln!(std::io::stderr(), "error: {error:#}");
+            return Exit::Usage;
         }
         match self.command {
             None => print(&Self::command().render_help().to_string()),

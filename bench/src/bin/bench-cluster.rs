@@ -1,6 +1,9 @@
-//! How long a cluster takes to be there, what it costs in memory, and how fast a write is:
-//! `cargo run --release -p bench --bin bench-cluster [FOLDER OF IMAGES [PODS]...]`. See
-//! `bench/README.md`.
+//! Measures the start of a cluster, its memory, the start of pods, and the latency of a write in the process.
+//! See `bench/README.md`.
+//!
+//! ```text
+//! cargo run --release -p bench --bin bench-cluster [DIRECTORY OF IMAGES [PODS]...]
+//! ```
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -38,33 +41,37 @@ async fn main() -> Result<()> {
     }
     if !images.is_dir() {
         let images = images.display();
-        return Err(format!("there is no folder {images}; `cargo xtask images` makes one").into());
+        return Err(format!("{images} is not a directory; `cargo xtask images` creates it").into());
     }
     let config = || Config { images: vec![images.clone()], ..Config::default() };
-    let (mut answers, mut ready) = (Vec::new(), Vec::new());
+    let (mut responses, mut ready) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let began = Instant::now();
+        let start = Instant::now();
         let cluster = Cluster::start(config()).await?;
         cluster.client().apiserver_version().await?;
-        answers.push(began.elapsed());
-        furnished(cluster.client()).await?;
-        ready.push(began.elapsed());
+        responses.push(start.elapsed());
+        wait_for_defaults(cluster.client()).await?;
+        ready.push(start.elapsed());
         cluster.stop().await;
     }
-    println!("API answers after         {:>8.1} ms (median of {ROUNDS})", median(&mut answers));
-    println!("nodes, account there after{:>8.1} ms (median of {ROUNDS})", median(&mut ready));
+    println!("API responds after        {:>8.1} ms (median of {ROUNDS})", median(&mut responses));
+    println!("nodes, account ready after{:>8.1} ms (median of {ROUNDS})", median(&mut ready));
 
     let cluster = Cluster::start(config()).await?;
-    furnished(cluster.client()).await?;
-    tokio::time::sleep(Duration::from_secs(1)).await; // a pace: memory is that of a cluster at rest
+    wait_for_defaults(cluster.client()).await?;
+    // Not a wait for a condition: the memory of interest is that of an idle cluster.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let idle = memory()?;
     println!("memory at rest            {:>8.1} MiB", mib(idle));
     for pods in deployments {
-        let took = deployment(cluster.client(), pods).await?;
+        let took = create_deployment(cluster.client(), pods).await?;
         let all = memory()?;
         println!("{pods:>3} pods ready after      {took:>8.1} ms");
-        println!("memory with {pods:>3} pods      {:>8.1} MiB, pods apart", mib(all));
-        gone(cluster.client()).await?;
+        println!(
+            "memory with {pods:>3} pods      {:>8.1} MiB without the pods' programs",
+            mib(all)
+        );
+        delete_deployment(cluster.client()).await?;
     }
     println!(
         "patch round trip          {:>8.1} µs p50, in process",
@@ -74,7 +81,8 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn furnished(client: Client) -> Result<()> {
+/// Waits for ready nodes and the default service account.
+async fn wait_for_defaults(client: Client) -> Result<()> {
     let nodes = Api::<Node>::all(client.clone());
     for name in NODES {
         let ready = |node: Option<&Node>| {
@@ -85,14 +93,14 @@ async fn furnished(client: Client) -> Result<()> {
         await_condition(nodes.clone(), name, ready).await?;
     }
     let accounts = Api::<ServiceAccount>::default_namespaced(client);
-    let there = |account: Option<&ServiceAccount>| account.is_some();
-    await_condition(accounts, "default", there).await?;
+    let exists = |account: Option<&ServiceAccount>| account.is_some();
+    await_condition(accounts, "default", exists).await?;
     Ok(())
 }
 
-/// Milliseconds until all its pods are available.
-async fn deployment(client: Client, replicas: i32) -> Result<f64> {
-    let began = Instant::now();
+/// Creates a deployment, and returns the milliseconds until all its pods are available.
+async fn create_deployment(client: Client, replicas: i32) -> Result<f64> {
+    let start = Instant::now();
     let labels = json!({ "app": "bench" });
     let deployment: Deployment = serde_json::from_value(json!({
         "metadata": { "name": "bench" },
@@ -115,10 +123,11 @@ async fn deployment(client: Client, replicas: i32) -> Result<f64> {
         d.and_then(|d| d.status.as_ref()?.available_replicas) == Some(replicas)
     };
     await_condition(api, "bench", available).await?;
-    Ok(began.elapsed().as_secs_f64() * 1e3)
+    Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
-async fn gone(client: Client) -> Result<()> {
+/// Deletes the deployment and waits until its pods are deleted.
+async fn delete_deployment(client: Client) -> Result<()> {
     let pods = Api::<Pod>::default_namespaced(client.clone());
     let all = pods.list(&Default::default()).await?;
     let api = Api::<Deployment>::default_namespaced(client);
@@ -130,6 +139,7 @@ async fn gone(client: Client) -> Result<()> {
     Ok(())
 }
 
+/// Returns the median of sequential patches in microseconds.
 async fn patches(client: Client) -> Result<f64> {
     let api = Api::<ConfigMap>::default_namespaced(client);
     let map = json!({ "metadata": { "name": "bench" }, "data": { "value": "x".repeat(1024) } });
@@ -137,21 +147,21 @@ async fn patches(client: Client) -> Result<f64> {
     let mut took = Vec::new();
     for n in 0..WRITES {
         let patch = Patch::Merge(json!({ "data": { "n": n.to_string() } }));
-        let began = Instant::now();
+        let start = Instant::now();
         api.patch("bench", &PatchParams::default(), &patch).await?;
-        took.push(began.elapsed());
+        took.push(start.elapsed());
     }
     Ok(median(&mut took) * 1e3)
 }
 
-/// Milliseconds.
+/// Returns the median in milliseconds.
 fn median(all: &mut [Duration]) -> f64 {
     all.sort();
     all.get(all.len() / 2).map_or(0.0, |d| d.as_secs_f64() * 1e3)
 }
 
-/// Bytes of this process and of the pause processes it forked, which are what a pod costs beside its
-/// program. Proportional shares (`Pss`), as forks share their pages.
+/// Returns the bytes of this process and of the pause processes that it forked: the cost of a pod without its
+/// program. These are proportional shares (`Pss`), because forks share their pages.
 fn memory() -> Result<u64> {
     let own = std::process::id();
     let mut total = pss(own)?;
@@ -162,13 +172,14 @@ fn memory() -> Result<u64> {
         };
         if pid != own && fs::read_link(entry.path().join("exe")).ok().as_ref() == Some(&executable)
         {
-            // It may have ended meanwhile.
+            // The process may have exited meanwhile.
             total += pss(pid).unwrap_or(0);
         }
     }
     Ok(total)
 }
 
+/// Returns the proportional share of a process in bytes.
 fn pss(pid: u32) -> Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));

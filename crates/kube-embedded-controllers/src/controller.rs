@@ -50,10 +50,12 @@ impl<R: Reconciler> Controller<R> {
         Self { name, workers, queue, reconciler }
     }
 
+    /// Returns the name of the component, which is that of its task, too.
     pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 
+    /// Returns the queue, for event handlers outside of the controller's module.
     pub(crate) fn queue(&self) -> &Arc<Workqueue<R::Key>> {
         &self.queue
     }
@@ -71,9 +73,11 @@ impl<R: Reconciler> Controller<R> {
         .await;
     }
 
+    /// Waits for the next key, reconciles it and records the outcome.
     async fn reconcile_next(&self) {
         let key = self.queue.next().await;
-        let span = tracing::info_span!("reconcile", controller = self.name, key = %*key);
+        // At the level of errors, so that warnings carry it under any filter.
+        let span = tracing::error_span!("reconcile", controller = self.name, key = %*key);
         let reconcile = async {
             let started = Instant::now();
             let outcome = catch(self.name, self.reconciler.reconcile(&key)).await;

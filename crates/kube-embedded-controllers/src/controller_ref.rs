@@ -63,6 +63,7 @@ impl<K> Object for K where
 
 /// A resource that selects the objects it owns by their labels.
 pub(crate) trait Selecting: Object {
+    /// Returns the selector; `None` for an object without a spec.
     fn selector(&self) -> Option<&LabelSelector>;
 }
 
@@ -165,6 +166,7 @@ pub(crate) async fn claim<O: Selecting, D: Object>(
     Ok(Some(owned))
 }
 
+/// Removes an owner from the references. The field is removed with its last element.
 fn remove_owner(meta: &mut ObjectMeta, uid: Option<&str>) {
     if let Some(owners) = &mut meta.owner_references {
         owners.retain(|reference| Some(reference.uid.as_str()) != uid);

@@ -31,6 +31,7 @@ const NAME: &str = "deployment-controller";
 /// The default of kube-controller-manager's `--concurrent-deployment-syncs`.
 const WORKERS: usize = 5;
 
+/// Reconciles one deployment by one step of its rollout.
 pub(crate) struct DeploymentReconciler {
     informers: Arc<Informers>,
     events: Recorder,
@@ -196,6 +197,8 @@ impl DeploymentReconciler {
         patch::update_status(&apis.deployments, informer, deployment, &new).await
     }
 
+    /// Reports the failure by the Progressing condition, as `kubectl rollout status` expects, and
+    /// an event.
     async fn report_failed_creation(
         &self,
         deployment: &Deployment,

@@ -39,6 +39,7 @@ pub(crate) async fn resources(client: &Client) -> kube::Result<Vec<DiscoveredRes
     Ok(found)
 }
 
+/// Adds the resources of one group version that no earlier version has served.
 fn add(found: &mut Vec<DiscoveredResource>, list: APIResourceList) {
     let group = group(&list.group_version).to_owned();
     let version = list.group_version.rsplit('/').next().unwrap_or_default().to_owned();

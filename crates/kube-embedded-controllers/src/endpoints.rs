@@ -25,6 +25,7 @@ const NAME: &str = "endpointslice-controller";
 /// The default of kube-controller-manager's `--concurrent-service-endpoint-syncs`.
 const WORKERS: usize = 5;
 
+/// Reconciles the slices and the Endpoints object of one Service.
 pub(crate) struct EndpointsReconciler {
     informers: Arc<Informers>,
 }

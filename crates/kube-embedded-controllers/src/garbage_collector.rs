@@ -23,7 +23,7 @@ use kube::{
 use kube_embedded_core::{
     backoff::{Backoff, retry},
     informer::{Informer, ObjectKey, WATCH_BACKOFF},
-    task::{Task, restart_on_panic, spawn_named},
+    task::{Task, catch, restart_on_panic, spawn_named},
     workqueue::Workqueue,
 };
 use plan::{Action, plan};
@@ -98,6 +98,7 @@ impl GarbageCollector {
         restart_on_panic(NAME, RESTART_BACKOFF, || self.collect_forever()).await;
     }
 
+    /// Discovers and watches all resources, and collects objects until a definition changes.
     async fn collect_forever(&self) {
         let definitions_changed = Arc::new(Notify::new());
         // Aborted with this future, like all watches.
@@ -185,16 +186,18 @@ impl GarbageCollector {
         })
     }
 
+    /// Collects one object. A failure or panic is retried with back-off, and harms no other object.
     async fn collect_and_requeue(&self, resources: &[DiscoveredResource], uid: &String) {
-        match self.collect(resources, uid).await {
-            Ok(()) => self.shared.queue.forget(uid),
-            Err(error) => {
-                let delay = self.shared.queue.add_rate_limited(uid.clone());
-                tracing::warn!(uid, %error, ?delay, "failed to collect garbage; retrying");
-            }
-        }
+        let error = match catch(NAME, self.collect(resources, uid)).await {
+            Ok(Ok(())) => return self.shared.queue.forget(uid),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        let delay = self.shared.queue.add_rate_limited(uid.clone());
+        tracing::warn!(uid, error, ?delay, "failed to collect garbage; retrying");
     }
 
+    /// Looks up the owners of one object that are unknown, and carries out the plan for it.
     async fn collect(&self, resources: &[DiscoveredResource], uid: &str) -> kube::Result<()> {
         let (node, unknown) = {
             let graph = self.shared.graph();
@@ -258,6 +261,7 @@ impl GarbageCollector {
         Ok(())
     }
 
+    /// Deletes an object whose owners have not changed since the plan was made.
     async fn delete(
         &self,
         resources: &[DiscoveredResource],
@@ -318,6 +322,7 @@ impl Shared {
         self.graph.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Registers the event handler for a resource with a static type.
     fn observe<K>(self: &Arc<Self>, informer: &Informer<K>)
     where
         K: Resource<DynamicType = ()> + Send + Sync + 'static,
@@ -336,6 +341,7 @@ impl Shared {
         });
     }
 
+    /// Updates the graph by one change, and enqueues the objects to collect.
     fn update(&self, kind: &Arc<ResourceKind>, old: Option<&ObjectMeta>, new: Option<&ObjectMeta>) {
         let uid = |meta: &ObjectMeta| meta.uid.clone().unwrap_or_default();
         let mut affected = Vec::new();

@@ -42,6 +42,7 @@ pub(crate) struct Informers {
 }
 
 impl Informers {
+    /// Creates informers that are not watching yet, so that event handlers can be registered.
     pub(crate) fn new(client: Client) -> Self {
         let pods = Informer::default();
         Self {

@@ -47,6 +47,7 @@ const WORKERS: usize = 5;
 const MANAGER: &str = "kubernetes.io/job-controller";
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
+/// Reconciles one job and its pods.
 pub(crate) struct JobReconciler {
     informers: Arc<Informers>,
     events: Recorder,
@@ -176,6 +177,7 @@ impl JobReconciler {
         Ok(written.filter(|written| written.metadata.uid == job.metadata.uid))
     }
 
+    /// Publishes the events for conditions that have become true.
     fn publish_events(&self, old: &Job, new: &Job) {
         let about = events::about(new);
         let became = |type_: &str| is_true(new, type_) && !is_true(old, type_);

@@ -31,6 +31,7 @@ const FINALIZER: &str = "kubernetes";
 /// Deletions of watched resources requeue a terminating namespace; this polls for the others.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Furnishes an active namespace and empties a terminating one.
 pub(crate) struct NamespaceReconciler {
     informers: Arc<Informers>,
 }
@@ -91,6 +92,7 @@ impl Reconciler for NamespaceReconciler {
 }
 
 impl NamespaceReconciler {
+    /// Creates the service account that pods run under by default.
     async fn ensure_service_account(&self, namespace: &str) -> kube::Result<()> {
         let informer = &self.informers.service_accounts;
         if informer.get(&ObjectKey::new(namespace, SERVICE_ACCOUNT)).is_some() {
@@ -101,6 +103,7 @@ impl NamespaceReconciler {
         ignore_conflict(patch::create(&api, informer, &account).await.map(drop))
     }
 
+    /// Copies the CA certificate that pods verify the API server with.
     async fn ensure_root_ca(&self, namespace: &str) -> kube::Result<()> {
         let Informers { client, config_maps, .. } = &*self.informers;
         if config_maps.get(&ObjectKey::new(namespace, ROOT_CA)).is_some() {
@@ -187,6 +190,7 @@ async fn delete_all(api: &Api<DynamicObject>) -> kube::Result<usize> {
     Ok(remaining)
 }
 
+/// Enqueues the namespace of a deleted object that every namespace has to have.
 fn enqueue_namespace_of(queue: &Workqueue<ObjectKey>, meta: &ObjectMeta, name: &str) {
     if meta.name.as_deref() == Some(name)
         && let Some(namespace) = &meta.namespace

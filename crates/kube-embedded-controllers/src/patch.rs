@@ -92,6 +92,7 @@ fn patch_params() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..Default::default() }
 }
 
+/// Creates the patch from one object to another, conditional on the version of `old`.
 fn patch<K: Resource + Serialize>(old: &K, new: &K) -> kube::Result<Option<Patch<Value>>> {
     let json = |object| serde_json::to_value(object).map_err(kube::Error::SerdeError);
     let Some(mut patch) = difference(&json(old)?, &json(new)?) else { return Ok(None) };

@@ -66,6 +66,7 @@ fn node_name(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
 }
 
+/// Ranks phases: running pods are deleted last.
 fn phase_rank(pod: &Pod) -> u8 {
     match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
         Some("Running") => 2,
@@ -79,6 +80,7 @@ fn deletion_cost(pod: &Pod) -> i32 {
     cost.and_then(|cost| cost.parse().ok()).unwrap_or(0)
 }
 
+/// Returns the highest restart count of the containers.
 fn restarts(pod: &Pod) -> i32 {
     let containers = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
     containers.map(|container| container.restart_count).max().unwrap_or(0)

@@ -28,6 +28,7 @@ const NAME: &str = "replicaset-controller";
 /// The default of kube-controller-manager's `--concurrent-replicaset-syncs`.
 const WORKERS: usize = 5;
 
+/// Reconciles one replica set and its pods.
 pub(crate) struct ReplicaSetReconciler {
     informers: Arc<Informers>,
     events: Recorder,

@@ -33,6 +33,7 @@ use std::{
 const NAME: &str = "default-scheduler";
 const WORKERS: usize = 1;
 
+/// Binds one pod to a node, or reports why it cannot.
 pub(crate) struct SchedulingReconciler {
     informers: Arc<Informers>,
     events: Recorder,
@@ -179,6 +180,7 @@ impl SchedulingReconciler {
 }
 
 impl UnschedulablePods {
+    /// Enqueues all unschedulable pods.
     fn retry(&self, queue: &Workqueue<ObjectKey>) {
         let pods = std::mem::take(&mut *self.lock());
         pods.into_iter().for_each(|key| queue.add(key));
@@ -215,6 +217,7 @@ fn is_relevant_change(old: &Node, new: &Node) -> bool {
         || filter::is_ready(old) != filter::is_ready(new)
 }
 
+/// Sets the PodScheduled condition to false. Its transition time stays if it was false before.
 fn set_unschedulable(pod: &mut Pod, message: String) {
     let generation = pod.metadata.generation;
     let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();

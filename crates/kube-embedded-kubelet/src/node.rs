@@ -1,6 +1,5 @@
 //! The Node objects.
 
-use kube_embedded_core::version::KUBERNETES_VERSION;
 use crate::{error::KubeletError, image_store::Image};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
@@ -8,6 +7,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
+use kube_embedded_core::version::KUBERNETES_VERSION;
 use oci_archive::host_architecture;
 use serde_json::{Value, json};
 use std::{fs, net::Ipv4Addr, sync::Arc};

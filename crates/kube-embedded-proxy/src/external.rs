@@ -9,10 +9,12 @@ mod cleanup;
 mod dialer;
 mod error;
 pub(crate) mod node_ports;
+mod options;
 mod port_forward;
 mod reachability;
 
 pub use error::EdgeError;
+pub use options::Options;
 pub use reachability::Reachability;
 
 use crate::{
@@ -27,7 +29,7 @@ use kube_embedded_core::{
     network::{Addresses, Network, Sandbox, claim_block},
     task::{Task, spawn_named},
 };
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time};
 
 const LEASE: &str = "canary-labs-edge";
@@ -42,17 +44,6 @@ const LEASE_TIMINGS: LeaseTimings = LeaseTimings {
 
 /// The timeout of removing what was written. A parent process waits a little longer.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What cannot be read from the API.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Node ports and where they are published, for clusters whose nodes cannot be reached.
-    pub published: BTreeMap<u16, SocketAddr>,
-    /// Never connect to nodes, whatever their addresses.
-    pub unreachable: bool,
-    /// The one namespace whose Services and Ingresses are served; `None` for all.
-    pub namespace: Option<String>,
-}
 
 /// A running edge. Dropping it closes all listeners and leaves what it wrote to the API;
 /// [`ExternalEdge::stop`] removes that.

@@ -3,12 +3,13 @@
 mod edge;
 mod limits;
 mod logging;
+mod output;
 mod reference;
 mod serve;
 mod shutdown;
 
-use clap::{Parser, Subcommand};
-use serde_json::{Value, json};
+use clap::{CommandFactory, Parser, Subcommand};
+use output::print;
 use std::{io::Write, process::ExitCode};
 
 /// A Kubernetes cluster in one process, for tests and labs, and the edge of external clusters.
@@ -48,8 +49,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(serve) => run(&serve.log.clone(), serve.run()),
         Command::Edge(edge) => run(&edge.log.clone(), edge.run()),
         Command::ExplainLimits => print(limits::text().as_bytes()),
-        Command::Completions { shell } => print(&reference::completions(shell)),
-        Command::Man => print(&reference::man()),
+        Command::Completions { shell } => print(&reference::completions(shell, Cli::command())),
+        Command::Man => print(&reference::man(Cli::command())),
     }
 }
 
@@ -74,26 +75,9 @@ fn run(log: &logging::Options, work: impl Future<Output = Result<(), String>>) -
     }
 }
 
-/// Writes to stdout. A closed pipe is not an error: the reader has seen enough.
-fn print(text: &[u8]) -> ExitCode {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        _ => ExitCode::SUCCESS,
-    }
-}
-
-/// Prints the one line of JSON by which a parent process learns that this one is ready.
-fn print_ready(mut about: Value) {
-    about["ready"] = json!(true);
-    about["pid"] = json!(std::process::id());
-    print(format!("{about}\n").as_bytes());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use kube_embedded::Sandbox;
     use std::path::{Path, PathBuf};
 

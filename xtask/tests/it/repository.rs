@@ -1,8 +1,10 @@
 //! Rules of this repository that no compiler checks: pinned actions, and versions that two files name.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 fn repository() -> PathBuf {
@@ -58,5 +60,47 @@ fn docs_name_the_pinned_versions() {
     assert!(found >= 4);
     for provider in ["embedded", "kind", "k3s", "minikube", "gke", "current"] {
         assert!(page.contains(&format!("| `{provider}` |")), "{provider}");
+    }
+}
+
+/// The feature sets with which a selection of packages compiles each dependency.
+type Features = BTreeMap<String, BTreeSet<String>>;
+
+fn features(selection: &[&str]) -> Features {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--edges", "normal,build", "--prefix", "none"])
+        .args(["--format", "{p}|{f}"])
+        .args(selection)
+        .current_dir(repository())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut all = Features::new();
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let Some((package, features)) = line.split_once('|') else { continue };
+        let package = package.trim_end_matches(" (proc-macro)");
+        // Our own crates are named with their path, and may differ.
+        if !package.contains('/') {
+            all.entry(package.to_owned()).or_default().insert(features.replace(" (*)", ""));
+        }
+    }
+    all
+}
+
+/// Holds the lists "not used here" of xtask's and labs' manifests to their purpose: the first command of a
+/// newcomer builds xtask, then the labs and the cluster, and a dependency with other features in one of
+/// them would be compiled twice.
+#[test]
+fn dependencies_have_the_same_features_in_every_build() {
+    let labs = features(&["-p", "kube-embedded", "-p", "labs"]);
+    for (name, other) in [
+        ("xtask", features(&["-p", "xtask"])),
+        ("docker", features(&["-p", "kube-embedded", "-p", "labs", "-F", "labs/docker"])),
+    ] {
+        for (package, sets) in other {
+            let Some(expected) = labs.get(&package) else { continue };
+            let shared = sets.intersection(expected).next().is_some();
+            assert!(shared, "{package}: {sets:?} for {name}, {expected:?} for the labs");
+        }
     }
 }

@@ -129,6 +129,7 @@ pub(crate) fn annotate(deployment: &Deployment, set: &mut ReplicaSet, revision: 
     }
 }
 
+/// Appends a revision to the history; drops the oldest ones beyond the maximum length.
 fn append_to_history(annotations: &mut Labels, revision: i64) {
     let mut history: Vec<String> = annotations
         .get(HISTORY)

@@ -18,6 +18,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
+    /// Resolves the strategy of a deployment; the defaults are those of Kubernetes.
     pub(crate) fn of(deployment: &Deployment) -> Self {
         let default = DeploymentSpec::default();
         let spec = deployment.spec.as_ref().unwrap_or(&default);
@@ -86,6 +87,7 @@ pub(crate) fn size(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
 
+/// Resolves a number or percentage of `total`; percentages are rounded up or down.
 fn resolve(value: &IntOrString, total: i32, up: bool) -> i32 {
     let whole = match value {
         IntOrString::Int(number) => i64::from(*number),

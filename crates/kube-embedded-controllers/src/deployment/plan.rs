@@ -60,6 +60,7 @@ pub(crate) fn plan(
     planner.step(pods)
 }
 
+/// The state of one plan.
 struct Planner<'a> {
     before: &'a Deployment,
     after: Deployment,
@@ -74,6 +75,7 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
+    /// Plans one step: a paused or scaled deployment is only scaled, any other is rolled out.
     fn step(&mut self, pods: &[Arc<Pod>]) -> Plan {
         if self.before.metadata.deletion_timestamp.is_some() {
             return self.finish(false);
@@ -225,6 +227,7 @@ impl Planner<'_> {
         }
     }
 
+    /// Returns `true` if the set has all replicas of the deployment, and all are available.
     fn is_saturated(&self, index: usize) -> bool {
         self.set(index).is_some_and(|set| {
             size(set) == self.limits.replicas
@@ -233,6 +236,7 @@ impl Planner<'_> {
         })
     }
 
+    /// Scales the newest set up, or old sets down, within the limits.
     fn rolling_update(&mut self) {
         self.sync_newest(true);
         let Some(newest) = self.newest else { return };
@@ -270,6 +274,7 @@ impl Planner<'_> {
         }
     }
 
+    /// Scales old sets to zero, waits for the end of their pods, and then scales the newest set up.
     fn recreate(&mut self, pods: &[Arc<Pod>]) {
         self.sync_newest(false);
         let others = self.others();
@@ -312,6 +317,7 @@ impl Planner<'_> {
         }
     }
 
+    /// Computes the status from the sets as planned.
     fn status(&self) -> DeploymentStatus {
         let known = self.after.status.clone().unwrap_or_default();
         let sets: Vec<&ReplicaSet> = self.sets.iter().chain(&self.created).collect();

@@ -153,6 +153,7 @@ pub(crate) fn is_complete(deployment: &Deployment, status: &DeploymentStatus) ->
         && status.observed_generation >= deployment.metadata.generation
 }
 
+/// Compares two statuses as Kubernetes' `DeploymentProgressing` does.
 fn has_progressed(known: &DeploymentStatus, status: &DeploymentStatus) -> bool {
     let n = |count: Option<i32>| count.unwrap_or(0);
     let old = |status: &DeploymentStatus| n(status.replicas) - n(status.updated_replicas);
@@ -208,6 +209,7 @@ pub(crate) fn update_progress(
     }
 }
 
+/// Returns `true` if the last progress is longer ago than the deadline.
 fn is_late(current: &DeploymentCondition, deadline: SignedDuration, now: Timestamp) -> bool {
     match current.reason.as_deref() {
         Some(COMPLETE) => false,

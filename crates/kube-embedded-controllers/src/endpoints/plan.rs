@@ -87,6 +87,7 @@ struct DesiredSlice {
     endpoints: Vec<Endpoint>,
 }
 
+/// Distributes endpoints over slices: retains, fills, finishes.
 struct SlicePlanner<'a> {
     service: &'a Service,
     spec: &'a ServiceSpec,

@@ -148,6 +148,7 @@ impl Graph {
         (affected, nodes.into_iter().map(|node| node.key.namespace).collect())
     }
 
+    /// Removes an object from the dependents of its owners.
     fn unlink(&mut self, uid: &str) {
         let Some(node) = self.nodes.get(uid) else { return };
         for owner in &node.owners {
@@ -161,6 +162,7 @@ impl Graph {
         }
     }
 
+    /// Returns the objects that name this uid as owner.
     pub(crate) fn dependents(&self, uid: &str) -> impl Iterator<Item = &Node> {
         self.dependents.get(uid).into_iter().flatten().filter_map(|uid| self.nodes.get(uid))
     }

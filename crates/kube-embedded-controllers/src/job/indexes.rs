@@ -36,6 +36,7 @@ impl Indexes {
         self.insert_run(index, index);
     }
 
+    /// Inserts a run and merges it with the runs that it overlaps or touches.
     fn insert_run(&mut self, mut first: i32, mut last: i32) {
         if first > last {
             return;

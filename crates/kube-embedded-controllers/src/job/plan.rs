@@ -69,6 +69,7 @@ pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], known: PodFailures, now: Timest
     plan
 }
 
+/// Returns `true` if the completions are reached and no pod runs any more.
 fn is_complete(view: &View<'_>) -> bool {
     let active = view.active().len();
     match view.spec(|spec| spec.completions) {

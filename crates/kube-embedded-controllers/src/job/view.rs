@@ -33,6 +33,7 @@ impl<'a> View<'a> {
         Self { job, pods, status }
     }
 
+    /// Returns a field of the spec.
     pub(crate) fn spec<T>(&self, field: impl FnOnce(&JobSpec) -> Option<T>) -> Option<T> {
         self.job.spec.as_ref().and_then(field)
     }
@@ -53,6 +54,7 @@ impl<'a> View<'a> {
         self.spec(|spec| spec.completions).unwrap_or(0)
     }
 
+    /// Returns the pods that are neither finished nor terminating.
     pub(crate) fn active(&self) -> Vec<Arc<Pod>> {
         self.pods.iter().filter(|pod| is_active(pod)).cloned().collect()
     }
@@ -71,6 +73,7 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Returns `true` if the status lists the pod as uncounted.
     fn is_recorded(&self, pod: &Pod) -> bool {
         let uncounted = self.status.uncounted_terminated_pods.as_ref();
         uncounted.is_some_and(|uncounted| {
@@ -127,6 +130,7 @@ impl<'a> View<'a> {
         done
     }
 
+    /// Returns the number of completions: indexes of an indexed job, or else pods.
     pub(crate) fn succeeded(&self) -> usize {
         if self.is_indexed() { self.completed_indexes().len() } else { self.ended(End::Succeeded) }
     }

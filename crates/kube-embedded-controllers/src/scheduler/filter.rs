@@ -59,6 +59,7 @@ pub(crate) fn rejections(pod: &Pod, node: &Node, others: &[&Pod]) -> Vec<Rejecti
     rejections
 }
 
+/// Returns the first rejection that no eviction would resolve: cordon, taints, readiness, affinity.
 fn unresolvable_rejection(pod: &Pod, node: &Node) -> Option<String> {
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref());
     let tolerations = tolerations.unwrap_or_default();
@@ -95,6 +96,7 @@ pub(crate) fn is_ready(node: &Node) -> bool {
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
+/// Compares a toleration with a taint. An empty effect or key matches any.
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let some = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let effect = some(&toleration.effect).is_none_or(|effect| effect == taint.effect);

@@ -62,6 +62,7 @@ pub(crate) fn decide(
     }
 }
 
+/// Groups running pods by the node that they are bound or assumed to be bound to.
 fn pods_by_node<'a>(
     pods: &'a [Arc<Pod>],
     assumed: &'a BTreeMap<String, String>,

@@ -10,6 +10,7 @@ pub(crate) struct TopologySpread<'a> {
     constraints: Vec<Constraint<'a>>,
 }
 
+/// One constraint with its domains counted.
 struct Constraint<'a> {
     spec: &'a TopologySpreadConstraint,
     /// The number of matching pods in each domain.

@@ -41,9 +41,11 @@ pub(crate) async fn get(
 fn request(to: SocketAddr, path: &str, headers: &[(&str, &str)]) -> String {
     let mut request = format!("GET {path} HTTP/1.1\r\n");
     let given = |name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
-    for (name, value) in
-        [("Host", to.to_string().as_str()), ("User-Agent", concat!("kube-probe/", kubernetes_minor_version!())), ("Accept", "*/*")]
-    {
+    for (name, value) in [
+        ("Host", to.to_string().as_str()),
+        ("User-Agent", concat!("kube-probe/", kubernetes_minor_version!())),
+        ("Accept", "*/*"),
+    ] {
         if !given(name) {
             request.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -1,9 +1,9 @@
 //! Selects how to reach an external cluster: node ports, published ports or port-forward.
 
 use super::{
-    Options,
     error::{EdgeError, cause},
     node_ports::{NodeEndpoint, NodeEndpoints, NodePorts},
+    options::Options,
 };
 use crate::watches::events;
 use futures::{Stream, StreamExt};

@@ -1,7 +1,8 @@
 //! `kube-embedded edge`: load balancers and Ingresses of an external cluster, published on this host.
 
 use super::{
-    logging, print_ready,
+    logging,
+    output::print_ready,
     shutdown::{ShutdownSignals, Source},
 };
 use clap::Args;

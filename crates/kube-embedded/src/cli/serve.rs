@@ -1,6 +1,6 @@
 //! `kube-embedded serve`: a cluster for as long as the process lives.
 
-use super::{logging, print_ready, shutdown::ShutdownSignals};
+use super::{logging, output::print_ready, shutdown::ShutdownSignals};
 use clap::{Args, ValueEnum};
 use kube_embedded::{Cluster, Config, Sandbox};
 use kube_embedded_apiserver::credentials::write_private;

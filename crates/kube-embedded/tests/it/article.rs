@@ -1,6 +1,6 @@
 //! The kubectl commands of the article, and related ones, on nodes that run pods.
 
-use crate::fixture::{self, kubectl::Kubectl};
+use crate::fixture::{self, in_time, kubectl::Kubectl};
 use kube_embedded::{Cluster, Config};
 use std::{collections::BTreeSet, path::PathBuf};
 use tokio::{
@@ -38,12 +38,15 @@ pub(crate) async fn app_cluster() -> Option<(Cluster, Kubectl)> {
 
 /// Sends the request of `curl http://IP/`.
 async fn curl(ip: &str) -> String {
-    let mut stream = TcpStream::connect((ip, 80)).await.unwrap();
-    let request = format!("GET / HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).await.unwrap();
-    response
+    in_time(async {
+        let mut stream = TcpStream::connect((ip, 80)).await.unwrap();
+        let request = format!("GET / HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! kube-rs in the process and over TLS, authentication, and several clusters in one process.
 
-use crate::fixture::{cluster, config_map};
+use crate::fixture::{cluster, config_map, in_time};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::{
@@ -38,7 +38,7 @@ async fn use_all_verbs(client: Client, name: &str) {
     api.delete(name, &DeleteParams::default()).await.unwrap();
     assert!(api.get_opt(name).await.unwrap().is_none());
     let mut seen = Vec::new();
-    while let Some(event) = events.next().await {
+    while let Some(event) = in_time(events.next()).await {
         match event.unwrap() {
             WatchEvent::Modified(_) => seen.push("modified"),
             WatchEvent::Deleted(_) => {

@@ -119,14 +119,14 @@ pub(crate) async fn request(
         request = request.header(*name, *value);
     }
     let request = request.body(Body::from(body.into())).unwrap();
-    let response = cluster.client().send(request).await.unwrap();
+    let response = in_time(cluster.client().send(request)).await.unwrap();
     let (parts, body) = response.into_parts();
     let header = |name: &str| -> Vec<String> {
         let values = parts.headers.get_all(name).iter();
         values.map(|value| value.to_str().unwrap().to_owned()).collect()
     };
     let media_type = header("content-type").into_iter().next().unwrap_or_default();
-    let text = body.collect().await.unwrap().to_bytes();
+    let text = in_time(body.collect()).await.unwrap().to_bytes();
     Response {
         code: StatusCode::as_u16(&parts.status),
         media_type,

@@ -32,16 +32,16 @@ impl Entry {
     }
 
     /// Returns the output of curl for a URL of the host, with the HTTP status on a line of its own.
-    async fn curl(&self, host: &str, path: &str, authority: Option<&Path>) -> String {
-        let (scheme, port) = match authority {
+    async fn curl(&self, host: &str, path: &str, ca: Option<&Path>) -> String {
+        let (scheme, port) = match ca {
             Some(_) => ("https", &self.https),
             None => ("http", &self.http),
         };
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--write-out", "\n%{http_code}"]);
         curl.arg("--resolve").arg(format!("{host}:{port}:{}", self.ip)).kill_on_drop(true);
-        if let Some(authority) = authority {
-            curl.arg("--cacert").arg(authority);
+        if let Some(ca) = ca {
+            curl.arg("--cacert").arg(ca);
         }
         let output = curl.arg(format!("{scheme}://{host}:{port}{path}")).output();
         let output = in_time(output).await.unwrap();
@@ -50,9 +50,9 @@ impl Entry {
     }
 
     /// Polls until the output of curl contains `expected`: the kubelet and the edge follow with a delay.
-    async fn expect(&self, host: &str, authority: Option<&Path>, expected: &str) {
+    async fn expect(&self, host: &str, ca: Option<&Path>, expected: &str) {
         eventually(&format!("{expected:?} from {host}"), async || {
-            let output = self.curl(host, "/", authority).await;
+            let output = self.curl(host, "/", ca).await;
             if output.contains(expected) { Ok(()) } else { Err(output) }
         })
         .await;

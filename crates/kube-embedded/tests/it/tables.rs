@@ -48,7 +48,8 @@ async fn table(fixture: &ControllerFixture, path: &str) -> String {
 /// Replaces cluster IPs and node ports, which differ between clusters.
 fn redactions() -> Settings {
     let mut settings = Settings::clone_current();
-    settings.add_filter(r"127\.\d+\.\d+\.\d+", "[cluster IP]");
+    // The range depends on the sandbox.
+    settings.add_filter(r"(10\.96|127\.\d+)\.\d+\.\d+", "[cluster IP]");
     settings.add_filter(r":3\d{4}/", ":[node port]/");
     settings
 }
@@ -59,7 +60,7 @@ async fn deployment_table_matches_its_snapshot() {
     fixture.create(&deployment("web", 2)).await;
     fixture.wait_for::<Deployment>("web", is_rolled_out).await;
     fixture.create(&deployment("idle", 0)).await;
-    fixture.wait_for::<Deployment>("idle", |d| is_rolled_out(d)).await;
+    fixture.wait_for::<Deployment>("idle", is_rolled_out).await;
     let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments");
     assert_snapshot!("table-deployments", table(&fixture, &path).await);
 }

@@ -1,6 +1,6 @@
 //! Watches and paged lists: resource versions, bookmarks, and expiry.
 
-use crate::fixture::{CONFIG_MAPS, cluster, config_map, delete, get, patch, post};
+use crate::fixture::{CONFIG_MAPS, cluster, config_map, delete, get, in_time, patch, post};
 use serde_json::{Value, json};
 
 /// Returns the events of a watch that ends after a second.
@@ -159,7 +159,8 @@ async fn watch_that_is_not_read_expires() {
         let data = json!({ "data": { "k": n.to_string() } });
         assert_eq!(patch(&cluster, &path, "merge-patch+json", &data).await.code, 200);
     }
-    let body = http_body_util::BodyExt::collect(idle.into_body()).await.unwrap().to_bytes();
+    let body =
+        in_time(http_body_util::BodyExt::collect(idle.into_body())).await.unwrap().to_bytes();
     let events: Vec<Value> = String::from_utf8(body.to_vec())
         .unwrap()
         .lines()

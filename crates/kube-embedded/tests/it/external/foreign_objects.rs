@@ -67,14 +67,14 @@ async fn address_of_another_controller_suspends_the_edge_until_it_is_removed() {
     fixture.create_service("web", json!({})).await;
     fixture.create_ingress("web", Some("edge"), &[("web.test", "web")]).await;
     let edge = fixture.edge(Options::default()).await;
-    let at = fixture.load_balancer(&edge, "web").await;
+    let address = fixture.load_balancer(&edge, "web").await;
     let http = fixture.published::<Ingress>(&edge, "web", 80).await;
-    wait_for_pods(at, "", &["web-1"]).await;
+    wait_for_pods(address, "", &["web-1"]).await;
     wait_for_pods(http, "web.test", &["web-1"]).await;
 
     let service = fixture.set_address::<Service>("web", Some(FOREIGN)).await;
     fixture.set_address::<Ingress>("web", Some(FOREIGN)).await;
-    wait_for_refusal(at).await;
+    wait_for_refusal(address).await;
     wait_for_refusal(http).await;
     wait_for_reconcile(&fixture, &edge, "one").await;
     wait_for_reconcile(&fixture, &edge, "two").await;
@@ -89,9 +89,9 @@ async fn address_of_another_controller_suspends_the_edge_until_it_is_removed() {
 
     fixture.set_address::<Service>("web", None).await;
     fixture.set_address::<Ingress>("web", None).await;
-    let at = fixture.load_balancer(&edge, "web").await;
+    let address = fixture.load_balancer(&edge, "web").await;
     let http = fixture.published::<Ingress>(&edge, "web", 80).await;
-    wait_for_pods(at, "", &["web-1"]).await;
+    wait_for_pods(address, "", &["web-1"]).await;
     wait_for_pods(http, "web.test", &["web-1"]).await;
 }
 
@@ -100,11 +100,11 @@ async fn stale_address_of_another_edge_is_replaced() {
     let fixture = EdgeFixture::without_nodes().await;
     fixture.create_service("web", json!({})).await;
     let edge = fixture.edge(Options::default()).await;
-    let at = fixture.load_balancer(&edge, "web").await;
+    let address = fixture.load_balancer(&edge, "web").await;
     let other = format!("127.{}.1.9", if edge.addresses().block == 200 { 201 } else { 200 });
     fixture.set_address::<Service>("web", Some(&other)).await;
     eventually("the edge's own address again", async || {
-        fixture.get::<Service>("web").await.address() == Some(at.ip().to_string())
+        fixture.get::<Service>("web").await.address() == Some(address.ip().to_string())
     })
     .await;
     edge.stop().await;

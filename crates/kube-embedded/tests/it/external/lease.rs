@@ -1,6 +1,7 @@
 //! The Lease that permits one edge a cluster, and what an edge cleans up.
 
 use crate::fixture::{
+    eventually,
     external::{EdgeFixture, External, block, wait_for_refusal},
     in_time,
 };
@@ -13,11 +14,13 @@ use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
 };
+use kube_embedded_core::network::API_PORT;
 use kube_embedded_proxy::{
     PUBLISHED_PORT,
     external::{EdgeError, ExternalEdge, Options},
 };
 use serde_json::{Value, json};
+use std::net::TcpListener;
 
 const LEASE: &str = "canary-labs-edge";
 
@@ -82,15 +85,20 @@ async fn second_edge_is_rejected_and_stopped_edge_cleans_up() {
 async fn next_edge_replaces_the_publications_of_a_dropped_edge() {
     let fixture = fixture().await;
     let dropped = fixture.edge(Options::default()).await;
-    let at = fixture.load_balancer(&dropped, "web").await;
+    let address = fixture.load_balancer(&dropped, "web").await;
     fixture.published::<Ingress>(&dropped, "web", 80).await;
     let dropped_block = block(&dropped);
     drop(dropped);
-    wait_for_refusal(at).await;
+    wait_for_refusal(address).await;
     let (class, service, ingress) = publication(&fixture).await;
     assert!(class && service.is_some() && ingress.is_some(), "a dropped edge cannot clean up");
     // Let the Lease of the dropped edge expire sooner.
     patch_lease(&fixture, json!({ "leaseDurationSeconds": 1 })).await;
+    // Otherwise the next edge may claim the same block by chance.
+    let _claim = eventually("the block is free", async || {
+        TcpListener::bind(format!("{dropped_block}0.1:{API_PORT}")).ok()
+    })
+    .await;
     let next = fixture.edge(Options::default()).await;
     fixture.load_balancer(&next, "web").await;
     fixture.published::<Ingress>(&next, "web", 80).await;

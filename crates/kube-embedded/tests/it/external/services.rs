@@ -44,25 +44,25 @@ async fn node_ports_reach_every_ready_pod_evenly_and_no_other() {
     fixture.create_service("web", json!({})).await;
     let edge = fixture.edge(Options::default()).await;
     assert_eq!(*edge.reachability(), Reachability::NodePorts);
-    let at = fixture.load_balancer(&edge, "web").await;
-    wait_for_pods(at, "", &["web-1", "web-2", "web-3"]).await;
+    let address = fixture.load_balancer(&edge, "web").await;
+    wait_for_pods(address, "", &["web-1", "web-2", "web-3"]).await;
     const REQUESTS: usize = 300;
-    let counts = count(at, "", REQUESTS).await;
+    let counts = count(address, "", REQUESTS).await;
     let expected = REQUESTS as f64 / 3.0;
     let chi: f64 = counts.values().map(|n| (*n as f64 - expected).powi(2) / expected).sum();
     // An even choice exceeds this in one of 10^7 runs.
     assert!(counts.len() == 3 && chi < 32.0, "{chi} {counts:?}");
 
     fixture.make_unready(&pods[0]).await;
-    wait_for_pods(at, "", &["web-2", "web-3"]).await;
-    assert_eq!(names(at, "", 100).await, ["web-2", "web-3"]);
+    wait_for_pods(address, "", &["web-2", "web-3"]).await;
+    assert_eq!(names(address, "", 100).await, ["web-2", "web-3"]);
 
     fixture.delete_pods(&["web-2", "web-3"]).await;
-    wait_for_refusal(at).await;
+    wait_for_refusal(address).await;
     fixture.ready_pods("web", ["web-5"]).await;
-    wait_for_pods(at, "", &["web-5"]).await;
+    wait_for_pods(address, "", &["web-5"]).await;
     edge.stop().await;
-    wait_for_refusal(at).await;
+    wait_for_refusal(address).await;
 }
 
 /// A node port hides the client's address, so the edge connects to pods itself where a Service has session
@@ -73,15 +73,19 @@ async fn session_affinity_keeps_each_client_at_its_pod() {
     fixture.ready_pods("web", ["web-1"]).await;
     fixture.create_service("web", json!({ "sessionAffinity": "ClientIP" })).await;
     let edge = fixture.edge(Options::default()).await;
-    let at = fixture.load_balancer(&edge, "web").await;
-    wait_for_pods(at, "", &["web-1"]).await;
+    let address = fixture.load_balancer(&edge, "web").await;
+    wait_for_pods(address, "", &["web-1"]).await;
     fixture.ready_pods("web", ["web-2"]).await;
-    assert_eq!(names(at, "", 30).await, ["web-1"], "a new pod changes nothing for a known client");
+    assert_eq!(
+        names(address, "", 30).await,
+        ["web-1"],
+        "a new pod changes nothing for a known client"
+    );
     let (mut clients, mut seen) = (1_u16.., BTreeSet::new());
     eventually("another pod for other clients", async || {
         for client in clients.by_ref().take(8) {
             let [high, low] = client.to_be_bytes();
-            seen.insert(pod_of_client(Ipv4Addr::new(127, 1, high, low), at).await);
+            seen.insert(pod_of_client(Ipv4Addr::new(127, 1, high, low), address).await);
         }
         seen.len() == 2
     })
@@ -89,17 +93,17 @@ async fn session_affinity_keeps_each_client_at_its_pod() {
 }
 
 /// Returns the name of the pod that responds to a client address.
-async fn pod_of_client(client: Ipv4Addr, at: SocketAddr) -> String {
+async fn pod_of_client(client: Ipv4Addr, address: SocketAddr) -> String {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from((client, 0))).unwrap();
-    let mut stream = BufReader::new(in_time(socket.connect(at)).await.unwrap());
+    let mut stream = BufReader::new(in_time(socket.connect(address)).await.unwrap());
     get_on(&mut stream, "", "/").await.unwrap().1
 }
 
 /// Forwards connections as Docker does for published ports, and counts them.
 async fn forwarder(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (at, count) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let (address, count) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
     let counted = count.clone();
     tokio::spawn(async move {
         loop {
@@ -111,7 +115,7 @@ async fn forwarder(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
             });
         }
     });
-    (at, count)
+    (address, count)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,12 +131,12 @@ async fn published_node_ports_are_used_and_others_are_port_forwarded() {
     let options = Options { published: [(30080, published)].into(), ..nodes_unreachable() };
     let edge = fixture.edge(options).await;
     assert_eq!(*edge.reachability(), Reachability::Published([(30080, published)].into()));
-    let (at, inner) =
+    let (address, inner) =
         (fixture.load_balancer(&edge, "web").await, fixture.load_balancer(&edge, "inner").await);
-    wait_for_pods(at, "", &web).await;
+    wait_for_pods(address, "", &web).await;
     let before = connections.load(Ordering::Relaxed);
     assert!(before > 0);
-    assert_eq!(names(at, "", 30).await, web);
+    assert_eq!(names(address, "", 30).await, web);
     assert_eq!(connections.load(Ordering::Relaxed), before + 30);
     wait_for_pods(inner, "", &["inner-1"]).await;
     assert_eq!(connections.load(Ordering::Relaxed), before + 30);
@@ -155,18 +159,18 @@ async fn pods_are_port_forwarded_where_no_node_is_reachable() {
         edge.reachability().to_string(),
         "the API, pod by pod (disabled by --nodes-unreachable)"
     );
-    let at = fixture.load_balancer(&edge, "web").await;
-    wait_for_pods(at, "", &["web-1", "web-2"]).await;
+    let address = fixture.load_balancer(&edge, "web").await;
+    wait_for_pods(address, "", &["web-1", "web-2"]).await;
     let http = fixture.published::<Ingress>(&edge, "web", 80).await;
     wait_for_pods(http, "web.test", &["web-1", "web-2"]).await;
-    for (at, host) in [(at, ""), (http, "web.test")] {
-        let (status, big) = http_get(at, host, "/big").await.unwrap();
+    for (address, host) in [(address, ""), (http, "web.test")] {
+        let (status, big) = http_get(address, host, "/big").await.unwrap();
         assert_eq!((status, big.len()), (200, 8 << 20));
         assert!(big.as_bytes().chunks(16).all(|part| part == b"0123456789abcdef"));
     }
 
     // A client that half-closes its connection still gets the response.
-    let mut stream = TcpStream::connect(at).await.unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET /big HTTP/1.1\r\nConnection: close\r\n\r\n").await.unwrap();
     stream.shutdown().await.unwrap();
     let mut text = Vec::new();
@@ -180,7 +184,7 @@ async fn pods_are_port_forwarded_where_no_node_is_reachable() {
     })
     .await;
     fixture.make_unready(&pods[0]).await;
-    wait_for_pods(at, "", &["web-2"]).await;
+    wait_for_pods(address, "", &["web-2"]).await;
     wait_for_pods(http, "web.test", &["web-2"]).await;
     for _ in 0..30 {
         assert_eq!(get_on(&mut keep_alive, "web.test", "/").await.unwrap().1, "web-2");
@@ -202,10 +206,10 @@ async fn reset_by_a_pod_reaches_the_client_with_any_reachability() {
     for (pod, options) in pods.iter().zip([Options::default(), nodes_unreachable()]) {
         let name = pod.name_any();
         let edge = fixture.edge(options).await;
-        let at = fixture.load_balancer(&edge, &name).await;
-        wait_for_pods(at, "", &[&name]).await;
+        let address = fixture.load_balancer(&edge, &name).await;
+        wait_for_pods(address, "", &[&name]).await;
         let read_half = async |unread: &str| {
-            let mut stream = TcpStream::connect(at).await.unwrap();
+            let mut stream = TcpStream::connect(address).await.unwrap();
             let request = format!("GET /half HTTP/1.1\r\n\r\n{unread}");
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut text = Vec::new();
