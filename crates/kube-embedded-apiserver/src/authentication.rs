@@ -6,7 +6,10 @@ pub(crate) mod user;
 
 use crate::{
     fields::strings,
-    resources::registry,
+    resources::{
+        resource_type::ResourceType,
+        types::{node, pod, secret, service_account},
+    },
     state::ServerState,
     store::{Key, Object},
 };
@@ -46,17 +49,19 @@ fn recognize(
     let own = &claims["kubernetes.io"];
     let namespace = own["namespace"].as_str()?;
     let account = &own["serviceaccount"];
-    check_exists(state, "serviceaccounts", namespace, account, now)?;
+    check_exists(state, &service_account::RESOURCE, namespace, account, now)?;
     let mut extra = json!({});
     if let Some(id) = claims["jti"].as_str() {
         extra["authentication.kubernetes.io/credential-id"] = json!([format!("JTI={id}")]);
     }
-    for (kind, plural) in [("pod", "pods"), ("secret", "secrets"), ("node", "nodes")] {
+    for (kind, resource) in
+        [("pod", &pod::RESOURCE), ("secret", &secret::RESOURCE), ("node", &node::RESOURCE)]
+    {
         let Some(bound) = own.get(kind) else { continue };
         let namespace = if kind == "node" { "" } else { namespace };
         // The node of a bound pod is information; the token is not bound to it.
         if kind != "node" || own.get("pod").is_none() {
-            check_exists(state, plural, namespace, bound, now)?;
+            check_exists(state, resource, namespace, bound, now)?;
         }
         if kind != "secret" {
             for field in ["name", "uid"] {
@@ -88,27 +93,26 @@ fn common_audiences(named: &Value, audiences: &[String]) -> Vec<String> {
 /// the leeway.
 fn check_exists(
     state: &ServerState,
-    plural: &str,
+    resource: &ResourceType,
     namespace: &str,
     claimed: &Value,
     now: i64,
 ) -> Option<()> {
     let name = claimed["name"].as_str()?;
-    let found = object(state, plural, namespace, name)?;
+    let found = object(state, resource, namespace, name)?;
     let deleted = found.value["metadata"]["deletionTimestamp"].as_str();
     let deleted: Option<Timestamp> = deleted.and_then(|at| at.parse().ok());
     let over = deleted.is_some_and(|at| at.as_second() + DELETION_LEEWAY < now);
     (found.value["metadata"]["uid"] == claimed["uid"] && !over).then_some(())
 }
 
-/// Finds an object of the core group that a token may name.
+/// Finds an object that a token may name.
 pub(crate) fn object(
     state: &ServerState,
-    plural: &str,
+    resource: &ResourceType,
     namespace: &str,
     name: &str,
 ) -> Option<Arc<Object>> {
-    let resource = registry::find("", "v1", plural)?;
     let key = Key {
         resource: resource.storage_resource(),
         namespace: namespace.to_owned(),

@@ -137,6 +137,26 @@ async fn failure_to_publish_a_definition_does_not_fail_its_deletion() {
 }
 
 #[tokio::test]
+async fn token_is_bound_to_core_types_only() {
+    let api = api();
+    let account = json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": { "name": "a" },
+    });
+    let collection = "/api/v1/namespaces/default/serviceaccounts";
+    assert_eq!(send(&api, Method::POST, collection, account).await.0, StatusCode::CREATED);
+    for (version, code) in
+        [("v1", StatusCode::NOT_FOUND), ("example.com/v1", StatusCode::BAD_REQUEST)]
+    {
+        let bound = json!({ "apiVersion": version, "kind": "Pod", "name": "p" });
+        let body = json!({ "spec": { "boundObjectRef": bound } });
+        let (refused, why) = send(&api, Method::POST, &format!("{collection}/a/token"), body).await;
+        assert_eq!(refused, code, "{why}");
+    }
+}
+
+#[tokio::test]
 async fn concurrent_patches_are_all_applied() {
     let api = api();
     let object = json!({

@@ -64,7 +64,7 @@ pub struct ResourceType<'a> {
     /// Sets the defaults of Kubernetes; see [`ResourceType::apply_defaults`].
     pub defaults: fn(&mut Value),
     /// The strategy's `PrepareForCreate`: drops status and the like, and does what admission does
-    /// on creation. After [`crate::patch::track_update`], since no manager owns what it sets.
+    /// on creation. After managed fields are tracked, since no manager owns what it sets.
     pub prepare_create: fn(&mut Value),
     /// The strategy's `PrepareForUpdate` of the main resource: keeps what a client may not change
     /// (new, old). The pipeline itself keeps the status where `subresources` has `status`.

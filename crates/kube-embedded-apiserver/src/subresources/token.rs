@@ -11,7 +11,7 @@ use crate::{
         request::Request,
         status::{ApiError, ApiResult},
     },
-    resources::registry,
+    resources::types::{node, pod, secret},
     scope,
     state::ServerState,
     timestamps,
@@ -97,23 +97,20 @@ fn lifetime(requested: &Value) -> ApiResult<i64> {
 
 /// Checks the object that a token is bound to, and adds it to the claims.
 fn bind(state: &ServerState, target: &Target<'_>, bound: &Value, own: &mut Value) -> ApiResult<()> {
-    let (kind, name) = (bound["kind"].as_str(), bound["name"].as_str().unwrap_or_default());
-    let (field, plural, namespace) = match kind {
-        Some("Pod") => ("pod", "pods", &*target.namespace),
-        Some("Secret") => ("secret", "secrets", &*target.namespace),
-        Some("Node") => ("node", "nodes", ""),
-        other => {
-            let other = other.unwrap_or_default();
-            let why = format!("cannot bind token to object of type {other:?}");
+    let text = |field: &str| bound[field].as_str().unwrap_or_default();
+    let (kind, name) = (text("kind"), text("name"));
+    let group = text("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
+    let (field, resource, namespace) = match (group, kind) {
+        ("", "Pod") => ("pod", &pod::RESOURCE, &*target.namespace),
+        ("", "Secret") => ("secret", &secret::RESOURCE, &*target.namespace),
+        ("", "Node") => ("node", &node::RESOURCE, ""),
+        _ => {
+            let why = format!("cannot bind token to object of type {kind:?}");
             return Err(ApiError::bad_request(why));
         }
     };
-    let Some(found) = object(state, plural, namespace, name) else {
-        return Err(match registry::find("", "v1", plural) {
-            Some(kind) => ApiError::not_found(kind, name),
-            None => ApiError::no_such_resource(),
-        });
-    };
+    let found = object(state, resource, namespace, name)
+        .ok_or_else(|| ApiError::not_found(resource, name))?;
     let uid = found.value["metadata"]["uid"].as_str().unwrap_or_default();
     if let Some(given) = bound["uid"].as_str()
         && !given.is_empty()
@@ -123,7 +120,7 @@ fn bind(state: &ServerState, target: &Target<'_>, bound: &Value, own: &mut Value
             "the UID in the bound object reference ({given}) does not match the UID in record. The \
              object might have been deleted and then recreated"
         );
-        return Err(ApiError::conflict_below(plural, name, &why));
+        return Err(ApiError::conflict_below(resource.plural, name, &why));
     }
     if field == "pod" && found.value["spec"]["serviceAccountName"] != *target.name {
         let why = format!(
@@ -134,10 +131,10 @@ fn bind(state: &ServerState, target: &Target<'_>, bound: &Value, own: &mut Value
         return Err(ApiError::bad_request(why));
     }
     own[field] = json!({ "name": name, "uid": uid });
-    if let Some(node) = found.value["spec"]["nodeName"].as_str().filter(|_| field == "pod")
-        && let Some(found) = object(state, "nodes", "", node)
+    if let Some(node_name) = found.value["spec"]["nodeName"].as_str().filter(|_| field == "pod")
+        && let Some(found) = object(state, &node::RESOURCE, "", node_name)
     {
-        own["node"] = json!({ "name": node, "uid": found.value["metadata"]["uid"] });
+        own["node"] = json!({ "name": node_name, "uid": found.value["metadata"]["uid"] });
     }
     Ok(())
 }

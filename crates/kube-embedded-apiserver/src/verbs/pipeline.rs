@@ -4,7 +4,7 @@
 //!
 //! `decode` is what the verbs differ in: it makes an object of the request and of the stored one. The steps
 //! between are [`STEPS`], and what resource types differ in they find in the strategy of the
-//! [`ResourceType`](crate::resources::resource_type::ResourceType). `commit` is [`guaranteed_update`], `respond` is
+//! [`ResourceType`]. `commit` is [`guaranteed_update`], `respond` is
 //! [`WriteResult::respond`].
 //!
 //! `track` precedes `prepare` and `admit`, since the fields that these set belong to no manager. `validate` precedes
