@@ -14,21 +14,7 @@ pub(crate) fn run(
     authority: &str,
     load_balancers: bool,
 ) -> Result<(), String> {
-    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-        api.seed(json!({
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": { "name": name, "labels": { "kubernetes.io/metadata.name": name } },
-            "spec": { "finalizers": ["kubernetes"] },
-            "status": { "phase": "Active" },
-        }))?;
-        // Created here so that the first pods need not wait for the service account controller.
-        api.seed(json!({
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": { "namespace": name, "name": "default" },
-        }))?;
-    }
+    namespaces(api)?;
     // The namespace controller copies it into every namespace.
     api.seed(json!({
         "apiVersion": "v1",
@@ -45,6 +31,31 @@ pub(crate) fn run(
             "spec": { "controller": INGRESS_CONTROLLER },
         }))?;
     }
+    api_service(api, addresses)
+}
+
+fn namespaces(api: &Api) -> Result<(), String> {
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        api.seed(json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": name, "labels": { "kubernetes.io/metadata.name": name } },
+            "spec": { "finalizers": ["kubernetes"] },
+            "status": { "phase": "Active" },
+        }))?;
+        // Created here so that the first pods need not wait for the service account controller.
+        api.seed(json!({
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": { "namespace": name, "name": "default" },
+        }))?;
+    }
+    Ok(())
+}
+
+/// Stores the `kubernetes` Service with its Endpoints and EndpointSlice, which the API server itself maintains in
+/// Kubernetes.
+fn api_service(api: &Api, addresses: &Addresses) -> Result<(), String> {
     let own = first_service_address(addresses).to_string();
     let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
     api.seed(json!({

@@ -149,6 +149,19 @@ impl<W: Write> Terminal<W> {
     }
 }
 
+impl<W: Write> Terminal<W> {
+    fn lab_ended(&mut self, seconds: f64, error: Option<&str>) {
+        self.steps.clear();
+        self.sample = None;
+        if let Some(lab) = self.labs.last_mut() {
+            (lab.seconds, lab.error) = (seconds, error.is_some());
+        }
+        if let Some(error) = error {
+            self.line(&format!("  stopped: {error}"));
+        }
+    }
+}
+
 impl<W: Write> Reporter for Terminal<W> {
     fn event(&mut self, stamped: &Stamped) {
         match &stamped.event {
@@ -190,16 +203,7 @@ impl<W: Write> Reporter for Terminal<W> {
                 self.sample = None;
                 self.verdict(claim, verdict);
             }
-            Event::LabEnded { seconds, error } => {
-                self.steps.clear();
-                self.sample = None;
-                if let Some(lab) = self.labs.last_mut() {
-                    (lab.seconds, lab.error) = (*seconds, error.is_some());
-                }
-                if let Some(error) = error {
-                    self.line(&format!("  stopped: {error}"));
-                }
-            }
+            Event::LabEnded { seconds, error } => self.lab_ended(*seconds, error.as_deref()),
             Event::Diagnosis { verdict, folder } => {
                 self.line(&format!("  at fault: {verdict}"));
                 if let Some(folder) = folder {
