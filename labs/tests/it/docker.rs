@@ -53,7 +53,7 @@ async fn evidence_names_the_runtime_of_the_images() {
     } else {
         "run by the cluster, as these labs were built without their feature `docker`"
     };
-    let evidence = run.split_infra_errors("image-runs");
+    let evidence = run.evidence("image-runs");
     assert!(evidence.starts_with(by), "{evidence}");
 }
 

@@ -151,9 +151,9 @@ async fn crashing_canary_fails_its_claim_and_ends_the_lab() {
     let fixture = Fixture::new().with_timeouts(3600).set("lb/app-canary.yml", env, port);
     let run = run_phase4_cleanly(&fixture).await;
     assert_eq!(run.exit(), Exit::Fails);
-    let evidence = run.split_infra_errors("canary-joins-untouched");
+    let evidence = run.evidence("canary-joins-untouched");
     assert!(evidence.contains("last wrote: kubeapp 2.0: PORT=eighty"), "{evidence}");
-    assert_eq!(run.split_infra_errors("promotion-by-image"), "not reached");
+    assert_eq!(run.evidence("promotion-by-image"), "not reached");
 }
 
 #[tokio::test(flavor = "multi_thread")]

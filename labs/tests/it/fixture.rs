@@ -218,7 +218,7 @@ impl LabRun {
     }
 
     /// The evidence of a claim's verdict.
-    pub(crate) fn split_infra_errors(&self, claim: &str) -> &str {
+    pub(crate) fn evidence(&self, claim: &str) -> &str {
         self.summary.verdict(claim).map_or("no verdict", |verdict| &verdict.evidence)
     }
 

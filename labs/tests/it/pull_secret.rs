@@ -49,7 +49,7 @@ async fn assert_pods_use_pull_secret(lab: &'static str) {
         assert_eq!(spec["imagePullSecrets"], json!([{"name": "kubeapp-registry"}]), "{spec}");
     }
     if lab == "phase2" {
-        let evidence = run.split_infra_errors("image-reachable");
+        let evidence = run.evidence("image-reachable");
         assert!(
             evidence.contains("the pull secret kubeapp-registry; with it, both started on"),
             "{evidence}"
