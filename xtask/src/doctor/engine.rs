@@ -73,22 +73,29 @@ pub(crate) fn storage(context: &CheckContext) -> Finding {
 /// Checks the version of cgroups: from 1.35 on the kubelet refuses to run with version 1.
 pub(crate) fn cgroups(context: &CheckContext) -> Finding {
     const FIX: &str = "`--image oldest`, or boot with systemd.unified_cgroup_hierarchy=1";
+    let note =
+        || Finding::note("version 1: Kubernetes from 1.35 on does not run here").with_fix(FIX);
     let Engine::Ready(info) = context.engine() else { return unknown() };
     if text(info, "CgroupVersion") == "2" {
         return if is_rootless(info) { delegation() } else { Finding::ok("version 2") };
     }
-    let oldest = |image: &str| image.contains(":v1.34.") || image == "oldest";
-    match context.image.as_deref() {
-        Some(image) if oldest(image) => {
-            Finding::ok("version 1, which Kubernetes 1.34 is the last to support")
-        }
-        Some(image) if image.contains(":v1.3") => Finding::bad(format!(
+    let Some(image) = context.image.as_deref() else { return note() };
+    // `oldest` is a pin of ours for as long as it is 1.34.
+    match kubernetes_minor(image).or((image == "oldest").then_some(34)) {
+        Some(..=34) => Finding::ok("version 1, which Kubernetes 1.34 is the last to support"),
+        Some(_) => Finding::bad(format!(
             "version 1, which {} does not support",
             image.split('@').next().unwrap_or(image)
         ))
         .with_fix(FIX),
-        _ => Finding::note("version 1: Kubernetes from 1.35 on does not run here").with_fix(FIX),
+        None => note(),
     }
+}
+
+/// Returns N of an image whose tag names Kubernetes 1.N, such as `kindest/node:v1.34.11`.
+fn kubernetes_minor(image: &str) -> Option<u32> {
+    let (_, version) = image.split_once(":v1.")?;
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// Checks the controllers that systemd delegates to the user: a rootless engine's nodes get no others.
@@ -205,6 +212,10 @@ mod tests {
             ("2", Some("kindest/node:v1.37.0@sha256:a"), State::Ok),
             ("1", Some("kindest/node:v1.37.0@sha256:a"), State::Bad),
             ("1", Some("kindest/node:v1.34.11@sha256:a"), State::Ok),
+            ("1", Some("kindest/node:v1.30.13"), State::Ok),
+            ("1", Some("kindest/node:v1.40.0"), State::Bad),
+            ("1", Some("rancher/k3s:v1.36.4-k3s1@sha256:a"), State::Bad),
+            ("1", Some("oldest"), State::Ok),
             ("1", Some("my/own:image"), State::Note),
             ("1", None, State::Note),
         ] {

@@ -1,9 +1,7 @@
-//! Tools that some tests need. In CI a missing tool fails the test, unless `CANARY_TESTS_WITHOUT` lists
-//! it (comma separated). Elsewhere the test is skipped, which is printed and appended to the file that
-//! `CANARY_TESTS_SKIPPED_FILE` names.
+//! Tools that some tests need; see `test_support` for what happens without them.
 
 use super::provider_fixture::which;
-use std::{env, fs::OpenOptions, io::Write as _, path::Path, thread};
+use std::path::Path;
 
 /// Returns true if the tool is available: a program on the PATH, a program of this workspace, or
 /// `images`, the app's own. Else the calling test has to return.
@@ -24,16 +22,7 @@ pub(crate) fn require(tool: &str) -> bool {
 
 /// Reports that the calling test is skipped, as this machine lacks the tool.
 pub(crate) fn skip(tool: &str) {
-    let thread = thread::current();
-    let line = format!("skipped: {} needs {tool}", thread.name().unwrap_or("a test"));
-    let without = env::var("CANARY_TESTS_WITHOUT").unwrap_or_default();
-    let excused = without.split(',').any(|listed| listed.trim() == tool);
-    assert!(excused || env::var_os("CI").is_none(), "{line}, or list it in CANARY_TESTS_WITHOUT");
-    eprintln!("{line}");
-    if let Some(file) = env::var_os("CANARY_TESTS_SKIPPED_FILE") {
-        let mut file = OpenOptions::new().create(true).append(true).open(file).unwrap();
-        writeln!(file, "{line}").unwrap();
-    }
+    test_support::missing(tool, "see `cargo xtask doctor`");
 }
 
 /// Returns the directory of the app's own images.
