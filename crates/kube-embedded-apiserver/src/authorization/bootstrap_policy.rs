@@ -91,7 +91,6 @@ fn role(namespace: &str, name: &str, labels: &[&str]) -> Value {
     for label in labels {
         role["metadata"]["labels"][format!("{GROUP}/{label}")] = "true".into();
     }
-    role["rules"] = Value::Null;
     role
 }
 
