@@ -137,6 +137,47 @@ fn decode(part: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        http::path::{self, Route},
+        resources::registry::ResourceRegistry,
+    };
+    use proptest::prelude::*;
+
+    const SEGMENTS: &[&str] = &[
+        "", "api", "apis", "v1", "apps", "authorization.k8s.io", "namespaces", "%6eamespaces", "pods",
+        "nodes", "deployments", "localsubjectaccessreviews", "status", "finalize", "exec", "a", "b%2Fc",
+        "%20", ".", "watch", "proxy",
+    ];
+
+    proptest! {
+        /// What is served is what was authorized, whatever the path is like.
+        #[test]
+        fn target_of_a_path_is_what_is_authorized(
+            prefix in prop::sample::select(vec!["/api/v1", "/apis/apps/v1", "/apis/authorization.k8s.io/v1", ""]),
+            segments in prop::collection::vec(prop::sample::select(SEGMENTS), 0..7),
+        ) {
+            let text = format!("{prefix}/{}", segments.join("/"));
+            let uri: Uri = text.parse().unwrap();
+            let action = Attributes::of_request(&Method::PUT, &uri);
+            match path::parse(&ResourceRegistry::default(), uri.path()) {
+                Ok(Route::Resource(target) | Route::Review(target)) => {
+                    let resource = &target.resource;
+                    prop_assert_eq!(&action.path, &None);
+                    prop_assert_eq!(&action.group, resource.group);
+                    prop_assert_eq!(&action.resource, resource.plural);
+                    prop_assert_eq!(&action.name, &*target.name);
+                    let subresource = target.subresource.split('/').next().unwrap_or_default();
+                    prop_assert_eq!(&action.subresource, subresource);
+                    if resource.namespaced {
+                        prop_assert_eq!(&action.namespace, &*target.namespace);
+                    }
+                }
+                // An unknown resource of a known group is a request for a resource, too.
+                Ok(_) => prop_assert!(action.path.is_some() || !text.starts_with("/api/v1")),
+                Err(_) => prop_assert!(action.path.is_none()),
+            }
+        }
+    }
 
     fn described(method: &str, uri: &str) -> String {
         let uri: Uri = uri.parse().unwrap();

@@ -113,10 +113,9 @@ fn below_version<'a>(
     match parts.as_slice() {
         [] => Ok(Route::Resources { group, version }),
         [plural] => target(plural, "", "", ""),
-        ["namespaces", name] if group.is_empty() => target("namespaces", "", name, ""),
-        ["namespaces", name, sub @ ("status" | "finalize")] if group.is_empty() => {
-            target("namespaces", "", name, sub)
-        }
+        ["namespaces", name] => target("namespaces", "", name, ""),
+        // In each group, or another resource would be served than was authorized.
+        ["namespaces", name, sub @ ("status" | "finalize")] => target("namespaces", "", name, sub),
         ["namespaces", namespace, plural] => target(plural, namespace, "", ""),
         ["namespaces", namespace, plural, name] => target(plural, namespace, name, ""),
         ["namespaces", namespace, plural, name, sub @ ..] if !sub.is_empty() => {
@@ -161,7 +160,7 @@ mod tests {
 
     fn described(path: &str) -> String {
         match parse(&ResourceRegistry::default(), path) {
-            Ok(Route::Resource(t)) => {
+            Ok(Route::Resource(t) | Route::Review(t)) => {
                 format!("{:?} {}/{} {}", t.resource, t.namespace, t.name, t.subresource)
             }
             Ok(other) => format!("{other:?}"),
@@ -187,6 +186,16 @@ mod tests {
             ("/api/v1/namespaces/a/nosuchthings", unknown),
             ("/apis/apps/v1/namespaces/a/deployments/d/scale", "Deployment a/d scale"),
             ("/apis/apps/v1/namespaces/a%2Fb/deployments", "Deployment a/b/ "),
+            ("/apis/apps/v1/namespaces/a", unknown),
+            ("/apis/apps/v1/namespaces/a/status", unknown),
+            ("/apis/authorization.k8s.io/v1/subjectaccessreviews", "SubjectAccessReview / "),
+            ("/apis/authorization.k8s.io/v1/subjectaccessreviews/x", unknown),
+            ("/apis/authorization.k8s.io/v1/namespaces/a/subjectaccessreviews", unknown),
+            (
+                "/apis/authorization.k8s.io/v1/namespaces/a/localsubjectaccessreviews",
+                "LocalSubjectAccessReview a/ ",
+            ),
+            ("/apis/authorization.k8s.io/v1/localsubjectaccessreviews", unknown),
             ("/apis/apps", "Group(\"apps\")"),
             ("/apis/no.such.group/v1", "Nothing"),
             ("/nothing/here", "Nothing"),
