@@ -4,6 +4,7 @@
 //!
 //! Below `schema` and `resources`: imports neither.
 
+pub(crate) mod addresses;
 pub(crate) mod container;
 pub(crate) mod field_error;
 pub(crate) mod job_policy;

@@ -1,5 +1,7 @@
 //! Requests to an API without controllers or nodes.
 
+mod admission;
+
 use super::*;
 use http::{Method, StatusCode};
 use http_body_util::Full;

@@ -18,11 +18,31 @@ use k8s_openapi::{
     Resource,
     schemars::{JsonSchema, SchemaGenerator},
 };
+use kube_embedded_core::network::Addresses;
 use serde_json::Value;
-use std::sync::{Arc, MutexGuard};
+use std::{
+    path::PathBuf,
+    sync::{Arc, MutexGuard},
+};
 
 /// Admits a new object, given the other objects, or returns why not (an admission plugin).
 pub type Admit = fn(&Store, &mut Value) -> Result<(), String>;
+/// A write of an object that is valid, as validating admission sees it (`admission.Attributes`).
+pub struct Attributes<'a> {
+    /// The other objects.
+    pub store: &'a Store,
+    /// The directories below which hostPath volumes are allowed.
+    pub host_paths: &'a [PathBuf],
+    /// The stored object; `None` for a new one.
+    pub old: Option<&'a Value>,
+    /// The object to be stored.
+    pub new: &'a Value,
+}
+
+/// Reviews a write and returns warnings, or why it is forbidden (a validating admission plugin).
+pub type Review = fn(&Attributes<'_>) -> Result<Vec<String>, String>;
+/// Returns the errors that depend on the addresses of the cluster (new, old on update).
+pub type ValidateAddresses = fn(&Addresses, &Value, Option<&Value>) -> Vec<FieldError>;
 /// Waits until what the admission of a new object in a namespace depends on exists, for a bounded time.
 pub type AwaitAdmission = fn(Store, String) -> BoxFuture<'static, ()>;
 /// Assigns what is unique in the cluster to an object (new, old). The guard is held until the object is stored.
@@ -75,6 +95,10 @@ pub struct ResourceType<'a> {
     pub await_admission: Option<AwaitAdmission>,
     /// Returns every error at once (new, old on update).
     pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
+    /// See [`ValidateAddresses`].
+    pub validate_addresses: Option<ValidateAddresses>,
+    /// The validating admission of a write of the object, in order.
+    pub reviews: &'static [Review],
     /// See [`Allocate`].
     pub allocate: Option<Allocate>,
     /// Returns the warnings for the `Warning` header of a write.
@@ -265,6 +289,8 @@ impl ResourceType<'_> {
             admission: &[],
             await_admission: None,
             validate: |_, _| Vec::new(),
+            validate_addresses: None,
+            reviews: &[],
             allocate: None,
             warnings: |_| Vec::new(),
             deprecation: None,
@@ -319,6 +345,8 @@ impl<'a> ResourceType<'a> {
             admission: &[],
             await_admission: None,
             validate: |_, _| Vec::new(),
+            validate_addresses: None,
+            reviews: &[],
             allocate: None,
             warnings: |_| Vec::new(),
             deprecation: crd.deprecation.as_deref(),

@@ -4,6 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
 
 use crate::{
+    admission::{host_path, pod_security},
     fields::{at, default, default_empty, object, remove, text},
     resources::{
         pod_defaults,
@@ -26,6 +27,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults,
     prepare_create: |deployment| deployment["status"] = json!({}),
     validate,
+    reviews: &[pod_security::review_workload, host_path::review_workload],
     columns: &[
         column("Ready", "Number of the pod with ready state", |deployment, _| {
             let ready = count(deployment, &["status", "readyReplicas"]);

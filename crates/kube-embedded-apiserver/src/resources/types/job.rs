@@ -4,6 +4,7 @@ use k8s_openapi::api::batch::v1::Job;
 use serde_json::{Value, json};
 
 use crate::{
+    admission::{host_path, pod_security},
     fields::{at, copy_field, default, each, existing, list, object, text},
     resources::{
         deletion::{Deletion, Propagation},
@@ -29,6 +30,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults,
     prepare_create,
     validate,
+    reviews: &[pod_security::review_workload, host_path::review_workload],
     warnings,
     deletion: &Deletion {
         // The default of `batch/v1` predates garbage collection, and stays for compatibility.

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::{
-    admission::service_account,
+    admission::{host_path, pod_security, service_account},
     fields::{at, default, default_empty, each, list, object, remove, text},
     resources::{deletion::Deletion, pod_defaults, resource_type::ResourceType},
     validation::{
@@ -35,6 +35,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     prepare_create,
     validate,
     admission: &[service_account::admit],
+    reviews: &[pod_security::review_pod, host_path::review_pod],
     await_admission: Some(service_account::await_default),
     deletion: &Deletion {
         grace_period,

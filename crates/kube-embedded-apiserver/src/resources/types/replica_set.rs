@@ -4,6 +4,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use serde_json::{Value, json};
 
 use crate::{
+    admission::{host_path, pod_security},
     fields::{at, default, object},
     resources::{
         pod_defaults,
@@ -27,6 +28,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults,
     prepare_create: |set| set["status"] = json!({ "replicas": 0 }),
     validate,
+    reviews: &[pod_security::review_workload, host_path::review_workload],
     columns: &[
         number("Desired", "Replicas is the number of desired pods.", |set, _| {
             count(set, &["spec", "replicas"]).into()
