@@ -128,7 +128,7 @@ mod tests {
         let cluster = Addresses { block: 7, sandbox };
         let errors = endpoint_ip(&ip.into(), family, "f", &cluster);
         let strip = |error: FieldError| {
-            error.message.split_once(": ").map_or_else(String::new, |(_, rest)| rest.to_owned())
+            error.message.split_once("\": ").map_or_else(String::new, |(_, rest)| rest.to_owned())
         };
         errors.into_iter().map(strip).collect()
     }
