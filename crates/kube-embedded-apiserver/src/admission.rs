@@ -8,3 +8,4 @@ pub(crate) mod host_path;
 pub(crate) mod namespace_lifecycle;
 pub(crate) mod pod_security;
 pub(crate) mod service_account;
+pub(crate) mod unsupported_fields;

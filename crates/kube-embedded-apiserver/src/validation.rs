@@ -17,3 +17,4 @@ pub(crate) mod pod_spec;
 mod scheduling;
 mod security_context;
 mod volume;
+pub(crate) mod warnings;

@@ -29,6 +29,8 @@ use std::{
 pub type Admit = fn(&Store, &mut Value) -> Result<(), String>;
 /// A write of an object that is valid, as validating admission sees it (`admission.Attributes`).
 pub struct Attributes<'a> {
+    /// The type of the object.
+    pub resource: &'a ResourceType<'a>,
     /// The other objects.
     pub store: &'a Store,
     /// The directories below which hostPath volumes are allowed.
@@ -101,8 +103,8 @@ pub struct ResourceType<'a> {
     pub reviews: &'static [Review],
     /// See [`Allocate`].
     pub allocate: Option<Allocate>,
-    /// Returns the warnings for the `Warning` header of a write.
-    pub warnings: fn(&Value) -> Vec<String>,
+    /// Returns the warnings for the `Warning` header of a write (new, old on update).
+    pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
     /// The warning that goes with every response.
     pub deprecation: Option<&'a str>,
     /// The reason why new objects are accepted with dry-run only: this cluster would not act upon them.
@@ -292,7 +294,7 @@ impl ResourceType<'_> {
             validate_addresses: None,
             reviews: &[],
             allocate: None,
-            warnings: |_| Vec::new(),
+            warnings: |_, _| Vec::new(),
             deprecation: None,
             unsupported: None,
             deletion: &Deletion::IMMEDIATE,
@@ -348,7 +350,7 @@ impl<'a> ResourceType<'a> {
             validate_addresses: None,
             reviews: &[],
             allocate: None,
-            warnings: |_| Vec::new(),
+            warnings: |_, _| Vec::new(),
             deprecation: crd.deprecation.as_deref(),
             unsupported: None,
             deletion: &Deletion::IMMEDIATE,

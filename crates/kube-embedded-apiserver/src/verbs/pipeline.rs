@@ -11,7 +11,7 @@
 //! `allocate`, so that a refused object allocates nothing.
 
 use crate::{
-    admission::namespace_lifecycle,
+    admission::{namespace_lifecycle, unsupported_fields},
     fields::copy_field,
     http::{
         body::{Body, respond},
@@ -331,7 +331,8 @@ fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
         check(resource, name, &errors)?;
     }
     if is_main {
-        write.warnings.extend((resource.warnings)(&write.new));
+        write.warnings.extend((resource.warnings)(&write.new, write.old));
+        write.warnings.extend(unsupported_fields::warnings(resource, &write.new, write.old));
     }
     Ok(())
 }
@@ -342,7 +343,9 @@ fn review(write: &mut Write<'_, '_>) -> ApiResult<()> {
     if matches!(&*target.subresource, "" | "ephemeralcontainers") {
         let ServerState { store, host_paths, .. } = write.state;
         let host_paths = host_paths.get().map_or(&[][..], Vec::as_slice);
-        let attributes = Attributes { store, host_paths, old: write.old, new: &write.new };
+        let resource = &target.resource;
+        let attributes =
+            Attributes { resource, store, host_paths, old: write.old, new: &write.new };
         for review in target.resource.reviews {
             let warnings = review(&attributes)
                 .map_err(|why| ApiError::forbidden(&target.resource, &target.name, &why))?;

@@ -34,7 +34,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     },
     validate: |endpoints, old| metadata(endpoints, old, dns_subdomain),
     validate_addresses: Some(validate_subsets),
-    warnings: |_| vec![DEPRECATION.into()],
+    warnings: |_, _| vec![DEPRECATION.into()],
     deprecation: Some(DEPRECATION),
     columns: &[
         column(

@@ -4,14 +4,14 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{host_path, pod_security, service_account},
+    admission::{host_path, pod_security, service_account, unsupported_fields},
     fields::{at, default, default_empty, each, list, object, remove, text},
     resources::{deletion::Deletion, pod_defaults, resource_type::ResourceType},
     validation::{
         field_error::{FieldError, forbidden},
         names::dns_subdomain,
         object_meta::metadata,
-        pod_spec,
+        pod_spec, warnings,
     },
 };
 
@@ -34,8 +34,16 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults,
     prepare_create,
     validate,
+    // As in Kubernetes not on update, which people rarely do.
+    warnings: |pod, old| match old {
+        None => warnings::host_name(pod, "the Pod's hostname")
+            .into_iter()
+            .chain(warnings::of_pod(pod, ""))
+            .collect(),
+        Some(_) => Vec::new(),
+    },
     admission: &[service_account::admit],
-    reviews: &[pod_security::review_pod, host_path::review_pod],
+    reviews: &[pod_security::review_pod, host_path::review_pod, unsupported_fields::review_pod],
     await_admission: Some(service_account::await_default),
     deletion: &Deletion {
         grace_period,

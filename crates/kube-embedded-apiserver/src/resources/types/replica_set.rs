@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use serde_json::{Value, json};
 
 use crate::{
-    admission::{host_path, pod_security},
+    admission::{host_path, pod_security, unsupported_fields},
     fields::{at, default, object},
     resources::{
         pod_defaults,
@@ -16,7 +16,7 @@ use crate::{
         field_error::{FieldError, IMMUTABLE, invalid},
         names::{dns_subdomain, non_negative},
         object_meta::metadata,
-        pod_spec,
+        pod_spec, warnings,
     },
 };
 
@@ -28,7 +28,12 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults,
     prepare_create: |set| set["status"] = json!({ "replicas": 0 }),
     validate,
-    reviews: &[pod_security::review_workload, host_path::review_workload],
+    warnings: warnings::of_workload,
+    reviews: &[
+        pod_security::review_workload,
+        host_path::review_workload,
+        unsupported_fields::review_workload,
+    ],
     columns: &[
         number("Desired", "Replicas is the number of desired pods.", |set, _| {
             count(set, &["spec", "replicas"]).into()
