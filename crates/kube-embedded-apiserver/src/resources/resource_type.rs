@@ -114,7 +114,7 @@ pub struct ResourceType<'a> {
     /// The columns of a Table, after `Name`; `Age` included where it has its place.
     pub columns: &'static [Column],
     /// Fields besides `metadata.name` and `metadata.namespace` that a field selector may name,
-    /// as dotted paths (`status.phase`).
+    /// as dotted paths (`status.phase`); `label=path|path` where the label is not the path.
     pub selectable: &'static [&'static str],
     /// The resource that objects are stored under: `(group, plural)` of the type that owns them. Only `events` of
     /// `events.k8s.io` is a view of another type.
@@ -185,12 +185,19 @@ impl ResourceType<'_> {
         }
     }
 
-    /// Returns true if a field selector may name a field, besides name and namespace.
-    pub fn is_selectable(&self, path: &str) -> bool {
-        match self.crd {
-            Some(crd) => crd.selectable.iter().any(|known| known == path),
-            None => self.selectable.contains(&path),
+    /// Returns the paths of a field that a field selector may name, besides name and namespace.
+    pub fn selectable_paths(&self, label: &str) -> Option<Vec<String>> {
+        if let Some(crd) = self.crd {
+            return crd
+                .selectable
+                .iter()
+                .any(|known| known == label)
+                .then(|| vec![label.to_owned()]);
         }
+        self.selectable.iter().find_map(|known| {
+            let (name, paths) = known.split_once('=').unwrap_or((known, known));
+            (name == label).then(|| paths.split('|').map(str::to_owned).collect())
+        })
     }
 
     /// Returns every error at once (new, old on update).

@@ -11,7 +11,7 @@ use crate::{
         addresses::{Family, ip},
         container::{Container, Role},
         field_error::{FieldError, forbidden, invalid, not_supported, required},
-        names::{dns_label, dns_subdomain, labels, non_negative, one_of, qualified_name},
+        names::{dns_label, dns_subdomain, labels, one_of, qualified_name},
         object_meta, scheduling, security_context, volume,
     },
 };
@@ -78,8 +78,6 @@ pub(crate) fn validate(spec: &Value, field: &str) -> Vec<FieldError> {
     if !spec["os"].is_null() {
         one_of(&spec["os"], "name", &format!("{field}.os"), &["linux", "windows"], &mut errors);
     }
-    let grace = "terminationGracePeriodSeconds";
-    errors.extend(non_negative(&spec[grace], format!("{field}.{grace}")));
     errors
 }
 

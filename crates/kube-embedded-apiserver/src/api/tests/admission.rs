@@ -26,7 +26,7 @@ async fn send_warned(
         .get_all(header::WARNING)
         .iter()
         .map(|value| String::from_utf8(value.as_bytes().to_vec()).unwrap())
-        .map(|value| value.strip_prefix("299 - ").unwrap().trim_matches('"').replace("\\\"", "\""))
+        .map(|value| serde_json::from_str(value.strip_prefix("299 - ").unwrap()).unwrap())
         .collect();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null), warnings)

@@ -75,6 +75,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             |job, _| table_columns::selector(at(job, &["spec", "selector"])),
         ),
     ],
+    selectable: &["status.successful=status.succeeded"],
     ..ResourceType::of::<Job>("job", "io.k8s.api.batch.v1.Job")
 };
 

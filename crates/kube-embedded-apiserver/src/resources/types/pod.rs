@@ -33,6 +33,8 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     generation: true,
     defaults,
     prepare_create,
+    // `DefaultTolerationSeconds` runs on updates, too.
+    prepare_update: |pod, _| object(pod, "spec").into_iter().for_each(tolerate_node_failures),
     validate,
     // As in Kubernetes not on update, which people rarely do.
     warnings: |pod, old| match old {
@@ -98,6 +100,11 @@ fn prepare_create(pod: &mut Value) {
     spec["serviceAccount"] = spec["serviceAccountName"].clone();
     default(spec, "priority", 0);
     default(spec, "preemptionPolicy", "PreemptLowerPriority");
+    tolerate_node_failures(spec);
+}
+
+/// Sets the tolerations of nodes that fail, unless the pod has its own.
+fn tolerate_node_failures(spec: &mut Value) {
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         tolerate_for_five_minutes(spec, key);
     }
@@ -142,6 +149,9 @@ fn qos_class(pod: &Value) -> &'static str {
 fn validate(pod: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(pod, old, dns_subdomain);
     errors.extend(pod_spec::validate(&pod["spec"], "spec"));
+    if old.is_none() && !list(pod, &["spec", "ephemeralContainers"]).is_empty() {
+        errors.push(forbidden("spec.ephemeralContainers", "cannot be set on create"));
+    }
     if let Some(old) = old
         && immutable_part(old, None) != immutable_part(pod, Some(old))
     {
@@ -165,7 +175,6 @@ fn immutable_part(pod: &Value, old: Option<&Value>) -> Value {
             remove(container, "image");
         }
     }
-    remove(&mut spec, "ephemeralContainers");
     remove(&mut spec, "activeDeadlineSeconds");
     if let Some(old) = old {
         let kept = list(old, &["spec", "tolerations"]);

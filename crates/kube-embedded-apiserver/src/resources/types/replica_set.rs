@@ -59,7 +59,6 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             table_columns::selector(at(set, &["spec", "selector"]))
         }),
     ],
-    selectable: &["status.replicas"],
     ..ResourceType::of::<ReplicaSet>("replicaset", "io.k8s.api.apps.v1.ReplicaSet")
 };
 
