@@ -196,3 +196,114 @@ async fn endpoint_slice_with_an_address_of_the_host_is_refused() {
          not be in the loopback range (127.0.0.0/8, ::1/128)"
     );
 }
+
+async fn apply(api: &Api, path: &str, body: Value) -> (StatusCode, Value) {
+    let request = Request::builder()
+        .method(Method::PATCH)
+        .uri(format!("{path}?fieldManager=m"))
+        .header(header::CONTENT_TYPE, "application/apply-patch+yaml")
+        .body(Full::new(Bytes::from(body.to_string())))
+        .unwrap();
+    let response = api.handle(request).await;
+    let code = response.status();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (code, serde_json::from_slice(&bytes).unwrap())
+}
+
+#[tokio::test]
+async fn applied_field_that_the_schema_does_not_declare_is_an_error() {
+    let api = api();
+    let path = "/apis/apps/v1/namespaces/default/deployments/d";
+    let container = json!({ "name": "c", "image": "i", "imagee": "x" });
+    let (code, refused) = apply(
+        &api,
+        path,
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "d" },
+            "spec": { "template": { "spec": { "containers": [container] } }, "replica": 1 },
+        }),
+    )
+    .await;
+    assert_eq!(code, StatusCode::INTERNAL_SERVER_ERROR, "{refused}");
+    assert_eq!(
+        refused["message"],
+        "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): errors:\n  .spec.replica: field \
+         not declared in schema\n  .spec.template.spec.containers[name=\"c\"].imagee: field not declared in schema"
+    );
+
+    let schema = json!({
+        "type": "object",
+        "properties": { "spec": { "type": "object", "properties": { "size": { "type": "integer" } } } },
+    });
+    let mut strict = definition("things", "Thing");
+    strict["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = schema;
+    assert_eq!(send(&api, Method::POST, DEFINITIONS, strict).await.0, StatusCode::CREATED);
+    let path = "/apis/example.com/v1/namespaces/default/things/t";
+    let (code, refused) =
+        apply(&api, path, custom("Thing", "t", json!({ "size": 1, "foo": 2 }))).await;
+    assert_eq!(code, StatusCode::INTERNAL_SERVER_ERROR, "{refused}");
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.ends_with("Kind=Thing): .spec.foo: field not declared in schema"), "{message}");
+    let (code, _) = apply(&api, path, custom("Thing", "t", json!({ "size": 1 }))).await;
+    assert_eq!(code, StatusCode::CREATED);
+}
+
+async fn post(
+    api: &Api,
+    path: &str,
+    media_type: &str,
+    body: &str,
+) -> (StatusCode, Value, Vec<String>) {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(header::CONTENT_TYPE, media_type)
+        .body(Full::new(Bytes::from(body.to_owned())))
+        .unwrap();
+    let response = api.handle(request).await;
+    let warnings = response.headers().get_all(header::WARNING).iter();
+    let warnings = warnings.map(|value| value.to_str().unwrap().to_owned()).collect();
+    let code = response.status();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (code, serde_json::from_slice(&bytes).unwrap(), warnings)
+}
+
+#[tokio::test]
+async fn repeated_key_is_warned_of_or_refused() {
+    let api = api();
+    let collection = "/api/v1/namespaces/default/configmaps";
+    let json = r#"{"metadata":{"name":"c"},"data":{"a":"1","a":"2"},"dta":{}}"#;
+    let (code, refused, _) =
+        post(&api, &format!("{collection}?fieldValidation=Strict"), "application/json", json).await;
+    assert_eq!(code, StatusCode::BAD_REQUEST);
+    assert_eq!(
+        refused["message"],
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"dta\", \
+         duplicate field \"data.a\""
+    );
+    let yaml = "metadata:\n  name: c\ndata:\n  a: '1'\n  a: '2'\n";
+    let (code, refused, _) =
+        post(&api, &format!("{collection}?fieldValidation=Strict"), "application/yaml", yaml).await;
+    assert_eq!(code, StatusCode::BAD_REQUEST);
+    let message = refused["message"].as_str().unwrap();
+    assert!(
+        message.ends_with("yaml: unmarshal errors:\n  line 5: key \"a\" already set in map"),
+        "{message}"
+    );
+    let (code, created, warnings) = post(&api, collection, "application/yaml", yaml).await;
+    assert_eq!((code, &created["data"]["a"]), (StatusCode::CREATED, &json!("2")));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+}
+
+#[tokio::test]
+async fn tolerations_of_a_pod_may_be_replaced_by_more() {
+    let api = api_with_account();
+    let (code, created) = send(&api, Method::POST, PODS, pod("p", json!({}))).await;
+    assert_eq!(code, StatusCode::CREATED, "{created}");
+    let mut new = created.clone();
+    new["spec"]["tolerations"] =
+        json!([{ "key": "k", "operator": "Exists", "effect": "NoSchedule" }]);
+    let (code, updated) = send(&api, Method::PUT, &format!("{PODS}/p"), new).await;
+    assert_eq!(code, StatusCode::OK, "{updated}");
+    assert_eq!(updated["spec"]["tolerations"].as_array().unwrap().len(), 3);
+}

@@ -192,6 +192,9 @@ fn immutable_part(pod: &Value, old: Option<&Value>) -> Value {
 }
 
 #[cfg(test)]
+mod spec_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
