@@ -21,6 +21,7 @@ use kube_embedded_core::{network::Addresses, node_api::NodeApi};
 use std::{
     convert::Infallible,
     fmt,
+    path::PathBuf,
     sync::{Arc, Weak},
     task::{Context, Poll},
     time::Instant,
@@ -55,6 +56,11 @@ impl Api {
     /// Sets the kubelet backend for logs and exec. Only the first call has an effect; the reference is weak.
     pub fn set_nodes(&self, nodes: Weak<dyn NodeApi>) {
         let _ = self.state.nodes.set(nodes);
+    }
+
+    /// Allows hostPath volumes below these directories. Only the first call has an effect.
+    pub fn allow_host_paths(&self, directories: Vec<PathBuf>) {
+        let _ = self.state.host_paths.set(directories);
     }
 
     /// Ends all watches and streams, so that connections can be closed.
