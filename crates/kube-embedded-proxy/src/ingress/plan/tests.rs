@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{config::EmbeddedNodes, route::Backends};
+use kube_embedded_core::network::{Addresses, Sandbox};
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 
@@ -165,11 +166,11 @@ fn target_is_a_service_port_or_an_error() {
         yaml("{metadata: {name: ext}, spec: {type: ExternalName, externalName: e.com}}");
     let slice: EndpointSlice = yaml(
         "{addressType: IPv4, metadata: {}, ports: [{name: web, port: 8080}], endpoints: [
-            {addresses: [10.0.0.1], conditions: {ready: true}},
-            {addresses: [10.0.0.2], conditions: {ready: false}}]}",
+            {addresses: [10.244.0.1], conditions: {ready: true}},
+            {addresses: [10.244.0.2], conditions: {ready: false}}]}",
     );
-    let embedded =
-        EmbeddedNodes { nodes: Vec::new(), cluster_ips_on_host: false, load_balancers: true };
+    let addresses = Addresses { block: 9, sandbox: Sandbox::Namespaced };
+    let embedded = EmbeddedNodes { nodes: Vec::new(), addresses, load_balancers: true };
     let topology = Topology::Embedded(embedded);
     let ask = |target: &Target| {
         let service = match target {
@@ -181,7 +182,7 @@ fn target_is_a_service_port_or_an_error() {
     };
     let service = |name: &str, port: PortRef| Target::Service { name: name.into(), port };
     for port in [PortRef::Number(80), PortRef::Name("web".into())] {
-        let ready = Backends::uniform([SocketAddr::from(([10, 0, 0, 1], 8080))]);
+        let ready = Backends::uniform([SocketAddr::from(([10, 244, 0, 1], 8080))]);
         let routing = Routing { backends: ready, ..Routing::default() };
         assert_eq!(ask(&service("app", port)), Ok(routing));
     }
