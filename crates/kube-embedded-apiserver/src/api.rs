@@ -26,11 +26,15 @@ use std::{
     fmt,
     sync::{Arc, Weak},
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
+use tokio::time::timeout;
 
 /// The maximum size of a request body, as in Kubernetes.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
+/// The time in which it must arrive (`--request-timeout` of kube-apiserver).
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The API of one cluster. A clone is another handle to the same cluster.
 #[derive(Clone)]
 pub struct Api {
@@ -93,13 +97,15 @@ impl Api {
     {
         let start = Instant::now();
         let (parts, body) = request.into_parts();
-        let response = match Limited::new(body, BODY_LIMIT).collect().await {
+        let body = timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect());
+        let response = match body.await.unwrap_or_else(|_| Err(TimedOut.into())) {
             Ok(body) => router::route(&self.state, &parts, &body.to_bytes())
                 .await
                 .unwrap_or_else(ApiError::into_response),
             Err(error) if error.is::<LengthLimitError>() => {
                 ApiError::too_large(BODY_LIMIT).into_response()
             }
+            Err(error) if error.is::<TimedOut>() => ApiError::timeout().into_response(),
             Err(error) => {
                 ApiError::bad_request(format!("failed to read the body: {error}")).into_response()
             }
@@ -138,6 +144,11 @@ fn log(parts: &Parts, response: &Response<Body>, start: Instant) {
         user_agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()),
     );
 }
+
+/// The body of a request did not arrive in time.
+#[derive(Debug, thiserror::Error)]
+#[error("timed out")]
+struct TimedOut;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
