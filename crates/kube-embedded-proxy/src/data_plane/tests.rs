@@ -39,7 +39,7 @@ impl TcpFixture {
     fn with_handler(handler: Arc<dyn Handler>, route: Arc<Route>) -> Self {
         let (sender, errors) = mpsc::channel(8);
         // Three, so that connections are handed over even on one core.
-        let data_plane = DataPlane::with_workers(3, sender).unwrap();
+        let data_plane = DataPlane::with_workers(3, 1024, sender).unwrap();
         let port = BoundPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = port.address().unwrap();
         let listener = Some(data_plane.serve(port, handler));

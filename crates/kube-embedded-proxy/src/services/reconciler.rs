@@ -3,7 +3,7 @@
 use super::{
     objects::Objects,
     plan::{self, Action, ServicePlan},
-    pod_listeners::{MAX_LISTENERS, PodInfo, PodListeners},
+    pod_listeners::{PodInfo, PodListeners, max_listeners},
     state::{ServiceState, Serving},
 };
 use crate::{
@@ -230,8 +230,9 @@ impl ServiceReconciler {
         let pods = pods_by_address(objects);
         let synced = self.pod_listeners.sync(&self.serving.data_plane, &desired, &pods);
         if let Some(left_out) = synced {
+            let limit = max_listeners();
             let message = format!(
-                "{left_out} is not reachable from every pod: listener limit ({MAX_LISTENERS}) reached"
+                "{left_out} is not reachable from every pod: listener limit ({limit}) reached"
             );
             self.warn(left_out, "ClusterAddressNotOpened", &message);
         }

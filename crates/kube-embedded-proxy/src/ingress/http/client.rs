@@ -8,7 +8,7 @@ use super::{
     signals::{ConnectionSignals, InFlight},
     tunnel::Tunnel,
 };
-use crate::ingress::frontend::Frontend;
+use crate::{data_plane::ConnectionSlot, ingress::frontend::Frontend};
 use http::{Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body as _, Incoming},
@@ -39,8 +39,9 @@ impl Client {
         network: Arc<Network>,
         peer: SocketAddr,
         forwarded: ForwardedHeaders,
+        slot: Arc<ConnectionSlot>,
     ) -> Self {
-        let (signals, tunnel) = Default::default();
+        let (signals, tunnel) = (Arc::new(ConnectionSignals::new(slot)), Mutex::default());
         Self { frontend, network, peer, forwarded, signals, tunnel }
     }
 

@@ -55,15 +55,23 @@ impl HttpListener {
 
 impl Handler for HttpListener {
     fn handle(&self, connection: AcceptedConnection) -> BoxFuture<'static, ()> {
-        let AcceptedConnection { stream, peer } = connection;
+        let AcceptedConnection { stream, peer, slot } = connection;
         let forwarded = ForwardedHeaders::new(peer, self.tls, self.port.clone());
         let (frontend, network) = (self.frontend.clone(), self.network.clone());
-        let client = Arc::new(Client::new(frontend, network, peer, forwarded));
+        let client = Arc::new(Client::new(frontend, network, peer, forwarded, slot.clone()));
         let closed = self.closed.subscribe();
-        match self.tls {
+        let serve = match self.tls {
             false => serve_http1(stream, client, closed).boxed(),
             true => serve_tls(self.frontend.tls().into(), stream, client, closed).boxed(),
+        };
+        slot.set_idle();
+        async move {
+            tokio::select! {
+                () = serve => {}
+                () = slot.shed() => tracing::debug!(%peer, "closing an idle connection for another"),
+            }
         }
+        .boxed()
     }
 }
 
@@ -120,6 +128,7 @@ async fn serve_http1<S: ProxyStream>(
     match ended {
         Ok(()) => {
             if let Some(tunnel) = client.take_tunnel() {
+                client.signals.slot.set_busy();
                 Box::pin(tunnel.copy::<S>()).await;
             }
         }
