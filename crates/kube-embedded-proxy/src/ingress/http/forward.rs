@@ -5,6 +5,7 @@
 
 use super::{
     client::Client,
+    limits::{BODY_BUFFER, HEAD_FIELDS},
     pool::{self, OpenCount, PooledConnection},
     refusal::Refusal,
     request_body::{RequestBody, UploadProgress},
@@ -40,9 +41,10 @@ impl Client {
                 };
             let spare = may_repeat.then(|| copy(&request));
             let sent = pin!(connection.sender.try_send_request(request));
+            let response = wait(sent, progress, self.frontend.timeouts.response);
             // Whatever the endpoint made of half a request, its error is the client's.
             let broken = || progress.is_some_and(UploadProgress::is_broken);
-            let mut error = match wait(sent, progress, self.frontend.timeouts.response).await? {
+            let mut error = match self.pass_hints(response).await? {
                 Ok(response) => return Ok((response, connection)),
                 Err(_) if broken() => {
                     return Err(Refusal::bad_request(
@@ -185,6 +187,13 @@ fn unreachable(backend: &Backend, tried: &[SocketAddr], failure: Option<io::Erro
 fn failed(backend: &Backend, error: &hyper::Error) -> Refusal {
     let name = &backend.name;
     let text = match error {
+        e if e.is_parse_too_large() => {
+            let kib = BODY_BUFFER / 1024;
+            format!(
+                "an endpoint of {name} sent a response whose head has more than {kib} KiB or \
+                 {HEAD_FIELDS} fields"
+            )
+        }
         e if e.is_parse() => format!("an endpoint of {name} sent an invalid response"),
         _ => format!("an endpoint of {name} closed the connection without a response"),
     };

@@ -4,7 +4,10 @@
 //! worker. A connection that its endpoint has closed is recognized when it is taken; one whose
 //! endpoint is no longer ready is swept out.
 
-use super::{limits::BODY_BUFFER, request_body::RequestBody};
+use super::{
+    limits::{BODY_BUFFER, HEAD_FIELDS},
+    request_body::RequestBody,
+};
 use crate::route::Route;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -57,6 +60,8 @@ pub(super) struct PooledConnection {
     pub(super) sender: SendRequest<RequestBody>,
     pub(super) endpoint: SocketAddr,
     route: Arc<Route>,
+    /// Whether another request may follow.
+    pub(super) reusable: bool,
 }
 
 impl PooledConnection {
@@ -79,7 +84,9 @@ impl PooledConnection {
     ) -> Option<Self> {
         let _ = stream.set_nodelay(true);
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(BODY_BUFFER);
+        // A proxy removes such spaces (RFC 9112, 5.1).
+        builder.allow_spaces_after_header_name_in_responses(true);
+        builder.max_buf_size(BODY_BUFFER).max_headers(HEAD_FIELDS);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
         let drive = async move {
             let _opened = opened;
@@ -89,11 +96,14 @@ impl PooledConnection {
             }
         };
         spawn_named("upstream-connection", drive).detach();
-        Some(Self { sender, endpoint, route: route.clone() })
+        Some(Self { sender, endpoint, route: route.clone(), reusable: true })
     }
 
     /// Returns the connection to the pool if it can take another request.
     pub(super) fn release(mut self) {
+        if !self.reusable {
+            return;
+        }
         if self.sender.is_ready() {
             put(self);
         } else if !self.sender.is_closed() && Handle::try_current().is_ok() {

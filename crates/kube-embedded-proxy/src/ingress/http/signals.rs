@@ -1,6 +1,7 @@
 //! Signals between the parts of a client connection that hyper keeps apart: its socket, its requests
 //! and their bodies.
 
+use super::{hints::Hints, outbox::Outbox};
 use crate::data_plane::ConnectionSlot;
 use std::sync::{
     Arc,
@@ -25,6 +26,8 @@ pub(super) struct ConnectionSignals {
     pub(super) in_flight: AtomicUsize,
     /// Requests received.
     pub(super) requests: AtomicU64,
+    pub(super) hints: Hints,
+    pub(super) outbox: Outbox,
 }
 
 impl ConnectionSignals {
@@ -38,6 +41,8 @@ impl ConnectionSignals {
             unread: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
+            hints: Hints::default(),
+            outbox: Outbox::default(),
         }
     }
 }
