@@ -19,6 +19,8 @@ use tokio::{
 
 /// The time and the bytes for which the input of a client is drained that still sends a body.
 const LINGER: (Duration, usize) = (Duration::from_secs(5), 16 << 20);
+/// The bytes that are drained after a head that was refused, which may have no end.
+const LINGER_AFTER_HEAD: usize = 256 << 10;
 
 /// A stream that ends in a reset if a response on it was cut short: a response to an HTTP/1.0 client
 /// ends with its connection, and an orderly end would make it look complete.
@@ -27,6 +29,7 @@ pub(super) struct ClientIo<S: ProxyStream> {
     stream: Option<TokioIo<S>>,
     signals: Arc<ConnectionSignals>,
     linger: Linger,
+    linger_bytes: usize,
     targets: TargetEncoder,
     /// Bytes from the client for which there was no room yet, as encoding made them more.
     encoded: Vec<u8>,
@@ -49,8 +52,9 @@ impl<S: ProxyStream> ClientIo<S> {
     }
 
     fn new(stream: S, signals: Arc<ConnectionSignals>, targets: TargetEncoder) -> Self {
-        let (linger, encoded) = (Linger::No, Vec::new());
-        Self { stream: Some(TokioIo::new(stream)), signals, linger, targets, encoded }
+        let stream = Some(TokioIo::new(stream));
+        let (linger, linger_bytes, encoded) = (Linger::No, LINGER.1, Vec::new());
+        Self { stream, signals, linger, linger_bytes, targets, encoded }
     }
 
     pub(super) fn into_inner(mut self) -> Option<S> {
@@ -77,7 +81,7 @@ impl<S: ProxyStream> ClientIo<S> {
 
     /// Returns whether the bytes are hyper's own refusal of a request, which has no text, and puts one
     /// with the reason into the outbox.
-    fn explain(&self, bytes: &[u8]) -> bool {
+    fn explain(&mut self, bytes: &[u8]) -> bool {
         // Once a request was understood, everything is a response to it.
         if self.targets.heads() <= self.signals.requests.load(Ordering::Relaxed)
             || self.signals.in_flight.load(Ordering::Relaxed) > 0
@@ -87,6 +91,7 @@ impl<S: ProxyStream> ClientIo<S> {
         let Some(refusal) = Refusal::by_hyper(bytes) else { return false };
         self.signals.outbox.put(&refusal.into_bytes());
         // It may send more, and would lose the response to a reset.
+        self.linger_bytes = LINGER_AFTER_HEAD;
         self.signals.unread.store(true, Ordering::Relaxed);
         true
     }
@@ -190,7 +195,7 @@ impl<S: ProxyStream> Write for ClientIo<S> {
         if let Linger::No = this.linger {
             ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
             this.linger =
-                Linger::Reading { until: Box::pin(time::sleep(LINGER.0)), left: LINGER.1 };
+                Linger::Reading { until: Box::pin(time::sleep(LINGER.0)), left: this.linger_bytes };
         }
         if let Linger::Reading { until, left } = &mut this.linger {
             let mut drained = [0; 8 * 1024];

@@ -86,7 +86,7 @@ impl PooledConnection {
         let mut builder = http1::Builder::new();
         // A proxy removes such spaces (RFC 9112, 5.1).
         builder.allow_spaces_after_header_name_in_responses(true);
-        builder.max_buf_size(BODY_BUFFER).max_headers(HEAD_FIELDS);
+        builder.max_buf_size(BODY_BUFFER).max_header_size(BODY_BUFFER).max_headers(HEAD_FIELDS);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
         let drive = async move {
             let _opened = opened;

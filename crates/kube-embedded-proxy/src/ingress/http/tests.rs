@@ -37,6 +37,7 @@ mod framing;
 mod heads;
 mod http2;
 mod limits;
+mod responses;
 mod streams;
 
 /// An address at which no process listens.

@@ -203,3 +203,59 @@ fn target_is_a_service_port_or_an_error() {
         assert!(error.message.contains(part), "{}", error.message);
     }
 }
+
+#[test]
+fn rule_that_cannot_match_as_meant_is_reported() {
+    let path = |kind: &str, path: &str| {
+        format!("{{http: {{paths: [{{pathType: {kind}, path: '{path}', {}}}]}}}}", to("a"))
+    };
+    let literal = Some("PathTakenLiterally");
+    let nothing = Some("RuleMatchesNothing");
+    for (kind, text, reason, hint) in [
+        ("ImplementationSpecific", "/*", None, ""),
+        ("ImplementationSpecific", "/v2/*", None, ""),
+        ("ImplementationSpecific", "/v2*", literal, ""),
+        ("ImplementationSpecific", "/*/x", literal, ""),
+        ("ImplementationSpecific", "/a(/|$)(.*)", literal, ""),
+        ("ImplementationSpecific", "/a/.+", literal, ""),
+        ("Prefix", "/*", literal, "use / to match every path"),
+        ("Prefix", "/v2/*", literal, "use /v2 to match what is below it"),
+        ("Exact", "/v2/*", literal, "use /v2"),
+        ("Prefix", "/v2?x=1", nothing, "remove \"?x=1\""),
+        ("Exact", "/v2#top", nothing, "remove \"#top\""),
+        ("Prefix", "/a.b-c_d~e!f&g=h+i,j;k:l@m%20n", None, ""),
+        ("Exact", "/", None, ""),
+    ] {
+        let plan = planned(vec![&ingress("a", 1, &format!("{{rules: [{}]}}", path(kind, text)))]);
+        let found: Vec<_> = plan.problems.iter().map(|problem| problem.reason).collect();
+        assert_eq!(found, Vec::from_iter(reason), "{kind} {text}");
+        assert!(plan.problems.iter().all(|problem| problem.message.contains(hint)), "{plan:?}");
+    }
+    let bare = ingress("bare", 1, "{rules: [{host: foo.bar}]}");
+    let plan = planned(vec![&bare]);
+    assert_eq!(plan.problems[0].reason, "RuleMatchesNothing");
+    assert!(plan.problems[0].message.contains("host foo.bar has no paths"));
+    let with_default =
+        ingress("default", 1, "{defaultBackend: {service: {name: a, port: {number: 80}}}}");
+    assert_eq!(planned(vec![&bare, &with_default]).problems, []);
+}
+
+#[test]
+fn annotations_of_other_controllers_are_reported() {
+    let mut annotated = ingress("a", 1, "{}");
+    let annotations = [
+        ("nginx.ingress.kubernetes.io/canary", "true"),
+        ("alb.ingress.kubernetes.io/scheme", "internal"),
+        ("kubernetes.io/ingress.class", "edge"),
+        ("example.com/mine", "1"),
+        ("plain", "1"),
+    ];
+    let annotations = annotations.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    annotated.metadata.annotations = Some(annotations.into());
+    let problem = &planned(vec![&annotated]).problems[0];
+    assert_eq!(problem.reason, "AnnotationNotSupported");
+    assert_eq!(
+        problem.message,
+        "has no effect here: alb.ingress.kubernetes.io/scheme, nginx.ingress.kubernetes.io/canary"
+    );
+}
