@@ -9,6 +9,7 @@
 
 mod config;
 mod data_plane;
+pub mod dns;
 pub mod external;
 mod ingress;
 mod load_balancer;
