@@ -129,8 +129,7 @@ async fn name_server() -> (u16, Task<()>) {
             write_framed(&mut stream, &respond(&message, true).0).await.unwrap();
         }
     };
-    let both = async { tokio::join!(udp, tcp) };
-    (at.port(), spawn_named("name server", async { drop(both.await) }))
+    (at.port(), spawn_named("name server", async { _ = tokio::join!(udp, tcp) }))
 }
 
 /// Returns the response, and one that is sent before it and does not belong to the query.
