@@ -18,8 +18,7 @@ Accepted but ignored:
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and
     no controller checks these.
   - Jobs: podFailurePolicy, successPolicy, backoffLimitPerIndex and maxFailedIndexes.
-  - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6, ExternalName (there is no
-    DNS). Pods see connections come from the cluster, not from the client. A pod that declares a port
+  - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6. Pods see connections come from the cluster, not from the client. A pod that declares a port
     cannot reach other Services on that port by their cluster IP.
   - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
     that are resources or ExternalName Services (503, and an event).
@@ -29,6 +28,10 @@ Accepted but ignored:
   - RBAC, admission webhooks, network policies: whoever has the kubeconfig, or the token of any
     service account, has full access.
 Differences from Kubernetes:
+  - Names of Services and pods are served by the cluster itself, at the Service kube-dns; there are no
+    CoreDNS pods. dnsPolicy Default has that server, too, since pods cannot reach the host's. A pod that
+    declares port 53 has no name server. Plain processes have the host's /etc/resolv.conf: the names
+    are at 127.A.0.10:10053 for them, and at port 53 of kube-dns where that may be bound.
   - A program started by exec is killed when its client disconnects; in Kubernetes it may continue.
   - Objects live in memory and are lost when the process exits.
   - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.
