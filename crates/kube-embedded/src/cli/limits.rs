@@ -2,7 +2,9 @@
 
 const LIMITS: &str = "\
 Refused:
-  - Resources that are not listed below: 404, as on a server without them. No CronJobs.
+  - Resources that are not listed below: 404, as on a server without them.
+  - CronJobs, DaemonSets, StatefulSets, ReplicationControllers, PersistentVolumes and
+    PersistentVolumeClaims, except as a dry run: they are served only so that clients find none.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
   - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
     metrics, and nothing is limited.

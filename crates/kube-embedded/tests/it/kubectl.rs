@@ -93,6 +93,27 @@ async fn kubectl_names_unknown_kinds_and_goes_on_with_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn kubectl_prunes_what_is_no_longer_in_the_file() {
+    let cluster = cluster().await;
+    let Some(kubectl) = Kubectl::new(&cluster).await else { return };
+    let labeled = |name: &str| {
+        let mut object = deployment(name, 0);
+        object["metadata"]["labels"] = json!({ "set": "x" });
+        object.to_string()
+    };
+    let both = format!("{}\n---\n{}", labeled("one"), labeled("two"));
+    kubectl.line_with_stdin("apply -f -", &both).await;
+    let pruned = kubectl.line_with_stdin("apply --prune -l set=x -f -", &labeled("one")).await;
+    assert!(pruned.contains("deployment.apps/two pruned"), "{pruned}");
+    let left = kubectl.line("get deployments -o name").await;
+    assert_eq!(left, "deployment.apps/one\n");
+    // Kinds that are listed and not acted upon are refused with the reason.
+    let set = labeled("one").replace("\"Deployment\"", "\"StatefulSet\"");
+    let error = kubectl.try_line("apply -f -", &set).await.unwrap_err();
+    assert!(error.contains("this cluster runs no stateful sets"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kubectl_applies_lists_and_custom_resources_before_their_definition() {
     let cluster = cluster().await;
     let Some(kubectl) = Kubectl::new(&cluster).await else { return };
