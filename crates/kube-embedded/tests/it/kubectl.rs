@@ -73,8 +73,7 @@ async fn kubectl_names_unknown_kinds_and_goes_on_with_the_rest() {
         let names = kubectl.line("get configmaps before after -o name --ignore-not-found").await;
         names.lines().count()
     };
-    for verb in ["apply", "apply --server-side", "create", "diff", "delete"] {
-        // `diff` finds differences only where something is missing.
+    for verb in ["apply", "apply --server-side", "create", "delete"] {
         let line = format!("{verb} -f -");
         let error = kubectl.try_line(&line, WITH_UNKNOWN_KIND).await.unwrap_err();
         for missing in [
@@ -90,6 +89,11 @@ async fn kubectl_names_unknown_kinds_and_goes_on_with_the_rest() {
             kubectl.line("delete configmaps before after").await;
         }
     }
+    // With any server, `diff` ends at the first of them.
+    let error = kubectl.try_line("diff -f -", WITH_UNKNOWN_KIND).await.unwrap_err();
+    assert!(error.contains("no matches for kind \"Widget\""), "{error}");
+    let error = kubectl.try_line("wait --for=delete widget/w", "").await.unwrap_err();
+    assert!(error.contains("doesn't have a resource type \"widget\""), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,7 +158,8 @@ async fn kubectl_applies_lists_and_custom_resources_before_their_definition() {
         "apiVersion": "example.com/v1", "kind": "Widget", "metadata": { "name": "w" },
         "spec": { "size": "5", "free": { "a": [1] }, "list": null },
     });
-    let file = format!("{widget}\n---\n{definition}\n");
+    // Not JSON from the start: kubectl would take all of it for JSON.
+    let file = format!("---\n{widget}\n---\n{definition}\n");
     let error = kubectl.try_line("apply -f -", &file).await.unwrap_err();
     assert!(error.contains("no matches for kind \"Widget\""), "{error}");
     kubectl.line("wait --for=condition=Established crd/widgets.example.com --timeout=60s").await;
