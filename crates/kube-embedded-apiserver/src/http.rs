@@ -2,6 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod decode;
+mod duplicates;
 pub(crate) mod encode;
 pub(crate) mod list_options;
 pub(crate) mod negotiation;

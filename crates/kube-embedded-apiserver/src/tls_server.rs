@@ -2,11 +2,10 @@
 
 use crate::{
     api::Api,
-    authentication::user::User,
     credentials::{Credentials, CredentialsError},
     http::body::Body,
 };
-use http::{Request, Response, header};
+use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -128,37 +127,16 @@ fn has_certificate(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty())
 }
 
-/// Serves a request with a client certificate, the administrator's token or that of a service account, and requests
-/// for public paths.
+/// Serves a request as the user that its credentials prove.
 async fn authenticate(
     api: &Api,
     mut request: Request<Incoming>,
     trusted: bool,
     token: &str,
 ) -> Response<Body> {
-    if !trusted {
-        let header = request.headers().get(header::AUTHORIZATION);
-        let bearer = header.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let user = bearer.and_then(|bearer| {
-            if is_same(bearer, token) {
-                Some(User::admin().clone())
-            } else {
-                api.authenticate(bearer)
-            }
-        });
-        match user {
-            Some(user) => {
-                request.extensions_mut().insert(user);
-            }
-            None if Api::is_public(request.uri().path()) => {}
-            None => return Api::unauthorized(),
-        }
-    }
+    let Some(user) = api.authenticate(request.headers(), trusted, token) else {
+        return Api::unauthorized();
+    };
+    request.extensions_mut().insert(user);
     api.handle(request).await
-}
-
-/// Compares tokens in constant time.
-fn is_same(bearer: &str, token: &str) -> bool {
-    bearer.len() == token.len()
-        && bearer.bytes().zip(token.bytes()).fold(0, |wrong, (a, b)| wrong | (a ^ b)) == 0
 }

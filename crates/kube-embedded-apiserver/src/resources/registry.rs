@@ -5,8 +5,8 @@ use crate::resources::{
     resource_type::ResourceType,
     types::{
         config_map, custom_resource_definition, deployment, endpoint_slice, endpoints, event,
-        horizontal_pod_autoscaler, ingress, ingress_class, job, lease, namespace, node, not_run, pod, quota,
-        replica_set, secret, service, service_account,
+        horizontal_pod_autoscaler, ingress, ingress_class, job, lease, namespace, node, not_run, pod,
+        quota, replica_set, role, role_binding, secret, service, service_account,
     },
 };
 use crate::schema::tree;
@@ -40,6 +40,10 @@ static ALL: &[&ResourceType<'static>] = &[
     &not_run::CRON_JOB,
     &ingress_class::RESOURCE,
     &ingress::RESOURCE,
+    &role_binding::CLUSTER_RESOURCE,
+    &role::CLUSTER_RESOURCE,
+    &role_binding::RESOURCE,
+    &role::RESOURCE,
     &lease::RESOURCE,
     &custom_resource_definition::RESOURCE,
 ];
