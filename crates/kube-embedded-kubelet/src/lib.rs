@@ -17,6 +17,7 @@ mod container;
 mod env;
 mod error;
 mod exec_attach;
+mod host_path;
 pub mod image_store;
 mod ip_pool;
 mod kubelet;
@@ -31,6 +32,7 @@ mod probe;
 mod rlimit;
 mod root_path;
 mod runtime;
+mod safe_dir;
 mod server;
 mod status;
 #[cfg(test)]

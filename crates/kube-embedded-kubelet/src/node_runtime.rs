@@ -25,6 +25,8 @@ pub(crate) struct NodeRuntime {
     pub(crate) spawner: Arc<Spawner>,
     /// A private directory for root file systems, volumes and logs.
     pub(crate) state: PathBuf,
+    /// The folders of the host that `hostPath` volumes may be in.
+    pub(crate) allow_host_path: Vec<PathBuf>,
     /// The address of the API server, as pods reach it.
     pub(crate) api: SocketAddrV4,
     /// Set once overlays turned out not to work in a user namespace of this machine.

@@ -258,6 +258,7 @@ impl Cluster {
             images: self.images.clone(),
             network: self.network.clone(),
             state: self.state_dir.path().to_owned(),
+            allow_host_path: vec!["/".into()],
             api_server: self.api_address(),
         };
         let kubelet = Kubelet::start(self.client(), config)
