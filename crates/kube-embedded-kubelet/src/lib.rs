@@ -13,11 +13,13 @@
 
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+mod cgroups;
 mod container;
 mod env;
 mod error;
 mod exec_attach;
 mod host_path;
+mod host_port;
 pub mod image_store;
 mod ip_pool;
 mod kubelet;
@@ -29,6 +31,7 @@ mod output;
 mod pod;
 mod pod_workers;
 mod probe;
+mod resources;
 mod rlimit;
 mod root_path;
 mod runtime;
@@ -43,6 +46,7 @@ mod volumes;
 
 pub use error::KubeletError;
 pub use kubelet::{Config, Kubelet};
+pub use resources::ResourceLimits;
 
 use kube_embedded_core::network::Sandbox;
 
@@ -50,4 +54,9 @@ use kube_embedded_core::network::Sandbox;
 /// is not a stronger one. Takes a few milliseconds.
 pub fn detect() -> (Sandbox, String) {
     runtime::detect()
+}
+
+/// Returns how the resource limits of containers are enforced on this machine.
+pub fn resource_limits() -> ResourceLimits {
+    resources::enforcement()
 }

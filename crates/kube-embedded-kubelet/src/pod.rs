@@ -10,5 +10,6 @@ pub(crate) mod handle;
 pub(crate) mod sandbox;
 mod status_manager;
 pub(crate) mod stop;
+mod unsupported;
 mod volume_manager;
 pub(crate) mod worker;

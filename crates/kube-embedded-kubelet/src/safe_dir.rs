@@ -3,8 +3,12 @@
 //! time between a check and the use of what was checked.
 
 use rustix::{
-    fs::{AtFlags, Dir, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat},
+    fs::{
+        AtFlags, Dir, Mode, OFlags, fchmod, fchown, fstat, mkdirat, openat, renameat, statat,
+        unlinkat,
+    },
     io::Errno,
+    process::Gid,
 };
 use std::{
     collections::BTreeSet,
@@ -63,6 +67,16 @@ impl SafeDir {
         Ok(here)
     }
 
+    /// Gives the folder to a group, which may do what the owner may, and to which files in it will
+    /// belong.
+    pub(crate) fn give_to(&self, group: u32) -> io::Result<()> {
+        fchown(&self.0, None, Some(Gid::from_raw(group)))?;
+        let mode = fstat(&self.0)?.st_mode & 0o7777;
+        // The group gets the rights of the owner.
+        let mode = mode | (mode & 0o700) >> 3 | 0o2000;
+        Ok(fchmod(&self.0, Mode::from_raw_mode(mode))?)
+    }
+
     /// Opens a file for reading.
     pub(crate) fn open_file(&self, name: &str) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -81,7 +95,14 @@ impl SafeDir {
     }
 
     /// Writes a file atomically, because a container may be reading it. An unchanged file stays.
-    pub(crate) fn write(&self, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
+    /// A group that it is given to may read it, whatever the mode.
+    pub(crate) fn write(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        mode: u32,
+        group: Option<u32>,
+    ) -> io::Result<()> {
         let unchanged = self.open_file(name).is_ok_and(|mut file| {
             let mut current = Vec::new();
             let is_file = file.metadata().is_ok_and(|m| m.is_file());
@@ -93,6 +114,10 @@ impl SafeDir {
         let draft = format!("{name}..new");
         let mut file = self.replace_file(&draft)?;
         file.write_all(bytes)?;
+        if let Some(group) = group {
+            fchown(&file, None, Some(Gid::from_raw(group)))?;
+        }
+        let mode = if group.is_some() { mode | 0o440 } else { mode };
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         Ok(renameat(&self.0, &draft, &self.0, name)?)
     }
@@ -166,8 +191,8 @@ mod tests {
         assert!(root.create_below(Path::new("dir/sub")).is_err());
         assert!(root.create_below(Path::new("../x")).is_err());
         assert!(root.open_file("file").is_err());
-        root.write("file", b"ours", 0o640).unwrap();
-        root.write("new", b"ours", 0o600).unwrap();
+        root.write("file", b"ours", 0o640, None).unwrap();
+        root.write("new", b"ours", 0o600, None).unwrap();
         assert!(root.create_below(Path::new("a/b")).is_ok());
         assert_eq!(fs::read_to_string(host.0.join("file")).unwrap(), "stays");
         assert_eq!(fs::read_dir(&host.0).unwrap().count(), 1);

@@ -77,6 +77,7 @@ impl Fixture {
             network: network.clone(),
             state: folder.0.join("state"),
             allow_host_path: vec![folder.0.clone()],
+            memory: Some(folder.0.join("memory")),
             api_server: (addresses.api(), 6443).into(),
         };
         let kubelet = Kubelet::start(api.client(), config).await.unwrap();

@@ -75,9 +75,20 @@ pub(crate) struct PreparedVolume {
     pub(crate) writable: bool,
 }
 
+/// Where volumes are, and to whom they belong.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Place<'a> {
+    /// The directory of the pod's volumes in memory, if there can be any.
+    pub(crate) memory: Option<&'a Path>,
+    /// The folders that `hostPath` volumes may be in.
+    pub(crate) host_paths: &'a [PathBuf],
+    /// `fsGroup`: the group that files belong to.
+    pub(crate) group: Option<u32>,
+}
+
 /// Creates or refreshes the volumes below `directory`. A volume of an unsupported kind is left out,
 /// and reported by the container that mounts it. A volume that fails does not hold up the others.
-/// `host_paths` are the folders that `hostPath` volumes may be in.
+///
 ///
 /// # Errors
 /// The message of Kubernetes' `FailedMount`, of the first volume that failed.
@@ -85,17 +96,20 @@ pub(crate) fn prepare(
     pod: &Pod,
     directory: &Path,
     referenced: &ReferencedObjects,
-    host_paths: &[PathBuf],
+    place: Place<'_>,
 ) -> Result<BTreeMap<String, PreparedVolume>, String> {
     let (mut prepared, mut first) = (BTreeMap::new(), None);
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+        let in_memory =
+            volume.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() == Some("Memory"));
+        let directory = place.memory.filter(|_| in_memory).unwrap_or(directory);
         let path = directory.join(&volume.name);
         let one = match &volume.host_path {
             Some(source) => {
-                let path = host_path::prepare(source, host_paths);
+                let path = host_path::prepare(source, place.host_paths);
                 path.map(|(root, below)| Some(PreparedVolume { root, below, writable: true }))
             }
-            None => prepare_one(pod, volume, path, referenced),
+            None => prepare_one(pod, volume, path, referenced, place.group),
         };
         match one {
             Ok(Some(one)) => {
@@ -117,6 +131,7 @@ fn prepare_one(
     volume: &Volume,
     root: PathBuf,
     referenced: &ReferencedObjects,
+    group: Option<u32>,
 ) -> Result<Option<PreparedVolume>, String> {
     let failed = |e: io::Error| e.to_string();
     let writable = volume.empty_dir.is_some();
@@ -126,9 +141,12 @@ fn prepare_one(
             // Set explicitly, because the process may have a umask.
             let mode = fs::Permissions::from_mode(EMPTY_DIR_MODE);
             fs::set_permissions(&root, mode).map_err(failed)?;
+            if let Some(group) = group {
+                SafeDir::open(&root).and_then(|root| root.give_to(group)).map_err(failed)?;
+            }
         }
     } else if let Some(content) = content(pod, volume, referenced)? {
-        fill(&root, &content).map_err(failed)?;
+        fill(&root, &content, group).map_err(failed)?;
     } else {
         return Ok(None);
     }
@@ -142,14 +160,20 @@ pub(crate) fn usage(volume: &Path) -> io::Result<u64> {
 
 /// Makes a directory contain exactly these files. Neither keys nor the paths of items, which may have
 /// directories, lead out of it.
-fn fill(directory: &Path, content: &Content) -> io::Result<()> {
+fn fill(directory: &Path, content: &Content, group: Option<u32>) -> io::Result<()> {
     let root = SafeDir::create(directory)?;
+    if let Some(group) = group {
+        root.give_to(group)?;
+    }
     let mut kept = BTreeSet::new();
     for (path, bytes, mode) in content {
         let path = Path::new(path);
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let folder = root.create_below(path.parent().unwrap_or(Path::new("")))?;
-        folder.write(name, bytes, *mode)?;
+        if let Some(group) = group {
+            folder.give_to(group)?;
+        }
+        folder.write(name, bytes, *mode, group)?;
         kept.insert(path.to_owned());
     }
     root.remove_others(&kept)

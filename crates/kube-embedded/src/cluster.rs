@@ -20,6 +20,9 @@ use std::{
 };
 use tokio::net::TcpStream;
 
+/// Where Linux has a file system in memory for everyone.
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// A running cluster.
 ///
 /// Dropping it ends everything that belongs to it, at once; [`Cluster::stop`] does so gracefully.
@@ -49,6 +52,8 @@ pub struct Cluster {
     kubelet: Option<Arc<Kubelet>>,
     server: Option<Server>,
     state_dir: StateDir,
+    /// On a file system in memory; `None` where there is none.
+    memory_dir: Option<StateDir>,
 }
 
 impl fmt::Debug for Cluster {
@@ -109,6 +114,7 @@ impl Cluster {
             kubelet: None,
             server: Some(server),
             state_dir,
+            memory_dir: StateDir::create(Some(Path::new(SHARED_MEMORY))).ok(),
         };
         cluster.start_components(config.nodes, config.load_balancers).await?;
         tracing::info!(server = cluster.url(), ?sandbox, nodes = config.nodes, "cluster started");
@@ -259,6 +265,7 @@ impl Cluster {
             network: self.network.clone(),
             state: self.state_dir.path().to_owned(),
             allow_host_path: vec!["/".into()],
+            memory: self.memory_dir.as_ref().map(|directory| directory.path().to_owned()),
             api_server: self.api_address(),
         };
         let kubelet = Kubelet::start(self.client(), config)

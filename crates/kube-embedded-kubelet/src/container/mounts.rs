@@ -126,7 +126,7 @@ mod tests {
     use crate::{
         env::ReferencedObjects,
         testing::Folder,
-        volumes::{PreparedVolume, prepare},
+        volumes::{Place, PreparedVolume, prepare},
     };
     use k8s_openapi::api::core::v1::Pod;
     use serde_json::{Value, json};
@@ -146,7 +146,7 @@ mod tests {
         let mut referenced = ReferencedObjects::default();
         let map = json!({ "metadata": {}, "data": { "a": "1" } });
         referenced.config_maps.insert("cm".into(), Some(serde_json::from_value(map).unwrap()));
-        prepare(&pod, &folder.0, &referenced, &[]).unwrap()
+        prepare(&pod, &folder.0, &referenced, Place::default()).unwrap()
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! One run of a container, from its start to its exit: probes, hooks, termination.
 
-use super::{context::Context, start::Started, target::Target, termination_message};
+use super::{context::Context, memory, start::Started, target::Target, termination_message};
 use crate::{
+    cgroups::{ContainerCgroup, Limits},
     exec_attach::RunningContainer,
     probe::{self, ProbeKind, Reports, url::Url},
+    resources,
     runtime::{Exit, Process},
     status::{PodView, State, Terminated},
 };
@@ -35,6 +37,8 @@ enum End {
     Unhealthy(ProbeKind),
     /// The postStart hook failed.
     HookFailed,
+    /// The container uses more memory than its limit.
+    OutOfMemory,
     /// The container has another image now.
     Changed,
     /// The container has to end by this time.
@@ -57,8 +61,9 @@ pub(super) async fn supervise(cx: Context<'_>, started: Started) -> Run {
     });
     cx.normal("Started", &format!("Started container {name}"));
     tracing::debug!(container = name, pid = process.pid, "container started");
-    let end = wait_for_end(cx, &target, &process).await;
-    let changed = matches!(end, End::Changed);
+    let cgroup = start_cgroup(cx, &id, &process);
+    let end = wait_for_end(cx, &target, &process, cgroup.is_some()).await;
+    let (changed, killed) = (matches!(end, End::Changed), matches!(end, End::OutOfMemory));
     let exit = end_run(cx, &target, end).await;
     let drained = async { while output.join_next().await.is_some() {} };
     let _ = timeout(DRAIN_TIMEOUT, drained).await;
@@ -76,9 +81,15 @@ pub(super) async fn supervise(cx: Context<'_>, started: Started) -> Run {
         signal = exit.signal,
         "container exited"
     );
+    let out_of_memory = killed || cgroup.is_some_and(|cgroup| cgroup.out_of_memory());
+    let reason = match exit.code {
+        0 => "Completed",
+        _ if out_of_memory => "OOMKilled",
+        _ => "Error",
+    };
     let terminated = Terminated {
         exit_code: exit.code,
-        reason: if exit.code == 0 { "Completed" } else { "Error" }.to_owned(),
+        reason: reason.to_owned(),
         message: termination_message::read(cx, exit.code),
         started_at: at,
         finished_at: Timestamp::now(),
@@ -92,6 +103,10 @@ async fn end_run(cx: Context<'_>, target: &Target, end: End) -> io::Result<Exit>
     let name = &cx.container.name;
     let (message, grace) = match end {
         End::Exited(exit) => return exit,
+        End::OutOfMemory => {
+            target.process.signal(libc::SIGKILL);
+            return target.process.wait().await;
+        }
         End::Stopping(deadline) => {
             tracing::debug!(container = name, "stopping container");
             cx.normal("Killing", &format!("Stopping container {name}"));
@@ -126,7 +141,19 @@ async fn post_start(cx: Context<'_>, target: &Target) -> bool {
     true
 }
 
-async fn wait_for_end(cx: Context<'_>, target: &Target, process: &Process) -> End {
+/// Creates the cgroup of a container that has limits. Where there is none, its memory is measured.
+fn start_cgroup(cx: Context<'_>, id: &str, process: &Process) -> Option<ContainerCgroup> {
+    let limits = resources::limits(cx.container);
+    let cgroups = cx.pod.runtime.cgroups.as_ref().filter(|_| limits != Limits::default())?;
+    let name = id.rsplit('/').next().unwrap_or(id);
+    let started = cgroups.start(name, limits, process.pid);
+    if let Err(error) = &started {
+        tracing::warn!(container = cx.container.name, %error, "failed to create a cgroup");
+    }
+    started.ok()
+}
+
+async fn wait_for_end(cx: Context<'_>, target: &Target, process: &Process, in_cgroup: bool) -> End {
     let on_change = |probe: ProbeKind, result: bool| {
         cx.change(|v| match probe {
             ProbeKind::Startup => v.started = result,
@@ -156,9 +183,16 @@ async fn wait_for_end(cx: Context<'_>, target: &Target, process: &Process) -> En
             Reports { on_change: &on_change, on_failure: &on_failure, on_warning: &on_warning };
         End::Unhealthy(probe::run(target, reports).await)
     };
+    let out_of_memory = async {
+        match resources::limits(cx.container).memory.filter(|_| !in_cgroup) {
+            Some(limit) => memory::exceeded(process.pid, limit).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         exit = process.wait() => End::Exited(exit),
         end = hook_then_probes => end,
+        () = out_of_memory => End::OutOfMemory,
         () = cx.image_changed() => End::Changed,
         at = cx.stop.requested() => End::Stopping(at),
     }

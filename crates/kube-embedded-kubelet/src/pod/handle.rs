@@ -175,6 +175,19 @@ impl PodHandle {
         &self.directory
     }
 
+    /// The private directory of the pod's volumes in memory; `None` if there can be none.
+    pub(crate) fn memory(&self) -> Option<PathBuf> {
+        self.runtime.memory.as_ref().map(|memory| memory.join(&self.uid))
+    }
+
+    /// Returns `fsGroup`, where files can be given to a group: an ordinary user has only groups that no
+    /// pod has.
+    pub(crate) fn fs_group(&self) -> Option<u32> {
+        let context = self.pod.spec.as_ref()?.security_context.as_ref()?;
+        let group = context.fs_group.and_then(|group| u32::try_from(group).ok())?;
+        rustix::process::geteuid().is_root().then_some(group)
+    }
+
     /// Returns the user and group ids that the pod's programs see. All containers share them: an
     /// ordinary user may map no more than one of each into a namespace.
     pub(crate) fn user(&self) -> (u32, u32) {

@@ -1,7 +1,7 @@
 //! Prepares the volumes of a pod and keeps them up to date (the kubelet's volume and token managers).
 
 use super::handle::PodHandle;
-use crate::volumes::{self, PreparedVolume};
+use crate::volumes::{self, Place, PreparedVolume};
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{Pod, ServiceAccount, ServiceAccountTokenProjection},
@@ -45,9 +45,13 @@ impl<'a> VolumeManager<'a> {
                 Err(error) => drop(failed.get_or_insert(error)),
             }
         }
-        let (directory, allowed) =
-            (self.pod.directory().join("volumes"), &self.pod.runtime.allow_host_path);
-        let prepared = volumes::prepare(pod, &directory, &referenced, allowed);
+        let (directory, memory) = (self.pod.directory().join("volumes"), self.pod.memory());
+        let place = Place {
+            memory: memory.as_deref(),
+            host_paths: &self.pod.runtime.allow_host_path,
+            group: self.pod.fs_group(),
+        };
+        let prepared = volumes::prepare(pod, &directory, &referenced, place);
         let prepared = failed.map_or(prepared, Err)?;
         tracing::trace!(volumes = ?prepared.keys(), "volumes prepared");
         Ok(prepared)

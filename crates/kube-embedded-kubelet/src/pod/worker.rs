@@ -4,10 +4,13 @@ use super::{
     containers::{self, Ended},
     handle::PodHandle,
     sandbox::PodSandbox,
-    status_manager,
+    status_manager, unsupported,
     volume_manager::VolumeManager,
 };
-use crate::status::{ContainerView, State, Terminated};
+use crate::{
+    host_port,
+    status::{ContainerView, State, Terminated},
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -110,6 +113,7 @@ fn is_over(pod: &Pod) -> bool {
 /// waits until the pod has to stop.
 async fn run_sandboxes(pod: &PodHandle) {
     let volumes = VolumeManager::new(pod);
+    unsupported::report(pod);
     loop {
         let sandbox = tokio::select! {
             sandbox = PodSandbox::create(pod, &volumes) => sandbox,
@@ -118,6 +122,7 @@ async fn run_sandboxes(pod: &PodHandle) {
         let ended = tokio::select! {
             ended = containers::run(pod, &sandbox) => ended,
             () = volumes.sync() => Ended::Done,
+            () = host_port::serve(pod, sandbox.location.pod_ip) => Ended::Done,
         };
         drop(sandbox);
         tracing::debug!("pod sandbox removed");
@@ -174,10 +179,12 @@ async fn finish(pod: &PodHandle, mut updates: watch::Receiver<Update>) {
     if !deleted && !shutdown {
         delete_object(pod, &mut updates).await;
     }
-    if let Err(error) = fs::remove_dir_all(pod.directory())
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(%error, "failed to remove the directory of a pod");
+    for directory in [Some(pod.directory().to_owned()), pod.memory()].into_iter().flatten() {
+        if let Err(error) = fs::remove_dir_all(directory)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "failed to remove the directory of a pod");
+        }
     }
     tracing::debug!("pod ended");
 }

@@ -120,6 +120,13 @@ fn main() {
                 park()
             }
         }
+        ["allocate", size] => {
+            let memory = vec![1_u8; size.parse().unwrap()];
+            println!("{}", std::hint::black_box(&memory).len());
+            loop {
+                park()
+            }
+        }
         // Exchanges a folder and a link for each other, as fast as it can.
         ["swap", path, to] => {
             let (folder, link) = (format!("{path}.folder"), format!("{path}.link"));

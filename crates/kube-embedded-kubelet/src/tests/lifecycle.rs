@@ -384,3 +384,86 @@ async fn folder_that_is_swapped_for_a_link_is_never_mounted() {
     println!("{mounted} of 30 were mounted");
     assert!(Path::new(link).join("secret").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn container_above_its_memory_limit_is_killed() {
+    for sandbox in sandboxes() {
+        let fixture = Fixture::new(sandbox).await;
+        let limits = |memory: &str| json!({ "resources": { "limits": { "memory": memory } }, "pod.restartPolicy": "Never" });
+        fixture.run("fits", &["allocate", "30000000"], limits("100Mi")).await;
+        fixture.run("large", &["allocate", "120000000"], limits("100Mi")).await;
+        let pod = fixture.until("large", "killed", |p| p["status"]["phase"] == "Failed").await;
+        let ended = &app(&pod)["state"]["terminated"];
+        assert_eq!((&ended["reason"], &ended["exitCode"]), (&json!("OOMKilled"), &json!(137)));
+        let fits = fixture.ready("fits").await;
+        assert_eq!(app(&fits)["restartCount"], 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn host_port_leads_to_the_container() {
+    for sandbox in sandboxes() {
+        let fixture = Fixture::new(sandbox).await;
+        let mut more = web();
+        more["ports"] = json!([{ "containerPort": 8080, "hostPort": 18_899 }]);
+        fixture.run("web", &["serve", "8080"], more).await;
+        let pod = fixture.ready("web").await;
+        let node: std::net::IpAddr = pod["status"]["hostIP"].as_str().unwrap().parse().unwrap();
+        let url = probe::url::Url::new(false, (node, 18_899).into(), None);
+        let get =
+            async || probe::http::get(&fixture.network, &url, &[]).await.map(|r| r.status).ok();
+        assert_eq!(get().await, Some(200));
+        fixture.pods().delete("web", &DeleteParams::default().grace_period(0)).await.unwrap();
+        fixture.gone("web").await;
+        eventually("the host port is closed", async || get().await.is_none()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volume_in_memory_is_shared_and_removed_and_unsupported_fields_are_said() {
+    if !require_namespaces() {
+        return;
+    }
+    let fixture = Fixture::new(Sandbox::Namespaced).await;
+    let mounts = json!([{ "name": "v", "mountPath": "/v" }]);
+    let init = json!([{ "name": "first", "image": "tool:1.0", "volumeMounts": mounts,
+        "command": ["/tool", "write", "/v/file", "hello"] }]);
+    let more = json!({ "pod.initContainers": init, "volumeMounts": mounts, "pod.hostNetwork": true,
+        "pod.volumes": [{ "name": "v", "emptyDir": { "medium": "Memory" } }],
+        "pod.restartPolicy": "Never" });
+    fixture.run("web", &["cat", "/v/file"], more).await;
+    fixture.until("web", "over", |p| p["status"]["phase"] == "Succeeded").await;
+    assert_eq!(fixture.log_of("web", "app").await, "hello");
+    let memory = fixture.folder.0.join("memory");
+    let pods = || fs::read_dir(&memory).unwrap().count();
+    assert_eq!(pods(), 1);
+    let event = fixture.event("web", "UnsupportedField").await;
+    assert_eq!(event, "Not honored: spec.hostNetwork (every pod has namespaces of its own)");
+    fixture.pods().delete("web", &DeleteParams::default()).await.unwrap();
+    // The object is removed first.
+    eventually("the directory is removed", async || pods() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volume_belongs_to_the_group_of_the_pod() {
+    // An ordinary user cannot give files to another group.
+    if !require_namespaces() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    use std::os::unix::fs::MetadataExt;
+    let fixture = Fixture::new(Sandbox::Namespaced).await;
+    let more = json!({ "pod.securityContext": { "fsGroup": 2000 },
+        "pod.volumes": [{ "name": "v", "emptyDir": {} },
+            { "name": "c", "configMap": { "name": "kube-root-ca.crt", "defaultMode": 256 } }] });
+    fixture.run("web", &["wait"], more).await;
+    let pod = fixture.ready("web").await;
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let volumes = fixture.folder.0.join("state/pods").join(uid).join("volumes");
+    let of = |path: &str| {
+        let found = fs::metadata(volumes.join(path)).unwrap();
+        (found.gid(), found.mode() & 0o7777)
+    };
+    assert_eq!(of("v"), (2000, 0o2777));
+    assert_eq!(of("c"), (2000, 0o2775));
+    assert_eq!(of("c/ca.crt"), (2000, 0o440));
+}

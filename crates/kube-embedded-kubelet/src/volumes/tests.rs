@@ -27,12 +27,12 @@ fn volumes_hold_the_objects_they_refer_to() {
     );
     let mut referenced = ReferencedObjects::default();
     referenced.tokens.insert(("all".into(), "token".into()), "secret".into());
-    let error = prepare(&pod, &folder.0, &referenced, &[]).unwrap_err();
+    let error = prepare(&pod, &folder.0, &referenced, Place::default()).unwrap_err();
     assert_eq!(error, "MountVolume.SetUp failed for volume \"conf\" : configmap \"cm\" not found");
     let map =
         serde_json::from_value(json!({ "metadata": {}, "data": { "a": "1", "b": "2" } })).unwrap();
     referenced.config_maps.insert("cm".to_owned(), Some(map));
-    let volumes = prepare(&pod, &folder.0, &referenced, &[]).unwrap();
+    let volumes = prepare(&pod, &folder.0, &referenced, Place::default()).unwrap();
     assert_eq!((volumes["tmp"].writable, volumes["conf"].writable), (true, false));
     assert_eq!(fs::read_to_string(folder.0.join("conf/deep/a.txt")).unwrap(), "1");
     assert!(!folder.0.join("conf/b").exists());
@@ -44,7 +44,7 @@ fn volumes_hold_the_objects_they_refer_to() {
     assert_eq!((mode("all/token") & 0o777, mode("all/limit") & 0o777), (0o400, 0o444));
     assert_eq!(mode("tmp") & 0o777, 0o777);
     referenced.tokens.insert(("all".into(), "token".into()), "other".into());
-    prepare(&pod, &folder.0, &referenced, &[]).unwrap();
+    prepare(&pod, &folder.0, &referenced, Place::default()).unwrap();
     assert_eq!(read("all/token"), "other");
 }
 
@@ -62,7 +62,9 @@ fn refresh_replaces_files_and_never_follows_links() {
     let mut refresh = |data| {
         let map = serde_json::from_value(json!({ "metadata": {}, "data": data })).unwrap();
         referenced.config_maps.insert("cm".to_owned(), Some(map));
-        prepare(&pod, &folder.0.join("volumes"), &referenced, &[]).map(|_| ()).unwrap_err()
+        prepare(&pod, &folder.0.join("volumes"), &referenced, Place::default())
+            .map(|_| ())
+            .unwrap_err()
     };
     let failed = "MountVolume.SetUp failed for volume \"bad\" : secret \"none\" not found";
     // A volume that fails does not hold up those after it.
