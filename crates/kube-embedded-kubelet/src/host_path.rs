@@ -120,7 +120,8 @@ mod tests {
         symlink(&other.0, at("outside")).unwrap();
         let prepared = |path: String, kind: &str| {
             let source = HostPathVolumeSource { path, type_: Some(kind.to_owned()) };
-            prepare(&source, &[folder.0.clone()]).map(|(_, below)| below.display().to_string())
+            prepare(&source, std::slice::from_ref(&folder.0))
+                .map(|(_, below)| below.display().to_string())
         };
         for (name, kind, expected) in [
             ("dir", "Directory", Ok("dir")),

@@ -11,7 +11,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::LifecycleHandler;
-use std::{io, time::Duration};
+use std::{fs, io, time::Duration};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
@@ -22,6 +22,11 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The least time that a container gets to exit after it has waited for others, as the kubelet's.
 const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+
+/// The grace period of a sidecar that does not handle SIGTERM, once its pod is done. The kubelet waits
+/// for the whole grace period, in which nothing happens: no signal reaches process 1 of a container that
+/// does not handle it.
+const DEAF_SIDECAR_GRACE: Duration = Duration::from_secs(5);
 
 /// A run that is over.
 pub(super) struct Run {
@@ -224,6 +229,9 @@ async fn terminate(cx: Context<'_>, target: &Target, mut deadline: Instant) -> i
             () = turn(cx) => {}
             () = sleep_until(deadline) => deadline = Instant::now() + MINIMUM_GRACE,
         }
+        if cx.pod.stop.deadline().is_none() && !handles_sigterm(process.pid) {
+            deadline = deadline.min(Instant::now() + DEAF_SIDECAR_GRACE);
+        }
     }
     process.signal(libc::SIGTERM);
     loop {
@@ -239,6 +247,14 @@ async fn terminate(cx: Context<'_>, target: &Target, mut deadline: Instant) -> i
     tracing::debug!(container = cx.container.name, "grace period is over; sending SIGKILL");
     process.signal(libc::SIGKILL);
     process.wait().await
+}
+
+/// Returns true if a process has a handler for SIGTERM, or if that is not known.
+fn handles_sigterm(pid: libc::pid_t) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    caught.is_none_or(|set| set & (1 << (libc::SIGTERM - 1)) != 0)
 }
 
 /// Waits until a sidecar may be stopped: after the containers and the sidecars that were started later.

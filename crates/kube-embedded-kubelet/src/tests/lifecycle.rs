@@ -169,6 +169,14 @@ async fn sidecar_starts_before_and_stops_after_the_containers() {
         assert!(ended(&pod), "{pod:#}");
         assert_eq!(fixture.log_of("job", "app").await, "done\n");
 
+        // Nor does one that cannot be told to stop hold up the pod for the grace period.
+        let mut deaf = side(Value::Null);
+        deaf[0]["command"] = json!(["/tool", "wait"]);
+        let more = json!({ "pod.initContainers": deaf, "pod.restartPolicy": "Never",
+            "pod.terminationGracePeriodSeconds": 3600 });
+        fixture.run("deaf", &["print", "done"], more).await;
+        fixture.until("deaf", "over", |p| p["status"]["phase"] == "Succeeded").await;
+
         let more = json!({ "pod.initContainers": side(Value::Null) });
         fixture.run("web", &["on-term", "main", "500"], more).await;
         let pod = fixture.ready("web").await;
