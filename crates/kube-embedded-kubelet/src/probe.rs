@@ -1,17 +1,18 @@
 //! Startup, readiness and liveness probes (the kubelet's prober).
 
+mod go_error;
 mod grpc;
 pub(crate) mod http;
 mod tls;
 pub(crate) mod url;
 
-use self::url::Url;
+use self::{go_error::go_error, url::Url};
 use crate::container::target::Target;
 use k8s_openapi::{
     api::core::v1::{HTTPGetAction, Probe},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use std::{io, net::SocketAddr, time::Duration};
+use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Before its first success, a startup or readiness probe is repeated sooner than its period: after
@@ -232,16 +233,6 @@ async fn http_get(
             ))),
             code => Err(format!("HTTP probe failed with statuscode: {code}")),
         },
-    }
-}
-
-/// Words a connection error as Go does, because that is what people search for.
-fn go_error(to: SocketAddr, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => format!("dial tcp {to}: connect: connection refused"),
-        io::ErrorKind::ConnectionReset => format!("read tcp {to}: read: connection reset by peer"),
-        io::ErrorKind::HostUnreachable => format!("dial tcp {to}: connect: no route to host"),
-        _ => error.to_string(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The gRPC health checking protocol (`grpc.health.v1.Health/Check`), without TLS, as the kubelet uses it.
 
+use super::go_error::go_error;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Version};
 use http_body_util::{BodyExt, Full, Limited};
@@ -34,7 +35,7 @@ pub(super) async fn check(
             ));
         }
         Ok(Err(e)) => {
-            let error = super::go_error(to, &e);
+            let error = go_error(to, &e);
             return Err(format!(
                 "error: failed to connect service at {:?}: {error}",
                 to.to_string()
