@@ -185,6 +185,8 @@ mod tests {
     use http::{HeaderValue, Response};
     use http_body_util::StreamBody;
     use hyper::{body::Frame, server::conn::http2 as server, service::service_fn};
+    use kube_embedded_core::network::HostSockets;
+    use std::sync::Arc;
     use tokio::net::TcpListener;
 
     /// Responds as a health server does that knows the service `web`.
@@ -220,6 +222,7 @@ mod tests {
             }
         });
         let network = Network::default();
+        network.attach(to.ip(), Arc::new(HostSockets));
         let limit = Duration::from_secs(20);
         for (service, expected) in [
             ("", Ok(())),

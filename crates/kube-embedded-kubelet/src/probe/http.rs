@@ -145,6 +145,8 @@ fn parse(response: &[u8]) -> io::Result<Response> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube_embedded_core::network::HostSockets;
+    use std::sync::Arc;
     use tokio::net::TcpListener;
 
     /// Serves one response per connection, and returns the heads of the requests.
@@ -168,6 +170,7 @@ mod tests {
             ["HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 503 Busy\r\n\r\n", "nonsense\r\n", ""];
         let served = tokio::spawn(serve(listener, responses.map(str::to_owned).to_vec()));
         let network = Network::default();
+        network.attach(url.to.ip(), Arc::new(HostSockets));
         let get = async || {
             let response = get(&network, &url, &[("Host", "x")]).await;
             response.map(|r| r.status).map_err(|e| e.to_string())
@@ -203,7 +206,9 @@ mod tests {
             let own = url.to.to_string();
             let responses = responses.iter().map(|r| r.replace("SELF", &own)).collect();
             let served = tokio::spawn(serve(listener, responses));
-            let response = get(&Network::default(), &url, &[("Host", "x")]).await;
+            let network = Network::default();
+            network.attach(url.to.ip(), Arc::new(HostSockets));
+            let response = get(&network, &url, &[("Host", "x")]).await;
             let status = response.map(|r| r.status).map_err(|e| e.to_string());
             assert_eq!(status, expected);
             let served = served.await.unwrap();
