@@ -36,6 +36,7 @@ const PATHS: &[&str] = &[
     "/apis/shop.example.com/v1/namespaces/default/canaries/c/status",
     "/apis/shop.example.com/v1/namespaces/default/canaries/c/scale",
     "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+    "/apis/authentication.k8s.io/v1/selfsubjectreviews",
     "/apis",
     "/apis/apps",
     "/api",
