@@ -21,13 +21,18 @@ use kube_embedded_core::{network::Addresses, node_api::NodeApi};
 use std::{
     convert::Infallible,
     fmt,
+    path::PathBuf,
     sync::{Arc, Weak},
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
+use tokio::time::timeout;
 
 /// The maximum size of a request body, as in Kubernetes.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
+/// The time in which it must arrive (`--request-timeout` of kube-apiserver).
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The API of one cluster. A clone is another handle to the same cluster.
 #[derive(Clone)]
 pub struct Api {
@@ -55,6 +60,11 @@ impl Api {
     /// Sets the kubelet backend for logs and exec. Only the first call has an effect; the reference is weak.
     pub fn set_nodes(&self, nodes: Weak<dyn NodeApi>) {
         let _ = self.state.nodes.set(nodes);
+    }
+
+    /// Allows hostPath volumes below these directories. Only the first call has an effect.
+    pub fn allow_host_paths(&self, directories: Vec<PathBuf>) {
+        let _ = self.state.host_paths.set(directories);
     }
 
     /// Ends all watches and streams, so that connections can be closed.
@@ -104,7 +114,8 @@ impl Api {
     where
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send,
     {
-        let body = Limited::new(body, BODY_LIMIT).collect().await;
+        let body = timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await;
+        let body = body.map_err(|_| ApiError::timeout())?;
         let body = body.map_err(|error| match error.is::<LengthLimitError>() {
             true => ApiError::too_large(BODY_LIMIT),
             false => ApiError::bad_request(format!("failed to read the body: {error}")),

@@ -22,9 +22,10 @@ use serde_json::{Value, json};
 pub(crate) fn create(state: &ServerState, request: &Request<'_>) -> ApiResult<Response<Body>> {
     let options = request.write_options()?;
     let (target, user) = (&request.target, request.user);
-    let mut review = decode::object(request)?;
+    let (mut review, duplicates) = decode::object(request, options.validation)?;
     let resource = &target.resource;
-    let warnings = decode::check_fields(resource, &mut review, options.validation, false)?;
+    let warnings =
+        decode::check_fields(resource, &mut review, duplicates, options.validation, false)?;
     if !review["metadata"].is_object() {
         review["metadata"] = json!({});
     }

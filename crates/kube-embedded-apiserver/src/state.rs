@@ -5,7 +5,10 @@ use crate::{
     crd::registry::CrdRegistry, ip_allocator::Allocators, store::Store,
 };
 use kube_embedded_core::{network::Addresses, node_api::NodeApi};
-use std::sync::{Arc, OnceLock, Weak};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock, Weak},
+};
 
 /// See the module.
 pub(crate) struct ServerState {
@@ -18,6 +21,8 @@ pub(crate) struct ServerState {
     pub(crate) authorizer: Authorizer,
     pub(crate) allocators: Allocators,
     pub(crate) crds: CrdRegistry,
+    /// The directories below which hostPath volumes are allowed; unset for none.
+    pub(crate) host_paths: OnceLock<Vec<PathBuf>>,
     /// Becomes true when the server stops, which ends watches and streams.
     pub(crate) stopping: tokio::sync::watch::Sender<bool>,
 }
@@ -33,6 +38,7 @@ impl ServerState {
             nodes: OnceLock::new(),
             signer: Signer::default(),
             crds: CrdRegistry::default(),
+            host_paths: OnceLock::new(),
             stopping: tokio::sync::watch::Sender::new(false),
         }
     }

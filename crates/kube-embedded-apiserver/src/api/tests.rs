@@ -1,5 +1,6 @@
 //! Requests to an API without controllers or nodes.
 
+mod admission;
 mod authorization;
 
 use super::*;

@@ -54,16 +54,17 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 
-    /// A resource version that is no number: Kubernetes responds with 500 and no reason.
+    /// An error that has no status of its own in Kubernetes: it responds with 500 and no reason.
+    pub(crate) fn unknown(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
+    }
+
+    /// A resource version that is no number.
     pub(crate) fn bad_resource_version(text: &str) -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "",
-            format!(
-                "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
-                 invalid syntax"
-            ),
-        )
+        Self::unknown(format!(
+            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
+             invalid syntax"
+        ))
     }
 
     pub(crate) fn unauthorized() -> Self {
@@ -118,6 +119,12 @@ impl ApiError {
             "NotAcceptable",
             "only the following media types are accepted: application/json, application/yaml",
         )
+    }
+
+    /// The body of the request did not come in time.
+    pub(crate) fn timeout() -> Self {
+        let message = "Timeout: request did not complete within the allotted timeout";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {

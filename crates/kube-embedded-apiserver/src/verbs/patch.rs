@@ -100,8 +100,8 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
     pipeline::write(state, &write, |old| {
         let mut object = patch.patched(&target.resource, old.unwrap_or(&Value::Null))?;
         check_address(target, &object)?;
-        let warnings =
-            decode::check_fields(&target.resource, &mut object, options.validation, true)?;
+        let (resource, validation) = (&target.resource, options.validation);
+        let warnings = decode::check_fields(resource, &mut object, Vec::new(), validation, true)?;
         Ok(Decoded { object, warnings })
     })
 }
@@ -134,7 +134,7 @@ fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResul
         return Err(ApiError::invalid_options("PatchOptions", error));
     };
     check_applied_object(target, &mut applied)?;
-    let warnings = decode::check_applied(resource, &applied, options.validation, false)?;
+    decode::check_applied(resource, &applied)?;
     let (force, below) = (query.flag("force"), &*target.subresource);
     let expects = if below.is_empty() { Expects::Anything } else { Expects::Object };
     let write =
@@ -151,7 +151,7 @@ fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResul
         if old.is_none() {
             metadata::set_namespace(target, &mut object)?;
         }
-        Ok(Decoded { object, warnings: warnings.clone() })
+        Ok(object.into())
     })
 }
 
