@@ -101,6 +101,18 @@ fn is_link_local_multicast(ip: IpAddr) -> bool {
     }
 }
 
+/// Returns the error of a value that is no range of addresses.
+pub(crate) fn cidr(value: &Value, field: &str) -> Option<FieldError> {
+    let text = value.as_str().unwrap_or_default();
+    let is_valid = text.split_once('/').is_some_and(|(ip, length)| {
+        let is_number = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+        let max = ip.parse::<IpAddr>().map_or(0, |ip| if ip.is_ipv4() { 32 } else { 128 });
+        parse(ip).is_ok() && is_number && length.parse::<u8>().is_ok_and(|length| length <= max)
+    });
+    let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    (!is_valid).then(|| invalid(field, value, detail))
+}
+
 /// Returns the error of a name that is not fully qualified: two labels or more, and a final dot or none.
 pub(crate) fn fully_qualified(value: &Value, field: &str) -> Option<FieldError> {
     let text = value.as_str().unwrap_or_default();
