@@ -2,6 +2,8 @@
 
 const LIMITS: &str = "\
 Refused:
+  - hostPath volumes, but below the directories of --allow-host-path; pods that violate the level of
+    the pod-security.kubernetes.io labels of their namespace.
   - Resources that are not listed below: 404, as on a server without them. No CronJobs.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
   - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
@@ -24,8 +26,7 @@ Accepted but ignored:
   - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
     that are resources or ExternalName Services (503, and an event).
   - Custom resources: x-kubernetes-validations (CEL rules), patternProperties, formats other than
-    date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr. A default that a definition gets
-    later appears on older objects once they are written again.
+    date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr.
   - RBAC, admission webhooks, network policies: whoever has the kubeconfig, or the token of any
     service account, has full access.
 Differences from Kubernetes:
@@ -38,15 +39,19 @@ Differences from Kubernetes:
     and have 60 s to begin a response; clients may use HTTP/2 over TLS; X-Forwarded-* headers are
     overwritten.
   - A rollout never exceeds its surge, not even briefly.
-
-Resources that are served:
 ";
 
-/// Returns the text with the list of served resources.
+/// Returns the text with the lists of served resources and of fields that are not acted upon.
 pub(super) fn text() -> String {
     let resources: String = kube_embedded_apiserver::resources::registry::all()
         .iter()
         .map(|kind| format!("  - {} {}\n", kind.api_version(), kind.kind))
         .collect();
-    format!("{LIMITS}{resources}")
+    let fields: String = kube_embedded_apiserver::unsupported_fields()
+        .map(|(field, note)| format!("  - {field}: {note}\n"))
+        .collect();
+    format!(
+        "{LIMITS}\nFields that are not acted upon, as the API warns whoever sets them:\n{fields}\nResources that are \
+         served:\n{resources}"
+    )
 }
