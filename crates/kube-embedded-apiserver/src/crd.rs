@@ -8,6 +8,7 @@ mod names;
 pub(crate) mod registry;
 
 use crate::{
+    authentication::user::User,
     crd::registry::ServedVersions,
     http::{
         path::Target,
@@ -145,7 +146,13 @@ fn update_definition(
     };
     let options = WriteOptions::internal(MANAGER);
     let request =
-        WriteRequest { target: &target, options: &options, expects: Expects::Object, tracks: true };
+        WriteRequest {
+        target: &target,
+        options: &options,
+        user: User::admin(),
+        expects: Expects::Object,
+        tracks: true,
+    };
     let result =
         write(state, &request, |old| Ok(Decoded::from(change(old.unwrap_or(&Value::Null)))));
     match result {

@@ -1,8 +1,8 @@
 //! The state behind the API of one cluster, which all requests share.
 
 use crate::{
-    authentication::signer::Signer, crd::registry::CrdRegistry, ip_allocator::Allocators,
-    store::Store,
+    authentication::signer::Signer, authorization::authorizer::Authorizer,
+    crd::registry::CrdRegistry, ip_allocator::Allocators, store::Store,
 };
 use kube_embedded_core::{network::Addresses, node_api::NodeApi};
 use std::{
@@ -18,6 +18,7 @@ pub(crate) struct ServerState {
     pub(crate) nodes: OnceLock<Weak<dyn NodeApi>>,
     /// Signs the tokens of service accounts.
     pub(crate) signer: Signer,
+    pub(crate) authorizer: Authorizer,
     pub(crate) allocators: Allocators,
     pub(crate) crds: CrdRegistry,
     /// The directories below which hostPath volumes are allowed; unset for none.
@@ -30,6 +31,7 @@ impl ServerState {
     /// The state of a new cluster over the objects of `store`.
     pub(crate) fn new(store: Store, addresses: Addresses) -> Self {
         Self {
+            authorizer: Authorizer::new(store.clone()),
             store,
             allocators: Allocators::new(addresses),
             addresses,

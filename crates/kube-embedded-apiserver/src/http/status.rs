@@ -121,6 +121,12 @@ impl ApiError {
         )
     }
 
+    /// The body of the request did not come in time.
+    pub(crate) fn timeout() -> Self {
+        let message = "Timeout: request did not complete within the allotted timeout";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
+    }
+
     pub(crate) fn too_large(limit: usize) -> Self {
         Self::too_large_because(&format!("limit is {limit}"))
     }
@@ -200,6 +206,17 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).with_details(details(resource, name))
     }
 
+    /// The user may not make a request. Without a resource it is for another path.
+    pub(crate) fn forbidden_request(group: &str, resource: &str, name: &str, why: &str) -> Self {
+        let what = match (resource, name) {
+            ("", _) => String::new(),
+            (_, "") => format!("{} is ", qualify(resource, group)),
+            _ => format!("{} {name:?} is ", qualify(resource, group)),
+        };
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", format!("{what}forbidden: {why}"))
+            .with_details(details_of(group, resource, name))
+    }
+
     /// The namespace of a new object is being deleted.
     pub(crate) fn terminating(resource: &ResourceType, name: &str, namespace: &str) -> Self {
         let why = format!(
@@ -243,6 +260,11 @@ impl ApiError {
     /// The options of a list or watch contradict each other.
     pub(crate) fn invalid_list_options(errors: &[FieldError]) -> Self {
         Self::invalid_object("ListOptions", "meta.k8s.io", "", errors)
+    }
+
+    /// A review is invalid.
+    pub(crate) fn invalid_review(kind: &str, errors: &[FieldError]) -> Self {
+        Self::invalid_object(kind, "authorization.k8s.io", "", errors)
     }
 
     fn invalid_object(kind: &str, group: &str, name: &str, errors: &[FieldError]) -> Self {
@@ -375,8 +397,12 @@ fn qualify(name: &str, group: &str) -> String {
 }
 
 fn details(resource: &ResourceType, name: &str) -> Value {
+    details_of(resource.group, resource.plural, name)
+}
+
+fn details_of(group: &str, plural: &str, name: &str) -> Value {
     let mut details = Map::new();
-    for (field, text) in [("name", name), ("group", resource.group), ("kind", resource.plural)] {
+    for (field, text) in [("name", name), ("group", group), ("kind", plural)] {
         if !text.is_empty() {
             details.insert(field.into(), text.into());
         }

@@ -3,6 +3,10 @@
 //! never looks at the name of a kind.
 
 use crate::{
+    authorization::{
+        authorizer::Authorizer,
+        escalation::{Grant, Refusal},
+    },
     ip_allocator::Allocators,
     resources::{
         crd::{CustomResource, PrinterColumn, ScalePaths},
@@ -55,6 +59,9 @@ pub type Allocate = for<'a> fn(
     Option<&Value>,
 ) -> Result<Option<MutexGuard<'a, ()>>, Vec<FieldError>>;
 
+/// Checks that the user may grant the permissions that a write grants.
+pub(crate) type CheckGrant = fn(&Authorizer, &Grant<'_>) -> Result<(), Refusal>;
+
 /// One resource type. Adding one is a file with such a constant in `resources/types/`, and a line in
 /// [`super::registry`]. A custom resource is one, too, that borrows from its definition.
 #[derive(Clone, Copy)]
@@ -95,6 +102,8 @@ pub struct ResourceType<'a> {
     pub admission: &'static [Admit],
     /// See [`AwaitAdmission`].
     pub await_admission: Option<AwaitAdmission>,
+    /// See [`CheckGrant`]; for roles and bindings.
+    pub(crate) check_grant: Option<CheckGrant>,
     /// Returns every error at once (new, old on update).
     pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
     /// See [`ValidateAddresses`].
@@ -308,6 +317,7 @@ impl ResourceType<'_> {
             prepare_update: |_, _| {},
             admission: &[],
             await_admission: None,
+            check_grant: None,
             validate: |_, _| Vec::new(),
             validate_addresses: None,
             reviews: &[],
@@ -364,6 +374,7 @@ impl<'a> ResourceType<'a> {
             prepare_update: |_, _| {},
             admission: &[],
             await_admission: None,
+            check_grant: None,
             validate: |_, _| Vec::new(),
             validate_addresses: None,
             reviews: &[],

@@ -24,11 +24,13 @@ pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<WriteR
     let warnings =
         decode::check_fields(resource, &mut object, duplicates, options.validation, false)?;
     metadata::set_namespace(&request.target, &mut object)?;
+    let user = request.user;
     let create = |name: String, decoded: Decoded| {
         let target = Target { name, ..request.target.clone() };
         let request = WriteRequest {
             target: &target,
             options: &options,
+            user,
             expects: Expects::Nothing,
             tracks: true,
         };

@@ -7,11 +7,14 @@
 //! [`ResourceType`]. `commit` is [`guaranteed_update`], `respond` is
 //! [`WriteResult::respond`].
 //!
-//! `admit` is mutating admission, `review` validating admission. `track` precedes `prepare` and `admit`, since the fields that these set belong to no manager. `validate` precedes
-//! `allocate`, so that a refused object allocates nothing.
+//! `admit` is mutating admission, `review` validating admission. `track` precedes `prepare` and `admit`, since the
+//! fields that these set belong to no manager. `validate` and `review` precede `allocate`, so that a refused object
+//! allocates nothing.
 
 use crate::{
     admission::{namespace_lifecycle, unsupported_fields},
+    authentication::user::User,
+    authorization::escalation::{Grant, Refusal},
     fields::copy_field,
     http::{
         body::{Body, respond},
@@ -70,6 +73,7 @@ pub(crate) enum Expects {
 pub(crate) struct WriteRequest<'a> {
     pub(crate) target: &'a Target<'a>,
     pub(crate) options: &'a WriteOptions,
+    pub(crate) user: &'a User,
     pub(crate) expects: Expects,
     /// Records the changed fields as owned by the manager; apply does that itself.
     pub(crate) tracks: bool,
@@ -301,7 +305,7 @@ fn prepare(write: &mut Write<'_, '_>) -> ApiResult<()> {
 
 fn admit(write: &mut Write<'_, '_>) -> ApiResult<()> {
     if write.old.is_some() {
-        return Ok(());
+        return check_grant(write);
     }
     let (target, new) = (write.request.target, &mut write.new);
     namespace_lifecycle::admit(&write.state.store, target)?;
@@ -314,7 +318,30 @@ fn admit(write: &mut Write<'_, '_>) -> ApiResult<()> {
             ApiError::forbidden(&target.resource, name, &why)
         })?;
     }
-    Ok(())
+    check_grant(write)
+}
+
+/// Checks that the user has the permissions that the object grants.
+fn check_grant(write: &Write<'_, '_>) -> ApiResult<()> {
+    let WriteRequest { target, user, expects, .. } = write.request;
+    let Some(check) = target.resource.check_grant else { return Ok(()) };
+    let grant = Grant {
+        user,
+        namespace: &target.namespace,
+        plural: target.resource.plural,
+        name: if *expects == Expects::Nothing { "" } else { &target.name },
+        new: &write.new,
+        old: write.old,
+    };
+    check(&write.state.authorizer, &grant).map_err(|refusal| match refusal {
+        Refusal::Forbidden(why) => ApiError::forbidden(&target.resource, &target.name, &why),
+        Refusal::NoRole(role) => {
+            match registry::find(target.resource.group, "v1", role.plural()) {
+                Some(roles) => ApiError::not_found(roles, &role.name),
+                None => ApiError::no_such_resource(),
+            }
+        }
+    })
 }
 
 fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {

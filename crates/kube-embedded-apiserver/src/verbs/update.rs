@@ -28,7 +28,12 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
             target.name
         )));
     }
-    let request =
-        WriteRequest { target, options: &options, expects: Expects::Object, tracks: true };
+    let request = WriteRequest {
+        target,
+        options: &options,
+        user: request.user,
+        expects: Expects::Object,
+        tracks: true,
+    };
     write(state, &request, |_| Ok(Decoded { object: object.clone(), warnings: warnings.clone() }))
 }
