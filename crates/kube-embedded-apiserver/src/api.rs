@@ -4,7 +4,10 @@
 use crate::{
     authentication::{self, user::User},
     authorization::{bootstrap_policy, filter},
-    http::{body::Body, status::{ApiError, ApiResult}},
+    http::{
+        body::Body,
+        status::{ApiError, ApiResult},
+    },
     metadata,
     resources::registry,
     router,

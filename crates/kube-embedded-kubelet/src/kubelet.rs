@@ -79,6 +79,7 @@ impl Kubelet {
             spawner,
             state,
             api: api_address(&config.addresses, config.api_server),
+            dns: config.addresses.dns(),
             no_overlay: AtomicBool::new(false),
             reported_images: AtomicUsize::new(images.len()),
             nodes,

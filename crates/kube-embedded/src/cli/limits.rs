@@ -4,7 +4,9 @@ const LIMITS: &str = "\
 Refused:
   - hostPath volumes, but below the directories of --allow-host-path; pods that violate the level of
     the pod-security.kubernetes.io labels of their namespace.
-  - Resources that are not listed below: 404, as on a server without them. No CronJobs.
+  - Resources that are not listed below: 404, as on a server without them.
+  - CronJobs, DaemonSets, StatefulSets, ReplicationControllers, PersistentVolumes and
+    PersistentVolumeClaims, except as a dry run: they are served only so that clients find none.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
   - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
     metrics, and nothing is limited.
@@ -20,8 +22,7 @@ Accepted but ignored:
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and
     no controller checks these.
   - Jobs: podFailurePolicy, successPolicy, backoffLimitPerIndex and maxFailedIndexes.
-  - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6, ExternalName (there is no
-    DNS). Pods see connections come from the cluster, not from the client. A pod that declares a port
+  - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6. Pods see connections come from the cluster, not from the client. A pod that declares a port
     cannot reach other Services on that port by their cluster IP.
   - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
     that are resources or ExternalName Services (503, and an event).
@@ -29,6 +30,10 @@ Accepted but ignored:
     date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr.
   - Admission webhooks and network policies.
 Differences from Kubernetes:
+  - Names of Services and pods are served by the cluster itself, at the Service kube-dns; there are no
+    CoreDNS pods. dnsPolicy Default has that server, too, since pods cannot reach the host's. A pod that
+    declares port 53 has no name server. Plain processes have the host's /etc/resolv.conf: the names
+    are at 127.A.0.10:10053 for them, and at port 53 of kube-dns where that may be bound.
   - Authorization is RBAC alone: there is no Node authorizer and no webhook, and controllers, scheduler,
     kubelets and proxy act as the administrator, not as users of their own. The only certificate that
     authenticates is the kubeconfig's.
@@ -49,11 +54,37 @@ pub(super) fn text() -> String {
         .iter()
         .map(|kind| format!("  - {} {}\n", kind.api_version(), kind.kind))
         .collect();
-    let fields: String = kube_embedded_apiserver::unsupported_fields()
-        .map(|(field, note)| format!("  - {field}: {note}\n"))
-        .collect();
+    let fields: String = unsupported_fields().concat();
     format!(
         "{LIMITS}\nFields that are not acted upon, as the API warns whoever sets them:\n{fields}\nResources that are \
          served:\n{resources}"
     )
+}
+
+/// Returns a line for each note on fields that are not acted upon.
+fn unsupported_fields() -> Vec<String> {
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    for (field, note) in kube_embedded_apiserver::unsupported_fields() {
+        match lines.iter_mut().find(|(known, _)| *known == note) {
+            Some((_, fields)) => fields.push_str(&format!(", {field}")),
+            None => lines.push((note, field)),
+        }
+    }
+    lines.into_iter().map(|(note, fields)| wrapped(&format!("{fields}: {note}"))).collect()
+}
+
+/// Wraps an entry of a list.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 100;
+    let (mut lines, mut line) = (String::new(), "  -".to_owned());
+    for word in text.split(' ') {
+        if line.len() + 1 + word.len() > WIDTH {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = "   ".to_owned();
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    format!("{lines}{line}\n")
 }
