@@ -4,8 +4,10 @@
 pub(crate) mod command_line;
 pub(crate) mod daemon;
 pub(crate) mod install;
+pub(crate) mod inherited;
 mod pre_exec;
 pub(crate) mod process;
 pub(crate) mod runner;
+pub(crate) mod watchdog;
 
 pub(crate) use pre_exec::enter_pod_namespaces;

@@ -1,9 +1,9 @@
 //! `cargo xtask completions`: completion scripts for shells.
 
+use crate::output;
 use anyhow::Result;
 use clap::{Args, Command};
 use clap_complete::Shell;
-use std::io;
 
 /// Print a completion script for a shell alias of `cargo xtask`
 ///
@@ -18,6 +18,7 @@ pub(super) struct Completions {
 }
 
 pub(super) fn run(args: &Completions, mut cli: Command) -> Result<()> {
-    clap_complete::generate(args.shell, &mut cli, &args.name, &mut io::stdout());
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut cli, &args.name, &mut script);
+    output::print(&String::from_utf8_lossy(&script))
 }

@@ -7,6 +7,7 @@ use crate::{
         report::Report,
     },
     failure::Failure,
+    output::{self, outln},
     project::Project,
     providers,
 };
@@ -35,9 +36,10 @@ pub(super) fn run(args: &Doctor) -> Result<()> {
         .map(|provider| Report::new(provider.name(), provider.checks(), &context))
         .collect();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&reports)?);
+        outln!("{}", serde_json::to_string_pretty(&reports)?)?;
     } else {
-        reports.iter().for_each(|report| print!("{report}"));
+        let text: String = reports.iter().map(ToString::to_string).collect();
+        output::print(&text)?;
     }
     // Without a choice it is the default provider that has to work.
     let required = args.provider.provider().name();

@@ -9,9 +9,10 @@ use crate::{
         lifecycle::{self, ClusterRequest, Purpose},
         store::ClusterStore,
     },
-    doctor::report,
+    doctor::{machine, report},
     exec::process::Signals,
     images::VERSIONS,
+    output::{errln, outln},
     project::Project,
     providers,
 };
@@ -32,6 +33,15 @@ pub(super) struct Up {
     dry_run: bool,
 }
 
+/// Reports where load balancers and Ingresses respond, or will.
+fn hint(published: &[String]) {
+    if machine::needs_other_ports() {
+        errln!("this user may not bind port 80 and 443: load balancers listen on 10080 and 10443");
+    }
+    published.iter().for_each(|line| errln!("{line}"));
+    errln!("`eval \"$(cargo xtask env)\"` after `kubectl apply` sets $SERVICE_URL and $INGRESS");
+}
+
 pub(super) fn run(args: Up) -> Result<()> {
     let (provider, create) = (args.provider.provider(), args.create);
     let flags = &ClusterFlags { create, ..args.cluster };
@@ -49,6 +59,6 @@ pub(super) fn run(args: Up) -> Result<()> {
     let purpose = Purpose::Persistent;
     let request = ClusterRequest { flags, project, images, signals, purpose };
     let guard = lifecycle::acquire(store, &request)?;
-    println!("{}", guard.export_command());
-    Ok(())
+    hint(&guard.describe_published(project, signals));
+    outln!("{}", guard.export_command())
 }

@@ -14,6 +14,7 @@ use crate::{
     doctor::{check::Check, engine, tools},
     exec::{command_line::CommandLine, daemon::Daemon, runner::KnownError},
     images::Image,
+    output::outln,
 };
 use anyhow::{Context, Result, bail, ensure};
 use lab_environment::{Alternative, Timeouts, UnsupportedClaim};
@@ -194,9 +195,9 @@ impl Provider for K3s {
         }
         let networks = context.query(&networks(context.spec))?;
         if context.runner.is_dry_run() {
-            println!(
+            outln!(
                 "# docker rm --force --volumes … and docker network rm … of all that is listed"
-            );
+            )?;
         }
         for network in networks.lines().filter(|line| !line.is_empty()) {
             context.run(&CommandLine::new("docker network rm").args([network]), LOAD)?;
