@@ -25,7 +25,7 @@ use std::ffi::OsString;
 /// Kubernetes canary deployments, phase by phase, each claim proved with numbers
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
-#[command(subcommand_required = true, arg_required_else_help = true, after_help = ENVIRONMENT)]
+#[command(subcommand_required = true, arg_required_else_help = true, max_term_width = 80, after_help = ENVIRONMENT)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -33,7 +33,7 @@ pub(crate) struct Cli {
 
 const ENVIRONMENT: &str = "\
 Environment variables:
-  CANARY_HOME      Directory for clusters and diagnostics (default `target/canary`)
+  CANARY_HOME      Directory of clusters and diagnostics (`target/canary`)
   CANARY_PREBUILT  Set to use binaries and images as they are, without cargo
   DOCKER_HOST      Socket of the Docker engine";
 
@@ -68,13 +68,11 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
     bail!(Failure::Child(0));
 }
 
-/// Adds a suggestion for a misspelled command where clap has none: its measure of similarity finds nothing
-/// for short words with swapped letters (`lba`).
+/// Suggests the nearest command for a misspelled one. For short words with swapped letters (`lba`) clap's
+/// measure of similarity finds others, or none.
 fn with_suggestion(mut error: clap::Error) -> clap::Error {
     let suggested = ContextKind::SuggestedSubcommand;
-    if let (Some(ContextValue::String(word)), None) =
-        (error.get(ContextKind::InvalidSubcommand), error.get(suggested))
-    {
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) {
         let command = Cli::command();
         let names = command.get_subcommands().map(clap::Command::get_name);
         if let Some(name) = nearest(word, names) {

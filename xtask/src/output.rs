@@ -33,10 +33,16 @@ pub(crate) fn report(line: std::fmt::Arguments) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Wraps a text at spaces to lines of `width` columns; a longer word has a line of its own.
+/// Wraps a text at spaces to lines of `width` columns. A longer word has a line of its own, and so has a
+/// command in backquotes, which can then be copied.
 pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
+    let mut is_command = false;
+    let words = text.split(|c| {
+        is_command ^= c == '`';
+        c == ' ' && !is_command
+    });
+    for word in words {
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
                 line.push(' ');
@@ -78,6 +84,7 @@ mod tests {
     fn text_is_wrapped_at_spaces_and_nothing_is_cut() {
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
         assert_eq!(wrap("a https://very.long/word b", 8), ["a", "https://very.long/word", "b"]);
+        assert_eq!(wrap("do `sudo x y z` or not", 8), ["do", "`sudo x y z`", "or not"]);
         assert_eq!(wrap("", 8), [""]);
     }
 }

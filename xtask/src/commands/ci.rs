@@ -15,7 +15,7 @@ use clap::Args;
 use std::{env, fs::OpenOptions, io::Write, time::Instant};
 use xshell::{Cmd, Shell, cmd};
 
-/// Run everything that must pass: formatting, spelling, lints, docs, tests, all labs
+/// Run all that must pass: formatting, lints, docs, tests, all labs
 #[derive(Args)]
 pub(super) struct Ci {}
 

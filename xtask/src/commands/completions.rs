@@ -7,7 +7,8 @@ use clap_complete::Shell;
 
 /// Print a completion script for a shell alias of `cargo xtask`
 ///
-/// For example: `alias xtask='cargo xtask'; source <(cargo xtask completions bash)`.
+/// For example:
+/// `alias xtask='cargo xtask'; source <(cargo xtask completions bash)`
 #[derive(Args)]
 pub(super) struct Completions {
     /// Shell to complete for

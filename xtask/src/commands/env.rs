@@ -14,7 +14,9 @@ use std::{env, time::Duration};
 /// Time for load balancers and Ingresses to get their addresses: seconds in a cloud.
 const WAIT: Duration = Duration::from_secs(120);
 
-/// Print shell variables for kubectl and curl: `eval "$(cargo xtask env)"`
+/// Print shell variables for kubectl and curl
+///
+/// Use it as `eval "$(cargo xtask env)"`.
 ///
 /// KUBECONFIG selects the cluster that `up` created. SERVICE_URL is where the most recent load balancer
 /// serves. INGRESS is where the most recent Ingress serves, for `curl --connect-to "::$INGRESS"

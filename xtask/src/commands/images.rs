@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use std::{fs, path::PathBuf};
 
-/// Build the app's two images, kubeapp:1.0 and kubeapp:2.0, without Docker
+/// Build the app's two images, without Docker; load or push them
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Images {
@@ -51,7 +51,7 @@ struct Load {
     provider: ProviderFlag,
 }
 
-/// Build them and push them to a registry, e.g. `images push localhost:5000`
+/// Build and push them to a registry, e.g. `push localhost:5000`
 #[derive(Args)]
 struct Push {
     /// `<host>[/<path>]`; the credentials are those of `docker login`

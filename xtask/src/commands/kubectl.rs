@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
 
-/// Run kubectl on the cluster that `up` created, e.g. `kubectl -- get pods`
+/// Run kubectl on the cluster of `up`, e.g. `kubectl -- get pods`
 ///
 /// Everything after `--on` is passed to kubectl as it is, including `--help`.
 #[derive(Args)]

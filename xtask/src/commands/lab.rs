@@ -38,7 +38,7 @@ use std::{
 /// Time for the labs to clean up after SIGTERM.
 const CLEAN_UP: Duration = Duration::from_secs(30);
 
-/// Run phases and judge every claim, e.g. `lab phase4`, `lab 0 3`, `lab all`
+/// Run phases and judge every claim, e.g. `lab 4`, `lab all`
 ///
 /// Uses the cluster of `up` if it is running and free, else one of its own.
 #[derive(Args, Default)]

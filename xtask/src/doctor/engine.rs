@@ -144,7 +144,7 @@ pub(crate) fn inotify(_: &CheckContext) -> Finding {
             "{w} watches, {i} instances: pods may fail with \"too many open files\""
         ))
         .with_fix(
-            "sudo sysctl fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512",
+            "`sudo sysctl fs.inotify.max_user_watches=524288 fs.inotify.max_user_instances=512`",
         ),
         (Some(w), Some(i)) => Finding::ok(format!("{w} watches, {i} instances")),
         _ => Finding::note("its limits are unknown"),
@@ -166,7 +166,7 @@ fn conntrack(count: Option<u64>, max: Option<u64>) -> Finding {
     let what = format!("{count} of {max} tracked");
     match count.saturating_mul(10) >= max.saturating_mul(8) {
         true => Finding::note(format!("{what}: more are dropped, so requests of a lab may fail"))
-            .with_fix("wait two minutes, or: sudo sysctl net.netfilter.nf_conntrack_max=1048576"),
+            .with_fix("wait two minutes, or `sudo sysctl net.netfilter.nf_conntrack_max=1048576`"),
         false => Finding::ok(what),
     }
 }

@@ -4,7 +4,7 @@
 //! Inherited on purpose: the umask (files that matter have modes of their own), limits (checked by
 //! [`crate::doctor`]), and a SIGHUP that `nohup` ignores.
 
-use super::process::Signal;
+use rustix::process::Signal;
 use signal_hook::flag;
 use std::{
     env,

@@ -131,11 +131,14 @@ fn invalid_usage_exits_2_with_a_suggestion() {
     let fixture = Fixture::new("usage");
     for (line, part) in [
         ("lab pase4", "did you mean `phase4`?"),
-        ("lab", "no phase given; the phases are phase0, phase4, all"),
+        ("lab 9", "unknown phase `phase9`"),
+        ("lab phase4/quater-to-canary", "did you mean `quarter-to-canary`?"),
+        ("lba phase4", "a similar subcommand exists: 'lab'"),
+        ("lab", "no phase given; the phases are phase0, phase1, phase2, phase3, phase4, phase5, all"),
         ("lab all --on kint", "a similar value exists: 'kind'"),
         ("lab all --sandbox none", "[possible values: auto, namespaced, plain]"),
         ("lab all --verbose", "unexpected argument '--verbose' found"),
-        ("lap phase4", "some similar subcommands exist: 'labs', 'lab'"),
+        ("lap phase4", "a similar subcommand exists: 'lab'"),
         ("", "Usage: cargo xtask <COMMAND>"),
     ] {
         let (code, text) = fixture.run(line);
@@ -395,8 +398,14 @@ fn running_cluster_of_an_earlier_version_is_taken_over() {
     let pid = fs::File::create(home.join("pid")).unwrap();
     pid.lock().unwrap();
     let program = fixture.folder.join("debug/kube-embedded");
-    let mut child =
-        Command::new(program).arg("serve").stdin(pid).stdout(Stdio::null()).spawn().unwrap();
+    // In a session of its own, as every version starts it.
+    let mut child = Command::new("setsid")
+        .arg(program)
+        .arg("serve")
+        .stdin(pid)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let record = format!(
         r#"{{"pid":{},"server":"https://127.1.0.1:6443","kubeconfig":{kubeconfig:?},"sandbox":"plain",
             "since":1,"started_in":0.1,"images":{{}},"build":"old"}}"#,
