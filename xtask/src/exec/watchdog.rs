@@ -15,7 +15,7 @@ impl Watchdog {
     pub(crate) fn watch(leader: &Child) -> Result<Self> {
         let mut command = Command::new("/bin/sh");
         // `read` returns at the end of the pipe.
-        command.args(["-c", "read -r _; kill -KILL -- \"-$0\"", &leader.id().to_string()]);
+        command.args(["-c", "read -r _; kill -KILL \"-$0\"", &leader.id().to_string()]);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         supervise(&mut command, Isolation::Session, None);
         Ok(Self { shell: command.spawn().context("failed to run /bin/sh")? })

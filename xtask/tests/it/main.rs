@@ -7,13 +7,16 @@ mod credentials;
 mod current_context;
 mod edge_process;
 mod gcloud;
+mod inherited;
 mod layering;
+mod output;
 mod provider_fixture;
 mod providers;
 mod registry;
 mod repository;
 mod require;
 mod snapshots;
+mod state;
 
 use require::{require, skip};
 use std::{
@@ -61,6 +64,7 @@ impl Fixture {
         let mut command = Command::new(self.folder.join("debug/xtask"));
         command.args(line.split_whitespace()).env("CANARY_PREBUILT", "1");
         command.env("CANARY_HOME", self.folder.join("home")).env_remove("KUBECONFIG");
+        command.env("FAKE_ROOT", &self.folder);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -476,5 +480,29 @@ fn cluster_with_a_corrupt_record_is_shown_and_stopped() {
             assert_eq!(code, 0, "{line}: {text}");
         }
         assert_eq!(fixture.alive("clusters"), 0);
+    }
+}
+
+/// The process is found by the lock that it holds.
+#[test]
+fn cluster_whose_process_record_is_damaged_is_reported_and_stopped() {
+    let fixture = Fixture::new("corrupt-process");
+    let record = fixture.folder.join("home/clusters/embedded/process.json");
+    for text in ["{", r#"{"format": 2}"#, ""] {
+        assert_eq!(fixture.run("up").0, 0);
+        match text {
+            "" => fs::remove_file(&record).unwrap(),
+            text => fs::write(&record, text).unwrap(),
+        }
+        for (line, code, part) in [
+            ("status", 3, "the cluster is running, `cargo xtask down` ends it: "),
+            ("up", 0, "of unknown build"),
+            ("lab phase0", 0, "not reusing the running cluster: it is of unknown build"),
+            ("down", 0, "down\n"),
+        ] {
+            let (actual, output) = fixture.run(line);
+            assert_eq!((actual, output.contains(part)), (code, true), "{line}: {output}");
+        }
+        assert_eq!(fixture.alive("clusters"), 0, "{text}");
     }
 }
