@@ -19,11 +19,12 @@ use std::{
     thread,
 };
 
-/// Controls whether a build shows its progress: of two concurrent ones, one does.
+/// Controls whether a build shows its progress: of two concurrent ones, one does, and the other reports
+/// only that it has begun and ended.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Progress {
     Shown,
-    Hidden,
+    Announced,
 }
 
 /// Returns true if binaries and images are used as they are (`CANARY_PREBUILT=1`): where this program

@@ -111,7 +111,9 @@ impl ClusterGuard {
                     false => None,
                 };
                 provider.load_images(&context, images)?;
-                errln!("{}: the images are loaded; pods that start from now on use them", provider.name());
+                if provider.side_by_side() {
+                    errln!("the images are loaded; pods that start from now on use them");
+                }
             }
         }
         record.images = digests;

@@ -125,7 +125,8 @@ fn acquire_locked(
     let (provider, persistent) = (store.provider, purpose.is_persistent());
     let recorded = store.record()?;
     let spec = resolve_spec(&store, flags, recorded.as_ref())?;
-    report::preflight(provider.name(), provider.preflight_checks(), spec.image.as_deref())?;
+    let image = spec.image.as_deref();
+    report::preflight(provider.name(), provider.preflight_checks(), image, flags.force)?;
     let runner = store.runner(signals);
     let context = store.context(&spec, project, &runner, persistent);
     // Fail on missing credentials before creating the cluster or recording it.

@@ -21,13 +21,16 @@ use clap::Args;
 pub(super) struct Doctor {
     #[command(flatten)]
     provider: ProviderFlag,
+    /// Node image to check for, instead of the newest tested one
+    #[arg(long)]
+    image: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Doctor) -> Result<()> {
-    let context = CheckContext::new(Project::find()?, None, Depth::Full);
+    let context = CheckContext::new(Project::find()?, args.image.clone(), Depth::Full);
     let selected = args.provider.selected();
     let providers = providers::ALL
         .into_iter()

@@ -69,7 +69,7 @@ pub(super) fn run(args: &Lab) -> Result<()> {
     providers::check_flags(provider, flags)?;
     let phases = &labs::expand_phases(&args.phase)?;
     // Before anything is compiled.
-    report::preflight(provider.name(), provider.preflight_checks(), None)?;
+    report::preflight(provider.name(), provider.preflight_checks(), None, flags.force)?;
     let project = &Project::find()?;
     let docker = docker_client(phases);
     let images = &build::everything(project, docker)?;

@@ -52,7 +52,7 @@ pub(super) fn run(args: Up) -> Result<()> {
         let images = VERSIONS.map(|version| format!("kubeapp:{version}"));
         return lifecycle::dry_run_up(&store, flags, project, &images, &Signals::install()?);
     }
-    report::preflight(provider.name(), provider.preflight_checks(), None)?;
+    report::preflight(provider.name(), provider.preflight_checks(), None, flags.force)?;
     // The labs and the edge, too: they are needed next.
     let images = &build::everything(project, DockerClient::Omitted)?;
     let signals = &Signals::install()?;

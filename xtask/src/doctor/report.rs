@@ -2,10 +2,10 @@
 
 use super::check::{Check, CheckContext, Depth, Finding, State};
 use crate::{
-    output::{self, COLUMNS},
+    output::{self, COLUMNS, errln},
     project::Project,
 };
-use anyhow::{Result, anyhow};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::fmt;
 
@@ -62,18 +62,22 @@ impl fmt::Display for Report {
     }
 }
 
-/// Returns the first problem as an error, before anything is created with that node image.
+/// Returns the first problem as an error, before anything is created with that node image; with `force`
+/// it is only reported.
 pub(crate) fn preflight(
     provider: &'static str,
     checks: &[Check],
     image: Option<&str>,
+    force: bool,
 ) -> Result<()> {
     let context = CheckContext::new(Project::find()?, image.map(Into::into), Depth::Preflight);
     for check in checks {
         let finding = (check.run)(&context);
         if finding.state == State::Bad {
             let fix = finding.fix.map(|fix| format!("; {fix}")).unwrap_or_default();
-            return Err(anyhow!("{provider}: {}: {}{fix}", check.name, finding.text));
+            let problem = format!("{provider}: {}: {}{fix}", check.name, finding.text);
+            ensure!(force, "{problem}");
+            errln!("{problem}");
         }
     }
     Ok(())
