@@ -16,6 +16,7 @@ mod registry;
 mod repository;
 mod require;
 mod snapshots;
+mod soak;
 mod state;
 
 use require::{require, skip};
