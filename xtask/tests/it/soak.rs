@@ -3,11 +3,15 @@
 //!
 //!     SOAK_KILLS=200 cargo test -p xtask --test it soak -- --ignored --nocapture
 
-use super::{Fixture, folders, processes_of, require::require};
+use super::{
+    folders, processes_of,
+    require::{images, require},
+};
 use std::{
     collections::BTreeMap,
     env, fs,
     io::Read,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -66,8 +70,19 @@ fn processes(home: &Path) -> Vec<(Role, String)> {
     processes_of(home).into_iter().filter_map(|pid| Some((role(&pid)?, pid))).collect()
 }
 
+/// Links the programs, so that a build that runs meanwhile does not replace them.
+fn link_programs(folder: &Path) {
+    let built = Path::new(env!("CARGO_BIN_EXE_xtask")).parent().unwrap();
+    let _ = fs::remove_dir_all(folder);
+    fs::create_dir_all(folder.join("debug")).unwrap();
+    for program in ["xtask", "labs", "kube-embedded"] {
+        fs::hard_link(built.join(program), folder.join("debug").join(program)).unwrap();
+    }
+    symlink(images(), folder.join("images")).unwrap();
+}
+
 fn xtask(home: &Path, line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let mut command = Command::new(home.with_file_name("debug").join("xtask"));
     command.args(line.split(' ')).env("CANARY_PREBUILT", "1").env("CANARY_HOME", home);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -107,12 +122,13 @@ fn killed_processes_leave_nothing_and_spoil_no_verdict() {
     let (kills, seed) = (number("SOAK_KILLS", 20), number("SOAK_SEED", now | 1));
     println!("SOAK_SEED={seed}");
     let mut random = Random(seed);
-    let fixture = Fixture::new("soak");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("xtask-soak");
+    link_programs(&folder);
     let mut outcomes: BTreeMap<(Role, i32), u64> = BTreeMap::new();
     let (mut late, mut slowest, mut faults) = (0, Duration::ZERO, Vec::new());
     let mut done = 0;
     while done < kills {
-        let home: PathBuf = fixture.folder.join(format!("home-{done}"));
+        let home: PathBuf = folder.join(format!("home-{done}"));
         fs::create_dir_all(&home).unwrap();
         let child = xtask(&home, "lab phase4 --json").spawn().unwrap();
         thread::sleep(Duration::from_millis(random.below(SPAN.as_millis() as u64)));
@@ -156,6 +172,7 @@ fn killed_processes_leave_nothing_and_spoil_no_verdict() {
         }
         let _ = fs::remove_dir_all(&home);
     }
+    let _ = fs::remove_dir_all(&folder);
     println!("{done} kills; by role and exit code: {outcomes:?}");
     println!("left after a second: {late} times; the slowest was gone after {slowest:?}");
     assert!(faults.is_empty(), "{faults:#?}");
