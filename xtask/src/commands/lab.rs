@@ -43,7 +43,7 @@ const CLEAN_UP: Duration = Duration::from_secs(30);
 /// Uses the cluster of `up` if it is running and free, else one of its own.
 #[derive(Args, Default)]
 pub(super) struct Lab {
-    /// The phases, by name or number, or `all`; `phase4/<claim>` for one claim
+    /// The phases, by name or number, or `all`; `phase4/<claim>` is the phase of that claim
     phase: Vec<String>,
     #[command(flatten)]
     provider: ProviderFlag,
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Lab) -> Result<()> {
     let project = &Project::find()?;
     let docker = docker_client(phases);
     let images = &build::everything(project, docker)?;
-    labs::check_claims(project, phases)?;
+    let phases = &labs::of_claims(project, phases)?;
     let signals = &Signals::install()?;
     let run_dir = RunDir::create(&project.home()?)?;
     let purpose = Purpose::Lab { run_dir: run_dir.path(), keep: args.keep };

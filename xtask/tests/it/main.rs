@@ -154,6 +154,14 @@ fn invalid_usage_exits_2_with_a_suggestion() {
 }
 
 #[test]
+fn lab_runs_the_phase_of_a_claim() {
+    let fixture = Fixture::new("claim");
+    let (code, text) = fixture.run("lab 4/quarter-to-canary");
+    assert_eq!((code, text.starts_with("run phase4 --environment ")), (0, true), "{text}");
+    assert!(text.contains("phase4 runs as a whole: `quarter-to-canary` builds on"), "{text}");
+}
+
+#[test]
 fn exit_code_of_labs_is_passed_through_and_nothing_is_left() {
     let fixture = Fixture::new("codes");
     for code in [0, 1, 3] {
