@@ -3,8 +3,8 @@
 
 pub(crate) mod command_line;
 pub(crate) mod daemon;
-pub(crate) mod install;
 pub(crate) mod inherited;
+pub(crate) mod install;
 mod pre_exec;
 pub(crate) mod process;
 pub(crate) mod runner;

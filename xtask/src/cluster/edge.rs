@@ -90,7 +90,8 @@ impl EdgeFiles {
     /// Returns a persistent edge, if one is running.
     fn find(&self) -> Result<Option<(EdgeRecord, PidFd)>> {
         let Some(process) = daemon::lock_holder(&self.lock)? else { return Ok(None) };
-        let record = fs::read(&self.record).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let record =
+            fs::read(&self.record).ok().and_then(|text| serde_json::from_slice(&text).ok());
         Ok(Some((record.unwrap_or_default(), process)))
     }
 

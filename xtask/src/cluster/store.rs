@@ -143,9 +143,9 @@ impl ClusterStore {
     pub(crate) fn not_running(&self) -> String {
         let (name, on) = (self.provider.name(), provider::on_flag(self.provider));
         match self.provider.death(&self.folder) {
-            Some(death) => format!(
-                "no {name} cluster is up: {death}\n`cargo xtask up{on}` starts another"
-            ),
+            Some(death) => {
+                format!("no {name} cluster is up: {death}\n`cargo xtask up{on}` starts another")
+            }
             None => format!("no {name} cluster is up; `cargo xtask up{on}` starts one"),
         }
     }

@@ -98,7 +98,9 @@ fn load(args: &Load) -> Result<()> {
     let (flags, signals, purpose) =
         (&ClusterFlags::default(), &Signals::install()?, Purpose::Persistent);
     let runner = store.runner(signals);
-    if let Some(outdated) = provider.outdated(&store.context(&record.spec, project, &runner, true))? {
+    if let Some(outdated) =
+        provider.outdated(&store.context(&record.spec, project, &runner, true))?
+    {
         let (name, on) = (provider.name(), provider::on_flag(provider));
         bail!(
             "built, but the {name} cluster is {outdated}; `cargo xtask down{on} && cargo xtask up{on}` \

@@ -99,7 +99,9 @@ fn of_open_files(limit: Option<u64>) -> Finding {
         Some(limit) if limit < OPEN_FILES => Finding::bad(format!(
             "only {limit} may be open at once, and {OPEN_FILES} are needed: requests would fail"
         ))
-        .with_fix(format!("raise the hard limit, e.g. `sudo prlimit --pid $$ --nofile={OPEN_FILES}`")),
+        .with_fix(format!(
+            "raise the hard limit, e.g. `sudo prlimit --pid $$ --nofile={OPEN_FILES}`"
+        )),
         Some(limit) => Finding::ok(format!("{limit} may be open at once")),
         None => Finding::ok("any number may be open at once"),
     }
@@ -147,7 +149,11 @@ mod tests {
             (None, State::Ok),
         ] {
             let found = of_open_files(limit);
-            assert_eq!((found.state, found.fix.is_some()), (state, state == State::Bad), "{limit:?}");
+            assert_eq!(
+                (found.state, found.fix.is_some()),
+                (state, state == State::Bad),
+                "{limit:?}"
+            );
         }
     }
 }

@@ -168,7 +168,9 @@ pub(crate) fn lock_holder(file: &Path) -> Result<Option<PidFd>> {
         return Ok(None);
     }
     let file = file.display();
-    bail!("{file} is locked by a process that this user cannot see; `sudo fuser -v {file}` shows it")
+    bail!(
+        "{file} is locked by a process that this user cannot see; `sudo fuser -v {file}` shows it"
+    )
 }
 
 /// Returns true for a daemon itself, and false for processes that it forked.

@@ -51,7 +51,10 @@ pub(crate) fn build(project: &Project, progress: Progress) -> Result<Vec<Image>>
         return Ok(images);
     }
     let began = Instant::now();
-    errln!("building the images kubeapp:{} (the first time takes about a minute)…", VERSIONS.join(" and "));
+    errln!(
+        "building the images kubeapp:{} (the first time takes about a minute)…",
+        VERSIONS.join(" and ")
+    );
     let mut images = Vec::new();
     for version in VERSIONS {
         let built = compile(project, version, progress)?;

@@ -262,7 +262,10 @@ impl Provider for Embedded {
                 None => return Ok(()),
             }
             ensure!(!process.has_exited(), "the cluster exited while it loaded the images");
-            ensure!(Instant::now() < deadline, "the images were not loaded within {LOAD_TIMEOUT:?}");
+            ensure!(
+                Instant::now() < deadline,
+                "the images were not loaded within {LOAD_TIMEOUT:?}"
+            );
             context.runner.sleep(Duration::from_millis(10))?;
         }
     }
@@ -270,7 +273,8 @@ impl Provider for Embedded {
     fn delete(&self, context: &ProviderContext) -> Result<()> {
         let (folder, state) = (context.folder, state_dir(context.folder));
         if context.runner.is_dry_run() {
-            let pid = ProcessRecord::load(folder).map_or("…".into(), |process| process.pid.to_string());
+            let pid =
+                ProcessRecord::load(folder).map_or("…".into(), |process| process.pid.to_string());
             context.run(&CommandLine::new("kill -TERM").args([pid]), STOP_TIMEOUT)?;
             let state = CommandLine::new("rm -r").args([state.to_string_lossy()]);
             return context.run(&state, STOP_TIMEOUT);
@@ -293,7 +297,8 @@ impl Provider for Embedded {
         if !self.is_running(folder)? {
             return Ok(None);
         }
-        let since = ProcessRecord::load(folder).map_or_else(|_| unix_now(), |process| process.since);
+        let since =
+            ProcessRecord::load(folder).map_or_else(|_| unix_now(), |process| process.since);
         Ok(Some(up_record(since, BTreeMap::new())))
     }
 

@@ -139,7 +139,10 @@ fn invalid_usage_exits_2_with_a_suggestion() {
         ("lab 9", "unknown phase `phase9`"),
         ("lab phase4/quater-to-canary", "did you mean `quarter-to-canary`?"),
         ("lba phase4", "a similar subcommand exists: 'lab'"),
-        ("lab", "no phase given; the phases are phase0, phase1, phase2, phase3, phase4, phase5, all"),
+        (
+            "lab",
+            "no phase given; the phases are phase0, phase1, phase2, phase3, phase4, phase5, all",
+        ),
         ("lab all --on kint", "a similar value exists: 'kind'"),
         ("lab all --sandbox none", "[possible values: auto, namespaced, plain]"),
         ("lab all --verbose", "unexpected argument '--verbose' found"),

@@ -89,7 +89,9 @@ fn path_that_is_not_utf_8_is_rejected_with_what_to_do() {
 #[test]
 fn help_and_doctor_fit_80_columns() {
     let fixture = Fixture::new("columns");
-    for line in ["--help", "lab --help", "up --help", "images --help", "env --help", "doctor --on kind"] {
+    for line in
+        ["--help", "lab --help", "up --help", "images --help", "env --help", "doctor --on kind"]
+    {
         let mut output = String::new();
         let mut child = fixture.command(line).spawn().unwrap();
         child.stdout.take().unwrap().read_to_string(&mut output).unwrap();

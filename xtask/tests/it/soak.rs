@@ -63,7 +63,9 @@ fn processes(home: &Path) -> Vec<(Role, String)> {
         Some(match (program, words.get(1)) {
             ("xtask", _) => Role::Xtask,
             ("labs", Some(&"run")) => Role::Labs,
-            ("kube-embedded", Some(&"serve")) if fields.get(3) == Some(&pid.as_str()) => Role::Cluster,
+            ("kube-embedded", Some(&"serve")) if fields.get(3) == Some(&pid.as_str()) => {
+                Role::Cluster
+            }
             _ => Role::Pod,
         })
     };
@@ -117,7 +119,10 @@ fn until_gone(home: &Path) -> Option<Duration> {
 #[test]
 #[ignore = "takes minutes; see the top of this file"]
 fn killed_processes_leave_nothing_and_spoil_no_verdict() {
-    assert!(["labs", "kube-embedded", "images"].into_iter().all(require), "needs a built workspace");
+    assert!(
+        ["labs", "kube-embedded", "images"].into_iter().all(require),
+        "needs a built workspace"
+    );
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     let (kills, seed) = (number("SOAK_KILLS", 20), number("SOAK_SEED", now | 1));
     println!("SOAK_SEED={seed}");
@@ -151,6 +156,7 @@ fn killed_processes_leave_nothing_and_spoil_no_verdict() {
             continue;
         }
         done += 1;
+        println!("{done}: {role:?} killed: exit {code}, all gone after {gone:?}");
         *outcomes.entry((role, code)).or_default() += 1;
         let expected: &[i32] = match role {
             Role::Xtask => &[-1],

@@ -40,7 +40,9 @@ fn dead_cluster_is_reported_with_its_last_words() {
     for (line, code) in [("status", 3), ("kubectl get pods", 3), ("status", 3)] {
         let (actual, text) = fixture.run(line);
         assert_eq!(actual, code, "{line}: {text}");
-        for part in ["the last one died ", " s ago, after ", "panicked at src/x.rs", "starts another"] {
+        for part in
+            ["the last one died ", " s ago, after ", "panicked at src/x.rs", "starts another"]
+        {
             assert!(text.contains(part), "{line}: {text}");
         }
     }

@@ -46,7 +46,8 @@ impl Published {
 async fn list(client: &Client) -> kube::Result<Vec<Value>> {
     let mut all = objects(client, "", "Service").await?;
     all.retain(|service| service.data["spec"]["type"] == "LoadBalancer");
-    let mut found: Vec<_> = all.iter().map(|service| (created(service), of_service(service))).collect();
+    let mut found: Vec<_> =
+        all.iter().map(|service| (created(service), of_service(service))).collect();
     let ingresses = objects(client, "networking.k8s.io", "Ingress").await?;
     found.extend(ingresses.iter().map(|ingress| (created(ingress), of_ingress(ingress))));
     found.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -1,8 +1,6 @@
 //! `kube-embedded serve`: a cluster for as long as the process lives.
 
-use super::{
-    logging, output::print_ready, shutdown::ShutdownSignals, status_file::StatusFile,
-};
+use super::{logging, output::print_ready, shutdown::ShutdownSignals, status_file::StatusFile};
 use clap::{Args, ValueEnum};
 use kube_embedded::{Cluster, Config, Sandbox};
 use kube_embedded_apiserver::credentials::write_private;

@@ -79,7 +79,15 @@ async fn serve_exits_on_the_end_of_its_terminal_unless_that_is_ignored() {
     assert_eq!(directory.entries(), 0, "the kubeconfig and the status file are removed, too");
 
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", PROGRAM, "serve", "--nodes", "1", "--state"]);
+    command.args([
+        "-c",
+        "trap '' HUP; exec \"$0\" \"$@\"",
+        PROGRAM,
+        "serve",
+        "--nodes",
+        "1",
+        "--state",
+    ]);
     command.arg(directory.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let (mut child, _) = start(command.kill_on_drop(true)).await;
     send(libc::SIGHUP, &child);
@@ -112,7 +120,11 @@ async fn serve_loads_images_again_on_sigusr1_and_reports_it() {
         };
         in_time(loaded).await;
         let error = report()["error"].as_str().map(str::to_owned);
-        assert_eq!(error.as_ref().is_some_and(|error| error.contains(images_text)), fails, "{error:?}");
+        assert_eq!(
+            error.as_ref().is_some_and(|error| error.contains(images_text)),
+            fails,
+            "{error:?}"
+        );
     }
     terminate(&child);
     assert!(in_time(child.wait()).await.unwrap().success());
