@@ -4,7 +4,10 @@
 use crate::{
     authentication::{self, user::User},
     authorization::{bootstrap_policy, filter},
-    http::{body::Body, status::{ApiError, ApiResult}},
+    http::{
+        body::Body,
+        status::{ApiError, ApiResult},
+    },
     metadata,
     resources::registry,
     router,
@@ -24,11 +27,15 @@ use std::{
     path::PathBuf,
     sync::{Arc, Weak},
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
+use tokio::time::timeout;
 
 /// The maximum size of a request body, as in Kubernetes.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
+/// The time in which it must arrive (`--request-timeout` of kube-apiserver).
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The API of one cluster. A clone is another handle to the same cluster.
 #[derive(Clone)]
 pub struct Api {
@@ -110,7 +117,8 @@ impl Api {
     where
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send,
     {
-        let body = Limited::new(body, BODY_LIMIT).collect().await;
+        let body = timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await;
+        let body = body.map_err(|_| ApiError::timeout())?;
         let body = body.map_err(|error| match error.is::<LengthLimitError>() {
             true => ApiError::too_large(BODY_LIMIT),
             false => ApiError::bad_request(format!("failed to read the body: {error}")),

@@ -145,8 +145,7 @@ fn update_definition(
         subresource: subresource.to_owned(),
     };
     let options = WriteOptions::internal(MANAGER);
-    let request =
-        WriteRequest {
+    let request = WriteRequest {
         target: &target,
         options: &options,
         user: User::admin(),

@@ -1,6 +1,7 @@
 //! HTTP: requests (path, query, media types, bodies) and responses (objects, lists, Tables, `Status`).
 
 pub(crate) mod body;
+pub(crate) mod chunks;
 pub(crate) mod decode;
 mod duplicates;
 pub(crate) mod encode;

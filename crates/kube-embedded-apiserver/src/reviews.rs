@@ -93,8 +93,7 @@ fn validate(review: &Value, plural: &str) -> Vec<FieldError> {
         !ignored && !value.is_null()
     });
     if named.next().is_some() {
-        let detail =
-            if is_local { "must be empty except for namespace" } else { "must be empty" };
+        let detail = if is_local { "must be empty except for namespace" } else { "must be empty" };
         errors.push(invalid("metadata", metadata, detail));
     }
     if is_local {
@@ -154,9 +153,8 @@ fn rules(state: &ServerState, user: &User, namespace: &str) -> ApiResult<Value> 
     let (rules, errors) = state.authorizer.rules_for(user, namespace);
     let (for_paths, for_resources): (Vec<_>, Vec<_>) =
         rules.iter().partition(|rule| rule.resources.is_empty());
-    let values = |rules: Vec<&PolicyRule>| {
-        rules.into_iter().map(|rule| rule.to_value()).collect::<Vec<_>>()
-    };
+    let values =
+        |rules: Vec<&PolicyRule>| rules.into_iter().map(|rule| rule.to_value()).collect::<Vec<_>>();
     let mut status = json!({
         "resourceRules": values(for_resources),
         "nonResourceRules": values(for_paths),

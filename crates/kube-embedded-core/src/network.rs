@@ -106,6 +106,21 @@ impl Addresses {
             Sandbox::Plain => (Ipv4Addr::new(127, self.block, 128 + node, 0), 24),
         }
     }
+
+    /// Returns the first address and prefix length of the network that has the pod CIDRs of all nodes.
+    pub fn pod_network(&self) -> (Ipv4Addr, u8) {
+        match self.sandbox {
+            Sandbox::Namespaced => (Ipv4Addr::new(10, 244, 0, 0), 16),
+            Sandbox::Plain => (Ipv4Addr::new(127, self.block, 128, 0), 17),
+        }
+    }
+
+    /// Returns whether this may be the address of a pod of the cluster.
+    pub fn is_pod(&self, address: IpAddr) -> bool {
+        let (first, prefix) = self.pod_network();
+        let mask = u32::MAX << (32 - prefix);
+        matches!(address, IpAddr::V4(v4) if u32::from(v4) & mask == u32::from(first))
+    }
 }
 
 /// Claims a block of addresses by binding the address of its API server, which no other process can
@@ -143,6 +158,20 @@ pub trait PodSockets: Send + Sync {
     }
 }
 
+/// The sockets of a pod without a network namespace: its address is one of the host's.
+#[derive(Clone, Copy, Debug)]
+pub struct HostSockets;
+
+impl PodSockets for HostSockets {
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
+        Box::pin(TcpStream::connect(to))
+    }
+
+    fn listen(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<TcpListener>> {
+        Box::pin(TcpListener::bind(on))
+    }
+}
+
 /// Connects to the nodes and pods of an external cluster.
 pub trait Dial: Send + Sync {
     /// Connects to `to`, an address of that cluster.
@@ -150,20 +179,31 @@ pub trait Dial: Send + Sync {
 }
 
 /// The pods of a cluster by address, and how to connect to them.
+///
+/// Endpoints are objects that every client of the API may write, so an address is never connected to
+/// because it is listed: a pod of the cluster must have it at this moment.
 pub struct Network {
     pods: RwLock<HashMap<IpAddr, Arc<dyn PodSockets>>>,
     changes: watch::Sender<u64>,
+    /// The API server, which pods reach through the `kubernetes` Service.
+    api: Option<SocketAddr>,
     /// Set for an external cluster, whose pods are not attached.
     dialer: Option<Arc<dyn Dial>>,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { pods: RwLock::default(), changes: watch::Sender::new(0), dialer: None }
+        Self { pods: RwLock::default(), changes: watch::Sender::new(0), api: None, dialer: None }
     }
 }
 
 impl Network {
+    /// Creates the network of an embedded cluster, whose pods have yet to be attached.
+    pub fn new(addresses: &Addresses) -> Self {
+        let api = Some(SocketAddr::from((addresses.api(), API_PORT)));
+        Self { api, ..Self::default() }
+    }
+
     /// Creates the network of an external cluster.
     pub fn with_dialer(dialer: Arc<dyn Dial>) -> Self {
         Self { dialer: Some(dialer), ..Self::default() }
@@ -197,8 +237,8 @@ impl Network {
         }
     }
 
-    /// Connects to a pod. Refuses an address that is neither attached nor loopback: outside of the
-    /// cluster it may belong to another host.
+    /// Connects to a pod, or to the API server. Refuses every other address: it may be a program of
+    /// the host, or belong to another host.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
         if let Some(dialer) = &self.dialer {
             return dialer.dial(to).await;
@@ -206,7 +246,7 @@ impl Network {
         let pod = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&to.ip()).cloned();
         match pod {
             Some(pod) => pod.connect(to).await,
-            None if to.ip().is_loopback() => TcpStream::connect(to).await,
+            None if self.api == Some(to) => TcpStream::connect(to).await,
             None => Err(unknown_pod(to.ip())),
         }
     }
@@ -220,6 +260,44 @@ fn unknown_pod(ip: IpAddr) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pod_addresses_are_those_of_the_nodes_and_no_others() {
+        for (sandbox, inside, outside) in [
+            (Sandbox::Namespaced, "10.244.255.9", ["10.245.0.1", "127.7.128.2", "127.0.0.1"]),
+            (Sandbox::Plain, "127.7.130.2", ["127.7.0.1", "127.8.128.2", "10.244.0.2"]),
+        ] {
+            let addresses = Addresses { block: 7, sandbox };
+            let (first, _) = addresses.pods(2);
+            assert!(addresses.is_pod(first.into()));
+            assert!(addresses.is_pod(inside.parse().unwrap()), "{inside}");
+            for address in
+                outside.into_iter().chain(["169.254.169.254", "::1", "::ffff:10.244.0.2"])
+            {
+                assert!(!addresses.is_pod(address.parse().unwrap()), "{address}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_attached_pods_and_the_api_server_are_connected_to() {
+        let addresses = Addresses { block: 7, sandbox: Sandbox::Plain };
+        let mut network = Network::new(&addresses);
+        let host = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let on_host = host.local_addr().unwrap();
+        let error = network.connect(on_host).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::HostUnreachable, "{error}");
+        assert_eq!(error.to_string(), "no pod of this cluster has the address 127.0.0.1");
+        network.attach(on_host.ip(), Arc::new(HostSockets));
+        network.connect(on_host).await.unwrap();
+        network.detach(on_host.ip());
+        network.connect(on_host).await.unwrap_err();
+        network.api = Some(on_host);
+        network.connect(on_host).await.unwrap();
+        let another_port = (on_host.ip(), on_host.port() ^ 1).into();
+        let error = network.connect(another_port).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::HostUnreachable, "{error}");
+    }
 
     #[test]
     fn addresses_of_pods_and_services_are_internal() {

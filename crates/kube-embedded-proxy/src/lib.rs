@@ -40,6 +40,7 @@ pub mod bench {
         ingress::default_backend_handler,
         route::{Affinity, Backends, Route, Routing},
     };
+    pub use kube_embedded_core::network::{HostSockets, Network};
 }
 
 /// Reports of listeners that wait for a reconciler.

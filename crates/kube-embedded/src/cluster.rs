@@ -105,7 +105,7 @@ impl Cluster {
             addresses,
             sandbox_reason,
             credentials,
-            network: Arc::default(),
+            network: Arc::new(Network::new(&addresses)),
             images,
             components: Vec::new(),
             kubelet: None,
@@ -207,7 +207,11 @@ impl Cluster {
     /// # Errors
     /// Returns the error of the connection attempt.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        self.network.connect(to).await
+        // The caller may connect to the host itself; the components connect to pods alone.
+        match to.ip().is_loopback() {
+            true => TcpStream::connect(to).await,
+            false => self.network.connect(to).await,
+        }
     }
 
     /// Returns the private directory of this cluster, which is removed with it. A good place for a

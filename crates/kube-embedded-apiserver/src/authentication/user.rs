@@ -46,6 +46,11 @@ impl User {
         &USER
     }
 
+    /// Returns true for the user of requests without credentials.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.name == ANONYMOUS
+    }
+
     /// A user of a name, in groups.
     pub(crate) fn named(name: &str, groups: &[&str]) -> Self {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();

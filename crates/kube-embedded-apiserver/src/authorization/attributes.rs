@@ -67,15 +67,8 @@ impl<'a> Attributes<'a> {
         let mut parts = parts.into_iter();
         let mut next = || parts.next().unwrap_or_default();
         let (resource, name, subresource) = (next(), next(), next());
-        let mut attributes = Self {
-            verb: verb.into(),
-            namespace,
-            group,
-            resource,
-            subresource,
-            name,
-            path: None,
-        };
+        let mut attributes =
+            Self { verb: verb.into(), namespace, group, resource, subresource, name, path: None };
         if attributes.name.is_empty() {
             attributes.refine_collection(uri);
         }
@@ -144,9 +137,27 @@ mod tests {
     use proptest::prelude::*;
 
     const SEGMENTS: &[&str] = &[
-        "", "api", "apis", "v1", "apps", "authorization.k8s.io", "namespaces", "%6eamespaces", "pods",
-        "nodes", "deployments", "localsubjectaccessreviews", "status", "finalize", "exec", "a", "b%2Fc",
-        "%20", ".", "watch", "proxy",
+        "",
+        "api",
+        "apis",
+        "v1",
+        "apps",
+        "authorization.k8s.io",
+        "namespaces",
+        "%6eamespaces",
+        "pods",
+        "nodes",
+        "deployments",
+        "localsubjectaccessreviews",
+        "status",
+        "finalize",
+        "exec",
+        "a",
+        "b%2Fc",
+        "%20",
+        ".",
+        "watch",
+        "proxy",
     ];
 
     proptest! {

@@ -139,7 +139,8 @@ fn add_rule(role: &mut Value, words: &[&str]) {
     match words {
         [verbs, urls] => (rule.verbs, rule.urls) = (list(verbs), list(urls)),
         [verbs, groups, resources, names @ ..] => {
-            (rule.verbs, rule.groups, rule.resources) = (list(verbs), list(groups), list(resources));
+            (rule.verbs, rule.groups, rule.resources) =
+                (list(verbs), list(groups), list(resources));
             rule.names = names.iter().flat_map(|names| list(names)).collect();
         }
         _ => return,

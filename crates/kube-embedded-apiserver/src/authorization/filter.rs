@@ -60,11 +60,10 @@ fn authorize(state: &ServerState, user: &User, action: &Attributes<'_>) -> ApiRe
 /// Returns the user that a request acts as, if its own user may.
 fn impersonate(state: &ServerState, parts: &Parts) -> ApiResult<User> {
     let requestor = user(parts);
-    let (user, checks) =
-        impersonation::requested(&parts.headers).map_err(|why| {
-            // As Kubernetes, though it is the client's mistake.
-            ApiError::internal(format!("Internal Server Error: {:?}: {why}", parts.uri.path()))
-        })?;
+    let (user, checks) = impersonation::requested(&parts.headers).map_err(|why| {
+        // As Kubernetes, though it is the client's mistake.
+        ApiError::internal(format!("Internal Server Error: {:?}: {why}", parts.uri.path()))
+    })?;
     for action in &checks {
         authorize(state, requestor, action)?;
     }

@@ -47,10 +47,9 @@ pub(super) fn requested(headers: &HeaderMap) -> Result<(User, Vec<Attributes<'_>
         name.clone_into(&mut user.name);
         is_account = split_service_account(name);
         checks.push(match is_account {
-            Some((namespace, account)) => Attributes {
-                namespace: namespace.into(),
-                ..act_as("", "serviceaccounts", account)
-            },
+            Some((namespace, account)) => {
+                Attributes { namespace: namespace.into(), ..act_as("", "serviceaccounts", account) }
+            }
             None => act_as("", "users", name),
         });
     }

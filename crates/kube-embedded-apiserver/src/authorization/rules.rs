@@ -221,7 +221,12 @@ mod tests {
         }
     }
 
-    fn action<'a>(verb: &'a str, group: &'a str, resource: &'a str, name: &'a str) -> Attributes<'a> {
+    fn action<'a>(
+        verb: &'a str,
+        group: &'a str,
+        resource: &'a str,
+        name: &'a str,
+    ) -> Attributes<'a> {
         if resource.starts_with('/') {
             let path = Some(resource.into());
             return Attributes { verb: verb.into(), path, ..Default::default() };
@@ -295,10 +300,7 @@ mod tests {
                 rule("get", "core", "secrets", "a,b"),
                 &[r#"{APIGroups:[""], Resources:["secrets"], ResourceNames:["b"], Verbs:["get"]}"#],
             ),
-            (
-                rule("*", "*", "*", ""),
-                &[r#"{APIGroups:["*"], Resources:["*"], Verbs:["*"]}"#],
-            ),
+            (rule("*", "*", "*", ""), &[r#"{APIGroups:["*"], Resources:["*"], Verbs:["*"]}"#]),
             (rule("get", "", "/", ""), &[r#"{NonResourceURLs:["/"], Verbs:["get"]}"#]),
         ] {
             let found = missing(&owned, std::slice::from_ref(&requested));

@@ -121,6 +121,12 @@ impl ApiError {
         )
     }
 
+    /// The body of the request did not come in time.
+    pub(crate) fn timeout() -> Self {
+        let message = "Timeout: request did not complete within the allotted timeout";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
+    }
+
     pub(crate) fn too_large(limit: usize) -> Self {
         Self::too_large_because(&format!("limit is {limit}"))
     }

@@ -114,9 +114,7 @@ fn yaml(value: &Value) -> Message {
 
 fn path_item(item: &Value) -> Message {
     let mut message = Message::default();
-    for (field, method) in
-        [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")]
-    {
+    for (field, method) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")] {
         if let Some(operation) = item.get(method) {
             message.message(field, &self::operation(operation));
         }
@@ -193,7 +191,8 @@ fn named_schemas(schemas: &Value) -> Message {
 
 fn schema(schema: &Value) -> Message {
     let mut message = Message::default();
-    for (field, name) in [(1, "$ref"), (2, "format"), (3, "title"), (4, "description"), (13, "pattern")]
+    for (field, name) in
+        [(1, "$ref"), (2, "format"), (3, "title"), (4, "description"), (13, "pattern")]
     {
         message.text(field, &schema[name]);
     }

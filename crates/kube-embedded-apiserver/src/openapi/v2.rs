@@ -3,7 +3,7 @@
 
 use super::{gnostic, groups};
 use crate::{
-    http::{body::Body, body::respond, status::ApiResult, status::ApiError},
+    http::{body::Body, body::respond, status::ApiError, status::ApiResult},
     resources::registry::ResourceRegistry,
 };
 use bytes::Bytes;

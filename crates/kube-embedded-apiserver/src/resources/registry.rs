@@ -5,8 +5,8 @@ use crate::resources::{
     resource_type::ResourceType,
     types::{
         config_map, custom_resource_definition, deployment, endpoint_slice, endpoints, event,
-        horizontal_pod_autoscaler, ingress, ingress_class, job, lease, namespace, node, not_run, pod,
-        quota, replica_set, role, role_binding, secret, service, service_account,
+        horizontal_pod_autoscaler, ingress, ingress_class, job, lease, namespace, node, not_run,
+        pod, quota, replica_set, role, role_binding, secret, service, service_account,
     },
 };
 use crate::schema::tree;

@@ -334,12 +334,10 @@ fn check_grant(write: &Write<'_, '_>) -> ApiResult<()> {
     };
     check(&write.state.authorizer, &grant).map_err(|refusal| match refusal {
         Refusal::Forbidden(why) => ApiError::forbidden(&target.resource, &target.name, &why),
-        Refusal::NoRole(role) => {
-            match registry::find(target.resource.group, "v1", role.plural()) {
-                Some(roles) => ApiError::not_found(roles, &role.name),
-                None => ApiError::no_such_resource(),
-            }
-        }
+        Refusal::NoRole(role) => match registry::find(target.resource.group, "v1", role.plural()) {
+            Some(roles) => ApiError::not_found(roles, &role.name),
+            None => ApiError::no_such_resource(),
+        },
     })
 }
 

@@ -9,8 +9,10 @@ use std::{collections::BTreeMap, sync::Arc};
 pub(super) fn plan(roles: &[Arc<ClusterRole>]) -> Vec<(Arc<ClusterRole>, ClusterRole)> {
     let by_name: BTreeMap<String, &Arc<ClusterRole>> =
         roles.iter().map(|role| (role.name_any(), role)).collect();
-    let mut rules: BTreeMap<&str, Vec<PolicyRule>> =
-        by_name.iter().map(|(name, role)| (&**name, role.rules.clone().unwrap_or_default())).collect();
+    let mut rules: BTreeMap<&str, Vec<PolicyRule>> = by_name
+        .iter()
+        .map(|(name, role)| (&**name, role.rules.clone().unwrap_or_default()))
+        .collect();
     let aggregating: Vec<(&str, &ClusterRole)> = by_name
         .iter()
         .filter(|(_, role)| role.aggregation_rule.is_some())

@@ -10,7 +10,7 @@ use crate::{
 };
 use kube_embedded_core::{
     backoff::Backoff,
-    network::{DNS_PORT, Sandbox},
+    network::{DNS_PORT, HostSockets, PodSockets, Sandbox},
 };
 use std::{
     collections::BTreeMap,
@@ -36,9 +36,7 @@ pub(crate) struct PodSandbox {
 
 impl Drop for PodSandbox {
     fn drop(&mut self) {
-        if self.pause.is_some() {
-            self.runtime.network.detach(IpAddr::V4(self.location.pod_ip));
-        }
+        self.runtime.network.detach(IpAddr::V4(self.location.pod_ip));
         self.node.addresses().release(self.location.pod_ip);
     }
 }
@@ -90,12 +88,17 @@ impl PodSandbox {
             runtime: pod.runtime.clone(),
             node: pod.node.clone(),
         };
-        if pod.runtime.sandbox == Sandbox::Namespaced {
-            let pause = create_namespaces(pod, pod_ip).await.map_err(|e| failed(e.to_string()))?;
-            let sockets = sockets(pod, &pause).await.map_err(|e| failed(e.to_string()))?;
-            pod.runtime.network.attach(IpAddr::V4(pod_ip), Arc::new(sockets));
-            sandbox.pause = Some(pause);
-        }
+        let sockets: Arc<dyn PodSockets> = match pod.runtime.sandbox {
+            Sandbox::Plain => Arc::new(HostSockets),
+            Sandbox::Namespaced => {
+                let pause =
+                    create_namespaces(pod, pod_ip).await.map_err(|e| failed(e.to_string()))?;
+                let sockets = sockets(pod, &pause).await.map_err(|e| failed(e.to_string()))?;
+                sandbox.pause = Some(pause);
+                Arc::new(sockets)
+            }
+        };
+        pod.runtime.network.attach(IpAddr::V4(pod_ip), sockets);
         Ok(sandbox)
     }
 }

@@ -4,9 +4,9 @@
 use crate::{
     exec::exec,
     fixture::{
-        eventually, get, in_time, post,
+        eventually, get, in_time,
         pods::{cluster, run, sandboxes, tool},
-        request,
+        post, request,
     },
 };
 use k8s_openapi::api::core::v1::Pod;
@@ -72,7 +72,13 @@ async fn pods_resolve_services_pods_and_aliases() {
     let alias = json!({ "type": "ExternalName", "externalName": "web.default.svc.cluster.local" });
     service(&cluster, "alias", alias).await;
 
-    for name in ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local", "WEB.Default.svc"] {
+    for name in [
+        "web",
+        "web.default",
+        "web.default.svc",
+        "web.default.svc.cluster.local",
+        "WEB.Default.svc",
+    ] {
         resolves(&cluster, "client", name, &web).await;
     }
     let address = ip(&server);
@@ -163,9 +169,11 @@ async fn busybox_finds_services_by_name() {
     });
     run(&cluster, "client", shell).await;
     let ports = json!([{ "name": "http", "port": 80, "targetPort": 8080 }]);
-    let web = service(&cluster, "web", json!({ "selector": { "app": "server" }, "ports": ports })).await;
+    let web =
+        service(&cluster, "web", json!({ "selector": { "app": "server" }, "ports": ports })).await;
     eventually("the page of the Service", async || {
-        let page = output(&cluster, "client", &["/bin/busybox", "wget", "-qO-", "http://web/"]).await;
+        let page =
+            output(&cluster, "client", &["/bin/busybox", "wget", "-qO-", "http://web/"]).await;
         if page == "server" { Ok(()) } else { Err(page) }
     })
     .await;
@@ -203,7 +211,10 @@ async fn pods_get_hosts_hostname_and_resolv_conf() {
     let own = format!("{}\tdb-0.db.default.svc.cluster.local\tdb-0\n", ip(&pod));
     assert!(hosts.starts_with("# Kubernetes-managed hosts file.\n"), "{hosts}");
     assert!(hosts.contains(&own), "{hosts}");
-    assert!(hosts.ends_with("# Entries added by HostAliases.\n10.1.2.3\tfoo\tfoo.example"), "{hosts}");
+    assert!(
+        hosts.ends_with("# Entries added by HostAliases.\n10.1.2.3\tfoo\tfoo.example"),
+        "{hosts}"
+    );
     let resolver = "search default.svc.cluster.local\nnameserver 10.96.0.10\noptions ndots:2";
     assert_eq!(read("/etc/resolv.conf").await, resolver);
     let qualified = "db-0.db.default.svc.cluster.local";

@@ -126,7 +126,9 @@ async fn kubectl_applies_lists_and_custom_resources_before_their_definition() {
         { "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" },
           "spec": { "ports": [{ "port": 80, "targetPort": "http" }] } },
     ] });
-    for (command, outcome) in [("create", "created"), ("apply", "configured"), ("replace", "replaced")] {
+    for (command, outcome) in
+        [("create", "created"), ("apply", "configured"), ("replace", "replaced")]
+    {
         let done = kubectl.line_with_stdin(&format!("{command} -f -"), &list.to_string()).await;
         assert_eq!(done.matches(outcome).count(), 3, "{command}: {done}");
     }

@@ -18,6 +18,7 @@ mod exec;
 mod external;
 mod fixture;
 mod fuzz;
+mod hostile_clients;
 mod ingress;
 mod ingress_traffic;
 mod kubectl;

@@ -1,7 +1,9 @@
 //! Roles and bindings on a whole cluster: with kubectl, with tokens over TLS, and with the controller that aggregates.
 
 use crate::fixture::{
-    self, eventually, in_time, kubectl::Kubectl, patch, post,
+    self, eventually, in_time,
+    kubectl::Kubectl,
+    patch, post,
     service_accounts::{client_with_token, token},
 };
 use http::{Request, header::AUTHORIZATION};
@@ -88,7 +90,12 @@ async fn view_edit_and_admin_allow_what_kubernetes_documents() {
             ..Default::default()
         };
         let review = SubjectAccessReview { spec, ..Default::default() };
-        in_time(reviews.create(&PostParams::default(), &review)).await.unwrap().status.unwrap().allowed
+        in_time(reviews.create(&PostParams::default(), &review))
+            .await
+            .unwrap()
+            .status
+            .unwrap()
+            .allowed
     };
     let rbac = "rbac.authorization.k8s.io";
     for (verb, group, resource, allowed) in [
@@ -139,7 +146,10 @@ async fn kubectl_manages_roles_and_asks_what_is_allowed() {
     let user = kubectl.line("auth whoami").await;
     assert!(user.contains("kubernetes-admin") && user.contains("system:masters"), "{user}");
     for (line, created) in [
-        ("create role reader --verb=get,list --resource=pods,pods/log", "role.rbac.authorization.k8s.io/reader"),
+        (
+            "create role reader --verb=get,list --resource=pods,pods/log",
+            "role.rbac.authorization.k8s.io/reader",
+        ),
         (
             "create rolebinding bob-reads --role=reader --user=bob",
             "rolebinding.rbac.authorization.k8s.io/bob-reads",
@@ -186,7 +196,10 @@ async fn kubectl_manages_roles_and_asks_what_is_allowed() {
         list.lines().any(|line| line.split_whitespace().collect::<Vec<_>>() == words)
     };
     assert!(row(&["pods", "[]", "[]", "[get", "list]"]), "{list}");
-    assert!(row(&["selfsubjectaccessreviews.authorization.k8s.io", "[]", "[]", "[create]"]), "{list}");
+    assert!(
+        row(&["selfsubjectaccessreviews.authorization.k8s.io", "[]", "[]", "[create]"]),
+        "{list}"
+    );
     assert!(row(&["[/api/*]", "[]", "[get]"]) && !list.contains("secrets"), "{list}");
     let refused = kubectl.try_line("get secrets --as=bob", "").await.unwrap_err();
     let expected = "Error from server (Forbidden): secrets is forbidden: User \"bob\" cannot list \
@@ -238,7 +251,8 @@ async fn service_account_may_do_nothing_but_discovery_until_it_is_bound() {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         in_time(client.send(request)).await.unwrap().status().as_u16()
     };
-    for path in ["/version", "/api", "/apis", "/api/v1", "/apis/apps/v1", "/openapi/v3", "/healthz"] {
+    for path in ["/version", "/api", "/apis", "/api/v1", "/apis/apps/v1", "/openapi/v3", "/healthz"]
+    {
         assert_eq!(code("GET", path).await, 200, "{path}");
     }
     let pods = "/api/v1/namespaces/default/pods";
@@ -276,8 +290,7 @@ async fn bearer_scheme_and_authorization_header_are_read_as_in_kubernetes() {
     let anonymous = client_with_token(&cluster, "").await;
     let token = token(&cluster, "default").await;
     let whoami = async |headers: &[String]| {
-        let mut request =
-            Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews");
+        let mut request = Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews");
         for header in headers {
             request = request.header(AUTHORIZATION, header);
         }
@@ -291,7 +304,11 @@ async fn bearer_scheme_and_authorization_header_are_read_as_in_kubernetes() {
     };
     let account = "system:serviceaccount:default:default".to_owned();
     for scheme in ["Bearer", "bearer", "BEARER", "bEaReR"] {
-        assert_eq!(whoami(&[format!("{scheme} {token}")]).await, (201, account.clone()), "{scheme}");
+        assert_eq!(
+            whoami(&[format!("{scheme} {token}")]).await,
+            (201, account.clone()),
+            "{scheme}"
+        );
     }
     let twice = [format!("Bearer {token}"), format!("Bearer {token}")];
     assert_eq!(whoami(&twice).await.0, 401);
@@ -330,6 +347,7 @@ async fn measure_requests_of_service_accounts() {
         times.sort();
         times[times.len() / 2]
     };
-    let admin = client_with_token(&cluster, &fixture::service_accounts::admin_token(&cluster)).await;
+    let admin =
+        client_with_token(&cluster, &fixture::service_accounts::admin_token(&cluster)).await;
     println!("admin {:?}, service account {:?}", p50(&admin).await, p50(&account).await);
 }

@@ -298,9 +298,7 @@ async fn role_grants_only_what_its_author_has() {
     grant(&api, "bob", rules).await;
     let bob = user("bob", &[]);
     let roles = format!("{RBAC}/namespaces/default/roles");
-    let role = |name: &str, verbs: &[&str]| {
-        json!({ "metadata": { "name": name }, "rules": [rule(verbs, "", &["pods"])] })
-    };
+    let role = |name: &str, verbs: &[&str]| json!({ "metadata": { "name": name }, "rules": [rule(verbs, "", &["pods"])] });
     let post = async |user: &Arc<User>, path: &str, object: Value| {
         let (code, body) = send_as(&api, user, &[], Method::POST, path, object).await;
         (code.as_u16(), body["message"].as_str().unwrap_or_default().to_owned())

@@ -57,7 +57,12 @@ fn binding_grants_its_role_to_its_subjects_in_its_scope() {
     let dev = User::named("eve", &["devs", "ops"]);
     let bob = User::named("bob", &[]);
     for (user, verb, namespace, reason) in [
-        (&robot, "create", "a", "RoleBinding \"one/a\" of Role \"writer\" to ServiceAccount \"robot/a\""),
+        (
+            &robot,
+            "create",
+            "a",
+            "RoleBinding \"one/a\" of Role \"writer\" to ServiceAccount \"robot/a\"",
+        ),
         (&robot, "create", "b", ""),
         (&robot, "get", "a", ""),
         (&dev, "get", "a", "RoleBinding \"two/a\" of ClusterRole \"reader\" to Group \"devs\""),

@@ -128,52 +128,114 @@ fn default_users_have_the_permissions_of_kubernetes() {
     };
     let authenticated = |name: &str| User::named(name, &["system:authenticated"]);
     let cases = [
-        (User::anonymous().as_ref().clone(), &["get /version", "get /healthz", "get /readyz"][..], &[
-            "get /api", "get /apis/apps", "get /healthz/ping", "get /openapi/v3", "get /", "get pods:x",
-            "create authorization.k8s.io|selfsubjectaccessreviews",
-        ][..]),
-        (authenticated("bob"), &[
-            "get /version", "get /api", "get /api/v1", "get /apis/apps/v1", "get /openapi/v3",
-            "create authorization.k8s.io|selfsubjectaccessreviews",
-            "create authorization.k8s.io|selfsubjectrulesreviews",
-            "create authentication.k8s.io|selfsubjectreviews",
-        ], &[
-            "create authorization.k8s.io|subjectaccessreviews",
-            "create authorization.k8s.io|localsubjectaccessreviews",
-            "create authentication.k8s.io|tokenreviews", "impersonate users:bob",
-            "get /.well-known/openid-configuration", "post /api",
-        ]),
-        (account("default", "default"), &["get /api/v1", "get /openid/v1/jwks"], &[
-            "get secrets:x", "create pods", "create pods/exec", "list namespaces", "watch pods",
-            "create serviceaccounts/token", "get nodes", "create authentication.k8s.io|tokenreviews",
-        ]),
+        (
+            User::anonymous().as_ref().clone(),
+            &["get /version", "get /healthz", "get /readyz"][..],
+            &[
+                "get /api",
+                "get /apis/apps",
+                "get /healthz/ping",
+                "get /openapi/v3",
+                "get /",
+                "get pods:x",
+                "create authorization.k8s.io|selfsubjectaccessreviews",
+            ][..],
+        ),
+        (
+            authenticated("bob"),
+            &[
+                "get /version",
+                "get /api",
+                "get /api/v1",
+                "get /apis/apps/v1",
+                "get /openapi/v3",
+                "create authorization.k8s.io|selfsubjectaccessreviews",
+                "create authorization.k8s.io|selfsubjectrulesreviews",
+                "create authentication.k8s.io|selfsubjectreviews",
+            ],
+            &[
+                "create authorization.k8s.io|subjectaccessreviews",
+                "create authorization.k8s.io|localsubjectaccessreviews",
+                "create authentication.k8s.io|tokenreviews",
+                "impersonate users:bob",
+                "get /.well-known/openid-configuration",
+                "post /api",
+            ],
+        ),
+        (
+            account("default", "default"),
+            &["get /api/v1", "get /openid/v1/jwks"],
+            &[
+                "get secrets:x",
+                "create pods",
+                "create pods/exec",
+                "list namespaces",
+                "watch pods",
+                "create serviceaccounts/token",
+                "get nodes",
+                "create authentication.k8s.io|tokenreviews",
+            ],
+        ),
         (User::named("n", &["system:nodes"]), &[], &["get nodes:n", "get secrets:x"]),
-        (User::named("m", &["system:monitoring"]), &["get /metrics", "get /livez/ping"], &["list pods"]),
-        (authenticated("system:kube-scheduler"), &[
-            "create pods/binding", "list nodes", "update pods/status", "create events.k8s.io|events",
-            "update coordination.k8s.io|leases:kube-scheduler", "get configmaps:kube-scheduler",
-            "get configmaps:extension-apiserver-authentication", "update persistentvolumes",
-        ], &[
-            "update coordination.k8s.io|leases:other", "get secrets:x", "get configmaps:other",
-            "create pods", "update nodes",
-        ]),
-        (authenticated("system:kube-controller-manager"), &[
-            "list secrets", "watch example.com|things", "create serviceaccounts/token",
-            "update configmaps:kube-controller-manager",
-        ], &["get pods:x", "update configmaps:other", "create pods", "delete serviceaccounts"]),
+        (
+            User::named("m", &["system:monitoring"]),
+            &["get /metrics", "get /livez/ping"],
+            &["list pods"],
+        ),
+        (
+            authenticated("system:kube-scheduler"),
+            &[
+                "create pods/binding",
+                "list nodes",
+                "update pods/status",
+                "create events.k8s.io|events",
+                "update coordination.k8s.io|leases:kube-scheduler",
+                "get configmaps:kube-scheduler",
+                "get configmaps:extension-apiserver-authentication",
+                "update persistentvolumes",
+            ],
+            &[
+                "update coordination.k8s.io|leases:other",
+                "get secrets:x",
+                "get configmaps:other",
+                "create pods",
+                "update nodes",
+            ],
+        ),
+        (
+            authenticated("system:kube-controller-manager"),
+            &[
+                "list secrets",
+                "watch example.com|things",
+                "create serviceaccounts/token",
+                "update configmaps:kube-controller-manager",
+            ],
+            &["get pods:x", "update configmaps:other", "create pods", "delete serviceaccounts"],
+        ),
         (authenticated("system:kube-proxy"), &["watch services", "get nodes:n"], &["watch pods"]),
-        (account("kube-system", "generic-garbage-collector"), &[
-            "delete example.com|things", "patch apps|deployments",
-        ], &["create pods", "deletecollection pods"]),
-        (account("kube-system", "namespace-controller"), &[
-            "deletecollection example.com|things", "update namespaces/finalize",
-        ], &["update pods", "patch namespaces/finalize"]),
-        (account("kube-system", "clusterrole-aggregation-controller"), &[
-            "escalate rbac.authorization.k8s.io|clusterroles",
-        ], &["escalate rbac.authorization.k8s.io|roles", "bind rbac.authorization.k8s.io|clusterroles"]),
-        (account("kube-system", "horizontal-pod-autoscaler"), &[
-            "update apps|deployments/scale", "update example.com|things/scale",
-        ], &["update apps|deployments", "update apps|deployments/status"]),
+        (
+            account("kube-system", "generic-garbage-collector"),
+            &["delete example.com|things", "patch apps|deployments"],
+            &["create pods", "deletecollection pods"],
+        ),
+        (
+            account("kube-system", "namespace-controller"),
+            &["deletecollection example.com|things", "update namespaces/finalize"],
+            &["update pods", "patch namespaces/finalize"],
+        ),
+        (
+            account("kube-system", "clusterrole-aggregation-controller"),
+            &["escalate rbac.authorization.k8s.io|clusterroles"],
+            &[
+                "escalate rbac.authorization.k8s.io|roles",
+                "bind rbac.authorization.k8s.io|clusterroles",
+            ],
+        ),
+        (
+            account("kube-system", "horizontal-pod-autoscaler"),
+            &["update apps|deployments/scale", "update example.com|things/scale"],
+            &["update apps|deployments", "update apps|deployments/status"],
+        ),
         (account("kube-system", "bootstrap-signer"), &["get secrets:x"], &["update secrets:x"]),
         (account("default", "job-controller"), &[], &["create pods"]),
     ];

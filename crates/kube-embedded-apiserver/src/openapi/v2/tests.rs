@@ -6,7 +6,8 @@ fn document_has_every_served_kind_and_only_known_references() {
     let document = build(&registry);
     let definitions = document["definitions"].as_object().unwrap();
     for resource in registry.resources() {
-        let identity = json!({ "group": resource.group, "version": resource.version, "kind": resource.kind });
+        let identity =
+            json!({ "group": resource.group, "version": resource.version, "kind": resource.kind });
         let patched = document["paths"].as_object().unwrap().values().any(|path| {
             let patch = &path["patch"];
             let has = |name: &str| {
@@ -39,14 +40,23 @@ fn schema_of_a_custom_resource_accepts_no_less() {
             json!({ "type": "object", "properties": { "a": {} }, "x-kubernetes-preserve-unknown-fields": true }),
             json!({ "x-kubernetes-preserve-unknown-fields": true }),
         ),
-        (json!({ "anyOf": [{ "type": "integer" }, { "type": "string" }], "x-kubernetes-int-or-string": true }),
-            json!({ "x-kubernetes-int-or-string": true })),
+        (
+            json!({ "anyOf": [{ "type": "integer" }, { "type": "string" }], "x-kubernetes-int-or-string": true }),
+            json!({ "x-kubernetes-int-or-string": true }),
+        ),
         (json!({ "type": "array" }), json!({})),
-        (json!({ "type": "array", "items": { "not": {}, "type": "integer" } }),
-            json!({ "type": "array", "items": { "type": "integer" } })),
-        (json!({ "type": "object", "allOf": [{ "required": ["a"] }, {}] }), json!({ "type": "object" })),
-        (json!({ "allOf": [{ "$ref": "#/components/schemas/a.B" }], "description": "c" }),
-            json!({ "$ref": "#/definitions/a.B", "description": "c" })),
+        (
+            json!({ "type": "array", "items": { "not": {}, "type": "integer" } }),
+            json!({ "type": "array", "items": { "type": "integer" } }),
+        ),
+        (
+            json!({ "type": "object", "allOf": [{ "required": ["a"] }, {}] }),
+            json!({ "type": "object" }),
+        ),
+        (
+            json!({ "allOf": [{ "$ref": "#/components/schemas/a.B" }], "description": "c" }),
+            json!({ "$ref": "#/definitions/a.B", "description": "c" }),
+        ),
     ] {
         let mut converted = v3.clone();
         convert_schema(&mut converted);

@@ -21,12 +21,7 @@ macro_rules! review {
 
 /// By group, in the order of discovery.
 static ALL: [ResourceType<'static>; 6] = [
-    review!(
-        SelfSubjectReview,
-        "selfsubjectreview",
-        "authentication.v1.SelfSubjectReview",
-        false
-    ),
+    review!(SelfSubjectReview, "selfsubjectreview", "authentication.v1.SelfSubjectReview", false),
     review!(TokenReview, "tokenreview", "authentication.v1.TokenReview", false),
     review!(
         LocalSubjectAccessReview,

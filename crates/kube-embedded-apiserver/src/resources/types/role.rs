@@ -95,7 +95,9 @@ fn aggregation(rule: &Value) -> Vec<FieldError> {
         return vec![required(field, detail)];
     }
     let selectors = selectors.iter().enumerate();
-    selectors.flat_map(|(at, selector)| label_selector(selector, &format!("{field}[{at}]"))).collect()
+    selectors
+        .flat_map(|(at, selector)| label_selector(selector, &format!("{field}[{at}]")))
+        .collect()
 }
 
 #[cfg(test)]

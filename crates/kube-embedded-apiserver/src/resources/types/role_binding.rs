@@ -217,8 +217,16 @@ mod tests {
             (
                 role,
                 json!({ "kind": "Robot", "name": "r" }),
-                vec![unknown("subjects[0].kind", "Robot", "\"ServiceAccount\", \"User\", \"Group\"")],
-                vec![unknown("subjects[0].kind", "Robot", "\"ServiceAccount\", \"User\", \"Group\"")],
+                vec![unknown(
+                    "subjects[0].kind",
+                    "Robot",
+                    "\"ServiceAccount\", \"User\", \"Group\"",
+                )],
+                vec![unknown(
+                    "subjects[0].kind",
+                    "Robot",
+                    "\"ServiceAccount\", \"User\", \"Group\"",
+                )],
             ),
         ] {
             assert_eq!(messages(&RESOURCE, &role, &subject), of_binding);
@@ -236,7 +244,8 @@ mod tests {
         };
         let errors = (RESOURCE.validate)(&binding("edit"), Some(&binding("view")));
         let messages: Vec<_> = errors.iter().map(|error| &*error.message).collect();
-        let shown = r#"{"APIGroup":"rbac.authorization.k8s.io","Kind":"ClusterRole","Name":"edit"}"#;
+        let shown =
+            r#"{"APIGroup":"rbac.authorization.k8s.io","Kind":"ClusterRole","Name":"edit"}"#;
         assert_eq!(messages, [format!("Invalid value: {shown}: cannot change roleRef")]);
     }
 
