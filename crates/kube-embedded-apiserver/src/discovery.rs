@@ -1,18 +1,15 @@
-//! Discovery: groups, resources, version and OpenAPI; and the reviews of users and tokens.
+//! Discovery: groups, resources, version and OpenAPI.
 
 use crate::{
-    authentication,
     http::{
         body::{Body, respond, respond_json},
-        decode, path,
-        request::Request,
         status::{ApiError, ApiResult},
     },
     openapi,
     resources::{
         crd::versions::precedence, registry::ResourceRegistry, resource_type::ResourceType,
+        types::review,
     },
-    state::ServerState,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -128,12 +125,12 @@ pub(crate) fn resources(served: &ResourceRegistry, group: &str, version: &str) -
             resources.push(entry);
         }
     }
-    for (plural, name) in path::reviews(group).unwrap_or_default() {
+    for review in review::of_group(group) {
         resources.push(json!({
-            "name": plural,
-            "singularName": name.to_lowercase(),
-            "namespaced": false,
-            "kind": name,
+            "name": review.plural,
+            "singularName": review.singular,
+            "namespaced": review.namespaced,
+            "kind": review.kind,
             "verbs": ["create"],
         }));
     }
@@ -174,26 +171,6 @@ impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
-}
-
-/// `POST` of a review. Every authenticated user may do everything here.
-pub(crate) fn review(
-    state: &ServerState,
-    request: &Request<'_, &str>,
-) -> ApiResult<Response<Body>> {
-    request.query.dry_run("CreateOptions")?;
-    let mut review = decode::review(request)?;
-    review["status"] = match request.target {
-        "selfsubjectaccessreviews" => json!({ "allowed": true }),
-        "selfsubjectrulesreviews" => json!({
-            "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }],
-            "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
-            "incomplete": false,
-        }),
-        "tokenreviews" => authentication::review(state, &review["spec"]),
-        _ => json!({ "userInfo": request.user.info() }),
-    };
-    Ok(respond_json(StatusCode::CREATED, &review))
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
@@ -273,12 +250,12 @@ fn discovered(served: &ResourceRegistry, group: &str, version: &str) -> Vec<Valu
             entry
         })
         .collect();
-    resources.extend(path::reviews(group).unwrap_or_default().iter().map(|(plural, name)| {
+    resources.extend(review::of_group(group).map(|review| {
         json!({
-            "resource": plural,
-            "responseKind": response_kind(group, version, name),
-            "scope": "Cluster",
-            "singularResource": name.to_lowercase(),
+            "resource": review.plural,
+            "responseKind": response_kind(group, version, review.kind),
+            "scope": if review.namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": review.singular,
             "verbs": ["create"],
         })
     }));

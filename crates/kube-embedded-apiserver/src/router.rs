@@ -9,6 +9,7 @@ use crate::{
         status::{ApiError, ApiResult},
     },
     resources::resource_type::ResourceType,
+    reviews,
     state::ServerState,
     subresources::{binding, eviction, log, scale, stream, token},
     verbs::{create, delete, get, list, patch, update, watch},
@@ -31,8 +32,8 @@ pub(crate) async fn route(
             stream::switch(state, &request.with_target(*target))
         }
         Route::Resource(target) => serve_resource(state, &request.with_target(*target)).await,
-        Route::Review(plural) if *request.method() == Method::POST => {
-            discovery::review(state, &request.with_target(plural))
+        Route::Review(review) if *request.method() == Method::POST => {
+            reviews::create(state, &request.with_target(*review))
         }
         Route::Nothing => Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n")),
         _ if !request.is_read() => Err(ApiError::method_not_allowed()),

@@ -6,14 +6,13 @@ mod io;
 
 use crate::{
     api::Api,
-    authentication::user::User,
     credentials::{Credentials, CredentialsError},
     http::body::Body,
 };
 use body::TrackedBody;
 use bytes::Bytes;
 use connections::{Connection, Connections, Registration, Timeouts};
-use http::{Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -233,8 +232,7 @@ fn has_certificate(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty())
 }
 
-/// Serves a request with a client certificate, the administrator's token or that of a service account, and requests
-/// for public paths.
+/// Serves a request as the user that its credentials prove.
 async fn authenticate(
     api: &Api,
     mut request: Request<Incoming>,
@@ -242,35 +240,18 @@ async fn authenticate(
     token: &str,
     connection: &Connection,
 ) -> Response<Body> {
-    if !trusted {
-        let header = request.headers().get(header::AUTHORIZATION);
-        let bearer = header.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let user = bearer.and_then(|bearer| {
-            if is_same(bearer, token) {
-                Some(User::admin().clone())
-            } else {
-                api.authenticate(bearer)
-            }
-        });
-        match user {
-            Some(user) => {
-                connection.authenticate();
-                request.extensions_mut().insert(user);
-            }
-            // Nothing that is public has a body, and waiting for one would hold the connection.
-            None if Api::is_public(request.uri().path()) => {
-                return api.handle(request.map(|_| Empty::<Bytes>::new())).await;
-            }
-            None => return Api::unauthorized(),
-        }
+    let Some(user) = api.authenticate(request.headers(), trusted, token) else {
+        return Api::unauthorized();
+    };
+    let is_anonymous = user.is_anonymous();
+    request.extensions_mut().insert(user);
+    if !is_anonymous {
+        connection.authenticate();
+    } else if request.method() == Method::GET {
+        // It has no body that counts, and waiting for one would hold the connection.
+        return api.handle(request.map(|_| Empty::<Bytes>::new())).await;
     }
     api.handle(request).await
-}
-
-/// Compares tokens in constant time.
-fn is_same(bearer: &str, token: &str) -> bool {
-    bearer.len() == token.len()
-        && bearer.bytes().zip(token.bytes()).fold(0, |wrong, (a, b)| wrong | (a ^ b)) == 0
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub struct Config {
     pub network: Arc<Network>,
     /// A private directory for root file systems, volumes and logs.
     pub state: PathBuf,
+    /// The folders of the host that `hostPath` volumes may be in; no symbolic link leads out of them.
+    pub allow_host_path: Vec<PathBuf>,
     /// The address of the API server on the host.
     pub api_server: SocketAddr,
 }

@@ -43,9 +43,10 @@
 //!   scheduler.
 //! - Pods, where there are nodes and images ([`Config::images`]): sandboxed processes with probes, logs
 //!   and `exec`. Services, node ports, load balancers and Ingresses carry traffic.
+//! - RBAC with the default roles of Kubernetes. [`Cluster::client`] and [`Cluster::kubeconfig`] are the
+//!   administrator's; a service account may do what its bindings say.
 //!
-//! `kube-embedded explain-limits` lists what is accepted but ignored, and what is refused. There is no
-//! RBAC: every client has full access.
+//! `kube-embedded explain-limits` lists what is accepted but ignored, and what is refused.
 //!
 //! # Logs
 //!

@@ -6,7 +6,7 @@ use crate::resources::{
     types::{
         config_map, custom_resource_definition, deployment, endpoint_slice, endpoints, event,
         horizontal_pod_autoscaler, ingress, ingress_class, job, lease, namespace, node, pod, quota,
-        replica_set, secret, service, service_account,
+        replica_set, role, role_binding, secret, service, service_account,
     },
 };
 use crate::schema::tree;
@@ -34,6 +34,10 @@ static ALL: &[&ResourceType<'static>] = &[
     &job::RESOURCE,
     &ingress_class::RESOURCE,
     &ingress::RESOURCE,
+    &role_binding::CLUSTER_RESOURCE,
+    &role::CLUSTER_RESOURCE,
+    &role_binding::RESOURCE,
+    &role::RESOURCE,
     &lease::RESOURCE,
     &custom_resource_definition::RESOURCE,
 ];

@@ -1,16 +1,17 @@
 //! Subresources that take over the connection: exec, attach and port-forward. An invalid request is refused before
 //! the protocol is switched; later errors are reported in the protocol that was switched to.
 
-mod channels;
+pub(crate) mod channels;
 mod exec;
 mod lifetime;
 mod port_forward;
-mod spdy;
+pub(crate) mod spdy;
 mod upgrade;
 
 pub(crate) use upgrade::in_process;
 
 use crate::{
+    authorization::filter,
     http::{
         body::Body,
         path::Target,
@@ -40,6 +41,8 @@ pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Respon
     if !matches!(parts.method, Method::GET | Method::POST) {
         return Err(ApiError::method_not_allowed());
     }
+    // Clients of WebSockets connect by GET, but who may only read may not run programs (since Kubernetes 1.35).
+    filter::check_verb(state, request, "create")?;
     let pod = scope::find(state, target)?;
     let forward = target.subresource == "portforward";
     let container = match forward {

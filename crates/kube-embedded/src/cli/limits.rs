@@ -26,9 +26,11 @@ Accepted but ignored:
   - Custom resources: x-kubernetes-validations (CEL rules), patternProperties, formats other than
     date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr. A default that a definition gets
     later appears on older objects once they are written again.
-  - RBAC, admission webhooks, network policies: whoever has the kubeconfig, or the token of any
-    service account, has full access.
+  - Admission webhooks and network policies.
 Differences from Kubernetes:
+  - Authorization is RBAC alone: there is no Node authorizer and no webhook, and controllers, scheduler,
+    kubelets and proxy act as the administrator, not as users of their own. The only certificate that
+    authenticates is the kubeconfig's.
   - A program started by exec is killed when its client disconnects; in Kubernetes it may continue.
   - Objects live in memory and are lost when the process exits.
   - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.

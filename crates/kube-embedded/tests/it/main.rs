@@ -25,6 +25,7 @@ mod library;
 mod limits;
 mod port_forward;
 mod python;
+mod rbac;
 mod requests;
 mod service_accounts;
 mod tables;
