@@ -2,7 +2,11 @@
 //! the bytes; what is checked besides says each function.
 
 use crate::{
-    http::{decode, protobuf, query::Query, selector::Selector},
+    http::{
+        decode, protobuf,
+        query::{FieldValidation, Query},
+        selector::Selector,
+    },
     patch,
     resources::registry,
     subresources::stream::{channels, spdy::frames::Decoder},
@@ -21,22 +25,31 @@ pub fn protobuf(bytes: &[u8]) {
     let _ = protobuf::decode(bytes);
 }
 
-/// Two lines of JSON, an object and a patch of each type to it. What a patch made can be applied.
+/// Two lines of JSON, an object and a patch of each type to it. Both are checked as requests are: the object as one
+/// that is stored, the patch as one that is applied.
 pub fn patches(bytes: &[u8]) {
     let Some(split) = bytes.iter().position(|byte| *byte == b'\n') else { return };
     let (object, patch) = bytes.split_at(split);
-    let (Ok(object), Ok(patch)) =
+    let (Ok(mut object), Ok(patch)) =
         (serde_json::from_slice::<Value>(object), serde_json::from_slice::<Value>(patch))
     else {
         return;
     };
     let Some(resource) = registry::find("apps", "v1", "deployments") else { return };
+    let lenient = FieldValidation::Ignore;
+    let stored = decode::check_fields(resource, &mut object, Vec::new(), lenient, false);
+    if !object["metadata"].is_object() || stored.is_err() {
+        return;
+    }
     let mut merged = object.clone();
     patch::merge(&mut merged, &patch);
     let mut patched = object.clone();
     let _ = patch::json(&mut patched, &patch);
     let mut strategic = object.clone();
     let _ = patch::strategic(resource, &mut strategic, &patch);
+    if !patch["metadata"].is_object() || decode::check_applied(resource, &patch).is_err() {
+        return;
+    }
     let at = Timestamp::UNIX_EPOCH;
     let applied = patch::apply(resource, Some(&object), &patch, "fuzz", true, "", at);
     if let Ok(applied) = applied {
