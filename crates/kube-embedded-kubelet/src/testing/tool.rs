@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{IsTerminal, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, ToSocketAddrs},
     process::exit,
     sync::atomic::{AtomicBool, Ordering},
     thread::{park, sleep},
@@ -85,6 +85,15 @@ fn main() {
             stream.read_to_string(&mut text).unwrap();
             println!("{text}");
         }
+        ["resolve", name] => match (name, 0).to_socket_addrs() {
+            Ok(found) => {
+                let mut found: Vec<_> = found.map(|at| at.ip().to_string()).collect();
+                found.sort();
+                found.dedup();
+                println!("{}", found.join(" "));
+            }
+            Err(error) => println!("{error}"),
+        },
         ["wait"] => loop {
             park()
         },
@@ -102,6 +111,44 @@ fn main() {
                 sleep(Duration::from_millis(5));
             }
             println!("{text}");
+        }
+        ["on-term", text, millis] => {
+            unsafe { signal(15, on_term as *const () as usize) };
+            println!("started");
+            while !TERMINATED.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(5));
+            }
+            sleep(Duration::from_millis(millis.parse().unwrap()));
+            println!("{text}");
+        }
+        ["fill", path, size] => {
+            let path = std::path::Path::new(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, vec![1; size.parse().unwrap()]).unwrap();
+            loop {
+                park()
+            }
+        }
+        ["allocate", size] => {
+            let memory = vec![1_u8; size.parse().unwrap()];
+            println!("{}", std::hint::black_box(&memory).len());
+            loop {
+                park()
+            }
+        }
+        // Exchanges a folder and a link for each other, as fast as it can.
+        ["swap", path, to] => {
+            let (folder, link) = (format!("{path}.folder"), format!("{path}.link"));
+            std::os::unix::fs::symlink(to, &link).unwrap();
+            fs::create_dir(&folder).unwrap();
+            fs::write(format!("{}/swapping", std::path::Path::new(path).parent().unwrap().display()), "").unwrap();
+            loop {
+                for name in [&folder, &link] {
+                    fs::rename(name, path).unwrap();
+                    std::hint::black_box(fs::symlink_metadata(path)).unwrap();
+                    fs::rename(path, name).unwrap();
+                }
+            }
         }
         ["serve", port] => {
             let ip = env::var("POD_IP").unwrap_or("0.0.0.0".into());

@@ -2,7 +2,9 @@
 
 const LIMITS: &str = "\
 Refused:
-  - Resources that are not listed below: 404, as on a server without them. No CronJobs.
+  - Resources that are not listed below: 404, as on a server without them.
+  - CronJobs, DaemonSets, StatefulSets, ReplicationControllers, PersistentVolumes and
+    PersistentVolumeClaims, except as a dry run: they are served only so that clients find none.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
   - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
     metrics, and nothing is limited.
@@ -10,16 +12,16 @@ Refused:
   - A continue token or a watch from a resource version that the history no longer holds (2048
     events a resource): 410, as in Kubernetes.
 Accepted but ignored:
-  - Pods: resource limits and requests beyond scheduling, seccomp and capabilities, readinessGates,
-    native sidecars (init containers with restartPolicy: Always), HTTPS and gRPC probes, persistent
-    volumes, a user per container, ephemeral containers (`kubectl debug POD`).
+  - Pods: limits of processor time without delegated cgroups, seccomp and capabilities, readinessGates,
+    hostNetwork, hostPID, hostIPC, shareProcessNamespace, sysctls, persistent volumes, a user per
+    container, ephemeral containers (`kubectl debug POD`). An event of the pod, UnsupportedField, lists
+    what is not honored on this machine.
   - Pods in the plain sandbox: all volume mounts, including the service account token; only static
     programs run.
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and
     no controller checks these.
   - Jobs: podFailurePolicy, successPolicy, backoffLimitPerIndex and maxFailedIndexes.
-  - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6, ExternalName (there is no
-    DNS). Pods see connections come from the cluster, not from the client. A pod that declares a port
+  - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6. Pods see connections come from the cluster, not from the client. A pod that declares a port
     cannot reach other Services on that port by their cluster IP.
   - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
     that are resources or ExternalName Services (503, and an event).
@@ -28,6 +30,10 @@ Accepted but ignored:
     later appears on older objects once they are written again.
   - Admission webhooks and network policies.
 Differences from Kubernetes:
+  - Names of Services and pods are served by the cluster itself, at the Service kube-dns; there are no
+    CoreDNS pods. dnsPolicy Default has that server, too, since pods cannot reach the host's. A pod that
+    declares port 53 has no name server. Plain processes have the host's /etc/resolv.conf: the names
+    are at 127.A.0.10:10053 for them, and at port 53 of kube-dns where that may be bound.
   - Authorization is RBAC alone: there is no Node authorizer and no webhook, and controllers, scheduler,
     kubelets and proxy act as the administrator, not as users of their own. The only certificate that
     authenticates is the kubeconfig's.
@@ -42,6 +48,9 @@ Differences from Kubernetes:
   - Connections are made to pods of the cluster only: an EndpointSlice written by hand that lists
     another address gets an event. Probes and hooks with a host of their own fail for that reason.
   - A rollout never exceeds its surge, not even briefly.
+  - A sidecar that does not handle SIGTERM gets 5 s once its pod is done, not the whole grace period.
+    The containers of a pod whose pause process died get 2 s.
+  - A memory limit is measured four times a second where no cgroups are delegated.
 
 Resources that are served:
 ";
