@@ -42,10 +42,12 @@ Differences from Kubernetes:
   - Objects live in memory and are lost when the process exits.
   - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.
     Every address serves HTTP and HTTPS, with a self-signed certificate where no Secret has one.
-    pathType ImplementationSpecific is Prefix. A host that has rules takes no paths from a wildcard,
-    nor from rules without a host. An Ingress without a class is served. Pods get HTTP/1.1 requests
-    and have 60 s to begin a response; clients may use HTTP/2 over TLS; X-Forwarded-* headers are
-    overwritten.
+    pathType ImplementationSpecific is Prefix, or what GKE makes of a path that ends in /*. A host
+    that has rules takes no paths from a wildcard, nor from rules without a host. An Ingress without
+    a class is served. Pods get HTTP/1.1 requests and have 60 s to begin a response; clients may use
+    HTTP/2 over TLS; X-Forwarded-* headers are overwritten.
+  - Connections are made to pods of the cluster only: an EndpointSlice written by hand that lists
+    another address gets an event. Probes and hooks with a host of their own fail for that reason.
   - A rollout never exceeds its surge, not even briefly.
   - A sidecar that does not handle SIGTERM gets 5 s once its pod is done, not the whole grace period.
     The containers of a pod whose pause process died get 2 s.
