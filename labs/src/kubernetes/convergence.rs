@@ -27,7 +27,7 @@ impl NamespaceClient {
         sampler: &Sampler,
         pods: &BTreeSet<String>,
     ) -> Result<(), WaitError> {
-        self.converge_within(sampler, pods, self.address.min(DATA_PLANE_TIMEOUT)).await
+        self.converge_within(sampler, pods, self.address().min(DATA_PLANE_TIMEOUT)).await
     }
 
     /// Waits for the same behind an Ingress, whose changed rules may take as long as a new address.
@@ -36,7 +36,7 @@ impl NamespaceClient {
         sampler: &Sampler,
         pods: &BTreeSet<String>,
     ) -> Result<(), WaitError> {
-        self.converge_within(sampler, pods, self.address).await
+        self.converge_within(sampler, pods, self.address()).await
     }
 
     async fn converge_within(
@@ -58,6 +58,11 @@ impl NamespaceClient {
                 tracing::info!(pods = pods.len(), last_seen, ?after, "not converged");
                 return Err(WaitError::TimedOut { awaited, last_seen, after });
             };
+            if let Err(Failure::Local(why)) = &result {
+                let awaited = format!("response from each of {} pods alone", pods.len());
+                let source = anyhow::anyhow!(why.clone());
+                return Err(WaitError::Environment { awaited, source });
+            }
             let at = started.elapsed();
             let pause = convergence.observe(at, at.saturating_sub(sent), result);
             if convergence.is_converged(at) {

@@ -82,7 +82,7 @@ impl NamespaceClient {
             self.api::<K>(),
             wait::by_name(name),
             &awaited,
-            self.address,
+            self.address(),
             |found: &Objects<K>| match found.get(name) {
                 None => Progress::Pending(format!("no such {}", K::KIND)),
                 Some(object) => match published_address(&**object, port) {
@@ -157,15 +157,20 @@ impl NamespaceClient {
         awaited: &str,
         accept: impl Fn(&Result<Reply, Failure>) -> Option<T>,
     ) -> Result<T, WaitError> {
-        let deadline = tokio::time::Instant::from(Instant::now() + self.address);
+        let after = self.address();
+        let deadline = tokio::time::Instant::from(Instant::now() + after);
         let mut last_seen = "nothing".to_owned();
         let mut pace = tokio::time::interval(PROBE_INTERVAL);
         loop {
             pace.tick().await;
             let Ok(result) = timeout_at(deadline, sampler.request()).await else {
                 let awaited = awaited.to_owned();
-                return Err(WaitError::TimedOut { awaited, last_seen, after: self.address });
+                return Err(WaitError::TimedOut { awaited, last_seen, after });
             };
+            if let Err(Failure::Local(why)) = &result {
+                let (awaited, source) = (awaited.to_owned(), anyhow::anyhow!(why.clone()));
+                return Err(WaitError::Environment { awaited, source });
+            }
             match (accept(&result), result) {
                 (Some(found), _) => return Ok(found),
                 (None, Err(failure)) => last_seen = failure.to_string(),
@@ -184,7 +189,7 @@ const PUBLISHED_PORT: &str = "canary-labs.dev/published-port";
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Returns the address of an object, with the port that is published for `port`.
-fn published_address<K: Exposed>(object: &K, port: u16) -> Option<(String, u16)> {
+pub(crate) fn published_address<K: Exposed>(object: &K, port: u16) -> Option<(String, u16)> {
     let host = object.address()?;
     let mapping = object.annotations().get(PUBLISHED_PORT).into_iter();
     let mut pairs = mapping.flat_map(|text| text.split(',')).filter_map(|pair| {

@@ -19,15 +19,10 @@ pub const LAB: Lab = Lab {
     article: "“Phase 0: Prepping the Environment”. Container Engine is Google Kubernetes Engine \
               today, and kubectl needs `gke-gcloud-auth-plugin` there; any other cluster will do.",
     claims: &[
-        Claim {
-            id: "cluster-answers",
-            sentence: "One command yields a cluster whose API endpoints answer.",
-        },
-        Claim {
-            id: "cluster-has-workers",
-            sentence: "There is a control plane and more than one node that takes pods, all Ready.",
-        },
+        Claim::new("cluster-answers", "One command yields a cluster whose API endpoints respond."),
+        Claim::new("cluster-has-workers", "There is a control plane and more than one node that takes pods, all Ready.").needs(&["cluster-answers"]),
     ],
+    uses_namespace: false,
     run: |context| Box::pin(run(context)),
 };
 

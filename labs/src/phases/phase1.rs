@@ -16,27 +16,19 @@ use std::time::Duration;
 pub const LAB: Lab = Lab {
     name: "phase1",
     title: "The app",
-    summary: "Runs both versions of the app as plain processes and asks each for the article's three \
+    summary: "Runs both versions of the app as plain processes and requests from each the article's three \
               pages.",
     article: "“Phase 1: The App”. There it is Go, built with `netgo` to need no C library; here it \
               is Rust, linked statically, with the same three pages.",
     claims: &[
-        Claim { id: "app-front-page", sentence: "`/` names the version that answers." },
-        Claim { id: "app-health", sentence: "`/health` answers 200." },
-        Claim {
-            id: "app-version",
-            sentence: "`/version` answers the version and a newline, nothing else.",
-        },
-        Claim { id: "app-port", sentence: "The app listens on 8080." },
-        Claim {
-            id: "app-static",
-            sentence: "The binary needs no library of the host (the article's `netgo` point).",
-        },
-        Claim {
-            id: "app-differs-by-version",
-            sentence: "1.0 and 2.0 come from one source and differ only in the version constant.",
-        },
+        Claim::new("app-front-page", "`/` names the version that responds.").needs(&["app-port"]),
+        Claim::new("app-health", "`/health` returns 200.").needs(&["app-port"]),
+        Claim::new("app-version", "`/version` returns the version and a newline, nothing else.").needs(&["app-port"]),
+        Claim::new("app-port", "The app listens on 8080."),
+        Claim::new("app-static", "The binary needs no library of the host (the article's `netgo` point)."),
+        Claim::new("app-differs-by-version", "1.0 and 2.0 come from one source and differ only in the version constant."),
     ],
+    uses_namespace: false,
     run: |context| Box::pin(run(context)),
 };
 

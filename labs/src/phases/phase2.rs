@@ -27,28 +27,14 @@ pub const LAB: Lab = Lab {
               Container Registry, which closed in March 2025; here it is the binary alone, loaded \
               into the cluster or pushed to a registry such as Artifact Registry.",
     claims: &[
-        Claim {
-            id: "image-entrypoint",
-            sentence: "The image holds the binary at `/app` and starts it; 8080 is exposed.",
-        },
-        Claim {
-            id: "image-version-argument",
-            sentence: "A build argument alone picks the version that is packed.",
-        },
-        Claim { id: "image-reproducible", sentence: "Building twice gives the same digest." },
-        Claim {
-            id: "image-runs",
-            sentence: "Each image, run as a container, answers with its version.",
-        },
-        Claim {
-            id: "image-small",
-            sentence: "It holds nothing but the app (the article's is alpine plus a Go binary).",
-        },
-        Claim {
-            id: "image-reachable",
-            sentence: "Every node can start it without extra credentials.",
-        },
+        Claim::new("image-entrypoint", "The image holds the binary at `/app` and starts it; 8080 is exposed."),
+        Claim::new("image-version-argument", "A build argument alone picks the version that is packed.").needs(&["image-runs"]),
+        Claim::new("image-reproducible", "Building twice gives the same digest."),
+        Claim::new("image-runs", "Each image, run as a container, responds with its version.").needs(&["image-reachable"]),
+        Claim::new("image-small", "It holds nothing but the app (the article's is alpine plus a Go binary)."),
+        Claim::new("image-reachable", "Every node can start it without extra credentials."),
     ],
+    uses_namespace: true,
     run: |context| Box::pin(run(context)),
 };
 

@@ -99,7 +99,7 @@ impl BackgroundTraffic {
         // If the task has ended, awaiting it shows why.
         _ = self.stop.take().map(|stop| stop.send(n));
         let task = self.task.take().context("the traffic was stopped before")?;
-        task.await.context("the traffic task panicked")
+        task.await.context("the traffic task panicked")?.check_local()
     }
 }
 

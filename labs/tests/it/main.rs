@@ -13,6 +13,7 @@ mod fake_app;
 mod fault_injection;
 mod faults;
 mod fixture;
+mod mistakes;
 #[macro_use]
 mod mutant_tests;
 mod mutants;

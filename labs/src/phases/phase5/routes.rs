@@ -5,6 +5,7 @@ use super::common::{
     Phase5, RATE, REQUESTS, STABLE, STABLE_HOST, UNDER_LOAD, host_with_port,
 };
 use crate::claim::Verdict;
+use crate::expectation::{ExpectedDeployment, ExpectedRoute};
 use crate::kubernetes::{
     pods,
     wait::{split_infra_errors, with_note},
@@ -22,8 +23,16 @@ impl Phase5<'_> {
         let Self { context, namespace, .. } = self;
         let (stable, canary) = (self.host(STABLE_HOST), self.host(CANARY_HOST));
         let version = &context.stable()?.version;
+        let image = context.canary()?.name.clone();
+        context.expect(|expected| {
+            let labels = CANARY_BACKEND.pods;
+            let deployment = ExpectedDeployment { replicas: 1, image, labels, ready: true };
+            expected.deployments.insert(CANARY, deployment);
+            expected.services.insert(CANARY_BACKEND.service, CANARY_BACKEND.expected());
+        });
         let rolled = {
             let _step = context.step("apply the canary");
+            context.checking("service-internal-address");
             self.apply("ingress/app-canary.yml").await?;
             split_infra_errors(namespace.wait_rolled_out(CANARY).await)?
         };
@@ -40,10 +49,16 @@ impl Phase5<'_> {
         ];
         context.judge("service-internal-address", Verdict::all(parts))?;
 
-        let _step = context.step("add the rules for both hosts, while stable has visitors");
+        if context.skip_following(&["stable-unaffected"])? {
+            self.expect_hosts();
+            return self.apply(RULES).await;
+        }
+        let _step = context.step("add the rules for both hosts, while stable has traffic");
+        context.checking("stable-unaffected");
         let before = self.wait_routed(&stable, STABLE).await?;
         let load = context.background("stable while the rules are added", &stable, RATE).await?;
         self.apply(RULES).await?;
+        self.expect_hosts();
         let after = self.wait_routed(&canary, CANARY_BACKEND).await?;
         let after = after.and(self.wait_routed(&stable, STABLE).await?);
         let during = load.stop_after(UNDER_LOAD).await?;
@@ -53,6 +68,18 @@ impl Phase5<'_> {
         let verdict = Verdict { evidence, ..verdict };
         context.judge("stable-unaffected", with_note(verdict, before.and(after)))?;
         Ok(())
+    }
+
+    /// Records where the rules for both hosts route to.
+    pub(super) fn expect_hosts(&self) {
+        let route = |host, service| ExpectedRoute { host, path: "/version", service };
+        self.context.expect(|expected| {
+            expected.routes = vec![
+                route(CANARY_HOST, CANARY_BACKEND.service),
+                route(STABLE_HOST, STABLE.service),
+                route("nobody.example", STABLE.service),
+            ];
+        });
     }
 
     /// Judges that the Service has an address of its own and selects exactly the pods of that image.
@@ -89,6 +116,9 @@ impl Phase5<'_> {
     /// Samples each host, and hosts without a rule.
     pub(super) async fn hosts(&self) -> anyhow::Result<()> {
         let Self { context, namespace, external } = self;
+        if context.skip_following(&["vhost-canary", "vhost-stable", "vhost-default"])? {
+            return Ok(());
+        }
         let (stable, canary) = (self.host(STABLE_HOST), self.host(CANARY_HOST));
         let _step = context.step(format!("send {REQUESTS} requests to each host"));
         let canary_settled = self.wait_routed(&canary, CANARY_BACKEND).await?;
@@ -126,6 +156,9 @@ impl Phase5<'_> {
     /// Samples each host as one client, with a connection per request and with a persistent one.
     pub(super) async fn sessions(&self) -> anyhow::Result<()> {
         let Self { context, .. } = self;
+        if context.skip_following(&["sessions-hold"])? {
+            return Ok(());
+        }
         let _step = context.step("stay on each host as one client");
         let mut parts = Vec::new();
         for host in [STABLE_HOST, CANARY_HOST] {
@@ -147,8 +180,19 @@ impl Phase5<'_> {
     /// Routes to both versions by path on one host.
     pub(super) async fn fan_out(&self) -> anyhow::Result<()> {
         let Self { context, .. } = self;
+        if context.skip_following(&["fanout-paths"])? {
+            return Ok(());
+        }
         let _step = context.step("fan out over paths of one host");
+        context.checking("fanout-paths");
         self.apply("ingress/app-ingress-fanout.yml").await?;
+        context.expect(|expected| {
+            let route = |path, service| ExpectedRoute { host: STABLE_HOST, path, service };
+            expected.routes = vec![
+                route("/canary/version", CANARY_BACKEND.service),
+                route("/stable/version", STABLE.service),
+            ];
+        });
         let host = self.host(STABLE_HOST);
         let routes = [
             ("/canary", CANARY_BACKEND, &context.canary()?.version),
@@ -172,10 +216,15 @@ impl Phase5<'_> {
     /// Promotes production to the canary's image while both hosts have traffic.
     pub(super) async fn promote(&self) -> anyhow::Result<()> {
         let Self { context, namespace, .. } = self;
+        if context.skip_following(&["ingress-promotes"])? {
+            return Ok(());
+        }
         let (stable, canary) = (self.host(STABLE_HOST), self.host(CANARY_HOST));
         let _step = context.step("set production's image to the canary's, both hosts under load");
+        context.checking("ingress-promotes");
         // The article's rules again: with TLS configured, some controllers redirect plain HTTP.
         self.apply(RULES).await?;
+        self.expect_hosts();
         let converged = self.wait_routed(&canary, CANARY_BACKEND).await?;
         let converged = converged.and(self.wait_routed(&stable, STABLE).await?);
         let during = |host: &str| format!("{host} while production is promoted");
@@ -183,6 +232,7 @@ impl Phase5<'_> {
         let on_stable = context.background(&what_stable, &stable, RATE).await?;
         let on_canary = context.background(&what_canary, &canary, RATE).await?;
         let image = context.canary()?;
+        context.expect(|expected| expected.set_image(PRODUCTION, &image.name));
         let promotion = namespace.promote(PRODUCTION, STABLE.pods, CONTAINER, &image.name).await?;
         let after = self.wait_routed(&stable, STABLE).await?;
         let on_stable = on_stable.stop_after(UNDER_LOAD).await?;
