@@ -144,13 +144,23 @@ impl Context {
         self.events.send(Event::Progress { text: text.into() });
     }
 
-    /// Records the verdict on a claim of this lab, once. On a cluster that does not support the claim
+    /// Records the verdict on a claim of this lab, once. After a failure the runner diagnoses the cluster
+    /// before this returns, so that it sees the state that was judged. On a cluster that does not support the claim
     /// the verdict becomes `skipped`, with the environment's reason. A failure is published only when
     /// the runner has checked that the cluster is alive (see [`crate::record`]).
     ///
     /// # Errors
     /// If the lab does not list the claim, or has judged it already.
-    pub fn judge(&self, id: &str, verdict: Verdict) -> anyhow::Result<Outcome> {
+    pub async fn judge(&self, id: &str, verdict: Verdict) -> anyhow::Result<Outcome> {
+        let outcome = self.judge_now(id, verdict)?;
+        if outcome == Outcome::Fails {
+            tokio::task::yield_now().await;
+        }
+        Ok(outcome)
+    }
+
+    /// As [`Context::judge`], without a diagnosis.
+    pub(crate) fn judge_now(&self, id: &str, verdict: Verdict) -> anyhow::Result<Outcome> {
         let Some(claim) = self.claims.iter().find(|claim| claim.id == id) else {
             bail!("lab {} judged `{id}`, which it does not list as a claim", self.lab);
         };
@@ -190,7 +200,7 @@ impl Context {
             return Ok(false);
         }
         for (id, root) in ids.iter().zip(roots.into_iter().flatten()) {
-            self.judge(id, Verdict::follows(root))?;
+            self.judge_now(id, Verdict::follows(root))?;
         }
         Ok(true)
     }
@@ -222,9 +232,9 @@ impl Context {
 
     /// As [`Context::judge`], for a claim that the rest of the lab depends on: if it does not hold, the
     /// error ends the lab, and its other claims are reported as not reached.
-    pub fn require(&self, id: &str, verdict: Verdict) -> anyhow::Result<()> {
+    pub async fn require(&self, id: &str, verdict: Verdict) -> anyhow::Result<()> {
         let evidence = verdict.evidence.clone();
-        match self.judge(id, verdict)? {
+        match self.judge(id, verdict).await? {
             Outcome::Holds => Ok(()),
             Outcome::Fails => bail!("{id} fails: {evidence}"),
             Outcome::Skipped => bail!("{id} was skipped, but later steps depend on it"),

@@ -157,7 +157,8 @@ impl Snapshot {
         let record = context.record();
         let on_node = |node: &Node| {
             let name = node.name_any();
-            let mut nodes = self.pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.as_ref());
+            let mut nodes =
+                self.pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.as_ref());
             nodes.any(|of_pod| *of_pod == name)
         };
         let lost = self.nodes.iter().filter(|node| !nodes::is_ready(node) && on_node(node));
@@ -194,9 +195,8 @@ impl Snapshot {
     fn pod(&self, pod: &Pod, expected: &Expectations) -> PodFacts {
         let name = pod.name_any();
         let mut unready = expected.deployments.iter().filter(|(_, deployment)| !deployment.ready);
-        let kept_unready = unready.any(|(of, _)| {
-            name.strip_prefix(*of).is_some_and(|rest| rest.starts_with('-'))
-        });
+        let kept_unready =
+            unready.any(|(of, _)| name.strip_prefix(*of).is_some_and(|rest| rest.starts_with('-')));
         PodFacts { kept_unready, ..PodFacts::of(pod, &self.events, &self.nodes) }
     }
 

@@ -1,8 +1,8 @@
 //! Fixtures of the unit tests.
 
 use crate::claim::{Outcome, Verdict};
-use crate::fault::Layer;
 use crate::event::{Band, Event, SampleProgress};
+use crate::fault::Layer;
 use crate::statistics::{Ratio, Split};
 use lab_environment::{Alternative, Environment, Image, IngressClass, Timeouts};
 use std::path::PathBuf;
@@ -41,7 +41,12 @@ pub(crate) fn events() -> Vec<Event> {
     let judged = |claim, verdict| Event::ClaimJudged { claim, sentence: "It is so.", verdict };
     let split = Split::against(Ratio::new(3, 1), Ratio::new(4, 1)).unwrap();
     vec![
-        Event::RunStarted { schema: crate::event::SCHEMA, version: "0", provider: "kind".into(), labs: vec!["phase4"] },
+        Event::RunStarted {
+            schema: crate::event::SCHEMA,
+            version: "0",
+            provider: "kind".into(),
+            labs: vec!["phase4"],
+        },
         Event::LabStarted {
             title: "The canary",
             claims: vec!["a-claim", "a-share", "another", "third", "fourth"],

@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
-    core::v1::{Namespace, Pod, Secret, Service},
+    core::v1::{Namespace, Node, Pod, Secret, Service},
     networking::v1::Ingress,
 };
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
@@ -253,6 +253,16 @@ async fn delete_pods(client: &kube::Client, timeout: Duration) -> anyhow::Result
     deployments.delete_collection(&params, &all).await?;
     sets.delete_collection(&params, &all).await?;
     pods.delete_collection(&params, &all).await?;
+    // No kubelet confirms the end of a pod on a node that does not exist.
+    let nodes = Api::<Node>::all(client.clone()).list_metadata(&all).await?;
+    for pod in pods.list(&all).await? {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+        let exists = |name| nodes.iter().any(|node| node.metadata.name.as_ref() == Some(name));
+        if node.is_some_and(|name| !exists(name)) {
+            let name = pod.metadata.name.unwrap_or_default();
+            ignore_missing(pods.delete(&name, &DeleteParams::default().grace_period(0)).await)?;
+        }
+    }
     let none_left = |pods: &Objects<Pod>| match pods.len() {
         0 => Progress::Done(()),
         left => Progress::Pending(format!("{left} pods")),

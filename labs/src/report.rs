@@ -64,7 +64,10 @@ impl Reports {
     /// # Errors
     /// If one could not be written. A reader that has left is no error.
     pub(crate) fn join(self) -> anyhow::Result<()> {
-        let written = self.0.join().map_err(|_| anyhow::anyhow!("a bug in these labs: the report panicked"))?;
+        let written = self
+            .0
+            .join()
+            .map_err(|_| anyhow::anyhow!("a bug in these labs: the report panicked"))?;
         written.map_err(|error| anyhow::anyhow!("failed to write the results: {error}"))
     }
 }

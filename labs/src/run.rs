@@ -218,7 +218,7 @@ impl Runner {
             {
                 mistake = Some(claim);
                 let evidence = format!("{ended:#}").replace('\n', "; ");
-                _ = context.judge(claim, Verdict::fails(evidence));
+                _ = context.judge_now(claim, Verdict::fails(evidence));
             }
         }
         // In a failed environment a failure is fallout, not evidence.
@@ -234,8 +234,7 @@ impl Runner {
             error = Some(anyhow!("a bug in these labs: no verdict on {}", missed.join(", ")));
         }
         if !diagnosed && error.is_some() {
-            let timeout =
-                if environment.is_some() { READYZ_TIMEOUT } else { DIAGNOSIS_TIMEOUT };
+            let timeout = if environment.is_some() { READYZ_TIMEOUT } else { DIAGNOSIS_TIMEOUT };
             _ = self.diagnose(context, error.as_ref(), timeout).await;
         }
         tracing::info!(lab = lab.name, root, mistake, ?error, "lab ended");
@@ -244,7 +243,7 @@ impl Runner {
             _ => Verdict::skipped("not reached"),
         };
         for id in missed {
-            _ = context.judge(id, rest.clone());
+            _ = context.judge_now(id, rest.clone());
         }
         let seconds = since.elapsed().as_secs_f64();
         // What a claim's failure has ended is no error of the environment.

@@ -47,7 +47,10 @@ impl DeploymentFacts {
         });
         let other_labels = other_labels.map(|expected| {
             let found = selector_text(&labels);
-            format!("the pods of {name} have the labels `{found}`, the article's `{}`", expected.labels)
+            format!(
+                "the pods of {name} have the labels `{found}`, the article's `{}`",
+                expected.labels
+            )
         });
         let revision = deployment.annotations().get("deployment.kubernetes.io/revision");
         let replicas = spec.replicas.unwrap_or(1);
@@ -123,17 +126,23 @@ mod tests {
         };
         let found = facts(&spec(), Some(&expected));
         assert_eq!((found.replicas, found.expected_replicas), (3, Some(1)));
-        assert_eq!((&*found.image, found.expected_image.as_deref()), ("kubeapp:1.0", Some("kubeapp:2.0")));
+        assert_eq!(
+            (&*found.image, found.expected_image.as_deref()),
+            ("kubeapp:1.0", Some("kubeapp:2.0"))
+        );
         assert_eq!((found.other_labels, found.revision), (None, 2));
         expected.labels = "app=kubeapp,env=production";
         let found = facts(&spec(), Some(&expected)).other_labels;
-        assert!(found.is_some_and(|why| why.ends_with("the article's `app=kubeapp,env=production`")));
+        assert!(
+            found.is_some_and(|why| why.ends_with("the article's `app=kubeapp,env=production`"))
+        );
         assert_eq!(facts(&spec(), None).expected_replicas, None);
     }
 
     #[test]
     fn strategy_that_may_take_all_pods_is_recognized() {
-        let rolling = |value: Value| json!({"rollingUpdate": {"maxSurge": 0, "maxUnavailable": value}});
+        let rolling =
+            |value: Value| json!({"rollingUpdate": {"maxSurge": 0, "maxUnavailable": value}});
         for (strategy, takes) in [
             (json!({"type": "Recreate"}), true),
             (rolling(json!(3)), true),

@@ -93,7 +93,9 @@ impl SampleFacts {
         let mut facts = Self { what: what.to_owned(), total: sample.total(), ..Self::default() };
         for (_, failure) in sample.failures() {
             match failure {
-                Failure::Connect(_) | Failure::Local(_) | Failure::Broken(_) | Failure::Timeout => facts.lost += 1,
+                Failure::Connect(_) | Failure::Local(_) | Failure::Broken(_) | Failure::Timeout => {
+                    facts.lost += 1
+                }
                 Failure::Status(404 | 502..=504) => {
                     facts.wrong += 1;
                     facts.refused += 1;

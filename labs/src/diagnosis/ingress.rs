@@ -38,8 +38,8 @@ impl IngressFacts {
         let spec = ingress.spec.clone().unwrap_or_default();
         let default = spec.default_backend.and_then(|backend| backend.service);
         let mut check = |backend: &IngressServiceBackend, route: String| {
-            if !port_exists(backend, services) {
-                missing.push(format!("{} for {route}", display(backend)));
+            if !checks::backend_exists(backend, services) {
+                missing.push(format!("{} for {route}", checks::backend_text(backend)));
             }
         };
         default.iter().for_each(|backend| check(backend, "the default backend".to_owned()));
@@ -62,25 +62,6 @@ impl IngressFacts {
             awaits_address: ingress.address().is_none(),
         }
     }
-}
-
-/// Returns true if the Service exists and has the port.
-fn port_exists(backend: &IngressServiceBackend, services: &[Service]) -> bool {
-    let service = services.iter().find(|service| service.name_any() == backend.name);
-    let ports = service.and_then(|service| service.spec.as_ref()?.ports.as_ref());
-    let Some(wanted) = &backend.port else { return false };
-    ports.is_some_and(|ports| {
-        ports.iter().any(|port| match wanted.number {
-            Some(number) => port.port == number,
-            None => port.name == wanted.name,
-        })
-    })
-}
-
-fn display(backend: &IngressServiceBackend) -> String {
-    let port = backend.port.clone().unwrap_or_default();
-    let port = port.number.map(|n| n.to_string()).or(port.name).unwrap_or_default();
-    format!("{}:{port}", backend.name)
 }
 
 #[cfg(test)]

@@ -109,9 +109,9 @@ impl Facts {
         if let Some((pod, why)) = pod {
             return Some(of_pod(Layer::Pod, pod, why.clone()));
         }
-        self.deployments.iter().find_map(|d| {
-            Some(of_deployment(Layer::Pod, d, d.replica_failure.clone()?))
-        })
+        self.deployments
+            .iter()
+            .find_map(|d| Some(of_deployment(Layer::Pod, d, d.replica_failure.clone()?)))
     }
 
     fn readiness(&self) -> Option<Fault> {
@@ -123,15 +123,19 @@ impl Facts {
     fn replicas(&self) -> Option<Fault> {
         self.deployments.iter().find_map(|d| {
             let expected = d.expected_replicas.filter(|expected| *expected != d.replicas)?;
-            let why = format!("{} has `replicas: {}`, where the lab needs {expected}", d.name, d.replicas);
+            let why = format!(
+                "{} has `replicas: {}`, where the lab needs {expected}",
+                d.name, d.replicas
+            );
             Some(Fault::new(Layer::Replicas, why, kubectl(&format!("get deployment {}", d.name))))
         })
     }
 
     fn selector(&self) -> Option<Fault> {
-        let labels = self.deployments.iter().find_map(|d| {
-            Some(of_deployment(Layer::Selector, d, d.other_labels.clone()?))
-        });
+        let labels = self
+            .deployments
+            .iter()
+            .find_map(|d| Some(of_deployment(Layer::Selector, d, d.other_labels.clone()?)));
         labels.or_else(|| {
             let service = self.services.iter().find_map(|s| s.selector_problem.clone())?;
             Some(Fault::new(Layer::Selector, service, kubectl("get pods --show-labels")))
@@ -169,8 +173,10 @@ impl Facts {
 
     fn strategy(&self) -> Option<Fault> {
         let rolled = self.deployments.iter().filter(|d| d.revision > 1 && self.failing.is_some());
-        let (deployment, why) = rolled.into_iter().find_map(|d| Some((d, d.takes_all.as_ref()?)))?;
-        let why = format!("{}: {why}, so that a rollout may leave no pod to serve", deployment.name);
+        let (deployment, why) =
+            rolled.into_iter().find_map(|d| Some((d, d.takes_all.as_ref()?)))?;
+        let why =
+            format!("{}: {why}, so that a rollout may leave no pod to serve", deployment.name);
         Some(of_deployment(Layer::Strategy, deployment, why))
     }
 
@@ -178,16 +184,21 @@ impl Facts {
         let found = self.of_service(Layer::LoadBalancer, |service| {
             let ServiceFacts { name, .. } = service;
             if let Some(other) = &service.other_type {
-                Some(format!("{name} is of type {other}, where the article's is a {}", service.expected_type))
+                Some(format!(
+                    "{name} is of type {other}, where the article's is a {}",
+                    service.expected_type
+                ))
             } else if service.awaits_address {
                 Some(format!("{name} has no address"))
             } else if service.pins_clients {
-                Some(format!("{name} has `sessionAffinity: ClientIP`, so that a client keeps its pod"))
+                Some(format!(
+                    "{name} has `sessionAffinity: ClientIP`, so that a client keeps its pod"
+                ))
             } else {
                 None
             }
         });
-        found.or_else(|| self.unanswered(Probed::LoadBalancer, Layer::LoadBalancer))
+        found.or_else(|| self.silent(Probed::LoadBalancer, Layer::LoadBalancer))
     }
 
     fn route(&self) -> Option<Fault> {
@@ -206,11 +217,11 @@ impl Facts {
             };
             Some(Fault::new(Layer::Route, why, kubectl(&format!("describe ingress {name}"))))
         });
-        found.or_else(|| self.unanswered(Probed::Ingress, Layer::Route))
+        found.or_else(|| self.silent(Probed::Ingress, Layer::Route))
     }
 
     /// The fault of an address that does not respond.
-    fn unanswered(&self, kind: Probed, layer: Layer) -> Option<Fault> {
+    fn silent(&self, kind: Probed, layer: Layer) -> Option<Fault> {
         let probes = self.probes.iter().filter(|probe| probe.kind == kind);
         let (probe, failure) = probes.into_iter().find_map(|p| Some((p, p.failure.as_ref()?)))?;
         let ProbeFacts { object, at, .. } = probe;
@@ -251,7 +262,11 @@ impl Facts {
     fn pinned(&self) -> Option<Fault> {
         self.failing.as_ref()?;
         self.deployments.iter().find_map(|d| {
-            let why = format!("the pods of {} may run on certain nodes only: {}", d.name, d.pinned.as_ref()?);
+            let why = format!(
+                "the pods of {} may run on certain nodes only: {}",
+                d.name,
+                d.pinned.as_ref()?
+            );
             Some(of_deployment(Layer::Schedule, d, why))
         })
     }

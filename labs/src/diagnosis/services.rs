@@ -67,7 +67,11 @@ impl ServiceFacts {
 }
 
 /// Returns why a Service does not select exactly the pods that the article's does.
-fn selector_problem(service: &Service, pods: &[&Pod], expected: &ExpectedService) -> Option<String> {
+fn selector_problem(
+    service: &Service,
+    pods: &[&Pod],
+    expected: &ExpectedService,
+) -> Option<String> {
     let wanted = |pod: &&&Pod| pods::has_labels(pod, expected.selects);
     let missed = checks::selector_fault(service, pods.iter().filter(wanted).copied());
     if let Some(fault) = missed {
@@ -136,7 +140,10 @@ mod tests {
         assert_eq!((found.selector_problem, found.port_problem), (None, None));
         assert_eq!(found.other_type.as_deref(), Some("ClusterIP"));
         let found = facts(both, "app=kubeapp,env=production").selector_problem.unwrap();
-        assert_eq!(found, "app-lb selects canary besides the pods with `app=kubeapp,env=production`");
+        assert_eq!(
+            found,
+            "app-lb selects canary besides the pods with `app=kubeapp,env=production`"
+        );
         let found = facts(json!({"app": "x"}), "app=kubeapp").selector_problem.unwrap();
         assert!(found.starts_with("app-lb selects 0 of 2 pods"), "{found}");
     }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, Service, ServicePort};
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressServiceBackend};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Formats labels as a selector: `app=kubeapp,env=canary`.
 pub(crate) fn selector_text(labels: &BTreeMap<String, String>) -> String {
@@ -61,57 +61,57 @@ pub(crate) fn port_fault<'a>(
     let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
     let tcp = |p: &&ServicePort| p.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
     let Some(found) = ports.iter().filter(tcp).find(|p| p.port == i32::from(port)) else {
-        let has = ports.iter().map(|p| {
-            format!("{}/{}", p.port, p.protocol.as_deref().unwrap_or("TCP"))
-        });
+        let has =
+            ports.iter().map(|p| format!("{}/{}", p.port, p.protocol.as_deref().unwrap_or("TCP")));
         let has = has.collect::<Vec<_>>().join(", ");
         return fault(format!("{name} has no TCP port {port}, which clients use; it has {has}"));
     };
     let target = found.target_port.clone().unwrap_or(IntOrString::Int(found.port));
     for pod in pods {
-        let listening = listening_ports(pod.spec.as_ref()?);
-        let (known, open) = match &target {
-            IntOrString::Int(number) => {
-                (!listening.is_empty(), listening.iter().any(|(_, port)| port == number))
-            }
-            IntOrString::String(wanted) => {
-                (true, listening.iter().any(|(name, _)| name.as_deref() == Some(wanted)))
+        let spec = pod.spec.as_ref()?;
+        let declared =
+            spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+        let number = match &target {
+            IntOrString::Int(number) => Some(*number),
+            IntOrString::String(name) => {
+                let mut named = declared.clone().filter(|port| port.name.as_ref() == Some(name));
+                named.next().map(|port| port.container_port)
             }
         };
-        if known && !open {
-            let target = match target {
-                IntOrString::Int(number) => number.to_string(),
-                IntOrString::String(name) => format!("`{name}`"),
-            };
-            let ports = listening.iter().map(|(name, port)| match name {
-                Some(name) => format!("{port} (`{name}`)"),
-                None => port.to_string(),
-            });
-            let ports = ports.collect::<Vec<_>>().join(", ");
-            return fault(format!(
-                "{name} sends port {port} to the target port {target}, but {} listens on {ports}",
-                pod.name_any()
-            ));
+        // A port that is probed is one that a ready pod listens on; the declared ones are only that.
+        let mut open = probed_ports(spec);
+        if open.is_empty() {
+            open.extend(declared.clone().map(|port| port.container_port));
         }
+        if number.is_some_and(|number| open.is_empty() || open.contains(&number)) {
+            continue;
+        }
+        let target = match (&target, number) {
+            (IntOrString::Int(number), _) => number.to_string(),
+            (IntOrString::String(name), Some(number)) => format!("`{name}`, which is {number}"),
+            (IntOrString::String(name), None) => format!("`{name}`, which no container has"),
+        };
+        let names = declared.filter_map(|port| Some(format!(" (`{}`)", port.name.as_ref()?)));
+        let open: Vec<String> = open.iter().map(ToString::to_string).collect();
+        return fault(format!(
+            "{name} sends port {port} to the target port {target}, but {} listens on {}{}",
+            pod.name_any(),
+            open.join(", "),
+            names.collect::<String>()
+        ));
     }
     None
 }
 
-/// Returns the ports that a pod listens on, as far as known, with their names: those it declares, and
-/// that of its readiness probe.
-fn listening_ports(spec: &PodSpec) -> Vec<(Option<String>, i32)> {
-    let mut found = Vec::new();
-    for container in &spec.containers {
-        let declared = container.ports.iter().flatten();
-        found.extend(declared.map(|port| (port.name.clone(), port.container_port)));
-        let probe = container.readiness_probe.as_ref().and_then(|probe| probe.http_get.as_ref());
-        if let Some(IntOrString::Int(port)) = probe.map(|probe| &probe.port)
-            && !found.iter().any(|(_, known)| known == port)
-        {
-            found.push((None, *port));
-        }
-    }
-    found
+/// Returns the ports that the readiness probes of a pod request.
+fn probed_ports(spec: &PodSpec) -> Vec<i32> {
+    let probes =
+        spec.containers.iter().filter_map(|c| c.readiness_probe.as_ref()?.http_get.as_ref());
+    let ports = probes.filter_map(|probe| match probe.port {
+        IntOrString::Int(port) => Some(port),
+        IntOrString::String(_) => None,
+    });
+    ports.collect()
 }
 
 /// Returns the backend that an Ingress routes a request to, and whether it is the default one. The rules
@@ -158,7 +158,8 @@ fn path_matches(rule: &HTTPIngressPath, path: &str) -> bool {
 pub(crate) fn route_fault(ingress: &Ingress, expected: &ExpectedRoute) -> Option<Fault> {
     let ExpectedRoute { host, path, service } = expected;
     let name = ingress.name_any();
-    let request = if host.is_empty() { format!("{path} without a host") } else { format!("{host}{path}") };
+    let request =
+        if host.is_empty() { format!("{path} without a host") } else { format!("{host}{path}") };
     let why = match route(ingress, host, path) {
         Some((found, _)) if found.name == *service => return None,
         Some((found, false)) => {
@@ -177,6 +178,50 @@ pub(crate) fn route_fault(ingress: &Ingress, expected: &ExpectedRoute) -> Option
     };
     let command = kubectl(&format!("describe ingress {name}"));
     Some(Fault::new(Layer::Route, why, command))
+}
+
+/// Returns the fault of an Ingress that refers, for this request, to a Service or port that does not exist,
+/// or for TLS to a Secret that does not.
+pub(crate) fn missing_fault(
+    ingress: &Ingress,
+    request: &ExpectedRoute,
+    services: &[Service],
+    secrets: &BTreeSet<String>,
+) -> Option<Fault> {
+    let name = ingress.name_any();
+    let fault = |missing: String| {
+        let why = format!("{name} refers to a missing object: {missing}");
+        Some(Fault::new(Layer::Route, why, kubectl(&format!("describe ingress {name}"))))
+    };
+    if let Some((backend, _)) = route(ingress, request.host, request.path)
+        && !backend_exists(backend, services)
+    {
+        return fault(format!("{} for {}{}", backend_text(backend), request.host, request.path));
+    }
+    let tls = ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
+    let mut named = tls.filter_map(|tls| tls.secret_name.as_ref());
+    let secret = named.find(|name| !secrets.contains(*name))?;
+    fault(format!("the Secret {secret} for TLS"))
+}
+
+/// Returns true if the Service exists and has the port.
+pub(crate) fn backend_exists(backend: &IngressServiceBackend, services: &[Service]) -> bool {
+    let service = services.iter().find(|service| service.name_any() == backend.name);
+    let ports = service.and_then(|service| service.spec.as_ref()?.ports.as_ref());
+    let Some(wanted) = &backend.port else { return false };
+    ports.is_some_and(|ports| {
+        ports.iter().any(|port| match wanted.number {
+            Some(number) => port.port == number,
+            None => port.name == wanted.name,
+        })
+    })
+}
+
+/// Formats a backend: `kubeapp-canary-service:80`.
+pub(crate) fn backend_text(backend: &IngressServiceBackend) -> String {
+    let port = backend.port.clone().unwrap_or_default();
+    let port = port.number.map(|n| n.to_string()).or(port.name).unwrap_or_default();
+    format!("{}:{port}", backend.name)
 }
 
 /// Lists the rules of an Ingress: `foo.bar/ (Prefix)`.
@@ -241,7 +286,8 @@ mod tests {
             let found = selector_fault(&service(&selector, &port), [&pod(&labels, &json!([]))]);
             assert_eq!(found.is_none(), matches, "{selector}: {found:?}");
         }
-        let found = selector_fault(&service(&json!({"app": "x"}), &port), [&pod(&labels, &json!([]))]);
+        let found =
+            selector_fault(&service(&json!({"app": "x"}), &port), [&pod(&labels, &json!([]))]);
         let why = found.unwrap().why;
         let expected = "app-lb selects 0 of 1 pods: its selector is `app=x`, and p has the labels \
                         `app=kubeapp,env=canary`";
@@ -257,8 +303,21 @@ mod tests {
             // The probe shows that the app listens on 8080, whatever is declared.
             (json!({"port": 80, "targetPort": 8080}), &other, None),
             (json!({"port": 80, "targetPort": "http"}), &named, None),
-            (json!({"port": 80, "targetPort": 8081}), &named, Some("target port 8081, but p listens on 8080")),
-            (json!({"port": 80, "targetPort": "web"}), &named, Some("target port `web`")),
+            (
+                json!({"port": 80, "targetPort": "http"}),
+                &other,
+                Some("`http`, which is 8081, but p listens on 8080"),
+            ),
+            (
+                json!({"port": 80, "targetPort": 8081}),
+                &named,
+                Some("target port 8081, but p listens on 8080"),
+            ),
+            (
+                json!({"port": 80, "targetPort": "web"}),
+                &named,
+                Some("target port `web`, which no container has, but p listens on 8080 (`http`)"),
+            ),
             (json!({"port": 80}), &named, Some("target port 80, but")),
             (json!({"port": 8080, "targetPort": 8080}), &named, Some("has no TCP port 80")),
             (json!({"port": 80, "protocol": "UDP"}), &named, Some("it has 80/UDP")),
@@ -267,7 +326,9 @@ mod tests {
             let why = found.map(|fault| fault.why);
             match fault {
                 None => assert_eq!(why, None, "{port}"),
-                Some(text) => assert!(why.clone().is_some_and(|w| w.contains(text)), "{port}: {why:?}"),
+                Some(text) => {
+                    assert!(why.clone().is_some_and(|w| w.contains(text)), "{port}: {why:?}")
+                }
             }
         }
     }
@@ -326,13 +387,26 @@ mod tests {
 
     #[test]
     fn misrouted_request_is_explained() {
-        let expected = ExpectedRoute { host: "canary.foo.bar", path: "/version", service: "canary" };
+        let expected =
+            ExpectedRoute { host: "canary.foo.bar", path: "/version", service: "canary" };
         let right = [("canary.foo.bar", "/", "Prefix", "canary")];
         assert_eq!(route_fault(&ingress(None, &right), &expected), None);
         for (default, rules, text) in [
-            (Some("stable"), [("canary.foo.baz", "/", "Prefix", "canary")], "its rules are canary.foo.baz/ (Prefix)"),
-            (Some("stable"), [("canary.foo.bar", "/", "Exact", "canary")], "the default backend stable gets it"),
-            (Some("stable"), [("canary.foo.bar", "/", "Prefix", "stable")], "to stable, not to canary"),
+            (
+                Some("stable"),
+                [("canary.foo.baz", "/", "Prefix", "canary")],
+                "its rules are canary.foo.baz/ (Prefix)",
+            ),
+            (
+                Some("stable"),
+                [("canary.foo.bar", "/", "Exact", "canary")],
+                "the default backend stable gets it",
+            ),
+            (
+                Some("stable"),
+                [("canary.foo.bar", "/", "Prefix", "stable")],
+                "to stable, not to canary",
+            ),
             (None, [("foo.bar", "/", "Prefix", "canary")], "it has no default backend"),
         ] {
             let fault = route_fault(&ingress(default, &rules), &expected).unwrap();

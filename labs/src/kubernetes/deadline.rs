@@ -13,7 +13,8 @@ pub(crate) struct Deadline(Arc<Mutex<Option<Instant>>>);
 impl Deadline {
     /// Sets the deadline to `timeout` from now.
     pub(crate) fn restart(&self, timeout: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_add(timeout);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            Instant::now().checked_add(timeout);
     }
 
     /// Returns the timeout of one wait: at most `own`, and no longer than what is left for the step.

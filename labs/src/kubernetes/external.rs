@@ -48,6 +48,11 @@ pub(crate) trait Exposed:
 {
     /// The first address or name in its status.
     fn address(&self) -> Option<String>;
+
+    /// The reason why it will never have an address.
+    fn without_address(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Exposed for Service {
@@ -55,6 +60,11 @@ impl Exposed for Service {
         let balancer = self.status.as_ref()?.load_balancer.as_ref()?;
         let first = balancer.ingress.as_ref()?.first()?;
         first.ip.clone().or_else(|| first.hostname.clone())
+    }
+
+    fn without_address(&self) -> Option<String> {
+        let type_ = self.spec.as_ref()?.type_.as_deref().unwrap_or("ClusterIP");
+        (type_ != "LoadBalancer").then(|| format!("a Service of type {type_} gets none"))
     }
 }
 
@@ -87,14 +97,18 @@ impl NamespaceClient {
                 None => Progress::Pending(format!("no such {}", K::KIND)),
                 Some(object) => match published_address(&**object, port) {
                     Some(found) => Progress::Done(found),
-                    None => Progress::Pending(PENDING.into()),
+                    None => match object.without_address() {
+                        Some(why) => Progress::Failed(why),
+                        None => Progress::Pending(PENDING.into()),
+                    },
                 },
             },
         )
         .await?;
-        let unresolved = |why: String| WaitError::Failed {
+        // No manifest gives an object its address.
+        let unresolved = |why: String| WaitError::Environment {
             awaited: awaited.clone(),
-            why: format!("{host} cannot be resolved: {why}"),
+            source: anyhow::anyhow!("{host} cannot be resolved: {why}"),
         };
         let mut sockets = tokio::net::lookup_host((host.as_str(), port))
             .await
@@ -121,7 +135,7 @@ impl NamespaceClient {
         Ok(sampler)
     }
 
-    /// Waits for the first good response. `at` completes “no answer at …”.
+    /// Waits for the first good response. `at` completes “no response at …”.
     ///
     /// # Errors
     /// See [`WaitError`].
@@ -130,7 +144,7 @@ impl NamespaceClient {
         sampler: &Sampler,
         at: &str,
     ) -> Result<Reply, WaitError> {
-        self.wait_response(sampler, &format!("answer at {at}"), |result| {
+        self.wait_response(sampler, &format!("response at {at}"), |result| {
             result.as_ref().ok().cloned()
         })
         .await
@@ -148,7 +162,7 @@ impl NamespaceClient {
         let responded = |result: &Result<Reply, Failure>| {
             matches!(result, Ok(_) | Err(Failure::Status(_))).then_some(())
         };
-        self.wait_response(sampler, &format!("answer of any status at {at}"), responded).await
+        self.wait_response(sampler, &format!("response of any status at {at}"), responded).await
     }
 
     async fn wait_response<T>(
@@ -174,7 +188,7 @@ impl NamespaceClient {
             match (accept(&result), result) {
                 (Some(found), _) => return Ok(found),
                 (None, Err(failure)) => last_seen = failure.to_string(),
-                (None, Ok(_)) => last_seen = "a good answer".to_owned(),
+                (None, Ok(_)) => last_seen = "a good response".to_owned(),
             }
         }
     }

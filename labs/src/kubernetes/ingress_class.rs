@@ -5,7 +5,7 @@ use crate::expectation::ExpectedRoute;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::Event,
+    core::v1::{Event, Secret, Service},
     networking::v1::{Ingress, IngressClass as IngressClassResource},
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
@@ -64,7 +64,15 @@ impl NamespaceClient {
         expected: &[ExpectedRoute],
     ) -> anyhow::Result<Option<String>> {
         let ingress = self.api::<Ingress>().get(name).await.context("failed to get the Ingress")?;
-        let fault = expected.iter().find_map(|route| checks::route_fault(&ingress, route));
+        let all = ListParams::default();
+        let services = self.api::<Service>().list(&all).await.context("failed to list Services")?;
+        let secrets = self.api::<Secret>().list_metadata(&all).await;
+        let secrets = secrets.context("failed to list Secrets")?;
+        let secrets = secrets.iter().map(|secret| secret.name_any()).collect();
+        let fault = expected.iter().find_map(|request| {
+            checks::missing_fault(&ingress, request, &services.items, &secrets)
+                .or_else(|| checks::route_fault(&ingress, request))
+        });
         Ok(fault.map(|fault| fault.why))
     }
 

@@ -48,8 +48,10 @@ impl NamespaceClient {
         pods: &BTreeSet<String>,
     ) -> Result<(), WaitError> {
         let awaited = format!("traffic from {service} to its pods");
-        let environment =
-            |error: kube::Error| WaitError::Environment { awaited: awaited.clone(), source: error.into() };
+        let environment = |error: kube::Error| WaitError::Environment {
+            awaited: awaited.clone(),
+            source: error.into(),
+        };
         let found = self.api::<Service>().get_opt(service).await.map_err(environment)?;
         let Some(found) = found else {
             let why = format!("there is no Service {service}");
@@ -125,6 +127,12 @@ impl NamespaceClient {
         ready: bool,
     ) -> Result<(), WaitError> {
         let word = if ready { "ready" } else { "unready" };
+        let found = self.api::<Service>().get(service).await.ok().and_then(|found| found.spec);
+        if !ready && found.and_then(|spec| spec.publish_not_ready_addresses) == Some(true) {
+            let awaited = format!("{word} endpoint {pod} of {service}");
+            let why = format!("{service} has `publishNotReadyAddresses`");
+            return Err(WaitError::Failed { awaited, why });
+        }
         until(
             self.api(),
             wait::Config::default().labels(&slices_of(service)),

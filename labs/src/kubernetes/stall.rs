@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn stage_of_a_pod_is_read_from_its_status() {
-        let unscheduled = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]);
+        let unscheduled =
+            json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]);
         let container = |state: &str| {
             json!([{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
                 "state": {state: {}}}])
@@ -215,7 +216,11 @@ mod tests {
             (Some("n"), json!({}), Some(Stage::Starting)),
             (Some("n"), json!({"containerStatuses": container("waiting")}), Some(Stage::Starting)),
             (Some("n"), json!({"containerStatuses": container("running")}), Some(Stage::Unready)),
-            (Some("n"), json!({"containerStatuses": container("running"), "conditions": ready}), None),
+            (
+                Some("n"),
+                json!({"containerStatuses": container("running"), "conditions": ready}),
+                None,
+            ),
         ] {
             let spec = json!({"nodeName": node, "containers": []});
             let pod = json!({"metadata": {"name": "p"}, "spec": spec, "status": status});

@@ -73,7 +73,7 @@ async fn run(context: &Context) -> anyhow::Result<()> {
     heal_and_scale(context, &namespace).await?;
     replace(context, &namespace, external.as_ref(), sampler.as_ref()).await?;
     let _step = context.step("list what is in `production` and in `default`");
-    context.judge("namespace-holds", namespace_holds(&namespace).await?)?;
+    context.judge("namespace-holds", namespace_holds(&namespace).await?).await?;
     Ok(())
 }
 
@@ -116,11 +116,15 @@ async fn deploy(context: &Context, namespace: &NamespaceClient) -> anyhow::Resul
         }
         Err(why) => Verdict::fails(why.clone()),
     };
-    context.judge("rollout-completes", verdict)?;
+    if rolled.is_err() {
+        // Nothing that follows could be judged without its pods.
+        return context.require("rollout-completes", verdict).await;
+    }
+    context.judge("rollout-completes", verdict).await?;
     let (sets, pods) = (namespace.replica_sets(PRODUCTION).await?, namespace.pods(STABLE).await?);
-    context.judge("deployment-owns-replicaset", ownership(&sets, &pods))?;
-    context.judge("pods-spread", spread(&pods, &namespace.nodes_for_pods().await?))?;
-    context.judge("events-tell", events_tell(namespace).await?)?;
+    context.judge("deployment-owns-replicaset", ownership(&sets, &pods)).await?;
+    context.judge("pods-spread", spread(&pods, &namespace.nodes_for_pods().await?)).await?;
+    context.judge("events-tell", events_tell(namespace).await?).await?;
     Ok(())
 }
 
@@ -144,9 +148,9 @@ async fn publish(
     let leads = split_infra_errors(namespace.check_service(BALANCER, Some(PORT), &pods).await)?;
     let external = match leads {
         Err(why) => Err(why),
-        Ok(()) => split_infra_errors(
-            namespace.wait_external_address::<Service>(BALANCER, PORT).await,
-        )?,
+        Ok(()) => {
+            split_infra_errors(namespace.wait_external_address::<Service>(BALANCER, PORT).await)?
+        }
     };
     let had_address = step.seconds();
     let responds = match &external {
@@ -176,7 +180,7 @@ async fn publish(
             Verdict::holds(evidence)
         }
     };
-    let responds = context.judge("lb-gets-address", verdict)? != Outcome::Fails;
+    let responds = context.judge("lb-gets-address", verdict).await? != Outcome::Fails;
     Ok(external.ok().filter(|_| responds))
 }
 
@@ -190,16 +194,18 @@ async fn finds_pods(context: &Context, namespace: &NamespaceClient) -> anyhow::R
     let selector: Vec<String> =
         selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let selector = selector.join(",");
-    context.judge(
-        "lb-finds-pods",
-        match found {
-            Ok(()) => Verdict::of(
-                selector == APP,
-                format!("selector {selector} finds {} endpoints: {}", pods.len(), list(&pods)),
-            ),
-            Err(why) => Verdict::fails(why),
-        },
-    )?;
+    context
+        .judge(
+            "lb-finds-pods",
+            match found {
+                Ok(()) => Verdict::of(
+                    selector == APP,
+                    format!("selector {selector} finds {} endpoints: {}", pods.len(), list(&pods)),
+                ),
+                Err(why) => Verdict::fails(why),
+            },
+        )
+        .await?;
     Ok(())
 }
 
@@ -222,16 +228,16 @@ async fn balance(
     let sampler = match sampler {
         Ok(sampler) => sampler,
         Err(why) => {
-            context.judge("stable-serves-all", Verdict::fails(&why))?;
-            context.judge("load-spreads", Verdict::fails(why))?;
+            context.judge("stable-serves-all", Verdict::fails(&why)).await?;
+            context.judge("load-spreads", Verdict::fails(why)).await?;
             return Ok(None);
         }
     };
     // Sampled even without convergence: the verdicts show what is wrong.
     let converged = split_infra_errors(namespace.wait_balanced(BALANCER, &sampler, &pods).await)?;
     let sample = context.sample("the load balancer", &sampler, REQUESTS, None).await?;
-    context.judge("stable-serves-all", verdicts::all_are(&sample, version))?;
-    context.judge("load-spreads", with_note(verdicts::even(&sample, &pods), converged))?;
+    context.judge("stable-serves-all", verdicts::all_are(&sample, version)).await?;
+    context.judge("load-spreads", with_note(verdicts::even(&sample, &pods), converged)).await?;
     Ok(Some(sampler))
 }
 
@@ -248,7 +254,7 @@ async fn readiness(
     context.checking("readiness-gates");
     let Some(sampler) = sampler else {
         let why = "nothing responds behind the load balancer, so readiness cannot be judged";
-        context.judge("readiness-gates", Verdict::fails(why))?;
+        context.judge("readiness-gates", Verdict::fails(why)).await?;
         return Ok(());
     };
     let name = "kubeapp-unready";
@@ -283,7 +289,7 @@ async fn readiness(
             }
         }
     };
-    context.judge("readiness-gates", verdict)?;
+    context.judge("readiness-gates", verdict).await?;
     split_infra_errors(namespace.delete_deployment(name).await?)?.map_err(anyhow::Error::msg)
 }
 
@@ -308,7 +314,7 @@ async fn heal_and_scale(context: &Context, namespace: &NamespaceClient) -> anyho
                 }
             }
         };
-        context.judge("self-heals", verdict)?;
+        context.judge("self-heals", verdict).await?;
     }
     if context.skip_following(&["scales"])? {
         return Ok(());
@@ -328,17 +334,19 @@ async fn heal_and_scale(context: &Context, namespace: &NamespaceClient) -> anyho
             Err(why) => failed = failed.or(Some(format!("replicas: {replicas}: {why}"))),
         }
     }
-    context.judge(
-        "scales",
-        match failed {
-            None => Verdict::holds(format!(
-                "{} ready pods, in {:.2} s",
-                counts.join(" → "),
-                step.seconds()
-            )),
-            Some(why) => Verdict::fails(why),
-        },
-    )?;
+    context
+        .judge(
+            "scales",
+            match failed {
+                None => Verdict::holds(format!(
+                    "{} ready pods, in {:.2} s",
+                    counts.join(" → "),
+                    step.seconds()
+                )),
+                Some(why) => Verdict::fails(why),
+            },
+        )
+        .await?;
     Ok(())
 }
 
@@ -369,14 +377,14 @@ async fn replace(
         Ok(()) => template_is_a_cutter(&before, &meanwhile, &after),
         Err(why) => Verdict::fails(why),
     };
-    context.judge("template-is-a-cutter", verdict)?;
+    context.judge("template-is-a-cutter", verdict).await?;
 
     if context.skip_following(&["service-outlives-pods"])? {
         return Ok(());
     }
     let (Some(external), Some(sampler)) = (external, sampler) else {
         let why = "nothing responded behind the Service before its pods were replaced";
-        context.judge("service-outlives-pods", Verdict::fails(why))?;
+        context.judge("service-outlives-pods", Verdict::fails(why)).await?;
         return Ok(());
     };
     let verdict = match rolled {
@@ -386,7 +394,7 @@ async fn replace(
             outlives_pods(context, namespace, external, sampler, &service, pods, &step).await?
         }
     };
-    context.judge("service-outlives-pods", verdict)?;
+    context.judge("service-outlives-pods", verdict).await?;
     Ok(())
 }
 
@@ -401,17 +409,16 @@ async fn outlives_pods(
     step: &Step,
 ) -> anyhow::Result<Verdict> {
     let kept = old.intersection(&new).count();
-    let converged =
-        split_infra_errors(namespace.wait_balanced(BALANCER, sampler, &new).await)?;
+    let converged = split_infra_errors(namespace.wait_balanced(BALANCER, sampler, &new).await)?;
     let now = namespace.api::<Service>().get(BALANCER).await;
     let now = now.context("failed to get the Service")?;
     let address =
         split_infra_errors(namespace.wait_external_address::<Service>(BALANCER, PORT).await)?;
     let sample =
         context.sample("after all pods were replaced", sampler, FEW_REQUESTS, None).await?;
-    let answered = verdicts::none_failed(&sample);
+    let responded = verdicts::none_failed(&sample);
     let same = cluster_ip(&now) == cluster_ip(service) && address.as_ref() == Ok(external);
-    let holds = answered.outcome == Outcome::Holds && kept == 0 && same && !new.is_empty();
+    let holds = responded.outcome == Outcome::Holds && kept == 0 && same && !new.is_empty();
     let verdict = Verdict::of(
         holds,
         format!(
@@ -420,7 +427,7 @@ async fn outlives_pods(
             step.seconds(),
             cluster_ip(service),
             if same { "unchanged" } else { "changed" },
-            answered.evidence,
+            responded.evidence,
         ),
     );
     Ok(with_note(verdict, converged))

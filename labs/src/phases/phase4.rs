@@ -26,16 +26,47 @@ pub const LAB: Lab = Lab {
     summary: "Adds one pod of 2.0 behind the same load balancer, measures the split, ditches the canary and promotes it.",
     article: "“Canary deployment”: the same three manifests; `kubectl set image` still promotes.",
     claims: &[
-        Claim::new("canary-differs-by-env", "The canary shares `app: kubeapp` and differs in `env` and image."),
-        Claim::new("canary-joins-untouched", "The canary's pod joins the load balancer and the Service is not edited.").needs(&["canary-differs-by-env"]),
-        Claim::new("quarter-to-canary", "3 stable to 1 canary sends 25% of requests to 2.0.").needs(&["canary-joins-untouched", "sessions-flip"]),
-        Claim::new("ratio-follows-replicas", "Replica counts set the share: 9:1 gives 10%, 1:1 gives 50%.").needs(&["quarter-to-canary"]),
-        Claim::new("sessions-flip", "One client, connection after connection, meets both versions (why phase 5 exists).").needs(&["canary-differs-by-env", "canary-joins-untouched"]),
-        Claim::new("bad-canary-contained", "A canary that never becomes ready receives nothing, and stable serves on.").needs(&["canary-joins-untouched"]),
-        Claim::new("canary-can-be-ditched", "Delete the canary: everything is 1.0 again, and no request fails meanwhile."),
-        Claim::new("promotion-by-image", "`set image` moves production to 2.0 by starting new pods and ending old ones."),
-        Claim::new("promotion-drops-nothing", "No request fails while it rolls.").needs(&["promotion-by-image"]),
-        Claim::new("canary-retires", "With production on 2.0 the canary Deployment can go; everything is 2.0.").needs(&["promotion-by-image", "sessions-flip"]),
+        Claim::new(
+            "canary-differs-by-env",
+            "The canary shares `app: kubeapp` and differs in `env` and image.",
+        ),
+        Claim::new(
+            "canary-joins-untouched",
+            "The canary's pod joins the load balancer and the Service is not edited.",
+        )
+        .needs(&["canary-differs-by-env"]),
+        Claim::new("quarter-to-canary", "3 stable to 1 canary sends 25% of requests to 2.0.")
+            .needs(&["canary-joins-untouched", "sessions-flip"]),
+        Claim::new(
+            "ratio-follows-replicas",
+            "Replica counts set the share: 9:1 gives 10%, 1:1 gives 50%.",
+        )
+        .needs(&["quarter-to-canary"]),
+        Claim::new(
+            "sessions-flip",
+            "One client, connection after connection, meets both versions (why phase 5 exists).",
+        )
+        .needs(&["canary-differs-by-env", "canary-joins-untouched"]),
+        Claim::new(
+            "bad-canary-contained",
+            "A canary that never becomes ready receives nothing, and stable serves on.",
+        )
+        .needs(&["canary-joins-untouched"]),
+        Claim::new(
+            "canary-can-be-ditched",
+            "Delete the canary: everything is 1.0 again, and no request fails meanwhile.",
+        ),
+        Claim::new(
+            "promotion-by-image",
+            "`set image` moves production to 2.0 by starting new pods and ending old ones.",
+        ),
+        Claim::new("promotion-drops-nothing", "No request fails while it rolls.")
+            .needs(&["promotion-by-image"]),
+        Claim::new(
+            "canary-retires",
+            "With production on 2.0 the canary Deployment can go; everything is 2.0.",
+        )
+        .needs(&["promotion-by-image", "sessions-flip"]),
     ],
     uses_namespace: true,
     run: |context| Box::pin(run(context)),
@@ -128,11 +159,11 @@ impl Phase4<'_> {
         let deployments = namespace.api::<Deployment>();
         let production = deployments.get(PRODUCTION).await.context("failed to get production")?;
         let canary = deployments.get(CANARY).await.context("failed to get the canary")?;
-        context.judge("canary-differs-by-env", differences(&production, &canary))?;
+        context.judge("canary-differs-by-env", differences(&production, &canary)).await?;
 
         if let Err(why) = rolled {
             // The rest of the lab needs a running canary.
-            return context.require("canary-joins-untouched", Verdict::fails(why));
+            return context.require("canary-joins-untouched", Verdict::fails(why)).await;
         }
         let joined = match ready_before {
             Err(why) => Err(why),
@@ -144,23 +175,25 @@ impl Phase4<'_> {
         };
         let one_more = stable.len() + usize::try_from(ARTICLE.canary)?;
         let after = self.service().await?;
-        context.judge(
-            "canary-joins-untouched",
-            match joined {
-                Err(why) => Verdict::fails(why),
-                Ok(all) => Verdict::of(
-                    before.spec == after.spec && all.len() == one_more,
-                    format!(
-                        "endpoints {} → {}; the Service's spec is {}, resourceVersion {} → {}",
-                        stable.len(),
-                        all.len(),
-                        if before.spec == after.spec { "unchanged" } else { "changed" },
-                        before.resource_version().unwrap_or_default(),
-                        after.resource_version().unwrap_or_default(),
+        context
+            .judge(
+                "canary-joins-untouched",
+                match joined {
+                    Err(why) => Verdict::fails(why),
+                    Ok(all) => Verdict::of(
+                        before.spec == after.spec && all.len() == one_more,
+                        format!(
+                            "endpoints {} → {}; the Service's spec is {}, resourceVersion {} → {}",
+                            stable.len(),
+                            all.len(),
+                            if before.spec == after.spec { "unchanged" } else { "changed" },
+                            before.resource_version().unwrap_or_default(),
+                            after.resource_version().unwrap_or_default(),
+                        ),
                     ),
-                ),
-            },
-        )?;
+                },
+            )
+            .await?;
         Ok(())
     }
 
@@ -177,16 +210,18 @@ impl Phase4<'_> {
         let one = sampler.clone().in_flight(1);
         let sample = context.sample("one client", &one, CONNECTIONS, None).await?;
         let stable = &context.stable()?.version;
-        context.judge("sessions-flip", verdicts::flips(&sample, [stable, version]))?;
+        context.judge("sessions-flip", verdicts::flips(&sample, [stable, version])).await?;
         if context.skip_following(&["quarter-to-canary"])? {
             return Ok(());
         }
         let band = Some(split.band(version));
         let sample = context.sample("the load balancer", sampler, split.plan.n, band).await?;
-        context.judge(
-            "quarter-to-canary",
-            with_note(verdicts::share(&sample, &split, version), converged),
-        )?;
+        context
+            .judge(
+                "quarter-to-canary",
+                with_note(verdicts::share(&sample, &split, version), converged),
+            )
+            .await?;
         Ok(())
     }
 
@@ -218,7 +253,7 @@ impl Phase4<'_> {
                 with_note(verdicts::share(&sample, &split, version), ready.and(converged));
             verdicts.push((ratio.to_string(), verdict));
         }
-        context.judge("ratio-follows-replicas", Verdict::all(verdicts))?;
+        context.judge("ratio-follows-replicas", Verdict::all(verdicts)).await?;
         let _step = context.step("scale back to three");
         context.checking("canary-can-be-ditched");
         self.scale(PRODUCTION, ARTICLE.stable).await?;
@@ -241,7 +276,8 @@ impl Phase4<'_> {
             ("after", verdicts::all_are(&sample, &context.stable()?.version)),
         ]);
         context
-            .judge("canary-can-be-ditched", with_note(verdict, converged.and(gone).and(after)))?;
+            .judge("canary-can-be-ditched", with_note(verdict, converged.and(gone).and(after)))
+            .await?;
         Ok(())
     }
 
@@ -264,7 +300,8 @@ impl Phase4<'_> {
                 let endpoint = split_infra_errors(
                     namespace.wait_endpoint_readiness(BALANCER, &pod, false).await,
                 )?;
-                let sample = context.sample("next to a bad canary", sampler, REQUESTS, None).await?;
+                let sample =
+                    context.sample("next to a bad canary", sampler, REQUESTS, None).await?;
                 let canary = namespace.api::<Deployment>().get(CANARY).await;
                 let condition = available(&canary.context("failed to get the canary")?);
                 let verdict = verdicts::all_are(&sample, &context.stable()?.version);
@@ -276,7 +313,7 @@ impl Phase4<'_> {
                 Verdict::all([(pod.as_str(), endpoint), ("requests", verdict)])
             }
         };
-        context.judge("bad-canary-contained", verdict)?;
+        context.judge("bad-canary-contained", verdict).await?;
         Ok(())
     }
 
@@ -301,9 +338,9 @@ impl Phase4<'_> {
         let after = self.wait_converged().await?;
         let during = load.stop_after(UNDER_LOAD).await?;
         context.keep_sample("while production is promoted", &during);
-        context.judge("promotion-by-image", promotion.verdict())?;
+        context.judge("promotion-by-image", promotion.verdict()).await?;
         let verdict = verdicts::none_failed(&during);
-        context.judge("promotion-drops-nothing", with_note(verdict, converged.and(after)))?;
+        context.judge("promotion-drops-nothing", with_note(verdict, converged.and(after))).await?;
         Ok(())
     }
 
@@ -319,7 +356,7 @@ impl Phase4<'_> {
         let verdict = verdicts::all_are(&sample, &context.canary()?.version);
         let canary = if left { Verdict::fails("still there") } else { Verdict::holds("gone") };
         let verdict = Verdict::all([(CANARY, canary), ("requests", verdict)]);
-        context.judge("canary-retires", with_note(verdict, gone.and(converged)))?;
+        context.judge("canary-retires", with_note(verdict, gone.and(converged))).await?;
         Ok(())
     }
 

@@ -21,7 +21,9 @@ impl<W: Write> Json<W> {
 
 impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, stamped: &Stamped) {
-        if !self.progress && matches!(stamped.event, Event::Progress { .. } | Event::SampleProgress(_)) {
+        if !self.progress
+            && matches!(stamped.event, Event::Progress { .. } | Event::SampleProgress(_))
+        {
             return;
         }
         let Ok(mut line) = serde_json::to_vec(stamped) else { return };

@@ -129,12 +129,18 @@ impl Case {
     fn write(&self, text: &mut String, suite: &str) -> fmt::Result {
         let Self { name, seconds, result, output } = self;
         let (suite, name) = (escape(suite), escape(name));
-        writeln!(text, "    <testcase classname=\"{suite}\" name=\"{name}\" time=\"{seconds:.3}\">")?;
+        writeln!(
+            text,
+            "    <testcase classname=\"{suite}\" name=\"{name}\" time=\"{seconds:.3}\">"
+        )?;
         match result {
             Result::Passed => {}
             Result::Failed { layer, message, details } => {
                 let (message, details) = (escape(message), escape(details));
-                writeln!(text, "      <failure type=\"{layer}\" message=\"{message}\">{details}</failure>")?;
+                writeln!(
+                    text,
+                    "      <failure type=\"{layer}\" message=\"{message}\">{details}</failure>"
+                )?;
             }
             Result::Skipped(why) => writeln!(text, "      <skipped message=\"{}\"/>", escape(why))?,
             Result::Error(why) => {
@@ -248,9 +254,10 @@ mod tests {
             let name = tag.split([' ', '/']).next().unwrap();
             let (parent, required): (Option<&str>, &[&str]) = match name {
                 "testsuites" => (None, &["name", "tests", "failures", "errors", "time"]),
-                "testsuite" => {
-                    (Some("testsuites"), &["name", "tests", "failures", "errors", "skipped", "time"])
-                }
+                "testsuite" => (
+                    Some("testsuites"),
+                    &["name", "tests", "failures", "errors", "skipped", "time"],
+                ),
                 "properties" => (Some("testsuite"), &[]),
                 "property" => (Some("properties"), &["name", "value"]),
                 "testcase" => (Some("testsuite"), &["classname", "name", "time"]),

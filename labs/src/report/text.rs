@@ -102,7 +102,10 @@ mod tests {
             assert!(bar.chars().count() <= width, "{width}: {bar}");
             assert!(bar.contains("2.0 25.0% (band 12.5..37.5%)"), "{width}: {bar}");
         }
-        let long = SampleProgress { what: "the load balancer at 9:1 and more".into(), ..sample_progress() };
+        let long = SampleProgress {
+            what: "the load balancer at 9:1 and more".into(),
+            ..sample_progress()
+        };
         let narrow = sample(&long, 79);
         assert!(narrow.starts_with("the load balan") && narrow.contains("…: 41 of 80"), "{narrow}");
         assert!(narrow.chars().count() <= 79 && narrow.ends_with("1 failed"), "{narrow}");

@@ -37,7 +37,7 @@ async fn respond_with(client: &kube::Client, status: &str) {
 }
 
 fn fails(context: &Context, claim: &str) {
-    context.judge(claim, Verdict::fails("it does not")).unwrap();
+    context.judge_now(claim, Verdict::fails("it does not")).unwrap();
 }
 
 async fn run(
@@ -83,14 +83,14 @@ fn published(events: &Receiver<Stamped>) -> Vec<String> {
 async fn failure_at_the_end_on_a_lost_cluster_is_skipped() {
     let (ended, outcomes, events) = run(|context| {
         Box::pin(async {
-            context.judge("first", Verdict::holds("so it is"))?;
+            context.judge_now("first", Verdict::holds("so it is"))?;
             respond_with(&context.client(), "503").await;
             fails(context, "second");
             Ok(())
         })
     })
     .await;
-    assert!(ended.unwrap_err().starts_with("the cluster does not answer"));
+    assert!(ended.unwrap_err().starts_with("the cluster does not respond"));
     assert_eq!(outcomes, ["holds", "skipped"]);
     assert!(published(&events).starts_with(&["first holds".into(), "second skipped".into()]));
 }
@@ -108,7 +108,7 @@ async fn failure_before_the_cluster_is_lost_stands_and_later_ones_are_skipped() 
         })
     })
     .await;
-    assert!(ended.unwrap_err().starts_with("the cluster does not answer"), "nothing can follow");
+    assert!(ended.unwrap_err().starts_with("the cluster does not respond"), "nothing can follow");
     assert_eq!(outcomes, ["fails", "skipped"]);
     assert_eq!(published(&events), ["diagnosis", "first fails", "second skipped"]);
 }
@@ -136,7 +136,7 @@ async fn verdict_after_a_failure_is_published_after_it() {
     let (ended, outcomes, events) = run(|context| {
         Box::pin(async {
             fails(context, "first");
-            context.judge("second", Verdict::holds("so it is"))?;
+            context.judge_now("second", Verdict::holds("so it is"))?;
             Ok(())
         })
     })
@@ -150,7 +150,7 @@ async fn verdict_after_a_failure_is_published_after_it() {
 async fn claim_without_a_verdict_is_an_error() {
     let (ended, outcomes, _) = run(|context| {
         Box::pin(async {
-            context.judge("first", Verdict::holds("so it is"))?;
+            context.judge_now("first", Verdict::holds("so it is"))?;
             Ok(())
         })
     })

@@ -19,7 +19,7 @@ pub struct BackgroundTraffic {
 }
 
 impl Sampler {
-    /// Starts traffic that continues until it is stopped or dropped: as much as is answered with the
+    /// Starts traffic that continues until it is stopped or dropped: as much as gets a response with the
     /// sampler's requests in flight, but no more than `per_second`.
     pub(crate) fn background(
         &self,

@@ -55,7 +55,9 @@ impl Failure {
     pub(super) fn connecting(error: &std::io::Error) -> Self {
         let code = error.raw_os_error();
         match LOCAL.iter().find(|(local, _)| Some(*local) == code) {
-            Some((_, need)) => Self::Local(format!("this machine failed to open a connection ({error}); it needs {need}")),
+            Some((_, need)) => Self::Local(format!(
+                "this machine failed to open a connection ({error}); it needs {need}"
+            )),
             None => Self::Connect(error.to_string()),
         }
     }
@@ -67,7 +69,7 @@ impl fmt::Display for Failure {
             Self::Connect(why) => write!(f, "no connection: {why}"),
             Self::Local(why) => f.write_str(why),
             Self::Broken(why) => write!(f, "the connection broke: {why}"),
-            Self::Timeout => f.write_str("no answer in time"),
+            Self::Timeout => f.write_str("no response in time"),
             Self::Status(status) => write!(f, "status {status}"),
             Self::Malformed(why) => write!(f, "not good HTTP: {why}"),
         }

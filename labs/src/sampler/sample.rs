@@ -1,8 +1,8 @@
 //! Samples: every request of one, its counts so far, and tallies of the responses.
 
 use super::response::{Failure, Reply};
-use anyhow::bail;
 use crate::event::{Band, Event, SampleProgress};
+use anyhow::bail;
 use std::collections::BTreeMap;
 
 /// One request and its result.

@@ -142,7 +142,11 @@ async fn crashing_pod_is_reported_with_its_last_log_line() {
     let env = "/spec/template/spec/containers/0/env";
     let fixture = Fixture::new().with_timeouts(3600).set("lb/app-production.yml", env, port);
     let run = run_phase4_cleanly(&fixture).await;
-    run.assert_mistake(&["does not stay up", "exit code 1", "last wrote: kubeapp 1.0: PORT=eighty"]);
+    run.assert_mistake(&[
+        "does not stay up",
+        "exit code 1",
+        "last wrote: kubeapp 1.0: PORT=eighty",
+    ]);
     run.assert_diagnosis("pod", "does not stay up");
 }
 
@@ -314,7 +318,11 @@ async fn malformed_manifest_is_reported_with_file_line_and_field() {
     for (right, wrong, text) in [
         ("  replicas: 1", "  replicas: one", "replicas"),
         ("  replicas: 1", "  replica: 1", "unknown field \"spec.replica\""),
-        ("kind: Deployment", "kind: Deploymend", "kind: `Deploymend`, where the lab needs Deployment"),
+        (
+            "kind: Deployment",
+            "kind: Deploymend",
+            "kind: `Deploymend`, where the lab needs Deployment",
+        ),
         ("spec:", "spec: ]", "not valid YAML"),
     ] {
         let fixture = Fixture::new();
@@ -354,6 +362,8 @@ async fn interrupted_run_removes_namespace_and_lease() {
             () = &mut moment => unreachable!("a fault must not end"),
         };
         assert_eq!(run.exit(), Exit::Interrupted, "at {at}");
+        let last = run.events().last().expect("events");
+        assert!(last.contains("\"event\":\"run-ended\""), "{last}");
         assert_eq!(left(&cluster.client()).await, (0, 0), "at {at}");
     }
     cluster.stop().await;

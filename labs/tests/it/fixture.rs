@@ -128,7 +128,8 @@ impl Fixture {
 
     /// Sets the timeouts that `cargo xtask` sets for the embedded cluster.
     pub(crate) fn with_embedded_timeouts(mut self) -> Self {
-        self.environment.timeouts = Timeouts { rollout: 60, address: 30, request: 10, propagation: 0 };
+        self.environment.timeouts =
+            Timeouts { rollout: 60, address: 30, request: 10, propagation: 0 };
         self
     }
 
@@ -277,7 +278,11 @@ impl LabRun {
         self.assert_outcomes(expected, &skipped);
         for id in skipped {
             let root = self.summary.verdict(id).and_then(|verdict| verdict.follows_from);
-            assert!(root.is_some_and(|root| expected.contains(&root)), "{id}: {}", self.evidence(id));
+            assert!(
+                root.is_some_and(|root| expected.contains(&root)),
+                "{id}: {}",
+                self.evidence(id)
+            );
         }
     }
 

@@ -18,3 +18,4 @@ mod mistakes;
 mod mutant_tests;
 mod mutants;
 mod pull_secret;
+mod schema;

@@ -80,14 +80,14 @@ mutants! {
 
     /// An image that was never loaded.
     image_not_loaded: "phase2" fails ["image-reachable"],
-        in Fixture::new().with_timeouts(8).with_image(1, |canary, _| {
+        in Fixture::new().with_timeouts(12).with_image(1, |canary, _| {
             Image { name: "kubeapp:9.9".into(), ..canary.clone() }
         });
 
     /// Two replicas where the article has three.
     two_replicas: "phase3"
         fails ["rollout-completes"],
-        in Fixture::new().with_timeouts(5).set("lb/app-production.yml", "/spec/replicas", json!(2));
+        in Fixture::new().with_timeouts(12).set("lb/app-production.yml", "/spec/replicas", json!(2));
 
     /// Another client changes the template while it rolls out, so that there are two replica sets.
     changed_while_rolling: "phase3" fails ["deployment-owns-replicaset"],
@@ -104,27 +104,27 @@ mutants! {
     /// Pods with a `nodeName` are not spread, and there is no scheduling event.
     one_node: "phase3" fails ["pods-spread", "events-tell"],
         in Fixture::new()
-            .with_timeouts(5)
+            .with_timeouts(12)
             .set("lb/app-production.yml", "/spec/template/spec/nodeName", json!("node-2"));
 
     /// The Service selects no pods.
     selector_misses: "phase3"
         fails ["lb-finds-pods"],
-        in Fixture::new().with_timeouts(4).set("lb/app-lb.yml", "/spec/selector/app", json!("kubeap"));
+        in Fixture::new().with_timeouts(12).set("lb/app-lb.yml", "/spec/selector/app", json!("kubeap"));
 
     /// The target port is closed.
     wrong_port: "phase3"
         fails ["lb-gets-address"],
-        in Fixture::new().with_timeouts(4).set("lb/app-lb.yml", "/spec/ports/0/targetPort", json!(9090));
+        in Fixture::new().with_timeouts(12).set("lb/app-lb.yml", "/spec/ports/0/targetPort", json!(9090));
 
     /// Session affinity keeps one client on one pod.
     pinned_phase3: "phase3" fails ["load-spreads"],
-        in Fixture::new().with_timeouts(5).set("lb/app-lb.yml", "/spec/sessionAffinity", json!("ClientIP"));
+        in Fixture::new().with_timeouts(12).set("lb/app-lb.yml", "/spec/sessionAffinity", json!("ClientIP"));
 
     /// The Service ignores readiness.
     unready_published_phase3: "phase3" fails ["readiness-gates"],
         in Fixture::new()
-            .with_timeouts(5)
+            .with_timeouts(12)
             .set("lb/app-lb.yml", "/spec/publishNotReadyAddresses", json!(true));
 
     /// Production runs the canary's version.
@@ -148,7 +148,7 @@ mutants! {
     };
 
     /// The replica count is lowered when a pod is deleted.
-    not_healed: "phase3" fails ["self-heals"], in Fixture::new().with_timeouts(5), while |client| {
+    not_healed: "phase3" fails ["self-heals"], in Fixture::new().with_timeouts(12), while |client| {
         fault_injection::once(
             client,
             |pod: &Pod| {
@@ -163,7 +163,7 @@ mutants! {
     };
 
     /// Another controller, such as an autoscaler, sets the replicas.
-    not_scaled: "phase3" fails ["scales"], in Fixture::new().with_timeouts(5), while |client| {
+    not_scaled: "phase3" fails ["scales"], in Fixture::new().with_timeouts(12), while |client| {
         fault_injection::once(
             client,
             |deployment: &Deployment| {
@@ -185,7 +185,7 @@ mutants! {
 
     /// The selector matches the pods of one template only.
     selector_of_one_template: "phase3" fails ["service-outlives-pods"],
-        in Fixture::new().with_timeouts(5), while |client| {
+        in Fixture::new().with_timeouts(12), while |client| {
             fault_injection::once(client, paused, |client| async {
                 let pods: Api<Pod> = Api::namespaced(client.clone(), "production");
                 let pods = pods.list(&Default::default()).await.expect("pods");
@@ -209,7 +209,7 @@ mutants! {
 
     /// The canary is scaled along with production.
     canary_scaled_along: "phase4" fails ["ratio-follows-replicas"],
-        in Fixture::new().with_precise_samples().with_timeouts(5), while |client| {
+        in Fixture::new().with_precise_samples().with_timeouts(12), while |client| {
             fault_injection::once(
                 client,
                 |deployment: &Deployment| {
@@ -224,12 +224,12 @@ mutants! {
     /// Session affinity keeps one client on one pod.
     pinned_phase4: "phase4"
         fails ["sessions-flip"],
-        in Fixture::new().with_timeouts(4).set("lb/app-lb.yml", "/spec/sessionAffinity", json!("ClientIP"));
+        in Fixture::new().with_timeouts(12).set("lb/app-lb.yml", "/spec/sessionAffinity", json!("ClientIP"));
 
     /// The Service ignores readiness.
     unready_published_phase4: "phase4" fails ["bad-canary-contained"],
         in Fixture::new()
-            .with_timeouts(5)
+            .with_timeouts(12)
             .set("lb/app-lb.yml", "/spec/publishNotReadyAddresses", json!(true));
 
     /// The canary responds with 1.0: the wrong build under the right name.
@@ -264,7 +264,7 @@ mutants! {
     };
 
     /// The image is reverted when the canary is deleted for good.
-    reverted_late: "phase4" fails ["canary-retires"], in Fixture::new().with_timeouts(8),
+    reverted_late: "phase4" fails ["canary-retires"], in Fixture::new().with_timeouts(12),
         during "delete the canary for good" |client, started| async move {
             if started {
                 let containers = json!([{"name": "kubeapp", "image": "kubeapp:1.0"}]);
@@ -277,7 +277,7 @@ mutants! {
     canary_of_another_app: "phase4"
         fails ["canary-differs-by-env"],
         in Fixture::new()
-            .with_timeouts(4)
+            .with_timeouts(12)
             .set("lb/app-canary.yml", "/spec/selector/matchLabels/app", json!("canary"))
             .set("lb/app-canary.yml", "/spec/template/metadata/labels/app", json!("canary"));
 

@@ -45,7 +45,10 @@ type Break = fn(&mut Facts);
 /// From the last layer to the first: each hides those above it in this table.
 const TABLE: &[(Break, Layer, &str)] = &[
     (
-        |f| (f.deployments[0].pinned, f.failing) = (Some("nodeName node-2".into()), Some("c".into())),
+        |f| {
+            (f.deployments[0].pinned, f.failing) =
+                (Some("nodeName node-2".into()), Some("c".into()))
+        },
         Layer::Schedule,
         "the pods of d may run on certain nodes only: nodeName node-2",
     ),
@@ -118,11 +121,7 @@ const TABLE: &[(Break, Layer, &str)] = &[
         "app-lb has `publishNotReadyAddresses`: it sends traffic to pods that are not ready",
     ),
     (|f| f.services[0].port_problem = Some("no port 80".into()), Layer::Port, "no port 80"),
-    (
-        |f| f.services[0].selector_problem = Some("selects 0".into()),
-        Layer::Selector,
-        "selects 0",
-    ),
+    (|f| f.services[0].selector_problem = Some("selects 0".into()), Layer::Selector, "selects 0"),
     (|f| f.deployments[0].other_labels = Some("labels".into()), Layer::Selector, "labels"),
     (
         |f| f.deployments[0].expected_replicas = Some(2),
@@ -171,7 +170,8 @@ fn first_failing_layer_is_at_fault() {
         break_it(&mut all);
         assert_eq!(all.fault().unwrap().layer, *layer, "with all above it");
     }
-    let blamed = |layer: &Layer| *layer == Layer::Manifest || TABLE.iter().any(|(_, l, _)| l == layer);
+    let blamed =
+        |layer: &Layer| *layer == Layer::Manifest || TABLE.iter().any(|(_, l, _)| l == layer);
     assert!(Layer::ALL.iter().all(blamed), "every layer has a rule, but for that of rejections");
 }
 

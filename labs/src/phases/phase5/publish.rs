@@ -39,10 +39,10 @@ pub(super) async fn run(
     let (healthy, responds) = make_ready(context, namespace, &unready).await?;
     node_port(context, namespace).await?;
     if !responds {
-        context.require("backends-healthy-first", healthy)?;
+        context.require("backends-healthy-first", healthy).await?;
         bail!("the Ingress does not respond; the remaining claims depend on it")
     }
-    context.judge("backends-healthy-first", healthy)?;
+    context.judge("backends-healthy-first", healthy).await?;
     default_backend(context, namespace, &unready.external).await?;
     Ok(unready.external)
 }
@@ -108,7 +108,7 @@ async fn apply_unready(context: &Context, namespace: &NamespaceClient) -> anyhow
     let details = if failures.is_empty() { failures } else { format!(" ({failures})") };
     let (unready, total) = (pods.len(), sample.total());
     let evidence =
-        format!("{unready} unready pods: {good} of {total} requests had a good answer{details}");
+        format!("{unready} unready pods: {good} of {total} requests had a good response{details}");
     let verdict = with_note(Verdict::of(good == 0, evidence), known.and(responded));
     Ok(Unready { external, sampler, verdict })
 }
@@ -148,7 +148,7 @@ async fn make_ready(
     let rolled = async { Ok(namespace.wait_rolled_out(PRODUCTION).await?) };
     // Pods that do not become ready end the wait for a response.
     let (_, (first, responds)) = tokio::try_join!(rolled, first)?;
-    let parts = [("before", verdict.clone()), ("first good answer", first)];
+    let parts = [("before", verdict.clone()), ("first good response", first)];
     Ok((Verdict::all(parts), responds))
 }
 
@@ -156,7 +156,7 @@ async fn make_ready(
 async fn node_port(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<()> {
     const CLAIM: &str = "nodeport-in-range";
     if let Some(reason) = context.unsupported(CLAIM) {
-        context.judge(CLAIM, Verdict::skipped(reason))?;
+        context.judge(CLAIM, Verdict::skipped(reason)).await?;
         return Ok(());
     }
     let _step = context.step("ask every node at the Service's port");
@@ -164,7 +164,7 @@ async fn node_port(context: &Context, namespace: &NamespaceClient) -> anyhow::Re
     let service = service.context("failed to get the Service")?;
     let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
     let Some(port) = ports.first().and_then(|port| port.node_port) else {
-        context.judge(CLAIM, Verdict::fails("the Service has no node port"))?;
+        context.judge(CLAIM, Verdict::fails("the Service has no node port")).await?;
         return Ok(());
     };
     let range = format!("{}-{}", NODE_PORTS.start(), NODE_PORTS.end());
@@ -197,7 +197,7 @@ async fn node_port(context: &Context, namespace: &NamespaceClient) -> anyhow::Re
     let has_nodes = parts.len() > 1;
     let verdict = Verdict::all(parts);
     let outcome = if has_nodes { verdict.outcome } else { Outcome::Fails };
-    context.judge(CLAIM, Verdict { outcome, ..verdict })?;
+    context.judge(CLAIM, Verdict { outcome, ..verdict }).await?;
     Ok(())
 }
 
@@ -235,6 +235,6 @@ async fn default_backend(
         }
     }
     let verdict = verdicts::each_is(&parts, &context.stable()?.version);
-    context.judge("default-backend-takes-all", with_note(verdict, converged))?;
+    context.judge("default-backend-takes-all", with_note(verdict, converged)).await?;
     Ok(())
 }

@@ -38,7 +38,7 @@ impl Phase5<'_> {
         };
         if let Err(why) = rolled {
             // The rest of the lab needs a running canary.
-            return context.require("service-internal-address", Verdict::fails(why));
+            return context.require("service-internal-address", Verdict::fails(why)).await;
         }
         let parts = [
             (STABLE.service, self.internal_address(STABLE, &context.stable()?.name).await?),
@@ -47,7 +47,7 @@ impl Phase5<'_> {
                 self.internal_address(CANARY_BACKEND, &context.canary()?.name).await?,
             ),
         ];
-        context.judge("service-internal-address", Verdict::all(parts))?;
+        context.judge("service-internal-address", Verdict::all(parts)).await?;
 
         if context.skip_following(&["stable-unaffected"])? {
             self.expect_hosts();
@@ -66,7 +66,7 @@ impl Phase5<'_> {
         let verdict = verdicts::all_are(&during, version);
         let evidence = format!("{STABLE_HOST}, for {:.1} s: {}", during.seconds, verdict.evidence);
         let verdict = Verdict { evidence, ..verdict };
-        context.judge("stable-unaffected", with_note(verdict, before.and(after)))?;
+        context.judge("stable-unaffected", with_note(verdict, before.and(after))).await?;
         Ok(())
     }
 
@@ -128,9 +128,9 @@ impl Phase5<'_> {
         let verdict = self.all_are(CANARY_HOST, &canary, REQUESTS, new).await?;
         let evidence = format!("{}; {}", verdict.evidence, self.curl_command(CANARY_HOST));
         let verdict = Verdict { evidence, ..verdict };
-        context.judge("vhost-canary", with_note(verdict, canary_settled))?;
+        context.judge("vhost-canary", with_note(verdict, canary_settled)).await?;
         let verdict = self.all_are(STABLE_HOST, &stable, REQUESTS, old).await?;
-        context.judge("vhost-stable", with_note(verdict, stable_settled))?;
+        context.judge("vhost-stable", with_note(verdict, stable_settled)).await?;
 
         let address = host_with_port(&external.host, external.port, HTTP);
         let mut samples = Vec::new();
@@ -142,7 +142,7 @@ impl Phase5<'_> {
             let sample = context.sample(&what, &sampler, FEW_REQUESTS, None).await?;
             samples.push((what, sample));
         }
-        context.judge("vhost-default", verdicts::each_is(&samples, old))?;
+        context.judge("vhost-default", verdicts::each_is(&samples, old)).await?;
         Ok(())
     }
 
@@ -173,16 +173,13 @@ impl Phase5<'_> {
             let kept = format!("{host}, kept alive ({} connections)", session.connections());
             parts.push((kept, verdicts::steady(&sample)));
         }
-        context.judge("sessions-hold", Verdict::all(parts))?;
+        context.judge("sessions-hold", Verdict::all(parts)).await?;
         Ok(())
     }
 
     /// Routes to both versions by path on one host.
     pub(super) async fn fan_out(&self) -> anyhow::Result<()> {
         let Self { context, .. } = self;
-        if context.skip_following(&["fanout-paths"])? {
-            return Ok(());
-        }
         let _step = context.step("fan out over paths of one host");
         context.checking("fanout-paths");
         self.apply("ingress/app-ingress-fanout.yml").await?;
@@ -209,7 +206,7 @@ impl Phase5<'_> {
             let what = format!("{STABLE_HOST}{path}");
             parts.push((path, self.all_are(&what, &sampler, REQUESTS, version).await?));
         }
-        context.judge("fanout-paths", with_note(Verdict::all(parts), converged))?;
+        context.judge("fanout-paths", with_note(Verdict::all(parts), converged)).await?;
         Ok(())
     }
 
@@ -249,7 +246,7 @@ impl Phase5<'_> {
             ("after", moved),
         ];
         let verdict = with_note(Verdict::all(parts), converged.and(after));
-        context.judge("ingress-promotes", verdict)?;
+        context.judge("ingress-promotes", verdict).await?;
         Ok(())
     }
 }

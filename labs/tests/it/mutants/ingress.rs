@@ -43,7 +43,7 @@ mutants! {
     service_of_both: "phase5"
         fails ["service-internal-address"],
         in Fixture::new()
-            .with_timeouts(4)
+            .with_timeouts(12)
             .set("ingress/app-production.yml#Service", "/spec/selector", json!({"app": "kubeapp"}));
 
     /// The first Ingress has a rule instead of a default backend.
@@ -75,7 +75,7 @@ mutants! {
     /// The hosts are swapped.
     hosts_swapped: "phase5"
         fails ["stable-unaffected"],
-        in Fixture::new().with_timeouts(4).edit("ingress/app-ingress-canary.yml", |ingress| {
+        in Fixture::new().with_timeouts(12).edit("ingress/app-ingress-canary.yml", |ingress| {
             ingress["spec"]["rules"][0]["host"] = json!("foo.bar");
             ingress["spec"]["rules"][1]["host"] = json!("canary.foo.bar");
         });
@@ -83,19 +83,19 @@ mutants! {
     /// The canary's host is misspelled.
     canary_host_missing: "phase5" fails ["vhost-canary"],
         in Fixture::new()
-            .with_timeouts(4)
+            .with_timeouts(12)
             .set("ingress/app-ingress-canary.yml", "/spec/rules/0/host", json!("canary.foo.baz"));
 
     /// The rule of stable's host routes to the canary.
     stable_host_to_canary: "phase5" fails ["stable-unaffected"],
-        in Fixture::new().with_timeouts(4).set(
+        in Fixture::new().with_timeouts(12).set(
             "ingress/app-ingress-canary.yml",
             "/spec/rules/1/http/paths/0/backend",
             backend(CANARY_SERVICE),
         );
 
     /// Stable's Service selects the canary's pod, too, while the hosts are sampled.
-    stable_shared: "phase5" fails ["vhost-stable"], in Fixture::new().with_timeouts(4),
+    stable_shared: "phase5" fails ["vhost-stable"], in Fixture::new().with_timeouts(12),
         during "send 500 requests to each host" |client, started| {
             share_pods(client, PRODUCTION_SERVICE, "production", started)
         };
@@ -133,7 +133,7 @@ mutants! {
 
     /// The paths are swapped.
     paths_swapped: "phase5" fails ["fanout-paths"],
-        in Fixture::new().with_timeouts(4).edit("ingress/app-ingress-fanout.yml", |ingress| {
+        in Fixture::new().with_timeouts(12).edit("ingress/app-ingress-fanout.yml", |ingress| {
             let paths = &mut ingress["spec"]["rules"][0]["http"]["paths"];
             paths[0]["path"] = json!("/canary");
             paths[1]["path"] = json!("/stable");
@@ -142,12 +142,12 @@ mutants! {
     /// The Ingress refers to a missing Secret.
     no_certificate: "phase5" fails ["tls-terminates"],
         in Fixture::new()
-            .with_timeouts(4)
+            .with_timeouts(12)
             .set("ingress/app-ingress-tls.yml", "/spec/tls/0/secretName", json!("nobodys"));
 
     /// The Secret's certificate is replaced by another for the same names.
     other_certificate: "phase5" fails ["tls-terminates"],
-        in Fixture::new().with_timeouts(4), while |client| {
+        in Fixture::new().with_timeouts(12), while |client| {
             fault_injection::once(client, |secret: &Secret| secret.name_any() == "app-tls", |client| async {
                 let names = ["foo.bar", "canary.foo.bar"].map(str::to_owned);
                 let other = rcgen::generate_simple_self_signed(names).expect("a certificate");
