@@ -186,7 +186,7 @@ async fn missing_secret_is_reported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ingress_rule_without_service_is_diagnosed() {
     let service = "/spec/rules/0/http/paths/0/backend/service/name";
-    let fixture = Fixture::new().with_timeouts(4).set(
+    let fixture = Fixture::new().with_timeouts(12).set(
         "ingress/app-ingress-canary.yml",
         service,
         json!("missing"),

@@ -81,9 +81,10 @@ fn validate(root: &Value, schema: &Value, value: &Value, path: &str) -> Result<(
             (None, None) => {}
         }
     }
-    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
-        let items = keywords.get("items").unwrap_or(&Value::Null);
-        validate(root, items, item, &format!("{path}[{index}]"))?;
+    if let (Some(items), Some(all)) = (keywords.get("items"), value.as_array()) {
+        for (index, item) in all.iter().enumerate() {
+            validate(root, items, item, &format!("{path}[{index}]"))?;
+        }
     }
     Ok(())
 }
