@@ -2,7 +2,10 @@
 //! lab created belongs to the user and is never touched.
 
 use crate::{
-    kubernetes::wait::{Config, Objects, Progress, until},
+    kubernetes::{
+        nodes,
+        wait::{Config, Objects, Progress, until},
+    },
     lease::{self, RunLease},
     names::{MANAGED_BY, NAMESPACE},
 };
@@ -253,12 +256,15 @@ async fn delete_pods(client: &kube::Client, timeout: Duration) -> anyhow::Result
     deployments.delete_collection(&params, &all).await?;
     sets.delete_collection(&params, &all).await?;
     pods.delete_collection(&params, &all).await?;
-    // No kubelet confirms the end of a pod on a node that does not exist.
-    let nodes = Api::<Node>::all(client.clone()).list_metadata(&all).await?;
+    // No kubelet confirms the end of a pod on a node that is lost or does not exist.
+    let nodes = Api::<Node>::all(client.clone()).list(&all).await?;
     for pod in pods.list(&all).await? {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
-        let exists = |name| nodes.iter().any(|node| node.metadata.name.as_ref() == Some(name));
-        if node.is_some_and(|name| !exists(name)) {
+        let is_ready = |name| {
+            let mut named = nodes.iter().filter(|node| node.metadata.name.as_ref() == Some(name));
+            named.next().is_some_and(nodes::is_ready)
+        };
+        if node.is_some_and(|name| !is_ready(name)) {
             let name = pod.metadata.name.unwrap_or_default();
             ignore_missing(pods.delete(&name, &DeleteParams::default().grace_period(0)).await)?;
         }

@@ -313,6 +313,28 @@ async fn unready_pod_is_reported_with_its_probe_failure() {
     run.assert_mistake(&["no rollout of kubeapp-production within 4 s", "0 of 3", "404"]);
 }
 
+/// A wait of an hour ends when a node with pods of the lab is lost, and says which one.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_node_is_named_and_no_claim_fails_for_it() {
+    let fixture = Fixture::new().with_timeouts(3600);
+    let run = fixture
+        .run_with_fault("phase4", |client| {
+            let canary = |pod: &Pod| pod.metadata.labels.as_ref().is_some_and(|l| l["env"] == "canary");
+            fault_injection::once(client, canary, async |client: Client| {
+                let nodes: Api<Node> = Api::all(client.clone());
+                create(&nodes, json!({"metadata": {"name": "node-x"}})).await;
+                let containers = json!([{"name": "app", "image": "kubeapp:1.0"}]);
+                let labels = json!({"app": "kubeapp", "env": "production"});
+                let pod = json!({"metadata": {"name": "lost", "labels": labels},
+                    "spec": {"nodeName": "node-x", "containers": containers}});
+                create(&Api::<Pod>::namespaced(client, "production"), pod).await;
+            })
+        })
+        .await;
+    run.assert_environment_error("node node-x is not ready");
+    assert!(run.claims(Outcome::Fails).is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_manifest_is_reported_with_file_line_and_field() {
     for (right, wrong, text) in [
