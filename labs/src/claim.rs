@@ -11,6 +11,22 @@ pub struct Claim {
     pub id: &'static str,
     /// The claim in one sentence.
     pub sentence: &'static str,
+    /// The ids of the claims without which this one cannot hold: a failure that follows from one of
+    /// theirs is not reported as another.
+    pub needs: &'static [&'static str],
+}
+
+impl Claim {
+    /// A claim that needs no other.
+    pub(crate) const fn new(id: &'static str, sentence: &'static str) -> Self {
+        Self { id, sentence, needs: &[] }
+    }
+
+    /// The same claim, which cannot hold unless those of these ids do.
+    #[must_use]
+    pub(crate) const fn needs(self, needs: &'static [&'static str]) -> Self {
+        Self { needs, ..self }
+    }
 }
 
 /// The outcome of a claim. A failure of the infrastructure is none of these but an error of the lab.
@@ -38,11 +54,15 @@ impl Outcome {
 
 /// An [`Outcome`] with its evidence.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Verdict {
     /// The outcome.
     pub outcome: Outcome,
     /// One line: the measurement, or the reason why there is none.
     pub evidence: String,
+    /// The failed claim that this one was skipped for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub follows_from: Option<&'static str>,
     /// The evidence as structured data; `null` if there is only the line.
     #[serde(skip_serializing_if = "serde_json::Value::is_null")]
     pub data: serde_json::Value,
@@ -70,6 +90,11 @@ impl Verdict {
         Self::new(Outcome::Skipped, reason)
     }
 
+    /// The claim is not checked, because it cannot hold after the failure of another.
+    pub(crate) fn follows(from: &'static str) -> Self {
+        Self { follows_from: Some(from), ..Self::skipped(format!("follows from {from}")) }
+    }
+
     /// Combines named parts: holds if there are any and all hold; the evidence lists all, in order.
     pub fn all<N: Into<String>>(parts: impl IntoIterator<Item = (N, Self)>) -> Self {
         let parts = parts.into_iter().map(|(name, part)| (name.into(), part));
@@ -90,6 +115,7 @@ impl Verdict {
     }
 
     fn new(outcome: Outcome, evidence: impl Into<String>) -> Self {
-        Self { outcome, evidence: evidence.into(), data: serde_json::Value::Null }
+        let (evidence, follows_from) = (evidence.into(), None);
+        Self { outcome, evidence, follows_from, data: serde_json::Value::Null }
     }
 }

@@ -3,8 +3,8 @@
 use crate::event::Events;
 use crate::lab::Lab;
 use crate::phases;
-use crate::report::{self, Format};
-use crate::run::{Exit, Runner};
+use crate::report;
+use crate::run::{self, Exit, Runner};
 use anyhow::Context as _;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::error::{ContextKind, ContextValue};
@@ -78,9 +78,18 @@ struct RunFlags {
     /// The environment file that describes the cluster (written by `cargo xtask`)
     #[arg(long, value_name = "FILE")]
     environment: PathBuf,
-    /// Print events as JSON, one per line; the last is the summary
+    /// Print events as JSON, one per line, by docs/labs-events.schema.json; the last is the summary
     #[arg(long)]
     json: bool,
+    /// Print events of progress as well
+    #[arg(long, requires = "json")]
+    progress: bool,
+    /// Write a JUnit report: a test suite per lab, a test case per claim
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Apply the manifests of this folder, with `lb/` and `ingress/` in it, instead of the environment's
+    #[arg(long, value_name = "DIR")]
+    manifests: Option<PathBuf>,
     /// Directory for diagnostics of failed labs
     #[arg(long, value_name = "DIR", default_value = "lab-failures")]
     failures: PathBuf,
@@ -170,27 +179,46 @@ impl RunFlags {
     }
 
     fn run(self) -> Exit {
-        let environment = match read_environment(&self.environment) {
-            Ok(environment) => environment,
-            Err(error) => return exit_of(Err(error)),
-        };
         let labs = self.selected();
         let (events, receiver) = Events::channel();
-        let format = if self.json { Format::Json } else { Format::Terminal };
-        let reporter = report::start(format, receiver);
+        let options =
+            report::Options { json: self.json, progress: self.progress, junit: self.junit.clone() };
+        let reports = match report::Reports::start(&options, receiver) {
+            Ok(reports) => reports,
+            Err(error) => return exit_of(Err(error)),
+        };
+        let exit = self.run_labs(&labs, &events).unwrap_or_else(|error| {
+            run::report_failure(&events, &labs, &error);
+            Exit::Infrastructure
+        });
+        // Without senders, the report ends after the last event.
+        drop(events);
+        match reports.join() {
+            Err(error) if exit == Exit::Holds => exit_of(Err(error)),
+            Err(error) => {
+                _ = exit_of(Err(error));
+                exit
+            }
+            Ok(()) => exit,
+        }
+    }
+
+    fn run_labs(&self, labs: &[&'static Lab], events: &Events) -> anyhow::Result<Exit> {
+        let mut environment = read_environment(&self.environment)?;
+        if let Some(manifests) = &self.manifests {
+            anyhow::ensure!(manifests.is_dir(), "{} is not a folder", manifests.display());
+            environment.manifests.clone_from(manifests);
+        }
         let runner = Runner {
             environment: Arc::new(environment),
-            events,
-            failures: Some(self.failures),
+            events: events.clone(),
+            failures: Some(self.failures.clone()),
             keep: self.keep,
         };
-        let exit = block_on(async move {
+        block_on(async move {
             let interrupted = interruption(self.exit_with_stdin)?;
-            Ok(runner.run(&labs, interrupted).await.exit)
-        });
-        // All senders are dropped by now, so the report ends after the last event.
-        _ = reporter.join();
-        exit_of(exit)
+            Ok(runner.run(labs, interrupted).await.exit)
+        })
     }
 }
 
@@ -218,8 +246,13 @@ fn exit_of(exit: anyhow::Result<Exit>) -> Exit {
 
 /// Prints to standard output. A closed pipe, as with `head`, is no failure.
 fn print(text: &str) -> Exit {
-    _ = std::io::stdout().write_all(text.as_bytes());
-    Exit::Holds
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            exit_of(Err(anyhow::anyhow!("failed to write to standard output: {error}")))
+        }
+        _ => Exit::Holds,
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 use crate::claim::{Claim, Outcome, Verdict};
 use crate::event::{Band, Event, Events};
+use crate::expectation::Expectations;
+use crate::kubernetes::deadline::Deadline;
 use crate::kubernetes::namespace_client::NamespaceClient;
 use crate::names::NAMESPACE;
 use crate::namespace::OwnedNamespace;
@@ -27,6 +29,10 @@ pub struct Context {
     events: Events,
     namespace: Arc<OwnedNamespace>,
     record: Mutex<LabRecord>,
+    expectations: Mutex<Expectations>,
+    /// The claim that the current step checks.
+    checking: Mutex<Option<&'static str>>,
+    deadline: Deadline,
     failed: Notify,
 }
 
@@ -48,6 +54,9 @@ impl Context {
             events: events.of_lab(lab),
             namespace,
             record: Mutex::default(),
+            expectations: Mutex::default(),
+            checking: Mutex::default(),
+            deadline: Deadline::default(),
             failed: Notify::new(),
         }
     }
@@ -70,6 +79,8 @@ impl Context {
     /// A client of the labs' namespace with the timeouts of this environment.
     pub fn namespace_client(&self) -> NamespaceClient {
         NamespaceClient::new(self.client(), NAMESPACE, &self.environment.timeouts)
+            .with_deadline(self.deadline.clone())
+            .with_images(self.environment.images.iter().map(|image| image.name.clone()).collect())
     }
 
     /// Creates the labs' namespace unless an earlier lab of this run has. A namespace that the labs do
@@ -79,10 +90,11 @@ impl Context {
         self.namespace.ensure(&self.client, self.rollout_timeout()).await
     }
 
-    /// Re-creates the labs' namespace, without the objects of earlier labs of this run.
-    pub async fn reset_namespace(&self) -> anyhow::Result<()> {
-        self.check_architecture().await?;
-        self.namespace.reset(&self.client, self.rollout_timeout()).await
+    /// As [`Context::ensure_namespace`], and deletes the objects of earlier labs of this run.
+    pub async fn empty_namespace(&self) -> anyhow::Result<()> {
+        self.ensure_namespace().await?;
+        let _step = self.step("empty the namespace");
+        self.namespace.empty(&self.client, self.rollout_timeout()).await
     }
 
     /// Checked before anything is created that would have to run on the nodes.
@@ -121,6 +133,8 @@ impl Context {
     #[must_use = "the step ends when this is dropped"]
     pub fn step(&self, step: impl Into<String>) -> Step {
         let step = step.into();
+        // All waits of a step share one deadline: several that fail must not add up.
+        self.deadline.restart(self.rollout_timeout() + self.address_timeout());
         self.events.send(Event::StepStarted { step: step.clone() });
         Step { step, since: Instant::now(), events: self.events.clone() }
     }
@@ -130,19 +144,33 @@ impl Context {
         self.events.send(Event::Progress { text: text.into() });
     }
 
-    /// Records the verdict on a claim of this lab, once. On a cluster that does not support the claim
+    /// Records the verdict on a claim of this lab, once. After a failure the runner diagnoses the cluster
+    /// before this returns, so that it sees the state that was judged. On a cluster that does not support the claim
     /// the verdict becomes `skipped`, with the environment's reason. A failure is published only when
     /// the runner has checked that the cluster is alive (see [`crate::record`]).
     ///
     /// # Errors
     /// If the lab does not list the claim, or has judged it already.
-    pub fn judge(&self, id: &str, verdict: Verdict) -> anyhow::Result<Outcome> {
+    pub async fn judge(&self, id: &str, verdict: Verdict) -> anyhow::Result<Outcome> {
+        let outcome = self.judge_now(id, verdict)?;
+        if outcome == Outcome::Fails {
+            tokio::task::yield_now().await;
+        }
+        Ok(outcome)
+    }
+
+    /// As [`Context::judge`], without a diagnosis.
+    pub(crate) fn judge_now(&self, id: &str, verdict: Verdict) -> anyhow::Result<Outcome> {
         let Some(claim) = self.claims.iter().find(|claim| claim.id == id) else {
             bail!("lab {} judged `{id}`, which it does not list as a claim", self.lab);
         };
         let verdict = match self.unsupported(id) {
             Some(reason) => Verdict::skipped(reason),
             None => verdict,
+        };
+        let verdict = match self.record().follows(claim) {
+            Some(root) if verdict.outcome == Outcome::Fails => Verdict::follows(root),
+            _ => verdict,
         };
         let outcome = verdict.outcome;
         tracing::info!(
@@ -160,11 +188,53 @@ impl Context {
         Ok(outcome)
     }
 
+    /// Skips claims that cannot hold because another has failed; returns true if all of them are. The
+    /// lab then saves the work of checking them.
+    pub(crate) fn skip_following(&self, ids: &[&'static str]) -> anyhow::Result<bool> {
+        let root = |id: &&str| {
+            let claim = self.claims.iter().find(|claim| claim.id == *id)?;
+            self.record().follows(claim)
+        };
+        let roots: Vec<_> = ids.iter().map(root).collect();
+        if roots.iter().any(Option::is_none) {
+            return Ok(false);
+        }
+        for (id, root) in ids.iter().zip(roots.into_iter().flatten()) {
+            self.judge_now(id, Verdict::follows(root))?;
+        }
+        Ok(true)
+    }
+
+    /// Sets the claim that fails if a mistake in what is applied ends the lab from here on.
+    pub(crate) fn checking(&self, id: &'static str) {
+        *self.checking.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+    }
+
+    /// The claim to fail if a mistake ends the lab: the one that was being checked, or else the first
+    /// without a verdict.
+    pub(crate) fn claim_at_stake(&self) -> Option<&'static str> {
+        let checking = *self.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.record();
+        let mut open = self.claims.iter().map(|claim| claim.id);
+        let is_open = |id: &&'static str| record.verdict(id).is_none();
+        checking.filter(is_open).or_else(|| open.find(is_open))
+    }
+
+    /// Records the state in which objects should be from here on.
+    pub(crate) fn expect(&self, change: impl FnOnce(&mut Expectations)) {
+        change(&mut self.expectations.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The state in which objects should be.
+    pub(crate) fn expectations(&self) -> Expectations {
+        self.expectations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// As [`Context::judge`], for a claim that the rest of the lab depends on: if it does not hold, the
     /// error ends the lab, and its other claims are reported as not reached.
-    pub fn require(&self, id: &str, verdict: Verdict) -> anyhow::Result<()> {
+    pub async fn require(&self, id: &str, verdict: Verdict) -> anyhow::Result<()> {
         let evidence = verdict.evidence.clone();
-        match self.judge(id, verdict)? {
+        match self.judge(id, verdict).await? {
             Outcome::Holds => Ok(()),
             Outcome::Fails => bail!("{id} fails: {evidence}"),
             Outcome::Skipped => bail!("{id} was skipped, but later steps depend on it"),

@@ -1,63 +1,99 @@
 //! Diagnostics of a lab that failed: one line that names the layer at fault, and a folder with objects,
 //! events, logs and samples. Gathering is separate from judging, which is tested without a cluster.
 
-use crate::claim::Outcome;
 use crate::context::{Context, NODE_PORT};
 use crate::event::Event;
+use crate::expectation::Expectations;
+use crate::fault::Fault;
+use crate::kubernetes::{nodes, pods, service};
 use crate::names::NAMESPACE;
 use crate::sampler::Sample;
 use anyhow::Context as _;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Event as ClusterEvent, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::{ListParams, LogParams};
 use kube::{Api, ResourceExt};
+use lab_environment::Environment;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use facts::{PodFacts, SampleFacts, ServiceFacts};
+use deployments::DeploymentFacts;
+use facts::{PodFacts, SampleFacts};
 use ingress::IngressFacts;
-use layer::Facts;
+use probes::ProbeFacts;
+use rules::Facts;
+use services::ServiceFacts;
 
+mod deployments;
 mod facts;
 mod ingress;
-mod layer;
+mod probes;
+mod rules;
+mod services;
 
-/// Gathers diagnostics, writes them below `folder` and names the layer at fault. Whatever cannot be read
-/// is left out: something is broken already when this runs.
-pub(crate) async fn gather(context: &Context, error: Option<&str>, folder: Option<&Path>) -> Event {
+/// The result of a diagnosis.
+pub(crate) struct Diagnosis {
+    /// The layer at fault, if one was found.
+    pub fault: Option<Fault>,
+    /// The report of it.
+    pub event: Event,
+}
+
+/// Gathers diagnostics, writes them below `folder` and names the layer at fault: the one that `error`
+/// carries, or else the first that does not work. Whatever cannot be read is left out: something is
+/// broken already when this runs.
+pub(crate) async fn gather(
+    context: &Context,
+    error: Option<&anyhow::Error>,
+    folder: Option<&Path>,
+) -> Diagnosis {
     let snapshot = Snapshot::read(context).await;
-    let facts = snapshot.facts(context);
-    let verdict = facts.verdict();
+    let mut facts = snapshot.facts(context);
+    let carried = error.and_then(Fault::of).cloned();
+    if carried.is_none() && facts.needs_probes() {
+        facts.probes = snapshot.probe(context).await;
+    }
+    let fault = carried.or_else(|| facts.fault());
+    let (layer, mut reason, command) = match &fault {
+        Some(Fault { layer, why, command }) => (Some(*layer), why.clone(), Some(command.clone())),
+        None => (None, "no faulty layer found".to_owned(), None),
+    };
+    let line = layer.map_or_else(|| reason.clone(), |l| format!("{}: {reason}", l.word()));
     let written = folder.map(|folder| {
         let folder = folder.join(format!("{}-{}", context.lab(), std::process::id()));
-        (folder.clone(), snapshot.write(&folder, context, error, &verdict, &facts))
+        (folder.clone(), snapshot.write(&folder, context, error, &line, &facts))
     });
-    match written {
-        Some((folder, Ok(()))) => {
-            let folder = Some(folder.display().to_string());
-            Event::Diagnosis { verdict, folder }
+    let folder = match written {
+        Some((folder, Ok(()))) => Some(folder.display().to_string()),
+        Some((_, Err(error))) => {
+            reason += &format!(" (failed to write the diagnostics: {error:#})");
+            None
         }
-        Some((_, Err(error))) => Event::Diagnosis {
-            verdict: format!("{verdict} (failed to write the diagnostics: {error:#})"),
-            folder: None,
-        },
-        None => Event::Diagnosis { verdict, folder: None },
-    }
+        None => None,
+    };
+    Diagnosis { fault, event: Event::Diagnosis { layer, reason, command, folder } }
 }
+
+/// The claim that a cluster does not support if its node ports cannot be reached from here.
+const NODE_PORT_CLAIM: &str = "nodeport-in-range";
 
 /// The objects in the labs' namespace.
 #[derive(Default)]
 struct Snapshot {
     unreachable: Option<String>,
+    nodes: Vec<Node>,
+    deployments: Vec<Deployment>,
     pods: Vec<Pod>,
     services: Vec<Service>,
     slices: Vec<EndpointSlice>,
     ingresses: Vec<Ingress>,
+    /// Names of Ingress classes.
+    classes: Vec<String>,
     /// Names only: their content is confidential.
     secrets: BTreeSet<String>,
     events: Vec<ClusterEvent>,
@@ -90,13 +126,16 @@ impl Snapshot {
         if let Ok(secrets) = secrets.list_metadata(&ListParams::default()).await {
             snapshot.secrets = secrets.iter().map(ResourceExt::name_any).collect();
         }
-        let deployments = list::<Deployment>(Api::namespaced(client.clone(), namespace)).await;
+        let classes = list::<IngressClass>(Api::all(client.clone())).await.unwrap_or_default();
+        snapshot.classes = classes.iter().map(ResourceExt::name_any).collect();
+        snapshot.deployments =
+            list(Api::namespaced(client.clone(), namespace)).await.unwrap_or_default();
+        snapshot.nodes = list(Api::all(client.clone())).await.unwrap_or_default();
         let sets = list::<ReplicaSet>(Api::namespaced(client.clone(), namespace)).await;
-        let nodes = list::<Node>(Api::all(client.clone())).await;
         snapshot.others = vec![
-            ("deployments", yaml(&deployments.unwrap_or_default())),
+            ("deployments", yaml(&snapshot.deployments)),
             ("replicasets", yaml(&sets.unwrap_or_default())),
-            ("nodes", yaml(&nodes.unwrap_or_default())),
+            ("nodes", yaml(&snapshot.nodes)),
         ];
         let pods: Api<Pod> = Api::namespaced(client, namespace);
         for pod in &snapshot.pods {
@@ -114,38 +153,90 @@ impl Snapshot {
     }
 
     fn facts(&self, context: &Context) -> Facts {
+        let expected = context.expectations();
         let record = context.record();
-        let failing = record.verdicts().find(|(_, verdict)| verdict.outcome == Outcome::Fails);
+        let on_node = |node: &Node| {
+            let name = node.name_any();
+            let mut nodes =
+                self.pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.as_ref());
+            nodes.any(|of_pod| *of_pod == name)
+        };
+        let lost = self.nodes.iter().filter(|node| !nodes::is_ready(node) && on_node(node));
+        let services = self.services.iter().map(|service| {
+            let expected = expected.services.get(&*service.name_any());
+            ServiceFacts::of(service, &self.pods, &self.slices, expected)
+        });
+        let deployments = self.deployments.iter().map(|deployment| {
+            DeploymentFacts::of(deployment, expected.deployments.get(&*deployment.name_any()))
+        });
+        let ingresses = self.ingresses.iter().map(|ingress| {
+            let (services, secrets) = (&self.services, &self.secrets);
+            IngressFacts::of(ingress, services, secrets, &self.classes, &expected.routes)
+        });
+        let samples = record.samples().iter().map(|(what, sample)| {
+            let by_ingress = !self.ingresses.is_empty() && !what.starts_with(NODE_PORT);
+            SampleFacts { by_ingress, ..SampleFacts::of(what, sample) }
+        });
+        let failing = record.first_failure();
         Facts {
             unreachable: self.unreachable.clone(),
-            pods: self.pods.iter().map(|pod| PodFacts::of(pod, &self.events)).collect(),
-            services: self
-                .services
-                .iter()
-                .map(|service| ServiceFacts::of(service, &self.pods, &self.slices))
-                .collect(),
-            ingresses: self
-                .ingresses
-                .iter()
-                .map(|ingress| IngressFacts::of(ingress, &self.services, &self.secrets))
-                .collect(),
-            samples: record
-                .samples()
-                .iter()
-                .map(|(what, sample)| {
-                    let by_ingress = !self.ingresses.is_empty() && !what.starts_with(NODE_PORT);
-                    SampleFacts { by_ingress, ..SampleFacts::of(what, sample) }
-                })
-                .collect(),
+            lost_nodes: lost.map(ResourceExt::name_any).collect(),
+            deployments: deployments.collect(),
+            pods: self.pods.iter().map(|pod| self.pod(pod, &expected)).collect(),
+            services: services.collect(),
+            ingresses: ingresses.collect(),
+            probes: Vec::new(),
+            samples: samples.collect(),
+            impostors: self.impostors(context.environment(), record.samples()),
             failing: failing.map(|(claim, verdict)| format!("{}: {}", claim.id, verdict.evidence)),
         }
+    }
+
+    fn pod(&self, pod: &Pod, expected: &Expectations) -> PodFacts {
+        let name = pod.name_any();
+        let mut unready = expected.deployments.iter().filter(|(_, deployment)| !deployment.ready);
+        let kept_unready =
+            unready.any(|(of, _)| name.strip_prefix(*of).is_some_and(|rest| rest.starts_with('-')));
+        PodFacts { kept_unready, ..PodFacts::of(pod, &self.events, &self.nodes) }
+    }
+
+    /// Describes the pods whose responses are not of their image's version.
+    fn impostors(&self, environment: &Environment, samples: &[(String, Sample)]) -> Vec<String> {
+        let mut found = BTreeMap::new();
+        for reply in samples.iter().flat_map(|(_, sample)| sample.replies()) {
+            let (Some(name), Some(version)) = (&reply.pod, &reply.version) else { continue };
+            let Some(pod) = self.pods.iter().find(|pod| pod.name_any() == *name) else { continue };
+            let image = pods::image(pod);
+            let known = environment.images.iter().find(|known| known.name == image);
+            if let Some(known) = known.filter(|known| known.version != *version) {
+                let what = format!("pod {name} runs {} but responds as {version}", known.name);
+                found.insert(name.clone(), what);
+            }
+        }
+        found.into_values().collect()
+    }
+
+    /// Sends requests to the addresses of Services with ready endpoints, and of Ingresses.
+    async fn probe(&self, context: &Context) -> Vec<ProbeFacts> {
+        let has_endpoints = |service: &&Service| {
+            let name = service.name_any();
+            let of = |slice: &&EndpointSlice| {
+                slice.labels().get("kubernetes.io/service-name") == Some(&name)
+            };
+            service::endpoints(self.slices.iter().filter(of)).into_values().any(|ready| ready)
+        };
+        let services: Vec<&Service> = self.services.iter().filter(has_endpoints).collect();
+        // Where node ports cannot be reached from here, that they do not respond means nothing.
+        let reachable = context.unsupported(NODE_PORT_CLAIM).is_none();
+        let nodes = if reachable { self.nodes.as_slice() } else { &[] };
+        probes::probe(&services, &self.ingresses, nodes).await
     }
 
     fn write(
         &self,
         folder: &Path,
         context: &Context,
-        error: Option<&str>,
+        error: Option<&anyhow::Error>,
         verdict: &str,
         facts: &Facts,
     ) -> anyhow::Result<()> {
@@ -158,7 +249,7 @@ impl Snapshot {
         };
         let mut summary = format!("at fault: {verdict}\n");
         if let Some(error) = error {
-            summary += &format!("stopped: {error}\n");
+            summary += &format!("stopped: {error:#}\n");
         }
         let record = context.record();
         for (claim, verdict) in record.verdicts() {

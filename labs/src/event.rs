@@ -2,10 +2,15 @@
 //! JSON), which are made of events alone. Sending never blocks.
 
 use crate::claim::{Outcome, Verdict};
+use crate::fault::Layer;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::Instant;
+
+/// The version of the schema of events in JSON, `docs/labs-events.schema.json`. A new optional field or
+/// kind of event does not change it.
+pub const SCHEMA: u32 = 1;
 
 /// An event with its time.
 #[derive(Clone, Debug, Serialize)]
@@ -27,6 +32,8 @@ pub struct Stamped {
 pub enum Event {
     /// The first event of a run.
     RunStarted {
+        /// The version of this schema.
+        schema: u32,
         /// Version of these labs.
         version: &'static str,
         /// Name of the cluster's provider.
@@ -38,8 +45,8 @@ pub enum Event {
     LabStarted {
         /// Its title.
         title: &'static str,
-        /// The number of claims it judges.
-        claims: usize,
+        /// The ids of the claims it judges.
+        claims: Vec<&'static str>,
     },
     /// A step begins.
     StepStarted {
@@ -78,10 +85,15 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
-    /// The layer at fault and the folder with diagnostics.
+    /// The layer at fault, before the verdicts of the claims that fail for it.
     Diagnosis {
-        /// One line.
-        verdict: String,
+        /// The layer; `null` if every layer works.
+        layer: Option<Layer>,
+        /// What is wrong with it.
+        reason: String,
+        /// A command that shows it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        command: Option<String>,
         /// The folder, if one could be written.
         #[serde(skip_serializing_if = "Option::is_none")]
         folder: Option<String>,
@@ -161,7 +173,8 @@ impl Events {
         _ = self.sender.send(Stamped { at: self.seconds(), lab: self.lab, event });
     }
 
-    fn seconds(&self) -> f64 {
+    /// Seconds since the run began.
+    pub(crate) fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::claim::{Outcome, Verdict};
 use crate::event::{Band, Event, SampleProgress};
+use crate::fault::Layer;
 use crate::statistics::{Ratio, Split};
 use lab_environment::{Alternative, Environment, Image, IngressClass, Timeouts};
 use std::path::PathBuf;
@@ -40,20 +41,31 @@ pub(crate) fn events() -> Vec<Event> {
     let judged = |claim, verdict| Event::ClaimJudged { claim, sentence: "It is so.", verdict };
     let split = Split::against(Ratio::new(3, 1), Ratio::new(4, 1)).unwrap();
     vec![
-        Event::RunStarted { version: "0", provider: "kind".into(), labs: vec!["phase4"] },
-        Event::LabStarted { title: "The canary", claims: 4 },
+        Event::RunStarted {
+            schema: crate::event::SCHEMA,
+            version: "0",
+            provider: "kind".into(),
+            labs: vec!["phase4"],
+        },
+        Event::LabStarted {
+            title: "The canary",
+            claims: vec!["a-claim", "a-share", "another", "third", "fourth"],
+        },
         Event::StepStarted { step: "roll out".into() },
         Event::Progress { text: "1 of 3".into() },
         Event::SampleProgress(sample_progress()),
         Event::StepEnded { step: "roll out".into(), seconds: 1.25 },
         judged("a-claim", Verdict::holds("7 of 7").with([1, 2])),
         judged("a-share", split.judge("2.0", 1113, 4460)),
-        judged("another", Verdict::fails("6 of 7")),
         Event::Diagnosis {
-            verdict: "pod: it crashes".into(),
+            layer: Some(Layer::Pod),
+            reason: "it crashes".into(),
+            command: Some("kubectl describe pod p".into()),
             folder: Some("lab-failures/1".into()),
         },
+        judged("another", Verdict::fails("6 of 7")),
         judged("third", Verdict::skipped("not here")),
+        judged("fourth", Verdict::follows("another")),
         Event::LabEnded { seconds: 2.0, error: Some("no address".into()) },
         Event::RunEnded {
             claims: [("a-claim", Outcome::Holds), ("another", Outcome::Fails)].into(),

@@ -4,7 +4,9 @@
 pub(crate) mod adapt;
 pub(crate) mod apply;
 pub(crate) mod certificate;
+pub(crate) mod checks;
 mod convergence;
+pub(crate) mod deadline;
 pub(crate) mod external;
 mod field_path;
 mod ingress_class;
@@ -17,4 +19,5 @@ pub(crate) mod promotion;
 pub(crate) mod pull_secret;
 pub(crate) mod rollout;
 pub(crate) mod service;
+mod stall;
 pub(crate) mod wait;

@@ -17,6 +17,8 @@ pub struct Lab {
     pub article: &'static str,
     /// Every claim it judges, in the order of the article.
     pub claims: &'static [Claim],
+    /// Whether it works in the labs' namespace.
+    pub uses_namespace: bool,
     /// Runs the phase. It judges each of its claims once through the `Context`; an error means that
     /// the infrastructure failed, or that the failure of a claim prevents the rest. A lab that builds
     /// on an earlier phase sets up what it needs and judges only its own claims. The future may be

@@ -21,7 +21,7 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(5);
 const TAKEN_OVER: &str = "another run has taken over this cluster: the lease of these labs was changed \
                           or deleted";
 /// The beginning of every error about an unresponsive cluster.
-const UNRESPONSIVE: &str = "the cluster does not answer";
+const UNRESPONSIVE: &str = "the cluster does not respond";
 
 /// A held Lease, renewed until it is dropped. [`RunLease::release`] deletes it; after a mere drop, other
 /// runs have to wait until it expires.

@@ -12,6 +12,8 @@ mod context;
 mod diagnosis;
 mod elf;
 pub mod event;
+mod expectation;
+pub mod fault;
 #[cfg(test)]
 mod fixture;
 pub mod kubernetes;

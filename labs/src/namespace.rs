@@ -2,14 +2,18 @@
 //! lab created belongs to the user and is never touched.
 
 use crate::{
-    kubernetes::wait::{Config, Objects, Progress, until},
+    kubernetes::{
+        nodes,
+        wait::{Config, Objects, Progress, until},
+    },
     lease::{self, RunLease},
     names::{MANAGED_BY, NAMESPACE},
 };
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
-    core::v1::{Namespace, Pod, Secret},
+    core::v1::{Namespace, Node, Pod, Secret, Service},
+    networking::v1::Ingress,
 };
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use kube::runtime::conditions::is_deleted;
@@ -75,26 +79,18 @@ impl OwnedNamespace {
         Self { pull_secret, ..Self::default() }
     }
 
+    /// Returns an error if the namespace exists and is not the labs': they would have to delete it.
+    pub(crate) async fn check_free(client: &kube::Client) -> anyhow::Result<()> {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let found = namespaces.get_opt(NAMESPACE).await.context("failed to read namespaces")?;
+        found.map_or(Ok(()), |found| check_managed(&found))
+    }
+
     /// Creates the namespace unless this run has created it already. One that an earlier run left
     /// behind is deleted first, so that a run always starts from nothing.
     pub async fn ensure(&self, client: &kube::Client, timeout: Duration) -> anyhow::Result<()> {
-        self.create(client, timeout, false).await
-    }
-
-    /// Deletes the namespace even if this run created it, and creates it again, as the article does
-    /// before its second half.
-    pub async fn reset(&self, client: &kube::Client, timeout: Duration) -> anyhow::Result<()> {
-        self.create(client, timeout, true).await
-    }
-
-    async fn create(
-        &self,
-        client: &kube::Client,
-        timeout: Duration,
-        replace: bool,
-    ) -> anyhow::Result<()> {
         let mut state = self.state.lock().await;
-        if state.ownership != Ownership::None && !replace {
+        if state.ownership != Ownership::None {
             return Ok(());
         }
         if state.lease.is_none() {
@@ -102,19 +98,11 @@ impl OwnedNamespace {
             self.forward_loss(lease.lost());
             _ = self.holder.set(lease.holder().to_owned());
             state.lease = Some(lease);
-        } else if let Some(why) = self.taken_over(client).await {
-            bail!(why);
         }
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let found = namespaces.get_opt(NAMESPACE).await.context("failed to read namespaces")?;
         if let Some(found) = found {
-            if !is_managed(&found) {
-                bail!(
-                    "the namespace `{NAMESPACE}` was not made by these labs, so they leave it \
-                     alone; use another cluster, or delete it yourself if nothing in it matters: \
-                     kubectl delete namespace {NAMESPACE}"
-                );
-            }
+            check_managed(&found)?;
             delete(client, found, timeout).await?;
         }
         state.ownership = Ownership::Pending;
@@ -131,6 +119,30 @@ impl OwnedNamespace {
             created.context("failed to create the pull secret")?;
         }
         Ok(())
+    }
+
+    /// Deletes the objects of earlier labs of this run. The namespace stays, since real Kubernetes needs
+    /// seconds to delete one, however empty.
+    pub async fn empty(&self, client: &kube::Client, timeout: Duration) -> anyhow::Result<()> {
+        let state = self.state.lock().await;
+        if state.ownership == Ownership::None {
+            return Ok(());
+        }
+        if let Some(why) = self.taken_over(client).await {
+            bail!(why);
+        }
+        let all = ListParams::default();
+        // Services have no deletion of a collection in older versions.
+        let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
+        for service in services.list(&all).await.context("failed to list Services")? {
+            let name = service.metadata.name.unwrap_or_default();
+            let deleted = services.delete(&name, &DeleteParams::default()).await;
+            ignore_missing(deleted).with_context(|| format!("failed to delete Service {name}"))?;
+        }
+        let ingresses: Api<Ingress> = Api::namespaced(client.clone(), NAMESPACE);
+        let deleted = ingresses.delete_collection(&DeleteParams::default(), &all).await;
+        deleted.context("failed to delete the Ingresses")?;
+        delete_pods(client, timeout).await.context("failed to delete the pods")
     }
 
     /// Returns true if [`OwnedNamespace::release`] would have nothing to remove from the cluster.
@@ -213,33 +225,62 @@ fn is_managed(namespace: &Namespace) -> bool {
     labels.and_then(|labels| labels.get(MANAGED_BY.0)).is_some_and(|by| by == MANAGED_BY.1)
 }
 
-/// Deletes the pods and waits until they are removed. Without this, the namespace controller that finds
-/// pods still terminating looks again only after half their grace period, however soon they exit.
-async fn delete_pods(client: &kube::Client, timeout: Duration) {
+/// Returns an error unless the labs created the namespace.
+fn check_managed(namespace: &Namespace) -> anyhow::Result<()> {
+    if !is_managed(namespace) {
+        bail!(
+            "the namespace `{NAMESPACE}` exists and was not created by these labs, which would have to \
+             empty it: delete it if nothing in it matters (`kubectl delete namespace {NAMESPACE}`), or \
+             use another cluster (`cargo xtask down` ends the one of `up`)"
+        );
+    }
+    Ok(())
+}
+
+/// Treats an object that does not exist as deleted.
+fn ignore_missing<T>(deleted: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match deleted {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes the pods with their owners and waits until they are removed.
+async fn delete_pods(client: &kube::Client, timeout: Duration) -> anyhow::Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
     let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), NAMESPACE);
     let (params, all) = (DeleteParams::background(), ListParams::default());
-    let deleted = async {
-        // Owners first, or they would create replacements.
-        deployments.delete_collection(&params, &all).await?;
-        sets.delete_collection(&params, &all).await?;
-        pods.delete_collection(&params, &all).await?;
-        Ok::<(), kube::Error>(())
-    };
-    // Best effort: deleting the namespace removes whatever is left.
-    if deleted.await.is_ok() {
-        let none_left = |pods: &Objects<Pod>| match pods.len() {
-            0 => Progress::Done(()),
-            left => Progress::Pending(format!("{left} pods")),
+    // Owners first, or they would create replacements.
+    deployments.delete_collection(&params, &all).await?;
+    sets.delete_collection(&params, &all).await?;
+    pods.delete_collection(&params, &all).await?;
+    // No kubelet confirms the end of a pod on a node that is lost or does not exist.
+    let nodes = Api::<Node>::all(client.clone()).list(&all).await?;
+    for pod in pods.list(&all).await? {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+        let is_ready = |name| {
+            let mut named = nodes.iter().filter(|node| node.metadata.name.as_ref() == Some(name));
+            named.next().is_some_and(nodes::is_ready)
         };
-        let _ = until(pods, Config::default(), "end of the pods", timeout, none_left).await;
+        if node.is_some_and(|name| !is_ready(name)) {
+            let name = pod.metadata.name.unwrap_or_default();
+            ignore_missing(pods.delete(&name, &DeleteParams::default().grace_period(0)).await)?;
+        }
     }
+    let none_left = |pods: &Objects<Pod>| match pods.len() {
+        0 => Progress::Done(()),
+        left => Progress::Pending(format!("{left} pods")),
+    };
+    Ok(until(pods, Config::default(), "end of the pods", timeout, none_left).await?)
 }
 
 async fn delete(client: &kube::Client, found: Namespace, timeout: Duration) -> anyhow::Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    delete_pods(client, timeout).await;
+    // Best effort: deleting the namespace removes whatever is left. Without this, the namespace controller
+    // that finds pods still terminating looks again only after half their grace period.
+    _ = delete_pods(client, timeout).await;
     let uid = found.metadata.uid.unwrap_or_default();
     let preconditions = Some(Preconditions { uid: Some(uid.clone()), resource_version: None });
     let params = DeleteParams { preconditions, ..DeleteParams::background() };

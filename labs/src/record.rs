@@ -40,7 +40,7 @@ impl LabRecord {
     /// # Errors
     /// If the claim has been judged before.
     pub(crate) fn judge(&mut self, claim: &'static Claim, verdict: Verdict) -> anyhow::Result<()> {
-        if self.judged.iter().any(|(judged, _)| judged.id == claim.id) {
+        if self.verdict(claim.id).is_some() {
             bail!("claim `{}` was judged twice", claim.id);
         }
         let recorded = match verdict.outcome {
@@ -49,6 +49,25 @@ impl LabRecord {
         };
         self.judged.push((claim, recorded));
         Ok(())
+    }
+
+    /// Returns the failed claim that makes this one fail, if one of those it needs does.
+    pub(crate) fn follows(&self, claim: &Claim) -> Option<&'static str> {
+        claim.needs.iter().find_map(|need| {
+            let verdict = self.verdict(need)?;
+            let failed = (verdict.outcome == Outcome::Fails).then_some(*need);
+            failed.or(verdict.follows_from)
+        })
+    }
+
+    /// Returns the first claim that fails.
+    pub(crate) fn first_failure(&self) -> Option<(&'static Claim, &Verdict)> {
+        self.verdicts().find(|(_, verdict)| verdict.outcome == Outcome::Fails)
+    }
+
+    /// Returns the verdict on a claim.
+    pub(crate) fn verdict(&self, id: &str) -> Option<&Verdict> {
+        self.verdicts().find_map(|(claim, verdict)| (claim.id == id).then_some(verdict))
     }
 
     /// Returns true while a failure awaits the check of the cluster.
@@ -97,8 +116,9 @@ impl LabRecord {
 mod tests {
     use super::*;
 
-    const FIRST: Claim = Claim { id: "first", sentence: "" };
-    const SECOND: Claim = Claim { id: "second", sentence: "" };
+    const FIRST: Claim = Claim::new("first", "");
+    const SECOND: Claim = Claim::new("second", "").needs(&["first"]);
+    const THIRD: Claim = Claim::new("third", "").needs(&["second"]);
 
     fn published(record: &mut LabRecord) -> Vec<(&'static str, Outcome)> {
         let ready = record.take_publishable().into_iter();
@@ -127,6 +147,20 @@ mod tests {
         record.resolve(Some(&Verdict::skipped("lost")));
         let outcomes: Vec<_> = record.verdicts().map(|(_, verdict)| verdict.outcome).collect();
         assert_eq!(outcomes, [Outcome::Fails, Outcome::Skipped]);
+    }
+
+    #[test]
+    fn claim_follows_from_the_first_failure_of_its_needs() {
+        let mut record = LabRecord::default();
+        record.judge(&FIRST, Verdict::fails("")).unwrap();
+        assert_eq!(record.follows(&FIRST), None);
+        assert_eq!(record.follows(&SECOND), Some("first"));
+        assert_eq!(record.follows(&THIRD), None, "its need was not judged");
+        record.judge(&SECOND, Verdict::follows("first")).unwrap();
+        assert_eq!(record.follows(&THIRD), Some("first"), "the root, not the step between");
+        let mut record = LabRecord::default();
+        record.judge(&FIRST, Verdict::skipped("not here")).unwrap();
+        assert_eq!(record.follows(&SECOND), None, "a skipped claim is no failure");
     }
 
     #[test]

@@ -3,17 +3,19 @@
 
 use crate::claim::{Outcome, Verdict};
 use crate::context::Context;
-use crate::diagnosis;
-use crate::event::{Event, Events};
-use crate::kubernetes::pull_secret;
+use crate::diagnosis::{self, Diagnosis};
+use crate::event::{Event, Events, SCHEMA};
+use crate::fault::{Fault, Layer};
+use crate::kubernetes::{pull_secret, wait::WaitError};
 use crate::lab::Lab;
 use crate::namespace::OwnedNamespace;
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use cluster_health::{ClusterLost, READYZ_TIMEOUT, probe_readyz};
 use futures::FutureExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use lab_environment::Environment;
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 mod cluster_health;
+mod limits;
 #[cfg(test)]
 mod tests;
 
@@ -90,21 +93,20 @@ impl Runner {
         let started = Instant::now();
         let (version, provider) = (env!("CARGO_PKG_VERSION"), self.environment.provider.clone());
         let names = labs.iter().map(|lab| lab.name).collect();
-        self.events.send(Event::RunStarted { version, provider, labs: names });
+        self.events.send(Event::RunStarted { schema: SCHEMA, version, provider, labs: names });
         let mut summary = Summary { verdicts: Vec::new(), errors: Vec::new(), exit: Exit::Holds };
         let mut was_interrupted = false;
-        let prepared = self.client().await.and_then(|client| Ok((client, self.namespace()?)));
-        match prepared {
+        match self.prepare(labs).await {
             Ok((client, namespace)) => {
                 was_interrupted =
-                    self.run_labs(labs, client, namespace, interrupted, &mut summary).await
+                    self.run_labs(labs, client, namespace, interrupted, &mut summary).await;
+                for claim in labs.iter().flat_map(|lab| lab.claims) {
+                    if !was_interrupted && summary.verdict(claim.id).is_none() {
+                        summary.verdicts.push((claim.id, Verdict::skipped("not reached")));
+                    }
+                }
             }
             Err(error) => summary.errors.push(format!("{error:#}")),
-        }
-        for claim in labs.iter().flat_map(|lab| lab.claims) {
-            if !was_interrupted && summary.verdict(claim.id).is_none() {
-                summary.verdicts.push((claim.id, Verdict::skipped("not reached")));
-            }
         }
         summary.exit = if was_interrupted {
             Exit::Interrupted
@@ -126,6 +128,24 @@ impl Runner {
             seconds: started.elapsed().as_secs_f64(),
         });
         summary
+    }
+
+    /// Checks, before any lab starts, what would keep them from working.
+    async fn prepare(
+        &self,
+        labs: &[&'static Lab],
+    ) -> anyhow::Result<(kube::Client, Arc<OwnedNamespace>)> {
+        limits::check()?;
+        let (client, namespace) = (self.client().await?, self.namespace()?);
+        if labs.iter().any(|lab| lab.uses_namespace) {
+            match tokio::time::timeout(READYZ_TIMEOUT, OwnedNamespace::check_free(&client)).await {
+                Ok(Err(error)) if error.chain().any(|cause| cause.is::<kube::Error>()) => {}
+                Ok(checked) => checked?,
+                Err(_) => {}
+            }
+            // An unresponsive cluster is reported by the labs, which say what could not be done.
+        }
+        Ok((client, namespace))
     }
 
     /// Runs the labs and cleans up; returns true if it was interrupted.
@@ -181,44 +201,59 @@ impl Runner {
     /// If the environment failed. A lab that stopped because a claim failed is no error.
     async fn run_lab(&self, lab: &'static Lab, context: &Context) -> Result<(), String> {
         let since = Instant::now();
-        context.events().send(Event::LabStarted { title: lab.title, claims: lab.claims.len() });
-        let Ended { mut error, lost, mut diagnosed } = self.supervise(lab, context).await;
-        if let Some(lost) = &lost {
-            tracing::warn!(lab = lab.name, why = lost.why(), "cluster lost");
+        let claims = lab.claims.iter().map(|claim| claim.id).collect();
+        context.events().send(Event::LabStarted { title: lab.title, claims });
+        let Ended { mut error, environment, mut diagnosed } = self.supervise(lab, context).await;
+        let mut mistake = None;
+        if let Some(found) = &environment {
+            tracing::warn!(lab = lab.name, why = found.why, "environment failed");
+            error = Some(anyhow!(found.why.clone()));
+        } else if let Some(ended) = &error
+            && context.record().first_failure().is_none()
+        {
+            diagnosed = true;
+            let fault = self.diagnose(context, Some(ended), DIAGNOSIS_TIMEOUT).await;
+            if is_mistake(ended, fault.as_ref())
+                && let Some(claim) = context.claim_at_stake()
+            {
+                mistake = Some(claim);
+                let evidence = format!("{ended:#}").replace('\n', "; ");
+                _ = context.judge_now(claim, Verdict::fails(evidence));
+            }
         }
-        // On a lost cluster a failure is fallout, not evidence.
-        let replacement = lost.as_ref().map(ClusterLost::verdict);
-        context.resolve_pending(replacement.as_ref());
-        if let Some(lost) = &lost {
-            error = Some(lost.why().to_owned());
-        }
+        // In a failed environment a failure is fallout, not evidence.
+        context.resolve_pending(environment.as_ref().map(|found| &found.verdict));
+        let root = context.record().first_failure().map(|(claim, _)| claim.id);
         let judged = verdicts(context);
-        let fails = judged.iter().any(|(_, verdict)| verdict.outcome == Outcome::Fails);
         let missed =
             lab.claims.iter().filter(|claim| !judged.iter().any(|(id, _)| *id == claim.id));
         let missed: Vec<_> = missed.map(|claim| claim.id).collect();
-        if error.is_none() && !missed.is_empty() {
-            error = Some(format!("a bug in these labs: no verdict on {}", missed.join(", ")));
+        // A claim without a verdict would pass unnoticed, however the others end.
+        let forgotten = error.is_none() && !missed.is_empty();
+        if forgotten {
+            error = Some(anyhow!("a bug in these labs: no verdict on {}", missed.join(", ")));
         }
-        if !diagnosed && (fails || error.is_some()) {
-            let timeout = if lost.is_some() { READYZ_TIMEOUT } else { DIAGNOSIS_TIMEOUT };
-            self.diagnose(context, error.as_deref(), timeout).await;
-            diagnosed = true;
+        if !diagnosed && error.is_some() {
+            let timeout = if environment.is_some() { READYZ_TIMEOUT } else { DIAGNOSIS_TIMEOUT };
+            _ = self.diagnose(context, error.as_ref(), timeout).await;
         }
-        tracing::info!(lab = lab.name, fails, diagnosed, ?error, "lab ended");
+        tracing::info!(lab = lab.name, root, mistake, ?error, "lab ended");
+        let rest = match root {
+            Some(root) if environment.is_none() && !forgotten => Verdict::follows(root),
+            _ => Verdict::skipped("not reached"),
+        };
         for id in missed {
-            _ = context.judge(id, Verdict::skipped("not reached"));
+            _ = context.judge_now(id, rest.clone());
         }
         let seconds = since.elapsed().as_secs_f64();
+        // What a claim's failure has ended is no error of the environment.
+        let ended_by_claim = root.is_some() && environment.is_none() && !forgotten;
+        let error = error.filter(|_| !ended_by_claim).map(|error| format!("{error:#}"));
         context.events().send(Event::LabEnded { seconds, error: error.clone() });
-        match error {
-            // No other lab can run on a lost cluster.
-            Some(error) if !fails || lost.is_some() => Err(error),
-            _ => Ok(()),
-        }
+        error.map_or(Ok(()), Err)
     }
 
-    /// Runs the lab's code and checks the cluster whenever a claim fails. The lab is not polled during
+    /// Runs the lab's code, and checks the cluster whenever a claim fails. The lab is not polled during
     /// the check, so that diagnostics show the state that was judged.
     async fn supervise(&self, lab: &'static Lab, context: &Context) -> Ended {
         let mut running = pin!(AssertUnwindSafe((lab.run)(context)).catch_unwind());
@@ -228,28 +263,46 @@ impl Runner {
             tokio::select! {
                 biased;
                 () = context.failed() => {
-                    if let Some(lost) = ClusterLost::check(context).await {
-                        return Ended { error: None, lost: Some(lost), diagnosed };
+                    let environment = self.check(context, &mut diagnosed).await;
+                    if environment.is_some() {
+                        return Ended { error: None, environment, diagnosed };
                     }
                     context.resolve_pending(None);
-                    if !std::mem::replace(&mut diagnosed, true) {
-                        self.diagnose(context, None, DIAGNOSIS_TIMEOUT).await;
-                    }
                 }
                 why = &mut lease_lost => {
-                    let lost = Some(ClusterLost::TakenOver(why));
-                    return Ended { error: None, lost, diagnosed };
+                    let environment = Some(ClusterLost::TakenOver(why).into());
+                    return Ended { error: None, environment, diagnosed };
                 }
                 ended = &mut running => break match ended {
-                    Ok(result) => result.err().map(|error| format!("{error:#}")),
-                    Err(panic) => Some(format!("a bug in these labs: {}", panic_message(&*panic))),
+                    Ok(result) => result.err(),
+                    Err(panic) => Some(anyhow!("a bug in these labs: {}", panic_message(&*panic))),
                 },
             }
         };
         // A failure right before the end is still pending.
-        let unchecked = error.is_some() || context.record().has_pending();
-        let lost = if unchecked { ClusterLost::check(context).await } else { None };
-        Ended { error, lost, diagnosed }
+        let pending = context.record().has_pending();
+        let environment = if pending {
+            self.check(context, &mut diagnosed).await
+        } else if error.is_some() {
+            ClusterLost::check(context).await.map(Into::into)
+        } else {
+            None
+        };
+        Ended { error, environment, diagnosed }
+    }
+
+    /// Decides whether a claim failed because of the environment; diagnoses the first failure.
+    async fn check(&self, context: &Context, diagnosed: &mut bool) -> Option<EnvironmentFailure> {
+        if let Some(lost) = ClusterLost::check(context).await {
+            return Some(lost.into());
+        }
+        if std::mem::replace(diagnosed, true) {
+            return None;
+        }
+        let fault = self.diagnose(context, None, DIAGNOSIS_TIMEOUT).await?;
+        // The API server has just responded, so one list that failed proves nothing.
+        let environment = fault.layer.is_environment() && fault.layer != Layer::Cluster;
+        environment.then(|| fault.into())
     }
 
     /// Releases namespace and Lease, unless the cluster is unresponsive, which would block the run.
@@ -268,12 +321,18 @@ impl Runner {
         namespace.release(client, self.keep, timeout).await
     }
 
-    async fn diagnose(&self, context: &Context, error: Option<&str>, timeout: Duration) {
+    /// Reports the layer at fault, and returns it.
+    async fn diagnose(
+        &self,
+        context: &Context,
+        error: Option<&anyhow::Error>,
+        timeout: Duration,
+    ) -> Option<Fault> {
         let gathered = Box::pin(diagnosis::gather(context, error, self.failures.as_deref()));
         // A cluster that stops responding must not block the run here.
-        if let Ok(event) = tokio::time::timeout(timeout, gathered).await {
-            context.events().send(event);
-        }
+        let Diagnosis { fault, event } = tokio::time::timeout(timeout, gathered).await.ok()?;
+        context.events().send(event);
+        fault
     }
 
     fn namespace(&self) -> anyhow::Result<Arc<OwnedNamespace>> {
@@ -298,14 +357,63 @@ impl Runner {
     }
 }
 
+/// Reports a run that could not even begin.
+pub(crate) fn report_failure(events: &Events, labs: &[&'static Lab], error: &anyhow::Error) {
+    let (version, labs) = (env!("CARGO_PKG_VERSION"), labs.iter().map(|lab| lab.name).collect());
+    events.send(Event::RunStarted { schema: SCHEMA, version, provider: "unknown".into(), labs });
+    events.send(Event::RunEnded {
+        claims: BTreeMap::new(),
+        holds: 0,
+        fails: 0,
+        skipped: 0,
+        errors: vec![format!("{error:#}")],
+        exit_code: Exit::Infrastructure as u8,
+        seconds: events.seconds(),
+    });
+}
+
 /// The end of a lab's code.
 struct Ended {
     /// The error or panic that it ended with.
-    error: Option<String>,
+    error: Option<anyhow::Error>,
     /// Set if nothing can be judged on the cluster any more.
-    lost: Option<ClusterLost>,
+    environment: Option<EnvironmentFailure>,
     /// Whether diagnostics were gathered.
     diagnosed: bool,
+}
+
+/// A failure of the environment, on which nothing can be judged.
+struct EnvironmentFailure {
+    why: String,
+    /// Replaces the failures seen meanwhile.
+    verdict: Verdict,
+}
+
+impl From<ClusterLost> for EnvironmentFailure {
+    fn from(lost: ClusterLost) -> Self {
+        Self { why: lost.why().to_owned(), verdict: lost.verdict() }
+    }
+}
+
+impl From<Fault> for EnvironmentFailure {
+    fn from(Fault { layer, why, command }: Fault) -> Self {
+        let word = layer.word();
+        let verdict = Verdict::skipped(format!("the environment failed: {word}"));
+        Self { why: format!("{word}: {why}; see `{command}`"), verdict }
+    }
+}
+
+/// Returns true if what was applied ended the lab, and not the environment: a manifest was rejected, or
+/// the cluster did not become what it describes.
+fn is_mistake(error: &anyhow::Error, fault: Option<&Fault>) -> bool {
+    if fault.is_some_and(|fault| fault.layer.is_environment()) {
+        return false;
+    }
+    let waited = error.chain().find_map(|cause| cause.downcast_ref::<WaitError>());
+    match waited {
+        Some(waited) => !matches!(waited, WaitError::Environment { .. }),
+        None => Fault::of(error).is_some(),
+    }
 }
 
 fn verdicts(context: &Context) -> Vec<(&'static str, Verdict)> {

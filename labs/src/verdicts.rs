@@ -61,7 +61,8 @@ pub(crate) fn steady(sample: &Sample) -> Verdict {
     let Runs { total, switches, .. } = Runs::of(version_sequence(sample));
     let versions: Vec<String> = sample.by_version().into_keys().collect();
     let failures = failures(sample);
-    let mut evidence = format!("{total} answers, {switches} switches, {}", versions.join(" and "));
+    let mut evidence =
+        format!("{total} responses, {switches} switches, {}", versions.join(" and "));
     if let Some(failures) = &failures {
         evidence = format!("{evidence}; {failures}");
     }
@@ -120,7 +121,7 @@ pub(crate) fn even(sample: &Sample, pods: &BTreeSet<String>) -> Verdict {
         TestLevel::DEFAULT.alpha
     );
     if others > 0 {
-        evidence = format!("{evidence}; {others} answers from other pods");
+        evidence = format!("{evidence}; {others} responses from other pods");
     }
     let used = !per_pod.is_empty() && per_pod.iter().all(|n| *n > 0);
     let holds = used && others == 0 && p >= TestLevel::DEFAULT.alpha;
@@ -234,7 +235,7 @@ mod tests {
             (&[("1.0@a", 9), ("2.0@b", 1)][..], "9 of 10 got 1.0; 1 got 2.0"),
             (
                 &[("1.0@a", 9), ("!", 1)],
-                "9 of 10 got 1.0; 1 failed: no answer in time (1), the first after 0.50 s",
+                "9 of 10 got 1.0; 1 failed: no response in time (1), the first after 0.50 s",
             ),
             (&[], "0 of 0 got 1.0; "),
         ] {
@@ -270,7 +271,7 @@ mod tests {
         let wrong = named(&[("a", &[("1.0@x", 9)]), ("b", &[("2.0@x", 2), ("!", 1)])]);
         let verdict = each_is(&wrong, "1.0");
         assert_eq!(verdict.outcome, Outcome::Fails);
-        let evidence = "a, b: 9 of 12 got 1.0; b: 2 got 2.0, 1 failed: no answer in time (1), \
+        let evidence = "a, b: 9 of 12 got 1.0; b: 2 got 2.0, 1 failed: no response in time (1), \
                     the first after 0.50 s";
         assert_eq!(verdict.evidence, evidence);
         assert_eq!(each_is(&[], "1.0").outcome, Outcome::Fails);

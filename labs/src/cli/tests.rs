@@ -21,7 +21,7 @@ fn definition_is_consistent() {
 }
 
 #[test]
-fn misspelled_word_is_answered_with_a_suggestion() {
+fn misspelled_word_gets_a_suggestion() {
     for (line, suggestion) in [
         ("run phase44 --environment e", "phase4"),
         ("run fase3 --environment e", "phase3"),

@@ -6,7 +6,8 @@ use kube::ResourceExt as _;
 use serde::Serialize;
 use std::collections::BTreeSet;
 
-use crate::kubernetes::external::Exposed as _;
+use crate::expectation::ExpectedRoute;
+use crate::kubernetes::{checks, external::Exposed as _};
 
 /// The state of an Ingress.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -16,19 +17,29 @@ pub(super) struct IngressFacts {
     pub name: String,
     /// The missing objects it refers to: `kubeapp-service:80 for foo.bar/`.
     pub missing: Vec<String>,
+    /// Why its class is not served.
+    pub class_problem: Option<String>,
+    /// A request that it does not route as expected.
+    pub misroute: Option<String>,
     /// Whether its address is pending.
     pub awaits_address: bool,
 }
 
 impl IngressFacts {
     /// Reads the state of an Ingress and of the objects it refers to.
-    pub(super) fn of(ingress: &Ingress, services: &[Service], secrets: &BTreeSet<String>) -> Self {
+    pub(super) fn of(
+        ingress: &Ingress,
+        services: &[Service],
+        secrets: &BTreeSet<String>,
+        classes: &[String],
+        routes: &[ExpectedRoute],
+    ) -> Self {
         let mut missing = Vec::new();
         let spec = ingress.spec.clone().unwrap_or_default();
         let default = spec.default_backend.and_then(|backend| backend.service);
         let mut check = |backend: &IngressServiceBackend, route: String| {
-            if !port_exists(backend, services) {
-                missing.push(format!("{} for {route}", display(backend)));
+            if !checks::backend_exists(backend, services) {
+                missing.push(format!("{} for {route}", checks::backend_text(backend)));
             }
         };
         default.iter().for_each(|backend| check(backend, "the default backend".to_owned()));
@@ -42,27 +53,15 @@ impl IngressFacts {
         let named = spec.tls.unwrap_or_default().into_iter().filter_map(|tls| tls.secret_name);
         let absent = named.filter(|name| !secrets.contains(name));
         missing.extend(absent.map(|name| format!("the Secret {name} for TLS")));
-        Self { name: ingress.name_any(), missing, awaits_address: ingress.address().is_none() }
+        let misroute = routes.iter().find_map(|route| checks::route_fault(ingress, route));
+        Self {
+            name: ingress.name_any(),
+            missing,
+            class_problem: checks::class_fault(ingress, classes).map(|fault| fault.why),
+            misroute: misroute.map(|fault| fault.why),
+            awaits_address: ingress.address().is_none(),
+        }
     }
-}
-
-/// Returns true if the Service exists and has the port.
-fn port_exists(backend: &IngressServiceBackend, services: &[Service]) -> bool {
-    let service = services.iter().find(|service| service.name_any() == backend.name);
-    let ports = service.and_then(|service| service.spec.as_ref()?.ports.as_ref());
-    let Some(wanted) = &backend.port else { return false };
-    ports.is_some_and(|ports| {
-        ports.iter().any(|port| match wanted.number {
-            Some(number) => port.port == number,
-            None => port.name == wanted.name,
-        })
-    })
-}
-
-fn display(backend: &IngressServiceBackend) -> String {
-    let port = backend.port.clone().unwrap_or_default();
-    let port = port.number.map(|n| n.to_string()).or(port.name).unwrap_or_default();
-    format!("{}:{port}", backend.name)
 }
 
 #[cfg(test)]
@@ -92,7 +91,7 @@ mod tests {
             "spec": {"ports": [{"name": "http", "port": 80}]}});
         let mut ingress: Ingress = serde_json::from_value(ingress).unwrap();
         let services = [serde_json::from_value(service).unwrap()];
-        let facts = IngressFacts::of(&ingress, &services, &["there".to_owned()].into());
+        let facts = IngressFacts::of(&ingress, &services, &["there".to_owned()].into(), &[], &[]);
         assert_eq!(
             facts.missing,
             [
@@ -105,6 +104,6 @@ mod tests {
         assert!(facts.awaits_address);
         let status = json!({"loadBalancer": {"ingress": [{"ip": "127.1.1.1"}]}});
         ingress.status = Some(serde_json::from_value(status).unwrap());
-        assert!(!IngressFacts::of(&ingress, &[], &BTreeSet::new()).awaits_address);
+        assert!(!IngressFacts::of(&ingress, &[], &BTreeSet::new(), &[], &[]).awaits_address);
     }
 }

@@ -20,13 +20,48 @@ use lab_environment::Environment;
 ///
 /// # Errors
 /// As [`manifest::read`].
+/// Objects that the phases refer to must be in it.
 pub(crate) fn manifests(environment: &Environment, file: &str) -> anyhow::Result<Vec<Manifest>> {
-    let mut manifests = manifest::read(&environment.manifests.join(file))?;
+    let path = environment.manifests.join(file);
+    let mut manifests = manifest::read(&path)?;
+    let required = REQUIRED.iter().filter(|(of, _)| *of == file).flat_map(|(_, objects)| *objects);
+    for (kind, name) in required {
+        if manifests.iter().any(|m| (m.kind(), m.name()) == (*kind, *name)) {
+            continue;
+        }
+        if let Some(other) = manifests.iter().find(|m| m.name() == *name) {
+            let why = format!("`{}`, where the lab needs {kind} {name}", other.kind());
+            return Err(other.error_at("kind", &why));
+        }
+        if let Some(other) = manifests.iter().find(|m| m.kind() == *kind) {
+            let why = format!("`{}`, where the lab needs {kind} {name}", other.name());
+            return Err(other.error_at("metadata.name", &why));
+        }
+        let why = format!("{}: holds no {kind} {name}, which the lab needs", path.display());
+        return Err(manifest::fault(&path, why).into());
+    }
     for manifest in &mut manifests {
         adapt::adapt(&mut manifest.object, environment);
     }
     Ok(manifests)
 }
+
+const PRODUCTION: (&str, &str) = ("Deployment", "kubeapp-production");
+const CANARY: (&str, &str) = ("Deployment", "kubeapp-canary");
+const INGRESS: (&str, &str) = ("Ingress", "app-ingress");
+
+/// The objects, kind and name, that the phases and the docs refer to, by file.
+const REQUIRED: &[(&str, &[(&str, &str)])] = &[
+    ("lb/app-production.yml", &[PRODUCTION]),
+    ("lb/app-canary.yml", &[CANARY]),
+    ("lb/app-lb.yml", &[("Service", "app-lb")]),
+    ("ingress/app-production.yml", &[PRODUCTION, ("Service", "kubeapp-production-service")]),
+    ("ingress/app-canary.yml", &[CANARY, ("Service", "kubeapp-canary-service")]),
+    ("ingress/app-ingress-production.yml", &[INGRESS]),
+    ("ingress/app-ingress-canary.yml", &[INGRESS]),
+    ("ingress/app-ingress-fanout.yml", &[INGRESS]),
+    ("ingress/app-ingress-tls.yml", &[INGRESS]),
+];
 
 impl NamespaceClient {
     /// Applies an object and returns the result. Takes over fields of other managers.
@@ -89,30 +124,13 @@ mod tests {
     use super::*;
     use crate::fixture::environment;
 
-    /// The labs and the docs refer to these files and objects.
     #[test]
     fn repository_manifests_contain_the_expected_objects() {
         let environment = environment();
-        let production = ("Deployment", "kubeapp-production");
-        let canary = ("Deployment", "kubeapp-canary");
-        let ingress = ("Ingress", "app-ingress");
-        for (file, objects) in [
-            ("lb/app-production.yml", &[production][..]),
-            ("lb/app-canary.yml", &[canary]),
-            ("lb/app-lb.yml", &[("Service", "app-lb")]),
-            (
-                "ingress/app-production.yml",
-                &[production, ("Service", "kubeapp-production-service")],
-            ),
-            ("ingress/app-canary.yml", &[canary, ("Service", "kubeapp-canary-service")]),
-            ("ingress/app-ingress-production.yml", &[ingress]),
-            ("ingress/app-ingress-canary.yml", &[ingress]),
-            ("ingress/app-ingress-fanout.yml", &[ingress]),
-            ("ingress/app-ingress-tls.yml", &[ingress]),
-        ] {
+        for (file, objects) in REQUIRED {
             let found = manifests(&environment, file).unwrap();
             let names: Vec<_> = found.iter().map(|m| (m.kind(), m.name())).collect();
-            assert_eq!(names, objects, "{file}");
+            assert_eq!(names, *objects, "{file}");
             for manifest in &found {
                 assert_eq!(manifest.object.pointer("/metadata/namespace"), None, "{file}");
             }

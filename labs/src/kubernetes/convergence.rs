@@ -27,7 +27,7 @@ impl NamespaceClient {
         sampler: &Sampler,
         pods: &BTreeSet<String>,
     ) -> Result<(), WaitError> {
-        self.converge_within(sampler, pods, self.address.min(DATA_PLANE_TIMEOUT)).await
+        self.converge_within(sampler, pods, self.address().min(DATA_PLANE_TIMEOUT)).await
     }
 
     /// Waits for the same behind an Ingress, whose changed rules may take as long as a new address.
@@ -36,7 +36,7 @@ impl NamespaceClient {
         sampler: &Sampler,
         pods: &BTreeSet<String>,
     ) -> Result<(), WaitError> {
-        self.converge_within(sampler, pods, self.address).await
+        self.converge_within(sampler, pods, self.address()).await
     }
 
     async fn converge_within(
@@ -52,12 +52,17 @@ impl NamespaceClient {
             let (sent, deadline) = (started.elapsed(), convergence.deadline());
             let Ok(result) = timeout_at((started + deadline).into(), sampler.request()).await
             else {
-                let awaited = format!("answer from each of {} pods alone", pods.len());
+                let awaited = format!("response from each of {} pods alone", pods.len());
                 let after = Duration::from_secs_f64((deadline.as_secs_f64() * 10.0).round() / 10.0);
                 let last_seen = convergence.describe();
                 tracing::info!(pods = pods.len(), last_seen, ?after, "not converged");
                 return Err(WaitError::TimedOut { awaited, last_seen, after });
             };
+            if let Err(Failure::Local(why)) = &result {
+                let awaited = format!("response from each of {} pods alone", pods.len());
+                let source = anyhow::anyhow!(why.clone());
+                return Err(WaitError::Environment { awaited, source });
+            }
             let at = started.elapsed();
             let pause = convergence.observe(at, at.saturating_sub(sent), result);
             if convergence.is_converged(at) {
@@ -121,7 +126,7 @@ impl<'a> Convergence<'a> {
             self.run.length += 1;
             self.run.pods.insert(pod);
         } else {
-            let interruption = format!("an answer from `{pod}`");
+            let interruption = format!("a response from `{pod}`");
             self.run = Run { interruption, since: at, ..Run::default() };
         }
         // A run that is long enough only waits for other proxies, so there is no hurry.
@@ -158,7 +163,7 @@ impl<'a> Convergence<'a> {
         } else {
             format!("not yet for {} s", self.propagation.as_secs_f64())
         };
-        format!("{length} answers in a row, {missing}")
+        format!("{length} responses in a row, {missing}")
     }
 }
 
@@ -216,17 +221,17 @@ mod tests {
         });
         assert_eq!(late, Ok(QUICK * 33));
         let state = converges(&two, 0, QUICK, |_, _| "a".to_owned()).unwrap_err();
-        assert!(state.ends_with(" answers in a row, none from b"), "{state}");
+        assert!(state.ends_with(" responses in a row, none from b"), "{state}");
         let state = converges(&two, 0, QUICK, |_, _| "gone".to_owned()).unwrap_err();
-        assert_eq!(state, "an answer from `gone`");
+        assert_eq!(state, "a response from `gone`");
         let state = converges(&two, 0, QUICK, |_, _| "!".to_owned()).unwrap_err();
-        assert_eq!(state, "no answer in time");
+        assert_eq!(state, "no response in time");
         let state = converges(&two, 0, Duration::from_millis(100), |n, _| match n % 20 {
             19 => "gone".to_owned(),
             n => turn(&two, n),
         });
         let state = state.unwrap_err();
-        assert!(state.ends_with(" answers in a row, too few yet: it takes 23"), "{state}");
+        assert!(state.ends_with(" responses in a row, too few yet: it takes 23"), "{state}");
     }
 
     /// Enough responses through one proxy say nothing about the others.
@@ -252,7 +257,7 @@ mod tests {
             _ => turn(&two, n),
         });
         let state = state.unwrap_err();
-        assert!(state.ends_with(" answers in a row, not yet for 5 s"), "{state}");
+        assert!(state.ends_with(" responses in a row, not yet for 5 s"), "{state}");
     }
 
     /// 9:1 requires 97 responses.

@@ -48,6 +48,11 @@ pub(crate) trait Exposed:
 {
     /// The first address or name in its status.
     fn address(&self) -> Option<String>;
+
+    /// The reason why it will never have an address.
+    fn without_address(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Exposed for Service {
@@ -55,6 +60,11 @@ impl Exposed for Service {
         let balancer = self.status.as_ref()?.load_balancer.as_ref()?;
         let first = balancer.ingress.as_ref()?.first()?;
         first.ip.clone().or_else(|| first.hostname.clone())
+    }
+
+    fn without_address(&self) -> Option<String> {
+        let type_ = self.spec.as_ref()?.type_.as_deref().unwrap_or("ClusterIP");
+        (type_ != "LoadBalancer").then(|| format!("a Service of type {type_} gets none"))
     }
 }
 
@@ -82,19 +92,23 @@ impl NamespaceClient {
             self.api::<K>(),
             wait::by_name(name),
             &awaited,
-            self.address,
+            self.address(),
             |found: &Objects<K>| match found.get(name) {
                 None => Progress::Pending(format!("no such {}", K::KIND)),
                 Some(object) => match published_address(&**object, port) {
                     Some(found) => Progress::Done(found),
-                    None => Progress::Pending(PENDING.into()),
+                    None => match object.without_address() {
+                        Some(why) => Progress::Failed(why),
+                        None => Progress::Pending(PENDING.into()),
+                    },
                 },
             },
         )
         .await?;
-        let unresolved = |why: String| WaitError::Failed {
+        // No manifest gives an object its address.
+        let unresolved = |why: String| WaitError::Environment {
             awaited: awaited.clone(),
-            why: format!("{host} cannot be resolved: {why}"),
+            source: anyhow::anyhow!("{host} cannot be resolved: {why}"),
         };
         let mut sockets = tokio::net::lookup_host((host.as_str(), port))
             .await
@@ -121,7 +135,7 @@ impl NamespaceClient {
         Ok(sampler)
     }
 
-    /// Waits for the first good response. `at` completes “no answer at …”.
+    /// Waits for the first good response. `at` completes “no response at …”.
     ///
     /// # Errors
     /// See [`WaitError`].
@@ -130,7 +144,7 @@ impl NamespaceClient {
         sampler: &Sampler,
         at: &str,
     ) -> Result<Reply, WaitError> {
-        self.wait_response(sampler, &format!("answer at {at}"), |result| {
+        self.wait_response(sampler, &format!("response at {at}"), |result| {
             result.as_ref().ok().cloned()
         })
         .await
@@ -148,7 +162,7 @@ impl NamespaceClient {
         let responded = |result: &Result<Reply, Failure>| {
             matches!(result, Ok(_) | Err(Failure::Status(_))).then_some(())
         };
-        self.wait_response(sampler, &format!("answer of any status at {at}"), responded).await
+        self.wait_response(sampler, &format!("response of any status at {at}"), responded).await
     }
 
     async fn wait_response<T>(
@@ -157,19 +171,24 @@ impl NamespaceClient {
         awaited: &str,
         accept: impl Fn(&Result<Reply, Failure>) -> Option<T>,
     ) -> Result<T, WaitError> {
-        let deadline = tokio::time::Instant::from(Instant::now() + self.address);
+        let after = self.address();
+        let deadline = tokio::time::Instant::from(Instant::now() + after);
         let mut last_seen = "nothing".to_owned();
         let mut pace = tokio::time::interval(PROBE_INTERVAL);
         loop {
             pace.tick().await;
             let Ok(result) = timeout_at(deadline, sampler.request()).await else {
                 let awaited = awaited.to_owned();
-                return Err(WaitError::TimedOut { awaited, last_seen, after: self.address });
+                return Err(WaitError::TimedOut { awaited, last_seen, after });
             };
+            if let Err(Failure::Local(why)) = &result {
+                let (awaited, source) = (awaited.to_owned(), anyhow::anyhow!(why.clone()));
+                return Err(WaitError::Environment { awaited, source });
+            }
             match (accept(&result), result) {
                 (Some(found), _) => return Ok(found),
                 (None, Err(failure)) => last_seen = failure.to_string(),
-                (None, Ok(_)) => last_seen = "a good answer".to_owned(),
+                (None, Ok(_)) => last_seen = "a good response".to_owned(),
             }
         }
     }
@@ -184,7 +203,7 @@ const PUBLISHED_PORT: &str = "canary-labs.dev/published-port";
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Returns the address of an object, with the port that is published for `port`.
-fn published_address<K: Exposed>(object: &K, port: u16) -> Option<(String, u16)> {
+pub(crate) fn published_address<K: Exposed>(object: &K, port: u16) -> Option<(String, u16)> {
     let host = object.address()?;
     let mapping = object.annotations().get(PUBLISHED_PORT).into_iter();
     let mut pairs = mapping.flat_map(|text| text.split(',')).filter_map(|pair| {

@@ -1,9 +1,13 @@
 //! The class of the labs' Ingress on the target cluster, and hints for a class that no controller serves.
 
-use super::namespace_client::NamespaceClient;
+use super::{checks, namespace_client::NamespaceClient};
+use crate::expectation::ExpectedRoute;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use k8s_openapi::api::{core::v1::Event, networking::v1::IngressClass as IngressClassResource};
+use k8s_openapi::api::{
+    core::v1::{Event, Secret, Service},
+    networking::v1::{Ingress, IngressClass as IngressClassResource},
+};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use lab_environment::IngressClass;
 use serde_json::{Value, json};
@@ -43,6 +47,33 @@ impl NamespaceClient {
             bail!("no controller serves the Ingress class `{name}`: {}", available(&classes));
         }
         Ok(())
+    }
+
+    /// Returns the fault of an Ingress that names a class which does not exist.
+    pub(crate) async fn check_class_exists(&self, name: &str) -> anyhow::Result<()> {
+        let ingress = self.api::<Ingress>().get(name).await.context("failed to get the Ingress")?;
+        let classes = self.classes().await?;
+        let classes: Vec<String> = classes.iter().map(|class| class.name_any()).collect();
+        checks::class_fault(&ingress, &classes).map_or(Ok(()), |fault| Err(fault.into()))
+    }
+
+    /// Returns how an Ingress routes one of these requests elsewhere than expected.
+    pub(crate) async fn misroute(
+        &self,
+        name: &str,
+        expected: &[ExpectedRoute],
+    ) -> anyhow::Result<Option<String>> {
+        let ingress = self.api::<Ingress>().get(name).await.context("failed to get the Ingress")?;
+        let all = ListParams::default();
+        let services = self.api::<Service>().list(&all).await.context("failed to list Services")?;
+        let secrets = self.api::<Secret>().list_metadata(&all).await;
+        let secrets = secrets.context("failed to list Secrets")?;
+        let secrets = secrets.iter().map(|secret| secret.name_any()).collect();
+        let fault = expected.iter().find_map(|request| {
+            checks::missing_fault(&ingress, request, &services.items, &secrets)
+                .or_else(|| checks::route_fault(&ingress, request))
+        });
+        Ok(fault.map(|fault| fault.why))
     }
 
     /// Describes why an Ingress of that class has no address, from its events and the cluster's classes.

@@ -2,7 +2,8 @@
 //! its line: `manifests/lb/app-production.yml:37:9: spec.template.spec.containers[0].imagee: …`.
 
 use super::field_path::{self, Step};
-use anyhow::{Context as _, anyhow};
+use crate::fault::{Fault, Layer, kubectl};
+use anyhow::anyhow;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
@@ -36,8 +37,10 @@ pub(crate) struct Position {
 /// If the file cannot be read, is not YAML, or a document is not a Kubernetes object (no `apiVersion`,
 /// `kind` or name); the message starts with `FILE:LINE:COLUMN`.
 pub fn read(file: &Path) -> anyhow::Result<Vec<Manifest>> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("failed to read the manifest {}", file.display()))?;
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        let why = format!("failed to read the manifest {}: {error}", file.display());
+        Fault::new(Layer::Manifest, why, format!("ls -l {}", quoted(file)))
+    })?;
     parse(file, &text)
 }
 
@@ -48,10 +51,11 @@ pub fn read(file: &Path) -> anyhow::Result<Vec<Manifest>> {
 pub(crate) fn parse(file: &Path, text: &str) -> anyhow::Result<Vec<Manifest>> {
     let documents: Vec<Spanned<Node>> = serde_saphyr::from_multiple(text).map_err(|error| {
         let place = error.location().map_or_else(String::new, |at| place(at.line(), at.column()));
-        anyhow!("{}{place}: not valid YAML: {}", file.display(), one_line(error.without_snippet()))
+        let why = one_line(error.without_snippet());
+        fault(file, format!("{}{place}: not valid YAML: {why}", file.display()))
     })?;
     if documents.is_empty() {
-        return Err(anyhow!("{}: holds no object", file.display()));
+        return Err(fault(file, format!("{}: holds no object", file.display())).into());
     }
     documents
         .into_iter()
@@ -107,8 +111,21 @@ impl Manifest {
         locate(&self.fields, &field_path::parse(field))
     }
 
-    /// Formats a rejection by the API server at the lines of the fields it names, in its own words.
+    /// Returns the error of a rejection by the API server, at the lines of the fields it names and in its
+    /// own words. A fault of the manifest, unless the status is about the client or the server.
     pub(crate) fn rejected(&self, status: &kube::core::Status) -> anyhow::Error {
+        let text = self.rejection_text(status);
+        let may_not = status.code == 403 && status.message.contains("cannot");
+        let no_namespace = status.code == 404 && status.message.starts_with("namespaces ");
+        let undeclared = status.code >= 500 && status.message.contains("not declared in schema");
+        let retry = matches!(status.code, 401 | 408 | 409 | 429) || status.code >= 500;
+        if may_not || no_namespace || (retry && !undeclared) {
+            return anyhow!(text);
+        }
+        fault(&self.file, text).into()
+    }
+
+    fn rejection_text(&self, status: &kube::core::Status) -> String {
         let causes = status.details.as_ref().map(|d| d.causes.as_slice()).unwrap_or_default();
         let mut named: Vec<(String, String)> = causes
             .iter()
@@ -128,21 +145,38 @@ impl Manifest {
         let name = format!("{} {}", self.kind(), self.name());
         let what = format!("the API refused {name} ({})", status.code);
         if lines.is_empty() {
-            anyhow!("{}{what}: {}", self.prefix("kind"), status.message)
+            format!("{}{what}: {}", self.prefix("kind"), status.message)
         } else {
-            anyhow!("{}\n{what}", lines.join("\n"))
+            format!("{}\n{what}", lines.join("\n"))
         }
     }
 
-    /// Formats an error about one field at its line.
+    /// Returns the fault of one field, at its line.
     pub(crate) fn error_at(&self, field: &str, why: &str) -> anyhow::Error {
-        anyhow!("{}{field}: {why}", self.prefix(field))
+        fault(&self.file, format!("{}{field}: {why}", self.prefix(field))).into()
     }
 
     /// Formats the position of a field as `FILE:LINE:COLUMN: `; that of the object if it is not found.
     fn prefix(&self, field: &str) -> String {
         let at = self.locate(field).unwrap_or_else(|| position(&self.fields));
         format!("{}{}: ", self.file.display(), place(at.line, at.column))
+    }
+}
+
+/// Returns the fault of a manifest file.
+pub(crate) fn fault(file: &Path, why: String) -> Fault {
+    let command = format!("apply --server-side --dry-run=server --filename {}", quoted(file));
+    Fault::new(Layer::Manifest, why, kubectl(&command))
+}
+
+/// Quotes a path for a shell, if necessary.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if !path.is_empty() && path.chars().all(plain) {
+        path
+    } else {
+        format!("'{}'", path.replace('\'', "'\\''"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! A client of one namespace with the timeouts of its cluster. The other files of this module add to it
 //! what the phases need.
 
+use super::deadline::Deadline;
 use k8s_openapi::{NamespaceResourceScope, Resource};
 use kube::{Api, Client};
 use lab_environment::Timeouts;
@@ -11,14 +12,15 @@ use std::time::Duration;
 pub struct NamespaceClient {
     pub(super) client: Client,
     namespace: String,
-    /// The timeout of a rollout, a scaling or a pod's recreation.
-    pub(super) rollout: Duration,
-    /// The timeout of an external address.
-    pub(super) address: Duration,
+    rollout: Duration,
+    address: Duration,
     /// The timeout of one HTTP request.
     pub(super) request: Duration,
     /// The time until all proxies have learned of an endpoint change.
     pub(super) propagation: Duration,
+    deadline: Deadline,
+    /// The images that the environment provides.
+    images: Vec<String>,
 }
 
 impl NamespaceClient {
@@ -31,7 +33,42 @@ impl NamespaceClient {
             address: Duration::from_secs(timeouts.address),
             request: Duration::from_secs(timeouts.request),
             propagation: Duration::from_secs(timeouts.propagation),
+            deadline: Deadline::default(),
+            images: Vec::new(),
         }
+    }
+
+    /// Limits every wait by a deadline that others share.
+    #[must_use]
+    pub(crate) fn with_deadline(self, deadline: Deadline) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// Names the images that the environment provides: that one of them cannot be pulled is no mistake
+    /// in a manifest.
+    #[must_use]
+    pub(crate) fn with_images(self, images: Vec<String>) -> Self {
+        Self { images, ..self }
+    }
+
+    /// Returns true if the environment provides the image.
+    pub(super) fn provides(&self, image: &str) -> bool {
+        self.images.iter().any(|name| name == image)
+    }
+
+    /// The timeout of a rollout, a scaling or a pod's recreation.
+    pub(super) fn rollout(&self) -> Duration {
+        self.deadline.timeout(self.rollout)
+    }
+
+    /// The timeout of an external address.
+    pub(super) fn address(&self) -> Duration {
+        self.deadline.timeout(self.address)
+    }
+
+    /// The time after which a pod without progress is stuck: short where rollouts are quick.
+    pub(super) fn stall(&self) -> Duration {
+        (self.rollout / 10).clamp(Duration::from_secs(5), Duration::from_secs(60))
     }
 
     /// Returns a client of another namespace with the same timeouts.

@@ -87,7 +87,8 @@ fn reject_other_architectures(nodes: &[Node], wanted: &str) -> anyhow::Result<()
     )
 }
 
-fn address(node: &Node) -> Option<IpAddr> {
+/// Returns the internal address of a node, or else any IP address it has.
+pub(crate) fn address(node: &Node) -> Option<IpAddr> {
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
     let internal = addresses.iter().filter(|address| address.type_ == "InternalIP");
     internal.chain(addresses).find_map(|address| address.address.parse().ok())

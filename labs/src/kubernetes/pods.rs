@@ -4,6 +4,7 @@ use super::{
     namespace_client::NamespaceClient,
     wait::{self, Objects, Progress, WaitError, until},
 };
+use crate::expectation;
 use anyhow::Context as _;
 use k8s_openapi::{
     api::{
@@ -48,9 +49,39 @@ fn current(pods: &Objects<Pod>) -> impl Iterator<Item = &Pod> {
     pods.values().map(|pod| &**pod).filter(|pod| !is_terminating(pod))
 }
 
+/// Returns true if the pod has these labels (`app=kubeapp,env=canary`).
+pub(crate) fn has_labels(pod: &Pod, labels: &str) -> bool {
+    expectation::labels(labels)
+        .all(|(key, value)| pod.labels().get(key).map(String::as_str) == Some(value))
+}
+
 /// Returns the names of pods.
 pub(crate) fn names<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> BTreeSet<String> {
     pods.into_iter().map(ResourceExt::name_any).collect()
+}
+
+/// Returns true if every container runs, ready or not.
+pub(crate) fn is_running(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let statuses = status.and_then(|status| status.container_statuses.as_ref());
+    statuses.is_some_and(|all| {
+        all.iter().all(|c| c.state.as_ref().is_some_and(|state| state.running.is_some()))
+    })
+}
+
+/// Returns the scheduler's reason why a pod has no node.
+pub(crate) fn unscheduled(pod: &Pod) -> Option<&str> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
+    Some(found.message.as_deref().unwrap_or("no reason given"))
+}
+
+/// Returns why the pods of a Deployment cannot be created.
+pub(crate) fn replica_failure(deployment: &Deployment) -> Option<String> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions.iter().find(|c| c.type_ == "ReplicaFailure" && c.status == "True")?;
+    let message = failure.message.as_deref().unwrap_or("no reason given");
+    Some(format!("the pods of {} cannot be created: {message}", deployment.name_any()))
 }
 
 /// The reason why a container does not run.
@@ -148,6 +179,19 @@ pub(crate) fn last_probe_failure(pod: &str, events: &[Event]) -> Option<String> 
     ours.max_by_key(|event| event.last_timestamp.clone())?.message.clone()
 }
 
+/// Returns the message of the last warning that a pod could not be started.
+pub(crate) fn last_start_failure(pod: &str, events: &[Event]) -> Option<String> {
+    let failed = |event: &&Event| {
+        let reason = event.reason.as_deref().unwrap_or_default();
+        event.involved_object.name.as_deref() == Some(pod)
+            && event.type_.as_deref() == Some("Warning")
+            && (reason.starts_with("Failed") || reason.starts_with("Invalid"))
+    };
+    let last = events.iter().filter(failed).max_by_key(|event| event.last_timestamp.clone())?;
+    let message = last.message.as_deref().unwrap_or_default();
+    Some(format!("{}: {message}", last.reason.as_deref().unwrap_or_default()))
+}
+
 impl NamespaceClient {
     /// Lists the pods with these labels (`app=kubeapp,env=canary`), without terminating ones.
     pub(crate) async fn pods(&self, labels: &str) -> anyhow::Result<Vec<Pod>> {
@@ -179,11 +223,12 @@ impl NamespaceClient {
         count: usize,
         without: &BTreeSet<String>,
     ) -> Result<BTreeSet<String>, WaitError> {
-        until(
+        let awaited = format!("{count} ready pods with {labels}");
+        let ready = until(
             self.api(),
             wait::Config::default().labels(labels),
-            &format!("{count} ready pods with {labels}"),
-            self.rollout,
+            &awaited,
+            self.rollout(),
             |pods: &Objects<Pod>| {
                 let current: Vec<&Pod> = current(pods).collect();
                 let ready: BTreeSet<String> =
@@ -194,8 +239,12 @@ impl NamespaceClient {
                 }
                 Progress::Pending(format!("{} pods, {} ready", current.len(), ready.len()))
             },
-        )
-        .await
+        );
+        tokio::select! {
+            biased;
+            ready = ready => ready,
+            stuck = self.stuck_pod(&awaited, true, |pod| has_labels(pod, labels)) => Err(stuck),
+        }
     }
 
     /// Waits until a pod with these labels runs, ready or not; returns its name.
@@ -203,19 +252,13 @@ impl NamespaceClient {
     /// # Errors
     /// See [`WaitError`].
     pub(crate) async fn wait_running_pod(&self, labels: &str) -> Result<String, WaitError> {
-        let running = |pod: &Pod| {
-            let status = pod.status.as_ref();
-            let statuses = status.and_then(|status| status.container_statuses.as_ref());
-            statuses.is_some_and(|all| {
-                all.iter().all(|c| c.state.as_ref().is_some_and(|state| state.running.is_some()))
-            })
-        };
-        until(
+        let awaited = format!("running pod with {labels}");
+        let running = until(
             self.api(),
             wait::Config::default().labels(labels),
-            &format!("running pod with {labels}"),
-            self.rollout,
-            |pods: &Objects<Pod>| match current(pods).find(|pod| running(pod)) {
+            &awaited,
+            self.rollout(),
+            |pods: &Objects<Pod>| match current(pods).find(|pod| is_running(pod)) {
                 Some(pod) => Progress::Done(pod.name_any()),
                 None => {
                     let problems = pods.values().filter_map(|pod| waiting_problem(pod));
@@ -223,8 +266,12 @@ impl NamespaceClient {
                     Progress::Pending(format!("{} pods; {}", pods.len(), problems.join("; ")))
                 }
             },
-        )
-        .await
+        );
+        tokio::select! {
+            biased;
+            running = running => running,
+            stuck = self.stuck_pod(&awaited, false, |pod| has_labels(pod, labels)) => Err(stuck),
+        }
     }
 
     /// Deletes a pod; its owner may replace it.
@@ -260,7 +307,7 @@ impl NamespaceClient {
             self.api(),
             wait::Config::default(),
             "events with every expected reason",
-            self.rollout,
+            self.rollout(),
             |events: &Objects<Event>| {
                 let mut reasons: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
                 for event in events.values() {

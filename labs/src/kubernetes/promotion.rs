@@ -78,7 +78,7 @@ impl NamespaceClient {
             wait::Config::default().labels(labels),
             "end of the rollout",
             // Longer than the timeout of the rollout, which ends this watch.
-            self.rollout * 2,
+            self.rollout() * 2,
             |pods: &Objects<Pod>| {
                 let serving =
                     pods.values().filter(|pod| pods::is_ready(pod) && !pods::is_terminating(pod));

@@ -2,21 +2,21 @@
 
 use super::{
     namespace_client::NamespaceClient,
-    pods::{self, Cause, ContainerProblem, waiting_problem},
+    pods::{self, waiting_problem},
     wait::{self, Objects, Progress, WaitError, until},
 };
 use crate::names::FIELD_MANAGER;
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Event, Pod},
 };
 use kube::{
     ResourceExt as _,
-    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 /// Returns the progress of a rollout, by the rules and in the words of `kubectl rollout status`.
 fn status(deployment: &Deployment) -> Progress<()> {
@@ -53,16 +53,15 @@ impl NamespaceClient {
     /// Waits until a Deployment has rolled out, and returns it.
     ///
     /// # Errors
-    /// Ends before the timeout if the progress deadline is exceeded, if a pod of the newest template
-    /// does not stay up, or if its image cannot be pulled, which is an error of the environment. The
-    /// error names pod, image and reason.
+    /// Ends before the timeout if the progress deadline is exceeded, or if a pod of the newest template
+    /// is stuck (see [`super::stall`]). The error names pod and reason.
     pub(crate) async fn wait_rolled_out(&self, name: &str) -> Result<Deployment, WaitError> {
         let awaited = format!("rollout of {name}");
         let rolled = until(
             self.api(),
             wait::by_name(name),
             &awaited,
-            self.rollout,
+            self.rollout(),
             |found: &Objects<Deployment>| match found.get(name) {
                 None => Progress::Pending("no such Deployment".into()),
                 Some(deployment) => match status(deployment) {
@@ -75,15 +74,7 @@ impl NamespaceClient {
         let result = tokio::select! {
             biased;
             rolled = rolled => rolled,
-            failure = self.permanent_failure(name) => {
-                let problem = failure?;
-                return Err(match problem.cause {
-                    Cause::Image => {
-                        WaitError::Environment { awaited, source: anyhow!("{problem}") }
-                    }
-                    _ => WaitError::Failed { awaited, why: self.with_last_log_line(&problem).await },
-                });
-            }
+            stuck = self.stuck_rollout(name) => return Err(stuck),
         };
         match result {
             Err(WaitError::TimedOut { awaited, last_seen, after }) => {
@@ -95,47 +86,6 @@ impl NamespaceClient {
                 Err(WaitError::Failed { awaited, why })
             }
             other => other,
-        }
-    }
-
-    /// Completes when a pod of a Deployment's newest template has a problem that waiting does not solve.
-    async fn permanent_failure(&self, name: &str) -> Result<ContainerProblem, WaitError> {
-        // Until the controller has observed the newest template, failing pods belong to an older one.
-        self.wait_observed(name).await?;
-        let newest = self.replica_sets(name).await;
-        let awaited = format!("rollout of {name}");
-        let newest = newest
-            .map_err(|source| WaitError::Environment { awaited: awaited.clone(), source })?
-            .pop()
-            .map(|set| set.name_any());
-        until(
-            self.api(),
-            wait::Config::default(),
-            &awaited,
-            // Longer than the timeout of the rollout: this is only ever of use before that.
-            self.rollout + Duration::from_secs(60),
-            |pods: &Objects<Pod>| {
-                let newest = pods.values().filter(|pod| {
-                    let owner = pods::owner(&pod.metadata).map(|owner| owner.name.as_str());
-                    !pods::is_terminating(pod) && owner.is_some() && owner == newest.as_deref()
-                });
-                let mut problems = newest.filter_map(|pod| waiting_problem(pod));
-                match problems.find(|problem| problem.cause != Cause::Transient) {
-                    Some(problem) => Progress::Done(problem),
-                    None => Progress::Pending(String::new()),
-                }
-            },
-        )
-        .await
-    }
-
-    /// Adds to a container's problem the last line that its program wrote.
-    async fn with_last_log_line(&self, problem: &ContainerProblem) -> String {
-        let before = LogParams { previous: true, tail_lines: Some(1), ..LogParams::default() };
-        let log = self.api::<Pod>().logs(&problem.pod, &before).await.unwrap_or_default();
-        match log.trim() {
-            "" => problem.to_string(),
-            line => format!("{problem}, and last wrote: {line}"),
         }
     }
 
@@ -218,7 +168,7 @@ impl NamespaceClient {
             self.api(),
             wait::Config::default(),
             &format!("end of the pods of {name}"),
-            self.rollout,
+            self.rollout(),
             |pods: &Objects<Pod>| {
                 let left: Vec<&str> = pods
                     .values()
@@ -255,7 +205,7 @@ impl NamespaceClient {
             self.api(),
             wait::by_name(name),
             &format!("observation of the change of {name}"),
-            self.rollout,
+            self.rollout(),
             |found: &Objects<Deployment>| match found.get(name).map(|found| status(found)) {
                 None => Progress::Pending("no such Deployment".into()),
                 Some(Progress::Pending(why)) if why == UNOBSERVED => Progress::Pending(why),

@@ -1,10 +1,16 @@
 //! The endpoints of Services.
 
 use super::{
+    checks,
     namespace_client::NamespaceClient,
     wait::{self, Objects, Progress, WaitError, until},
 };
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use crate::sampler::Sampler;
+use k8s_openapi::api::{
+    core::v1::{Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{ResourceExt as _, api::ListParams};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Returns the pods in EndpointSlices, each with its readiness.
@@ -30,17 +36,71 @@ fn ready(endpoints: BTreeMap<String, bool>) -> BTreeSet<String> {
 }
 
 impl NamespaceClient {
-    /// Waits until exactly these pods are the ready endpoints of a Service.
+    /// Checks that a Service selects these pods and, if a port is given, that it leads to one that they
+    /// listen on.
+    ///
+    /// # Errors
+    /// The fault, or an error of the API.
+    pub(crate) async fn check_service(
+        &self,
+        service: &str,
+        port: Option<u16>,
+        pods: &BTreeSet<String>,
+    ) -> Result<(), WaitError> {
+        let awaited = format!("traffic from {service} to its pods");
+        let environment = |error: kube::Error| WaitError::Environment {
+            awaited: awaited.clone(),
+            source: error.into(),
+        };
+        let found = self.api::<Service>().get_opt(service).await.map_err(environment)?;
+        let Some(found) = found else {
+            let why = format!("there is no Service {service}");
+            return Err(WaitError::Failed { awaited, why });
+        };
+        let all = self.api::<Pod>().list(&ListParams::default()).await.map_err(environment)?;
+        let pods: Vec<&Pod> =
+            checks::current(&all.items).filter(|pod| pods.contains(&pod.name_any())).collect();
+        let fault = checks::selector_fault(&found, pods.iter().copied())
+            .or_else(|| checks::port_fault(&found, port?, pods));
+        match fault {
+            Some(fault) => Err(WaitError::Failed { awaited, why: fault.why }),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until exactly these pods are the ready endpoints of a Service and respond to the sampler.
+    pub(crate) async fn wait_balanced(
+        &self,
+        service: &str,
+        sampler: &Sampler,
+        pods: &BTreeSet<String>,
+    ) -> Result<(), WaitError> {
+        self.wait_endpoints(service, pods).await?;
+        let found = self.api::<Service>().get(service).await;
+        let spec = found.ok().and_then(|found| found.spec).unwrap_or_default();
+        // One client would never meet the other pods.
+        if spec.session_affinity.as_deref() == Some("ClientIP") && pods.len() > 1 {
+            let awaited = format!("response from each of {} pods alone", pods.len());
+            let why = format!("{service} has `sessionAffinity: ClientIP`");
+            return Err(WaitError::Failed { awaited, why });
+        }
+        self.wait_converged(sampler, pods).await
+    }
+
+    /// Waits until exactly these pods are the ready endpoints of a Service. Ends at once if it does not
+    /// select them.
     pub(crate) async fn wait_endpoints(
         &self,
         service: &str,
         pods: &BTreeSet<String>,
     ) -> Result<(), WaitError> {
-        until(
+        self.check_service(service, None, pods).await?;
+        let awaited = format!("match of {service}'s endpoints with its {} pods", pods.len());
+        let matched = until(
             self.api(),
             wait::Config::default().labels(&slices_of(service)),
-            &format!("match of {service}'s endpoints with its {} pods", pods.len()),
-            self.rollout,
+            &awaited,
+            self.rollout(),
             |slices: &Objects<EndpointSlice>| {
                 let ready = ready(endpoints(slices.values().map(|slice| &**slice)));
                 if ready == *pods {
@@ -49,8 +109,14 @@ impl NamespaceClient {
                     Progress::Pending(difference(&ready, pods))
                 }
             },
-        )
-        .await
+        );
+        tokio::select! {
+            biased;
+            matched = matched => matched,
+            fault = self.lost_node() => {
+                Err(WaitError::Environment { awaited: awaited.clone(), source: fault.into() })
+            }
+        }
     }
 
     /// Waits until a pod is an endpoint of a Service with this readiness.
@@ -61,11 +127,17 @@ impl NamespaceClient {
         ready: bool,
     ) -> Result<(), WaitError> {
         let word = if ready { "ready" } else { "unready" };
+        let found = self.api::<Service>().get(service).await.ok().and_then(|found| found.spec);
+        if !ready && found.and_then(|spec| spec.publish_not_ready_addresses) == Some(true) {
+            let awaited = format!("{word} endpoint {pod} of {service}");
+            let why = format!("{service} has `publishNotReadyAddresses`");
+            return Err(WaitError::Failed { awaited, why });
+        }
         until(
             self.api(),
             wait::Config::default().labels(&slices_of(service)),
             &format!("{word} endpoint {pod} of {service}"),
-            self.rollout,
+            self.rollout(),
             |slices: &Objects<EndpointSlice>| match endpoints(slices.values().map(|slice| &**slice))
                 .get(pod)
             {
@@ -84,11 +156,12 @@ impl NamespaceClient {
         service: &str,
         pods: &BTreeSet<String>,
     ) -> Result<(), WaitError> {
+        self.check_service(service, None, pods).await?;
         until(
             self.api(),
             wait::Config::default().labels(&slices_of(service)),
             &format!("{} endpoints of {service}", pods.len()),
-            self.rollout,
+            self.rollout(),
             |slices: &Objects<EndpointSlice>| {
                 let found = endpoints(slices.values().map(|slice| &**slice)).into_keys().collect();
                 if pods.is_subset(&found) {

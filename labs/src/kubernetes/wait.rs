@@ -4,6 +4,7 @@
 use crate::claim::Verdict;
 use anyhow::Context as _;
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 pub(crate) use kube::runtime::watcher::Config;
 use kube::{
     Api, Resource, ResourceExt as _,
@@ -86,7 +87,7 @@ impl WaitError {
 impl std::error::Error for WaitError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Environment { source, .. } => source.source(),
+            Self::Environment { source, .. } => Some(source.as_ref()),
             _ => None,
         }
     }
@@ -134,37 +135,30 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
 {
     let deadline = tokio::time::Instant::from(Instant::now() + timeout);
-    let (store, writer) = reflector::store();
-    // Boxed: the watcher's state would make the future of every phase large.
-    let mut events = reflector(writer, watcher::watcher(api, selection)).default_backoff().boxed();
+    let mut watch = Watch::new(api, selection);
     let mut last_seen = "nothing".to_owned();
     let mut synced = false;
     loop {
-        let event = match tokio::time::timeout_at(deadline, events.next()).await {
-            Err(_) | Ok(None) => {
+        let objects = match tokio::time::timeout_at(deadline, watch.next()).await {
+            Err(_) => {
                 let awaited = awaited.to_owned();
                 tracing::info!(awaited, last_seen, ?timeout, "wait timed out");
                 return Err(WaitError::TimedOut { awaited, last_seen, after: timeout });
             }
-            Ok(Some(event)) => event,
-        };
-        match event {
-            // The store shows the objects of a list when it is complete.
-            Ok(Event::Init | Event::InitApply(_)) => continue,
-            Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => synced = true,
-            Err(error) if is_permanent(&error) => {
+            Ok(Ok(objects)) => objects,
+            Ok(Err(error)) if is_permanent(&error) => {
                 let awaited = awaited.to_owned();
                 return Err(WaitError::Environment { awaited, source: error.into() });
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 tracing::debug!(awaited, %error, "watch interrupted");
                 if !synced {
-                    last_seen = format!("the API did not answer ({error})");
+                    last_seen = format!("the API did not respond ({error})");
                 }
                 continue;
             }
-        }
-        let objects = store.state().into_iter().map(|object| (object.name_any(), object)).collect();
+        };
+        synced = true;
         match predicate(&objects) {
             Progress::Done(found) => {
                 tracing::debug!(awaited, "wait succeeded");
@@ -174,6 +168,71 @@ where
             Progress::Failed(why) => {
                 tracing::info!(awaited, why, "wait failed");
                 return Err(WaitError::Failed { awaited: awaited.to_owned(), why });
+            }
+        }
+    }
+}
+
+/// Watches the selected objects until `state` has returned the same for `duration`, and returns that.
+/// Never completes if the watch is rejected: another wait reports that.
+pub(crate) async fn lasting<K, S>(
+    api: Api<K>,
+    selection: Config,
+    duration: Duration,
+    state: impl Fn(&Objects<K>) -> Option<S>,
+) -> S
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+    S: PartialEq + Clone,
+{
+    let mut watch = Watch::new(api, selection);
+    let mut current: Option<(S, tokio::time::Instant)> = None;
+    loop {
+        let changed = match &current {
+            None => watch.next().await,
+            Some((found, until)) => match tokio::time::timeout_at(*until, watch.next()).await {
+                Ok(changed) => changed,
+                Err(_) => return found.clone(),
+            },
+        };
+        let Ok(objects) = changed else { continue };
+        let now = state(&objects);
+        if now.as_ref() != current.as_ref().map(|(found, _)| found) {
+            let until = (Instant::now() + duration).into();
+            current = now.map(|found| (found, until));
+        }
+    }
+}
+
+/// A watch with a store of its objects.
+struct Watch<K: Resource<DynamicType = ()> + Clone + 'static> {
+    store: reflector::Store<K>,
+    events: BoxStream<'static, Result<Event<K>, watcher::Error>>,
+}
+
+impl<K> Watch<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+{
+    fn new(api: Api<K>, selection: Config) -> Self {
+        let (store, writer) = reflector::store();
+        let events = reflector(writer, watcher::watcher(api, selection)).default_backoff().boxed();
+        Self { store, events }
+    }
+
+    /// Returns all objects after the next change. May be dropped and called again.
+    async fn next(&mut self) -> Result<Objects<K>, watcher::Error> {
+        loop {
+            match self.events.next().await {
+                // The store shows the objects of a list when it is complete.
+                Some(Ok(Event::Init | Event::InitApply(_))) => {}
+                Some(Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_))) => {
+                    let objects = self.store.state().into_iter();
+                    return Ok(objects.map(|object| (object.name_any(), object)).collect());
+                }
+                Some(Err(error)) => return Err(error),
+                // A watcher does not end.
+                None => std::future::pending().await,
             }
         }
     }

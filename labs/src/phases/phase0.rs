@@ -19,15 +19,14 @@ pub const LAB: Lab = Lab {
     article: "“Phase 0: Prepping the Environment”. Container Engine is Google Kubernetes Engine \
               today, and kubectl needs `gke-gcloud-auth-plugin` there; any other cluster will do.",
     claims: &[
-        Claim {
-            id: "cluster-answers",
-            sentence: "One command yields a cluster whose API endpoints answer.",
-        },
-        Claim {
-            id: "cluster-has-workers",
-            sentence: "There is a control plane and more than one node that takes pods, all Ready.",
-        },
+        Claim::new("cluster-answers", "One command yields a cluster whose API endpoints respond."),
+        Claim::new(
+            "cluster-has-workers",
+            "There is a control plane and more than one node that takes pods, all Ready.",
+        )
+        .needs(&["cluster-answers"]),
     ],
+    uses_namespace: false,
     run: |context| Box::pin(run(context)),
 };
 
@@ -44,22 +43,22 @@ async fn check_api(context: &Context) -> anyhow::Result<()> {
     let version = match response.await {
         Ok(version) => version.with_context(|| {
             let path = context.environment().kubeconfig.display();
-            format!("the cluster of {path} does not answer; is it still running?")
+            format!("the cluster of {path} does not respond; is it still running?")
         })?,
         Err(_) => {
             let seconds = context.address_timeout().as_secs();
-            anyhow::bail!("the cluster's API does not answer within {seconds} s")
+            anyhow::bail!("the cluster's API does not respond within {seconds} s")
         }
     };
     let took = 1000.0 * sent.elapsed().as_secs_f64();
-    let mut line = format!("Kubernetes {} answered in {took:.1} ms", version.git_version);
+    let mut line = format!("Kubernetes {} responded in {took:.1} ms", version.git_version);
     match context.environment().started_in {
         Some(seconds) => line += &format!(", {seconds:.2} s after the cluster was started"),
         None => line += ", on a cluster that was already running",
     }
     let data = json!({ "version": version.git_version, "milliseconds": took,
         "startedIn": context.environment().started_in });
-    context.require("cluster-answers", Verdict::holds(line).with(data))
+    context.require("cluster-answers", Verdict::holds(line).with(data)).await
 }
 
 async fn check_nodes(context: &Context) -> anyhow::Result<()> {
@@ -85,7 +84,7 @@ async fn check_nodes(context: &Context) -> anyhow::Result<()> {
         Ok(nodes) => judge(&nodes),
         Err(why) => Verdict::fails(why),
     };
-    context.judge("cluster-has-workers", verdict)?;
+    context.judge("cluster-has-workers", verdict).await?;
     Ok(())
 }
 

@@ -16,27 +16,26 @@ use std::time::Duration;
 pub const LAB: Lab = Lab {
     name: "phase1",
     title: "The app",
-    summary: "Runs both versions of the app as plain processes and asks each for the article's three \
+    summary: "Runs both versions of the app as plain processes and requests from each the article's three \
               pages.",
     article: "“Phase 1: The App”. There it is Go, built with `netgo` to need no C library; here it \
               is Rust, linked statically, with the same three pages.",
     claims: &[
-        Claim { id: "app-front-page", sentence: "`/` names the version that answers." },
-        Claim { id: "app-health", sentence: "`/health` answers 200." },
-        Claim {
-            id: "app-version",
-            sentence: "`/version` answers the version and a newline, nothing else.",
-        },
-        Claim { id: "app-port", sentence: "The app listens on 8080." },
-        Claim {
-            id: "app-static",
-            sentence: "The binary needs no library of the host (the article's `netgo` point).",
-        },
-        Claim {
-            id: "app-differs-by-version",
-            sentence: "1.0 and 2.0 come from one source and differ only in the version constant.",
-        },
+        Claim::new("app-front-page", "`/` names the version that responds.").needs(&["app-port"]),
+        Claim::new("app-health", "`/health` returns 200.").needs(&["app-port"]),
+        Claim::new("app-version", "`/version` returns the version and a newline, nothing else.")
+            .needs(&["app-port"]),
+        Claim::new("app-port", "The app listens on 8080."),
+        Claim::new(
+            "app-static",
+            "The binary needs no library of the host (the article's `netgo` point).",
+        ),
+        Claim::new(
+            "app-differs-by-version",
+            "1.0 and 2.0 come from one source and differ only in the version constant.",
+        ),
     ],
+    uses_namespace: false,
     run: |context| Box::pin(run(context)),
 };
 
@@ -73,18 +72,20 @@ async fn run(context: &Context) -> anyhow::Result<()> {
     let evidence =
         images.iter().zip(&lines).map(|(image, at)| format!("{} on {at}", image.version));
     let evidence = evidence.collect::<Vec<_>>().join(", ");
-    context.require("app-port", Verdict::of(right, evidence).with(json!({ "port": PORT })))?;
+    context.require("app-port", Verdict::of(right, evidence).with(json!({ "port": PORT }))).await?;
 
     let front = pages.iter().map(|a| page(&a.version, &a.front, |r| names(&text(r), &a.version)));
-    context.judge("app-front-page", all(front))?;
+    context.judge("app-front-page", all(front)).await?;
     let health = pages.iter().map(|a| page(&a.version, &a.health, |_| true));
-    context.judge("app-health", all(health))?;
+    context.judge("app-health", all(health)).await?;
     let number = pages
         .iter()
         .map(|a| page(&a.version, &a.number, |r| r.body == format!("{}\n", a.version).as_bytes()));
-    context.judge("app-version", all(number))?;
-    context.judge("app-static", statically_linked(&images)?)?;
-    context.judge("app-differs-by-version", one_source(&context.environment().app, &images)?)?;
+    context.judge("app-version", all(number)).await?;
+    context.judge("app-static", statically_linked(&images)?).await?;
+    context
+        .judge("app-differs-by-version", one_source(&context.environment().app, &images)?)
+        .await?;
     Ok(())
 }
 

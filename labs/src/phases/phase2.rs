@@ -27,28 +27,25 @@ pub const LAB: Lab = Lab {
               Container Registry, which closed in March 2025; here it is the binary alone, loaded \
               into the cluster or pushed to a registry such as Artifact Registry.",
     claims: &[
-        Claim {
-            id: "image-entrypoint",
-            sentence: "The image holds the binary at `/app` and starts it; 8080 is exposed.",
-        },
-        Claim {
-            id: "image-version-argument",
-            sentence: "A build argument alone picks the version that is packed.",
-        },
-        Claim { id: "image-reproducible", sentence: "Building twice gives the same digest." },
-        Claim {
-            id: "image-runs",
-            sentence: "Each image, run as a container, answers with its version.",
-        },
-        Claim {
-            id: "image-small",
-            sentence: "It holds nothing but the app (the article's is alpine plus a Go binary).",
-        },
-        Claim {
-            id: "image-reachable",
-            sentence: "Every node can start it without extra credentials.",
-        },
+        Claim::new(
+            "image-entrypoint",
+            "The image holds the binary at `/app` and starts it; 8080 is exposed.",
+        ),
+        Claim::new(
+            "image-version-argument",
+            "A build argument alone picks the version that is packed.",
+        )
+        .needs(&["image-runs"]),
+        Claim::new("image-reproducible", "Building twice gives the same digest."),
+        Claim::new("image-runs", "Each image, run as a container, responds with its version.")
+            .needs(&["image-reachable"]),
+        Claim::new(
+            "image-small",
+            "It holds nothing but the app (the article's is alpine plus a Go binary).",
+        ),
+        Claim::new("image-reachable", "Every node can start it without extra credentials."),
     ],
+    uses_namespace: true,
     run: |context| Box::pin(run(context)),
 };
 
@@ -72,13 +69,13 @@ async fn run(context: &Context) -> anyhow::Result<()> {
             reproducible.add(version, same_digest(archive, &rebuilt));
             small.add(version, nothing_else(archive));
         }
-        context.judge("image-entrypoint", entrypoint.verdict())?;
-        context.judge("image-reproducible", reproducible.verdict())?;
-        context.judge("image-small", small.verdict())?;
+        context.judge("image-entrypoint", entrypoint.verdict()).await?;
+        context.judge("image-reproducible", reproducible.verdict()).await?;
+        context.judge("image-small", small.verdict()).await?;
     }
 
     let on_nodes = cluster::run(context, &images).await?;
-    context.judge("image-reachable", on_nodes.reachable())?;
+    context.judge("image-reachable", on_nodes.reachable()).await?;
     let (runtime, responses) = match on_engine(context, &images).await {
         Ok(responses) => ("the Docker engine".to_owned(), responses),
         Err(why) => (format!("the cluster, as {why}"), on_nodes.responses),
@@ -89,9 +86,9 @@ async fn run(context: &Context) -> anyhow::Result<()> {
     }
     let runs = runs.verdict();
     let evidence = format!("run by {runtime}: {}", runs.evidence);
-    context.judge("image-runs", Verdict { evidence, ..runs })?;
+    context.judge("image-runs", Verdict { evidence, ..runs }).await?;
     let argument = one_recipe(&images, &archives, &responses);
-    context.judge("image-version-argument", argument)?;
+    context.judge("image-version-argument", argument).await?;
     Ok(())
 }
 
@@ -101,7 +98,7 @@ async fn on_engine(
     images: &[&Image; 2],
 ) -> Result<Vec<VersionResponse>, String> {
     if !context.environment().docker {
-        return Err("no Docker engine answers".to_owned());
+        return Err("no Docker engine responds".to_owned());
     }
     with_docker(context, images).await
 }
@@ -126,7 +123,8 @@ async fn with_docker(
     _context: &Context,
     _images: &[&Image; 2],
 ) -> Result<Vec<VersionResponse>, String> {
-    Err("these labs were built without their feature `docker`, though an engine answers".to_owned())
+    Err("these labs were built without their feature `docker`, though an engine responds"
+        .to_owned())
 }
 
 /// A finding per version, and whether any is wrong.
@@ -188,7 +186,7 @@ fn nothing_else(archive: &Archive) -> (bool, String) {
 
 fn is_version(response: &VersionResponse, version: &str) -> (bool, String) {
     match response {
-        Ok(text) => (*text == format!("{version}\n"), format!("/version answers {text:?}")),
+        Ok(text) => (*text == format!("{version}\n"), format!("/version returns {text:?}")),
         Err(why) => (false, why.clone()),
     }
 }
@@ -225,7 +223,7 @@ fn one_recipe(
     }
     let line = match faults.as_slice() {
         [] => {
-            format!("one recipe, {}: each answers so, and only /app differs", inputs.join(" and "))
+            format!("one recipe, {}: each returns it, and only /app differs", inputs.join(" and "))
         }
         faults => faults.join("; "),
     };
@@ -329,7 +327,7 @@ mod tests {
         assert_eq!(judge(&images, &changed, &responses), Outcome::Fails, "another file");
 
         let same = [Ok("1.0\n".to_owned()), Ok("1.0\n".to_owned())];
-        assert_eq!(judge(&images, &archives, &same), Outcome::Fails, "2.0 answers 1.0");
+        assert_eq!(judge(&images, &archives, &same), Outcome::Fails, "2.0 returns 1.0");
         let mute = [Ok("1.0\n".to_owned()), Err("does not start".to_owned())];
         assert_eq!(judge(&images, &archives, &mute), Outcome::Fails);
 

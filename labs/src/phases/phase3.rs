@@ -2,6 +2,7 @@
 
 use crate::claim::{Claim, Outcome, Verdict};
 use crate::context::{Context, Step};
+use crate::expectation::{ExpectedDeployment, ExpectedService};
 use crate::kubernetes::{
     apply,
     external::ExternalAddress,
@@ -29,51 +30,22 @@ pub const LAB: Lab = Lab {
     summary: "Deploys 1.0 with three replicas in `production`, publishes it with a load balancer and tries what the article says of both.",
     article: "“Deploying to production”: `extensions/v1beta1` without a selector; today `apps/v1`, whose selector must include `env`.",
     claims: &[
-        Claim {
-            id: "namespace-holds",
-            sentence: "What the phase creates lives in `production`, and `default` does not list it.",
-        },
-        Claim {
-            id: "deployment-owns-replicaset",
-            sentence: "The Deployment makes one ReplicaSet, which makes exactly 3 pods.",
-        },
-        Claim {
-            id: "template-is-a-cutter",
-            sentence: "Pods carry the template's labels; changing the template later does not change pods already cut.",
-        },
-        Claim {
-            id: "readiness-gates",
-            sentence: "A pod gets traffic only once `/health` answers 200.",
-        },
-        Claim {
-            id: "rollout-completes",
-            sentence: "`rollout status` ends with every replica updated and available.",
-        },
-        Claim { id: "pods-spread", sentence: "The scheduler spreads the pods over the nodes." },
-        Claim {
-            id: "events-tell",
-            sentence: "Events tell the story: scaled, scheduled, pulled, created, started.",
-        },
-        Claim { id: "self-heals", sentence: "Delete a pod and another takes its place." },
-        Claim {
-            id: "scales",
-            sentence: "`replicas: 5` gives five, and back to three gives three.",
-        },
-        Claim {
-            id: "lb-gets-address",
-            sentence: "A `LoadBalancer` Service gets an external address, asynchronously, and port 80 leads to 8080.",
-        },
-        Claim {
-            id: "lb-finds-pods",
-            sentence: "The selector `app: kubeapp` alone finds the pods.",
-        },
-        Claim {
-            id: "service-outlives-pods",
-            sentence: "Replace every pod: the Service keeps its address and still answers.",
-        },
-        Claim { id: "stable-serves-all", sentence: "Every request gets 1.0." },
-        Claim { id: "load-spreads", sentence: "The load balancer uses every pod, evenly." },
+        Claim::new("namespace-holds", "What the phase creates lives in `production`, and `default` does not list it."),
+        Claim::new("deployment-owns-replicaset", "The Deployment makes one ReplicaSet, which makes exactly 3 pods.").needs(&["rollout-completes"]),
+        Claim::new("template-is-a-cutter", "Pods carry the template's labels; changing the template later does not change existing pods.").needs(&["rollout-completes"]),
+        Claim::new("readiness-gates", "A pod gets traffic only once `/health` returns 200.").needs(&["lb-gets-address", "lb-finds-pods"]),
+        Claim::new("rollout-completes", "`rollout status` ends with every replica updated and available."),
+        Claim::new("pods-spread", "The scheduler spreads the pods over the nodes.").needs(&["rollout-completes"]),
+        Claim::new("events-tell", "Events record the start: scaled, scheduled, pulled, created, started.").needs(&["rollout-completes"]),
+        Claim::new("self-heals", "Delete a pod and another takes its place.").needs(&["rollout-completes"]),
+        Claim::new("scales", "`replicas: 5` gives five, and back to three gives three.").needs(&["rollout-completes"]),
+        Claim::new("lb-gets-address", "A `LoadBalancer` Service gets an external address, asynchronously, and port 80 leads to 8080 of the pods.").needs(&["lb-finds-pods"]),
+        Claim::new("lb-finds-pods", "The selector `app: kubeapp` alone finds the pods."),
+        Claim::new("service-outlives-pods", "Replace every pod: the Service keeps its address and still responds.").needs(&["lb-gets-address", "lb-finds-pods", "template-is-a-cutter"]),
+        Claim::new("stable-serves-all", "Every request gets 1.0.").needs(&["lb-gets-address", "lb-finds-pods"]),
+        Claim::new("load-spreads", "The load balancer uses every pod, evenly.").needs(&["lb-gets-address", "lb-finds-pods", "stable-serves-all"]),
     ],
+    uses_namespace: true,
     run: |context| Box::pin(run(context)),
 };
 
@@ -101,13 +73,22 @@ async fn run(context: &Context) -> anyhow::Result<()> {
     heal_and_scale(context, &namespace).await?;
     replace(context, &namespace, external.as_ref(), sampler.as_ref()).await?;
     let _step = context.step("list what is in `production` and in `default`");
-    context.judge("namespace-holds", namespace_holds(&namespace).await?)?;
+    context.judge("namespace-holds", namespace_holds(&namespace).await?).await?;
     Ok(())
 }
 
 /// Applies the Deployment and judges the result.
 async fn deploy(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<()> {
     let step = context.step("apply app-production.yml");
+    context.checking("rollout-completes");
+    let image = context.stable()?.name.clone();
+    context.expect(|expected| {
+        let replicas = REPLICAS as i32;
+        let deployment = ExpectedDeployment { replicas, image, labels: STABLE, ready: true };
+        expected.deployments.insert(PRODUCTION, deployment);
+        let service = ExpectedService { selects: APP, port: PORT, type_: "LoadBalancer" };
+        expected.services.insert(BALANCER, service);
+    });
     namespace.apply_file(context.environment(), "lb/app-production.yml").await?;
     let rolled = split_infra_errors(namespace.wait_rolled_out(PRODUCTION).await)?;
     let verdict = match &rolled {
@@ -135,54 +116,76 @@ async fn deploy(context: &Context, namespace: &NamespaceClient) -> anyhow::Resul
         }
         Err(why) => Verdict::fails(why.clone()),
     };
-    context.judge("rollout-completes", verdict)?;
+    if rolled.is_err() {
+        // Nothing that follows could be judged without its pods.
+        return context.require("rollout-completes", verdict).await;
+    }
+    context.judge("rollout-completes", verdict).await?;
     let (sets, pods) = (namespace.replica_sets(PRODUCTION).await?, namespace.pods(STABLE).await?);
-    context.judge("deployment-owns-replicaset", ownership(&sets, &pods))?;
-    context.judge("pods-spread", spread(&pods, &namespace.nodes_for_pods().await?))?;
-    context.judge("events-tell", events_tell(namespace).await?)?;
+    context.judge("deployment-owns-replicaset", ownership(&sets, &pods)).await?;
+    context.judge("pods-spread", spread(&pods, &namespace.nodes_for_pods().await?)).await?;
+    context.judge("events-tell", events_tell(namespace).await?).await?;
     Ok(())
 }
 
-/// Applies the Service and waits for its address. `None` if it gets none.
+/// Applies the Service and waits for its endpoints and its address. `None` if nothing responds there.
 async fn publish(
     context: &Context,
     namespace: &NamespaceClient,
 ) -> anyhow::Result<Option<ExternalAddress>> {
     let step = context.step("apply app-lb.yml and wait for its address");
+    context.checking("lb-finds-pods");
     let mut at_once = false;
     for manifest in apply::manifests(context.environment(), "lb/app-lb.yml")? {
         let applied = namespace.apply(&manifest).await?;
         at_once |= applied.data.pointer("/status/loadBalancer/ingress").is_some();
     }
-    let external =
-        split_infra_errors(namespace.wait_external_address::<Service>(BALANCER, PORT).await)?;
-    let had_address = step.seconds();
-    let (verdict, external) = match external {
-        Err(why) => (Verdict::fails(why), None),
-        Ok(external) => match split_infra_errors(namespace.wait_sampler(&external).await)? {
-            Err(why) => (Verdict::fails(why), Some(external)),
-            Ok(_) => {
-                let when = if at_once {
-                    "in the answer to apply".into()
-                } else {
-                    format!("{had_address:.2} s after apply")
-                };
-                let mut evidence = format!(
-                    "{} {when}, answers after {:.2} s; port {PORT} leads to 8080 of the pods",
-                    external.host,
-                    step.seconds()
-                );
-                if external.port != PORT {
-                    evidence = format!(
-                        "{evidence} (published as {}: the cluster may not bind {PORT})",
-                        external.port
-                    );
-                }
-                (Verdict::holds(evidence), Some(external))
-            }
-        },
+    finds_pods(context, namespace).await?;
+    if context.skip_following(&["lb-gets-address"])? {
+        return Ok(None);
+    }
+    let pods = pods::names(&namespace.pods(APP).await?);
+    let leads = split_infra_errors(namespace.check_service(BALANCER, Some(PORT), &pods).await)?;
+    let external = match leads {
+        Err(why) => Err(why),
+        Ok(()) => {
+            split_infra_errors(namespace.wait_external_address::<Service>(BALANCER, PORT).await)?
+        }
     };
-    context.judge("lb-gets-address", verdict)?;
+    let had_address = step.seconds();
+    let responds = match &external {
+        Err(why) => Err(why.clone()),
+        Ok(external) => split_infra_errors(namespace.wait_sampler(external).await)?.map(drop),
+    };
+    let verdict = match (&external, responds) {
+        (Err(why), _) => Verdict::fails(why),
+        (_, Err(why)) => Verdict::fails(why),
+        (Ok(external), Ok(())) => {
+            let when = if at_once {
+                "in the response to apply".into()
+            } else {
+                format!("{had_address:.2} s after apply")
+            };
+            let mut evidence = format!(
+                "{} {when}, responds after {:.2} s; port {PORT} leads to 8080 of the pods",
+                external.host,
+                step.seconds()
+            );
+            if external.port != PORT {
+                evidence = format!(
+                    "{evidence} (published as {}: the cluster may not bind {PORT})",
+                    external.port
+                );
+            }
+            Verdict::holds(evidence)
+        }
+    };
+    let responds = context.judge("lb-gets-address", verdict).await? != Outcome::Fails;
+    Ok(external.ok().filter(|_| responds))
+}
+
+/// Judges that the Service's selector alone finds the pods.
+async fn finds_pods(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<()> {
     let pods = pods::names(&namespace.pods(APP).await?);
     let found = split_infra_errors(namespace.wait_endpoints(BALANCER, &pods).await)?;
     let selector =
@@ -191,17 +194,19 @@ async fn publish(
     let selector: Vec<String> =
         selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let selector = selector.join(",");
-    context.judge(
-        "lb-finds-pods",
-        match found {
-            Ok(()) => Verdict::of(
-                selector == APP,
-                format!("selector {selector} finds {} endpoints: {}", pods.len(), list(&pods)),
-            ),
-            Err(why) => Verdict::fails(format!("selector {selector}: {why}")),
-        },
-    )?;
-    Ok(external)
+    context
+        .judge(
+            "lb-finds-pods",
+            match found {
+                Ok(()) => Verdict::of(
+                    selector == APP,
+                    format!("selector {selector} finds {} endpoints: {}", pods.len(), list(&pods)),
+                ),
+                Err(why) => Verdict::fails(why),
+            },
+        )
+        .await?;
+    Ok(())
 }
 
 /// Samples the load balancer. Returns the sampler if it responds.
@@ -211,25 +216,28 @@ async fn balance(
     external: Option<&ExternalAddress>,
     version: &str,
 ) -> anyhow::Result<Option<Sampler>> {
+    if context.skip_following(&["stable-serves-all", "load-spreads"])? {
+        return Ok(None);
+    }
     let _step = context.step(format!("send {REQUESTS} requests to the load balancer"));
     let pods = pods::names(&namespace.pods(STABLE).await?);
     let sampler = match external {
         Some(external) => split_infra_errors(namespace.wait_sampler(external).await)?,
-        None => Err("there is no address to send requests to".to_owned()),
+        None => Err("nothing responds there".to_owned()),
     };
     let sampler = match sampler {
         Ok(sampler) => sampler,
         Err(why) => {
-            context.judge("stable-serves-all", Verdict::fails(&why))?;
-            context.judge("load-spreads", Verdict::fails(why))?;
+            context.judge("stable-serves-all", Verdict::fails(&why)).await?;
+            context.judge("load-spreads", Verdict::fails(why)).await?;
             return Ok(None);
         }
     };
     // Sampled even without convergence: the verdicts show what is wrong.
-    let converged = split_infra_errors(namespace.wait_converged(&sampler, &pods).await)?;
+    let converged = split_infra_errors(namespace.wait_balanced(BALANCER, &sampler, &pods).await)?;
     let sample = context.sample("the load balancer", &sampler, REQUESTS, None).await?;
-    context.judge("stable-serves-all", verdicts::all_are(&sample, version))?;
-    context.judge("load-spreads", with_note(verdicts::even(&sample, &pods), converged))?;
+    context.judge("stable-serves-all", verdicts::all_are(&sample, version)).await?;
+    context.judge("load-spreads", with_note(verdicts::even(&sample, &pods), converged)).await?;
     Ok(Some(sampler))
 }
 
@@ -239,13 +247,23 @@ async fn readiness(
     namespace: &NamespaceClient,
     sampler: Option<&Sampler>,
 ) -> anyhow::Result<()> {
+    if context.skip_following(&["readiness-gates"])? {
+        return Ok(());
+    }
     let _step = context.step("add a pod that never becomes ready");
+    context.checking("readiness-gates");
     let Some(sampler) = sampler else {
-        let why = "nothing answers behind the load balancer, so readiness cannot be judged";
-        context.judge("readiness-gates", Verdict::fails(why))?;
+        let why = "nothing responds behind the load balancer, so readiness cannot be judged";
+        context.judge("readiness-gates", Verdict::fails(why)).await?;
         return Ok(());
     };
     let name = "kubeapp-unready";
+    let image = context.stable()?.name.clone();
+    context.expect(|expected| {
+        let labels = "app=kubeapp,env=unready";
+        let deployment = ExpectedDeployment { replicas: 1, image, labels, ready: false };
+        expected.deployments.insert(name, deployment);
+    });
     for mut manifest in apply::manifests(context.environment(), "lb/app-production.yml")? {
         mutate::sibling(&mut manifest.object, name, "unready");
         mutate::never_ready(&mut manifest.object);
@@ -271,13 +289,13 @@ async fn readiness(
             }
         }
     };
-    context.judge("readiness-gates", verdict)?;
+    context.judge("readiness-gates", verdict).await?;
     split_infra_errors(namespace.delete_deployment(name).await?)?.map_err(anyhow::Error::msg)
 }
 
 /// Deletes a pod, then scales to five and back to three.
 async fn heal_and_scale(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<()> {
-    {
+    if !context.skip_following(&["self-heals"])? {
         let step = context.step("delete a pod");
         let before = pods::names(&namespace.pods(STABLE).await?);
         let verdict = match before.first() {
@@ -296,13 +314,19 @@ async fn heal_and_scale(context: &Context, namespace: &NamespaceClient) -> anyho
                 }
             }
         };
-        context.judge("self-heals", verdict)?;
+        context.judge("self-heals", verdict).await?;
+    }
+    if context.skip_following(&["scales"])? {
+        return Ok(());
     }
     let step = context.step("scale to five and back to three");
+    context.checking("scales");
     let mut counts = vec![format!("{REPLICAS}")];
     let mut failed = None;
     for replicas in [5, REPLICAS] {
-        namespace.scale(PRODUCTION, i32::try_from(replicas)?).await?;
+        let count = i32::try_from(replicas)?;
+        context.expect(|expected| expected.scale(PRODUCTION, count));
+        namespace.scale(PRODUCTION, count).await?;
         match split_infra_errors(
             namespace.wait_ready_pods(STABLE, replicas, &BTreeSet::new()).await,
         )? {
@@ -310,17 +334,19 @@ async fn heal_and_scale(context: &Context, namespace: &NamespaceClient) -> anyho
             Err(why) => failed = failed.or(Some(format!("replicas: {replicas}: {why}"))),
         }
     }
-    context.judge(
-        "scales",
-        match failed {
-            None => Verdict::holds(format!(
-                "{} ready pods, in {:.2} s",
-                counts.join(" → "),
-                step.seconds()
-            )),
-            Some(why) => Verdict::fails(why),
-        },
-    )?;
+    context
+        .judge(
+            "scales",
+            match failed {
+                None => Verdict::holds(format!(
+                    "{} ready pods, in {:.2} s",
+                    counts.join(" → "),
+                    step.seconds()
+                )),
+                Some(why) => Verdict::fails(why),
+            },
+        )
+        .await?;
     Ok(())
 }
 
@@ -331,7 +357,11 @@ async fn replace(
     external: Option<&ExternalAddress>,
     sampler: Option<&Sampler>,
 ) -> anyhow::Result<()> {
+    if context.skip_following(&["template-is-a-cutter"])? {
+        return context.skip_following(&["service-outlives-pods"]).map(drop);
+    }
     let step = context.step("change the template, and replace every pod");
+    context.checking("template-is-a-cutter");
     let before = namespace.pods(STABLE).await?;
     let service =
         namespace.api::<Service>().get(BALANCER).await.context("failed to get the Service")?;
@@ -347,11 +377,14 @@ async fn replace(
         Ok(()) => template_is_a_cutter(&before, &meanwhile, &after),
         Err(why) => Verdict::fails(why),
     };
-    context.judge("template-is-a-cutter", verdict)?;
+    context.judge("template-is-a-cutter", verdict).await?;
 
+    if context.skip_following(&["service-outlives-pods"])? {
+        return Ok(());
+    }
     let (Some(external), Some(sampler)) = (external, sampler) else {
-        let why = "nothing answered behind the Service before its pods were replaced";
-        context.judge("service-outlives-pods", Verdict::fails(why))?;
+        let why = "nothing responded behind the Service before its pods were replaced";
+        context.judge("service-outlives-pods", Verdict::fails(why)).await?;
         return Ok(());
     };
     let verdict = match rolled {
@@ -361,7 +394,7 @@ async fn replace(
             outlives_pods(context, namespace, external, sampler, &service, pods, &step).await?
         }
     };
-    context.judge("service-outlives-pods", verdict)?;
+    context.judge("service-outlives-pods", verdict).await?;
     Ok(())
 }
 
@@ -376,17 +409,16 @@ async fn outlives_pods(
     step: &Step,
 ) -> anyhow::Result<Verdict> {
     let kept = old.intersection(&new).count();
-    let found = split_infra_errors(namespace.wait_endpoints(BALANCER, &new).await)?;
-    let converged = split_infra_errors(namespace.wait_converged(sampler, &new).await)?;
+    let converged = split_infra_errors(namespace.wait_balanced(BALANCER, sampler, &new).await)?;
     let now = namespace.api::<Service>().get(BALANCER).await;
     let now = now.context("failed to get the Service")?;
     let address =
         split_infra_errors(namespace.wait_external_address::<Service>(BALANCER, PORT).await)?;
     let sample =
         context.sample("after all pods were replaced", sampler, FEW_REQUESTS, None).await?;
-    let answered = verdicts::none_failed(&sample);
+    let responded = verdicts::none_failed(&sample);
     let same = cluster_ip(&now) == cluster_ip(service) && address.as_ref() == Ok(external);
-    let holds = answered.outcome == Outcome::Holds && kept == 0 && same && !new.is_empty();
+    let holds = responded.outcome == Outcome::Holds && kept == 0 && same && !new.is_empty();
     let verdict = Verdict::of(
         holds,
         format!(
@@ -395,10 +427,10 @@ async fn outlives_pods(
             step.seconds(),
             cluster_ip(service),
             if same { "unchanged" } else { "changed" },
-            answered.evidence,
+            responded.evidence,
         ),
     );
-    Ok(with_note(verdict, found.and(converged)))
+    Ok(with_note(verdict, converged))
 }
 
 /// Judges that the phase's objects are in its namespace and that no such names are in `default`.
@@ -485,7 +517,7 @@ fn template_is_a_cutter(before: &[Pod], meanwhile: &[Pod], after: &[Pod]) -> Ver
     Verdict::of(
         holds,
         format!(
-            "{} pods of template {} {} when it changed; the pods cut since are of {}{}",
+            "{} pods of template {} {} when it changed; the pods created since are of {}{}",
             before.len(),
             list(&hashes(before)),
             if unchanged { "stayed as they were" } else { "did not stay as they were" },

@@ -2,6 +2,7 @@
 
 use crate::claim::{Claim, Verdict};
 use crate::context::Context;
+use crate::expectation::{ExpectedDeployment, ExpectedService};
 use crate::kubernetes::{
     apply, mutate,
     namespace_client::NamespaceClient,
@@ -25,44 +26,49 @@ pub const LAB: Lab = Lab {
     summary: "Adds one pod of 2.0 behind the same load balancer, measures the split, ditches the canary and promotes it.",
     article: "“Canary deployment”: the same three manifests; `kubectl set image` still promotes.",
     claims: &[
-        Claim {
-            id: "canary-differs-by-env",
-            sentence: "The canary shares `app: kubeapp` and differs in `env` and image.",
-        },
-        Claim {
-            id: "canary-joins-untouched",
-            sentence: "The canary's pod joins the load balancer and the Service is not edited.",
-        },
-        Claim {
-            id: "quarter-to-canary",
-            sentence: "3 stable to 1 canary sends 25% of requests to 2.0.",
-        },
-        Claim {
-            id: "ratio-follows-replicas",
-            sentence: "Replica counts set the share: 9:1 gives 10%, 1:1 gives 50%.",
-        },
-        Claim {
-            id: "sessions-flip",
-            sentence: "One client, connection after connection, meets both versions (why phase 5 exists).",
-        },
-        Claim {
-            id: "bad-canary-contained",
-            sentence: "A canary that never becomes ready receives nothing, and stable serves on.",
-        },
-        Claim {
-            id: "canary-can-be-ditched",
-            sentence: "Delete the canary: everything is 1.0 again, and no request fails meanwhile.",
-        },
-        Claim {
-            id: "promotion-by-image",
-            sentence: "`set image` moves production to 2.0 by starting new pods and ending old ones.",
-        },
-        Claim { id: "promotion-drops-nothing", sentence: "No request fails while it rolls." },
-        Claim {
-            id: "canary-retires",
-            sentence: "With production on 2.0 the canary Deployment can go; everything is 2.0.",
-        },
+        Claim::new(
+            "canary-differs-by-env",
+            "The canary shares `app: kubeapp` and differs in `env` and image.",
+        ),
+        Claim::new(
+            "canary-joins-untouched",
+            "The canary's pod joins the load balancer and the Service is not edited.",
+        )
+        .needs(&["canary-differs-by-env"]),
+        Claim::new("quarter-to-canary", "3 stable to 1 canary sends 25% of requests to 2.0.")
+            .needs(&["canary-joins-untouched", "sessions-flip"]),
+        Claim::new(
+            "ratio-follows-replicas",
+            "Replica counts set the share: 9:1 gives 10%, 1:1 gives 50%.",
+        )
+        .needs(&["quarter-to-canary"]),
+        Claim::new(
+            "sessions-flip",
+            "One client, connection after connection, meets both versions (why phase 5 exists).",
+        )
+        .needs(&["canary-differs-by-env", "canary-joins-untouched"]),
+        Claim::new(
+            "bad-canary-contained",
+            "A canary that never becomes ready receives nothing, and stable serves on.",
+        )
+        .needs(&["canary-joins-untouched"]),
+        Claim::new(
+            "canary-can-be-ditched",
+            "Delete the canary: everything is 1.0 again, and no request fails meanwhile.",
+        ),
+        Claim::new(
+            "promotion-by-image",
+            "`set image` moves production to 2.0 by starting new pods and ending old ones.",
+        ),
+        Claim::new("promotion-drops-nothing", "No request fails while it rolls.")
+            .needs(&["promotion-by-image"]),
+        Claim::new(
+            "canary-retires",
+            "With production on 2.0 the canary Deployment can go; everything is 2.0.",
+        )
+        .needs(&["promotion-by-image", "sessions-flip"]),
     ],
+    uses_namespace: true,
     run: |context| Box::pin(run(context)),
 };
 
@@ -109,15 +115,26 @@ async fn run(context: &Context) -> anyhow::Result<()> {
 /// Sets up what this phase builds on: three pods of 1.0 behind the load balancer.
 async fn prepare(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<Sampler> {
     let _step = context.step("stable behind its load balancer, as phase 3 left it");
+    context.checking("canary-joins-untouched");
+    let image = context.stable()?.name.clone();
+    let replicas = i32::try_from(ARTICLE.stable)?;
+    context.expect(|expected| {
+        let deployment = ExpectedDeployment { replicas, image, labels: STABLE_PODS, ready: true };
+        expected.deployments.insert(PRODUCTION, deployment);
+        let service = ExpectedService { selects: APP, port: PORT, type_: "LoadBalancer" };
+        expected.services.insert(BALANCER, service);
+    });
     namespace.apply_file(context.environment(), "lb/app-lb.yml").await?;
     namespace.apply_file(context.environment(), "lb/app-production.yml").await?;
-    let (rolled, external) = tokio::join!(
-        namespace.wait_rolled_out(PRODUCTION),
-        namespace.wait_external_address::<Service>(BALANCER, PORT)
-    );
-    rolled?;
-    let sampler = namespace.wait_sampler(&external?).await?;
-    Ok(sampler)
+    let serves = async {
+        namespace.wait_rolled_out(PRODUCTION).await?;
+        let pods = pods::names(&namespace.pods(STABLE_PODS).await?);
+        namespace.check_service(BALANCER, Some(PORT), &pods).await?;
+        anyhow::Ok(())
+    };
+    let address = async { Ok(namespace.wait_external_address::<Service>(BALANCER, PORT).await?) };
+    let ((), external) = tokio::try_join!(serves, address)?;
+    Ok(namespace.wait_sampler(&external).await?)
 }
 
 struct Phase4<'a> {
@@ -131,6 +148,8 @@ impl Phase4<'_> {
     async fn join(&self) -> anyhow::Result<()> {
         let Self { context, namespace, .. } = self;
         let _step = context.step("apply app-canary.yml");
+        context.checking("canary-differs-by-env");
+        self.expect_canary(true)?;
         let before = self.service().await?;
         let stable = pods::names(&namespace.pods(APP).await?);
         // Pods of earlier labs may still be terminating.
@@ -140,11 +159,11 @@ impl Phase4<'_> {
         let deployments = namespace.api::<Deployment>();
         let production = deployments.get(PRODUCTION).await.context("failed to get production")?;
         let canary = deployments.get(CANARY).await.context("failed to get the canary")?;
-        context.judge("canary-differs-by-env", differences(&production, &canary))?;
+        context.judge("canary-differs-by-env", differences(&production, &canary)).await?;
 
         if let Err(why) = rolled {
             // The rest of the lab needs a running canary.
-            return context.require("canary-joins-untouched", Verdict::fails(why));
+            return context.require("canary-joins-untouched", Verdict::fails(why)).await;
         }
         let joined = match ready_before {
             Err(why) => Err(why),
@@ -154,60 +173,79 @@ impl Phase4<'_> {
                 split_infra_errors(namespace.wait_endpoints(BALANCER, &all).await)?.map(|()| all)
             }
         };
+        let one_more = stable.len() + usize::try_from(ARTICLE.canary)?;
         let after = self.service().await?;
-        context.judge(
-            "canary-joins-untouched",
-            match joined {
-                Err(why) => Verdict::fails(why),
-                Ok(all) => Verdict::of(
-                    before.spec == after.spec && all.len() > stable.len(),
-                    format!(
-                        "endpoints {} → {}; the Service's spec is {}, resourceVersion {} → {}",
-                        stable.len(),
-                        all.len(),
-                        if before.spec == after.spec { "unchanged" } else { "changed" },
-                        before.resource_version().unwrap_or_default(),
-                        after.resource_version().unwrap_or_default(),
+        context
+            .judge(
+                "canary-joins-untouched",
+                match joined {
+                    Err(why) => Verdict::fails(why),
+                    Ok(all) => Verdict::of(
+                        before.spec == after.spec && all.len() == one_more,
+                        format!(
+                            "endpoints {} → {}; the Service's spec is {}, resourceVersion {} → {}",
+                            stable.len(),
+                            all.len(),
+                            if before.spec == after.spec { "unchanged" } else { "changed" },
+                            before.resource_version().unwrap_or_default(),
+                            after.resource_version().unwrap_or_default(),
+                        ),
                     ),
-                ),
-            },
-        )?;
+                },
+            )
+            .await?;
         Ok(())
     }
 
-    /// Samples the article's split, and one client's view of it.
+    /// Samples one client's view of the load balancer, and the article's split.
     async fn quarter(&self) -> anyhow::Result<()> {
         let Self { context, sampler, .. } = self;
+        if context.skip_following(&["sessions-flip", "quarter-to-canary"])? {
+            return Ok(());
+        }
         let version = &context.canary()?.version;
         let split = self.plan(ARTICLE, None)?;
         let _step = context.step(format!("send {} requests at {ARTICLE}", split.plan.n));
         let converged = self.wait_converged().await?;
-        let band = Some(split.band(version));
-        let sample = context.sample("the load balancer", sampler, split.plan.n, band).await?;
-        context.judge(
-            "quarter-to-canary",
-            with_note(verdicts::share(&sample, &split, version), converged),
-        )?;
         let one = sampler.clone().in_flight(1);
         let sample = context.sample("one client", &one, CONNECTIONS, None).await?;
         let stable = &context.stable()?.version;
-        context.judge("sessions-flip", verdicts::flips(&sample, [stable, version]))?;
+        context.judge("sessions-flip", verdicts::flips(&sample, [stable, version])).await?;
+        if context.skip_following(&["quarter-to-canary"])? {
+            return Ok(());
+        }
+        let band = Some(split.band(version));
+        let sample = context.sample("the load balancer", sampler, split.plan.n, band).await?;
+        context
+            .judge(
+                "quarter-to-canary",
+                with_note(verdicts::share(&sample, &split, version), converged),
+            )
+            .await?;
         Ok(())
     }
 
     /// Samples other replica counts, then scales back to three.
     async fn ratios(&self) -> anyhow::Result<()> {
-        let Self { context, namespace, sampler } = self;
+        let Self { context, sampler, .. } = self;
+        if context.skip_following(&["ratio-follows-replicas"])? {
+            return Ok(());
+        }
         let version = &context.canary()?.version;
         let mut verdicts = Vec::new();
         for (ratio, alternative) in OTHERS {
             let split = self.plan(ratio, Some(alternative))?;
             let _step = context.step(format!("scale to {ratio}, send {} requests", split.plan.n));
-            namespace.scale(PRODUCTION, i32::try_from(ratio.stable)?).await?;
-            namespace.scale(CANARY, i32::try_from(ratio.canary)?).await?;
-            let ready = self.ready(STABLE_PODS, ratio.stable).await?;
-            let ready = ready.and(self.ready(CANARY_PODS, ratio.canary).await?);
-            let converged = self.wait_converged().await?;
+            self.scale(PRODUCTION, ratio.stable).await?;
+            self.scale(CANARY, ratio.canary).await?;
+            let ready = match self.ready(STABLE_PODS, ratio.stable).await? {
+                Ok(()) => self.ready(CANARY_PODS, ratio.canary).await?,
+                stuck => stuck,
+            };
+            let converged = match &ready {
+                Ok(()) => self.wait_converged().await?,
+                Err(_) => Ok(()),
+            };
             let band = Some(split.band(version));
             let what = format!("the load balancer at {ratio}");
             let sample = context.sample(&what, sampler, split.plan.n, band).await?;
@@ -215,9 +253,10 @@ impl Phase4<'_> {
                 with_note(verdicts::share(&sample, &split, version), ready.and(converged));
             verdicts.push((ratio.to_string(), verdict));
         }
-        context.judge("ratio-follows-replicas", Verdict::all(verdicts))?;
+        context.judge("ratio-follows-replicas", Verdict::all(verdicts)).await?;
         let _step = context.step("scale back to three");
-        namespace.scale(PRODUCTION, i32::try_from(ARTICLE.stable)?).await?;
+        context.checking("canary-can-be-ditched");
+        self.scale(PRODUCTION, ARTICLE.stable).await?;
         self.ready(STABLE_PODS, ARTICLE.stable).await?.map_err(anyhow::Error::msg)
     }
 
@@ -237,14 +276,20 @@ impl Phase4<'_> {
             ("after", verdicts::all_are(&sample, &context.stable()?.version)),
         ]);
         context
-            .judge("canary-can-be-ditched", with_note(verdict, converged.and(gone).and(after)))?;
+            .judge("canary-can-be-ditched", with_note(verdict, converged.and(gone).and(after)))
+            .await?;
         Ok(())
     }
 
     /// Applies a canary that never becomes ready.
     async fn bad_canary(&self) -> anyhow::Result<()> {
         let Self { context, namespace, sampler } = self;
+        if context.skip_following(&["bad-canary-contained"])? {
+            return Ok(());
+        }
         let _step = context.step("apply a canary that never becomes ready");
+        context.checking("bad-canary-contained");
+        self.expect_canary(false)?;
         for mut manifest in apply::manifests(context.environment(), "lb/app-canary.yml")? {
             mutate::never_ready(&mut manifest.object);
             namespace.apply(&manifest).await?;
@@ -255,7 +300,8 @@ impl Phase4<'_> {
                 let endpoint = split_infra_errors(
                     namespace.wait_endpoint_readiness(BALANCER, &pod, false).await,
                 )?;
-                let sample = context.sample("beside a bad canary", sampler, REQUESTS, None).await?;
+                let sample =
+                    context.sample("next to a bad canary", sampler, REQUESTS, None).await?;
                 let canary = namespace.api::<Deployment>().get(CANARY).await;
                 let condition = available(&canary.context("failed to get the canary")?);
                 let verdict = verdicts::all_are(&sample, &context.stable()?.version);
@@ -267,7 +313,7 @@ impl Phase4<'_> {
                 Verdict::all([(pod.as_str(), endpoint), ("requests", verdict)])
             }
         };
-        context.judge("bad-canary-contained", verdict)?;
+        context.judge("bad-canary-contained", verdict).await?;
         Ok(())
     }
 
@@ -276,6 +322,8 @@ impl Phase4<'_> {
         let Self { context, namespace, sampler } = self;
         {
             let _step = context.step("apply app-canary.yml again, as it should be");
+            context.checking("promotion-by-image");
+            self.expect_canary(true)?;
             namespace.apply_file(context.environment(), "lb/app-canary.yml").await?;
             if let Err(why) = split_infra_errors(namespace.wait_rolled_out(CANARY).await)? {
                 context.progress(why);
@@ -285,13 +333,14 @@ impl Phase4<'_> {
         let converged = self.wait_converged().await?;
         let load = context.background("while production is promoted", sampler, RATE).await?;
         let image = &context.canary()?.name;
+        context.expect(|expected| expected.set_image(PRODUCTION, image));
         let promotion = namespace.promote(PRODUCTION, STABLE_PODS, CONTAINER, image).await?;
         let after = self.wait_converged().await?;
         let during = load.stop_after(UNDER_LOAD).await?;
         context.keep_sample("while production is promoted", &during);
-        context.judge("promotion-by-image", promotion.verdict())?;
+        context.judge("promotion-by-image", promotion.verdict()).await?;
         let verdict = verdicts::none_failed(&during);
-        context.judge("promotion-drops-nothing", with_note(verdict, converged.and(after)))?;
+        context.judge("promotion-drops-nothing", with_note(verdict, converged.and(after))).await?;
         Ok(())
     }
 
@@ -307,17 +356,31 @@ impl Phase4<'_> {
         let verdict = verdicts::all_are(&sample, &context.canary()?.version);
         let canary = if left { Verdict::fails("still there") } else { Verdict::holds("gone") };
         let verdict = Verdict::all([(CANARY, canary), ("requests", verdict)]);
-        context.judge("canary-retires", with_note(verdict, gone.and(converged)))?;
+        context.judge("canary-retires", with_note(verdict, gone.and(converged))).await?;
         Ok(())
+    }
+
+    /// Records how the canary should be.
+    fn expect_canary(&self, ready: bool) -> anyhow::Result<()> {
+        let image = self.context.canary()?.name.clone();
+        let replicas = i32::try_from(ARTICLE.canary)?;
+        self.context.expect(|expected| {
+            let deployment = ExpectedDeployment { replicas, image, labels: CANARY_PODS, ready };
+            expected.deployments.insert(CANARY, deployment);
+        });
+        Ok(())
+    }
+
+    async fn scale(&self, deployment: &str, replicas: u32) -> anyhow::Result<()> {
+        let replicas = i32::try_from(replicas)?;
+        self.context.expect(|expected| expected.scale(deployment, replicas));
+        self.namespace.scale(deployment, replicas).await
     }
 
     /// Waits until exactly the existing pods of the app respond through the load balancer.
     async fn wait_converged(&self) -> anyhow::Result<Result<(), String>> {
         let pods = pods::names(&self.namespace.pods(APP).await?);
-        match split_infra_errors(self.namespace.wait_endpoints(BALANCER, &pods).await)? {
-            Ok(()) => split_infra_errors(self.namespace.wait_converged(&self.sampler, &pods).await),
-            Err(why) => Ok(Err(why)),
-        }
+        split_infra_errors(self.namespace.wait_balanced(BALANCER, &self.sampler, &pods).await)
     }
 
     async fn ready(&self, labels: &str, count: u32) -> anyhow::Result<Result<(), String>> {

@@ -1,17 +1,28 @@
 //! The report for people: live progress, a line of evidence for each claim, and a table at the end.
 //! Readable without color; plain lines if standard output is not a terminal.
 
-use super::reporter::Reporter;
+use super::reporter::{Output, Reporter};
+use super::text::{self, wrap};
 use crate::claim::{Outcome, Verdict};
 use crate::event::{Event, SampleProgress, Stamped};
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-/// Writes to `out`.
+/// What the output permits.
+#[derive(Clone, Copy)]
+pub(super) struct Style {
+    /// Escape sequences that redraw a line.
+    pub(super) live: bool,
+    /// Colors.
+    pub(super) color: bool,
+    /// The number of columns now; `None` if lines may have any length.
+    pub(super) width: fn() -> Option<usize>,
+}
+
+/// Writes lines for people.
 pub(super) struct Terminal<W> {
-    out: W,
-    live: bool,
-    color: bool,
+    out: Output<W>,
+    style: Style,
     /// The steps in progress, innermost last, with their start.
     steps: Vec<(String, Instant)>,
     /// The latest progress of the innermost step.
@@ -21,7 +32,7 @@ pub(super) struct Terminal<W> {
     reported: Instant,
     drawn: bool,
     labs: Vec<Row>,
-    /// The lines of failed claims, repeated at the end.
+    /// The diagnoses and failed claims, repeated at the end.
     fails: Vec<String>,
 }
 
@@ -34,17 +45,22 @@ struct Row {
     error: bool,
 }
 
+/// From this width on, the evidence is next to its claim; below that, under it.
+const SIDE_BY_SIDE: usize = 100;
+/// The columns before a claim, and before evidence in each of the two forms.
+const CLAIM: usize = 11;
+const BESIDE: usize = CLAIM + 28;
+/// The width of the live line if the terminal's is unknown.
+const USUAL_WIDTH: usize = 80;
 /// Without a live line, a step that takes this long is reported, and then at the interval below.
 const REPORT_AFTER: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 impl<W: Write> Terminal<W> {
-    /// `live` permits escape sequences, `color` colors as well.
-    pub(super) fn new(out: W, live: bool, color: bool) -> Self {
+    pub(super) fn new(out: W, style: Style) -> Self {
         Self {
-            out,
-            live,
-            color,
+            out: Output::new(out),
+            style,
             steps: Vec::new(),
             progress: String::new(),
             sample: None,
@@ -57,22 +73,27 @@ impl<W: Write> Terminal<W> {
 
     fn line(&mut self, text: &str) {
         self.erase();
-        // A closed pipe must not keep the run from cleaning up.
-        _ = writeln!(self.out, "{text}").and_then(|()| self.out.flush());
+        self.out.write(format!("{text}\n").as_bytes());
+    }
+
+    /// Writes a line, wrapped by words.
+    fn wrapped(&mut self, text: &str, indent: usize) {
+        let text = wrap(text, 0, indent, (self.style.width)());
+        self.line(&text);
     }
 
     fn erase(&mut self) {
         if std::mem::take(&mut self.drawn) {
-            _ = write!(self.out, "\r\x1b[K");
+            self.out.write(b"\r\x1b[K");
         }
     }
 
     /// Redraws the live line.
     fn draw(&mut self) {
         let Some(now) = self.status() else { return self.erase() };
-        if self.live {
+        if self.style.live {
             // With wrapping off, a line longer than the terminal is cut instead of scrolling.
-            _ = write!(self.out, "\r\x1b[?7l\x1b[K  {now}\x1b[?7h").and_then(|()| self.out.flush());
+            self.out.write(format!("\r\x1b[?7l\x1b[K  {now}\x1b[?7h").as_bytes());
             self.drawn = true;
             return;
         }
@@ -87,7 +108,8 @@ impl<W: Write> Terminal<W> {
     /// The current activity in one line.
     fn status(&self) -> Option<String> {
         if let Some(sample) = &self.sample {
-            return Some(bar(sample));
+            let width = (self.style.width)().unwrap_or(USUAL_WIDTH);
+            return Some(text::sample(sample, width.saturating_sub(3)));
         }
         let (step, since) = self.steps.last()?;
         let mut text = step.clone();
@@ -107,7 +129,14 @@ impl<W: Write> Terminal<W> {
             *count += 1;
         }
         let word = self.paint(verdict.outcome);
-        let line = format!("  {word}  {claim:<23}  {}", verdict.evidence);
+        let width = (self.style.width)();
+        let line = if width.is_none_or(|width| width >= SIDE_BY_SIDE) {
+            let evidence = wrap(&verdict.evidence, BESIDE, BESIDE, width);
+            format!("  {word}  {claim:<26}  {evidence}")
+        } else {
+            let evidence = wrap(&verdict.evidence, CLAIM, CLAIM, width);
+            format!("  {word}  {claim}\n{:CLAIM$}{evidence}", "")
+        };
         if verdict.outcome == Outcome::Fails {
             self.fails.push(line.clone());
         }
@@ -125,18 +154,23 @@ impl<W: Write> Terminal<W> {
     }
 
     fn in_color(&self, color: &str, text: &str) -> String {
-        if self.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.style.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     /// Takes the lines that are repeated at the end: failed claims and errors.
     fn take_failures(&mut self, errors: &[String]) -> Vec<String> {
         let mut lines = std::mem::take(&mut self.fails);
-        lines.extend(errors.iter().map(|error| format!("error: {error}")));
+        let width = (self.style.width)();
+        let errors = errors.iter().map(|error| wrap(&format!("error: {error}"), 0, 7, width));
+        lines.extend(errors);
         lines
     }
 
     fn summary(&mut self) {
         let rows = std::mem::take(&mut self.labs);
+        if rows.is_empty() {
+            return;
+        }
         let width = rows.iter().map(|row| row.title.chars().count()).max().unwrap_or(0).max(5);
         self.line("");
         self.line(&format!("lab       {:<width$}  holds  fails  skipped     time", "title"));
@@ -157,7 +191,7 @@ impl<W: Write> Terminal<W> {
             (lab.seconds, lab.error) = (seconds, error.is_some());
         }
         if let Some(error) = error {
-            self.line(&format!("  stopped: {error}"));
+            self.wrapped(&format!("  stopped: {error}"), 4);
         }
     }
 }
@@ -165,7 +199,7 @@ impl<W: Write> Terminal<W> {
 impl<W: Write> Reporter for Terminal<W> {
     fn event(&mut self, stamped: &Stamped) {
         match &stamped.event {
-            Event::RunStarted { version, provider, labs } => {
+            Event::RunStarted { version, provider, labs, .. } => {
                 self.line(&format!("labs {version} on {provider}: {}", labs.join(", ")));
             }
             Event::LabStarted { title, claims } => {
@@ -173,7 +207,7 @@ impl<W: Write> Reporter for Terminal<W> {
                 self.labs.push(Row { name, title, counts: [0; 3], seconds: 0.0, error: false });
                 let heading = self.in_color("1", &format!("{name}  {title}"));
                 self.line("");
-                self.line(&format!("{heading}  ({claims} claims)"));
+                self.line(&format!("{heading}  ({} claims)", claims.len()));
             }
             Event::StepStarted { step } => {
                 self.steps.push((step.clone(), Instant::now()));
@@ -204,11 +238,15 @@ impl<W: Write> Reporter for Terminal<W> {
                 self.verdict(claim, verdict);
             }
             Event::LabEnded { seconds, error } => self.lab_ended(*seconds, error.as_deref()),
-            Event::Diagnosis { verdict, folder } => {
-                self.line(&format!("  at fault: {verdict}"));
-                if let Some(folder) = folder {
-                    self.line(&format!("  gathered in {folder}"));
-                }
+            Event::Diagnosis { layer, reason, command, folder } => {
+                let layer = layer.map_or_else(String::new, |l| format!("at fault: {}: ", l.word()));
+                let reason = reason.replace('\n', "; ");
+                let mut text = wrap(&format!("  {layer}{reason}"), 0, 4, (self.style.width)());
+                // Neither is wrapped: people copy them.
+                command.iter().for_each(|command| text += &format!("\n    to see it: {command}"));
+                folder.iter().for_each(|folder| text += &format!("\n    gathered in {folder}"));
+                self.line(&text);
+                self.fails.push(text);
             }
             Event::RunEnded { holds, fails, skipped, errors, exit_code, seconds, .. } => {
                 self.summary();
@@ -216,11 +254,17 @@ impl<W: Write> Reporter for Terminal<W> {
                     self.line(&error);
                 }
                 let result = result(*exit_code, *fails, *skipped);
-                self.line(&format!(
-                    "{result}: {holds} hold, {fails} fail, {skipped} skipped, {seconds:.1} s in all"
-                ));
+                if holds + fails + skipped > 0 {
+                    self.line(&format!(
+                        "{result}: {holds} hold, {fails} fail, {skipped} skipped, {seconds:.1} s in all"
+                    ));
+                }
             }
         }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.out.result()
     }
 
     fn tick(&mut self) {
@@ -239,73 +283,52 @@ fn result(exit_code: u8, fails: usize, skipped: usize) -> &'static str {
     }
 }
 
-/// Draws a sample as a bar, with a character per version so that it can be read without color.
-fn bar(sample: &SampleProgress) -> String {
-    const WIDTH: u64 = 32;
-    const GLYPHS: [char; 4] = ['█', '░', '▓', '▒'];
-    let done: u64 = sample.counts.values().sum();
-    let mut text = format!("{}: {}", sample.what, done + sample.failures);
-    if sample.planned > 0 {
-        text += &format!(" of {}", sample.planned);
-    }
-    if done > 0 {
-        text += "  ";
-        let (mut counted, mut drawn) = (0, 0);
-        for (count, glyph) in sample.counts.values().zip(GLYPHS.into_iter().cycle()) {
-            counted += count;
-            let to = (counted * WIDTH).checked_div(done).unwrap_or(0);
-            text.extend((drawn..to).map(|_| glyph));
-            drawn = to;
-        }
-        for ((version, count), glyph) in sample.counts.iter().zip(GLYPHS.into_iter().cycle()) {
-            let share = 100.0 * *count as f64 / done as f64;
-            text += &format!("  {glyph} {version} {share:.1}%");
-        }
-    }
-    if let Some(band) = &sample.band {
-        let percent = |hits: u64| 100.0 * hits as f64 / sample.planned.max(1) as f64;
-        let (low, high) = (percent(band.low), percent(band.high));
-        text += &format!("  ({} may take {low:.1} to {high:.1}%)", band.version);
-    }
-    if sample.failures > 0 {
-        text += &format!("  {} failed", sample.failures);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{events, sample_progress};
+    use crate::fixture::events;
 
-    fn text(live: bool, color: bool) -> String {
-        let mut terminal = Terminal::new(Vec::new(), live, color);
+    fn text(style: Style) -> String {
+        let mut terminal = Terminal::new(Vec::new(), style);
         for event in events() {
             terminal.event(&Stamped { at: 0.0, lab: Some("phase4"), event });
         }
-        String::from_utf8(terminal.out).unwrap()
+        terminal.finish().unwrap();
+        String::from_utf8(terminal.out.writer).unwrap()
     }
+
+    const PLAIN: Style = Style { live: false, color: false, width: || None };
 
     #[test]
     fn output_without_a_terminal_is_plain_lines() {
-        let text = text(false, false);
+        let text = text(PLAIN);
         assert!(!text.contains('\x1b'));
         insta::assert_snapshot!("terminal_report", text);
     }
 
     #[test]
     fn color_and_live_lines_are_independent() {
-        let live = text(true, false);
+        let live = text(Style { live: true, ..PLAIN });
         assert!(live.contains("\x1b[K") && !live.contains("\x1b[32m"));
-        assert!(text(true, true).contains("\x1b[32mholds"));
+        assert!(text(Style { live: true, color: true, ..PLAIN }).contains("\x1b[32mholds"));
     }
 
+    /// Escape sequences are shown as `^[`. A dumb terminal is one without live lines.
     #[test]
-    fn bar_shows_split_and_band() {
-        assert_eq!(
-            bar(&sample_progress()),
-            "load balancer: 41 of 80  ████████████████████████░░░░░░░░  █ 1.0 75.0%  ░ 2.0 25.0%  \
-             (2.0 may take 12.5 to 37.5%)  1 failed"
-        );
+    fn width_is_used_and_not_exceeded() {
+        let widths: [(usize, fn() -> Option<usize>); 3] =
+            [(80, || Some(80)), (120, || Some(120)), (200, || Some(200))];
+        for (columns, width) in widths {
+            let plain = text(Style { width, ..PLAIN });
+            for line in plain.lines().filter(|line| !line.contains("to see it")) {
+                assert!(line.chars().count() <= columns, "{columns}: {line}");
+            }
+            let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            assert_eq!(words(&plain), words(&text(PLAIN)), "nothing is cut");
+            insta::assert_snapshot!(format!("terminal_report_{columns}"), plain);
+            let colored = text(Style { live: true, color: true, width });
+            let colored = colored.replace('\x1b', "^[").replace('\r', "^M");
+            insta::assert_snapshot!(format!("terminal_report_{columns}_color"), colored);
+        }
     }
 }

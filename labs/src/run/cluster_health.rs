@@ -70,6 +70,8 @@ async fn probe_once(client: &kube::Client) -> Result<(), String> {
         // Any other status proves that the API server is alive; a 5xx may come from a proxy in front.
         Ok(Err(kube::Error::Api(status))) if status.code != 401 && status.code < 500 => Ok(()),
         Ok(Err(error)) => Err(lease::unresponsive(error)),
-        Err(_) => Err(format!("the cluster does not answer within {} s", READYZ_TIMEOUT.as_secs())),
+        Err(_) => {
+            Err(format!("the cluster does not respond within {} s", READYZ_TIMEOUT.as_secs()))
+        }
     }
 }

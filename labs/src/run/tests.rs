@@ -37,20 +37,21 @@ async fn respond_with(client: &kube::Client, status: &str) {
 }
 
 fn fails(context: &Context, claim: &str) {
-    context.judge(claim, Verdict::fails("it does not")).unwrap();
+    context.judge_now(claim, Verdict::fails("it does not")).unwrap();
 }
 
 async fn run(
     run: for<'a> fn(&'a Context) -> BoxFuture<'a, anyhow::Result<()>>,
 ) -> (Result<(), String>, Vec<&'static str>, Receiver<Stamped>) {
     const CLAIMS: &[Claim] =
-        &[Claim { id: "first", sentence: "" }, Claim { id: "second", sentence: "" }];
+        &[Claim::new("first", ""), Claim::new("second", "").needs(&["zeroth"])];
     let lab: &'static Lab = Box::leak(Box::new(Lab {
         name: "lab",
         title: "",
         summary: "",
         article: "",
         claims: CLAIMS,
+        uses_namespace: false,
         run,
     }));
     let (events, receiver) = Events::channel();
@@ -82,14 +83,14 @@ fn published(events: &Receiver<Stamped>) -> Vec<String> {
 async fn failure_at_the_end_on_a_lost_cluster_is_skipped() {
     let (ended, outcomes, events) = run(|context| {
         Box::pin(async {
-            context.judge("first", Verdict::holds("so it is"))?;
+            context.judge_now("first", Verdict::holds("so it is"))?;
             respond_with(&context.client(), "503").await;
             fails(context, "second");
             Ok(())
         })
     })
     .await;
-    assert!(ended.unwrap_err().starts_with("the cluster does not answer"));
+    assert!(ended.unwrap_err().starts_with("the cluster does not respond"));
     assert_eq!(outcomes, ["holds", "skipped"]);
     assert!(published(&events).starts_with(&["first holds".into(), "second skipped".into()]));
 }
@@ -107,9 +108,9 @@ async fn failure_before_the_cluster_is_lost_stands_and_later_ones_are_skipped() 
         })
     })
     .await;
-    assert!(ended.unwrap_err().starts_with("the cluster does not answer"), "nothing can follow");
+    assert!(ended.unwrap_err().starts_with("the cluster does not respond"), "nothing can follow");
     assert_eq!(outcomes, ["fails", "skipped"]);
-    assert_eq!(published(&events), ["first fails", "diagnosis", "second skipped"]);
+    assert_eq!(published(&events), ["diagnosis", "first fails", "second skipped"]);
 }
 
 /// Rejections and a single failed response are no loss of the cluster.
@@ -135,11 +136,59 @@ async fn verdict_after_a_failure_is_published_after_it() {
     let (ended, outcomes, events) = run(|context| {
         Box::pin(async {
             fails(context, "first");
-            context.judge("second", Verdict::holds("so it is"))?;
+            context.judge_now("second", Verdict::holds("so it is"))?;
             Ok(())
         })
     })
     .await;
     assert_eq!((ended, outcomes), (Ok(()), vec!["fails", "holds"]));
-    assert_eq!(published(&events), ["first fails", "second holds", "diagnosis"]);
+    assert_eq!(published(&events), ["diagnosis", "first fails", "second holds"]);
+}
+
+/// A claim that nobody checks would pass unnoticed, whether or not another fails.
+#[tokio::test(start_paused = true)]
+async fn claim_without_a_verdict_is_an_error() {
+    let (ended, outcomes, _) = run(|context| {
+        Box::pin(async {
+            context.judge_now("first", Verdict::holds("so it is"))?;
+            Ok(())
+        })
+    })
+    .await;
+    assert_eq!(ended, Err("a bug in these labs: no verdict on second".to_owned()));
+    assert_eq!(outcomes, ["holds", "skipped"]);
+
+    let (ended, outcomes, _) = run(|context| {
+        Box::pin(async {
+            fails(context, "first");
+            Ok(())
+        })
+    })
+    .await;
+    assert_eq!(ended, Err("a bug in these labs: no verdict on second".to_owned()));
+    assert_eq!(outcomes, ["fails", "skipped"]);
+}
+
+/// What the lab applied is at fault: its claim fails, and the others follow.
+#[tokio::test(start_paused = true)]
+async fn mistake_that_ends_a_lab_fails_the_claim_at_stake() {
+    let (ended, outcomes, events) = run(|context| {
+        Box::pin(async {
+            context.checking("second");
+            Err(Fault::new(Layer::Manifest, "no such field", "kubectl apply").into())
+        })
+    })
+    .await;
+    assert_eq!((ended, outcomes), (Ok(()), vec!["fails", "skipped"]));
+    assert_eq!(published(&events), ["diagnosis", "second fails", "first skipped"]);
+}
+
+/// The same error from the cluster itself, or of a node, is none of a manifest.
+#[tokio::test(start_paused = true)]
+async fn error_that_is_no_mistake_ends_a_lab_without_a_verdict() {
+    let (ended, outcomes, _) = run(|_| {
+        Box::pin(async { Err(Fault::new(Layer::Node, "node-2 is not ready", "kubectl").into()) })
+    })
+    .await;
+    assert_eq!((ended, outcomes), (Err("node-2 is not ready".into()), vec!["skipped", "skipped"]));
 }

@@ -19,7 +19,7 @@ pub struct BackgroundTraffic {
 }
 
 impl Sampler {
-    /// Starts traffic that continues until it is stopped or dropped: as much as is answered with the
+    /// Starts traffic that continues until it is stopped or dropped: as much as gets a response with the
     /// sampler's requests in flight, but no more than `per_second`.
     pub(crate) fn background(
         &self,
@@ -99,7 +99,7 @@ impl BackgroundTraffic {
         // If the task has ended, awaiting it shows why.
         _ = self.stop.take().map(|stop| stop.send(n));
         let task = self.task.take().context("the traffic was stopped before")?;
-        task.await.context("the traffic task panicked")
+        task.await.context("the traffic task panicked")?.check_local()
     }
 }
 

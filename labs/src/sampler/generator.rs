@@ -65,6 +65,12 @@ impl Sampler {
         Self { request: target.request(false), target, ..self }
     }
 
+    /// Returns true if the requests are for that host, on any port, and path.
+    pub(crate) fn requests(&self, host: &str, path: &str) -> bool {
+        let own = self.target.host.as_deref().unwrap_or_default();
+        own.split(':').next() == Some(host) && self.target.path == path
+    }
+
     /// Uses another path.
     #[must_use]
     pub(crate) fn path(self, path: &str) -> Self {
@@ -139,7 +145,7 @@ impl Sampler {
             seconds,
             "sample taken"
         );
-        Ok(sample)
+        sample.check_local()
     }
 
     pub(super) async fn observe(&self, started: Instant) -> Observation {

@@ -27,6 +27,9 @@ pub struct Response {
 pub enum Failure {
     /// No connection: refused, unreachable.
     Connect(String),
+    /// This machine lacks something that a connection needs, such as file descriptors: no evidence
+    /// about the cluster.
+    Local(String),
     /// The connection broke before the response was complete.
     Broken(String),
     /// No complete response in time.
@@ -37,12 +40,36 @@ pub enum Failure {
     Malformed(String),
 }
 
+/// Errors of `connect` for want of something on this machine (Linux): ENOMEM, ENFILE, EMFILE,
+/// EADDRNOTAVAIL (no free port), ENOBUFS.
+const LOCAL: [(i32, &str); 5] = [
+    (12, "free memory"),
+    (23, "a larger limit of open files: `sysctl fs.file-max`"),
+    (24, "a larger limit of open files: `ulimit -n 1024`"),
+    (99, "a free local port: `sysctl net.ipv4.ip_local_port_range`"),
+    (105, "free memory for sockets"),
+];
+
+impl Failure {
+    /// Classifies an error of opening a connection.
+    pub(super) fn connecting(error: &std::io::Error) -> Self {
+        let code = error.raw_os_error();
+        match LOCAL.iter().find(|(local, _)| Some(*local) == code) {
+            Some((_, need)) => Self::Local(format!(
+                "this machine failed to open a connection ({error}); it needs {need}"
+            )),
+            None => Self::Connect(error.to_string()),
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect(why) => write!(f, "no connection: {why}"),
+            Self::Local(why) => f.write_str(why),
             Self::Broken(why) => write!(f, "the connection broke: {why}"),
-            Self::Timeout => f.write_str("no answer in time"),
+            Self::Timeout => f.write_str("no response in time"),
             Self::Status(status) => write!(f, "status {status}"),
             Self::Malformed(why) => write!(f, "not good HTTP: {why}"),
         }

@@ -2,6 +2,7 @@
 
 use super::response::{Failure, Reply};
 use crate::event::{Band, Event, SampleProgress};
+use anyhow::bail;
 use std::collections::BTreeMap;
 
 /// One request and its result.
@@ -55,6 +56,19 @@ impl Sample {
     /// The requests without a good response, with the time of each.
     pub fn failures(&self) -> impl Iterator<Item = (f64, &Failure)> {
         self.observations.iter().filter_map(|o| Some((o.at, o.result.as_ref().err()?)))
+    }
+
+    /// Returns an error if a request failed for want of something on this machine: the sample then says
+    /// nothing about the cluster.
+    pub(super) fn check_local(self) -> anyhow::Result<Self> {
+        let local = self.failures().find_map(|(_, failure)| match failure {
+            Failure::Local(why) => Some(why.clone()),
+            _ => None,
+        });
+        match local {
+            Some(why) => bail!(why),
+            None => Ok(self),
+        }
     }
 
     /// Requests per second.

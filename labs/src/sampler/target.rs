@@ -32,6 +32,6 @@ impl Target {
 
     pub(super) async fn dial(&self) -> Result<TcpStream, Failure> {
         let connected = TcpStream::connect(self.address).await;
-        connected.map_err(|error| Failure::Connect(error.to_string()))
+        connected.map_err(|error| Failure::connecting(&error))
     }
 }

@@ -13,7 +13,7 @@ use kube::{
     runtime::wait::await_condition,
 };
 use lab_environment::IngressClass;
-use labs::{namespace::OwnedNamespace, run::Exit};
+use labs::{claim::Outcome, namespace::OwnedNamespace, run::Exit};
 use serde_json::{Value, json};
 use std::{fmt::Debug, fs, pin::pin, time::Duration};
 
@@ -49,7 +49,10 @@ async fn foreign_namespace_is_not_touched() {
     create(&maps, json!({"metadata": {"name": "foreign"}, "data": {"to": "the user"}})).await;
 
     let run = fixture.run("phase4", std::future::pending()).await;
-    run.assert_environment_error("was not made by these labs, so they leave it alone");
+    run.assert_environment_error("exists and was not created by these labs");
+    run.assert_environment_error("kubectl delete namespace production");
+    assert!(run.claims(Outcome::Skipped).is_empty(), "one line says it all");
+    assert!(!run.events().iter().any(|event| event.contains("lab-started")), "nothing was tried");
     let found = maps.get("foreign").await.expect("the object in the namespace");
     assert_eq!(found.data.unwrap_or_default()["to"], "the user");
     assert_eq!(left(&client).await, (1, 0), "the namespace stays, the lease is released");
@@ -125,10 +128,12 @@ async fn missing_image_ends_the_lab_early() {
     let fixture =
         Fixture::new().with_timeouts(3600).set("lb/app-canary.yml", image, json!("kubeapp:3.0"));
     let run = run_phase4_cleanly(&fixture).await;
+    let evidence = run.evidence("canary-differs-by-env");
+    assert!(evidence.contains("kubeapp:3.0"), "{evidence}");
+    assert_eq!(run.exit(), Exit::Fails, "{}", run.errors());
     for text in ["waits for image", "kubeapp:3.0", "is not loaded", "kubeapp:1.0", "--images"] {
-        run.assert_environment_error(text);
+        run.assert_diagnosis("image", text);
     }
-    run.assert_diagnosis("image: ");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,10 +142,12 @@ async fn crashing_pod_is_reported_with_its_last_log_line() {
     let env = "/spec/template/spec/containers/0/env";
     let fixture = Fixture::new().with_timeouts(3600).set("lb/app-production.yml", env, port);
     let run = run_phase4_cleanly(&fixture).await;
-    for text in ["does not stay up", "exit code 1", "last wrote: kubeapp 1.0: PORT=eighty"] {
-        run.assert_environment_error(text);
-    }
-    run.assert_diagnosis("pod: ");
+    run.assert_mistake(&[
+        "does not stay up",
+        "exit code 1",
+        "last wrote: kubeapp 1.0: PORT=eighty",
+    ]);
+    run.assert_diagnosis("pod", "does not stay up");
 }
 
 /// The remaining claims could not be measured, so the lab ends.
@@ -153,7 +160,7 @@ async fn crashing_canary_fails_its_claim_and_ends_the_lab() {
     assert_eq!(run.exit(), Exit::Fails);
     let evidence = run.evidence("canary-joins-untouched");
     assert!(evidence.contains("last wrote: kubeapp 2.0: PORT=eighty"), "{evidence}");
-    assert_eq!(run.evidence("promotion-by-image"), "not reached");
+    assert_eq!(run.evidence("promotion-by-image"), "follows from canary-joins-untouched");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,10 +169,8 @@ async fn missing_program_is_reported() {
     let fixture =
         Fixture::new().with_timeouts(3600).set("lb/app-production.yml", command, json!(["/ap"]));
     let run = run_phase4_cleanly(&fixture).await;
-    for text in ["could not be started", "\"/ap\""] {
-        run.assert_environment_error(text);
-    }
-    run.assert_diagnosis("pod: ");
+    run.assert_mistake(&["could not be started", "\"/ap\""]);
+    run.assert_diagnosis("pod", "could not be started");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,25 +179,22 @@ async fn missing_secret_is_reported() {
     let env = "/spec/template/spec/containers/0/envFrom";
     let fixture = Fixture::new().with_timeouts(3600).set("lb/app-production.yml", env, from);
     let run = run_phase4_cleanly(&fixture).await;
-    for text in ["CreateContainerConfigError", "keys"] {
-        run.assert_environment_error(text);
-    }
-    run.assert_diagnosis("pod: ");
+    run.assert_mistake(&["CreateContainerConfigError", "keys"]);
+    run.assert_diagnosis("pod", "keys");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ingress_rule_without_service_is_diagnosed() {
     let service = "/spec/rules/0/http/paths/0/backend/service/name";
-    let fixture = Fixture::new().with_timeouts(4).set(
+    let fixture = Fixture::new().with_timeouts(12).set(
         "ingress/app-ingress-canary.yml",
         service,
         json!("missing"),
     );
     let run = fixture.run_alone("phase5").await;
-    run.assert_fails(&["vhost-canary", "sessions-hold", "ingress-promotes"]);
-    run.assert_diagnosis(
-        "ingress: app-ingress refers to a missing object: missing:80 for canary.foo.bar/",
-    );
+    run.assert_fails(&["vhost-canary"]);
+    let why = "app-ingress refers to a missing object: missing:80 for canary.foo.bar/";
+    run.assert_diagnosis("route", why);
 }
 
 /// A missing class is reported at once, with the existing ones; an unserved class after the timeout.
@@ -296,19 +298,41 @@ async fn node_of_another_architecture_is_rejected_before_anything_is_created() {
     cluster.stop().await;
 }
 
-/// A pod may become ready at any time, so this wait takes its whole timeout.
+/// The wait ends once the probe has failed conclusively for some time, or at its timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn unready_pod_is_reported_with_its_probe_failure() {
     let path = "/spec/template/spec/containers/0/readinessProbe/httpGet/path";
     let fixture =
+        Fixture::new().with_timeouts(60).set("lb/app-production.yml", path, json!("/nowhere"));
+    let run = run_phase4_cleanly(&fixture).await;
+    run.assert_mistake(&["no rollout of kubeapp-production", "Readiness probe failed", "404"]);
+    run.assert_diagnosis("readiness", "404");
+    let fixture =
         Fixture::new().with_timeouts(4).set("lb/app-production.yml", path, json!("/nowhere"));
     let run = run_phase4_cleanly(&fixture).await;
-    for text in
-        ["no rollout of kubeapp-production within 4 s", "0 of 3", "Readiness probe failed", "404"]
-    {
-        run.assert_environment_error(text);
-    }
-    run.assert_diagnosis("readiness: ");
+    run.assert_mistake(&["no rollout of kubeapp-production within 4 s", "0 of 3", "404"]);
+}
+
+/// A wait of an hour ends when a node with pods of the lab is lost, and says which one.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_node_is_named_and_no_claim_fails_for_it() {
+    let fixture = Fixture::new().with_timeouts(3600);
+    let run = fixture
+        .run_with_fault("phase4", |client| {
+            let canary = |pod: &Pod| pod.metadata.labels.as_ref().is_some_and(|l| l["env"] == "canary");
+            fault_injection::once(client, canary, async |client: Client| {
+                let nodes: Api<Node> = Api::all(client.clone());
+                create(&nodes, json!({"metadata": {"name": "node-x"}})).await;
+                let containers = json!([{"name": "app", "image": "kubeapp:1.0"}]);
+                let labels = json!({"app": "kubeapp", "env": "production"});
+                let pod = json!({"metadata": {"name": "lost", "labels": labels},
+                    "spec": {"nodeName": "node-x", "containers": containers}});
+                create(&Api::<Pod>::namespaced(client, "production"), pod).await;
+            })
+        })
+        .await;
+    run.assert_environment_error("node node-x is not ready");
+    assert!(run.claims(Outcome::Fails).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -316,7 +340,11 @@ async fn malformed_manifest_is_reported_with_file_line_and_field() {
     for (right, wrong, text) in [
         ("  replicas: 1", "  replicas: one", "replicas"),
         ("  replicas: 1", "  replica: 1", "unknown field \"spec.replica\""),
-        ("kind: Deployment", "kind: Deploymend", "the cluster does not know Deploymend in apps/v1"),
+        (
+            "kind: Deployment",
+            "kind: Deploymend",
+            "kind: `Deploymend`, where the lab needs Deployment",
+        ),
         ("spec:", "spec: ]", "not valid YAML"),
     ] {
         let fixture = Fixture::new();
@@ -325,8 +353,8 @@ async fn malformed_manifest_is_reported_with_file_line_and_field() {
         let line = 1 + content.lines().position(|line| line == right).expect("the line");
         fs::write(&path, content.replacen(right, wrong, 1)).expect("the changed manifest");
         let run = run_phase4_cleanly(&fixture).await;
-        run.assert_environment_error(&format!("app-canary.yml:{line}:"));
-        run.assert_environment_error(text);
+        run.assert_mistake(&[&format!("app-canary.yml:{line}:"), text]);
+        run.assert_diagnosis("manifest", text);
     }
 }
 
@@ -356,6 +384,8 @@ async fn interrupted_run_removes_namespace_and_lease() {
             () = &mut moment => unreachable!("a fault must not end"),
         };
         assert_eq!(run.exit(), Exit::Interrupted, "at {at}");
+        let last = run.events().last().expect("events");
+        assert!(last.contains("\"event\":\"run-ended\""), "{last}");
         assert_eq!(left(&cluster.client()).await, (0, 0), "at {at}");
     }
     cluster.stop().await;

@@ -6,7 +6,7 @@ use kube_embedded::{Cluster, Config};
 use lab_environment::{Alternative, Environment, Image, IngressClass, Timeouts};
 use labs::{
     claim::Outcome,
-    event::Events,
+    event::{Event, Events},
     kubernetes::manifest,
     phases,
     run::{Exit, Runner, Summary},
@@ -117,6 +117,22 @@ impl Fixture {
         self
     }
 
+    /// Replaces text of a manifest, once.
+    pub(crate) fn replace(self, file: &str, right: &str, wrong: &str) -> Self {
+        let path = self.environment.manifests.join(file);
+        let text = fs::read_to_string(&path).expect("the manifest");
+        assert!(text.contains(right), "{right:?} is not in {file}");
+        fs::write(&path, text.replacen(right, wrong, 1)).expect("the changed manifest");
+        self
+    }
+
+    /// Sets the timeouts that `cargo xtask` sets for the embedded cluster.
+    pub(crate) fn with_embedded_timeouts(mut self) -> Self {
+        self.environment.timeouts =
+            Timeouts { rollout: 60, address: 30, request: 10, propagation: 0 };
+        self
+    }
+
     /// Sets a field of a manifest, given as a JSON pointer whose parent exists.
     pub(crate) fn set(self, file: &str, pointer: &str, value: Value) -> Self {
         self.edit(file, |object| {
@@ -140,6 +156,40 @@ impl Fixture {
     /// Runs a lab without interference.
     pub(crate) async fn run_alone(&self, lab: &'static str) -> LabRun {
         self.run_with_fault(lab, |_| std::future::pending()).await
+    }
+
+    /// Runs a lab, and has `fault` change the cluster when the step that begins so starts (`true`), and
+    /// again when it ends (`false`).
+    pub(crate) async fn run_with_step_fault<F>(
+        &self,
+        lab: &'static str,
+        step: &str,
+        fault: impl Fn(kube::Client, bool) -> F,
+    ) -> LabRun
+    where
+        F: Future<Output = ()>,
+    {
+        let cluster = self.cluster().await;
+        let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let acting = async {
+            while let Some(event) = events.recv().await {
+                let (started, of) = match event {
+                    Event::StepStarted { step } => (true, step),
+                    Event::StepEnded { step, .. } => (false, step),
+                    _ => continue,
+                };
+                if of.starts_with(step) {
+                    fault(cluster.client(), started).await;
+                }
+            }
+            std::future::pending().await
+        };
+        let run = tokio::select! {
+            run = self.run_observed(lab, std::future::pending(), Some(sender)) => run,
+            () = acting => unreachable!("a fault must not end"),
+        };
+        cluster.stop().await;
+        run
     }
 
     /// Runs a lab while `fault` changes the cluster.
@@ -190,21 +240,50 @@ impl Fixture {
         lab: &'static str,
         interrupted: impl Future<Output = ()>,
     ) -> LabRun {
+        self.run_observed(lab, interrupted, None).await
+    }
+
+    /// Runs a lab and passes on its events as they happen.
+    async fn run_observed(
+        &self,
+        lab: &'static str,
+        interrupted: impl Future<Output = ()>,
+        observer: Option<tokio::sync::mpsc::UnboundedSender<Event>>,
+    ) -> LabRun {
         let (events, receiver) = Events::channel();
+        let recorder = std::thread::spawn(move || {
+            let lines = receiver.iter().map(|stamped| {
+                let line = serde_json::to_string(&stamped).expect("JSON");
+                // The observer may have ended.
+                _ = observer.as_ref().map(|observer| observer.send(stamped.event));
+                line
+            });
+            lines.collect::<Vec<_>>()
+        });
         let environment = Arc::new(self.environment.clone());
         let runner = Runner { environment, events, failures: None, keep: false };
         let found = phases::find(lab).expect("a lab of that name");
         let summary = runner.run(&[found], interrupted).await;
         drop(runner);
-        let events = receiver.iter().map(|event| serde_json::to_string(&event).expect("JSON"));
-        LabRun { summary, lab, events: events.collect() }
+        let events = recorder.join().expect("events");
+        LabRun { summary, lab, events }
     }
 }
 
 impl LabRun {
-    /// Asserts that these claims fail and no others.
+    /// Asserts that these claims fail and no others, and that all others that do not hold follow from one
+    /// of them.
     pub(crate) fn assert_fails(&self, expected: &[&str]) {
-        self.assert_outcomes(expected, &[]);
+        let skipped: Vec<&str> = self.claims(Outcome::Skipped).into_iter().collect();
+        self.assert_outcomes(expected, &skipped);
+        for id in skipped {
+            let root = self.summary.verdict(id).and_then(|verdict| verdict.follows_from);
+            assert!(
+                root.is_some_and(|root| expected.contains(&root)),
+                "{id}: {}",
+                self.evidence(id)
+            );
+        }
     }
 
     /// The exit code.
@@ -222,11 +301,46 @@ impl LabRun {
         self.summary.verdict(claim).map_or("no verdict", |verdict| &verdict.evidence)
     }
 
-    /// Asserts that the diagnosis starts with this layer and text.
-    pub(crate) fn assert_diagnosis(&self, layer: &str) {
-        let diagnosis = self.events.iter().find(|event| event.contains("\"diagnosis\""));
-        let diagnosis = diagnosis.map(String::as_str).unwrap_or_default();
-        assert!(diagnosis.contains(&format!("\"verdict\":\"{layer}")), "{diagnosis}");
+    /// The events, as lines of JSON.
+    pub(crate) fn events(&self) -> &[String] {
+        &self.events
+    }
+
+    /// The first diagnosis: layer, reason and command.
+    pub(crate) fn diagnosis(&self) -> (String, String, String) {
+        let events = self.events.iter().map(|e| serde_json::from_str::<Value>(e).expect("JSON"));
+        let diagnosis = events.into_iter().find(|event| event["event"] == "diagnosis");
+        let field = |name| {
+            let field = diagnosis.as_ref().map(|diagnosis| &diagnosis[name]);
+            field.and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        (field("layer"), field("reason"), field("command"))
+    }
+
+    /// Asserts that this layer is at fault, for a reason that contains this text.
+    pub(crate) fn assert_diagnosis(&self, layer: &str, text: &str) {
+        let (found, reason, command) = self.diagnosis();
+        assert_eq!(found, layer, "{reason}");
+        assert!(reason.contains(text), "{reason}");
+        assert!(command.contains("kubectl") || command.contains("curl"), "{command}");
+    }
+
+    /// The ids of the claims with this outcome.
+    pub(crate) fn claims(&self, outcome: Outcome) -> BTreeSet<&'static str> {
+        let all = self.summary.verdicts.iter();
+        all.filter(|(_, verdict)| verdict.outcome == outcome).map(|(id, _)| *id).collect()
+    }
+
+    /// Asserts that a mistake in what was applied made one claim fail, with these texts in its evidence, and
+    /// that the rest follows.
+    pub(crate) fn assert_mistake(&self, texts: &[&str]) {
+        assert_eq!(self.summary.exit, Exit::Fails, "{}", self.errors());
+        let failing = self.claims(Outcome::Fails);
+        assert_eq!(failing.len(), 1, "{failing:?}");
+        let evidence = failing.iter().map(|id| self.evidence(id)).collect::<String>();
+        for text in texts {
+            assert!(evidence.contains(text), "{evidence}");
+        }
     }
 
     /// Asserts that the run ended with an error of the environment that contains this text.
@@ -238,12 +352,8 @@ impl LabRun {
 
     /// Asserts that these claims fail, these are skipped, and the others hold.
     pub(crate) fn assert_outcomes(&self, fails: &[&str], skipped: &[&str]) {
-        let with = |outcome| -> BTreeSet<&str> {
-            let all = self.summary.verdicts.iter();
-            all.filter(|(_, verdict)| verdict.outcome == outcome).map(|(id, _)| *id).collect()
-        };
-        let wrong = with(Outcome::Fails) != fails.iter().copied().collect()
-            || with(Outcome::Skipped) != skipped.iter().copied().collect()
+        let wrong = self.claims(Outcome::Fails) != fails.iter().copied().collect()
+            || self.claims(Outcome::Skipped) != skipped.iter().copied().collect()
             || (fails.is_empty() && skipped.is_empty() && !self.summary.errors.is_empty());
         if wrong {
             let verdicts = self.summary.verdicts.iter().map(|(id, verdict)| {

@@ -13,7 +13,9 @@ mod fake_app;
 mod fault_injection;
 mod faults;
 mod fixture;
+mod mistakes;
 #[macro_use]
 mod mutant_tests;
 mod mutants;
 mod pull_secret;
+mod schema;

@@ -1,17 +1,18 @@
 //! The macro that turns a table of mutants into tests.
 
 /// Defines a test for each mutant: a lab, the claims that must fail, and a fixture, optionally with a fault
-/// injected while the lab runs.
+/// injected while the lab runs, or during one
+/// of its steps.
 macro_rules! mutants {
     ($($(#[doc = $doc:literal])* $name:ident: $lab:literal fails $fails:expr,
-        in $fixture:expr $(, while $fault:expr)?;)*) => {
+        in $fixture:expr $(, while $fault:expr)? $(, during $step:literal $act:expr)?;)*) => {
         $(
             $(#[doc = $doc])*
             #[tokio::test(flavor = "multi_thread")]
             async fn $name() {
                 let fails: &[&str] = &$fails;
                 let fixture: Fixture = $fixture;
-                mutants!(@run fixture, $lab $(, $fault)?).await.assert_fails(fails);
+                mutants!(@run fixture, $lab $(, $fault)? $(, during $step $act)?).await.assert_fails(fails);
             }
         )*
 
@@ -23,5 +24,8 @@ macro_rules! mutants {
         }
     };
     (@run $fixture:ident, $lab:literal) => { $fixture.run_alone($lab) };
+    (@run $fixture:ident, $lab:literal, during $step:literal $act:expr) => {
+        $fixture.run_with_step_fault($lab, $step, $act)
+    };
     (@run $fixture:ident, $lab:literal, $fault:expr) => { $fixture.run_with_fault($lab, $fault) };
 }

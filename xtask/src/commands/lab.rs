@@ -31,6 +31,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::process::ExitStatusExt,
     },
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -55,6 +56,15 @@ pub(super) struct Lab {
     /// Print events as JSON, one per line; the last is the summary
     #[arg(long)]
     json: bool,
+    /// Print events of progress as well
+    #[arg(long, requires = "json")]
+    progress: bool,
+    /// Write a JUnit report: a test suite per phase, a test case per claim
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Apply the manifests of this folder, with `lb/` and `ingress/` in it
+    #[arg(long, value_name = "DIR")]
+    manifests: Option<PathBuf>,
 }
 
 impl Lab {
@@ -127,6 +137,10 @@ impl Run<'_> {
         command.arg("run").args(self.phases).arg("--environment").arg(&file);
         command.arg("--failures").arg(project.failures()?);
         command.args(args.json.then_some("--json")).args(args.keep.then_some("--keep"));
+        command.args(args.progress.then_some("--progress"));
+        for (flag, path) in [("--junit", &args.junit), ("--manifests", &args.manifests)] {
+            path.iter().for_each(|path| _ = command.arg(flag).arg(path));
+        }
         // Labs that lose this process clean up on a cluster that stays. On one that ends with this
         // process there is nothing to clean up, so they end at once.
         if guard.ends_with_run() {

@@ -152,7 +152,12 @@ fn cluster_that_dies_mid_phase_is_reported_and_no_claim_fails() {
         assert_eq!((code, &end["fails"], &end["exitCode"]), (3, &0.into(), &3.into()), "{end}");
         // Either a phase or the watch over the cluster notices first.
         let said = end["errors"][0].as_str().unwrap();
-        assert!(["does not answer", "no longer answers"].iter().any(|s| said.contains(s)), "{end}");
+        assert!(
+            ["does not respond", "does not answer", "no longer answers"]
+                .iter()
+                .any(|s| said.contains(s)),
+            "{end}"
+        );
         let last = text.lines().last().unwrap();
         assert!(
             last.starts_with("error: the current cluster became unavailable during the run: ")

@@ -145,7 +145,7 @@ async fn fetch_version(
         Ok(response) if response.status == 200 => {
             Ok(String::from_utf8_lossy(&response.body).into_owned())
         }
-        Ok(response) => Err(format!("/version answers with status {}", response.status)),
+        Ok(response) => Err(format!("/version returns status {}", response.status)),
         Err(failure) => Err(failure.to_string()),
     })
 }

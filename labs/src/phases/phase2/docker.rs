@@ -145,7 +145,7 @@ async fn fetch_version(
                 }
                 Ok(Ok(response)) => last_seen = format!("status {}", response.status),
                 Ok(Err(failure)) => last_seen = failure.to_string(),
-                Err(_) => bail!("the container does not answer: {last_seen}"),
+                Err(_) => bail!("the container does not respond: {last_seen}"),
             }
         }
         ensure!(container.is_running().await?, "the container exited");

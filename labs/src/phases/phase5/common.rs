@@ -2,6 +2,7 @@
 
 use crate::claim::Verdict;
 use crate::context::Context;
+use crate::expectation::ExpectedService;
 use crate::kubernetes::{
     external::ExternalAddress, namespace_client::NamespaceClient, pods, wait::split_infra_errors,
 };
@@ -39,6 +40,13 @@ pub(super) struct Backend {
     pub(super) pods: &'static str,
 }
 
+impl Backend {
+    /// The article's Service.
+    pub(super) fn expected(self) -> ExpectedService {
+        ExpectedService { selects: self.pods, port: HTTP, type_: "NodePort" }
+    }
+}
+
 /// The state of the steps once the Ingress responds.
 pub(super) struct Phase5<'a> {
     pub(super) context: &'a Context,
@@ -63,11 +71,20 @@ impl Phase5<'_> {
         sampler: &Sampler,
         backend: Backend,
     ) -> anyhow::Result<Result<(), String>> {
-        let pods = pods::names(&self.namespace.pods(backend.pods).await?);
-        match split_infra_errors(self.namespace.wait_endpoints(backend.service, &pods).await)? {
-            Ok(()) => {
-                split_infra_errors(self.namespace.wait_ingress_converged(sampler, &pods).await)
-            }
+        let Self { context, namespace, .. } = self;
+        let pods = pods::names(&namespace.pods(backend.pods).await?);
+        let leads = namespace.check_service(backend.service, Some(HTTP), &pods).await;
+        if let Err(why) = split_infra_errors(leads)? {
+            return Ok(Err(why));
+        }
+        let routes = context.expectations().routes;
+        let routes: Vec<_> =
+            routes.into_iter().filter(|route| sampler.requests(route.host, route.path)).collect();
+        if let Some(why) = namespace.misroute(INGRESS, &routes).await? {
+            return Ok(Err(why));
+        }
+        match split_infra_errors(namespace.wait_endpoints(backend.service, &pods).await)? {
+            Ok(()) => split_infra_errors(namespace.wait_ingress_converged(sampler, &pods).await),
             Err(why) => Ok(Err(why)),
         }
     }

@@ -6,6 +6,7 @@ use super::common::{
 };
 use crate::claim::{Outcome, Verdict};
 use crate::context::{Context, NODE_PORT};
+use crate::expectation::{ExpectedDeployment, ExpectedRoute};
 use crate::kubernetes::{
     apply,
     external::{ExternalAddress, PENDING},
@@ -20,6 +21,8 @@ use anyhow::{Context as _, bail};
 use k8s_openapi::api::{core::v1::Service, networking::v1::Ingress};
 use std::ops::RangeInclusive;
 
+/// The article's number of replicas.
+const REPLICAS: i32 = 3;
 const MANIFEST: &str = "ingress/app-production.yml";
 /// Kubernetes' default for `--service-node-port-range`.
 const NODE_PORTS: RangeInclusive<i32> = 30000..=32767;
@@ -36,10 +39,10 @@ pub(super) async fn run(
     let (healthy, responds) = make_ready(context, namespace, &unready).await?;
     node_port(context, namespace).await?;
     if !responds {
-        context.require("backends-healthy-first", healthy)?;
-        bail!("the Ingress does not answer; the remaining claims depend on it")
+        context.require("backends-healthy-first", healthy).await?;
+        bail!("the Ingress does not respond; the remaining claims depend on it")
     }
-    context.judge("backends-healthy-first", healthy)?;
+    context.judge("backends-healthy-first", healthy).await?;
     default_backend(context, namespace, &unready.external).await?;
     Ok(unready.external)
 }
@@ -56,6 +59,18 @@ async fn apply_unready(context: &Context, namespace: &NamespaceClient) -> anyhow
     let environment = context.environment();
     namespace.check_ingress_class(&environment.ingress_class).await?;
     let _step = context.step("apply production, its readiness held back, and app-ingress");
+    context.checking("backends-healthy-first");
+    let image = context.stable()?.name.clone();
+    context.expect(|expected| {
+        let labels = STABLE.pods;
+        let deployment = ExpectedDeployment { replicas: REPLICAS, image, labels, ready: false };
+        expected.deployments.insert(PRODUCTION, deployment);
+        expected.services.insert(STABLE.service, STABLE.expected());
+        let pages = HOSTS.iter().flat_map(|host| PATHS.iter().map(move |path| (*host, *path)));
+        let service = STABLE.service;
+        let routes = pages.map(|(host, path)| ExpectedRoute { host, path, service });
+        expected.routes = routes.collect();
+    });
     for mut manifest in apply::manifests(environment, MANIFEST)? {
         mutate::never_ready(&mut manifest.object);
         namespace.apply(&manifest).await?;
@@ -66,6 +81,9 @@ async fn apply_unready(context: &Context, namespace: &NamespaceClient) -> anyhow
         running = namespace.wait_running_pod(STABLE.pods) => running.map(drop)?,
         rolled = namespace.wait_rolled_out(PRODUCTION) => rolled.map(drop)?,
     }
+    let pods = pods::names(&namespace.pods(STABLE.pods).await?);
+    namespace.check_service(STABLE.service, Some(HTTP), &pods).await?;
+    namespace.check_class_exists(INGRESS).await?;
     let external = match namespace.wait_external_address::<Ingress>(INGRESS, HTTP).await {
         // Only without an address may the class be unserved.
         Err(pending) if pending.last_seen_is(PENDING) => {
@@ -78,7 +96,6 @@ async fn apply_unready(context: &Context, namespace: &NamespaceClient) -> anyhow
     };
     let sampler =
         namespace.sampler(&external).host(&host_with_port(STABLE_HOST, external.port, HTTP));
-    let pods = pods::names(&namespace.pods(STABLE.pods).await?);
     let known = split_infra_errors(namespace.wait_endpoints_include(STABLE.service, &pods).await)?;
     // An Ingress that is not set up yet would look like one that waits, so a response of any status is
     // awaited. Some controllers never respond without a healthy backend, which is as good.
@@ -91,7 +108,7 @@ async fn apply_unready(context: &Context, namespace: &NamespaceClient) -> anyhow
     let details = if failures.is_empty() { failures } else { format!(" ({failures})") };
     let (unready, total) = (pods.len(), sample.total());
     let evidence =
-        format!("{unready} unready pods: {good} of {total} requests had a good answer{details}");
+        format!("{unready} unready pods: {good} of {total} requests had a good response{details}");
     let verdict = with_note(Verdict::of(good == 0, evidence), known.and(responded));
     Ok(Unready { external, sampler, verdict })
 }
@@ -103,6 +120,7 @@ async fn make_ready(
     unready: &Unready,
 ) -> anyhow::Result<(Verdict, bool)> {
     let step = context.step("fix the readiness probe");
+    context.expect(|expected| expected.set_ready(PRODUCTION, true));
     for manifest in apply::manifests(context.environment(), MANIFEST)? {
         if manifest.kind() == "Deployment" {
             namespace.apply(&manifest).await?;
@@ -127,10 +145,10 @@ async fn make_ready(
             format!("{seconds:.2} s after the probe was fixed, from {pod}, {word} right after");
         Ok((Verdict::of(is_ready, evidence), true))
     };
-    let (rolled, first) = tokio::join!(namespace.wait_rolled_out(PRODUCTION), first);
-    rolled?;
-    let (first, responds) = first?;
-    let parts = [("before", verdict.clone()), ("first good answer", first)];
+    let rolled = async { Ok(namespace.wait_rolled_out(PRODUCTION).await?) };
+    // Pods that do not become ready end the wait for a response.
+    let (_, (first, responds)) = tokio::try_join!(rolled, first)?;
+    let parts = [("before", verdict.clone()), ("first good response", first)];
     Ok((Verdict::all(parts), responds))
 }
 
@@ -138,7 +156,7 @@ async fn make_ready(
 async fn node_port(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<()> {
     const CLAIM: &str = "nodeport-in-range";
     if let Some(reason) = context.unsupported(CLAIM) {
-        context.judge(CLAIM, Verdict::skipped(reason))?;
+        context.judge(CLAIM, Verdict::skipped(reason)).await?;
         return Ok(());
     }
     let _step = context.step("ask every node at the Service's port");
@@ -146,7 +164,7 @@ async fn node_port(context: &Context, namespace: &NamespaceClient) -> anyhow::Re
     let service = service.context("failed to get the Service")?;
     let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
     let Some(port) = ports.first().and_then(|port| port.node_port) else {
-        context.judge(CLAIM, Verdict::fails("the Service has no node port"))?;
+        context.judge(CLAIM, Verdict::fails("the Service has no node port")).await?;
         return Ok(());
     };
     let range = format!("{}-{}", NODE_PORTS.start(), NODE_PORTS.end());
@@ -179,7 +197,7 @@ async fn node_port(context: &Context, namespace: &NamespaceClient) -> anyhow::Re
     let has_nodes = parts.len() > 1;
     let verdict = Verdict::all(parts);
     let outcome = if has_nodes { verdict.outcome } else { Outcome::Fails };
-    context.judge(CLAIM, Verdict { outcome, ..verdict })?;
+    context.judge(CLAIM, Verdict { outcome, ..verdict }).await?;
     Ok(())
 }
 
@@ -189,6 +207,9 @@ async fn default_backend(
     namespace: &NamespaceClient,
     external: &ExternalAddress,
 ) -> anyhow::Result<()> {
+    if context.skip_following(&["default-backend-takes-all"])? {
+        return Ok(());
+    }
     let routes = HOSTS.len() * PATHS.len();
     let _step = context.step(format!("send {FEW_REQUESTS} requests to each of {routes} pages"));
     let pods = pods::names(&namespace.pods(STABLE.pods).await?);
@@ -196,9 +217,12 @@ async fn default_backend(
         |host: &str| namespace.sampler(external).host(&host_with_port(host, external.port, HTTP));
     let converged = match split_infra_errors(namespace.wait_endpoints(STABLE.service, &pods).await)?
     {
-        Ok(()) => split_infra_errors(
-            namespace.wait_ingress_converged(&sampler(STABLE_HOST), &pods).await,
-        )?,
+        Ok(()) => match namespace.misroute(INGRESS, &context.expectations().routes).await? {
+            Some(why) => Err(why),
+            None => split_infra_errors(
+                namespace.wait_ingress_converged(&sampler(STABLE_HOST), &pods).await,
+            )?,
+        },
         Err(why) => Err(why),
     };
     let mut parts = Vec::new();
@@ -211,6 +235,6 @@ async fn default_backend(
         }
     }
     let verdict = verdicts::each_is(&parts, &context.stable()?.version);
-    context.judge("default-backend-takes-all", with_note(verdict, converged))?;
+    context.judge("default-backend-takes-all", with_note(verdict, converged)).await?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::common::{
     Phase5, RATE, REQUESTS, STABLE, STABLE_HOST, UNDER_LOAD, host_with_port,
 };
 use crate::claim::Verdict;
+use crate::expectation::{ExpectedDeployment, ExpectedRoute};
 use crate::kubernetes::{
     pods,
     wait::{split_infra_errors, with_note},
@@ -22,14 +23,22 @@ impl Phase5<'_> {
         let Self { context, namespace, .. } = self;
         let (stable, canary) = (self.host(STABLE_HOST), self.host(CANARY_HOST));
         let version = &context.stable()?.version;
+        let image = context.canary()?.name.clone();
+        context.expect(|expected| {
+            let labels = CANARY_BACKEND.pods;
+            let deployment = ExpectedDeployment { replicas: 1, image, labels, ready: true };
+            expected.deployments.insert(CANARY, deployment);
+            expected.services.insert(CANARY_BACKEND.service, CANARY_BACKEND.expected());
+        });
         let rolled = {
             let _step = context.step("apply the canary");
+            context.checking("service-internal-address");
             self.apply("ingress/app-canary.yml").await?;
             split_infra_errors(namespace.wait_rolled_out(CANARY).await)?
         };
         if let Err(why) = rolled {
             // The rest of the lab needs a running canary.
-            return context.require("service-internal-address", Verdict::fails(why));
+            return context.require("service-internal-address", Verdict::fails(why)).await;
         }
         let parts = [
             (STABLE.service, self.internal_address(STABLE, &context.stable()?.name).await?),
@@ -38,12 +47,18 @@ impl Phase5<'_> {
                 self.internal_address(CANARY_BACKEND, &context.canary()?.name).await?,
             ),
         ];
-        context.judge("service-internal-address", Verdict::all(parts))?;
+        context.judge("service-internal-address", Verdict::all(parts)).await?;
 
-        let _step = context.step("add the rules for both hosts, while stable has visitors");
+        if context.skip_following(&["stable-unaffected"])? {
+            self.expect_hosts();
+            return self.apply(RULES).await;
+        }
+        let _step = context.step("add the rules for both hosts, while stable has traffic");
+        context.checking("stable-unaffected");
         let before = self.wait_routed(&stable, STABLE).await?;
         let load = context.background("stable while the rules are added", &stable, RATE).await?;
         self.apply(RULES).await?;
+        self.expect_hosts();
         let after = self.wait_routed(&canary, CANARY_BACKEND).await?;
         let after = after.and(self.wait_routed(&stable, STABLE).await?);
         let during = load.stop_after(UNDER_LOAD).await?;
@@ -51,8 +66,20 @@ impl Phase5<'_> {
         let verdict = verdicts::all_are(&during, version);
         let evidence = format!("{STABLE_HOST}, for {:.1} s: {}", during.seconds, verdict.evidence);
         let verdict = Verdict { evidence, ..verdict };
-        context.judge("stable-unaffected", with_note(verdict, before.and(after)))?;
+        context.judge("stable-unaffected", with_note(verdict, before.and(after))).await?;
         Ok(())
+    }
+
+    /// Records where the rules for both hosts route to.
+    pub(super) fn expect_hosts(&self) {
+        let route = |host, service| ExpectedRoute { host, path: "/version", service };
+        self.context.expect(|expected| {
+            expected.routes = vec![
+                route(CANARY_HOST, CANARY_BACKEND.service),
+                route(STABLE_HOST, STABLE.service),
+                route("nobody.example", STABLE.service),
+            ];
+        });
     }
 
     /// Judges that the Service has an address of its own and selects exactly the pods of that image.
@@ -89,6 +116,9 @@ impl Phase5<'_> {
     /// Samples each host, and hosts without a rule.
     pub(super) async fn hosts(&self) -> anyhow::Result<()> {
         let Self { context, namespace, external } = self;
+        if context.skip_following(&["vhost-canary", "vhost-stable", "vhost-default"])? {
+            return Ok(());
+        }
         let (stable, canary) = (self.host(STABLE_HOST), self.host(CANARY_HOST));
         let _step = context.step(format!("send {REQUESTS} requests to each host"));
         let canary_settled = self.wait_routed(&canary, CANARY_BACKEND).await?;
@@ -98,9 +128,9 @@ impl Phase5<'_> {
         let verdict = self.all_are(CANARY_HOST, &canary, REQUESTS, new).await?;
         let evidence = format!("{}; {}", verdict.evidence, self.curl_command(CANARY_HOST));
         let verdict = Verdict { evidence, ..verdict };
-        context.judge("vhost-canary", with_note(verdict, canary_settled))?;
+        context.judge("vhost-canary", with_note(verdict, canary_settled)).await?;
         let verdict = self.all_are(STABLE_HOST, &stable, REQUESTS, old).await?;
-        context.judge("vhost-stable", with_note(verdict, stable_settled))?;
+        context.judge("vhost-stable", with_note(verdict, stable_settled)).await?;
 
         let address = host_with_port(&external.host, external.port, HTTP);
         let mut samples = Vec::new();
@@ -112,7 +142,7 @@ impl Phase5<'_> {
             let sample = context.sample(&what, &sampler, FEW_REQUESTS, None).await?;
             samples.push((what, sample));
         }
-        context.judge("vhost-default", verdicts::each_is(&samples, old))?;
+        context.judge("vhost-default", verdicts::each_is(&samples, old)).await?;
         Ok(())
     }
 
@@ -126,6 +156,9 @@ impl Phase5<'_> {
     /// Samples each host as one client, with a connection per request and with a persistent one.
     pub(super) async fn sessions(&self) -> anyhow::Result<()> {
         let Self { context, .. } = self;
+        if context.skip_following(&["sessions-hold"])? {
+            return Ok(());
+        }
         let _step = context.step("stay on each host as one client");
         let mut parts = Vec::new();
         for host in [STABLE_HOST, CANARY_HOST] {
@@ -140,7 +173,7 @@ impl Phase5<'_> {
             let kept = format!("{host}, kept alive ({} connections)", session.connections());
             parts.push((kept, verdicts::steady(&sample)));
         }
-        context.judge("sessions-hold", Verdict::all(parts))?;
+        context.judge("sessions-hold", Verdict::all(parts)).await?;
         Ok(())
     }
 
@@ -148,7 +181,15 @@ impl Phase5<'_> {
     pub(super) async fn fan_out(&self) -> anyhow::Result<()> {
         let Self { context, .. } = self;
         let _step = context.step("fan out over paths of one host");
+        context.checking("fanout-paths");
         self.apply("ingress/app-ingress-fanout.yml").await?;
+        context.expect(|expected| {
+            let route = |path, service| ExpectedRoute { host: STABLE_HOST, path, service };
+            expected.routes = vec![
+                route("/canary/version", CANARY_BACKEND.service),
+                route("/stable/version", STABLE.service),
+            ];
+        });
         let host = self.host(STABLE_HOST);
         let routes = [
             ("/canary", CANARY_BACKEND, &context.canary()?.version),
@@ -165,17 +206,22 @@ impl Phase5<'_> {
             let what = format!("{STABLE_HOST}{path}");
             parts.push((path, self.all_are(&what, &sampler, REQUESTS, version).await?));
         }
-        context.judge("fanout-paths", with_note(Verdict::all(parts), converged))?;
+        context.judge("fanout-paths", with_note(Verdict::all(parts), converged)).await?;
         Ok(())
     }
 
     /// Promotes production to the canary's image while both hosts have traffic.
     pub(super) async fn promote(&self) -> anyhow::Result<()> {
         let Self { context, namespace, .. } = self;
+        if context.skip_following(&["ingress-promotes"])? {
+            return Ok(());
+        }
         let (stable, canary) = (self.host(STABLE_HOST), self.host(CANARY_HOST));
         let _step = context.step("set production's image to the canary's, both hosts under load");
+        context.checking("ingress-promotes");
         // The article's rules again: with TLS configured, some controllers redirect plain HTTP.
         self.apply(RULES).await?;
+        self.expect_hosts();
         let converged = self.wait_routed(&canary, CANARY_BACKEND).await?;
         let converged = converged.and(self.wait_routed(&stable, STABLE).await?);
         let during = |host: &str| format!("{host} while production is promoted");
@@ -183,6 +229,7 @@ impl Phase5<'_> {
         let on_stable = context.background(&what_stable, &stable, RATE).await?;
         let on_canary = context.background(&what_canary, &canary, RATE).await?;
         let image = context.canary()?;
+        context.expect(|expected| expected.set_image(PRODUCTION, &image.name));
         let promotion = namespace.promote(PRODUCTION, STABLE.pods, CONTAINER, &image.name).await?;
         let after = self.wait_routed(&stable, STABLE).await?;
         let on_stable = on_stable.stop_after(UNDER_LOAD).await?;
@@ -199,7 +246,7 @@ impl Phase5<'_> {
             ("after", moved),
         ];
         let verdict = with_note(Verdict::all(parts), converged.and(after));
-        context.judge("ingress-promotes", verdict)?;
+        context.judge("ingress-promotes", verdict).await?;
         Ok(())
     }
 }

@@ -21,15 +21,17 @@ impl Phase5<'_> {
     pub(super) async fn end_tls(&self) -> anyhow::Result<()> {
         let Self { context, namespace, .. } = self;
         let _step = context.step("end TLS at the Ingress");
+        context.checking("tls-terminates");
         let certificate = Certificate::new(&[STABLE_HOST, CANARY_HOST])?;
         namespace.apply_certificate(SECRET, &certificate).await?;
         self.apply("ingress/app-ingress-tls.yml").await?;
+        self.expect_hosts();
         let external = match split_infra_errors(
             namespace.wait_external_address::<Ingress>(INGRESS, HTTPS).await,
         )? {
             Ok(external) => external,
             Err(why) => {
-                context.judge("tls-terminates", Verdict::fails(why))?;
+                context.judge("tls-terminates", Verdict::fails(why)).await?;
                 return Ok(());
             }
         };
@@ -59,7 +61,7 @@ impl Phase5<'_> {
         let names: Vec<String> = shown.iter().map(ToString::to_string).collect();
         let evidence = format!("{whose}: {}", names.join(" and "));
         parts.insert(0, ("certificate", Verdict::of(only_ours, evidence).with(shown)));
-        context.judge("tls-terminates", Verdict::all(parts))?;
+        context.judge("tls-terminates", Verdict::all(parts)).await?;
         Ok(())
     }
 }

@@ -41,10 +41,9 @@ mutants! {
 
     /// Production's Service also selects the canary's pod, as the load balancer does.
     service_of_both: "phase5"
-        fails ["service-internal-address", "vhost-stable", "vhost-default", "sessions-hold",
-            "stable-unaffected", "fanout-paths", "tls-terminates"],
+        fails ["service-internal-address"],
         in Fixture::new()
-            .with_timeouts(4)
+            .with_timeouts(12)
             .set("ingress/app-production.yml#Service", "/spec/selector", json!({"app": "kubeapp"}));
 
     /// The first Ingress has a rule instead of a default backend.
@@ -75,25 +74,37 @@ mutants! {
 
     /// The hosts are swapped.
     hosts_swapped: "phase5"
-        fails ["vhost-canary", "vhost-stable", "stable-unaffected", "ingress-promotes"],
-        in Fixture::new().with_timeouts(4).edit("ingress/app-ingress-canary.yml", |ingress| {
+        fails ["stable-unaffected"],
+        in Fixture::new().with_timeouts(12).edit("ingress/app-ingress-canary.yml", |ingress| {
             ingress["spec"]["rules"][0]["host"] = json!("foo.bar");
             ingress["spec"]["rules"][1]["host"] = json!("canary.foo.bar");
         });
 
     /// The canary's host is misspelled.
-    canary_host_missing: "phase5" fails ["vhost-canary", "ingress-promotes"],
+    canary_host_missing: "phase5" fails ["vhost-canary"],
         in Fixture::new()
-            .with_timeouts(4)
+            .with_timeouts(12)
             .set("ingress/app-ingress-canary.yml", "/spec/rules/0/host", json!("canary.foo.baz"));
 
     /// The rule of stable's host routes to the canary.
-    stable_host_to_canary: "phase5" fails ["vhost-stable", "stable-unaffected"],
-        in Fixture::new().with_timeouts(4).set(
+    stable_host_to_canary: "phase5" fails ["stable-unaffected"],
+        in Fixture::new().with_timeouts(12).set(
             "ingress/app-ingress-canary.yml",
             "/spec/rules/1/http/paths/0/backend",
             backend(CANARY_SERVICE),
         );
+
+    /// Stable's Service selects the canary's pod, too, while the hosts are sampled.
+    stable_shared: "phase5" fails ["vhost-stable"], in Fixture::new().with_timeouts(12),
+        during "send 500 requests to each host" |client, started| {
+            share_pods(client, PRODUCTION_SERVICE, "production", started)
+        };
+
+    /// The canary's Service selects all pods while one client stays.
+    session_shared: "phase5" fails ["sessions-hold"], in Fixture::new(),
+        during "stay on each host" |client, started| {
+            share_pods(client, CANARY_SERVICE, "canary", started)
+        };
 
     /// Stable is interrupted briefly when the rules are added.
     rules_drop: "phase5" fails ["stable-unaffected"], in Fixture::new(), while |client| {
@@ -122,7 +133,7 @@ mutants! {
 
     /// The paths are swapped.
     paths_swapped: "phase5" fails ["fanout-paths"],
-        in Fixture::new().with_timeouts(4).edit("ingress/app-ingress-fanout.yml", |ingress| {
+        in Fixture::new().with_timeouts(12).edit("ingress/app-ingress-fanout.yml", |ingress| {
             let paths = &mut ingress["spec"]["rules"][0]["http"]["paths"];
             paths[0]["path"] = json!("/canary");
             paths[1]["path"] = json!("/stable");
@@ -131,12 +142,12 @@ mutants! {
     /// The Ingress refers to a missing Secret.
     no_certificate: "phase5" fails ["tls-terminates"],
         in Fixture::new()
-            .with_timeouts(4)
+            .with_timeouts(12)
             .set("ingress/app-ingress-tls.yml", "/spec/tls/0/secretName", json!("nobodys"));
 
     /// The Secret's certificate is replaced by another for the same names.
     other_certificate: "phase5" fails ["tls-terminates"],
-        in Fixture::new().with_timeouts(4), while |client| {
+        in Fixture::new().with_timeouts(12), while |client| {
             fault_injection::once(client, |secret: &Secret| secret.name_any() == "app-tls", |client| async {
                 let names = ["foo.bar", "canary.foo.bar"].map(str::to_owned);
                 let other = rcgen::generate_simple_self_signed(names).expect("a certificate");
@@ -151,6 +162,13 @@ mutants! {
                 patched.expect("a patched Secret");
             })
         };
+}
+
+/// Makes a Service select all pods, or again those of its version alone.
+async fn share_pods(client: kube::Client, service: &str, env: &str, shared: bool) {
+    let env = if shared { json!(null) } else { json!(env) };
+    let patch = json!({"spec": {"selector": {"app": "kubeapp", "env": env}}});
+    fault_injection::patch_service(client, service, patch).await;
 }
 
 fn backend(service: &str) -> Value {

@@ -1,0 +1,113 @@
+//! Text for a width: lines wrapped by words, and the bar of a sample.
+
+use crate::event::SampleProgress;
+
+/// Wraps by words, after a first line that already has `used` columns; continued lines begin with `indent`
+/// spaces. Nothing is cut: a word that is longer than a line stays whole. Without a width, one line.
+pub(super) fn wrap(text: &str, used: usize, indent: usize, width: Option<usize>) -> String {
+    let Some(width) = width else { return text.to_owned() };
+    let (mut wrapped, mut column, mut first) = (String::new(), used, true);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if !first && column + 1 + length > width {
+            wrapped.push('\n');
+            wrapped.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+        } else if !first {
+            wrapped.push(' ');
+            column += 1;
+        }
+        wrapped.push_str(word);
+        column += length;
+        first = false;
+    }
+    wrapped
+}
+
+/// Shortens text to `width` columns.
+fn shorten(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    format!("{}…", kept.trim_end())
+}
+
+const GLYPHS: [char; 4] = ['█', '░', '▓', '▒'];
+/// The columns of a bar: at least, at most.
+const BAR: (usize, usize) = (10, 60);
+
+/// Draws a sample, with a character per version so that it can be read without color. In a narrow terminal
+/// the bar is left out first, then a part of the name; never the shares and the accepted band.
+pub(super) fn sample(sample: &SampleProgress, width: usize) -> String {
+    let done: u64 = sample.counts.values().sum();
+    let mut count = (done + sample.failures).to_string();
+    if sample.planned > 0 {
+        count += &format!(" of {}", sample.planned);
+    }
+    let mut shares = String::new();
+    for ((version, hits), glyph) in sample.counts.iter().zip(GLYPHS.into_iter().cycle()) {
+        let share = 100.0 * *hits as f64 / done.max(1) as f64;
+        shares += &format!("  {glyph} {version} {share:.1}%");
+        if let Some(band) = sample.band.as_ref().filter(|band| band.version == *version) {
+            let percent = |hits: u64| 100.0 * hits as f64 / sample.planned.max(1) as f64;
+            shares += &format!(" (band {:.1}..{:.1}%)", percent(band.low), percent(band.high));
+        }
+    }
+    if sample.failures > 0 {
+        shares += &format!("  {} failed", sample.failures);
+    }
+    let fixed = 2 + count.chars().count() + shares.chars().count();
+    let name = shorten(&sample.what, width.saturating_sub(fixed).max(4));
+    let left = width.saturating_sub(fixed + name.chars().count() + 2);
+    let columns = if left >= BAR.0 && done > 0 { left.min(BAR.1) as u64 } else { 0 };
+    let mut bar = String::new();
+    if columns > 0 {
+        bar.push_str("  ");
+        let (mut counted, mut drawn) = (0, 0);
+        for (hits, glyph) in sample.counts.values().zip(GLYPHS.into_iter().cycle()) {
+            counted += hits;
+            let to = (counted * columns).checked_div(done).unwrap_or(0);
+            bar.extend((drawn..to).map(|_| glyph));
+            drawn = to;
+        }
+    }
+    format!("{name}: {count}{bar}{shares}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::sample_progress;
+
+    #[test]
+    fn words_are_wrapped_and_never_cut() {
+        let text = "one two three four-and-a-long-word five";
+        assert_eq!(wrap(text, 0, 2, None), text);
+        let wrapped = wrap(text, 4, 2, Some(12));
+        assert_eq!(wrapped, "one two\n  three\n  four-and-a-long-word\n  five");
+        assert_eq!(wrapped.split_whitespace().collect::<Vec<_>>().join(" "), text);
+    }
+
+    #[test]
+    fn bar_shows_split_and_band() {
+        let bar = |width| sample(&sample_progress(), width);
+        assert_eq!(
+            bar(100),
+            "load balancer: 41 of 80  ███████████████░░░░░  █ 1.0 75.0%  ░ 2.0 25.0% (band \
+             12.5..37.5%)  1 failed"
+        );
+        for width in [77, 120, 200, 400] {
+            let bar = bar(width);
+            assert!(bar.chars().count() <= width, "{width}: {bar}");
+            assert!(bar.contains("2.0 25.0% (band 12.5..37.5%)"), "{width}: {bar}");
+        }
+        let long = SampleProgress {
+            what: "the load balancer at 9:1 and more".into(),
+            ..sample_progress()
+        };
+        let narrow = sample(&long, 79);
+        assert!(narrow.starts_with("the load balan") && narrow.contains("…: 41 of 80"), "{narrow}");
+        assert!(narrow.chars().count() <= 79 && narrow.ends_with("1 failed"), "{narrow}");
+    }
+}
