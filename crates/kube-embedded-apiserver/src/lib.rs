@@ -11,6 +11,8 @@ mod crd;
 pub mod credentials;
 mod discovery;
 mod fields;
+#[doc(hidden)]
+pub mod fuzzing;
 mod generate;
 mod http;
 mod ip_allocator;

@@ -14,9 +14,10 @@ Refused:
   - A continue token or a watch from a resource version that the history no longer holds (2048
     events a resource): 410, as in Kubernetes.
 Accepted but ignored:
-  - Pods: resource limits and requests beyond scheduling, seccomp and capabilities, readinessGates,
-    native sidecars (init containers with restartPolicy: Always), HTTPS and gRPC probes, persistent
-    volumes, a user per container, ephemeral containers (`kubectl debug POD`).
+  - Pods: limits of processor time without delegated cgroups, seccomp and capabilities, readinessGates,
+    hostNetwork, hostPID, hostIPC, shareProcessNamespace, sysctls, persistent volumes, a user per
+    container, ephemeral containers (`kubectl debug POD`). An event of the pod, UnsupportedField, lists
+    what is not honored on this machine.
   - Pods in the plain sandbox: all volume mounts, including the service account token; only static
     programs run.
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and
@@ -41,11 +42,16 @@ Differences from Kubernetes:
   - Objects live in memory and are lost when the process exits.
   - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.
     Every address serves HTTP and HTTPS, with a self-signed certificate where no Secret has one.
-    pathType ImplementationSpecific is Prefix. A host that has rules takes no paths from a wildcard,
-    nor from rules without a host. An Ingress without a class is served. Pods get HTTP/1.1 requests
-    and have 60 s to begin a response; clients may use HTTP/2 over TLS; X-Forwarded-* headers are
-    overwritten.
+    pathType ImplementationSpecific is Prefix, or what GKE makes of a path that ends in /*. A host
+    that has rules takes no paths from a wildcard, nor from rules without a host. An Ingress without
+    a class is served. Pods get HTTP/1.1 requests and have 60 s to begin a response; clients may use
+    HTTP/2 over TLS; X-Forwarded-* headers are overwritten.
+  - Connections are made to pods of the cluster only: an EndpointSlice written by hand that lists
+    another address gets an event. Probes and hooks with a host of their own fail for that reason.
   - A rollout never exceeds its surge, not even briefly.
+  - A sidecar that does not handle SIGTERM gets 5 s once its pod is done, not the whole grace period.
+    The containers of a pod whose pause process died get 2 s.
+  - A memory limit is measured four times a second where no cgroups are delegated.
 ";
 
 /// Returns the text with the lists of served resources and of fields that are not acted upon.
