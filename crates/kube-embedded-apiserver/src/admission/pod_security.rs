@@ -4,6 +4,7 @@
 
 mod checks;
 mod policy;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -13,10 +14,11 @@ use crate::{
     store::{Key, Resource},
     validation::field_error::FieldError,
 };
-use checks::{Template, violations};
+use checks::violations;
 use policy::{Level, LevelVersion, Policy, of_labels};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use template::Template;
 
 const NAMESPACES: Resource = Resource::fixed("", "namespaces");
 const PODS: Resource = Resource::fixed("", "pods");

@@ -1,5 +1,4 @@
 use super::{
-    checks::Template,
     policy::{Level, LevelVersion, Version},
     *,
 };

@@ -141,8 +141,12 @@ pub(super) static UNSUPPORTED: &[Field] = &[
         "containers have no access to the host here, so this one does not start; remove it, or add the capabilities that \
          the program needs",
     ),
-    ignored("SecurityContext", "procMount", "{} is not available here, so the container does not start; remove it")
-        .but(&["Default"]),
+    ignored(
+        "SecurityContext",
+        "procMount",
+        "{} is not available here, so the container does not start; remove it",
+    )
+    .but(&["Default"]),
     ignored("SecurityContext", "seLinuxOptions", NO_SELINUX),
     ignored("SecurityContext", "windowsOptions", NO_WINDOWS),
     ignored("Container", "resizePolicy", "ignored: resources of a running container do not change"),
@@ -156,10 +160,10 @@ pub(super) static UNSUPPORTED: &[Field] = &[
     ignored("Container", "volumeDevices", "ignored: there are no block devices"),
     ignored(
         "ContainerPort",
-        "hostPort",
-        "ignored: nothing listens on this port of the node; use a Service of type NodePort or LoadBalancer",
-    ),
-    ignored("ContainerPort", "hostIP", "ignored: no port of the node is opened"),
+        "hostIP",
+        "{} is no address of the node, so nothing listens on it; leave it out, or use 127.0.0.1",
+    )
+    .but(&["0.0.0.0", "127.0.0.1", "::"]),
     ignored("ResourceRequirements", "claims", NO_CLAIMS),
     ignored("EnvVarSource", "fileKeyRef", "ignored: the variable is not set"),
     ignored("Lifecycle", "stopSignal", "ignored: containers are stopped by SIGTERM"),
@@ -244,7 +248,7 @@ pub(super) static HONORED: &[(&str, &str)] = &[
          securityContext startupProbe stdin stdinOnce terminationMessagePath terminationMessagePolicy tty volumeMounts \
          workingDir",
     ),
-    ("ContainerPort", "containerPort name protocol"),
+    ("ContainerPort", "containerPort hostPort name protocol"),
     (
         "DeploymentSpec",
         "minReadySeconds paused progressDeadlineSeconds replicas revisionHistoryLimit selector strategy template",

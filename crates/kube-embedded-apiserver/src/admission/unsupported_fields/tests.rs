@@ -78,7 +78,7 @@ fn ignored_field_is_named_with_its_path() {
         "initContainers": [{ "name": "i", "restartPolicy": "Always" }],
         "containers": [
             { "name": "c", "restartPolicy": "Never", "ports": [{ "containerPort": 1, "hostPort": 0 }] },
-            { "name": "d", "ports": [{ "containerPort": 1 }, { "containerPort": 2, "hostPort": 80 }] },
+            { "name": "d", "ports": [{ "containerPort": 1 }, { "containerPort": 2, "hostIP": "192.0.2.1" }] },
         ],
         "volumes": [{ "name": "v", "emptyDir": { "medium": "Memory" } }, { "name": "w", "nfs": { "server": "s" } }],
     });
@@ -88,7 +88,7 @@ fn ignored_field_is_named_with_its_path() {
     };
     let mut expected = [
         "spec.containers[0].restartPolicy",
-        "spec.containers[1].ports[1].hostPort",
+        "spec.containers[1].ports[1].hostIP",
         "spec.hostNetwork",
         "spec.tolerations[1].tolerationSeconds",
         "spec.volumes[1].nfs",

@@ -1,6 +1,6 @@
 //! The controls of the level `baseline`, which prevents known privilege escalations.
 
-use super::{
+use crate::admission::pod_security::template::{
     Template, Values, Violation, containers, context, named, plural, quoted, setters, shown,
     violation,
 };
@@ -15,7 +15,10 @@ pub(super) fn app_armor_profile(pod: Template<'_>) -> Option<Violation> {
         let profile = &context(of)["appArmorProfile"];
         let kind = text(profile, &["type"]);
         let is_bad = !profile.is_null() && !matches!(kind, "RuntimeDefault" | "Localhost");
-        is_bad && (values.insert(kind) || is_bad)
+        if is_bad {
+            values.insert(kind);
+        }
+        is_bad
     };
     let is_pod = is_bad(pod.spec);
     let names = named(pod, is_bad);

@@ -1,8 +1,8 @@
 //! The controls that the level `restricted` adds: current best practices of hardening pods.
 
-use super::{
-    Template, Values, Violation, baseline, context, named, plural, quoted, setters, shown,
-    violation,
+use super::baseline;
+use crate::admission::pod_security::template::{
+    Template, Values, Violation, context, named, plural, quoted, setters, shown, violation,
 };
 use crate::fields::{list, text};
 
