@@ -7,6 +7,7 @@
 pub(crate) mod context;
 mod image;
 pub(crate) mod runner;
+mod security;
 mod start;
 mod supervise;
 pub(crate) mod target;

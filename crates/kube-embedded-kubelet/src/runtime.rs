@@ -14,31 +14,43 @@
 //! are messages; [`pause_process`] and [`child`] run in forked processes; [`zygote`], [`pause`],
 //! [`process`] and [`pod_sockets`] are the cluster's side; [`spawner`] ties them together.
 
+mod capabilities;
 mod child;
 mod clone;
 mod container_root;
 mod detect;
 mod exec_plan;
 mod fd;
-mod fork_request;
+mod ids;
+mod in_root;
 mod launch;
+mod mounts;
 mod pause;
 mod pause_process;
 mod pod_sockets;
+mod privileges;
 mod process;
+mod reports;
 mod scm_rights;
+mod seccomp;
 mod socket_request;
 mod spawner;
+mod starting;
 mod stdio;
 mod syscalls;
 #[cfg(test)]
 mod tests;
+mod wire;
 mod zygote;
+mod zygote_process;
 
+pub(crate) use capabilities::Capabilities;
 pub(crate) use detect::detect;
-pub(crate) use launch::{Container, Launch, LaunchError, LaunchTarget, Mount, RootFs};
+pub(crate) use ids::IdMapping;
+pub(crate) use launch::{Container, Launch, LaunchError, LaunchTarget, Mount, RootFs, Security};
 pub(crate) use pause::{Pause, PauseConfig};
 pub(crate) use pod_sockets::NamespaceSockets;
 pub(crate) use process::{Exit, Process};
+pub(crate) use seccomp::{Filters, localhost, runtime_default};
 pub(crate) use spawner::Spawner;
 pub(crate) use stdio::{Stdio, Streams, Terminal};

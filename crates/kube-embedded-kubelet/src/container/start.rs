@@ -1,10 +1,12 @@
 //! The start of a container: its environment, its root file system, its first process.
 
-use super::{context::Context, target::Target};
+use super::{context::Context, security, target::Target};
 use crate::{
     env,
     image_store::Image,
-    runtime::{Container, Launch, LaunchError, LaunchTarget, Process, RootFs, Stdio},
+    runtime::{
+        Container, IdMapping, Launch, LaunchError, LaunchTarget, Process, RootFs, Security, Stdio,
+    },
     volumes,
 };
 use jiff::Timestamp;
@@ -43,7 +45,7 @@ pub(super) async fn start(cx: Context<'_>, image: &Image) -> Result<Started, Sta
     let location = cx.sandbox.location;
     let variables = env::variables(&pod.pod, container, location, &referenced).map_err(Config)?;
     let argv = env::arguments(container, &image.config, &variables).map_err(Config)?;
-    check_user(cx)?;
+    let security = Arc::new(security(cx, image)?);
     let env = environment(cx, image, &variables);
     let cwd = container
         .working_dir
@@ -52,7 +54,7 @@ pub(super) async fn start(cx: Context<'_>, image: &Image) -> Result<Started, Sta
         .unwrap_or_else(|| image.config.working_dir.clone());
     cx.log().begin(cx.restarts()).map_err(|e| Config(format!("failed to create its log: {e}")))?;
     cx.normal("Created", &format!("Created container: {}", container.name));
-    let program = Program { argv, env, cwd };
+    let program = Program { argv, env, cwd, security };
     let process = Arc::new(launch(cx, image, &program).await?);
     let target = Target {
         pod: format!("{}/{}", pod.namespace, pod.name),
@@ -63,6 +65,7 @@ pub(super) async fn start(cx: Context<'_>, image: &Image) -> Result<Started, Sta
         container: container.clone(),
         env: program.env,
         cwd: program.cwd,
+        security: program.security,
         rootfs: cx.sandbox.pause.is_none().then(|| image.rootfs.clone()),
         started: Instant::now(),
     };
@@ -73,6 +76,7 @@ struct Program {
     argv: Vec<String>,
     env: Vec<String>,
     cwd: String,
+    security: Arc<Security>,
 }
 
 /// Starts the program in the sandbox of the pod. Where overlays do not work, it runs in a copy of the
@@ -93,6 +97,8 @@ async fn launch(
             (_, Some(true)) => Stdio::Piped,
             _ => Stdio::Output,
         },
+        security: program.security.clone(),
+        rlimits: Vec::new(),
     };
     let Some(pause) = &cx.sandbox.pause else {
         let target = LaunchTarget::Host { rootfs: image.rootfs.clone() };
@@ -113,18 +119,16 @@ async fn launch(
     runtime.spawner.launch(launch(target)).await.map_err(StartFailure::Launch)
 }
 
-fn check_user(cx: Context<'_>) -> Result<(), StartFailure> {
-    let pod = cx.pod;
-    let of_pod = pod.pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
-    let of_pod = of_pod.and_then(|c| c.run_as_non_root);
-    let own = cx.container.security_context.as_ref().and_then(|c| c.run_as_non_root);
-    if own.or(of_pod) == Some(true) && pod.user().0 == 0 {
-        return Err(StartFailure::Config(format!(
-            "container has runAsNonRoot and image will run as root (pod: \"{}_{}({})\", container: {})",
-            pod.name, pod.namespace, pod.uid, cx.container.name
-        )));
-    }
-    Ok(())
+fn security(cx: Context<'_>, image: &Image) -> Result<Security, StartFailure> {
+    let (pod, container) = (cx.pod, cx.container);
+    let ids = cx.sandbox.pause.as_ref().map_or(IdMapping::Host, |pause| pause.ids);
+    let profiles = pod.runtime.state.join("seccomp");
+    security::resolve(&pod.pod, container, image, ids, &profiles).map_err(|error| {
+        StartFailure::Config(format!(
+            "{error} (pod: \"{}_{}({})\", container: {})",
+            pod.name, pod.namespace, pod.uid, container.name
+        ))
+    })
 }
 
 /// Returns the environment: of the image, then what every container gets, then the container's own.
