@@ -306,7 +306,7 @@ pub(crate) fn mounts(
             read_only_volumes.push((source.clone(), format!("{}/", target.trim_end_matches('/'))));
         }
         let read_only = wanted.read_only == Some(true) || !volume.writable;
-        mounts.push(Mount { source, target, read_only });
+        mounts.push(Mount { source, below: None, target, read_only });
     }
     // A mount point inside a volume that the container cannot write to has to be created beforehand.
     for (source, outer) in &read_only_volumes {

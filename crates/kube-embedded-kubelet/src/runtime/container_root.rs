@@ -55,8 +55,8 @@ impl Trees {
         container: &ContainerPlan,
         user_namespace: Option<c_int>,
     ) -> Result<Self, (Step, c_int)> {
-        let open = |path: &CStr, attributes: u64, step| {
-            let tree = check(mounts::open_tree(path).into(), step)?;
+        let prepare = |tree: c_int, attributes: u64, step| {
+            check(tree.into(), step)?;
             check(mounts::set_mount_attributes(tree, attributes), step)?;
             if let Some(namespace) = user_namespace {
                 mounts::map_ids(tree, namespace);
@@ -66,10 +66,17 @@ impl Trees {
         let root = container.overlay.as_ref().or(container.directory.as_ref());
         // Only copies are written to.
         let read_only = if container.overlay.is_some() { RDONLY } else { 0 };
-        let image = root.map(|path| open(path, NODEV | read_only, Step::Root)).transpose()?;
+        let image = root.map(|path| {
+            prepare(mounts::open_tree(path), NODEV | read_only, Step::Root)
+        });
+        let image = image.transpose()?;
         let volumes = container.mounts.iter().map(|mount| {
             let read_only = if mount.read_only { RDONLY } else { 0 };
-            open(&mount.source, read_only | NOSUID | NODEV, Step::Volume)
+            let tree = match &mount.below {
+                None => mounts::open_tree(&mount.source),
+                Some(below) => mounts::open_tree_below(&mount.source, below),
+            };
+            prepare(tree, read_only | NOSUID | NODEV, Step::Volume)
         });
         let volumes = volumes.collect::<Result<_, _>>()?;
         // A device that the host does not have is missing in the container too.

@@ -78,11 +78,13 @@ wire!(ContainerPlan { scratch, overlay, directory, read_only, files, mounts, ter
 /// A bind mount into a container.
 pub(super) struct MountPlan {
     pub(super) source: CString,
+    /// The path below the source, which must not lead out of it.
+    pub(super) below: Option<CString>,
     pub(super) target: CString,
     pub(super) read_only: bool,
     pub(super) is_file: bool,
 }
-wire!(MountPlan { source, target, read_only, is_file });
+wire!(MountPlan { source, below, target, read_only, is_file });
 
 impl ExecPlan {
     /// `limit` is the limit on open files, as it was before the cluster raised its own.
@@ -197,6 +199,7 @@ impl ContainerPlan {
         let mounts = wanted.mounts.iter().map(|mount| {
             Ok(MountPlan {
                 source: c_string(mount.source.as_os_str())?,
+                below: mount.below.as_ref().map(|path| c_string(path.as_os_str())).transpose()?,
                 target: c_string(mount.target.as_ref())?,
                 read_only: mount.read_only,
                 is_file: mount.source.is_file(),

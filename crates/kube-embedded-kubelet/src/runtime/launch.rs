@@ -74,9 +74,13 @@ pub(crate) enum RootFs {
 }
 
 /// A bind mount into a container.
+#[derive(Clone)]
 pub(crate) struct Mount {
     /// Directory or file of the host.
     pub(crate) source: PathBuf,
+    /// The path below `source` to mount. A container may be changing it: the child resolves it without
+    /// leaving `source`.
+    pub(crate) below: Option<PathBuf>,
     /// Absolute path in the container.
     pub(crate) target: String,
     pub(crate) read_only: bool,

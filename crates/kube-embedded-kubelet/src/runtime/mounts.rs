@@ -1,9 +1,9 @@
 //! Mounts that are not attached anywhere yet: the newer interface of the kernel, by which nothing has to
 //! be found by a path twice.
 
-use super::syscalls::{Step, check};
+use super::syscalls::{Step, check, errno};
 use libc::{c_int, c_long, c_uint, c_ulong, c_void};
-use std::{ffi::CStr, ptr};
+use std::{ffi::CStr, mem, ptr};
 
 /// Attributes of a mount (`MOUNT_ATTR_*`).
 pub(super) const RDONLY: u64 = 1;
@@ -25,6 +25,35 @@ struct MountAttributes {
 /// Opens a detached copy of the mounts at `path`, or returns -1.
 pub(super) fn open_tree(path: &CStr) -> c_int {
     open_tree_from(libc::AT_FDCWD, path, 0)
+}
+
+/// Opens a detached copy of the mounts at a path below `root`, or returns -1. Links on the path are
+/// followed as long as they stay below `root`, atomically: a container may be exchanging them.
+pub(super) fn open_tree_below(root: &CStr, below: &CStr) -> c_int {
+    const ATTEMPTS: u32 = 32;
+    // SAFETY: both strings are NUL-terminated; an all-zero open_how is valid, and its size is passed
+    // along; the descriptors are opened here and closed here.
+    unsafe {
+        let root = libc::open(root.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
+        let mut how: libc::open_how = mem::zeroed();
+        how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
+        how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
+        let (how, size) = (&raw const how, size_of::<libc::open_how>());
+        let mut place = -1;
+        for _ in 0..ATTEMPTS {
+            place = libc::syscall(libc::SYS_openat2, root, below.as_ptr(), how, size) as c_int;
+            // A folder was renamed while `..` in a link was resolved.
+            if place >= 0 || errno() != libc::EAGAIN {
+                break;
+            }
+        }
+        let tree = if place < 0 { -1 } else { open_tree_at(place) };
+        let error = errno();
+        libc::close(place);
+        libc::close(root);
+        *libc::__errno_location() = error;
+        tree
+    }
 }
 
 /// Opens a detached copy of the mounts at the place that `fd` is, or returns -1.

@@ -6,7 +6,7 @@ use crate::{
     testing::{Folder, eventually, rootfs},
 };
 use kube_embedded_core::network::{PodSockets, Sandbox};
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, os::fd::AsRawFd, sync::{Arc, Mutex}};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, os::{fd::AsRawFd, unix::fs::PermissionsExt}, sync::{Arc, Mutex}};
 use tokio::io::AsyncReadExt;
 
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
@@ -143,15 +143,18 @@ async fn volumes_are_mounted_and_read_only_ones_refuse_writes() {
     let fixture = Fixture::new();
     let volume = Folder::new();
     fs::write(volume.0.join("key"), "value").unwrap();
+    fs::set_permissions(&volume.0, fs::Permissions::from_mode(0o777)).unwrap();
     let pause = fixture.pause_as(65_532).await;
     let place = |read_only| {
         let mut container = fixture.container(&pause);
         container.mounts.push(Mount {
+            below: None,
             source: volume.0.clone(),
             target: "/a/b".to_owned(),
             read_only,
         });
         container.mounts.push(Mount {
+            below: None,
             source: volume.0.join("key"),
             target: "/one/file".to_owned(),
             read_only: true,
