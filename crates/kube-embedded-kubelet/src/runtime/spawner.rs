@@ -7,6 +7,7 @@ use super::{
     fd::{pid_of, pidfd_open, pipe, user_namespace},
     launch::{Launch, LaunchError, LaunchTarget, Security},
     pause::{self, Pause, PauseConfig, StartingPause},
+    privileges,
     process::{KillScope, Process, ThreadGuard},
     reports::Reports,
     starting::StartingProcess,
@@ -227,6 +228,8 @@ impl ForkThread {
         report: RawFd,
         [stdin, stdout, stderr]: [RawFd; 3],
     ) -> Result<libc::pid_t, LaunchError> {
+        // No user namespace keeps the program from reading the memory of this process, of the same user.
+        privileges::set_dumpable(false);
         let parent = self.parent.as_raw_fd();
         let main = HostChild { plan, fds: Descriptors { report, stdin, stdout, stderr, parent } };
         // SAFETY: `HostChild::run` makes system calls on prepared memory only; this thread has

@@ -1,5 +1,7 @@
 //! Processes in both sandboxes, without pods around them.
 
+mod attacks;
+
 use super::*;
 use crate::{
     rlimit,
@@ -18,6 +20,8 @@ struct Fixture {
     /// Those of the last pod.
     ids: Mutex<IdMapping>,
     user: Mutex<(u32, u32)>,
+    /// Changes the rights of the next programs.
+    change: Mutex<fn(&mut Security)>,
 }
 
 impl Fixture {
@@ -28,6 +32,7 @@ impl Fixture {
             scratch: Folder::new(),
             ids: Mutex::new(IdMapping::Host),
             user: Mutex::default(),
+            change: Mutex::new(|_| {}),
         }
     }
 
@@ -75,7 +80,7 @@ impl Fixture {
             _ => *self.user.lock().unwrap(),
         };
         let capabilities = Capabilities::default();
-        Arc::new(Security {
+        let mut security = Security {
             ids,
             user,
             group,
@@ -83,7 +88,9 @@ impl Fixture {
             capabilities,
             no_new_privileges: true,
             seccomp: runtime_default(capabilities, ids != IdMapping::Host).unwrap(),
-        })
+        };
+        (self.change.lock().unwrap())(&mut security);
+        Arc::new(security)
     }
 
     async fn output(&self, target: LaunchTarget, argv: &[&str]) -> (String, Exit) {
