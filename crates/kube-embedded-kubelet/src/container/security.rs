@@ -47,9 +47,11 @@ pub(super) fn resolve(
 
 fn refuse_unsupported(own: &SecurityContext) -> Result<(), String> {
     if own.privileged == Some(true) {
-        return Err("securityContext.privileged is not supported: containers have no access to the \
+        return Err(
+            "securityContext.privileged is not supported: containers have no access to the \
                     host; remove it, or add the capabilities that the program needs"
-            .to_owned());
+                .to_owned(),
+        );
     }
     match own.proc_mount.as_deref() {
         None | Some("" | "Default") => Ok(()),
@@ -76,14 +78,12 @@ impl Wanted {
         let group = number(own.run_as_group.or(of_pod.run_as_group));
         let (image_user, image_group) =
             image.config.user.split_once(':').unwrap_or((&image.config.user, ""));
-        let name = (user.is_none() && !image_user.is_empty()
-            && image_user.parse::<u32>().is_err())
-        .then(|| image_user.to_owned());
+        let name = (user.is_none() && !image_user.is_empty() && image_user.parse::<u32>().is_err())
+            .then(|| image_user.to_owned());
         let wanted_user = user.map_or_else(|| image_user.to_owned(), |user| user.to_string());
         let entry = lookup(image, "etc/passwd", &wanted_user);
-        let field = |n: usize| {
-            entry.as_ref().and_then(|e| e.split(':').nth(n)?.parse::<u32>().ok())
-        };
+        let field =
+            |n: usize| entry.as_ref().and_then(|e| e.split(':').nth(n)?.parse::<u32>().ok());
         let in_image = |name: &str| {
             name.parse().ok().or_else(|| {
                 lookup(image, "etc/group", name)?.split(':').nth(2)?.parse::<u32>().ok()
@@ -179,7 +179,8 @@ fn groups(of_pod: &PodSecurityContext, image: &Image, wanted: &Wanted) -> Result
     }
     let passwd = lookup(image, "etc/passwd", &wanted.user.to_string());
     let name = passwd.as_ref().and_then(|entry| entry.split(':').next());
-    if let (Some(name), false) = (name, of_pod.supplemental_groups_policy.as_deref() == Some("Strict"))
+    if let (Some(name), false) =
+        (name, of_pod.supplemental_groups_policy.as_deref() == Some("Strict"))
     {
         let text = read(image, "etc/group").unwrap_or_default();
         let of_user = text.lines().filter(|line| {

@@ -57,8 +57,7 @@ pub(super) fn run(plan: &ExecPlan, report: c_int, fds: &[c_int]) -> ! {
 /// `CLONE_PARENT` makes it a child of the cluster process, so that nothing has to stay in between to
 /// wait for it.
 fn enter(plan: &ExecPlan, fds: Descriptors, join: c_int, user_namespace: Option<c_int>) -> Done {
-    let of_pod =
-        libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+    let of_pod = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
     let of_container = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
     // What only the user of the cluster may open is opened before that user is left behind.
     let (mut trees, flags) = (None, if plan.container.is_some() { of_container } else { 0 });

@@ -66,9 +66,8 @@ impl Trees {
         let root = container.overlay.as_ref().or(container.directory.as_ref());
         // Only copies are written to.
         let read_only = if container.overlay.is_some() { RDONLY } else { 0 };
-        let image = root.map(|path| {
-            prepare(mounts::open_tree(path), NODEV | read_only, Step::Root)
-        });
+        let image =
+            root.map(|path| prepare(mounts::open_tree(path), NODEV | read_only, Step::Root));
         let image = image.transpose()?;
         let volumes = container.mounts.iter().map(|mount| {
             let read_only = if mount.read_only { RDONLY } else { 0 };
@@ -147,7 +146,14 @@ fn mount_root(container: &ContainerPlan, trees: &Trees) -> Done {
             // `userxattr` is what allows an ordinary user to mount one.
             let options = c"userxattr,upperdir=upper,workdir=work,lowerdir=lower";
             let kind = Some(c"overlay");
-            syscalls::mount(c"overlay", c"root", kind, libc::MS_NODEV, Some(options), Step::Overlay)?;
+            syscalls::mount(
+                c"overlay",
+                c"root",
+                kind,
+                libc::MS_NODEV,
+                Some(options),
+                Step::Overlay,
+            )?;
             return change_directory(c"root", Step::Root);
         }
         (None, Some(directory)) => directory,
@@ -248,7 +254,8 @@ fn attach(tree: c_int, directory: &CStr, step: Step) -> Done {
 /// Attaches a detached mount at a name in the current directory.
 fn attach_at(tree: c_int, name: &CStr, step: Step) -> Done {
     // SAFETY: the string is NUL-terminated.
-    let place = unsafe { libc::open(name.as_ptr(), libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) };
+    let place =
+        unsafe { libc::open(name.as_ptr(), libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) };
     check(place.into(), step)?;
     check(mounts::move_mount(tree, place), step).map(drop)
 }

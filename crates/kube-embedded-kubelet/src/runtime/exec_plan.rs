@@ -36,9 +36,7 @@ pub(super) struct ExecPlan {
     /// Set if the program runs in a container, and so must not get hold of anything of the host.
     pub(super) isolated: bool,
 }
-wire!(ExecPlan {
-    argv, envp, programs, cwd, container, privileges, searched, terminal, isolated,
-});
+wire!(ExecPlan { argv, envp, programs, cwd, container, privileges, searched, terminal, isolated });
 
 /// Strings, and the array of pointers to them that ends with null, as `execve` requires.
 pub(super) struct Strings {
@@ -193,9 +191,8 @@ impl ContainerPlan {
             RootFs::Empty => {}
         }
         let files = wanted.files.iter();
-        let files = files.map(|(path, content)| {
-            Ok((c_string(path.as_ref())?, content.clone().into_bytes()))
-        });
+        let files = files
+            .map(|(path, content)| Ok((c_string(path.as_ref())?, content.clone().into_bytes())));
         let mounts = wanted.mounts.iter().map(|mount| {
             Ok(MountPlan {
                 source: c_string(mount.source.as_os_str())?,

@@ -77,7 +77,8 @@ impl IdMapping {
 fn ranges_are_possible() -> bool {
     static POSSIBLE: OnceLock<bool> = OnceLock::new();
     *POSSIBLE.get_or_init(|| {
-        let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+        let read =
+            |name: &str| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
         // SAFETY: geteuid takes no arguments and cannot fail.
         let root = unsafe { libc::geteuid() } == 0;
         root && has_capabilities(&read("status"))

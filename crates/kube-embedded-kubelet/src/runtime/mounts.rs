@@ -82,8 +82,7 @@ pub(super) fn new_mount(
     // SAFETY: all strings are NUL-terminated, and the others null where fsconfig(2) wants it; `context`
     // is opened here and closed here.
     unsafe {
-        let context =
-            check(libc::syscall(libc::SYS_fsopen, kind.as_ptr(), CLOSE_ON_EXEC), step)?;
+        let context = check(libc::syscall(libc::SYS_fsopen, kind.as_ptr(), CLOSE_ON_EXEC), step)?;
         let configure = |command: c_ulong, name: *const c_void, value: *const c_void| {
             check(libc::syscall(libc::SYS_fsconfig, context, command, name, value, 0), step)
         };

@@ -76,9 +76,8 @@ impl StartingPause {
         loop {
             match reports.next().map_err(failed)? {
                 Some((syscalls::MAP, _)) => {
-                    ids.write(pid).map_err(|e| {
-                        LaunchError::Step("map the users into the namespace", e)
-                    })?;
+                    ids.write(pid)
+                        .map_err(|e| LaunchError::Step("map the users into the namespace", e))?;
                     syscalls::report(reports.fd.as_raw_fd(), syscalls::READY, 0);
                 }
                 Some((syscalls::READY, _)) => break,

@@ -1,9 +1,6 @@
 //! The reports of a process that is being started, on a pipe or a socket.
 
-use super::{
-    syscalls,
-    zygote::Zygote,
-};
+use super::{syscalls, zygote::Zygote};
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
@@ -59,9 +56,8 @@ impl Reports {
     fn read(&mut self) -> io::Result<Option<(u32, i32)>> {
         let mut message = [0; 8];
         // SAFETY: pointer and length are of `message`; the descriptor is open, because `self` owns it.
-        let read = unsafe {
-            libc::read(self.fd.as_raw_fd(), message.as_mut_ptr().cast(), message.len())
-        };
+        let read =
+            unsafe { libc::read(self.fd.as_raw_fd(), message.as_mut_ptr().cast(), message.len()) };
         match read {
             8 => {
                 self.zygote = None;

@@ -68,11 +68,8 @@ pub(crate) fn localhost(folder: &Path, name: &str) -> Result<Filters, String> {
 }
 
 fn default_profile(capabilities: Capabilities, isolated: bool) -> Profile {
-    let allow = |number: i64, arguments: Vec<Argument>| Rule {
-        number,
-        action: Action::Allow,
-        arguments,
-    };
+    let allow =
+        |number: i64, arguments: Vec<Argument>| Rule { number, action: Action::Allow, arguments };
     let argument = |operator, value| vec![Argument { index: 0, operator, value }];
     let mut rules = Vec::new();
     for (_, number, allowed) in syscalls::all() {
@@ -138,7 +135,10 @@ mod tests {
     fn localhost_profile_stays_in_its_folder_and_is_explained() {
         let folder = Folder::new();
         for (name, text) in [
-            ("good.json", r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]}"#),
+            (
+                "good.json",
+                r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]}"#,
+            ),
             ("bad.json", r#"{"defaultAction": "SCMP_ACT_SING"}"#),
         ] {
             fs::write(folder.0.join(name), text).unwrap();

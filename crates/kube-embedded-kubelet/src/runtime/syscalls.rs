@@ -1,8 +1,9 @@
 //! System calls for code between `fork` and `exec`: no allocation, no locks, no panics.
 //!
-//! A forked child of a threaded process has a copy of every lock in whatever state it was, so even
-//! `malloc` may hang there; and a child started by [`super::clone::clone_vfork`] has no memory of its
-//! own at all. Everything here works on memory that was prepared before, and writes to the stack only.
+//! A child started by [`super::clone::clone_vfork`] has no memory of its own, and the locks of its
+//! parent in whatever state they were, so even `malloc` may hang there. Everything here works on memory
+//! that was prepared before, and writes to the stack only. (A fork of the zygote, which has one thread,
+//! may allocate.)
 
 use libc::{c_char, c_int, c_void};
 use std::{ffi::CStr, io, mem, ptr};

@@ -8,7 +8,13 @@ use crate::{
     testing::{Folder, eventually, rootfs},
 };
 use kube_embedded_core::network::{PodSockets, Sandbox};
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, os::{fd::AsRawFd, unix::fs::PermissionsExt}, sync::{Arc, Mutex}};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::Ipv4Addr,
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    sync::{Arc, Mutex},
+};
 use tokio::io::AsyncReadExt;
 
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
@@ -310,8 +316,9 @@ async fn zygote_is_shared_by_pods_and_started_again_when_killed() {
     let fixture = Fixture::new();
     let zygote = async || {
         fixture.pause().await;
-        let pid =
-            fixture.spawner.blocking(|thread| Ok(thread.zygote.borrow().as_ref().map(|zygote| zygote.pid())));
+        let pid = fixture
+            .spawner
+            .blocking(|thread| Ok(thread.zygote.borrow().as_ref().map(|zygote| zygote.pid())));
         pid.unwrap().unwrap()
     };
     let first = zygote().await;

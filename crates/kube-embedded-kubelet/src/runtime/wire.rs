@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn value_survives_the_trip_and_a_short_message_is_none() {
-        let sent = Sample { name: c"a b".into(), list: vec![(7, true), (8, false)], number: Some(9) };
+        let sent =
+            Sample { name: c"a b".into(), list: vec![(7, true), (8, false)], number: Some(9) };
         let mut bytes = Vec::new();
         sent.put(&mut bytes);
         let mut rest = bytes.as_slice();

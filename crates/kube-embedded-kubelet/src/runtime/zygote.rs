@@ -164,10 +164,9 @@ impl ChildMain for Main {
             // which then stops its pods in order.
             libc::setsid();
             // Copied above all targets first, because each may be one of them.
-            let [null, socket, parent] = [self.null, self.socket, self.parent]
-                .map(|fd| libc::fcntl(fd, libc::F_DUPFD, 10));
-            for (from, to) in
-                [(null, 0), (null, 1), (null, 2), (socket, SOCKET), (parent, PARENT)]
+            let [null, socket, parent] =
+                [self.null, self.socket, self.parent].map(|fd| libc::fcntl(fd, libc::F_DUPFD, 10));
+            for (from, to) in [(null, 0), (null, 1), (null, 2), (socket, SOCKET), (parent, PARENT)]
             {
                 libc::dup2(from, to);
             }

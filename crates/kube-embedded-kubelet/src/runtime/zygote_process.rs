@@ -59,7 +59,8 @@ pub(super) fn check_hook() -> io::Result<()> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let program = fs::read_link("/proc/self/exe")?;
     let program = program.to_str().unwrap_or_default();
-    if HOOKED.load(Ordering::Relaxed) && is_mapped_from(&maps, hook as *const () as usize, program) {
+    if HOOKED.load(Ordering::Relaxed) && is_mapped_from(&maps, hook as *const () as usize, program)
+    {
         return Ok(());
     }
     Err(io::Error::other(format!(
@@ -72,9 +73,9 @@ fn is_mapped_from(maps: &str, address: usize, file: &str) -> bool {
     maps.lines().any(|line| {
         let Some((range, rest)) = line.split_once(' ') else { return false };
         let number = |text| usize::from_str_radix(text, 16).unwrap_or(0);
-        let inside = range.split_once('-').is_some_and(|(start, end)| {
-            (number(start)..number(end)).contains(&address)
-        });
+        let inside = range
+            .split_once('-')
+            .is_some_and(|(start, end)| (number(start)..number(end)).contains(&address));
         // Mode, offset, device and inode come before the name.
         inside && rest.splitn(5, ' ').last().map(str::trim_start) == Some(file)
     })

@@ -2,6 +2,8 @@
 
 const LIMITS: &str = "\
 Refused:
+  - Containers that are privileged or ask for the capability SYS_ADMIN; a user or group per container,
+    if the cluster runs as an ordinary user.
   - Resources that are not listed below: 404, as on a server without them. No CronJobs.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
   - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
@@ -10,9 +12,9 @@ Refused:
   - A continue token or a watch from a resource version that the history no longer holds (2048
     events a resource): 410, as in Kubernetes.
 Accepted but ignored:
-  - Pods: resource limits and requests beyond scheduling, seccomp and capabilities, readinessGates,
-    native sidecars (init containers with restartPolicy: Always), HTTPS and gRPC probes, persistent
-    volumes, a user per container, ephemeral containers (`kubectl debug POD`).
+  - Pods: resource limits and requests beyond scheduling, readinessGates, native sidecars (init
+    containers with restartPolicy: Always), HTTPS and gRPC probes, persistent volumes, supplementary
+    groups if the cluster runs as an ordinary user, ephemeral containers (`kubectl debug POD`).
   - Pods in the plain sandbox: all volume mounts, including the service account token; only static
     programs run.
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and
@@ -29,6 +31,7 @@ Accepted but ignored:
   - RBAC, admission webhooks, network policies: whoever has the kubeconfig, or the token of any
     service account, has full access.
 Differences from Kubernetes:
+  - Containers without a seccomp profile get RuntimeDefault, as with seccompDefault: true.
   - A program started by exec is killed when its client disconnects; in Kubernetes it may continue.
   - Objects live in memory and are lost when the process exits.
   - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.

@@ -35,7 +35,8 @@ impl Profile {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let json: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
         let errno = &json["defaultErrnoRet"];
-        let default = action(&json["defaultAction"], errno).map_err(|e| format!("defaultAction: {e}"))?;
+        let default =
+            action(&json["defaultAction"], errno).map_err(|e| format!("defaultAction: {e}"))?;
         for unsupported in ["listenerPath", "listenerMetadata"] {
             if !json[unsupported].is_null() {
                 return Err(format!("{unsupported} is not supported; remove it"));
@@ -127,7 +128,9 @@ fn filter<'a>(
     let filter = SeccompFilter::new(by_number, otherwise, matched, architecture);
     let program = filter.and_then(BpfProgram::try_from).map_err(|e| e.to_string())?;
     let instructions = program.iter();
-    Ok(instructions.map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect())
+    Ok(instructions
+        .map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
+        .collect())
 }
 
 fn action(name: &Value, errno: &Value) -> Result<Action, String> {
@@ -162,7 +165,11 @@ fn argument(json: &Value) -> Result<Argument, String> {
         "SCMP_CMP_MASKED_EQ" => {
             (SeccompCmpOp::MaskedEq(value), json["valueTwo"].as_u64().unwrap_or(0))
         }
-        other => return Err(format!("args: op {other:?} is unknown; allowed are SCMP_CMP_NE, _LT, _LE, _EQ, _GE, _GT and _MASKED_EQ")),
+        other => {
+            return Err(format!(
+                "args: op {other:?} is unknown; allowed are SCMP_CMP_NE, _LT, _LE, _EQ, _GE, _GT and _MASKED_EQ"
+            ));
+        }
     };
     let index = json["index"].as_u64().and_then(|n| u8::try_from(n).ok()).filter(|n| *n < 6);
     let index = index.ok_or_else(|| "args: index must be 0 to 5".to_owned())?;
@@ -267,7 +274,8 @@ mod tests {
             assert_eq!(verdict(&profile, number, first), expected, "{number}({first})");
         }
         let filters = profile.compile().unwrap();
-        let clone3: Vec<_> = filters.iter().map(|f| run(f, libc::SYS_clone3 as u32, [0; 6])).collect();
+        let clone3: Vec<_> =
+            filters.iter().map(|f| run(f, libc::SYS_clone3 as u32, [0; 6])).collect();
         assert_eq!(clone3, [missing, allowed]);
     }
 }

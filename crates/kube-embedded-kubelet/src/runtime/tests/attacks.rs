@@ -77,9 +77,9 @@ async fn zygote_and_pause_process_hold_nothing_of_the_cluster() {
     // A secret in the memory of this process.
     let secret: String = (1..40_u8).map(|n| format!("{:02x}", n.wrapping_mul(37))).collect();
     let pause = fixture.pause().await;
-    let zygote = fixture.spawner.blocking(|thread| {
-        Ok(thread.zygote.borrow().as_ref().map(|zygote| zygote.pid()))
-    });
+    let zygote = fixture
+        .spawner
+        .blocking(|thread| Ok(thread.zygote.borrow().as_ref().map(|zygote| zygote.pid())));
     let zygote = zygote.unwrap().unwrap();
     for pid in [zygote, pause.process.pid] {
         // Only root may look at the zygote.
@@ -201,11 +201,15 @@ async fn settings_of_the_kernel_stay_read_only_and_hidden() {
                 assert_eq!(umount.await, "errno 1", "{path}");
             }
         }
-        for path in ["/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger"] {
+        for path in
+            ["/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sysrq-trigger"]
+        {
             let write = fixture.output(fixture.place(&pause), &["/tool", "write", path, "x"]).await;
             assert_ne!(write.1, OK, "{path}");
         }
-        for path in ["/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/interrupts"] {
+        for path in
+            ["/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/interrupts"]
+        {
             if fs::exists(path).unwrap() {
                 let read = fixture.output(fixture.place(&pause), &["/tool", "cat", path]).await;
                 assert_eq!(read, (String::new(), OK), "{path}");
@@ -469,9 +473,9 @@ async fn stopped_zygote_is_replaced() {
     }
     let fixture = Fixture::new();
     let zygote = || {
-        let pid = fixture.spawner.blocking(|thread| {
-            Ok(thread.zygote.borrow().as_ref().map(|zygote| zygote.pid()))
-        });
+        let pid = fixture
+            .spawner
+            .blocking(|thread| Ok(thread.zygote.borrow().as_ref().map(|zygote| zygote.pid())));
         pid.unwrap().unwrap()
     };
     let pause = fixture.pause().await;
