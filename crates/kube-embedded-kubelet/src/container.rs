@@ -10,6 +10,7 @@ mod image;
 mod memory;
 mod mounts;
 pub(crate) mod runner;
+mod security;
 mod start;
 mod supervise;
 pub(crate) mod target;

@@ -446,6 +446,46 @@ async fn container_that_cannot_start_is_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn security_context_is_honored_or_refused() {
+    for sandbox in sandboxes() {
+        let fixture = Fixture::new(sandbox).await;
+        let security = json!({
+            "capabilities": { "drop": ["ALL"], "add": ["NET_BIND_SERVICE"] },
+            "allowPrivilegeEscalation": false,
+            "seccompProfile": { "type": "Unconfined" },
+        });
+        let of_pod = json!({ "runAsUser": 1234, "runAsGroup": 1235 });
+        let more = json!({ "securityContext": security, "pod.securityContext": of_pod,
+            "pod.restartPolicy": "Never" });
+        fixture.run("rights", &["rights"], more).await;
+        fixture.until("rights", "done", |p| p["status"]["phase"] == "Succeeded").await;
+        let log = fixture.log("rights", LogOptions::default()).await;
+        assert!(log.contains("NoNewPrivs: 1\nSeccomp: 0"), "{log}");
+        if sandbox == Sandbox::Namespaced {
+            let expected = "Uid: 1234 1234 1234 1234\nGid: 1235 1235 1235 1235\n";
+            assert!(log.starts_with(expected), "{log}");
+            assert!(log.contains("CapEff: 0000000000000000\nCapBnd: 0000000000000400\n"), "{log}");
+        }
+        for (name, security, reason) in [
+            ("a", json!({ "privileged": true }), "privileged is not supported"),
+            (
+                "b",
+                json!({ "capabilities": { "add": ["SYS_ADMIN"] } }),
+                "SYS_ADMIN is not available",
+            ),
+        ] {
+            fixture.run(name, &["wait"], json!({ "securityContext": security })).await;
+            let waiting =
+                |p: &Value| p["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+            let refused = |p: &Value| waiting(p)["reason"] == "CreateContainerConfigError";
+            let pod = fixture.until(name, "refused", refused).await;
+            let message = waiting(&pod)["message"].to_string();
+            assert!(message.contains(reason) && message.contains("container: app"), "{message}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn twenty_pods_start_at_once_and_end_with_a_dropped_kubelet() {
     for sandbox in sandboxes() {
         let fixture = Fixture::new(sandbox).await;

@@ -2,6 +2,8 @@
 
 const LIMITS: &str = "\
 Refused:
+  - Containers that are privileged or ask for the capability SYS_ADMIN; a user or group per container,
+    if the cluster runs as an ordinary user.
   - Resources that are not listed below: 404, as on a server without them. No CronJobs.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
   - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
@@ -10,10 +12,10 @@ Refused:
   - A continue token or a watch from a resource version that the history no longer holds (2048
     events a resource): 410, as in Kubernetes.
 Accepted but ignored:
-  - Pods: limits of processor time without delegated cgroups, seccomp and capabilities, readinessGates,
-    hostNetwork, hostPID, hostIPC, shareProcessNamespace, sysctls, persistent volumes, a user per
-    container, ephemeral containers (`kubectl debug POD`). An event of the pod, UnsupportedField, lists
-    what is not honored on this machine.
+  - Pods: limits of processor time without delegated cgroups, readinessGates, hostNetwork, hostPID,
+    hostIPC, shareProcessNamespace, sysctls, persistent volumes, supplementary groups and fsGroup if the
+    cluster runs as an ordinary user, ephemeral containers (`kubectl debug POD`). An event of the pod,
+    UnsupportedField, lists what is not honored on this machine.
   - Pods in the plain sandbox: all volume mounts, including the service account token; only static
     programs run.
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and
@@ -32,6 +34,7 @@ Differences from Kubernetes:
   - Authorization is RBAC alone: there is no Node authorizer and no webhook, and controllers, scheduler,
     kubelets and proxy act as the administrator, not as users of their own. The only certificate that
     authenticates is the kubeconfig's.
+  - Containers without a seccomp profile get RuntimeDefault, as with seccompDefault: true.
   - A program started by exec is killed when its client disconnects; in Kubernetes it may continue.
   - Objects live in memory and are lost when the process exits.
   - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.
