@@ -10,7 +10,8 @@ use http_body_util::Full;
 use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use kube_embedded_proxy::bench::{
-    Affinity, Backends, BoundPort, DataPlane, Route, Routing, TcpProxy, default_backend_handler,
+    Affinity, Backends, BoundPort, DataPlane, HostSockets, Network, Route, Routing, TcpProxy,
+    default_backend_handler,
 };
 use std::{
     convert::Infallible,
@@ -81,13 +82,18 @@ async fn respond(_: Request<Incoming>) -> std::result::Result<Response<Full<Byte
 fn edge(http: bool, endpoints: &[&str]) -> Result<()> {
     let parsed: std::result::Result<Vec<SocketAddr>, _> =
         endpoints.iter().map(|e| e.parse()).collect();
-    let routing = Routing { backends: Backends::uniform(parsed?), ..Routing::default() };
+    let parsed = parsed?;
+    let network = Network::default();
+    for endpoint in &parsed {
+        network.attach(endpoint.ip(), Arc::new(HostSockets));
+    }
+    let network = Arc::new(network);
+    let routing = Routing { backends: Backends::uniform(parsed), ..Routing::default() };
     let route = Arc::new(Route::new(routing, Arc::new(Affinity::default())));
     let (errors, _) = mpsc::channel(8);
     let data_plane = DataPlane::start(errors)?;
     let port = BoundPort::bind("127.0.0.1:0".parse()?)?;
     let address = port.address()?;
-    let network = Arc::default();
     let _listener = data_plane.serve(
         port,
         match http {

@@ -3,13 +3,13 @@
 
 use crate::{
     authentication::{self, user::User},
+    authorization::{bootstrap_policy, filter},
     http::{
         body::Body,
-        path::{self, Route},
-        status::ApiError,
+        status::{ApiError, ApiResult},
     },
     metadata,
-    resources::registry::{self, ResourceRegistry},
+    resources::registry,
     router,
     state::ServerState,
     store::{Key, Store},
@@ -18,19 +18,24 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response, header, request::Parts};
+use http::{HeaderMap, Request, Response, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use kube_embedded_core::{network::Addresses, node_api::NodeApi};
 use std::{
     convert::Infallible,
     fmt,
+    path::PathBuf,
     sync::{Arc, Weak},
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
+use tokio::time::timeout;
 
 /// The maximum size of a request body, as in Kubernetes.
 const BODY_LIMIT: usize = 3 * 1024 * 1024;
+/// The time in which it must arrive (`--request-timeout` of kube-apiserver).
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The API of one cluster. A clone is another handle to the same cluster.
 #[derive(Clone)]
 pub struct Api {
@@ -44,8 +49,9 @@ impl fmt::Debug for Api {
 }
 
 impl Api {
-    /// An API over the objects of `store`.
+    /// An API over the objects of `store`, to which it adds the default roles and bindings.
     pub fn new(store: Store, addresses: Addresses) -> Self {
+        bootstrap_policy::seed(&store);
         Self { state: Arc::new(ServerState::new(store, addresses)) }
     }
 
@@ -57,6 +63,11 @@ impl Api {
     /// Sets the kubelet backend for logs and exec. Only the first call has an effect; the reference is weak.
     pub fn set_nodes(&self, nodes: Weak<dyn NodeApi>) {
         let _ = self.state.nodes.set(nodes);
+    }
+
+    /// Allows hostPath volumes below these directories. Only the first call has an effect.
+    pub fn allow_host_paths(&self, directories: Vec<PathBuf>) {
+        let _ = self.state.host_paths.set(directories);
     }
 
     /// Ends all watches and streams, so that connections can be closed.
@@ -92,38 +103,42 @@ impl Api {
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send,
     {
         let start = Instant::now();
-        let (parts, body) = request.into_parts();
-        let response = match Limited::new(body, BODY_LIMIT).collect().await {
-            Ok(body) => router::route(&self.state, &parts, &body.to_bytes())
-                .await
-                .unwrap_or_else(ApiError::into_response),
-            Err(error) if error.is::<LengthLimitError>() => {
-                ApiError::too_large(BODY_LIMIT).into_response()
-            }
-            Err(error) => {
-                ApiError::bad_request(format!("failed to read the body: {error}")).into_response()
-            }
+        let (mut parts, body) = request.into_parts();
+        let response = match filter::check(&self.state, &mut parts) {
+            Ok(()) => self.serve(&parts, body).await.unwrap_or_else(ApiError::into_response),
+            Err(error) => error.into_response(),
         };
         log(&parts, &response, start);
         response
     }
 
-    /// Returns the user of a service account token that is valid.
-    pub(crate) fn authenticate(&self, token: &str) -> Option<User> {
-        authentication::authenticate(&self.state, token)
+    /// Serves a request that is authorized.
+    async fn serve<B>(&self, parts: &Parts, body: B) -> ApiResult<Response<Body>>
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send,
+    {
+        let body = timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await;
+        let body = body.map_err(|_| ApiError::timeout())?;
+        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+            true => ApiError::too_large(BODY_LIMIT),
+            false => ApiError::bad_request(format!("failed to read the body: {error}")),
+        })?;
+        router::route(&self.state, parts, &body.to_bytes()).await
     }
 
-    /// The response to a client without valid credentials.
+    /// Returns the user of a request; `None` if its credentials are invalid.
+    pub(crate) fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        has_certificate: bool,
+        admin_token: &str,
+    ) -> Option<Arc<User>> {
+        authentication::request::authenticate(&self.state, headers, has_certificate, admin_token)
+    }
+
+    /// The response to a client with invalid credentials.
     pub(crate) fn unauthorized() -> Response<Body> {
         ApiError::unauthorized().into_response()
-    }
-
-    /// Returns true for paths that need no credentials.
-    pub(crate) fn is_public(path: &str) -> bool {
-        matches!(
-            path::parse(&ResourceRegistry::default(), path),
-            Ok(Route::Version | Route::Health)
-        )
     }
 }
 
@@ -134,6 +149,7 @@ fn log(parts: &Parts, response: &Response<Body>, start: Instant) {
         method = %parts.method,
         path = %parts.uri,
         code = response.status().as_u16(),
+        user = filter::user(parts).name,
         seconds = start.elapsed().as_secs_f64(),
         user_agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()),
     );

@@ -1,6 +1,7 @@
 //! Authentication of service account tokens, for requests and for `TokenReview`. A token is valid as long as the
 //! objects in its claims exist: its account, and the pod, secret or node that it is bound to.
 
+pub(crate) mod request;
 pub(crate) mod signer;
 pub(crate) mod user;
 
@@ -15,13 +16,11 @@ use crate::{
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::sync::Arc;
-use user::User;
+use std::{collections::BTreeMap, sync::Arc};
+use user::{AUTHENTICATED, User};
 
 /// The issuer of tokens and their default audience.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-/// The first part of the names of service accounts as users.
-pub(crate) const USER_PREFIX: &str = "system:serviceaccount:";
 /// Seconds for which an object that is being deleted still counts, so that a pod can use its token while it ends.
 const DELETION_LEEWAY: i64 = 60;
 
@@ -50,9 +49,10 @@ fn recognize(
     let namespace = own["namespace"].as_str()?;
     let account = &own["serviceaccount"];
     check_exists(state, &service_account::RESOURCE, namespace, account, now)?;
-    let mut extra = json!({});
+    let mut extra = BTreeMap::new();
     if let Some(id) = claims["jti"].as_str() {
-        extra["authentication.kubernetes.io/credential-id"] = json!([format!("JTI={id}")]);
+        let name = "authentication.kubernetes.io/credential-id".to_owned();
+        extra.insert(name, vec![format!("JTI={id}")]);
     }
     for (kind, resource) in
         [("pod", &pod::RESOURCE), ("secret", &secret::RESOURCE), ("node", &node::RESOURCE)]
@@ -66,20 +66,18 @@ fn recognize(
         if kind != "secret" {
             for field in ["name", "uid"] {
                 let name = format!("authentication.kubernetes.io/{kind}-{field}");
-                extra[name] = json!([bound[field]]);
+                extra.insert(name, bound[field].as_str().map(str::to_owned).into_iter().collect());
             }
         }
     }
-    let user = User::new(json!({
-        "username": format!("{USER_PREFIX}{namespace}:{}", account["name"].as_str()?),
-        "uid": account["uid"],
-        "groups": [
-            "system:serviceaccounts",
-            format!("system:serviceaccounts:{namespace}"),
-            "system:authenticated",
-        ],
-        "extra": extra,
-    }));
+    let mut groups = user::service_account_groups(namespace);
+    groups.push(AUTHENTICATED.to_owned());
+    let user = User {
+        name: user::service_account_user(namespace, account["name"].as_str()?),
+        uid: account["uid"].as_str().unwrap_or_default().to_owned(),
+        groups,
+        extra,
+    };
     Some((user, valid_for))
 }
 

@@ -8,6 +8,7 @@ mod names;
 pub(crate) mod registry;
 
 use crate::{
+    authentication::user::User,
     crd::registry::ServedVersions,
     http::{
         path::Target,
@@ -144,8 +145,13 @@ fn update_definition(
         subresource: subresource.to_owned(),
     };
     let options = WriteOptions::internal(MANAGER);
-    let request =
-        WriteRequest { target: &target, options: &options, expects: Expects::Object, tracks: true };
+    let request = WriteRequest {
+        target: &target,
+        options: &options,
+        user: User::admin(),
+        expects: Expects::Object,
+        tracks: true,
+    };
     let result =
         write(state, &request, |old| Ok(Decoded::from(change(old.unwrap_or(&Value::Null)))));
     match result {

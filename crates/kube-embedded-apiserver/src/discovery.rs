@@ -1,18 +1,17 @@
-//! Discovery: groups, resources, version and OpenAPI; and the reviews of users and tokens.
+//! Discovery: groups, resources, version and OpenAPI.
 
 use crate::{
-    authentication,
     http::{
         body::{Body, respond, respond_json},
-        decode, path,
-        request::Request,
         status::{ApiError, ApiResult},
     },
     openapi,
     resources::{
-        crd::versions::precedence, registry::ResourceRegistry, resource_type::ResourceType,
+        crd::{self, versions::precedence},
+        registry::{self, ResourceRegistry},
+        resource_type::ResourceType,
+        types::review,
     },
-    state::ServerState,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
@@ -100,7 +99,7 @@ pub(crate) fn resources(served: &ResourceRegistry, group: &str, version: &str) -
             "kind": resource.kind,
             "verbs": verbs_of(&resource),
         }));
-        if let (Some(last), Some(hash)) = (resources.last_mut(), resource.storage_hash()) {
+        if let (Some(last), Some(hash)) = (resources.last_mut(), storage_hash(&resource)) {
             last["storageVersionHash"] = hash.into();
         }
         if let Some(last) = resources.last_mut() {
@@ -128,12 +127,12 @@ pub(crate) fn resources(served: &ResourceRegistry, group: &str, version: &str) -
             resources.push(entry);
         }
     }
-    for (plural, name) in path::reviews(group).unwrap_or_default() {
+    for review in review::of_group(group) {
         resources.push(json!({
-            "name": plural,
-            "singularName": name.to_lowercase(),
-            "namespaced": false,
-            "kind": name,
+            "name": review.plural,
+            "singularName": review.singular,
+            "namespaced": review.namespaced,
+            "kind": review.kind,
             "verbs": ["create"],
         }));
     }
@@ -174,26 +173,6 @@ impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
-}
-
-/// `POST` of a review. Every authenticated user may do everything here.
-pub(crate) fn review(
-    state: &ServerState,
-    request: &Request<'_, &str>,
-) -> ApiResult<Response<Body>> {
-    request.query.dry_run("CreateOptions")?;
-    let mut review = decode::review(request)?;
-    review["status"] = match request.target {
-        "selfsubjectaccessreviews" => json!({ "allowed": true }),
-        "selfsubjectrulesreviews" => json!({
-            "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }],
-            "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
-            "incomplete": false,
-        }),
-        "tokenreviews" => authentication::review(state, &review["spec"]),
-        _ => json!({ "userInfo": request.user.info() }),
-    };
-    Ok(respond_json(StatusCode::CREATED, &review))
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
@@ -273,16 +252,27 @@ fn discovered(served: &ResourceRegistry, group: &str, version: &str) -> Vec<Valu
             entry
         })
         .collect();
-    resources.extend(path::reviews(group).unwrap_or_default().iter().map(|(plural, name)| {
+    resources.extend(review::of_group(group).map(|review| {
         json!({
-            "resource": plural,
-            "responseKind": response_kind(group, version, name),
-            "scope": "Cluster",
-            "singularResource": name.to_lowercase(),
+            "resource": review.plural,
+            "responseKind": response_kind(group, version, review.kind),
+            "scope": if review.namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": review.singular,
             "verbs": ["create"],
         })
     }));
     resources
+}
+
+/// Returns the hash of the version in which objects are stored. Each type is stored as the first of the
+/// same name in the registry.
+fn storage_hash(resource: &ResourceType) -> Option<String> {
+    let custom = resource.storage_hash().map(str::to_owned);
+    custom.or_else(|| {
+        let stored =
+            registry::all().iter().find(|known| (known.group, known.plural) == resource.storage)?;
+        Some(crd::storage_hash(stored.group, stored.version, stored.kind))
+    })
 }
 
 fn verbs_of(resource: &ResourceType) -> [&'static str; 8] {

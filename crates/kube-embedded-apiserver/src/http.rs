@@ -1,7 +1,9 @@
 //! HTTP: requests (path, query, media types, bodies) and responses (objects, lists, Tables, `Status`).
 
 pub(crate) mod body;
+pub(crate) mod chunks;
 pub(crate) mod decode;
+mod duplicates;
 pub(crate) mod encode;
 pub(crate) mod list_options;
 pub(crate) mod negotiation;

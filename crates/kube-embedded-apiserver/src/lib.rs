@@ -6,6 +6,7 @@
 mod admission;
 pub mod api;
 mod authentication;
+mod authorization;
 mod crd;
 pub mod credentials;
 mod discovery;
@@ -17,6 +18,7 @@ mod metadata;
 mod openapi;
 mod patch;
 pub mod resources;
+mod reviews;
 mod router;
 mod schema;
 mod scope;

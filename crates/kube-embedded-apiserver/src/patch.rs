@@ -13,12 +13,14 @@ mod json;
 mod managed_fields;
 mod parts;
 mod strategic;
+mod undeclared;
 
 pub(crate) use apply::apply;
 pub(crate) use error::PatchError;
 pub(crate) use json::{json, merge};
 pub(crate) use managed_fields::{Operation, track_update};
 pub(crate) use strategic::strategic;
+pub(crate) use undeclared::undeclared;
 
 #[cfg(test)]
 mod properties;

@@ -8,7 +8,9 @@ use crate::{
         request::Request,
         status::{ApiError, ApiResult},
     },
+    openapi,
     resources::resource_type::ResourceType,
+    reviews,
     state::ServerState,
     subresources::{binding, eviction, log, scale, stream, token},
     verbs::{create, delete, get, list, patch, update, watch},
@@ -31,8 +33,8 @@ pub(crate) async fn route(
             stream::switch(state, &request.with_target(*target))
         }
         Route::Resource(target) => serve_resource(state, &request.with_target(*target)).await,
-        Route::Review(plural) if *request.method() == Method::POST => {
-            discovery::review(state, &request.with_target(plural))
+        Route::Review(review) if *request.method() == Method::POST => {
+            reviews::create(state, &request.with_target(*review))
         }
         Route::Nothing => Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n")),
         _ if !request.is_read() => Err(ApiError::method_not_allowed()),
@@ -43,6 +45,7 @@ pub(crate) async fn route(
             Ok(discovery::core_versions(registry, request.headers(), &state.addresses))
         }
         Route::Groups => Ok(discovery::groups(registry, request.headers())),
+        Route::OpenApiV2 => openapi::v2::respond_document(registry, request.headers()),
         Route::OpenApiIndex => Ok(discovery::openapi_index(registry)),
         Route::OpenApi { group, version } => discovery::openapi(registry, group, version),
         Route::Version => Ok(discovery::version()),

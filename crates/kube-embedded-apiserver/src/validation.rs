@@ -4,9 +4,17 @@
 //!
 //! Below `schema` and `resources`: imports neither.
 
+pub(crate) mod addresses;
 pub(crate) mod container;
+mod downward;
 pub(crate) mod field_error;
+mod handler;
 pub(crate) mod job_policy;
 pub(crate) mod names;
 pub(crate) mod object_meta;
+mod paths;
 pub(crate) mod pod_spec;
+mod scheduling;
+mod security_context;
+mod volume;
+pub(crate) mod warnings;

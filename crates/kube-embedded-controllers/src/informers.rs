@@ -7,6 +7,7 @@ use k8s_openapi::{
         batch::v1::Job,
         core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
+        rbac::v1::ClusterRole,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -37,6 +38,7 @@ pub(crate) struct Informers {
     pub(crate) namespaces: Informer<Namespace>,
     pub(crate) service_accounts: Informer<ServiceAccount>,
     pub(crate) nodes: Informer<Node>,
+    pub(crate) cluster_roles: Informer<ClusterRole>,
     /// Metadata only: some are large, and no controller reads their data.
     pub(crate) config_maps: Informer<PartialObjectMeta<ConfigMap>>,
 }
@@ -60,6 +62,7 @@ impl Informers {
             namespaces: Informer::default(),
             service_accounts: Informer::default(),
             nodes: Informer::default(),
+            cluster_roles: Informer::default(),
             config_maps: Informer::default(),
         }
     }
@@ -77,6 +80,7 @@ impl Informers {
         self.watch_one(tasks, |informers| &informers.endpoint_slices);
         self.watch_one(tasks, |informers| &informers.endpoints);
         self.watch_one(tasks, |informers| &informers.config_maps);
+        self.watch_one(tasks, |informers| &informers.cluster_roles);
     }
 
     fn watch_one<K>(self: &Arc<Self>, tasks: &mut TaskSet, informer: fn(&Self) -> &Informer<K>)
@@ -107,6 +111,7 @@ impl Informers {
             self.endpoint_slices.wait_synced(),
             self.endpoints.wait_synced(),
             self.nodes.wait_synced(),
+            self.cluster_roles.wait_synced(),
         );
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! This crate is internal to the workspace: use `kube-embedded`.
 
+mod cluster_role_aggregation;
 mod controller;
 mod controller_ref;
 mod deployment;
@@ -38,6 +39,7 @@ pub async fn run(client: Client) {
     let replica_sets = replica_set::controller(&informers);
     let jobs = job::controller(&informers);
     let endpoints = endpoints::controller(&informers);
+    let aggregation = cluster_role_aggregation::controller(&informers);
     let scheduler = scheduler::controller(&informers);
     // Aborted when this future is dropped.
     let mut tasks = TaskSet::default();
@@ -53,6 +55,7 @@ pub async fn run(client: Client) {
     tasks.spawn(jobs.name(), jobs.run());
     tasks.spawn(endpoints.name(), endpoints.run());
     tasks.spawn(scheduler.name(), scheduler.run());
+    tasks.spawn(aggregation.name(), aggregation.run());
     // None of them ends by itself: panics are caught where the work is retried.
     while let Some((task, outcome)) = tasks.join_next().await {
         tracing::error!(%task, ?outcome, "controller ended");

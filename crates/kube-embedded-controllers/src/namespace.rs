@@ -1,13 +1,17 @@
 //! The namespace controller and its companions: every namespace gets a default service account and
 //! the cluster's CA certificate; a terminating one is emptied before it is deleted.
 
+mod conditions;
+
 use crate::{
     controller::{Controller, Reconciler, enqueue_changed},
     discovery::{self, DiscoveredResource},
     informers::Informers,
     patch,
 };
+use conditions::Remaining;
 use futures::future::try_join;
+use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace, ServiceAccount},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -18,7 +22,8 @@ use kube::{
     core::DynamicObject,
 };
 use kube_embedded_core::{informer::ObjectKey, workqueue::Workqueue};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::OnceCell;
 
 const NAME: &str = "namespace-controller";
 /// The default of kube-controller-manager's `--concurrent-namespace-syncs`.
@@ -34,6 +39,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Furnishes an active namespace and empties a terminating one.
 pub(crate) struct NamespaceReconciler {
     informers: Arc<Informers>,
+    /// The data of the root CA's ConfigMap, as the API server published it.
+    root_ca: OnceCell<BTreeMap<String, String>>,
 }
 
 /// Creates the controller and registers its event handlers.
@@ -47,12 +54,13 @@ pub(crate) fn controller(informers: &Arc<Informers>) -> Controller<NamespaceReco
         }
     });
     let enqueued = queue.clone();
-    informers.config_maps.add_event_handler(move |old, new| {
-        if let (Some(old), None) = (old, new) {
+    informers.config_maps.add_event_handler(move |old, _| {
+        // Deleted, or edited.
+        if let Some(old) = old {
             enqueue_namespace_of(&enqueued, &old.metadata, ROOT_CA);
         }
     });
-    let reconciler = NamespaceReconciler { informers: informers.clone() };
+    let reconciler = NamespaceReconciler { informers: informers.clone(), root_ca: OnceCell::new() };
     Controller::new(NAME, WORKERS, queue, reconciler)
 }
 
@@ -103,23 +111,44 @@ impl NamespaceReconciler {
         ignore_conflict(patch::create(&api, informer, &account).await.map(drop))
     }
 
-    /// Copies the CA certificate that pods verify the API server with.
+    /// Returns the data of the root CA's ConfigMap, which is read once: copies may be edited, the source among them.
+    async fn root_ca(&self) -> kube::Result<&BTreeMap<String, String>> {
+        let read = async || {
+            let client = self.informers.client.clone();
+            let source: Api<ConfigMap> = Api::namespaced(client, ROOT_CA_SOURCE);
+            let source = source.get_opt(ROOT_CA).await?;
+            Ok(source.and_then(|source| source.data).unwrap_or_default())
+        };
+        self.root_ca.get_or_try_init(read).await
+    }
+
+    /// Copies the CA certificate that pods verify the API server with, and restores a copy that was edited.
     async fn ensure_root_ca(&self, namespace: &str) -> kube::Result<()> {
         let Informers { client, config_maps, .. } = &*self.informers;
-        if config_maps.get(&ObjectKey::new(namespace, ROOT_CA)).is_some() {
+        let data = self.root_ca().await?;
+        if data.is_empty() {
             return Ok(());
         }
-        let source: Api<ConfigMap> = Api::namespaced(client.clone(), ROOT_CA_SOURCE);
-        let Some(source) = source.get_opt(ROOT_CA).await? else { return Ok(()) };
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        // The informer has only the metadata.
+        if config_maps.get(&ObjectKey::new(namespace, ROOT_CA)).is_some()
+            && let Some(mut found) = api.get_opt(ROOT_CA).await?
+        {
+            if found.data.as_ref() == Some(data) {
+                return Ok(());
+            }
+            found.data = Some(data.clone());
+            let restored = api.replace(ROOT_CA, &patch::post_params(), &found).await;
+            return ignore_conflict(restored.map(drop));
+        }
         let mut copy =
-            ConfigMap { metadata: named(ROOT_CA), data: source.data, ..Default::default() };
+            ConfigMap { metadata: named(ROOT_CA), data: Some(data.clone()), ..Default::default() };
         // In the words of kube-controller-manager's root-ca-certificate-publisher.
         let description = "Contains a CA bundle that can be used to verify the kube-apiserver when using \
              internal endpoints such as the internal service IP or kubernetes.default.svc. \
              No other usage is guaranteed across distributions of Kubernetes clusters.";
         let annotations = copy.metadata.annotations.get_or_insert_default();
         annotations.insert("kubernetes.io/description".into(), description.into());
-        let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         ignore_conflict(api.create(&patch::post_params(), &copy).await.map(drop))
     }
 
@@ -130,11 +159,12 @@ impl NamespaceReconciler {
             return Ok(None);
         }
         let remaining = self.delete_content(name).await?;
-        if remaining > 0 {
-            tracing::debug!(remaining, "namespace is not empty yet");
+        let api: Api<Namespace> = Api::all(self.informers.client.clone());
+        if !remaining.is_empty() {
+            tracing::debug!(?remaining, "namespace is not empty yet");
+            self.report(&api, namespace, &remaining).await?;
             return Ok(Some(POLL_INTERVAL));
         }
-        let api: Api<Namespace> = Api::all(self.informers.client.clone());
         let Some(mut current) = api.get_opt(name).await? else { return Ok(None) };
         let finalizers = current.spec.get_or_insert_default().finalizers.get_or_insert_default();
         finalizers.retain(|known| known != FINALIZER);
@@ -144,19 +174,39 @@ impl NamespaceReconciler {
         }
     }
 
-    /// Deletes what a namespace contains and returns the number of objects that remain. Pods are
-    /// deleted first: until their end they may need everything else.
-    async fn delete_content(&self, namespace: &str) -> kube::Result<usize> {
+    /// Writes the conditions that say why a namespace remains.
+    async fn report(
+        &self,
+        api: &Api<Namespace>,
+        namespace: &Namespace,
+        remaining: &Remaining,
+    ) -> kube::Result<()> {
+        let mut new = namespace.clone();
+        let status = new.status.get_or_insert_default();
+        let old = status.conditions.clone().unwrap_or_default();
+        status.conditions = Some(conditions::plan(&old, remaining, Timestamp::now()));
+        let written = patch::update_status(api, &self.informers.namespaces, namespace, &new).await;
+        match written {
+            // Written by another since, or gone: the next attempt sees that.
+            Err(error) if patch::is_status(&error, 409) || patch::is_status(&error, 404) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Deletes what a namespace contains and returns what remains. Pods are deleted first: until their end they may
+    /// need everything else.
+    async fn delete_content(&self, namespace: &str) -> kube::Result<Remaining> {
         let client = &self.informers.client;
         let mut resources = discovery::resources(client).await?;
         resources.retain(|resource| resource.namespaced);
         let is_pods = |resource: &DiscoveredResource| resource.resource.kind == "Pod";
         resources.sort_by_key(|resource| !is_pods(resource));
-        let mut remaining = 0;
+        let mut remaining = Remaining::default();
         for resource in &resources {
             let api = Api::namespaced_with(client.clone(), namespace, &resource.resource);
-            remaining += delete_all(&api).await?;
-            if is_pods(resource) && remaining > 0 {
+            let name = format!("{}.{}", resource.resource.plural, resource.resource.group);
+            delete_all(&api, &name, &mut remaining).await?;
+            if is_pods(resource) && !remaining.is_empty() {
                 break;
             }
         }
@@ -164,30 +214,42 @@ impl NamespaceReconciler {
     }
 }
 
-/// Deletes all objects of a resource and returns the number of those that still exist.
-async fn delete_all(api: &Api<DynamicObject>) -> kube::Result<usize> {
+/// Deletes all objects of a resource and counts those that still exist.
+async fn delete_all(
+    api: &Api<DynamicObject>,
+    resource: &str,
+    remaining: &mut Remaining,
+) -> kube::Result<()> {
     let parameters = DeleteParams {
         propagation_policy: Some(PropagationPolicy::Background),
         ..Default::default()
     };
-    let mut remaining = 0;
+    let mut count = |metadata: &ObjectMeta| {
+        remaining.add(resource, metadata.finalizers.as_deref().unwrap_or_default());
+    };
+    let mut failure = None;
     for object in api.list_metadata(&ListParams::default()).await? {
         if object.metadata.deletion_timestamp.is_some() {
-            remaining += 1;
+            count(&object.metadata);
             continue;
         }
-        let name = object.metadata.name.unwrap_or_default();
+        let name = object.metadata.name.clone().unwrap_or_default();
         match api.delete(&name, &parameters).await {
             Ok(response) => {
-                let object = response.left();
-                let remains = object.is_some_and(|o| o.metadata.deletion_timestamp.is_some());
-                remaining += usize::from(remains);
+                let left = response.left();
+                if let Some(left) = left.filter(|o| o.metadata.deletion_timestamp.is_some()) {
+                    count(&left.metadata);
+                }
             }
             Err(error) if patch::is_status(&error, 404) => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                count(&object.metadata);
+                failure = Some(format!("failed to delete {resource} {name:?}: {error}"));
+            }
         }
     }
-    Ok(remaining)
+    remaining.failures.extend(failure);
+    Ok(())
 }
 
 /// Enqueues the namespace of a deleted object that every namespace has to have.

@@ -5,12 +5,14 @@
 //! This crate is internal to the workspace: use `kube-embedded`.
 
 pub mod backoff;
+pub mod descriptors;
 pub mod events;
 pub mod informer;
 pub mod lease;
 pub mod network;
 pub mod node_api;
 pub mod quantity;
+pub mod resolv_conf;
 pub mod task;
 pub mod time;
 pub mod version;

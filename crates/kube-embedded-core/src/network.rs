@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, RwLock},
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::watch,
 };
 
@@ -28,6 +28,12 @@ pub enum Sandbox {
 
 /// The port of every embedded API server.
 pub const API_PORT: u16 = 6443;
+/// The domain of every cluster, below which Services and pods have names.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// The port of the Service `kube-dns`.
+pub const DNS_PORT: u16 = 53;
+/// The port of the DNS server on the host, at [`Addresses::dns_server`]: an ordinary user may bind it.
+pub const DNS_SERVER_PORT: u16 = 10053;
 /// The blocks that a cluster may claim: `127.2.0.0/16` to `127.250.0.0/16`.
 pub const BLOCKS: std::ops::RangeInclusive<u8> = 2..=250;
 
@@ -72,12 +78,48 @@ impl Addresses {
         }
     }
 
+    /// Returns the cluster IP of the Service `kube-dns`, the tenth of the service CIDR as in clusters
+    /// that kubeadm sets up.
+    pub fn dns(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.services().0) + 10)
+    }
+
+    /// Returns the address of the host that the DNS server listens on, at [`DNS_SERVER_PORT`].
+    pub fn dns_server(&self) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.block, 0, 10)
+    }
+
+    /// Returns whether the address belongs to a pod or a Service of this cluster.
+    pub fn is_internal(&self, address: Ipv4Addr) -> bool {
+        let within = |(base, prefix): (Ipv4Addr, u8)| {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            u32::from(address) & mask == u32::from(base) & mask
+        };
+        // The CIDRs of the nodes, of which there are at most 100, are adjacent.
+        within(self.services()) || within((self.pods(0).0, 17))
+    }
+
     /// Returns the first address and prefix length of the pod CIDR of a node, counted from 0.
     pub fn pods(&self, node: u8) -> (Ipv4Addr, u8) {
         match self.sandbox {
             Sandbox::Namespaced => (Ipv4Addr::new(10, 244, node, 0), 24),
             Sandbox::Plain => (Ipv4Addr::new(127, self.block, 128 + node, 0), 24),
         }
+    }
+
+    /// Returns the first address and prefix length of the network that has the pod CIDRs of all nodes.
+    pub fn pod_network(&self) -> (Ipv4Addr, u8) {
+        match self.sandbox {
+            Sandbox::Namespaced => (Ipv4Addr::new(10, 244, 0, 0), 16),
+            Sandbox::Plain => (Ipv4Addr::new(127, self.block, 128, 0), 17),
+        }
+    }
+
+    /// Returns whether this may be the address of a pod of the cluster.
+    pub fn is_pod(&self, address: IpAddr) -> bool {
+        let (first, prefix) = self.pod_network();
+        let mask = u32::MAX << (32 - prefix);
+        matches!(address, IpAddr::V4(v4) if u32::from(v4) & mask == u32::from(first))
     }
 }
 
@@ -109,6 +151,25 @@ pub trait PodSockets: Send + Sync {
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
     /// Listens on `on` inside the pod, so that it can reach Service addresses.
     fn listen(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<TcpListener>>;
+    /// Returns the socket that receives the pod's DNS queries, if it has one: bound inside the pod
+    /// before its first program starts, so that no query is lost.
+    fn dns_queries(&self) -> Option<&UdpSocket> {
+        None
+    }
+}
+
+/// The sockets of a pod without a network namespace: its address is one of the host's.
+#[derive(Clone, Copy, Debug)]
+pub struct HostSockets;
+
+impl PodSockets for HostSockets {
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>> {
+        Box::pin(TcpStream::connect(to))
+    }
+
+    fn listen(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<TcpListener>> {
+        Box::pin(TcpListener::bind(on))
+    }
 }
 
 /// Connects to the nodes and pods of an external cluster.
@@ -118,20 +179,31 @@ pub trait Dial: Send + Sync {
 }
 
 /// The pods of a cluster by address, and how to connect to them.
+///
+/// Endpoints are objects that every client of the API may write, so an address is never connected to
+/// because it is listed: a pod of the cluster must have it at this moment.
 pub struct Network {
     pods: RwLock<HashMap<IpAddr, Arc<dyn PodSockets>>>,
     changes: watch::Sender<u64>,
+    /// The API server, which pods reach through the `kubernetes` Service.
+    api: Option<SocketAddr>,
     /// Set for an external cluster, whose pods are not attached.
     dialer: Option<Arc<dyn Dial>>,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { pods: RwLock::default(), changes: watch::Sender::new(0), dialer: None }
+        Self { pods: RwLock::default(), changes: watch::Sender::new(0), api: None, dialer: None }
     }
 }
 
 impl Network {
+    /// Creates the network of an embedded cluster, whose pods have yet to be attached.
+    pub fn new(addresses: &Addresses) -> Self {
+        let api = Some(SocketAddr::from((addresses.api(), API_PORT)));
+        Self { api, ..Self::default() }
+    }
+
     /// Creates the network of an external cluster.
     pub fn with_dialer(dialer: Arc<dyn Dial>) -> Self {
         Self { dialer: Some(dialer), ..Self::default() }
@@ -165,8 +237,8 @@ impl Network {
         }
     }
 
-    /// Connects to a pod. Refuses an address that is neither attached nor loopback: outside of the
-    /// cluster it may belong to another host.
+    /// Connects to a pod, or to the API server. Refuses every other address: it may be a program of
+    /// the host, or belong to another host.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
         if let Some(dialer) = &self.dialer {
             return dialer.dial(to).await;
@@ -174,7 +246,7 @@ impl Network {
         let pod = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&to.ip()).cloned();
         match pod {
             Some(pod) => pod.connect(to).await,
-            None if to.ip().is_loopback() => TcpStream::connect(to).await,
+            None if self.api == Some(to) => TcpStream::connect(to).await,
             None => Err(unknown_pod(to.ip())),
         }
     }
@@ -183,4 +255,60 @@ impl Network {
 fn unknown_pod(ip: IpAddr) -> io::Error {
     let why = format!("no pod of this cluster has the address {ip}");
     io::Error::new(io::ErrorKind::HostUnreachable, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pod_addresses_are_those_of_the_nodes_and_no_others() {
+        for (sandbox, inside, outside) in [
+            (Sandbox::Namespaced, "10.244.255.9", ["10.245.0.1", "127.7.128.2", "127.0.0.1"]),
+            (Sandbox::Plain, "127.7.130.2", ["127.7.0.1", "127.8.128.2", "10.244.0.2"]),
+        ] {
+            let addresses = Addresses { block: 7, sandbox };
+            let (first, _) = addresses.pods(2);
+            assert!(addresses.is_pod(first.into()));
+            assert!(addresses.is_pod(inside.parse().unwrap()), "{inside}");
+            for address in
+                outside.into_iter().chain(["169.254.169.254", "::1", "::ffff:10.244.0.2"])
+            {
+                assert!(!addresses.is_pod(address.parse().unwrap()), "{address}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_attached_pods_and_the_api_server_are_connected_to() {
+        let addresses = Addresses { block: 7, sandbox: Sandbox::Plain };
+        let mut network = Network::new(&addresses);
+        let host = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let on_host = host.local_addr().unwrap();
+        let error = network.connect(on_host).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::HostUnreachable, "{error}");
+        assert_eq!(error.to_string(), "no pod of this cluster has the address 127.0.0.1");
+        network.attach(on_host.ip(), Arc::new(HostSockets));
+        network.connect(on_host).await.unwrap();
+        network.detach(on_host.ip());
+        network.connect(on_host).await.unwrap_err();
+        network.api = Some(on_host);
+        network.connect(on_host).await.unwrap();
+        let another_port = (on_host.ip(), on_host.port() ^ 1).into();
+        let error = network.connect(another_port).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::HostUnreachable, "{error}");
+    }
+
+    #[test]
+    fn addresses_of_pods_and_services_are_internal() {
+        for (sandbox, inside, outside) in [
+            (Sandbox::Namespaced, ["10.96.0.10", "10.96.255.1", "10.244.99.7"], "10.97.0.1"),
+            (Sandbox::Plain, ["127.7.96.10", "127.7.111.1", "127.7.227.7"], "127.7.0.1"),
+        ] {
+            let addresses = Addresses { block: 7, sandbox };
+            assert!(inside.iter().all(|text| addresses.is_internal(text.parse().unwrap())));
+            assert!(!addresses.is_internal(outside.parse().unwrap()), "{outside}");
+            assert!(inside.contains(&&*addresses.dns().to_string()));
+        }
+    }
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod context;
 mod image;
+pub(crate) mod network_files;
 pub(crate) mod runner;
 mod security;
 mod start;

@@ -44,6 +44,8 @@ pub struct Config {
     pub network: Arc<Network>,
     /// A private directory for root file systems, volumes and logs.
     pub state: PathBuf,
+    /// The folders of the host that `hostPath` volumes may be in; no symbolic link leads out of them.
+    pub allow_host_path: Vec<PathBuf>,
     /// The address of the API server on the host.
     pub api_server: SocketAddr,
 }
@@ -77,6 +79,7 @@ impl Kubelet {
             spawner,
             state,
             api: api_address(&config.addresses, config.api_server),
+            dns: config.addresses.dns(),
             no_overlay: AtomicBool::new(false),
             reported_images: AtomicUsize::new(images.len()),
             nodes,

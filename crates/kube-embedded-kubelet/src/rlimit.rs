@@ -1,9 +1,7 @@
 //! The limit on open files. A load balancer of a few pods quickly comes near the usual 1024.
 
+use kube_embedded_core::descriptors::OPEN_FILES;
 use std::mem;
-
-/// The soft limit that this process raises its own to, where the hard limit allows it.
-const OPEN_FILES: libc::rlim_t = 65_536;
 
 /// Returns the current limit of this process.
 pub(crate) fn open_files() -> libc::rlimit {

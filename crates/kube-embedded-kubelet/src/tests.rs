@@ -71,6 +71,7 @@ impl Fixture {
             network: network.clone(),
             state: folder.0.join("state"),
             api_server: (addresses.api(), 6443).into(),
+            allow_host_path: Vec::new(),
         };
         let kubelet = Kubelet::start(api.client(), config).await.unwrap();
         let weak: std::sync::Weak<dyn NodeApi> =

@@ -1,8 +1,12 @@
 //! What the proxy knows of its cluster.
 
 use crate::external::node_ports::NodeEndpoints;
-use kube_embedded_core::network::{Addresses, Network, Sandbox};
-use std::{future, net::Ipv4Addr, sync::Arc};
+use kube_embedded_core::network::{API_PORT, Addresses, Network, Sandbox};
+use std::{
+    future,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 use tokio::sync::watch;
 
 /// The configuration of the proxy of one cluster.
@@ -48,10 +52,24 @@ pub(crate) enum Topology {
 pub(crate) struct EmbeddedNodes {
     /// Names and internal addresses.
     pub(crate) nodes: Vec<(String, Ipv4Addr)>,
-    /// Whether cluster IPs are addresses of the host.
-    pub(crate) cluster_ips_on_host: bool,
+    /// The addresses of the cluster, among them those that a pod may have.
+    pub(crate) addresses: Addresses,
     /// Whether load balancers get addresses.
     pub(crate) load_balancers: bool,
+}
+
+impl EmbeddedNodes {
+    /// Returns whether cluster IPs are addresses of the host.
+    pub(crate) fn cluster_ips_on_host(&self) -> bool {
+        self.addresses.sandbox == Sandbox::Plain
+    }
+
+    /// Returns whether a listed endpoint may be connected to: it is at the address of a pod, or it is
+    /// the API server.
+    fn serves(&self, endpoint: SocketAddr) -> bool {
+        let api = SocketAddr::from((self.addresses.api(), API_PORT));
+        self.addresses.is_pod(endpoint.ip()) || endpoint == api
+    }
 }
 
 impl Config {
@@ -59,7 +77,7 @@ impl Config {
         match &self.mode {
             Mode::Embedded { nodes, external } => Topology::Embedded(EmbeddedNodes {
                 nodes: nodes.clone(),
-                cluster_ips_on_host: self.addresses.sandbox == Sandbox::Plain,
+                addresses: self.addresses,
                 load_balancers: *external,
             }),
             Mode::External(nodes) => Topology::External(nodes.borrow().clone()),
@@ -90,6 +108,15 @@ impl Mode {
 }
 
 impl Topology {
+    /// Returns whether a listed endpoint is within the cluster. In an external one, what can be
+    /// reached decides that.
+    pub(crate) fn is_within(&self, endpoint: SocketAddr) -> bool {
+        match self {
+            Self::Embedded(embedded) => embedded.serves(endpoint),
+            Self::External(_) => true,
+        }
+    }
+
     /// Returns the `ipMode` of external addresses: whether kube-proxy may short-circuit them
     /// (`VIP`) or must send traffic to them (`Proxy`), as it would otherwise route it into the
     /// cluster's own Service.

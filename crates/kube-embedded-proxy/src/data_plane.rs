@@ -10,12 +10,14 @@
 
 mod handler;
 mod listeners;
+mod slots;
 mod tcp_copy;
 mod tcp_proxy;
 mod workers;
 
 pub use handler::{AcceptedConnection, Handler};
 pub use listeners::{BoundPort, DataPlane, ListenerError, ListenerHandle};
+pub(crate) use slots::ConnectionSlot;
 pub use tcp_proxy::TcpProxy;
 
 pub(crate) use tcp_copy::{BidirectionalCopy, ProxyStream};

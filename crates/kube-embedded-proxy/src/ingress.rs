@@ -14,6 +14,7 @@ mod plan;
 mod reconciler;
 mod route_table;
 mod tls_secret;
+mod x509;
 
 use crate::{
     config::Config,

@@ -5,7 +5,8 @@ mod sockets;
 
 pub(crate) use cluster::{ApiServer, ClusterFixture, unprivileged};
 pub(crate) use sockets::{
-    check_pattern, connect_tls, endpoint, handshake, is_refused, routing, send_pattern,
+    check_pattern, connect_tls, endpoint, handshake, is_refused, loopback_network, routing,
+    send_pattern,
 };
 
 use std::{future::Future, time::Duration};

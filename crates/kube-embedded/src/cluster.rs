@@ -15,7 +15,7 @@ use kube_embedded_proxy as proxy;
 use std::{
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
 };
 use tokio::net::TcpStream;
@@ -79,6 +79,7 @@ impl Cluster {
             Some(sandbox) => (sandbox, "requested by configuration".to_owned()),
             None => kubelet::detect(),
         };
+        let host_paths = host_paths(&config.allow_host_path)?;
         let (listener, block) = claim_block().map_err(StartError::Address)?;
         let addresses = Addresses { block, sandbox };
         let credentials = Credentials::generate(&[
@@ -86,6 +87,7 @@ impl Cluster {
             bootstrap::first_service_address(&addresses),
         ])?;
         let api = Api::new(Store::default(), addresses);
+        api.allow_host_paths(host_paths.clone());
         bootstrap::run(&api, &addresses, credentials.authority(), config.load_balancers)
             .map_err(StartError::Bootstrap)?;
         let server = Server::start(listener, api.clone(), &credentials)?;
@@ -103,14 +105,14 @@ impl Cluster {
             addresses,
             sandbox_reason,
             credentials,
-            network: Arc::default(),
+            network: Arc::new(Network::new(&addresses)),
             images,
             components: Vec::new(),
             kubelet: None,
             server: Some(server),
             state_dir,
         };
-        cluster.start_components(config.nodes, config.load_balancers).await?;
+        cluster.start_components(config.nodes, config.load_balancers, host_paths).await?;
         tracing::info!(server = cluster.url(), ?sandbox, nodes = config.nodes, "cluster started");
         Ok(cluster)
     }
@@ -205,7 +207,11 @@ impl Cluster {
     /// # Errors
     /// Returns the error of the connection attempt.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        self.network.connect(to).await
+        // The caller may connect to the host itself; the components connect to pods alone.
+        match to.ip().is_loopback() {
+            true => TcpStream::connect(to).await,
+            false => self.network.connect(to).await,
+        }
     }
 
     /// Returns the private directory of this cluster, which is removed with it. A good place for a
@@ -247,6 +253,7 @@ impl Cluster {
         &mut self,
         nodes: u8,
         load_balancers: bool,
+        host_paths: Vec<PathBuf>,
     ) -> Result<(), StartError> {
         let addresses = self.addresses;
         let nodes: Vec<(String, Ipv4Addr)> =
@@ -259,6 +266,7 @@ impl Cluster {
             network: self.network.clone(),
             state: self.state_dir.path().to_owned(),
             api_server: self.api_address(),
+            allow_host_path: host_paths,
         };
         let kubelet = Kubelet::start(self.client(), config)
             .await
@@ -266,12 +274,33 @@ impl Cluster {
         let weak: Weak<Kubelet> = Arc::downgrade(&kubelet);
         self.api.set_nodes(weak as Weak<dyn NodeApi>);
         self.kubelet = Some(kubelet);
-        let mode = proxy::Mode::Embedded { nodes, external: load_balancers };
         let network = self.network.clone();
+        if !nodes.is_empty() {
+            let dns = proxy::dns::run(self.client(), network.clone(), addresses);
+            self.components.push(spawn_named("dns", dns));
+        }
+        let mode = proxy::Mode::Embedded { nodes, external: load_balancers };
         let config = proxy::Config { network, addresses, mode, namespace: None };
         self.components.push(spawn_named("proxy", proxy::run(self.client(), config)));
         Ok(())
     }
+}
+
+/// Returns directories under the names that pods may use: as they were given, and with links resolved.
+fn host_paths(directories: &[PathBuf]) -> Result<Vec<PathBuf>, StartError> {
+    let mut allowed = Vec::new();
+    for path in directories {
+        let error = |source| StartError::HostPath { path: path.clone(), source };
+        let resolved = path.canonicalize().map_err(error)?;
+        if !resolved.is_dir() {
+            return Err(error(io::ErrorKind::NotADirectory.into()));
+        }
+        let given = std::path::absolute(path).map_err(error)?;
+        allowed.extend([given, resolved]);
+    }
+    allowed.sort_unstable();
+    allowed.dedup();
+    Ok(allowed)
 }
 
 fn add_images(images: &ImageStore, path: &Path) -> Result<(), StartError> {

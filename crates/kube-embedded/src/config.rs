@@ -36,11 +36,21 @@ pub struct Config {
     /// Whether load balancers and Ingresses get addresses. Without, the cluster is as kind creates it.
     /// Defaults to `true`.
     pub load_balancers: bool,
+    /// Directories of the host at and below which pods may mount `hostPath` volumes. Programs in pods run as the user
+    /// of this process, so a pod with any other is refused. Defaults to none.
+    pub allow_host_path: Vec<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { nodes: 3, sandbox: None, images: Vec::new(), state_dir: None, load_balancers: true }
+        Self {
+            nodes: 3,
+            sandbox: None,
+            images: Vec::new(),
+            state_dir: None,
+            load_balancers: true,
+            allow_host_path: Vec::new(),
+        }
     }
 }
 
@@ -58,6 +68,16 @@ pub enum StartError {
     StateDir {
         /// The directory in which it was to be created.
         parent: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// A directory for `hostPath` volumes cannot be found.
+    #[error(
+        "failed to allow hostPath volumes below {path}: {source}; name a directory that exists"
+    )]
+    HostPath {
+        /// The directory.
+        path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
     },

@@ -1,6 +1,10 @@
 //! Requests to an API without controllers or nodes.
 
+mod admission;
+mod authorization;
+
 use super::*;
+use crate::authentication::user::User;
 use http::{Method, StatusCode};
 use http_body_util::Full;
 use kube_embedded_core::network::Sandbox;
@@ -19,17 +23,33 @@ fn api() -> Api {
 }
 
 async fn send(api: &Api, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+    send_as(api, User::admin(), &[], method, path, body).await
+}
+
+/// Sends a request of a user, with more headers.
+async fn send_as(
+    api: &Api,
+    user: &Arc<User>,
+    headers: &[(&str, &str)],
+    method: Method,
+    path: &str,
+    body: Value,
+) -> (StatusCode, Value) {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let media_type = match method {
+        Method::PATCH if path.contains("fieldManager=") => "application/apply-patch+yaml",
         Method::PATCH => "application/merge-patch+json",
         _ => "application/json",
     };
-    let request = Request::builder()
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
         .header(header::CONTENT_TYPE, media_type)
-        .body(Full::new(Bytes::from(body)))
-        .unwrap();
+        .extension(user.clone());
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::from(body))).unwrap();
     let response = api.handle(request).await;
     let code = response.status();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();

@@ -2,29 +2,43 @@
 
 use crate::{
     http::{
-        protobuf,
+        duplicates, protobuf,
         query::FieldValidation,
         request::Request,
         status::{ApiError, ApiResult},
     },
+    patch,
     resources::{registry, resource_type::ResourceType},
     validation::field_error::invalid,
 };
 use bytes::Bytes;
 use serde_json::Value;
+use serde_saphyr::DuplicateKeyPolicy;
 
-/// Decodes the object of a create or an update, and sets its kind and version.
-pub(crate) fn object(request: &Request) -> ApiResult<Value> {
-    let resource = &request.target.resource;
-    let mut value = match request.content_type() {
-        "" | "application/json" => json(resource.kind, request.body)?,
-        "application/yaml" => yaml(request.body)?,
-        protobuf::MEDIA_TYPE => protobuf::decode(request.body)?,
+/// Decodes the object of a create or an update, and sets its kind and version. Returns what strict decoding objects to,
+/// apart from unknown fields.
+pub(crate) fn object(
+    request: &Request,
+    validation: FieldValidation,
+) -> ApiResult<(Value, Vec<String>)> {
+    let (resource, body) = (&request.target.resource, request.body);
+    let is_checked = validation != FieldValidation::Ignore;
+    let (mut value, duplicates) = match request.content_type() {
+        "" | "application/json" => {
+            let value = json(resource.kind, body)?;
+            let found = if is_checked { duplicates::of_json(body, &value) } else { Vec::new() };
+            (value, found)
+        }
+        "application/yaml" => {
+            let found = duplicates::of_yaml(body).filter(|_| is_checked);
+            (lenient_yaml(body)?, found.into_iter().collect())
+        }
+        protobuf::MEDIA_TYPE => (protobuf::decode(body)?, Vec::new()),
         other => return Err(unknown_media_type(other)),
     };
     check_kind(resource, &value)?;
     set_type(resource, &mut value);
-    Ok(value)
+    Ok((value, duplicates))
 }
 
 /// Decodes any value: an apply patch, a review, options.
@@ -69,7 +83,14 @@ fn json(kind: &str, body: &Bytes) -> ApiResult<Value> {
     )))
 }
 
-/// Decodes YAML of one document.
+/// Decodes YAML of one document. Of a key that occurs again, the last value counts.
+fn lenient_yaml(body: &Bytes) -> ApiResult<Value> {
+    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
+    serde_saphyr::from_slice_with_options(body, options)
+        .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
+}
+
+/// Decodes YAML of one document, without keys that occur again.
 pub(crate) fn yaml(body: &Bytes) -> ApiResult<Value> {
     serde_saphyr::from_slice(body)
         .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
@@ -194,43 +215,64 @@ pub(crate) fn set_type(resource: &ResourceType, value: &mut Value) {
 }
 
 /// Checks the types of all fields, handles unknown ones as the client requested, and prunes them as decoding into
-/// Go types does. Returns the warnings.
+/// Go types does. `duplicates` are other errors of strict decoding. Returns the warnings.
 pub(crate) fn check_fields(
     resource: &ResourceType,
     value: &mut Value,
+    duplicates: Vec<String>,
     validation: FieldValidation,
     patched: bool,
 ) -> ApiResult<Vec<String>> {
-    let unknown = check_applied(resource, value, validation, patched)?;
-    resource.object_schema().prune(value);
-    Ok(unknown)
-}
-
-/// Checks the body of an apply patch. Nothing is pruned, since the manager owns even an empty map or list; apply
-/// ignores unknown fields.
-pub(crate) fn check_applied(
-    resource: &ResourceType,
-    value: &Value,
-    validation: FieldValidation,
-    patched: bool,
-) -> ApiResult<Vec<String>> {
-    let as_is = |why: &str| {
-        let what = resource.kind;
-        ApiError::bad_request(format!(
-            "{what} in version {:?} cannot be handled as a {what}: {why}",
-            resource.version
-        ))
-    };
-    resource.object_schema().check_types(value).map_err(|why| as_is(&why))?;
-    let unknown = match validation {
+    check_types(resource, value)?;
+    let mut found = match validation {
         FieldValidation::Ignore => Vec::new(),
         _ => resource.object_schema().unknown_fields(value),
     };
-    if validation == FieldValidation::Strict && !unknown.is_empty() {
-        let why = format!("strict decoding error: {}", unknown.join(", "));
-        return Err(if patched { ApiError::bad_request(why) } else { as_is(&why) });
+    found.extend(duplicates);
+    if validation == FieldValidation::Strict && !found.is_empty() {
+        let why = format!("strict decoding error: {}", found.join(", "));
+        return Err(if patched { ApiError::bad_request(why) } else { refuse(resource, &why) });
     }
-    Ok(unknown)
+    resource.object_schema().prune(value);
+    Ok(found)
+}
+
+/// Checks the body of an apply patch. Nothing is pruned, since the manager owns even an empty map or list. What is not
+/// in the schema has no owner, so it is an error however the client wants unknown fields to be handled.
+pub(crate) fn check_applied(resource: &ResourceType, value: &Value) -> ApiResult<()> {
+    check_types(resource, value)?;
+    let undeclared = patch::undeclared(resource, value);
+    if undeclared.is_empty() {
+        return Ok(());
+    }
+    let metadata = &value["metadata"];
+    let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
+    let lines: Vec<String> =
+        undeclared.iter().map(|path| format!("{path}: field not declared in schema")).collect();
+    let why = match lines.as_slice() {
+        [one] => one.clone(),
+        all => format!("errors:\n  {}", all.join("\n  ")),
+    };
+    Err(ApiError::unknown(format!(
+        "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {why}",
+        text("namespace"),
+        text("name"),
+        resource.group,
+        resource.version,
+        resource.kind
+    )))
+}
+
+fn check_types(resource: &ResourceType, value: &Value) -> ApiResult<()> {
+    resource.object_schema().check_types(value).map_err(|why| refuse(resource, &why))
+}
+
+fn refuse(resource: &ResourceType, why: &str) -> ApiError {
+    let what = resource.kind;
+    ApiError::bad_request(format!(
+        "{what} in version {:?} cannot be handled as a {what}: {why}",
+        resource.version
+    ))
 }
 
 #[cfg(test)]

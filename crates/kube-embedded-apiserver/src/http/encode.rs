@@ -2,6 +2,7 @@
 
 use crate::{
     http::{
+        chunks::Chunks,
         decode,
         negotiation::{Form, Include},
     },
@@ -102,24 +103,27 @@ fn values(resource: &ResourceType, form: Form, values: &[&Value], meta: Value) -
 
 /// Writes a line of a watch. The `first` line of a Table has the column definitions.
 pub(crate) fn watch_event(
-    out: &mut BytesMut,
+    out: &mut Chunks,
     resource: &ResourceType,
     form: Form,
     event: &str,
     object: &Object,
     first: bool,
 ) {
-    out.put_slice(format!(r#"{{"type":"{event}","object":"#).as_bytes());
+    out.put(format!(r#"{{"type":"{event}","object":"#).as_bytes());
     match form {
-        Form::Whole if resource.is_storage_version() => put_object(out, resource, object),
+        Form::Whole if resource.is_storage_version() => {
+            out.put(type_fields(resource).as_bytes());
+            out.put_shared(without_brace(object));
+        }
         Form::Table(include) => {
             let view = view(resource, &object.value);
             let meta = json!({ "resourceVersion": view["metadata"]["resourceVersion"] });
-            out.put_slice(table(resource, include, &[&view], meta, first).to_string().as_bytes());
+            out.put(table(resource, include, &[&view], meta, first).to_string().as_bytes());
         }
-        _ => out.put_slice(&value(resource, form, &view(resource, &object.value))),
+        _ => out.put(&value(resource, form, &view(resource, &object.value))),
     }
-    out.put_slice(b"}\n");
+    out.put(b"}\n");
 }
 
 /// Returns the stored object as the resource type shows it.
@@ -153,13 +157,19 @@ fn encode(value: &Value) -> Bytes {
 }
 
 fn put_object(out: &mut BytesMut, resource: &ResourceType, object: &Object) {
-    let rest = object.encoded(encode);
-    out.put_slice(
-        format!(r#"{{"kind":"{}","apiVersion":"{}","#, resource.kind, resource.api_version())
-            .as_bytes(),
-    );
-    // Every object has metadata, so something follows the comma.
-    out.put_slice(rest.get(1..).unwrap_or_default());
+    out.put_slice(type_fields(resource).as_bytes());
+    out.put_slice(&without_brace(object));
+}
+
+/// Returns the begin of an object, up to the comma after its type.
+fn type_fields(resource: &ResourceType) -> String {
+    format!(r#"{{"kind":"{}","apiVersion":"{}","#, resource.kind, resource.api_version())
+}
+
+/// Returns the fields that follow the type, and the closing brace. Every object has metadata.
+fn without_brace(object: &Object) -> Bytes {
+    let encoded = object.encoded(encode);
+    encoded.slice(encoded.len().min(1)..)
 }
 
 fn metadata_only(value: &Value) -> Value {

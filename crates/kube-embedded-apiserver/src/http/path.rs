@@ -2,7 +2,7 @@
 
 use crate::{
     http::status::{ApiError, ApiResult},
-    resources::{registry::ResourceRegistry, resource_type::ResourceType},
+    resources::{registry::ResourceRegistry, resource_type::ResourceType, types::review},
 };
 use std::borrow::Cow;
 
@@ -21,7 +21,9 @@ pub(crate) enum Route<'a> {
     Groups,
     /// A virtual resource that is created but never stored:
     /// `/apis/authorization.k8s.io/v1/selfsubjectaccessreviews`.
-    Review(&'a str),
+    Review(Box<Target<'a>>),
+    /// `/openapi/v2`.
+    OpenApiV2,
     /// `/openapi/v3`.
     OpenApiIndex,
     /// `/openapi/v3/apis/apps/v1`.
@@ -54,6 +56,7 @@ pub(crate) fn parse<'a>(served: &'a ResourceRegistry, path: &'a str) -> ApiResul
         Some("version") => Route::Version,
         Some("healthz" | "livez" | "readyz") => Route::Health,
         Some("openapi") => match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some("v2"), None, ..) => Route::OpenApiV2,
             (Some("v3"), None, ..) => Route::OpenApiIndex,
             (Some("v3"), Some("api"), Some(version), None) => Route::OpenApi { group: "", version },
             (Some("v3"), Some("apis"), Some(group), Some(version)) => {
@@ -77,37 +80,17 @@ pub(crate) fn parse<'a>(served: &'a ResourceRegistry, path: &'a str) -> ApiResul
 }
 
 fn known_group(served: &ResourceRegistry, group: &str) -> bool {
-    served.has_group(group) || reviews(group).is_some()
-}
-
-/// Returns the reviews that a group offers, as plural and kind.
-pub(crate) fn reviews(group: &str) -> Option<&'static [(&'static str, &'static str)]> {
-    match group {
-        "authorization.k8s.io" => Some(&[
-            ("selfsubjectaccessreviews", "SelfSubjectAccessReview"),
-            ("selfsubjectrulesreviews", "SelfSubjectRulesReview"),
-        ]),
-        "authentication.k8s.io" => {
-            Some(&[("selfsubjectreviews", "SelfSubjectReview"), ("tokenreviews", "TokenReview")])
-        }
-        _ => None,
-    }
+    served.has_group(group) || review::of_group(group).next().is_some()
 }
 
 fn below_version<'a>(
     served: &'a ResourceRegistry,
     group: &'a str,
     version: &'a str,
-    mut parts: impl Iterator<Item = &'a str>,
+    parts: impl Iterator<Item = &'a str>,
 ) -> ApiResult<Route<'a>> {
-    if let Some(reviews) = reviews(group).filter(|_| version == "v1") {
-        return match (parts.next(), parts.next()) {
-            (None, _) => Ok(Route::Resources { group, version }),
-            (Some(plural), None) if reviews.iter().any(|(known, _)| *known == plural) => {
-                Ok(Route::Review(plural))
-            }
-            _ => Err(ApiError::no_such_resource()),
-        };
+    if version == "v1" && review::of_group(group).next().is_some() {
+        return below_reviews(group, version, parts);
     }
     if !served.has_version(group, version) {
         return Ok(Route::Nothing);
@@ -133,10 +116,9 @@ fn below_version<'a>(
     match parts.as_slice() {
         [] => Ok(Route::Resources { group, version }),
         [plural] => target(plural, "", "", ""),
-        ["namespaces", name] if group.is_empty() => target("namespaces", "", name, ""),
-        ["namespaces", name, sub @ ("status" | "finalize")] if group.is_empty() => {
-            target("namespaces", "", name, sub)
-        }
+        ["namespaces", name] => target("namespaces", "", name, ""),
+        // In each group, or another resource would be served than was authorized.
+        ["namespaces", name, sub @ ("status" | "finalize")] => target("namespaces", "", name, sub),
         ["namespaces", namespace, plural] => target(plural, namespace, "", ""),
         ["namespaces", namespace, plural, name] => target(plural, namespace, name, ""),
         ["namespaces", namespace, plural, name, sub @ ..] if !sub.is_empty() => {
@@ -145,6 +127,30 @@ fn below_version<'a>(
         [plural, name] => target(plural, "", name, ""),
         [plural, name, sub @ ..] => target(plural, "", name, &sub.join("/")),
     }
+}
+
+/// Parses the rest of the path of a group of reviews. They have no names.
+fn below_reviews<'a>(
+    group: &'a str,
+    version: &'a str,
+    mut parts: impl Iterator<Item = &'a str>,
+) -> ApiResult<Route<'a>> {
+    let mut next = || parts.next().map(decode);
+    let (namespace, plural) = match next() {
+        None => return Ok(Route::Resources { group, version }),
+        Some(first) if first == "namespaces" => (next().unwrap_or_default(), next()),
+        plural => (Cow::default(), plural),
+    };
+    let found = review::of_group(group).find(|review| Some(review.plural) == plural.as_deref());
+    let resource = found
+        .filter(|review| review.namespaced != namespace.is_empty() && next().is_none())
+        .ok_or_else(ApiError::no_such_resource)?;
+    Ok(Route::Review(Box::new(Target {
+        resource: *resource,
+        namespace: namespace.into_owned(),
+        name: String::new(),
+        subresource: String::new(),
+    })))
 }
 
 fn decode(part: &str) -> Cow<'_, str> {
@@ -157,7 +163,7 @@ mod tests {
 
     fn described(path: &str) -> String {
         match parse(&ResourceRegistry::default(), path) {
-            Ok(Route::Resource(t)) => {
+            Ok(Route::Resource(t) | Route::Review(t)) => {
                 format!("{:?} {}/{} {}", t.resource, t.namespace, t.name, t.subresource)
             }
             Ok(other) => format!("{other:?}"),
@@ -183,10 +189,21 @@ mod tests {
             ("/api/v1/namespaces/a/nosuchthings", unknown),
             ("/apis/apps/v1/namespaces/a/deployments/d/scale", "Deployment a/d scale"),
             ("/apis/apps/v1/namespaces/a%2Fb/deployments", "Deployment a/b/ "),
+            ("/apis/apps/v1/namespaces/a", unknown),
+            ("/apis/apps/v1/namespaces/a/status", unknown),
+            ("/apis/authorization.k8s.io/v1/subjectaccessreviews", "SubjectAccessReview / "),
+            ("/apis/authorization.k8s.io/v1/subjectaccessreviews/x", unknown),
+            ("/apis/authorization.k8s.io/v1/namespaces/a/subjectaccessreviews", unknown),
+            (
+                "/apis/authorization.k8s.io/v1/namespaces/a/localsubjectaccessreviews",
+                "LocalSubjectAccessReview a/ ",
+            ),
+            ("/apis/authorization.k8s.io/v1/localsubjectaccessreviews", unknown),
             ("/apis/apps", "Group(\"apps\")"),
             ("/apis/no.such.group/v1", "Nothing"),
             ("/nothing/here", "Nothing"),
-            ("/openapi/v2", "Nothing"),
+            ("/openapi/v2", "OpenApiV2"),
+            ("/openapi/v2/api", "Nothing"),
             ("/openapi/v3/api/v1", "OpenApi { group: \"\", version: \"v1\" }"),
         ] {
             assert_eq!(described(path), expected, "{path}");

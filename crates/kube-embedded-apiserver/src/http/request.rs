@@ -11,6 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, Method, header, request::Parts};
+use std::sync::Arc;
 
 /// A request and its target: an object or a collection, unless `T` is something else.
 pub(crate) struct Request<'a, T = Target<'a>> {
@@ -26,7 +27,7 @@ impl<'a> Request<'a, ()> {
     pub(crate) fn new(parts: &'a Parts, body: &'a Bytes) -> Self {
         Self {
             query: Query::parse(parts.uri.query()),
-            user: parts.extensions.get::<User>().unwrap_or(User::admin()),
+            user: parts.extensions.get::<Arc<User>>().unwrap_or(User::admin()),
             parts,
             body,
             target: (),

@@ -3,6 +3,7 @@
 use crate::{
     http::status::{ApiError, ApiResult},
     resources::resource_type::ResourceType,
+    schema::types::Shape,
 };
 use serde_json::Value;
 
@@ -10,7 +11,18 @@ use serde_json::Value;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selector {
     labels: Vec<Requirement>,
-    fields: Vec<(String, bool, String)>,
+    fields: Vec<FieldRequirement>,
+}
+
+/// A field that is, or is not, equal to a value.
+#[derive(Clone, Debug, PartialEq)]
+struct FieldRequirement {
+    /// The first of these paths with a value counts.
+    paths: Vec<String>,
+    /// The value of a field that is not set, as Go prints the zero value of its type.
+    zero: &'static str,
+    equal: bool,
+    value: String,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -51,10 +63,7 @@ impl Selector {
         }
         let labels = &object["metadata"]["labels"];
         self.labels.iter().all(|requirement| requirement.matches(labels))
-            && self
-                .fields
-                .iter()
-                .all(|(path, equal, value)| (field(object, path) == *value) == *equal)
+            && self.fields.iter().all(|requirement| requirement.matches(object))
     }
 }
 
@@ -76,6 +85,14 @@ fn number(text: Option<&str>) -> Option<i64> {
     text?.parse().ok()
 }
 
+impl FieldRequirement {
+    fn matches(&self, object: &Value) -> bool {
+        let mut values = self.paths.iter().map(|path| field(object, path));
+        let found = values.find(|value| !value.is_empty());
+        (found.as_deref().unwrap_or(self.zero) == self.value) == self.equal
+    }
+}
+
 fn field(object: &Value, path: &str) -> String {
     let value = path.split('.').try_fold(object, |value, part| value.get(part));
     match value {
@@ -85,7 +102,25 @@ fn field(object: &Value, path: &str) -> String {
     }
 }
 
-fn parse_fields(resource: &ResourceType, text: &str) -> ApiResult<Vec<(String, bool, String)>> {
+/// Returns the zero value of a field's type. Custom resources have no Go types, so theirs are empty.
+fn zero(resource: &ResourceType, path: &str) -> &'static str {
+    if resource.is_unstructured() {
+        return "";
+    }
+    let mut structure = Some(resource.structure());
+    let mut shape = None;
+    for name in path.split('.') {
+        shape = structure.and_then(|structure| structure.field(name)).map(|field| &field.shape);
+        structure = shape.and_then(Shape::structure);
+    }
+    match shape {
+        Some(Shape::Boolean) => "false",
+        Some(Shape::Int32 | Shape::Int64) => "0",
+        _ => "",
+    }
+}
+
+fn parse_fields(resource: &ResourceType, text: &str) -> ApiResult<Vec<FieldRequirement>> {
     text.split(',')
         .filter(|term| !term.is_empty())
         .map(|term| {
@@ -100,11 +135,14 @@ fn parse_fields(resource: &ResourceType, text: &str) -> ApiResult<Vec<(String, b
                     "invalid field selector: {term:?}; can't understand {term:?}"
                 )));
             };
-            let always = ["metadata.name", "metadata.namespace"];
-            if !always.contains(&path) && !resource.is_selectable(path) {
-                return Err(unknown_field(resource, path));
-            }
-            Ok((path.to_owned(), equal, value.to_owned()))
+            let paths = match path {
+                "metadata.name" | "metadata.namespace" => vec![path.to_owned()],
+                _ => {
+                    resource.selectable_paths(path).ok_or_else(|| unknown_field(resource, path))?
+                }
+            };
+            let zero = paths.first().map_or("", |path| zero(resource, path));
+            Ok(FieldRequirement { paths, zero, equal, value: value.to_owned() })
         })
         .collect()
 }
@@ -327,6 +365,68 @@ mod tests {
             let labels = parse_labels(selector).unwrap();
             let selector_ = Selector { labels, fields: Vec::new() };
             assert_eq!(selector_.matches(&object), expected, "{selector}");
+        }
+    }
+
+    #[test]
+    fn field_that_is_not_set_has_the_zero_value_of_its_type() {
+        use crate::resources::registry::find_kind;
+        for ((group, kind), object, selector, expected) in [
+            (("", "Node"), json!({}), "spec.unschedulable=false", true),
+            (
+                ("", "Node"),
+                json!({ "spec": { "unschedulable": true } }),
+                "spec.unschedulable=false",
+                false,
+            ),
+            (("", "Node"), json!({}), "spec.unschedulable!=true", true),
+            (("", "Pod"), json!({}), "spec.hostNetwork=false", true),
+            (("", "Pod"), json!({}), "spec.nodeName=", true),
+            (
+                ("", "Pod"),
+                json!({ "status": { "phase": "Running" } }),
+                "status.phase==Running",
+                true,
+            ),
+            (("batch", "Job"), json!({}), "status.successful=0", true),
+            (
+                ("batch", "Job"),
+                json!({ "status": { "succeeded": 1 } }),
+                "status.successful=1",
+                true,
+            ),
+            (
+                ("", "Event"),
+                json!({ "source": { "component": "kubelet" } }),
+                "source=kubelet",
+                true,
+            ),
+            (("", "Event"), json!({ "reportingComponent": "c", "source": {} }), "source=c", true),
+        ] {
+            let resource = find_kind(group, "v1", kind).unwrap();
+            let parsed = Selector::parse(resource, None, Some(selector)).unwrap();
+            assert_eq!(parsed.matches(&object), expected, "{kind} {selector} {object}");
+        }
+        let resource = find_kind("apps", "v1", "ReplicaSet").unwrap();
+        assert!(Selector::parse(resource, None, Some("status.replicas=0")).is_err());
+    }
+
+    /// Each selectable field of a built-in type is a field of it.
+    #[test]
+    fn selectable_fields_exist() {
+        for resource in crate::resources::registry::all() {
+            for label in resource.selectable {
+                let label = label.split('=').next().unwrap();
+                for path in resource.selectable_paths(label).unwrap() {
+                    let mut structure = Some(resource.structure());
+                    for name in path.split('.') {
+                        let field = structure.and_then(|structure| structure.field(name));
+                        let field =
+                            field.unwrap_or_else(|| panic!("{} has no {path}", resource.kind));
+                        structure = field.shape.structure();
+                    }
+                }
+            }
         }
     }
 

@@ -54,16 +54,17 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 
-    /// A resource version that is no number: Kubernetes responds with 500 and no reason.
+    /// An error that has no status of its own in Kubernetes: it responds with 500 and no reason.
+    pub(crate) fn unknown(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
+    }
+
+    /// A resource version that is no number.
     pub(crate) fn bad_resource_version(text: &str) -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "",
-            format!(
-                "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
-                 invalid syntax"
-            ),
-        )
+        Self::unknown(format!(
+            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
+             invalid syntax"
+        ))
     }
 
     pub(crate) fn unauthorized() -> Self {
@@ -118,6 +119,12 @@ impl ApiError {
             "NotAcceptable",
             "only the following media types are accepted: application/json, application/yaml",
         )
+    }
+
+    /// The body of the request did not come in time.
+    pub(crate) fn timeout() -> Self {
+        let message = "Timeout: request did not complete within the allotted timeout";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
@@ -199,6 +206,17 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).with_details(details(resource, name))
     }
 
+    /// The user may not make a request. Without a resource it is for another path.
+    pub(crate) fn forbidden_request(group: &str, resource: &str, name: &str, why: &str) -> Self {
+        let what = match (resource, name) {
+            ("", _) => String::new(),
+            (_, "") => format!("{} is ", qualify(resource, group)),
+            _ => format!("{} {name:?} is ", qualify(resource, group)),
+        };
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", format!("{what}forbidden: {why}"))
+            .with_details(details_of(group, resource, name))
+    }
+
     /// The namespace of a new object is being deleted.
     pub(crate) fn terminating(resource: &ResourceType, name: &str, namespace: &str) -> Self {
         let why = format!(
@@ -242,6 +260,11 @@ impl ApiError {
     /// The options of a list or watch contradict each other.
     pub(crate) fn invalid_list_options(errors: &[FieldError]) -> Self {
         Self::invalid_object("ListOptions", "meta.k8s.io", "", errors)
+    }
+
+    /// A review is invalid.
+    pub(crate) fn invalid_review(kind: &str, errors: &[FieldError]) -> Self {
+        Self::invalid_object(kind, "authorization.k8s.io", "", errors)
     }
 
     fn invalid_object(kind: &str, group: &str, name: &str, errors: &[FieldError]) -> Self {
@@ -341,9 +364,24 @@ impl ApiError {
     }
 
     pub(crate) fn into_response(self) -> Response<Body> {
-        let bytes = Bytes::from(self.to_value().to_string());
-        respond(self.code, "application/json", bytes)
+        let text = encode(&self.to_value(), STATUS) + "\n";
+        respond(self.code, "application/json", Bytes::from(text))
     }
+}
+
+/// The fields of a `Status` in the order in which Kubernetes writes them: scripts compare the text.
+const STATUS: &[&str] =
+    &["kind", "apiVersion", "metadata", "status", "message", "reason", "details", "code"];
+const DETAILS: &[&str] = &["name", "group", "kind", "uid", "causes", "retryAfterSeconds"];
+
+/// Encodes an object with its fields in this order; others are left out.
+fn encode(object: &Value, order: &[&str]) -> String {
+    let fields = order.iter().filter_map(|name| {
+        let value = object.get(*name)?;
+        let value = if *name == "details" { encode(value, DETAILS) } else { value.to_string() };
+        Some(format!("\"{name}\":{value}"))
+    });
+    format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
 }
 
 /// The success of a deletion.
@@ -374,11 +412,31 @@ fn qualify(name: &str, group: &str) -> String {
 }
 
 fn details(resource: &ResourceType, name: &str) -> Value {
+    details_of(resource.group, resource.plural, name)
+}
+
+fn details_of(group: &str, plural: &str, name: &str) -> Value {
     let mut details = Map::new();
-    for (field, text) in [("name", name), ("group", resource.group), ("kind", resource.plural)] {
+    for (field, text) in [("name", name), ("group", group), ("kind", plural)] {
         if !text.is_empty() {
             details.insert(field.into(), text.into());
         }
     }
     Value::Object(details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::registry;
+
+    #[test]
+    fn status_is_written_in_the_order_of_kubernetes() {
+        let services = registry::find("", "v1", "services").unwrap();
+        let text = encode(&ApiError::already_exists(services, "mock").to_value(), STATUS);
+        assert_eq!(
+            text,
+            r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"services \"mock\" already exists","reason":"AlreadyExists","details":{"name":"mock","kind":"services"},"code":409}"#
+        );
+    }
 }

@@ -141,22 +141,24 @@ impl FieldSet {
         }
         for (step, child) in &self.children {
             let before = path.len();
-            match step.split_once(':') {
-                Some(("f", name)) => {
-                    path.push('.');
-                    path.push_str(name);
-                }
-                Some(("k", keys)) => {
-                    let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
-                    let keys: Vec<String> =
-                        keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                    path.push_str(&format!("[{}]", keys.join(",")));
-                }
-                Some(("v", value)) => path.push_str(&format!("[={value}]")),
-                _ => path.push_str(step),
-            }
+            path.push_str(&show_step(step));
             child.collect(path, paths);
             path.truncate(before);
         }
+    }
+}
+
+/// Returns a path element as Kubernetes prints it: `.name`, `[name="x"]`, `[="x"]`.
+pub(crate) fn show_step(step: &str) -> String {
+    match step.split_once(':') {
+        Some(("f", name)) => format!(".{name}"),
+        Some(("k", keys)) => {
+            let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+            let keys: Vec<String> =
+                keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            format!("[{}]", keys.join(","))
+        }
+        Some(("v", value)) => format!("[={value}]"),
+        _ => step.to_owned(),
     }
 }

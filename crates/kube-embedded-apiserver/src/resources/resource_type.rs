@@ -3,6 +3,10 @@
 //! never looks at the name of a kind.
 
 use crate::{
+    authorization::{
+        authorizer::Authorizer,
+        escalation::{Grant, Refusal},
+    },
     ip_allocator::Allocators,
     resources::{
         crd::{CustomResource, PrinterColumn, ScalePaths},
@@ -18,11 +22,33 @@ use k8s_openapi::{
     Resource,
     schemars::{JsonSchema, SchemaGenerator},
 };
+use kube_embedded_core::network::Addresses;
 use serde_json::Value;
-use std::sync::{Arc, MutexGuard};
+use std::{
+    path::PathBuf,
+    sync::{Arc, MutexGuard},
+};
 
 /// Admits a new object, given the other objects, or returns why not (an admission plugin).
 pub type Admit = fn(&Store, &mut Value) -> Result<(), String>;
+/// A write of an object that is valid, as validating admission sees it (`admission.Attributes`).
+pub struct Attributes<'a> {
+    /// The type of the object.
+    pub resource: &'a ResourceType<'a>,
+    /// The other objects.
+    pub store: &'a Store,
+    /// The directories below which hostPath volumes are allowed.
+    pub host_paths: &'a [PathBuf],
+    /// The stored object; `None` for a new one.
+    pub old: Option<&'a Value>,
+    /// The object to be stored.
+    pub new: &'a Value,
+}
+
+/// Reviews a write and returns warnings, or why it is forbidden (a validating admission plugin).
+pub type Review = fn(&Attributes<'_>) -> Result<Vec<String>, String>;
+/// Returns the errors that depend on the addresses of the cluster (new, old on update).
+pub type ValidateAddresses = fn(&Addresses, &Value, Option<&Value>) -> Vec<FieldError>;
 /// Waits until what the admission of a new object in a namespace depends on exists, for a bounded time.
 pub type AwaitAdmission = fn(Store, String) -> BoxFuture<'static, ()>;
 /// Assigns what is unique in the cluster to an object (new, old). The guard is held until the object is stored.
@@ -32,6 +58,9 @@ pub type Allocate = for<'a> fn(
     &mut Value,
     Option<&Value>,
 ) -> Result<Option<MutexGuard<'a, ()>>, Vec<FieldError>>;
+
+/// Checks that the user may grant the permissions that a write grants.
+pub(crate) type CheckGrant = fn(&Authorizer, &Grant<'_>) -> Result<(), Refusal>;
 
 /// One resource type. Adding one is a file with such a constant in `resources/types/`, and a line in
 /// [`super::registry`]. A custom resource is one, too, that borrows from its definition.
@@ -73,12 +102,18 @@ pub struct ResourceType<'a> {
     pub admission: &'static [Admit],
     /// See [`AwaitAdmission`].
     pub await_admission: Option<AwaitAdmission>,
+    /// See [`CheckGrant`]; for roles and bindings.
+    pub(crate) check_grant: Option<CheckGrant>,
     /// Returns every error at once (new, old on update).
     pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
+    /// See [`ValidateAddresses`].
+    pub validate_addresses: Option<ValidateAddresses>,
+    /// The validating admission of a write of the object, in order.
+    pub reviews: &'static [Review],
     /// See [`Allocate`].
     pub allocate: Option<Allocate>,
-    /// Returns the warnings for the `Warning` header of a write.
-    pub warnings: fn(&Value) -> Vec<String>,
+    /// Returns the warnings for the `Warning` header of a write (new, old on update).
+    pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
     /// The warning that goes with every response.
     pub deprecation: Option<&'a str>,
     /// The reason why new objects are accepted with dry-run only: this cluster would not act upon them.
@@ -88,7 +123,7 @@ pub struct ResourceType<'a> {
     /// The columns of a Table, after `Name`; `Age` included where it has its place.
     pub columns: &'static [Column],
     /// Fields besides `metadata.name` and `metadata.namespace` that a field selector may name,
-    /// as dotted paths (`status.phase`).
+    /// as dotted paths (`status.phase`); `label=path|path` where the label is not the path.
     pub selectable: &'static [&'static str],
     /// The resource that objects are stored under: `(group, plural)` of the type that owns them. Only `events` of
     /// `events.k8s.io` is a view of another type.
@@ -159,12 +194,19 @@ impl ResourceType<'_> {
         }
     }
 
-    /// Returns true if a field selector may name a field, besides name and namespace.
-    pub fn is_selectable(&self, path: &str) -> bool {
-        match self.crd {
-            Some(crd) => crd.selectable.iter().any(|known| known == path),
-            None => self.selectable.contains(&path),
+    /// Returns the paths of a field that a field selector may name, besides name and namespace.
+    pub fn selectable_paths(&self, label: &str) -> Option<Vec<String>> {
+        if let Some(crd) = self.crd {
+            return crd
+                .selectable
+                .iter()
+                .any(|known| known == label)
+                .then(|| vec![label.to_owned()]);
         }
+        self.selectable.iter().find_map(|known| {
+            let (name, paths) = known.split_once('=').unwrap_or((known, known));
+            (name == label).then(|| paths.split('|').map(str::to_owned).collect())
+        })
     }
 
     /// Returns every error at once (new, old on update).
@@ -198,7 +240,7 @@ impl ResourceType<'_> {
         self.crd.and_then(|crd| crd.scale.as_ref())
     }
 
-    /// Returns the `storageVersionHash`, if discovery reports one.
+    /// Returns the `storageVersionHash` of a custom resource, if discovery reports one.
     pub(crate) fn storage_hash(&self) -> Option<&str> {
         self.crd.and_then(|crd| crd.storage_hash.as_deref())
     }
@@ -264,9 +306,12 @@ impl ResourceType<'_> {
             prepare_update: |_, _| {},
             admission: &[],
             await_admission: None,
+            check_grant: None,
             validate: |_, _| Vec::new(),
+            validate_addresses: None,
+            reviews: &[],
             allocate: None,
-            warnings: |_| Vec::new(),
+            warnings: |_, _| Vec::new(),
             deprecation: None,
             unsupported: None,
             deletion: &Deletion::IMMEDIATE,
@@ -318,9 +363,12 @@ impl<'a> ResourceType<'a> {
             prepare_update: |_, _| {},
             admission: &[],
             await_admission: None,
+            check_grant: None,
             validate: |_, _| Vec::new(),
+            validate_addresses: None,
+            reviews: &[],
             allocate: None,
-            warnings: |_| Vec::new(),
+            warnings: |_, _| Vec::new(),
             deprecation: crd.deprecation.as_deref(),
             unsupported: None,
             deletion: &Deletion::IMMEDIATE,

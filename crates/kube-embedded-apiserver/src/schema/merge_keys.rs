@@ -107,6 +107,7 @@ const ATOMIC_STRUCTURES: &[&str] = &[
     "ObjectReference",
     "OwnerReference",
     "ResourceFieldSelector",
+    "RoleRef",
     "ScopeSelector",
     "SecretKeySelector",
     "SecretReference",
@@ -122,6 +123,8 @@ const ATOMIC_MAPS: &[(&str, &str)] =
 /// are part of every encoded object, so an update never adds them, and `managedFields` must not say
 /// that it did.
 const ALWAYS: &[(&str, &str)] = &[
+    ("ClusterRole", "rules"),
+    ("ClusterRoleBinding", "roleRef"),
     ("Container", "resources"),
     ("ContainerStatus", "lastState"),
     ("ContainerStatus", "state"),
@@ -150,7 +153,10 @@ const ALWAYS: &[(&str, &str)] = &[
     ("NodeStatus", "daemonEndpoints"),
     ("NodeStatus", "nodeInfo"),
     ("PodSpec", "containers"),
+    ("PolicyRule", "verbs"),
     ("ReplicaSetSpec", "template"),
+    ("Role", "rules"),
+    ("RoleBinding", "roleRef"),
     ("ServiceStatus", "loadBalancer"),
 ];
 

@@ -23,8 +23,13 @@ pub(crate) fn bind(state: &ServerState, request: &Request) -> ApiResult<Response
     if node.is_empty() {
         return Err(ApiError::bad_request("target.name: Required value"));
     }
-    let write_request =
-        WriteRequest { target, options: &options, expects: Expects::Object, tracks: true };
+    let write_request = WriteRequest {
+        target,
+        options: &options,
+        user: request.user,
+        expects: Expects::Object,
+        tracks: true,
+    };
     write(state, &write_request, |old| {
         Ok(bound(&target.name, old.unwrap_or(&Value::Null), node)?.into())
     })?;

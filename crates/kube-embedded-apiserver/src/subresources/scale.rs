@@ -49,7 +49,13 @@ fn rescale(
     decode: impl Fn(&Value) -> ApiResult<Value>,
 ) -> ApiResult<Value> {
     let target = &request.target;
-    let write_request = WriteRequest { target, options, expects: Expects::Object, tracks: true };
+    let write_request = WriteRequest {
+        target,
+        options,
+        user: request.user,
+        expects: Expects::Object,
+        tracks: true,
+    };
     let result = write(state, &write_request, |old| {
         let old = old.unwrap_or(&Value::Null);
         let scale = decode(&scale_of(&target.resource, old))?;

@@ -11,6 +11,7 @@ mod upgrade;
 pub(crate) use upgrade::in_process;
 
 use crate::{
+    authorization::filter,
     http::{
         body::Body,
         path::Target,
@@ -40,6 +41,8 @@ pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Respon
     if !matches!(parts.method, Method::GET | Method::POST) {
         return Err(ApiError::method_not_allowed());
     }
+    // Clients of WebSockets connect by GET, but who may only read may not run programs (since Kubernetes 1.35).
+    filter::check_verb(state, request, "create")?;
     let pod = scope::find(state, target)?;
     let forward = target.subresource == "portforward";
     let container = match forward {

@@ -1,7 +1,7 @@
 //! The `token` subresource of service accounts (`TokenRequest`).
 
 use crate::{
-    authentication::{ISSUER, USER_PREFIX, object},
+    authentication::{ISSUER, object, user::service_account_user},
     fields::strings,
     generate,
     http::{
@@ -62,7 +62,7 @@ pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<Respon
         "jti": generate::uid(),
         "kubernetes.io": own,
         "nbf": now.as_second(),
-        "sub": format!("{USER_PREFIX}{namespace}:{name}"),
+        "sub": service_account_user(namespace, name),
     });
     let token = state.signer.sign(&claims);
     let token = token.ok_or_else(|| ApiError::internal("failed to sign the token"))?;

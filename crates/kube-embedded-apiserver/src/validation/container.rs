@@ -7,50 +7,32 @@ use serde_json::Value;
 use crate::{
     fields::{list, text},
     validation::{
+        downward,
         field_error::{
             FieldError, duplicate, forbidden, invalid, not_found, not_supported, required,
         },
-        names::{dns_label, non_negative, port, port_name, port_or_name},
+        handler,
+        names::{check_name, one_of, port, port_name},
+        paths::descending_path,
+        security_context,
     },
 };
 use kube_embedded_core::quantity;
 
-/// Checks a required field with a fixed set of values.
-pub(super) fn one_of(
-    spec: &Value,
-    name: &str,
-    field: &str,
-    supported: &[&str],
-    errors: &mut Vec<FieldError>,
-) {
-    match text(spec, &[name]) {
-        "" => errors.push(required(format!("{field}.{name}"), "")),
-        value if supported.contains(&value) => {}
-        _ => errors.push(not_supported(format!("{field}.{name}"), &spec[name], supported)),
-    }
-}
-
-/// Checks a name that must be a DNS label and unique.
-pub(super) fn check_name<'a>(
-    name: &'a str,
-    value: &Value,
-    field: &str,
-    seen: &mut HashSet<&'a str>,
-    errors: &mut Vec<FieldError>,
-) {
-    if name.is_empty() {
-        errors.push(required(field, ""));
-    } else if !dns_label(name).is_empty() {
-        errors.extend(dns_label(name).iter().map(|detail| invalid(field, value, detail)));
-    } else if !seen.insert(name) {
-        errors.push(duplicate(field, value));
-    }
+/// The list that a container is in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Main,
+    Init,
 }
 
 /// The container at a path, and what its validation depends on in the rest of the spec.
 pub(super) struct Container<'a> {
     pub(super) field: String,
+    pub(super) role: Role,
     pub(super) host_network: bool,
+    /// The grace period of the pod.
+    pub(super) grace: Option<i64>,
     /// Names of the pod's volumes.
     pub(super) volumes: &'a HashSet<&'a str>,
     pub(super) errors: &'a mut Vec<FieldError>,
@@ -69,15 +51,27 @@ impl Container<'_> {
             let detail = "must not have leading or trailing whitespace";
             self.errors.push(invalid(format!("{field}.image"), &container["image"], detail));
         }
-        self.handlers(container);
         let policies = ["File", "FallbackToLogsOnError"];
         one_of(container, "terminationMessagePolicy", &field, &policies, self.errors);
         self.ports(container);
         self.environment(container);
+        self.environment_sources(container);
         self.mounts(container);
         let policies = ["Always", "IfNotPresent", "Never"];
         one_of(container, "imagePullPolicy", &field, &policies, self.errors);
         self.resources(container);
+        self.errors.extend(security_context::of_container(container, &field));
+        let policy = text(container, &["restartPolicy"]);
+        if !matches!(policy, "" | "Always" | "OnFailure" | "Never") {
+            let (at, supported) =
+                (format!("{field}.restartPolicy"), ["Always", "Never", "OnFailure"]);
+            self.errors.push(not_supported(at, &container["restartPolicy"], &supported));
+        }
+        if self.role == Role::Init && policy != "Always" {
+            self.errors.extend(handler::refuse(container, &field));
+        } else {
+            self.errors.extend(handler::validate(container, &field, self.grace));
+        }
     }
 
     /// Validates ports. A pod in the network of its host can only map a port to itself.
@@ -130,6 +124,7 @@ impl Container<'_> {
                 self.errors.push(invalid(format!("{field}.name"), &env["name"], detail));
             }
             let Some(from) = env["valueFrom"].as_object() else { continue };
+            self.errors.extend(value_from(&env["valueFrom"], &format!("{field}.valueFrom")));
             if from.is_empty() {
                 let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, \
                               `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
@@ -141,6 +136,28 @@ impl Container<'_> {
                 let detail = "may not have more than one field specified at a time";
                 self.errors.push(invalid(format!("{field}.valueFrom"), &"".into(), detail));
             }
+        }
+    }
+
+    /// Validates `envFrom`: each is one ConfigMap or Secret.
+    fn environment_sources(&mut self, container: &Value) {
+        for (at, source) in list(container, &["envFrom"]).iter().enumerate() {
+            let field = format!("{}.envFrom[{at}]", self.field);
+            let given: Vec<&str> = ["configMapRef", "secretRef"]
+                .into_iter()
+                .filter(|name| !source[*name].is_null())
+                .collect();
+            for name in &given {
+                if text(source, &[name, "name"]).is_empty() {
+                    self.errors.push(required(format!("{field}.{name}.name"), ""));
+                }
+            }
+            let detail = match given.len() {
+                0 => "must specify one of: `configMapRef` or `secretRef`",
+                1 => continue,
+                _ => "may not have more than one field specified at a time",
+            };
+            self.errors.push(invalid(field, &"".into(), detail));
         }
     }
 
@@ -161,68 +178,17 @@ impl Container<'_> {
                 let value = &mount["mountPath"];
                 self.errors.push(invalid(format!("{field}.mountPath"), value, "must be unique"));
             }
-        }
-    }
-
-    /// Probes and lifecycle hooks.
-    fn handlers(&mut self, container: &Value) {
-        for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
-            let probe = &container[name];
-            if probe.is_null() {
-                continue;
+            let (sub_path, expression) = (&mount["subPath"], &mount["subPathExpr"]);
+            self.errors.extend(descending_path(sub_path, &format!("{field}.subPath")));
+            if !text(expression, &[]).is_empty() {
+                let field = format!("{field}.subPathExpr");
+                if !text(sub_path, &[]).is_empty() {
+                    let detail = "subPathExpr and subPath are mutually exclusive";
+                    self.errors.push(invalid(&*field, expression, detail));
+                }
+                self.errors.extend(descending_path(expression, &field));
             }
-            let field = format!("{}.{name}", self.field);
-            self.handler(probe, &field);
-            for number in [
-                "initialDelaySeconds",
-                "timeoutSeconds",
-                "periodSeconds",
-                "successThreshold",
-                "failureThreshold",
-            ] {
-                self.errors.extend(non_negative(&probe[number], format!("{field}.{number}")));
-            }
-            // More than one success has no meaning where a failure restarts the container.
-            if name != "readinessProbe" && probe["successThreshold"] != 1 {
-                let value = &probe["successThreshold"];
-                self.errors.push(invalid(format!("{field}.successThreshold"), value, "must be 1"));
-            }
-        }
-        for name in ["postStart", "preStop"] {
-            let hook = &container["lifecycle"][name];
-            if !hook.is_null() {
-                let field = format!("{}.lifecycle.{name}", self.field);
-                self.handler(hook, &field);
-            }
-        }
-    }
-
-    /// The action of a probe or hook, of which there must be one.
-    fn handler(&mut self, handler: &Value, field: &str) {
-        let given: Vec<&str> = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"]
-            .into_iter()
-            .filter(|name| handler[*name].is_object())
-            .collect();
-        match given.as_slice() {
-            [] => self.errors.push(required(field, "must specify a handler type")),
-            [_, rest @ ..] => {
-                let detail = "may not specify more than 1 handler type";
-                self.errors
-                    .extend(rest.iter().map(|name| forbidden(format!("{field}.{name}"), detail)));
-            }
-        }
-        if handler["exec"].is_object() && list(handler, &["exec", "command"]).is_empty() {
-            self.errors.push(required(format!("{field}.exec.command"), ""));
-        }
-        if handler["httpGet"].is_object() {
-            let get = &handler["httpGet"];
-            self.errors.extend(port_or_name(&get["port"], &format!("{field}.httpGet.port")));
-            let field = format!("{field}.httpGet");
-            one_of(get, "scheme", &field, &["HTTP", "HTTPS"], self.errors);
-        }
-        if handler["tcpSocket"].is_object() {
-            let field = format!("{field}.tcpSocket.port");
-            self.errors.extend(port_or_name(&handler["tcpSocket"]["port"], &field));
+            self.errors.extend(propagation(mount, container, &field));
         }
     }
 
@@ -247,6 +213,44 @@ impl Container<'_> {
                 let detail = format!("must be less than or equal to {name} limit of {shown}");
                 self.errors.push(invalid(format!("{field}.requests"), request, &detail));
             }
+        }
+    }
+}
+
+/// Validates the source of a variable's value.
+fn value_from(from: &Value, field: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (name, source) in from.as_object().into_iter().flatten() {
+        let field = format!("{field}.{name}");
+        match name.as_str() {
+            "fieldRef" => errors.extend(downward::field_ref(source, &downward::ENV_FIELDS, &field)),
+            "resourceFieldRef" => errors.extend(downward::resource_field_ref(source, &field)),
+            "configMapKeyRef" | "secretKeyRef" => {
+                for part in ["name", "key"] {
+                    if text(source, &[part]).is_empty() {
+                        errors.push(required(format!("{field}.{part}"), ""));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    errors
+}
+
+/// Validates mount propagation, which only privileged containers may have in both directions.
+fn propagation(mount: &Value, container: &Value, field: &str) -> Option<FieldError> {
+    let (given, at) = (&mount["mountPropagation"], format!("{field}.mountPropagation"));
+    match given.as_str()? {
+        "Bidirectional" if container["securityContext"]["privileged"] != true => {
+            let detail =
+                "Bidirectional mount propagation is available only to privileged containers";
+            Some(forbidden(at, detail))
+        }
+        "None" | "HostToContainer" | "Bidirectional" => None,
+        _ => {
+            let supported = ["Bidirectional", "HostToContainer", "None"];
+            Some(not_supported(at, given, &supported))
         }
     }
 }

@@ -4,9 +4,10 @@
 
 use crate::{
     fields::{list, text},
-    validation::field_error::{FieldError, forbidden, invalid, required},
+    validation::field_error::{FieldError, duplicate, forbidden, invalid, not_supported, required},
 };
 use serde_json::Value;
+use std::collections::HashSet;
 
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters \
     or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', \
@@ -245,6 +246,38 @@ pub(crate) fn port_or_name(value: &Value, field: &str) -> Vec<FieldError> {
             port_name(name).iter().map(|detail| invalid(field, value, detail)).collect()
         }
         _ => port(value, field).into_iter().collect(),
+    }
+}
+
+/// Checks a required field with a fixed set of values.
+pub(super) fn one_of(
+    spec: &Value,
+    name: &str,
+    field: &str,
+    supported: &[&str],
+    errors: &mut Vec<FieldError>,
+) {
+    match text(spec, &[name]) {
+        "" => errors.push(required(format!("{field}.{name}"), "")),
+        value if supported.contains(&value) => {}
+        _ => errors.push(not_supported(format!("{field}.{name}"), &spec[name], supported)),
+    }
+}
+
+/// Checks a name that must be a DNS label and unique.
+pub(super) fn check_name<'a>(
+    name: &'a str,
+    value: &Value,
+    field: &str,
+    seen: &mut HashSet<&'a str>,
+    errors: &mut Vec<FieldError>,
+) {
+    if name.is_empty() {
+        errors.push(required(field, ""));
+    } else if !dns_label(name).is_empty() {
+        errors.extend(dns_label(name).iter().map(|detail| invalid(field, value, detail)));
+    } else if !seen.insert(name) {
+        errors.push(duplicate(field, value));
     }
 }
 

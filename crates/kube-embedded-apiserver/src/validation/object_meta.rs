@@ -23,7 +23,7 @@ pub(crate) fn metadata(
     let metadata = &object["metadata"];
     let mut errors = names(metadata, name_rule);
     errors.extend(labels(&metadata["labels"], "metadata.labels"));
-    errors.extend(annotations(&metadata["annotations"]));
+    errors.extend(annotations(&metadata["annotations"], "metadata.annotations"));
     for (at, owner) in list(metadata, &["ownerReferences"]).iter().enumerate() {
         for field in ["apiVersion", "kind", "name", "uid"] {
             if text(owner, &[field]).is_empty() {
@@ -73,18 +73,18 @@ fn names(metadata: &Value, name_rule: fn(&str) -> Vec<String>) -> Vec<FieldError
 }
 
 /// Validates the keys of annotations, and the size of all together.
-fn annotations(annotations: &Value) -> Vec<FieldError> {
+pub(super) fn annotations(annotations: &Value, field: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let mut size = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         size += key.len() + value.as_str().map_or(0, str::len);
         // Kubernetes accepts upper case in the prefix of an annotation, unlike in that of a label.
         for detail in qualified_name(&key.to_lowercase()) {
-            errors.push(invalid("metadata.annotations", &key.as_str().into(), &detail));
+            errors.push(invalid(field, &key.as_str().into(), &detail));
         }
     }
     if size > ANNOTATIONS_SIZE {
-        errors.push(too_long("metadata.annotations", ANNOTATIONS_SIZE));
+        errors.push(too_long(field, ANNOTATIONS_SIZE));
     }
     errors
 }

@@ -19,15 +19,18 @@ const NAME_ATTEMPTS: usize = 8;
 /// `POST` to a collection.
 pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<WriteResult> {
     let options = request.write_options()?;
-    let mut object = decode::object(request)?;
+    let (mut object, duplicates) = decode::object(request, options.validation)?;
     let resource = &request.target.resource;
-    let warnings = decode::check_fields(resource, &mut object, options.validation, false)?;
+    let warnings =
+        decode::check_fields(resource, &mut object, duplicates, options.validation, false)?;
     metadata::set_namespace(&request.target, &mut object)?;
+    let user = request.user;
     let create = |name: String, decoded: Decoded| {
         let target = Target { name, ..request.target.clone() };
         let request = WriteRequest {
             target: &target,
             options: &options,
+            user,
             expects: Expects::Nothing,
             tracks: true,
         };

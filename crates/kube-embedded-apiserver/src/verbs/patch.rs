@@ -1,6 +1,7 @@
 //! `patch`: JSON patch, merge patch, strategic merge patch and server-side apply.
 
 use crate::{
+    authorization::filter,
     http::{
         decode,
         path::Target,
@@ -89,12 +90,18 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
         return apply(state, request, applied);
     }
     let options = request.write_options()?;
-    let write = WriteRequest { target, options: &options, expects: Expects::Object, tracks: true };
+    let write = WriteRequest {
+        target,
+        options: &options,
+        user: request.user,
+        expects: Expects::Object,
+        tracks: true,
+    };
     pipeline::write(state, &write, |old| {
         let mut object = patch.patched(&target.resource, old.unwrap_or(&Value::Null))?;
         check_address(target, &object)?;
-        let warnings =
-            decode::check_fields(&target.resource, &mut object, options.validation, true)?;
+        let (resource, validation) = (&target.resource, options.validation);
+        let warnings = decode::check_fields(resource, &mut object, Vec::new(), validation, true)?;
         Ok(Decoded { object, warnings })
     })
 }
@@ -127,11 +134,16 @@ fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResul
         return Err(ApiError::invalid_options("PatchOptions", error));
     };
     check_applied_object(target, &mut applied)?;
-    let warnings = decode::check_applied(resource, &applied, options.validation, false)?;
+    decode::check_applied(resource, &applied)?;
     let (force, below) = (query.flag("force"), &*target.subresource);
     let expects = if below.is_empty() { Expects::Anything } else { Expects::Object };
-    let write = WriteRequest { target, options: &options, expects, tracks: false };
+    let write =
+        WriteRequest { target, options: &options, user: request.user, expects, tracks: false };
     pipeline::write(state, &write, |old| {
+        if old.is_none() {
+            // Who may patch may not create.
+            filter::check_verb(state, request, "create")?;
+        }
         let now = Timestamp::now();
         let mut object =
             patch::apply(resource, old, &applied, manager, force, below, now).map_err(refusal)?;
@@ -139,7 +151,7 @@ fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResul
         if old.is_none() {
             metadata::set_namespace(target, &mut object)?;
         }
-        Ok(Decoded { object, warnings: warnings.clone() })
+        Ok(object.into())
     })
 }
 

@@ -1,17 +1,19 @@
 //! The write pipeline, the steps of which are the same for create, update, patch, apply, scale, status and binding:
 //!
-//! decode, identify, default, track, prepare, admit, validate, allocate, commit, respond
+//! decode, identify, default, track, prepare, admit, validate, review, allocate, commit, respond
 //!
 //! `decode` is what the verbs differ in: it makes an object of the request and of the stored one. The steps
 //! between are [`STEPS`], and what resource types differ in they find in the strategy of the
 //! [`ResourceType`]. `commit` is [`guaranteed_update`], `respond` is
 //! [`WriteResult::respond`].
 //!
-//! `track` precedes `prepare` and `admit`, since the fields that these set belong to no manager. `validate` precedes
+//! `admit` is mutating admission, `review` validating admission. `track` precedes `prepare` and `admit`, since the fields that these set belong to no manager. `validate` precedes
 //! `allocate`, so that a refused object allocates nothing.
 
 use crate::{
-    admission::namespace_lifecycle,
+    admission::{namespace_lifecycle, unsupported_fields},
+    authentication::user::User,
+    authorization::escalation::{Grant, Refusal},
     fields::copy_field,
     http::{
         body::{Body, respond},
@@ -22,7 +24,10 @@ use crate::{
     },
     metadata,
     patch::{self, Operation},
-    resources::{registry, resource_type::ResourceType},
+    resources::{
+        registry,
+        resource_type::{Attributes, ResourceType},
+    },
     scope,
     state::ServerState,
     store::Object,
@@ -41,13 +46,14 @@ pub(crate) struct Step {
 }
 
 /// The steps between `decode` and `commit`, in order.
-pub(crate) const STEPS: [Step; 7] = [
+pub(crate) const STEPS: [Step; 8] = [
     Step { name: "identify", run: identify },
     Step { name: "default", run: default },
     Step { name: "track", run: track },
     Step { name: "prepare", run: prepare },
     Step { name: "admit", run: admit },
     Step { name: "validate", run: validate },
+    Step { name: "review", run: review },
     Step { name: "allocate", run: allocate },
 ];
 
@@ -66,6 +72,7 @@ pub(crate) enum Expects {
 pub(crate) struct WriteRequest<'a> {
     pub(crate) target: &'a Target<'a>,
     pub(crate) options: &'a WriteOptions,
+    pub(crate) user: &'a User,
     pub(crate) expects: Expects,
     /// Records the changed fields as owned by the manager; apply does that itself.
     pub(crate) tracks: bool,
@@ -131,7 +138,7 @@ impl WriteResult {
         };
         let mut response = respond(self.code, "application/json", bytes);
         for warning in &self.warnings {
-            if let Ok(value) = HeaderValue::from_str(&format!("299 - {warning:?}")) {
+            if let Ok(value) = HeaderValue::from_bytes(format!("299 - {warning:?}").as_bytes()) {
                 response.headers_mut().append(header::WARNING, value);
             }
         }
@@ -297,7 +304,7 @@ fn prepare(write: &mut Write<'_, '_>) -> ApiResult<()> {
 
 fn admit(write: &mut Write<'_, '_>) -> ApiResult<()> {
     if write.old.is_some() {
-        return Ok(());
+        return check_grant(write);
     }
     let (target, new) = (write.request.target, &mut write.new);
     namespace_lifecycle::admit(&write.state.store, target)?;
@@ -310,7 +317,28 @@ fn admit(write: &mut Write<'_, '_>) -> ApiResult<()> {
             ApiError::forbidden(&target.resource, name, &why)
         })?;
     }
-    Ok(())
+    check_grant(write)
+}
+
+/// Checks that the user has the permissions that the object grants.
+fn check_grant(write: &Write<'_, '_>) -> ApiResult<()> {
+    let WriteRequest { target, user, expects, .. } = write.request;
+    let Some(check) = target.resource.check_grant else { return Ok(()) };
+    let grant = Grant {
+        user,
+        namespace: &target.namespace,
+        plural: target.resource.plural,
+        name: if *expects == Expects::Nothing { "" } else { &target.name },
+        new: &write.new,
+        old: write.old,
+    };
+    check(&write.state.authorizer, &grant).map_err(|refusal| match refusal {
+        Refusal::Forbidden(why) => ApiError::forbidden(&target.resource, &target.name, &why),
+        Refusal::NoRole(role) => match registry::find(target.resource.group, "v1", role.plural()) {
+            Some(roles) => ApiError::not_found(roles, &role.name),
+            None => ApiError::no_such_resource(),
+        },
+    })
 }
 
 fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
@@ -318,16 +346,38 @@ fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
     let (resource, name) = (&target.resource, &*target.name);
     if is_main || resource.is_unstructured() {
         let mut errors = resource.errors(&write.new, write.old);
+        if let Some(validate) = resource.validate_addresses {
+            errors.extend(validate(&write.state.addresses, &write.new, write.old));
+        }
         if name.is_empty() && !errors.iter().any(|error| error.field == "metadata.name") {
             errors.insert(0, required("metadata.name", "name or generateName is required"));
         }
         check(resource, name, &errors)?;
     }
-    if write.name_is_taken {
-        return Err(ApiError::already_exists(resource, name));
-    }
     if is_main {
-        write.warnings.extend((resource.warnings)(&write.new));
+        write.warnings.extend((resource.warnings)(&write.new, write.old));
+        write.warnings.extend(unsupported_fields::warnings(resource, &write.new, write.old));
+    }
+    Ok(())
+}
+
+fn review(write: &mut Write<'_, '_>) -> ApiResult<()> {
+    let target = write.request.target;
+    // No other subresource changes what the plugins look at.
+    if matches!(&*target.subresource, "" | "ephemeralcontainers") {
+        let ServerState { store, host_paths, .. } = write.state;
+        let host_paths = host_paths.get().map_or(&[][..], Vec::as_slice);
+        let resource = &target.resource;
+        let attributes =
+            Attributes { resource, store, host_paths, old: write.old, new: &write.new };
+        for review in target.resource.reviews {
+            let warnings = review(&attributes)
+                .map_err(|why| ApiError::forbidden(&target.resource, &target.name, &why))?;
+            write.warnings.extend(warnings);
+        }
+    }
+    if write.name_is_taken {
+        return Err(ApiError::already_exists(&target.resource, &target.name));
     }
     Ok(())
 }

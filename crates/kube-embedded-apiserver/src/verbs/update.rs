@@ -15,8 +15,9 @@ use crate::{
 pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteResult> {
     let target = &request.target;
     let options = request.write_options()?;
-    let mut object = decode::object(request)?;
-    let warnings = decode::check_fields(&target.resource, &mut object, options.validation, false)?;
+    let (mut object, duplicates) = decode::object(request, options.validation)?;
+    let warnings =
+        decode::check_fields(&target.resource, &mut object, duplicates, options.validation, false)?;
     metadata::set_namespace(target, &mut object)?;
     if let Some(name) = object["metadata"]["name"].as_str()
         && name != target.name
@@ -27,7 +28,12 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
             target.name
         )));
     }
-    let request =
-        WriteRequest { target, options: &options, expects: Expects::Object, tracks: true };
+    let request = WriteRequest {
+        target,
+        options: &options,
+        user: request.user,
+        expects: Expects::Object,
+        tracks: true,
+    };
     write(state, &request, |_| Ok(Decoded { object: object.clone(), warnings: warnings.clone() }))
 }

@@ -3,6 +3,7 @@
 use crate::{
     http::{
         body::Body,
+        chunks::Chunks,
         encode, list_options,
         negotiation::Form,
         request::Request,
@@ -14,17 +15,18 @@ use crate::{
     state::ServerState,
     store::{Compacted, Event, Object, Watch},
 };
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
-/// Events in one chunk, so that a slow client costs little memory.
-const CHUNK: usize = 256;
-/// Bytes of existing objects in one chunk.
-const CHUNK_BYTES: usize = 64 << 10;
+/// Events that are encoded at a time, so that a client that reads nothing costs little memory. Those
+/// that it has not got yet stay in the history, and once that has dropped them, the watch ends.
+const EVENTS: usize = 16;
+/// Bytes of existing objects that are encoded at a time.
+const OBJECT_BYTES: usize = 16 << 10;
 /// Interval of bookmarks while nothing happens.
 const BOOKMARK: Duration = Duration::from_secs(60);
 
@@ -81,6 +83,7 @@ fn start(
         end: Instant::now() + timeout,
         first: true,
         ended: false,
+        out: Chunks::default(),
         watch: None,
         stopping: state.stopping.subscribe(),
     };
@@ -119,76 +122,79 @@ struct Stream {
     end: Instant,
     first: bool,
     ended: bool,
+    out: Chunks,
     watch: Option<Watch>,
     stopping: tokio::sync::watch::Receiver<bool>,
 }
 
 impl Stream {
-    /// Returns the next lines; `None` at the end of the stream.
+    /// Returns the next bytes; `None` at the end of the stream.
     async fn next(&mut self) -> Option<Bytes> {
-        let mut watch = self.watch.take()?;
-        let chunk = self.chunk(&mut watch).await;
-        self.watch = Some(watch);
-        chunk
+        if self.out.len() == 0 {
+            let mut watch = self.watch.take()?;
+            let mut out = std::mem::take(&mut self.out);
+            self.fill(&mut out, &mut watch).await;
+            (self.out, self.watch) = (out, Some(watch));
+        }
+        self.out.pop()
     }
 
-    async fn chunk(&mut self, watch: &mut Watch) -> Option<Bytes> {
-        let mut out = BytesMut::new();
-        if self.initial_objects(&mut out) {
-            return Some(out.freeze());
+    /// Writes the next lines; none at the end of the stream.
+    async fn fill(&mut self, out: &mut Chunks, watch: &mut Watch) {
+        if self.initial_objects(out) {
+            return;
         }
         while !self.ended {
-            let (events, revision) = match watch.take(CHUNK) {
+            let (events, revision) = match watch.take(EVENTS) {
                 Ok(taken) => taken,
                 Err(compacted) => {
-                    self.end_compacted(&mut out, compacted);
+                    self.end_compacted(out, compacted);
                     break;
                 }
             };
             for event in &events {
-                self.event(&mut out, event);
+                self.event(out, event);
             }
             if events.is_empty() && self.initial_bookmark {
                 self.initial_bookmark = false;
-                self.bookmark(&mut out, revision, true);
+                self.bookmark(out, revision, true);
             }
-            if !out.is_empty() {
+            if out.len() > 0 {
                 break;
             }
             if events.is_empty() {
                 match self.wait(watch).await {
                     Wake::Events => {}
-                    Wake::Stopped => return None,
+                    Wake::Stopped => return,
                     Wake::Unserved => {
                         self.ended = true;
                         // The last events are the deletions of its objects.
                         for event in watch.take(usize::MAX).map_or_else(|_| Vec::new(), |t| t.0) {
-                            self.event(&mut out, &event);
+                            self.event(out, &event);
                         }
                     }
                     Wake::Timeout => {
                         self.ended = true;
                         if self.bookmarks {
-                            self.bookmark(&mut out, revision, false);
+                            self.bookmark(out, revision, false);
                         }
                     }
-                    Wake::Bookmark => self.bookmark(&mut out, revision, false),
+                    Wake::Bookmark => self.bookmark(out, revision, false),
                 }
             }
-            if !out.is_empty() {
+            if out.len() > 0 {
                 break;
             }
         }
-        Some(out.freeze()).filter(|out| !out.is_empty())
     }
 
     /// Writes objects that exist when the watch starts. Returns true if the chunk is full.
-    fn initial_objects(&mut self, out: &mut BytesMut) -> bool {
+    fn initial_objects(&mut self, out: &mut Chunks) -> bool {
         while let Some(object) = self.initial.pop_front() {
             if scope::matches(&self.resource.get(), &self.selector, &object) {
                 self.line(out, "ADDED", &object);
             }
-            if out.len() > CHUNK_BYTES {
+            if out.len() > OBJECT_BYTES {
                 return true;
             }
         }
@@ -196,7 +202,7 @@ impl Stream {
     }
 
     /// Ends a watch that has fallen behind the history.
-    fn end_compacted(&mut self, out: &mut BytesMut, compacted: Compacted) {
+    fn end_compacted(&mut self, out: &mut Chunks, compacted: Compacted) {
         self.ended = true;
         tracing::info!(
             target: "apiserver::watch",
@@ -205,7 +211,7 @@ impl Stream {
             oldest = compacted.oldest,
             "ending a watch: the client reads more slowly than objects change"
         );
-        out.put_slice(&error_line(compacted));
+        out.put(&error_line(compacted));
     }
 
     /// Waits until there is something to do.
@@ -223,7 +229,7 @@ impl Stream {
     }
 
     /// Writes a change as this watch sees it: an object may enter the selection, or leave it.
-    fn event(&mut self, out: &mut BytesMut, event: &Event) {
+    fn event(&mut self, out: &mut Chunks, event: &Event) {
         let object = &event.object;
         if self.namespace.as_ref().is_some_and(|namespace| *namespace != object.key.namespace) {
             return;
@@ -241,12 +247,12 @@ impl Stream {
         }
     }
 
-    fn line(&mut self, out: &mut BytesMut, event: &str, object: &Object) {
+    fn line(&mut self, out: &mut Chunks, event: &str, object: &Object) {
         encode::watch_event(out, &self.resource.get(), self.form, event, object, self.first);
         self.first = false;
     }
 
-    fn bookmark(&mut self, out: &mut BytesMut, revision: u64, initial: bool) {
+    fn bookmark(&mut self, out: &mut Chunks, revision: u64, initial: bool) {
         self.next_bookmark = Instant::now() + BOOKMARK;
         let mut meta =
             json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
@@ -273,8 +279,8 @@ impl Stream {
             }),
         };
         let line = json!({ "type": "BOOKMARK", "object": object });
-        out.put_slice(line.to_string().as_bytes());
-        out.put_u8(b'\n');
+        out.put(line.to_string().as_bytes());
+        out.put(b"\n");
     }
 }
 

@@ -77,6 +77,8 @@ fn status(response: &[u8]) -> io::Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube_embedded_core::network::HostSockets;
+    use std::sync::Arc;
     use tokio::net::TcpListener;
 
     #[tokio::test]
@@ -100,6 +102,7 @@ mod tests {
             }
         });
         let network = Network::default();
+        network.attach(to.ip(), Arc::new(HostSockets));
         let get = async || {
             get(&network, to, "/health", &[("Host", "x")]).await.map_err(|e| e.to_string())
         };

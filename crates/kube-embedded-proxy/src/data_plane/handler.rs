@@ -1,10 +1,11 @@
 //! The interface between a listener and whatever serves its connections.
 
+use super::slots::ConnectionSlot;
 use futures::{
     FutureExt,
     future::{self, BoxFuture},
 };
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 use tokio::net::TcpStream;
 
 /// A connection that a listener accepted, registered with the worker that serves it.
@@ -14,6 +15,8 @@ pub struct AcceptedConnection {
     pub stream: TcpStream,
     /// The client's address.
     pub peer: SocketAddr,
+    /// Where the handler records that the connection is idle; it should end once it is shed.
+    pub slot: Arc<ConnectionSlot>,
 }
 
 /// Serves the connections of one listener.

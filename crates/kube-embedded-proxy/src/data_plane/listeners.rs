@@ -5,11 +5,12 @@
 
 use super::{
     handler::Handler,
+    slots::Slots,
     workers::{Assignment, WorkerHandles, Workers},
 };
 use crate::route::CONNECT_TIMEOUT;
 use futures::FutureExt;
-use kube_embedded_core::{network::PodSockets, task::catch};
+use kube_embedded_core::{descriptors::Shares, network::PodSockets, task::catch};
 use rustix::{
     io::Errno,
     net::{SocketFlags, acceptfrom_with},
@@ -36,6 +37,8 @@ const BACKLOG: u32 = 4096;
 pub(super) const MAX_CONNECTIONS: usize = 8192;
 /// More workers would only take cores from the pods that respond.
 const MAX_WORKERS: usize = 4;
+/// The interval in which a listener at its limit looks for idle connections.
+const LIMIT_RETRY: Duration = Duration::from_millis(50);
 /// Pause before accepting again without free descriptors: nothing notifies when one is free.
 const DESCRIPTORS_RETRY: Duration = Duration::from_millis(20);
 
@@ -59,6 +62,8 @@ pub enum ListenerError {
 pub struct DataPlane {
     workers: Workers,
     shared: Shared,
+    /// Of all listeners.
+    connections: usize,
 }
 
 /// A running listener. Dropping it closes the port; its connections stay.
@@ -68,6 +73,7 @@ pub struct ListenerHandle(JoinHandle<()>);
 #[derive(Clone)]
 struct Shared {
     workers: WorkerHandles,
+    slots: Arc<Slots>,
     errors: mpsc::Sender<(SocketAddr, ListenerError)>,
 }
 
@@ -112,15 +118,17 @@ impl DataPlane {
     /// Fails if the process can have no more threads or descriptors.
     pub fn start(errors: mpsc::Sender<(SocketAddr, ListenerError)>) -> io::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        Self::with_workers(cores.min(MAX_WORKERS), errors)
+        Self::with_workers(cores.min(MAX_WORKERS), Shares::current().clients, errors)
     }
 
     pub(super) fn with_workers(
         count: usize,
+        connections: usize,
         errors: mpsc::Sender<(SocketAddr, ListenerError)>,
     ) -> io::Result<Self> {
         let (workers, handles) = Workers::start(count, CONNECT_TIMEOUT / 2)?;
-        Ok(Self { workers, shared: Shared { workers: handles, errors } })
+        let slots = Slots::new(connections);
+        Ok(Self { workers, shared: Shared { workers: handles, slots, errors }, connections })
     }
 
     /// Serves connections to the port by the handler. If the handler is available already, the port
@@ -163,7 +171,9 @@ impl DataPlane {
         listening: Option<io::Result<AcceptSocket>>,
         handler: Arc<dyn Handler>,
     ) -> ListenerHandle {
-        let listener = Listener { at: addr.address(), shared: self.shared.clone() };
+        // One listener leaves some to the others.
+        let limit = MAX_CONNECTIONS.min(self.connections * 3 / 4);
+        let listener = Listener { at: addr.address(), shared: self.shared.clone(), limit };
         ListenerHandle(self.workers.first().spawn(async move {
             let running = listener.run(addr, listening, handler);
             if catch("proxy-listener", running).await.is_err() {
@@ -246,6 +256,8 @@ fn accept_socket(listener: TcpListener) -> io::Result<AcceptSocket> {
 struct Listener {
     at: SocketAddr,
     shared: Shared,
+    /// Connections at a time.
+    limit: usize,
 }
 
 impl Listener {
@@ -257,7 +269,7 @@ impl Listener {
         handler: Arc<dyn Handler>,
     ) {
         let at = self.at;
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let connections = Arc::new(Semaphore::new(self.limit));
         loop {
             let opened = match listening.take() {
                 Some(opened) => opened,
@@ -295,20 +307,28 @@ impl Listener {
             let permit = match connections.clone().try_acquire_owned() {
                 Ok(permit) => permit,
                 Err(_) => {
-                    self.report(ListenerError::ConnectionLimit);
-                    match connections.clone().acquire_owned().await {
-                        Ok(permit) => permit,
-                        Err(_) => return,
+                    // Idle connections to other listeners are closed as well, which does no harm.
+                    if !self.shared.slots.shed() {
+                        self.report(ListenerError::ConnectionLimit);
+                    }
+                    let acquired = connections.clone().acquire_owned();
+                    match time::timeout(LIMIT_RETRY, acquired).await {
+                        Ok(Ok(permit)) => permit,
+                        Ok(Err(_)) => return,
+                        Err(_) => continue,
                     }
                 }
             };
             match socket.async_io(Interest::READABLE, accept_one).await {
                 Ok((stream, peer)) => {
+                    let wait = || self.report(ListenerError::ConnectionLimit);
+                    let slot = self.shared.slots.take(wait).await;
                     let handler = handler.clone();
-                    self.shared.workers.assign(Assignment { stream, peer, handler, permit });
+                    self.shared.workers.assign(Assignment { stream, peer, handler, permit, slot });
                 }
                 Err(error) if is_shortage(&error) => {
                     self.report(ListenerError::OutOfDescriptors);
+                    self.shared.slots.shed();
                     time::sleep(DESCRIPTORS_RETRY).await;
                 }
                 // The client left before it was accepted.

@@ -37,7 +37,7 @@ impl Handler for TcpProxy {
     fn handle(&self, connection: AcceptedConnection) -> BoxFuture<'static, ()> {
         let (network, route) = (self.network.clone(), self.route.clone());
         async move {
-            let AcceptedConnection { stream: client, peer } = connection;
+            let AcceptedConnection { stream: client, peer, .. } = connection;
             let Some(endpoint) = connect(&network, &route, peer).await else {
                 client.reset();
                 return;

@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     route::{Affinity, Route},
-    testing::{check_pattern, endpoint, eventually, is_refused, routing, send_pattern, within},
+    testing::{
+        check_pattern, endpoint, eventually, is_refused, loopback_network, routing, send_pattern,
+        within,
+    },
 };
 use futures::{FutureExt, future::BoxFuture};
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -29,14 +32,14 @@ struct TcpFixture {
 impl TcpFixture {
     fn new(endpoints: &[SocketAddr]) -> Self {
         let route = Arc::new(Route::new(routing(endpoints), Arc::new(Affinity::default())));
-        let proxy = TcpProxy::new(Arc::default(), route.clone());
+        let proxy = TcpProxy::new(loopback_network(), route.clone());
         Self::with_handler(Arc::new(proxy), route)
     }
 
     fn with_handler(handler: Arc<dyn Handler>, route: Arc<Route>) -> Self {
         let (sender, errors) = mpsc::channel(8);
         // Three, so that connections are handed over even on one core.
-        let data_plane = DataPlane::with_workers(3, sender).unwrap();
+        let data_plane = DataPlane::with_workers(3, 1024, sender).unwrap();
         let port = BoundPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = port.address().unwrap();
         let listener = Some(data_plane.serve(port, handler));
@@ -179,7 +182,7 @@ async fn established_connection_outlives_its_endpoint_and_listener() {
     round_trip(&mut first).await;
     round_trip(&mut second).await;
     let port = BoundPort::bind(fixture.address).unwrap();
-    let proxy = TcpProxy::new(Arc::default(), fixture.route.clone());
+    let proxy = TcpProxy::new(loopback_network(), fixture.route.clone());
     fixture.route.set(routing(&[echo().await]));
     fixture.listener = Some(fixture.data_plane.serve(port, Arc::new(proxy)));
     // A closed listener releases its port at once.

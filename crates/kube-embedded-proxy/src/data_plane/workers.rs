@@ -4,7 +4,10 @@
 //! thread. With one connection at a time, everything happens on the worker that accepts, and the
 //! others sleep.
 
-use super::handler::{AcceptedConnection, Handler};
+use super::{
+    handler::{AcceptedConnection, Handler},
+    slots::SlotGuard,
+};
 use kube_embedded_core::task::{catch, catch_blocking};
 use std::{
     io,
@@ -55,6 +58,8 @@ pub(super) struct Assignment {
     pub(super) handler: Arc<dyn Handler>,
     /// Counts against the connection limit of the listener.
     pub(super) permit: OwnedSemaphorePermit,
+    /// Counts against that of all listeners.
+    pub(super) slot: SlotGuard,
 }
 
 enum Message {
@@ -228,10 +233,11 @@ impl WorkerHandles {
 /// Serves a connection on this worker. A panic ends only the connection.
 fn serve(assignment: Assignment, count: ConnectionCount) {
     tokio::spawn(catch("proxy-connection", async move {
-        let Assignment { stream, peer, handler, permit } = assignment;
-        let _held = (permit, count);
+        let Assignment { stream, peer, handler, permit, slot: guard } = assignment;
+        let slot = guard.slot.clone();
+        let _held = (permit, guard, count);
         let served = match TcpStream::from_std(stream) {
-            Ok(stream) => handler.handle(AcceptedConnection { stream, peer }),
+            Ok(stream) => handler.handle(AcceptedConnection { stream, peer, slot }),
             Err(error) => {
                 // Descriptors or memory are short. The client sees the connection end.
                 tracing::warn!(%peer, %error, "failed to register an accepted connection");

@@ -10,13 +10,16 @@ mod client;
 mod client_io;
 mod forward;
 mod head;
+mod hints;
 mod limits;
 mod listener;
+mod outbox;
 mod pool;
 mod refusal;
 mod request_body;
 mod response;
 mod signals;
+mod target_encoder;
 mod tunnel;
 
 pub(super) use listener::HttpListener;

@@ -7,6 +7,7 @@ use super::{
     objects::{Objects, SecretState, Secrets},
     plan::{self, BackendError, NamespacePlan, Problem, Rule, Target, Tls},
     route_table::{self, Backend, RouteTable},
+    tls_secret::Coverage,
 };
 use crate::{
     config::Topology,
@@ -237,9 +238,18 @@ fn add_certificate(
         certificates.add(None, certificate.key.clone());
     }
     for host in &tls.hosts {
-        if certificate.covers(host) {
+        let coverage = certificate.coverage(host);
+        if coverage != Coverage::None {
             certificates.add(Some(host), certificate.key.clone());
-        } else {
+        }
+        if coverage == Coverage::CommonName {
+            let message = format!(
+                "has a certificate that names {host} only in its common name, which many clients \
+                 ignore; it is served nevertheless"
+            );
+            problems.push(("CertificateWithoutAlternativeName", message));
+        }
+        if coverage == Coverage::None {
             let message = format!(
                 "has a certificate whose alternative names do not cover {host}; the default \
                  certificate is served for it"

@@ -129,6 +129,7 @@ pub(super) fn plan(ingresses: &[impl Deref<Target = Ingress>]) -> NamespacePlan 
     for ingress in ingresses {
         let name = ingress.metadata.name.clone().unwrap_or_default();
         let Some(spec) = &ingress.spec else { continue };
+        plan.problems.extend(foreign_annotations(&name, ingress));
         if let Some(target) = spec.default_backend.as_ref().and_then(Target::of)
             && owners.claim(&mut plan, &name, None)
         {
@@ -139,12 +140,14 @@ pub(super) fn plan(ingresses: &[impl Deref<Target = Ingress>]) -> NamespacePlan 
             let host = rule.host.as_deref().filter(|host| !host.is_empty());
             let host = host.map(|host| host_name(host).into_owned());
             let Some(http) = &rule.http else {
-                without_paths.extend(host);
+                without_paths.extend(host.map(|host| (name.clone(), host)));
                 continue;
             };
             for path in &http.paths {
                 let Some(target) = Target::of(&path.backend) else { continue };
-                let path = Path::new(&path.path_type, path.path.as_deref().unwrap_or_default());
+                let text = path.path.as_deref().unwrap_or_default();
+                plan.problems.extend(suspicious_path(&name, &path.path_type, text));
+                let path = Path::new(&path.path_type, text);
                 if owners.claim(&mut plan, &name, Some((host.clone(), path.clone()))) {
                     plan.targets.entry(target.clone()).or_default().insert(name.clone());
                     plan.rules.push(Rule { host: host.clone(), path, target });
@@ -159,13 +162,68 @@ pub(super) fn plan(ingresses: &[impl Deref<Target = Ingress>]) -> NamespacePlan 
         }
     }
     let all = Path::new("Prefix", "/");
-    for host in without_paths {
+    for (ingress, host) in without_paths {
         let taken = owners.claims.contains_key(&Some((Some(host.clone()), all.clone())));
-        if let Some(target) = plan.default.clone().filter(|_| !taken) {
-            plan.rules.push(Rule { host: Some(host), path: all.clone(), target });
+        match plan.default.clone() {
+            Some(target) if !taken => {
+                plan.rules.push(Rule { host: Some(host), path: all.clone(), target });
+            }
+            Some(_) => {}
+            None => plan.problems.push(Problem {
+                ingress,
+                reason: "RuleMatchesNothing",
+                message: format!(
+                    "the rule of host {host} has no paths, and no Ingress of the namespace has a \
+                     default backend: requests get 404"
+                ),
+            }),
         }
     }
     plan
+}
+
+/// Returns the problem of a path that probably means something else than it does here.
+fn suspicious_path(ingress: &str, path_type: &str, path: &str) -> Option<Problem> {
+    let problem = |reason, message| Some(Problem { ingress: ingress.to_owned(), reason, message });
+    if let Some(end) = path.find(['?', '#']) {
+        let message = format!(
+            "path {path} ({path_type}) matches nothing: a path has no query; remove {:?}",
+            &path[end..]
+        );
+        return problem("RuleMatchesNothing", message);
+    }
+    let wildcard = path_type == "ImplementationSpecific" && path.ends_with("/*");
+    let literal = if wildcard { path.trim_end_matches('*') } else { path };
+    let pattern = |c: char| "*^$()[]{}|\\".contains(c);
+    if !literal.contains(pattern) && !literal.contains(".+") {
+        return None;
+    }
+    let hint = match literal.strip_suffix("/*") {
+        Some("") => "; use / to match every path".to_owned(),
+        Some(parent) => format!("; use {parent} to match what is below it"),
+        None => String::new(),
+    };
+    let message = format!(
+        "path {path} ({path_type}) matches only requests with just these characters: wildcards and \
+         regular expressions are not supported{hint}"
+    );
+    problem("PathTakenLiterally", message)
+}
+
+/// Returns the problem of annotations that are meant for another controller, such as one with canaries
+/// of its own.
+fn foreign_annotations(name: &str, ingress: &Ingress) -> Option<Problem> {
+    let names = ingress.metadata.annotations.iter().flat_map(BTreeMap::keys);
+    let foreign = names.filter(|name| {
+        let domain = name.split_once('/').map_or("", |(domain, _)| domain);
+        domain.ends_with("ingress.kubernetes.io")
+    });
+    let foreign: Vec<&str> = foreign.map(String::as_str).collect();
+    (!foreign.is_empty()).then(|| Problem {
+        ingress: name.to_owned(),
+        reason: "AnnotationNotSupported",
+        message: format!("has no effect here: {}", foreign.join(", ")),
+    })
 }
 
 /// The Ingress that owns each host and path; `None` is the default backend.

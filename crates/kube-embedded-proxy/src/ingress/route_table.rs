@@ -38,6 +38,8 @@ pub(crate) struct Rule {
     pub(crate) backend: Arc<Backend>,
 }
 
+const IMPLEMENTATION_SPECIFIC: &str = "ImplementationSpecific";
+
 /// A path to match; two are equal if they match the same requests.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Path {
@@ -45,16 +47,23 @@ pub(crate) enum Path {
     Exact(String),
     /// The first elements of the path; a trailing slash of the rule means nothing.
     Prefix(Vec<String>),
+    /// The first elements of the path, and something after them: `/v2/*` of GKE.
+    Below(Vec<String>),
 }
 
 impl Path {
-    /// Creates a match for `pathType: Exact` or, for every other type, `Prefix`, which
-    /// `ImplementationSpecific` means here. An empty path matches every one.
+    /// Creates a match for `pathType: Exact` or `Prefix`. `ImplementationSpecific` means `Prefix` here,
+    /// or what GKE means by it if the path ends in `/*`. An empty path matches every one.
     pub(crate) fn new(path_type: &str, path: &str) -> Self {
         let path = normalize(path);
+        let prefix = |path: &str| elements(path.trim_end_matches('/')).map(str::to_owned).collect();
         match path_type {
             "Exact" => Self::Exact(path.into_owned()),
-            _ => Self::Prefix(elements(path.trim_end_matches('/')).map(str::to_owned).collect()),
+            IMPLEMENTATION_SPECIFIC if &*path == "/*" => Self::Prefix(Vec::new()),
+            IMPLEMENTATION_SPECIFIC if path.ends_with("/*") => {
+                Self::Below(prefix(path.trim_end_matches('*')))
+            }
+            _ => Self::Prefix(prefix(&path)),
         }
     }
 }
@@ -64,6 +73,7 @@ impl std::fmt::Display for Path {
         match self {
             Self::Exact(path) => write!(f, "{path} (Exact)"),
             Self::Prefix(elements) => write!(f, "/{} (Prefix)", elements.join("/")),
+            Self::Below(elements) => write!(f, "/{}/*", elements.join("/")),
         }
     }
 }
@@ -116,6 +126,8 @@ struct Paths {
 #[derive(Debug, Default)]
 struct Node {
     backend: Option<Arc<Backend>>,
+    /// Of paths that are longer.
+    backend_below: Option<Arc<Backend>>,
     below: HashMap<String, Node>,
 }
 
@@ -124,13 +136,18 @@ impl Paths {
         match path {
             Path::Exact(path) => drop(self.exact.entry(path).or_insert(backend)),
             Path::Prefix(elements) => {
-                let mut node = &mut self.root;
-                for element in elements {
-                    node = node.below.entry(element).or_default();
-                }
-                node.backend.get_or_insert(backend);
+                self.node(elements).backend.get_or_insert(backend);
+            }
+            Path::Below(elements) => {
+                self.node(elements).backend_below.get_or_insert(backend);
             }
         }
+    }
+
+    fn node(&mut self, elements: Vec<String>) -> &mut Node {
+        elements
+            .into_iter()
+            .fold(&mut self.root, |node, element| node.below.entry(element).or_default())
     }
 
     fn find(&self, path: &str) -> Option<&Arc<Backend>> {
@@ -141,6 +158,7 @@ impl Paths {
         let mut node = &self.root;
         let mut longest = node.backend.as_ref();
         for element in elements(path) {
+            longest = node.backend_below.as_ref().or(longest);
             match node.below.get(element) {
                 Some(below) => node = below,
                 None => break,

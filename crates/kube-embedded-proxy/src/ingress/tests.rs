@@ -22,7 +22,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 
 mod routes;
@@ -34,8 +34,8 @@ const NO_RULE: &str = "404";
 const NO_ENDPOINT: &str = "503";
 
 /// Starts an endpoint that responds to every request with a letter.
-async fn letter_endpoint(letter: char) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+async fn letter_endpoint(fixture: &ClusterFixture, letter: char) -> SocketAddr {
+    let listener = fixture.pod_listener(1, 0).await;
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -130,7 +130,7 @@ impl ClusterFixture {
     async fn letter(&self, letter: char) {
         let name = letter.to_string();
         self.service(&name, json!({ "ports": [{ "port": 80 }] })).await;
-        self.endpoints(&name, &[letter_endpoint(letter).await]).await;
+        self.endpoints(&name, &[letter_endpoint(self, letter).await]).await;
     }
 
     /// Waits for the addresses of HTTP and HTTPS.

@@ -1,12 +1,12 @@
 //! A Secret of type `kubernetes.io/tls` as a certificate that can be served, or why it cannot.
 
+use super::x509::Certificate;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use std::sync::Arc;
 use tokio_rustls::rustls::{
-    self,
     client::verify_server_name,
-    crypto::ring,
+    crypto::ring::sign::any_supported_type,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     server::ParsedCertificate,
     sign::CertifiedKey,
@@ -16,6 +16,14 @@ use tokio_rustls::rustls::{
 #[derive(Clone, Debug)]
 pub(super) struct TlsSecret {
     pub(super) key: Arc<CertifiedKey>,
+}
+
+/// The name in a certificate that covers a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coverage {
+    AlternativeName,
+    CommonName,
+    None,
 }
 
 impl TlsSecret {
@@ -33,37 +41,48 @@ impl TlsSecret {
         let chain = chain.ok_or("has no certificate (PEM) in tls.crt")?;
         let key = PrivateKeyDer::from_pem_slice(data("tls.key")?);
         let key = key.map_err(|_| "has no private key (PEM) in tls.key")?;
-        let key = CertifiedKey::from_der(chain, key, &ring::default_provider());
-        match key {
-            Ok(key) => Ok(Self { key: Arc::new(key) }),
-            Err(rustls::Error::InconsistentKeys(_)) => {
-                Err("has a tls.key that does not match the certificate in tls.crt".into())
-            }
-            Err(rustls::Error::InvalidCertificate(error)) => {
-                Err(format!("has an invalid certificate in tls.crt: {error:?}"))
-            }
-            Err(error) => Err(format!("has an unusable tls.key: {error}")),
+        let key = any_supported_type(&key)
+            .map_err(|error| format!("has an unusable tls.key: {error}"))?;
+        let first = chain.first().ok_or("has no certificate (PEM) in tls.crt")?;
+        let parsed = Certificate::parse(first).ok_or("has an invalid certificate in tls.crt")?;
+        // webpki parses no certificate of version 1, which clients nevertheless accept.
+        if parsed.has_version
+            && let Err(error) = ParsedCertificate::try_from(first)
+        {
+            return Err(format!("has an invalid certificate in tls.crt: {error}"));
         }
+        if key.public_key().is_some_and(|public| public.as_ref() != parsed.public_key) {
+            return Err("has a tls.key that does not match the certificate in tls.crt".into());
+        }
+        Ok(Self { key: Arc::new(CertifiedKey::new(chain, key)) })
     }
 
-    /// Returns whether one of the subject alternative names covers the host. The common name does not
-    /// count, as clients ignore it.
-    pub(super) fn covers(&self, host: &str) -> bool {
+    /// Returns how the certificate covers the host. A common name counts if there is no alternative
+    /// name, as with ingress-nginx and Traefik.
+    pub(super) fn coverage(&self, host: &str) -> Coverage {
+        let Some(first) = self.key.cert.first() else { return Coverage::None };
         // A wildcard is covered if any name under it is.
         let name = match host.strip_prefix("*.") {
             Some(parent) => format!("any.{parent}"),
             None => host.to_owned(),
         };
-        let Some(first) = self.key.cert.first() else { return false };
-        match (ParsedCertificate::try_from(first), ServerName::try_from(name)) {
-            (Ok(parsed), Ok(name)) => verify_server_name(&parsed, &name).is_ok(),
-            _ => false,
+        if let (Ok(parsed), Ok(name)) =
+            (ParsedCertificate::try_from(first), ServerName::try_from(name.clone()))
+            && verify_server_name(&parsed, &name).is_ok()
+        {
+            return Coverage::AlternativeName;
+        }
+        let parsed = Certificate::parse(first).filter(|parsed| !parsed.has_alternative_names());
+        let common = parsed.and_then(|parsed| parsed.common_name()).map(str::to_ascii_lowercase);
+        match common.is_some_and(|common| covers(&common, &name.to_ascii_lowercase())) {
+            true => Coverage::CommonName,
+            false => Coverage::None,
         }
     }
 
     /// Returns why clients reject the certificate at this time, if it is expired or not valid yet.
     pub(super) fn validity_problem(&self, now: Timestamp) -> Option<String> {
-        let (from, until) = validity(self.key.cert.first()?)?;
+        let (from, until) = Certificate::parse(self.key.cert.first()?)?.validity()?;
         if until < now {
             return Some(format!("has a certificate that expired at {until}"));
         }
@@ -71,52 +90,10 @@ impl TlsSecret {
     }
 }
 
-/// Returns `notBefore` and `notAfter` (RFC 5280, 4.1.2.5).
-fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
-    let (_, certificate, _) = element(certificate)?;
-    let (_, mut fields, _) = element(certificate)?;
-    // Skip the version (which may be absent), serial number, signature and issuer.
-    let (tag, _, rest) = element(fields)?;
-    if tag == 0xa0 {
-        fields = rest;
-    }
-    for _ in 0..3 {
-        (_, _, fields) = element(fields)?;
-    }
-    let (_, validity, _) = element(fields)?;
-    let (from_tag, from, rest) = element(validity)?;
-    let (until_tag, until, _) = element(rest)?;
-    Some((time(from_tag, from)?, time(until_tag, until)?))
-}
-
-/// Splits DER into tag and content of the first element, and the rest.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (tag, rest) = der.split_first()?;
-    let (first, rest) = rest.split_first()?;
-    let (length, rest) = match usize::from(*first) {
-        short @ ..=0x7f => (short, rest),
-        long @ 0x81..=0x84 => {
-            let (digits, rest) = rest.split_at_checked(long - 0x80)?;
-            (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
-        }
-        _ => return None,
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some((*tag, content, rest))
-}
-
-/// Parses UTCTime (years 1950 to 2049) or GeneralizedTime in the forms that certificates use.
-fn time(tag: u8, text: &[u8]) -> Option<Timestamp> {
-    let text = std::str::from_utf8(text).ok().filter(|text| text.is_ascii())?;
-    let text = match (tag, text.bytes().next()?) {
-        (0x17, b'5'..=b'9') => format!("19{text}"),
-        (0x17, _) => format!("20{text}"),
-        (0x18, _) => text.to_owned(),
-        _ => return None,
-    };
-    let part = |from, to| text.get(from..to);
-    let (date, hour) = (format!("{}-{}-{}", part(0, 4)?, part(4, 6)?, part(6, 8)?), part(8, 10)?);
-    format!("{date}T{hour}:{}:{}Z", part(10, 12)?, part(12, 14)?).parse().ok()
+/// Returns whether a name in a certificate covers a host or a wildcard.
+fn covers(name: &str, host: &str) -> bool {
+    let below = || Some(name.strip_prefix("*.")? == host.split_once('.')?.1);
+    name == host || below().unwrap_or(false)
 }
 
 #[cfg(test)]
@@ -142,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn host_is_covered_by_alternative_names_only() {
+    fn host_is_covered_by_alternative_names() {
         let (certificate, key) = generate(params(&["foo.bar", "*.wild.bar"]));
         let certificate = TlsSecret::read(&secret(&certificate, &key)).unwrap();
         for (host, covered) in [
@@ -155,7 +132,8 @@ mod tests {
             ("*.foo.bar", false),
             ("not a host", false),
         ] {
-            assert_eq!(certificate.covers(host), covered, "{host}");
+            let expected = if covered { Coverage::AlternativeName } else { Coverage::None };
+            assert_eq!(certificate.coverage(host), expected, "{host}");
         }
         assert_eq!(certificate.validity_problem(Timestamp::now()), None);
     }
@@ -172,7 +150,7 @@ mod tests {
             assert!(pem.contains(name));
             let (certificate, key) = split(pem);
             let certificate = TlsSecret::read(&secret(&certificate, &key)).unwrap();
-            assert!(certificate.covers("foo.bar"), "{name}");
+            assert_eq!(certificate.coverage("foo.bar"), Coverage::AlternativeName, "{name}");
         }
         let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
         let leaf = params(&["foo.bar"]).self_signed(&key).unwrap().pem();
@@ -220,16 +198,26 @@ mod tests {
         }
     }
 
+    /// As tutorials make them with openssl: `req -x509 -subj /CN=…`, and `x509 -req`, which makes
+    /// version 1.
     #[test]
-    fn truncated_or_corrupted_certificate_does_not_panic() {
-        let (certificate, _) = generate(params(&["foo.bar"]));
-        let whole = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
-        assert!(validity(&whole).is_some());
-        for cut in 0..whole.len() {
-            let _ = validity(&whole[..cut]);
-            let mut changed = whole.to_vec();
-            changed[cut] ^= 0xff;
-            let _ = validity(&changed);
+    fn common_name_counts_without_alternative_names() {
+        let named = [
+            (include_str!("tls_secret/common_name.pem"), "cn.foo.bar", "CN.foo.bar"),
+            (include_str!("tls_secret/version1.pem"), "a.v1.foo.bar", "*.v1.foo.bar"),
+        ];
+        for (pem, host, other) in named {
+            let certificate = TlsSecret::read(&secret(pem, pem)).unwrap();
+            assert_eq!(certificate.coverage(host), Coverage::CommonName, "{host}");
+            assert_eq!(certificate.coverage(other), Coverage::CommonName, "{other}");
+            assert_eq!(certificate.coverage("foo.bar"), Coverage::None);
+            assert_eq!(certificate.coverage("a.b.v1.foo.bar"), Coverage::None);
+            assert_eq!(certificate.validity_problem(Timestamp::now()), None);
         }
+        let mut params = params(&["foo.bar"]);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "cn.bar");
+        let (certificate, key) = generate(params);
+        let certificate = TlsSecret::read(&secret(&certificate, &key)).unwrap();
+        assert_eq!(certificate.coverage("cn.bar"), Coverage::None, "there are alternative names");
     }
 }

@@ -37,6 +37,13 @@ struct EndpointState {
 pub(crate) struct Endpoints(BTreeMap<SocketAddr, EndpointState>);
 
 impl Endpoints {
+    /// Removes the endpoints for which `keep` is false, and returns them.
+    pub(crate) fn remove_unless(&mut self, keep: impl Fn(SocketAddr) -> bool) -> Vec<SocketAddr> {
+        self.0.extract_if(.., |at, _| !keep(*at)).map(|(at, _)| at).collect()
+    }
+}
+
+impl Endpoints {
     /// Returns the nodes that have endpoints.
     pub(crate) fn nodes(&self) -> BTreeSet<&str> {
         self.0.values().filter_map(|state| state.node.as_deref()).collect()

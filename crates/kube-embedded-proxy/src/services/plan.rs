@@ -66,6 +66,8 @@ pub(crate) struct ServicePlan {
     pub(crate) load_balancer: Vec<LbPort>,
     /// Ports that are accepted and not served, as `name/PROTOCOL`.
     pub(crate) unsupported: Vec<String>,
+    /// Endpoints in slices that are outside the cluster, and so are not connected to.
+    pub(crate) outside: BTreeSet<SocketAddr>,
 }
 
 /// One step from the listeners that exist to the desired ones.
@@ -95,7 +97,8 @@ pub(crate) fn plan<'a>(
             plan.unsupported.push(format!("{shown}/{protocol}"));
             continue;
         }
-        let endpoints = Endpoints::of_port(slices.clone(), &name);
+        let mut endpoints = Endpoints::of_port(slices.clone(), &name);
+        plan.outside.extend(endpoints.remove_unless(|at| topology.is_within(at)));
         let mut planner = ListenerPlanner { plan: &mut plan, spec, port, name };
         match topology {
             Topology::Embedded(embedded) => {
@@ -122,7 +125,9 @@ pub(crate) fn port_routing<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     topology: &Topology,
 ) -> Routing {
-    let endpoints = Endpoints::of_port(slices, port.name.as_deref().unwrap_or_default());
+    let mut endpoints = Endpoints::of_port(slices, port.name.as_deref().unwrap_or_default());
+    // The reconciler of Services reports them.
+    endpoints.remove_unless(|at| topology.is_within(at));
     match topology {
         Topology::Embedded(_) => Routing {
             backends: Backends::uniform(endpoints.usable(None)),
@@ -183,7 +188,7 @@ impl ListenerPlanner<'_> {
         for address in addresses {
             let at = SocketAddr::new(address, port);
             // A client on the host belongs to no node, so `Local` means nothing for it.
-            if embedded.cluster_ips_on_host {
+            if embedded.cluster_ips_on_host() {
                 self.plan.host.insert(at, anywhere.clone());
             } else if is_local(&self.spec.internal_traffic_policy) {
                 self.plan.pods.insert(at, FromPods::SameNode { port: self.name.clone() });

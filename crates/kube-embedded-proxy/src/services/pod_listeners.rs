@@ -8,7 +8,10 @@ use crate::{
     data_plane::{DataPlane, ListenerHandle, TcpProxy},
     route::Route,
 };
-use kube_embedded_core::network::{Network, PodSockets};
+use kube_embedded_core::{
+    descriptors::Shares,
+    network::{Network, PodSockets},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
@@ -16,8 +19,11 @@ use std::{
     sync::Arc,
 };
 
-/// Listeners in all pods together; more would take more memory than a cluster on a laptop has.
-pub(crate) const MAX_LISTENERS: usize = 8192;
+/// Returns the limit of listeners in all pods together; more would take more memory than a cluster on a
+/// laptop has, or the descriptors of others.
+pub(crate) fn max_listeners() -> usize {
+    Shares::current().pod_listeners.min(8192)
+}
 
 /// The route of a cluster IP, which may depend on the client pod's node.
 #[derive(Clone)]
@@ -76,7 +82,7 @@ impl PodListeners {
             for (at, route) in desired.iter().filter(|(at, _)| !pod.own_ports.contains(&at.port()))
             {
                 let Some(route) = route.on_node(&pod.node) else { continue };
-                if self.open.len() >= MAX_LISTENERS {
+                if self.open.len() >= max_listeners() {
                     left_out = Some(*at);
                     break;
                 }

@@ -3,7 +3,7 @@
 use super::{
     objects::Objects,
     plan::{self, Action, ServicePlan},
-    pod_listeners::{MAX_LISTENERS, PodInfo, PodListeners},
+    pod_listeners::{PodInfo, PodListeners, max_listeners},
     state::{ServiceState, Serving},
 };
 use crate::{
@@ -19,7 +19,7 @@ use kube::Client;
 use kube_embedded_core::{events::Recorder, informer::ObjectKey};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -31,11 +31,15 @@ pub(super) struct ServiceReconciler {
     pub(super) ownership: Ownership,
     pool: AddressPool,
     bind: Bind,
+    /// The first address and prefix length of the addresses of pods.
+    pod_network: (Ipv4Addr, u8),
     services: BTreeMap<ObjectKey, ServiceState>,
     pod_listeners: PodListeners,
     pub(super) statuses: LbStatusWriter<Service>,
     /// Services with a failed bind or write, which are retried.
     pub(super) unfinished: BTreeSet<ObjectKey>,
+    /// The cluster IP of the Service `kube-dns`.
+    dns: String,
     // Last, so that the listeners above are closed before their threads end.
     serving: Serving,
 }
@@ -53,10 +57,12 @@ impl ServiceReconciler {
             ownership: Ownership::new(config),
             pool: AddressPool::new(config.addresses.load_balancers()),
             bind,
+            pod_network: config.addresses.pod_network(),
             services: BTreeMap::new(),
             pod_listeners: PodListeners::new(network.clone()),
             statuses: LbStatusWriter::new(client, COMPONENT),
             unfinished: BTreeSet::new(),
+            dns: config.addresses.dns().to_string(),
             serving: Serving { recorder, network, data_plane },
         }
     }
@@ -120,9 +126,22 @@ impl ServiceReconciler {
     fn open(&mut self, key: &ObjectKey, service: &Service, plan: ServicePlan) {
         let Some(state) = self.services.get_mut(key) else { return };
         state.sync_routes(&plan);
-        for unsupported in &plan.unsupported {
+        let cluster_ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_ref());
+        // The DNS server receives the pods' datagrams itself.
+        let is_dns = cluster_ip == Some(&self.dns);
+        for unsupported in plan.unsupported.iter().filter(|_| !is_dns) {
             let message = format!("port {unsupported} is not served: only TCP is supported");
             state.warn_once(&self.serving, "UnsupportedProtocol", &message);
+        }
+        if let Some(first) = plan.outside.first() {
+            let (network, prefix) = self.pod_network;
+            let message = format!(
+                "{} endpoints in its EndpointSlices are not connected to: no pod of this cluster can \
+                 have the address {} (pods are in {network}/{prefix})",
+                plan.outside.len(),
+                first.ip()
+            );
+            state.warn_first(&self.serving, "EndpointOutsideCluster", &message);
         }
         for action in state.changes(&plan) {
             let Action::Open(at, route) = action else { continue };
@@ -203,7 +222,7 @@ impl ServiceReconciler {
     /// Syncs the listeners for cluster IPs inside pods.
     pub(super) fn sync_pod_listeners(&mut self, objects: &Objects) {
         let topology = &self.ownership.topology;
-        if !matches!(topology, Topology::Embedded(nodes) if !nodes.cluster_ips_on_host) {
+        if !matches!(topology, Topology::Embedded(nodes) if !nodes.cluster_ips_on_host()) {
             return;
         }
         let mut desired = BTreeMap::new();
@@ -217,8 +236,9 @@ impl ServiceReconciler {
         let pods = pods_by_address(objects);
         let synced = self.pod_listeners.sync(&self.serving.data_plane, &desired, &pods);
         if let Some(left_out) = synced {
+            let limit = max_listeners();
             let message = format!(
-                "{left_out} is not reachable from every pod: listener limit ({MAX_LISTENERS}) reached"
+                "{left_out} is not reachable from every pod: listener limit ({limit}) reached"
             );
             self.warn(left_out, "ClusterAddressNotOpened", &message);
         }

@@ -74,6 +74,15 @@ impl ServiceState {
         }
     }
 
+    /// Records a warning event unless one with this reason was recorded: what a client of the API can
+    /// change at will must not make any number of events.
+    pub(super) fn warn_first(&mut self, serving: &Serving, reason: &str, message: &str) {
+        let is_same = |reported: &String| reported.split(' ').next() == Some(reason);
+        if !self.reported.iter().any(is_same) {
+            self.warn_once(serving, reason, message);
+        }
+    }
+
     /// Returns what has to be opened and closed on the host, as far as ports are published already.
     pub(super) fn changes(&self, plan: &ServicePlan) -> Vec<Action> {
         let mut desired = plan.host.clone();

@@ -21,8 +21,7 @@ use tokio::{
 };
 
 /// Starts an endpoint that sends a letter to each client.
-async fn letter_endpoint(at: SocketAddr, letter: u8) -> SocketAddr {
-    let listener = TcpListener::bind(at).await.unwrap();
+fn letter_endpoint(listener: TcpListener, letter: u8) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -34,8 +33,7 @@ async fn letter_endpoint(at: SocketAddr, letter: u8) -> SocketAddr {
 
 /// Starts such an endpoint on an address of the fixture's block.
 async fn cluster_endpoint(fixture: &ClusterFixture, host: u8, port: u16, letter: u8) -> SocketAddr {
-    let at = SocketAddr::from(([127, fixture.addresses.block, 128, host], port));
-    letter_endpoint(at, letter).await
+    letter_endpoint(fixture.pod_listener(host, port).await, letter)
 }
 
 async fn read_letter(at: SocketAddr) -> io::Result<char> {
@@ -111,6 +109,29 @@ async fn load_balancer_follows_endpoints_and_ends_with_its_service() {
     fixture.services().delete("app", &DeleteParams::default()).await.unwrap();
     for at in &addresses {
         is_refused(*at).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn program_of_the_host_is_not_reached_through_a_slice_made_by_hand() {
+    let fixture = ClusterFixture::new().await;
+    fixture.service("app", load_balancer()).await;
+    let external = fixture.external("app").await;
+    let victim = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    fixture.endpoints("app", &[victim.local_addr().unwrap()]).await;
+    let event = fixture.event("EndpointOutsideCluster").await;
+    assert_eq!(event.type_.as_deref(), Some("Warning"));
+    let message = event.message.unwrap();
+    assert!(message.contains("no pod of this cluster can have the address 127.0.0.1"), "{message}");
+    is_refused(external).await;
+    // At the address of a pod, but there is no such pod.
+    let no_pod = fixture.pod_listener(77, 0).await;
+    let network = &fixture.network;
+    fixture.endpoints("app", &[no_pod.local_addr().unwrap()]).await;
+    network.detach(no_pod.local_addr().unwrap().ip());
+    eventually("a connection that ends", async || read_letter(external).await.err()).await;
+    for host in [victim, no_pod] {
+        assert!(host.accept().now_or_never().is_none(), "the proxy connected to the host");
     }
 }
 
@@ -291,7 +312,7 @@ async fn pod_reaches_services_at_their_cluster_ips() {
 
     let ports = json!([{ "name": "own", "port": 9090 }, { "name": "web", "port": 8080 }]);
     let service = fixture.service("app", json!({ "ports": ports })).await;
-    let endpoint = letter_endpoint("127.0.0.1:0".parse().unwrap(), b'x').await;
+    let endpoint = letter_endpoint(TcpListener::bind("127.0.0.1:0").await.unwrap(), b'x');
     let inside_a_pod = SocketAddr::from(([10, 244, 0, 9], endpoint.port()));
     fixture.endpoints_of_port("app", "web", &[inside_a_pod]).await;
     fixture.endpoints_of_port("app", "own", &[inside_a_pod]).await;

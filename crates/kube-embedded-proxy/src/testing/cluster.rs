@@ -17,11 +17,11 @@ use kube::{
     config::Kubeconfig,
 };
 use kube_embedded_apiserver::{api, credentials::Credentials, store::Store, tls_server::Server};
-use kube_embedded_core::network::{Addresses, Network, Sandbox, claim_block};
+use kube_embedded_core::network::{Addresses, HostSockets, Network, Sandbox, claim_block};
 use serde_json::{Value, json};
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -54,7 +54,7 @@ impl ClusterFixture {
         let client = api::Api::new(Store::default(), addresses).client();
         create_namespace(&client, "default").await;
         let nodes = (0..2).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
-        let network = Arc::new(Network::default());
+        let network = Arc::new(Network::new(&addresses));
         let mode = Mode::Embedded { nodes, external: true };
         let config = Config { network: network.clone(), addresses, mode, namespace: None };
         let running = tokio::spawn(run_with(client.clone(), config.clone(), bind));
@@ -97,6 +97,9 @@ impl ClusterFixture {
         name: &str,
         endpoints: &[SocketAddr],
     ) {
+        for endpoint in endpoints.iter().filter(|at| self.stands_for_pod(at.ip())) {
+            self.network.attach(endpoint.ip(), Arc::new(HostSockets));
+        }
         let slice_name = format!("{service}{name}");
         let api: Api<EndpointSlice> = Api::default_namespaced(self.client.clone());
         let port = endpoints.first().map_or(1, SocketAddr::port);
@@ -119,6 +122,17 @@ impl ClusterFixture {
                 api.patch(&slice_name, &params, &Patch::Merge(&slice)).await.unwrap();
             }
         }
+    }
+
+    /// Returns whether an endpoint of the test at this address of the host stands for a pod.
+    fn stands_for_pod(&self, address: IpAddr) -> bool {
+        self.addresses.sandbox == Sandbox::Plain && self.addresses.is_pod(address)
+    }
+
+    /// Binds a port at the address of a pod of the plain sandbox.
+    pub(crate) async fn pod_listener(&self, host: u8, port: u16) -> TcpListener {
+        let at = SocketAddr::from(([127, self.addresses.block, 128, host], port));
+        TcpListener::bind(at).await.unwrap()
     }
 
     /// Waits for the external address.

@@ -2,7 +2,13 @@
 
 use super::{eventually, within};
 use crate::route::{Backends, Routing};
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use kube_embedded_core::network::{HostSockets, Network};
+use std::{
+    future::Future,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -17,6 +23,13 @@ use tokio_rustls::{
         pki_types::{CertificateDer, ServerName, UnixTime},
     },
 };
+
+/// Returns a network in which the host's loopback address is a pod's.
+pub(crate) fn loopback_network() -> Arc<Network> {
+    let network = Network::default();
+    network.attach(Ipv4Addr::LOCALHOST.into(), Arc::new(HostSockets));
+    Arc::new(network)
+}
 
 pub(crate) fn routing(endpoints: &[SocketAddr]) -> Routing {
     Routing { backends: Backends::uniform(endpoints.iter().copied()), ..Routing::default() }

@@ -29,6 +29,9 @@ pub(super) struct Serve {
     /// Give load balancers and Ingresses no addresses, as on a kind cluster.
     #[arg(long)]
     no_load_balancers: bool,
+    /// Allow pods to mount this directory of the host, and those below it (hostPath volumes). Repeatable.
+    #[arg(long, value_name = "DIR")]
+    allow_host_path: Vec<PathBuf>,
     /// Exit when stdin is closed, e.g. because the parent process died.
     #[arg(long)]
     pub(super) exit_with_stdin: bool,
@@ -59,6 +62,7 @@ impl Serve {
             images: self.images.clone(),
             state_dir: self.state.clone(),
             load_balancers: !self.no_load_balancers,
+            allow_host_path: self.allow_host_path.clone(),
         }
     }
 

@@ -59,7 +59,7 @@ async fn kube_client_works_in_process_and_over_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn client_without_credentials_gets_401() {
+async fn client_without_credentials_is_anonymous() {
     let cluster = cluster().await;
     let mut kubeconfig = Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
     // The second user of the kubeconfig authenticates with a token.
@@ -77,7 +77,10 @@ async fn client_without_credentials_gets_401() {
     assert_eq!(anonymous.apiserver_version().await.unwrap().major, "1");
     let error = Api::<Namespace>::all(anonymous).get("default").await.unwrap_err();
     let kube::Error::Api(status) = error else { panic!("{error:?}") };
-    assert_eq!((status.code, &*status.reason), (401, "Unauthorized"));
+    assert_eq!((status.code, &*status.reason), (403, "Forbidden"));
+    let expected = "namespaces \"default\" is forbidden: User \"system:anonymous\" cannot get resource \
+                    \"namespaces\" in API group \"\" in the namespace \"default\"";
+    assert_eq!(status.message, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

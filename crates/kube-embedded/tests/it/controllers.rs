@@ -4,7 +4,7 @@ mod jobs;
 
 use crate::fixture::{
     controllers::{ControllerFixture, NAMESPACE, deployment, is_rolled_out, service},
-    is_ready,
+    eventually, is_ready,
 };
 use k8s_openapi::{
     api::{
@@ -227,11 +227,45 @@ async fn namespace_gets_defaults_and_is_deleted_with_its_content() {
         .wait_for::<ConfigMap>("kube-root-ca.crt", |map| map.uid() != root_ca.metadata.uid)
         .await;
 
+    // An edited copy is restored, the source of all copies as well.
+    let all: Api<ConfigMap> = Api::namespaced(fixture.client(), "kube-system");
+    for maps in [&maps, &all] {
+        let edit = Patch::Merge(json!({ "data": { "ca.crt": "x" } }));
+        maps.patch("kube-root-ca.crt", &PatchParams::default(), &edit).await.unwrap();
+        eventually("the restored root CA", async || {
+            let map = maps.get("kube-root-ca.crt").await.unwrap();
+            map.data.unwrap()["ca.crt"].contains("BEGIN CERTIFICATE")
+        })
+        .await;
+    }
+
     fixture.create(&deployment("web", 3)).await;
     fixture.create(&service("web")).await;
     fixture.wait_for::<Deployment>("web", is_rolled_out).await;
+    let hold = json!({ "metadata": { "finalizers": ["example.com/hold"] } });
+    let mut held = ConfigMap::default();
+    held.metadata.name = Some("held".into());
+    fixture.create(&held).await;
+    maps.patch("held", &PatchParams::default(), &Patch::Merge(&hold)).await.unwrap();
     let namespaces: Api<Namespace> = Api::all(fixture.client());
     namespaces.delete(NAMESPACE, &DeleteParams::default()).await.unwrap();
+    eventually("conditions that say why the namespace remains", async || {
+        let namespace = namespaces.get(NAMESPACE).await.unwrap();
+        let conditions = namespace.status.unwrap().conditions.unwrap_or_default();
+        let message = |kind: &str| {
+            let mut held = conditions.iter().filter(|condition| condition.status == "True");
+            let found = held.find(|condition| condition.type_ == kind);
+            found.and_then(|condition| condition.message.clone())
+        };
+        let remaining = "Some resources are remaining: configmaps. has 1 resource instances";
+        message("NamespaceContentRemaining").as_deref() == Some(remaining)
+            && message("NamespaceFinalizersRemaining").is_some_and(|message| {
+                message.ends_with("example.com/hold in 1 resource instances")
+            })
+    })
+    .await;
+    let release = json!({ "metadata": { "finalizers": null } });
+    maps.patch("held", &PatchParams::default(), &Patch::Merge(&release)).await.unwrap();
     fixture.wait_for_deletion::<Namespace>(&namespaces, NAMESPACE).await;
     for count in [
         fixture.list::<Pod>().await.len(),

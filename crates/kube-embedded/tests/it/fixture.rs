@@ -5,6 +5,7 @@ pub(crate) mod external;
 pub(crate) mod kubectl;
 pub(crate) mod pods;
 pub(crate) mod program;
+pub(crate) mod service_accounts;
 
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;

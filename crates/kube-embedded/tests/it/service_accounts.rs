@@ -5,6 +5,7 @@ use crate::fixture::{
     kubectl::Kubectl,
     pods::{cluster, run, sandboxes, tool},
     post,
+    service_accounts::{client_with_token, kubeconfig},
 };
 use k8s_openapi::api::{
     authentication::v1::{SelfSubjectReview, TokenRequest},
@@ -12,9 +13,8 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Pod, ServiceAccount},
 };
 use kube::{
-    Api, Client, Config,
+    Api, Client,
     api::{AttachParams, DeleteParams, ListParams, Patch, PatchParams, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
 };
 use kube_embedded::{Cluster, Sandbox};
 use kube_embedded_apiserver::credentials::write_private;
@@ -22,20 +22,6 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
-
-fn kubeconfig(cluster: &Cluster, token: &str) -> Kubeconfig {
-    let mut config = Kubeconfig::from_yaml(&cluster.kubeconfig()).unwrap();
-    config.contexts[0].context.as_mut().unwrap().user = Some("kubernetes-admin-token".into());
-    config.auth_infos[1].auth_info.as_mut().unwrap().token = Some(token.to_owned().into());
-    config
-}
-
-/// Returns a client whose only credential is the token.
-async fn client_with_token(cluster: &Cluster, token: &str) -> Client {
-    let config = kubeconfig(cluster, token);
-    let options = KubeConfigOptions::default();
-    Client::try_from(Config::from_custom_kubeconfig(config, &options).await.unwrap()).unwrap()
-}
 
 /// Returns the user that the API server authenticates, or the HTTP status of the rejection.
 async fn user_info(client: Client) -> Result<serde_json::Value, u16> {
@@ -87,8 +73,19 @@ async fn pod_reaches_the_api_with_its_mounted_token() {
         assert_eq!(user["groups"], json!(groups));
         assert_eq!(user["extra"]["authentication.kubernetes.io/pod-name"], json!(["one"]));
         assert_eq!(user["extra"]["authentication.kubernetes.io/node-name"], json!(["node-1"]));
+        // It may read the pods of its namespace once a binding says so.
         let pods: Api<Pod> = Api::default_namespaced(client.clone());
-        assert_eq!(in_time(pods.list(&ListParams::default())).await.unwrap().items.len(), 1);
+        let refused = in_time(pods.list(&ListParams::default())).await.unwrap_err();
+        let expected = "pods is forbidden: User \"system:serviceaccount:default:default\" cannot list \
+                        resource \"pods\" in API group \"\" in the namespace \"default\"";
+        assert!(refused.to_string().contains(expected), "{refused}");
+        let binding = json!({
+            "metadata": { "name": "edit" },
+            "roleRef": { "kind": "ClusterRole", "name": "system:aggregate-to-edit" },
+            "subjects": [{ "kind": "ServiceAccount", "name": "default" }],
+        });
+        let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+        assert_eq!(post(&cluster, bindings, &binding).await.code, 201);
         // A bound token is valid as long as its pod exists.
         in_time(pods.delete("one", &DeleteParams::default().grace_period(0))).await.unwrap();
         eventually("the token of a deleted pod is rejected", async || {

@@ -95,7 +95,9 @@ fn field(word: &'static str) -> Option<Field> {
         "IntOrString" => Type::IntOrString,
         "double" => Type::Float,
         "FieldsV1" | "JSON" => Type::Json,
-        either if either.starts_with("JSONSchemaPropsOr") => Type::Either(either),
+        either if either.starts_with("JSONSchemaPropsOr") || either == "ExtraValue" => {
+            Type::Either(either)
+        }
         message => Type::Message(message),
     };
     let name = if name == "-" { "" } else { name };

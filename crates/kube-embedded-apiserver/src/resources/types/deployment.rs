@@ -4,6 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, json};
 
 use crate::{
+    admission::{host_path, pod_security, unsupported_fields},
     fields::{at, default, default_empty, object, remove, text},
     resources::{
         pod_defaults,
@@ -14,7 +15,7 @@ use crate::{
         field_error::{FieldError, IMMUTABLE, forbidden, invalid, not_supported, required},
         names::{dns_subdomain, label_selector, non_negative, selects},
         object_meta::metadata,
-        pod_spec,
+        pod_spec, warnings,
     },
 };
 
@@ -26,6 +27,12 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults,
     prepare_create: |deployment| deployment["status"] = json!({}),
     validate,
+    warnings: warnings::of_workload,
+    reviews: &[
+        pod_security::review_workload,
+        host_path::review_workload,
+        unsupported_fields::review_workload,
+    ],
     columns: &[
         column("Ready", "Number of the pod with ready state", |deployment, _| {
             let ready = count(deployment, &["status", "readyReplicas"]);

@@ -46,7 +46,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         "involvedObject.fieldPath",
         "reason",
         "reportingComponent",
-        "source",
+        "source=source.component|reportingComponent",
         "type",
     ],
     ..ResourceType::of::<Event>("event", "io.k8s.api.core.v1.Event")

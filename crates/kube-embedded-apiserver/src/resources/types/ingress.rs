@@ -27,6 +27,13 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     generation: true,
     prepare_create: |ingress| ingress["status"] = json!({ "loadBalancer": {} }),
     validate,
+    warnings: |ingress, old| {
+        let annotated = !ingress["metadata"]["annotations"][INGRESS_CLASS_ANNOTATION].is_null();
+        let warning = format!(
+            "annotation {INGRESS_CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead"
+        );
+        if annotated && old.is_none() { vec![warning] } else { Vec::new() }
+    },
     admission: &[default_ingress_class::admit],
     columns: &[
         column(

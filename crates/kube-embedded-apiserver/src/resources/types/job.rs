@@ -4,6 +4,7 @@ use k8s_openapi::api::batch::v1::Job;
 use serde_json::{Value, json};
 
 use crate::{
+    admission::{host_path, pod_security, unsupported_fields},
     fields::{at, copy_field, default, each, existing, list, object, text},
     resources::{
         deletion::{Deletion, Propagation},
@@ -18,7 +19,7 @@ use crate::{
             dns_label, dns_subdomain, domain_prefixed_path, label_selector, non_negative, selects,
         },
         object_meta::metadata,
-        pod_spec,
+        pod_spec, warnings,
     },
 };
 
@@ -29,7 +30,12 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults,
     prepare_create,
     validate,
-    warnings,
+    reviews: &[
+        pod_security::review_workload,
+        host_path::review_workload,
+        unsupported_fields::review_workload,
+    ],
+    warnings: warnings::of_workload,
     deletion: &Deletion {
         // The default of `batch/v1` predates garbage collection, and stays for compatibility.
         default_propagation: Some(Propagation::Orphan),
@@ -69,6 +75,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             |job, _| table_columns::selector(at(job, &["spec", "selector"])),
         ),
     ],
+    selectable: &["status.successful=status.succeeded"],
     ..ResourceType::of::<Job>("job", "io.k8s.api.batch.v1.Job")
 };
 
@@ -397,18 +404,6 @@ fn copy_scheduling(template: &mut Value, new: &Value) {
             template["spec"]["affinity"] = at(new, &["spec", "affinity"]).clone();
         }
     }
-}
-
-fn warnings(job: &Value) -> Vec<String> {
-    let details = dns_label(text(job, &["metadata", "name"]));
-    if details.is_empty() {
-        return Vec::new();
-    }
-    vec![format!(
-        "metadata.name: this is used in Pod names and hostnames, which can result in surprising \
-         behavior; a DNS label is recommended: [{}]",
-        details.join(" ")
-    )]
 }
 
 /// The first of these states that applies (`printJob`).

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use serde_json::{Value, json};
 
 use crate::{
+    admission::pod_security,
     fields::{default, list, object, text},
     resources::{
         deletion::Deletion,
@@ -46,7 +47,12 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             default(status, "phase", "Active");
         }
     },
-    validate: |namespace, old| metadata(namespace, old, dns_label),
+    validate: |namespace, old| {
+        let mut errors = metadata(namespace, old, dns_label);
+        errors.extend(pod_security::validate_labels(namespace, old));
+        errors
+    },
+    reviews: &[pod_security::review_namespace],
     columns: &[
         column("Status", "The status of the namespace", |namespace, _| {
             text(namespace, &["status", "phase"]).into()

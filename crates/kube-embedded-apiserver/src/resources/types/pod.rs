@@ -4,14 +4,14 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::{
-    admission::service_account,
+    admission::{host_path, pod_security, service_account, unsupported_fields},
     fields::{at, default, default_empty, each, list, object, remove, text},
     resources::{deletion::Deletion, pod_defaults, resource_type::ResourceType},
     validation::{
         field_error::{FieldError, forbidden},
         names::dns_subdomain,
         object_meta::metadata,
-        pod_spec,
+        pod_spec, warnings,
     },
 };
 
@@ -33,8 +33,19 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     generation: true,
     defaults,
     prepare_create,
+    // `DefaultTolerationSeconds` runs on updates, too.
+    prepare_update: |pod, _| object(pod, "spec").into_iter().for_each(tolerate_node_failures),
     validate,
+    // As in Kubernetes not on update, which people rarely do.
+    warnings: |pod, old| match old {
+        None => warnings::host_name(pod, "the Pod's hostname")
+            .into_iter()
+            .chain(warnings::of_pod(pod, ""))
+            .collect(),
+        Some(_) => Vec::new(),
+    },
     admission: &[service_account::admit],
+    reviews: &[pod_security::review_pod, host_path::review_pod, unsupported_fields::review_pod],
     await_admission: Some(service_account::await_default),
     deletion: &Deletion {
         grace_period,
@@ -89,6 +100,11 @@ fn prepare_create(pod: &mut Value) {
     spec["serviceAccount"] = spec["serviceAccountName"].clone();
     default(spec, "priority", 0);
     default(spec, "preemptionPolicy", "PreemptLowerPriority");
+    tolerate_node_failures(spec);
+}
+
+/// Sets the tolerations of nodes that fail, unless the pod has its own.
+fn tolerate_node_failures(spec: &mut Value) {
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         tolerate_for_five_minutes(spec, key);
     }
@@ -133,6 +149,9 @@ fn qos_class(pod: &Value) -> &'static str {
 fn validate(pod: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(pod, old, dns_subdomain);
     errors.extend(pod_spec::validate(&pod["spec"], "spec"));
+    if old.is_none() && !list(pod, &["spec", "ephemeralContainers"]).is_empty() {
+        errors.push(forbidden("spec.ephemeralContainers", "cannot be set on create"));
+    }
     if let Some(old) = old
         && immutable_part(old, None) != immutable_part(pod, Some(old))
     {
@@ -156,7 +175,6 @@ fn immutable_part(pod: &Value, old: Option<&Value>) -> Value {
             remove(container, "image");
         }
     }
-    remove(&mut spec, "ephemeralContainers");
     remove(&mut spec, "activeDeadlineSeconds");
     if let Some(old) = old {
         let kept = list(old, &["spec", "tolerations"]);
@@ -172,6 +190,9 @@ fn immutable_part(pod: &Value, old: Option<&Value>) -> Value {
     }
     spec
 }
+
+#[cfg(test)]
+mod spec_tests;
 
 #[cfg(test)]
 mod tests {

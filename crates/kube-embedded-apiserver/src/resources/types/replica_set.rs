@@ -4,6 +4,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use serde_json::{Value, json};
 
 use crate::{
+    admission::{host_path, pod_security, unsupported_fields},
     fields::{at, default, object},
     resources::{
         pod_defaults,
@@ -15,7 +16,7 @@ use crate::{
         field_error::{FieldError, IMMUTABLE, invalid},
         names::{dns_subdomain, non_negative},
         object_meta::metadata,
-        pod_spec,
+        pod_spec, warnings,
     },
 };
 
@@ -27,6 +28,12 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults,
     prepare_create: |set| set["status"] = json!({ "replicas": 0 }),
     validate,
+    warnings: warnings::of_workload,
+    reviews: &[
+        pod_security::review_workload,
+        host_path::review_workload,
+        unsupported_fields::review_workload,
+    ],
     columns: &[
         number("Desired", "Replicas is the number of desired pods.", |set, _| {
             count(set, &["spec", "replicas"]).into()
@@ -52,7 +59,6 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             table_columns::selector(at(set, &["spec", "selector"]))
         }),
     ],
-    selectable: &["status.replicas"],
     ..ResourceType::of::<ReplicaSet>("replicaset", "io.k8s.api.apps.v1.ReplicaSet")
 };
 

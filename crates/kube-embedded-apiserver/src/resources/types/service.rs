@@ -20,6 +20,7 @@ use crate::{
         },
         names::{dns_label, dns_subdomain, labels, port, port_or_name},
         object_meta::metadata,
+        warnings,
     },
 };
 
@@ -31,6 +32,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     prepare_create,
     prepare_update,
     validate,
+    warnings: |service, _| warnings::of_service(service),
     allocate: Some(ip_allocator::allocate),
     deletion: &Deletion { returns_object: true, ..Deletion::IMMEDIATE },
     columns: &[

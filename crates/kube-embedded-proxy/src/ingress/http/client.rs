@@ -8,10 +8,11 @@ use super::{
     signals::{ConnectionSignals, InFlight},
     tunnel::Tunnel,
 };
-use crate::ingress::frontend::Frontend;
+use crate::{data_plane::ConnectionSlot, ingress::frontend::Frontend};
 use http::{Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body as _, Incoming},
+    ext::on_informational,
     upgrade,
 };
 use kube_embedded_core::network::Network;
@@ -39,8 +40,9 @@ impl Client {
         network: Arc<Network>,
         peer: SocketAddr,
         forwarded: ForwardedHeaders,
+        slot: Arc<ConnectionSlot>,
     ) -> Self {
-        let (signals, tunnel) = Default::default();
+        let (signals, tunnel) = (Arc::new(ConnectionSignals::new(slot)), Mutex::default());
         Self { frontend, network, peer, forwarded, signals, tunnel }
     }
 
@@ -122,9 +124,17 @@ impl Client {
         };
         let upgrade = requested_upgrade.as_ref();
         head::for_endpoint(&mut parts, target, &self.forwarded, upgrade, progress.is_some())?;
-        let request = Request::from_parts(parts, body);
-        let (mut response, connection) =
+        let mut request = Request::from_parts(parts, body);
+        if version == Version::HTTP_11 {
+            let signals = self.signals.clone();
+            on_informational(&mut request, move |response| {
+                signals.hints.add(response.status(), response.headers());
+            });
+        }
+        let (mut response, mut connection) =
             self.forward(backend, request, progress.as_deref()).await?;
+        head::check_response(response.headers())?;
+        connection.reusable = !head::has_two_lengths(response.headers());
 
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switched {

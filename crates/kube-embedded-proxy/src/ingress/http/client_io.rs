@@ -1,6 +1,6 @@
 //! The client's end of a connection, as hyper reads and writes it.
 
-use super::signals::ConnectionSignals;
+use super::{refusal::Refusal, signals::ConnectionSignals, target_encoder::TargetEncoder};
 use crate::data_plane::ProxyStream;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
@@ -13,12 +13,14 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::ReadBuf,
+    io::{AsyncRead, ReadBuf},
     time::{self, Sleep},
 };
 
 /// The time and the bytes for which the input of a client is drained that still sends a body.
 const LINGER: (Duration, usize) = (Duration::from_secs(5), 16 << 20);
+/// The bytes that are drained after a head that was refused, which may have no end.
+const LINGER_AFTER_HEAD: usize = 256 << 10;
 
 /// A stream that ends in a reset if a response on it was cut short: a response to an HTTP/1.0 client
 /// ends with its connection, and an orderly end would make it look complete.
@@ -27,6 +29,10 @@ pub(super) struct ClientIo<S: ProxyStream> {
     stream: Option<TokioIo<S>>,
     signals: Arc<ConnectionSignals>,
     linger: Linger,
+    linger_bytes: usize,
+    targets: TargetEncoder,
+    /// Bytes from the client for which there was no room yet, as encoding made them more.
+    encoded: Vec<u8>,
 }
 
 /// The state of a lingering close: after the response is sent, input is drained for a while, because
@@ -37,8 +43,18 @@ enum Linger {
 }
 
 impl<S: ProxyStream> ClientIo<S> {
-    pub(super) fn new(stream: S, signals: Arc<ConnectionSignals>) -> Self {
-        Self { stream: Some(TokioIo::new(stream)), signals, linger: Linger::No }
+    pub(super) fn http1(stream: S, signals: Arc<ConnectionSignals>) -> Self {
+        Self::new(stream, signals, TargetEncoder::default())
+    }
+
+    pub(super) fn http2(stream: S, signals: Arc<ConnectionSignals>) -> Self {
+        Self::new(stream, signals, TargetEncoder::off())
+    }
+
+    fn new(stream: S, signals: Arc<ConnectionSignals>, targets: TargetEncoder) -> Self {
+        let stream = Some(TokioIo::new(stream));
+        let (linger, linger_bytes, encoded) = (Linger::No, LINGER.1, Vec::new());
+        Self { stream, signals, linger, linger_bytes, targets, encoded }
     }
 
     pub(super) fn into_inner(mut self) -> Option<S> {
@@ -50,6 +66,34 @@ impl<S: ProxyStream> ClientIo<S> {
         if written.is_ready() {
             self.signals.writes.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Writes what is not hyper's to write.
+    fn poll_outbox(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(stream) = self.stream.as_mut().map(Pin::new) else { return Poll::Ready(Ok(())) };
+        let written = self.signals.outbox.poll_write(stream, cx);
+        self.signals.blocked.store(written.is_pending(), Ordering::Relaxed);
+        if ready!(written)? {
+            self.signals.writes.fetch_add(1, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Returns whether the bytes are hyper's own refusal of a request, which has no text, and puts one
+    /// with the reason into the outbox.
+    fn explain(&mut self, bytes: &[u8]) -> bool {
+        // Once a request was understood, everything is a response to it.
+        if self.targets.heads() <= self.signals.requests.load(Ordering::Relaxed)
+            || self.signals.in_flight.load(Ordering::Relaxed) > 0
+        {
+            return false;
+        }
+        let Some(refusal) = Refusal::by_hyper(bytes) else { return false };
+        self.signals.outbox.put(&refusal.into_bytes());
+        // It may send more, and would lose the response to a reset.
+        self.linger_bytes = LINGER_AFTER_HEAD;
+        self.signals.unread.store(true, Ordering::Relaxed);
+        true
     }
 
     fn stream(self: Pin<&mut Self>) -> io::Result<Pin<&mut TokioIo<S>>> {
@@ -74,7 +118,43 @@ impl<S: ProxyStream> Read for ClientIo<S> {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        self.stream()?.poll_read(cx, buffer)
+        let this = self.get_mut();
+        let Some(stream) = &mut this.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let (stream, targets, pending) = (stream.inner_mut(), &mut this.targets, &mut this.encoded);
+        Pin::new(&mut TokioIo::new(EncodedTargets { stream, targets, pending }))
+            .poll_read(cx, buffer)
+    }
+}
+
+/// The stream of a client with its request targets encoded.
+struct EncodedTargets<'a, S> {
+    stream: &'a mut S,
+    targets: &'a mut TargetEncoder,
+    pending: &'a mut Vec<u8>,
+}
+
+impl<S: ProxyStream> AsyncRead for EncodedTargets<'_, S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.pending.is_empty() {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut *this.stream).poll_read(cx, buffer))?;
+            match this.targets.encode(&buffer.filled()[before..]) {
+                None => return Poll::Ready(Ok(())),
+                Some(encoded) => *this.pending = encoded,
+            }
+            buffer.set_filled(before);
+        }
+        let room = buffer.remaining().min(this.pending.len());
+        buffer.put_slice(&this.pending[..room]);
+        this.pending.drain(..room);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -84,13 +164,18 @@ impl<S: ProxyStream> Write for ClientIo<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.explain(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = self.as_mut().stream()?.poll_write(cx, bytes);
         self.record(&written);
         written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream()?.poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_outbox(cx))?;
+        Pin::new(this).stream()?.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -99,6 +184,7 @@ impl<S: ProxyStream> Write for ClientIo<S> {
             return Poll::Ready(Ok(()));
         }
         let this = self.get_mut();
+        ready!(this.poll_outbox(cx))?;
         let Some(stream) = this.stream.as_mut().map(TokioIo::inner_mut) else {
             return Poll::Ready(Ok(()));
         };
@@ -109,7 +195,7 @@ impl<S: ProxyStream> Write for ClientIo<S> {
         if let Linger::No = this.linger {
             ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
             this.linger =
-                Linger::Reading { until: Box::pin(time::sleep(LINGER.0)), left: LINGER.1 };
+                Linger::Reading { until: Box::pin(time::sleep(LINGER.0)), left: this.linger_bytes };
         }
         if let Linger::Reading { until, left } = &mut this.linger {
             let mut drained = [0; 8 * 1024];
@@ -135,6 +221,11 @@ impl<S: ProxyStream> Write for ClientIo<S> {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [only] = bytes
+            && self.explain(only)
+        {
+            return Poll::Ready(Ok(only.len()));
+        }
         let written = self.as_mut().stream()?.poll_write_vectored(cx, bytes);
         self.record(&written);
         written

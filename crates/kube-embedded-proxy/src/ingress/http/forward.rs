@@ -5,7 +5,8 @@
 
 use super::{
     client::Client,
-    pool::{self, PooledConnection},
+    limits::{BODY_BUFFER, HEAD_FIELDS},
+    pool::{self, OpenCount, PooledConnection},
     refusal::Refusal,
     request_body::{RequestBody, UploadProgress},
 };
@@ -40,8 +41,16 @@ impl Client {
                 };
             let spare = may_repeat.then(|| copy(&request));
             let sent = pin!(connection.sender.try_send_request(request));
-            let mut error = match wait(sent, progress, self.frontend.timeouts.response).await? {
+            let response = wait(sent, progress, self.frontend.timeouts.response);
+            // Whatever the endpoint made of half a request, its error is the client's.
+            let broken = || progress.is_some_and(UploadProgress::is_broken);
+            let mut error = match self.pass_hints(response).await? {
                 Ok(response) => return Ok((response, connection)),
+                Err(_) if broken() => {
+                    return Err(Refusal::bad_request(
+                        "the body of the request is invalid or cut off",
+                    ));
+                }
                 Err(error) => error,
             };
             request = match (error.take_message(), spare) {
@@ -80,15 +89,15 @@ impl Client {
             {
                 return Ok((connection, true));
             }
-            if !pool::may_open() {
+            let Some(opened) = pool::reserve() else {
                 let text = "the proxy has reached its limit of connections to endpoints";
                 return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
-            }
+            };
             let left =
                 CONNECT_TIMEOUT.saturating_sub(since.get_or_insert_with(Instant::now).elapsed());
             // Boxed, because most requests need no connect, nor the memory for its state.
             let within = left.min(backend.route.connect_timeout());
-            match Box::pin(self.connect(endpoint, &backend.route, within)).await {
+            match Box::pin(self.connect(endpoint, &backend.route, within, opened)).await {
                 Ok(connection) => return Ok((connection, false)),
                 Err(error) => {
                     tracing::debug!(%endpoint, %error, "failed to connect to endpoint");
@@ -107,9 +116,10 @@ impl Client {
         endpoint: SocketAddr,
         route: &Arc<Route>,
         within: Duration,
+        opened: OpenCount,
     ) -> io::Result<PooledConnection> {
         let stream = time::timeout(within, self.network.connect(endpoint)).await??;
-        let connection = PooledConnection::new(stream, endpoint, route).await;
+        let connection = PooledConnection::new(stream, endpoint, route, opened).await;
         connection.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
@@ -177,9 +187,14 @@ fn unreachable(backend: &Backend, tried: &[SocketAddr], failure: Option<io::Erro
 fn failed(backend: &Backend, error: &hyper::Error) -> Refusal {
     let name = &backend.name;
     let text = match error {
+        e if e.is_parse_too_large() => {
+            let kib = BODY_BUFFER / 1024;
+            format!(
+                "an endpoint of {name} sent a response whose head has more than {kib} KiB or \
+                 {HEAD_FIELDS} fields"
+            )
+        }
         e if e.is_parse() => format!("an endpoint of {name} sent an invalid response"),
-        // The client has disconnected, so this is only logged.
-        e if e.is_user() => format!("the body of the request to {name} was cut off"),
         _ => format!("an endpoint of {name} closed the connection without a response"),
     };
     Refusal::new(StatusCode::BAD_GATEWAY, text)

@@ -1,10 +1,10 @@
 //! Heads of requests and responses: which are refused, and how they are rewritten for the other side.
 //! No I/O.
 //!
-//! hyper refuses what it cannot frame: two lengths that differ, a coding that does not end in
+//! hyper refuses what it cannot frame, in requests and responses alike: two lengths that differ, a coding that does not end in
 //! `chunked`, chunks without a size, a space before a colon, folded lines, control characters. Of a
 //! request with both a length and a coding it uses the coding, as RFC 9112, 6.3 says, and ends the
-//! connection after it. It accepts lines that end in LF alone, as nginx does. In any case the head
+//! connection after it; the proxy does the same with responses. hyper accepts lines that end in LF alone, as nginx does. In any case the head
 //! that an endpoint gets is written again, with one framing.
 
 use super::refusal::Refusal;
@@ -270,6 +270,20 @@ fn request_id(id: u128) -> [u8; 32] {
     })
 }
 
+/// Returns whether the response has a coding and a length, which two programs could read as different
+/// bodies. The coding counts, and nothing after the body is read as another response.
+pub(super) fn has_two_lengths(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)
+}
+
+/// Checks the head of a response as far as hyper does not.
+pub(super) fn check_response(headers: &HeaderMap) -> Result<(), Refusal> {
+    check_coding(headers).map_err(|_| {
+        let text = "the endpoint's response has a transfer coding other than chunked";
+        Refusal::new(StatusCode::BAD_GATEWAY, text)
+    })
+}
+
 /// Rewrites the head of a response for a client.
 pub(super) fn for_client(parts: &mut response::Parts, switched: bool) {
     // The coding takes precedence (RFC 9112, 6.3), and hyper writes its own: a length would cut the
@@ -288,7 +302,7 @@ pub(super) fn for_client(parts: &mut response::Parts, switched: bool) {
 }
 
 /// Removes the fields for one connection only.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = connection_options(headers)
         .filter(|option| !["close", "keep-alive", "upgrade", "te"].contains(option))
         .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())

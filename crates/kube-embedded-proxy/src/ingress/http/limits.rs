@@ -6,9 +6,11 @@ use std::time::Duration;
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// The timeout of a TLS handshake.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a head, in HTTP/1.1 and HTTP/2 alike: as many as ingress-nginx accepts. hyper also
-/// refuses more than 100 fields, and configuring that would cost it a fast path.
+/// Bytes of a request's head, in HTTP/1.1 and HTTP/2 alike: as many as ingress-nginx accepts. That of a
+/// response has to fit into the buffer of its body.
 pub(super) const HEAD_BYTES: usize = 32 * 1024;
+/// Fields of a head. Peers limit the bytes alone, of which so many fields have no less.
+pub(super) const HEAD_FIELDS: usize = 1024;
 /// Bytes buffered of a body, each way of each request.
 pub(super) const BODY_BUFFER: usize = 64 * 1024;
 /// Concurrent requests on one HTTP/2 connection.

@@ -5,8 +5,8 @@ use super::{
     client_io::ClientIo,
     head::ForwardedHeaders,
     limits::{
-        BODY_BUFFER, CONNECTION_WINDOW, HANDSHAKE_TIMEOUT, HEAD_BYTES, MAX_STREAMS, PING_INTERVAL,
-        STREAM_WINDOW,
+        BODY_BUFFER, CONNECTION_WINDOW, HANDSHAKE_TIMEOUT, HEAD_BYTES, HEAD_FIELDS, MAX_STREAMS,
+        PING_INTERVAL, STREAM_WINDOW,
     },
 };
 use crate::{
@@ -55,15 +55,23 @@ impl HttpListener {
 
 impl Handler for HttpListener {
     fn handle(&self, connection: AcceptedConnection) -> BoxFuture<'static, ()> {
-        let AcceptedConnection { stream, peer } = connection;
+        let AcceptedConnection { stream, peer, slot } = connection;
         let forwarded = ForwardedHeaders::new(peer, self.tls, self.port.clone());
         let (frontend, network) = (self.frontend.clone(), self.network.clone());
-        let client = Arc::new(Client::new(frontend, network, peer, forwarded));
+        let client = Arc::new(Client::new(frontend, network, peer, forwarded, slot.clone()));
         let closed = self.closed.subscribe();
-        match self.tls {
+        let serve = match self.tls {
             false => serve_http1(stream, client, closed).boxed(),
             true => serve_tls(self.frontend.tls().into(), stream, client, closed).boxed(),
+        };
+        slot.set_idle();
+        async move {
+            tokio::select! {
+                () = serve => {}
+                () = slot.shed() => tracing::debug!(%peer, "closing an idle connection for another"),
+            }
         }
+        .boxed()
     }
 }
 
@@ -96,11 +104,12 @@ async fn serve_http1<S: ProxyStream>(
     client: Arc<Client>,
     mut closed: watch::Receiver<()>,
 ) {
-    let io = ClientIo::new(stream, client.signals.clone());
+    let io = ClientIo::http1(stream, client.signals.clone());
     let service = service_fn(|request| client.clone().respond(request));
     let connection = http1::Builder::new()
         .max_buf_size(BODY_BUFFER)
         .max_header_size(HEAD_BYTES)
+        .max_headers(HEAD_FIELDS)
         .serve_connection(io, service)
         .with_upgrades();
     let mut connection = pin!(connection);
@@ -120,6 +129,7 @@ async fn serve_http1<S: ProxyStream>(
     match ended {
         Ok(()) => {
             if let Some(tunnel) = client.take_tunnel() {
+                client.signals.slot.set_busy();
                 Box::pin(tunnel.copy::<S>()).await;
             }
         }
@@ -145,7 +155,7 @@ async fn serve_http2<S: ProxyStream>(
     client: Arc<Client>,
     mut closed: watch::Receiver<()>,
 ) {
-    let io = ClientIo::new(stream, client.signals.clone());
+    let io = ClientIo::http2(stream, client.signals.clone());
     let service = service_fn(|request| client.clone().respond(request));
     // h2 itself bounds streams that a client resets before the response: 20 that wait to be
     // accepted, and 1024 of our own errors, then the connection ends (CVE-2023-44487).

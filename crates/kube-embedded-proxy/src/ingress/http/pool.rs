@@ -4,11 +4,14 @@
 //! worker. A connection that its endpoint has closed is recognized when it is taken; one whose
 //! endpoint is no longer ready is swept out.
 
-use super::{limits::BODY_BUFFER, request_body::RequestBody};
+use super::{
+    limits::{BODY_BUFFER, HEAD_FIELDS},
+    request_body::RequestBody,
+};
 use crate::route::Route;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use kube_embedded_core::task::spawn_named;
+use kube_embedded_core::{descriptors::Shares, task::spawn_named};
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -25,6 +28,8 @@ const MAX_IDLE_PER_ENDPOINT: usize = 64;
 const MAX_IDLE: usize = 1024;
 /// Connections of a worker, idle or not, so that requests that hang do not take all descriptors.
 const MAX_OPEN: usize = 4096;
+/// Workers among which the descriptors for upstream connections are divided.
+const WORKERS: usize = 4;
 /// The interval of sweeps for connections that are too old or whose endpoint is not ready.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Sweeps after which an idle connection is too old: as many seconds as with nginx.
@@ -55,6 +60,8 @@ pub(super) struct PooledConnection {
     pub(super) sender: SendRequest<RequestBody>,
     pub(super) endpoint: SocketAddr,
     route: Arc<Route>,
+    /// Whether another request may follow.
+    pub(super) reusable: bool,
 }
 
 impl PooledConnection {
@@ -68,17 +75,18 @@ impl PooledConnection {
         Some(connection)
     }
 
-    /// Starts HTTP on a stream, driven by a task of its own. Returns `None` if the worker has reached
-    /// its limit.
+    /// Starts HTTP on a stream, driven by a task of its own. Returns `None` if that fails.
     pub(super) async fn new(
         stream: TcpStream,
         endpoint: SocketAddr,
         route: &Arc<Route>,
+        opened: OpenCount,
     ) -> Option<Self> {
         let _ = stream.set_nodelay(true);
-        let opened = OpenCount::new()?;
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(BODY_BUFFER);
+        // A proxy removes such spaces (RFC 9112, 5.1).
+        builder.allow_spaces_after_header_name_in_responses(true);
+        builder.max_buf_size(BODY_BUFFER).max_header_size(BODY_BUFFER).max_headers(HEAD_FIELDS);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
         let drive = async move {
             let _opened = opened;
@@ -88,11 +96,14 @@ impl PooledConnection {
             }
         };
         spawn_named("upstream-connection", drive).detach();
-        Some(Self { sender, endpoint, route: route.clone() })
+        Some(Self { sender, endpoint, route: route.clone(), reusable: true })
     }
 
     /// Returns the connection to the pool if it can take another request.
     pub(super) fn release(mut self) {
+        if !self.reusable {
+            return;
+        }
         if self.sender.is_ready() {
             put(self);
         } else if !self.sender.is_closed() && Handle::try_current().is_ok() {
@@ -107,9 +118,17 @@ impl PooledConnection {
     }
 }
 
-/// Returns whether this worker may open another connection.
-pub(super) fn may_open() -> bool {
-    OPEN.try_with(Cell::get).is_ok_and(|opened| opened < MAX_OPEN)
+/// Counts a connection that is about to be opened. An idle one is closed for it if the worker has
+/// reached its limit; returns `None` if there is none.
+pub(super) fn reserve() -> Option<OpenCount> {
+    let limit = MAX_OPEN.min(Shares::current().upstreams / WORKERS);
+    if !OPEN.try_with(Cell::get).is_ok_and(|opened| opened < limit) {
+        let evicted = POOL.try_with(|pool| pool.borrow_mut().evict());
+        // Dropped here, as that runs code which may borrow the pool.
+        drop(evicted.ok().flatten()?);
+    }
+    let _ = OPEN.try_with(|opened| opened.set(opened.get() + 1));
+    Some(OpenCount)
 }
 
 fn put(connection: PooledConnection) {
@@ -169,6 +188,14 @@ impl Pool {
         None
     }
 
+    /// Removes the connection that is idle for the longest time.
+    fn evict(&mut self) -> Option<Idle> {
+        let idle = self.idle.values_mut().filter(|idle| !idle.is_empty());
+        let oldest = idle.min_by_key(|idle| idle.first().map(|idle| idle.since))?.remove(0);
+        self.count -= 1;
+        Some(oldest)
+    }
+
     /// Removes connections that are too old, closed or not to be reused. Returns them, and whether any
     /// is left.
     fn sweep(&mut self) -> (Vec<Idle>, bool) {
@@ -190,16 +217,7 @@ impl Pool {
 }
 
 /// Counts as a connection of this worker, on which it is created and dropped.
-struct OpenCount;
-
-impl OpenCount {
-    fn new() -> Option<Self> {
-        may_open().then(|| {
-            let _ = OPEN.try_with(|opened| opened.set(opened.get() + 1));
-            Self
-        })
-    }
-}
+pub(super) struct OpenCount;
 
 impl Drop for OpenCount {
     fn drop(&mut self) {

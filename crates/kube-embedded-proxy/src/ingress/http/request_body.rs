@@ -21,12 +21,19 @@ pub(super) struct UploadProgress {
     moved: AtomicBool,
     /// The endpoint would accept more than the client has sent.
     awaited: AtomicBool,
+    /// The client sent something that is no body, or went away.
+    broken: AtomicBool,
 }
 
 impl UploadProgress {
     /// Returns whether anything moved since the last call.
     pub(super) fn moved(&self) -> bool {
         self.moved.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns whether the body could not be read to its end.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// Returns whether the client is waited for.
@@ -44,8 +51,8 @@ impl RequestBody {
         body: Incoming,
         signals: Arc<ConnectionSignals>,
     ) -> (Self, Arc<UploadProgress>) {
-        let (moved, awaited) = Default::default();
-        let progress = Arc::new(UploadProgress { signals, moved, awaited });
+        let (moved, awaited, broken) = Default::default();
+        let progress = Arc::new(UploadProgress { signals, moved, awaited, broken });
         (Self(Some((body, progress.clone()))), progress)
     }
 }
@@ -64,6 +71,9 @@ impl Body for RequestBody {
         progress.signals.frames.fetch_add(1, Ordering::Relaxed);
         if body.is_end_stream() || frame.is_none() {
             progress.signals.unread.store(false, Ordering::Relaxed);
+        }
+        if matches!(frame, Some(Err(_))) {
+            progress.broken.store(true, Ordering::Relaxed);
         }
         progress.awaited.store(false, Ordering::Relaxed);
         progress.moved.store(true, Ordering::Relaxed);

@@ -11,7 +11,8 @@ use crate::{
     },
     route::{Affinity, Route},
     testing::{
-        self, check_pattern, endpoint, eventually, is_refused, routing, send_pattern, within,
+        self, check_pattern, endpoint, eventually, is_refused, loopback_network, routing,
+        send_pattern, within,
     },
 };
 use bytes::Bytes;
@@ -36,6 +37,7 @@ mod framing;
 mod heads;
 mod http2;
 mod limits;
+mod responses;
 mod streams;
 
 /// An address at which no process listens.
@@ -76,7 +78,7 @@ impl HttpFixture {
         frontend.set_route_table(RouteTable::new([rule], None));
         let port = BoundPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = port.address().unwrap();
-        let handler = HttpListener::new(Arc::new(frontend), Arc::default(), tls, address);
+        let handler = HttpListener::new(Arc::new(frontend), loopback_network(), tls, address);
         let listener = Some(data_plane.serve(port, Arc::new(handler)));
         Self { data_plane, route, address, listener }
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{config::EmbeddedNodes, route::Backends};
+use kube_embedded_core::network::{Addresses, Sandbox};
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 
@@ -165,11 +166,11 @@ fn target_is_a_service_port_or_an_error() {
         yaml("{metadata: {name: ext}, spec: {type: ExternalName, externalName: e.com}}");
     let slice: EndpointSlice = yaml(
         "{addressType: IPv4, metadata: {}, ports: [{name: web, port: 8080}], endpoints: [
-            {addresses: [10.0.0.1], conditions: {ready: true}},
-            {addresses: [10.0.0.2], conditions: {ready: false}}]}",
+            {addresses: [10.244.0.1], conditions: {ready: true}},
+            {addresses: [10.244.0.2], conditions: {ready: false}}]}",
     );
-    let embedded =
-        EmbeddedNodes { nodes: Vec::new(), cluster_ips_on_host: false, load_balancers: true };
+    let addresses = Addresses { block: 9, sandbox: Sandbox::Namespaced };
+    let embedded = EmbeddedNodes { nodes: Vec::new(), addresses, load_balancers: true };
     let topology = Topology::Embedded(embedded);
     let ask = |target: &Target| {
         let service = match target {
@@ -181,7 +182,7 @@ fn target_is_a_service_port_or_an_error() {
     };
     let service = |name: &str, port: PortRef| Target::Service { name: name.into(), port };
     for port in [PortRef::Number(80), PortRef::Name("web".into())] {
-        let ready = Backends::uniform([SocketAddr::from(([10, 0, 0, 1], 8080))]);
+        let ready = Backends::uniform([SocketAddr::from(([10, 244, 0, 1], 8080))]);
         let routing = Routing { backends: ready, ..Routing::default() };
         assert_eq!(ask(&service("app", port)), Ok(routing));
     }
@@ -201,4 +202,60 @@ fn target_is_a_service_port_or_an_error() {
         assert_eq!(error.reason, reason, "{target}");
         assert!(error.message.contains(part), "{}", error.message);
     }
+}
+
+#[test]
+fn rule_that_cannot_match_as_meant_is_reported() {
+    let path = |kind: &str, path: &str| {
+        format!("{{http: {{paths: [{{pathType: {kind}, path: '{path}', {}}}]}}}}", to("a"))
+    };
+    let literal = Some("PathTakenLiterally");
+    let nothing = Some("RuleMatchesNothing");
+    for (kind, text, reason, hint) in [
+        ("ImplementationSpecific", "/*", None, ""),
+        ("ImplementationSpecific", "/v2/*", None, ""),
+        ("ImplementationSpecific", "/v2*", literal, ""),
+        ("ImplementationSpecific", "/*/x", literal, ""),
+        ("ImplementationSpecific", "/a(/|$)(.*)", literal, ""),
+        ("ImplementationSpecific", "/a/.+", literal, ""),
+        ("Prefix", "/*", literal, "use / to match every path"),
+        ("Prefix", "/v2/*", literal, "use /v2 to match what is below it"),
+        ("Exact", "/v2/*", literal, "use /v2"),
+        ("Prefix", "/v2?x=1", nothing, "remove \"?x=1\""),
+        ("Exact", "/v2#top", nothing, "remove \"#top\""),
+        ("Prefix", "/a.b-c_d~e!f&g=h+i,j;k:l@m%20n", None, ""),
+        ("Exact", "/", None, ""),
+    ] {
+        let plan = planned(vec![&ingress("a", 1, &format!("{{rules: [{}]}}", path(kind, text)))]);
+        let found: Vec<_> = plan.problems.iter().map(|problem| problem.reason).collect();
+        assert_eq!(found, Vec::from_iter(reason), "{kind} {text}");
+        assert!(plan.problems.iter().all(|problem| problem.message.contains(hint)), "{plan:?}");
+    }
+    let bare = ingress("bare", 1, "{rules: [{host: foo.bar}]}");
+    let plan = planned(vec![&bare]);
+    assert_eq!(plan.problems[0].reason, "RuleMatchesNothing");
+    assert!(plan.problems[0].message.contains("host foo.bar has no paths"));
+    let with_default =
+        ingress("default", 1, "{defaultBackend: {service: {name: a, port: {number: 80}}}}");
+    assert_eq!(planned(vec![&bare, &with_default]).problems, []);
+}
+
+#[test]
+fn annotations_of_other_controllers_are_reported() {
+    let mut annotated = ingress("a", 1, "{}");
+    let annotations = [
+        ("nginx.ingress.kubernetes.io/canary", "true"),
+        ("alb.ingress.kubernetes.io/scheme", "internal"),
+        ("kubernetes.io/ingress.class", "edge"),
+        ("example.com/mine", "1"),
+        ("plain", "1"),
+    ];
+    let annotations = annotations.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    annotated.metadata.annotations = Some(annotations.into());
+    let problem = &planned(vec![&annotated]).problems[0];
+    assert_eq!(problem.reason, "AnnotationNotSupported");
+    assert_eq!(
+        problem.message,
+        "has no effect here: alb.ingress.kubernetes.io/scheme, nginx.ingress.kubernetes.io/canary"
+    );
 }

@@ -69,6 +69,47 @@ fn documented_path_examples_match() {
     }
 }
 
+/// <https://cloud.google.com/kubernetes-engine/docs/concepts/ingress#multiple_backend_services>.
+#[test]
+fn asterisk_of_gke_matches_what_is_below() {
+    let specific = "ImplementationSpecific";
+    let all = RouteTable::new([rule(None, specific, "/*")], None);
+    for request in ["/", "/x", "/x/y/", "//"] {
+        assert_eq!(found(&all, None, request), "/* (ImplementationSpecific)", "{request}");
+    }
+    let rules = [
+        rule(None, specific, "/v2/*"),
+        rule(None, specific, "/v2/*/x"),
+        rule(None, "Prefix", "/v3/*"),
+        rule(None, "Prefix", "/v4"),
+        rule(None, specific, "/v4/*"),
+        rule(None, "Prefix", "/v4/deep"),
+        rule(None, "Exact", "/v4/exact"),
+    ];
+    for reversed in [false, true] {
+        let mut rules = rules.to_vec();
+        if reversed {
+            rules.reverse();
+        }
+        let table = RouteTable::new(rules, None);
+        for (request, expected) in [
+            ("/v2", "nothing"),
+            ("/v2/", "/v2/* (ImplementationSpecific)"),
+            ("/v2/a/b", "/v2/* (ImplementationSpecific)"),
+            ("/v2x/a", "nothing"),
+            ("/v2/*/x", "/v2/*/x (ImplementationSpecific)"),
+            ("/v3/a", "nothing"),
+            ("/v3/*", "/v3/* (Prefix)"),
+            ("/v4", "/v4 (Prefix)"),
+            ("/v4/a", "/v4/* (ImplementationSpecific)"),
+            ("/v4/deep/a", "/v4/deep (Prefix)"),
+            ("/v4/exact", "/v4/exact (Exact)"),
+        ] {
+            assert_eq!(found(&table, None, request), expected, "{request}");
+        }
+    }
+}
+
 /// <https://kubernetes.io/docs/concepts/services-networking/ingress/#hostname-wildcards>.
 #[test]
 fn documented_wildcard_examples_match() {
@@ -200,8 +241,10 @@ fn naive<'a>(rules: &'a [Rule], host: &str, path: &str) -> Option<&'a str> {
         |path: &str| -> Vec<String> { path.split('/').skip(1).map(str::to_owned).collect() };
     let request = split(path);
     let length = |rule: &&Rule| match &rule.path {
-        Path::Exact(exact) => (exact == path).then_some((request.len(), true)),
-        Path::Prefix(prefix) => request.starts_with(prefix).then_some((prefix.len(), false)),
+        Path::Exact(exact) => (exact == path).then_some((request.len(), 2)),
+        Path::Prefix(prefix) => request.starts_with(prefix).then_some((prefix.len(), 0)),
+        Path::Below(prefix) => (request.starts_with(prefix) && request.len() > prefix.len())
+            .then_some((prefix.len(), 1)),
     };
     let best = rules.iter().map(|rule| covers(&rule)).max().filter(|best| *best > 0)?;
     let rules = rules.iter().filter(|rule| covers(rule) == best);

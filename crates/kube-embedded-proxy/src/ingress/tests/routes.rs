@@ -84,11 +84,11 @@ async fn missing_backend_gets_503_until_it_exists() {
     fixture.service("c", json!({ "clusterIP": "None", "ports": ports })).await;
     fixture.reported("app", "BackendNotFound Service \"c\" has no port \"web\"").await;
     serves(http, "b.foo", "/", NO_ENDPOINT).await;
-    fixture.endpoints("b", &[letter_endpoint('b').await]).await;
+    fixture.endpoints("b", &[letter_endpoint(&fixture, 'b').await]).await;
     serves(http, "b.foo", "/", "b").await;
     let patch = json!({ "spec": { "ports": [{ "name": "web", "port": 80 }] } });
     fixture.services().patch("c", &<_>::default(), &Patch::Merge(patch)).await.unwrap();
-    fixture.endpoints_of_port("c", "web", &[letter_endpoint('c').await]).await;
+    fixture.endpoints_of_port("c", "web", &[letter_endpoint(&fixture, 'c').await]).await;
     serves(http, "c.foo", "/", "c").await;
 
     fixture.endpoints("b", &[]).await;
@@ -120,7 +120,7 @@ async fn oldest_of_two_ingresses_owns_host_and_path() {
         "Conflict host foo, path / (Prefix) belongs to Ingress \"one\", which comes first (by age, then by name)"
     );
     fixture.reported("two", "Conflict the default backend belongs to Ingress \"one\"").await;
-    fixture.endpoints("b", &[letter_endpoint('B').await]).await;
+    fixture.endpoints("b", &[letter_endpoint(&fixture, 'B').await]).await;
     serves(http, "b", "/", "B").await;
     assert_eq!(fixture.events("two").await.iter().filter(|e| e.starts_with("Conflict")).count(), 2);
     assert!(!fixture.events("one").await.iter().any(|event| event.starts_with("Conflict")));
@@ -209,7 +209,7 @@ async fn no_request_is_lost_while_rules_and_endpoints_change() {
     for letter in ['a', 'b'] {
         fixture.letter(letter).await;
     }
-    let another_a = letter_endpoint('a').await;
+    let another_a = letter_endpoint(&fixture, 'a').await;
     fixture.ingress("app", json!({ "rules": [rule("foo", "/", "a")] })).await;
     let (http, _) = fixture.published("default", "app").await;
     serves(http, "foo", "/", "a").await;

@@ -5,6 +5,7 @@ use crate::{
     external::node_ports::{NodeEndpoint, NodePorts},
     services::endpoints::serving_ports,
 };
+use kube_embedded_core::network::{Addresses, Sandbox};
 use serde::de::DeserializeOwned;
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -17,7 +18,10 @@ fn topology(cluster_ips_on_host: bool) -> Topology {
     let nodes = nodes.map(|(name, n)| (name.to_owned(), Ipv4Addr::new(127, 9, 0, n)));
     Topology::Embedded(EmbeddedNodes {
         nodes: nodes.into(),
-        cluster_ips_on_host,
+        addresses: Addresses {
+            block: 9,
+            sandbox: if cluster_ips_on_host { Sandbox::Plain } else { Sandbox::Namespaced },
+        },
         load_balancers: true,
     })
 }
@@ -26,14 +30,14 @@ fn service(spec: &str) -> Service {
     yaml(&format!("{{metadata: {{name: app, namespace: default, uid: u}}, spec: {spec}}}"))
 }
 
-/// A slice with one port, 8080, and endpoints `10.0.0.N` on `node-1` or `node-2` (odd or even N).
+/// A slice with one port, 8080, and endpoints `10.244.0.N` on `node-1` or `node-2` (odd or even N).
 fn slice(endpoints: &[(u8, &str)]) -> EndpointSlice {
     let endpoints: Vec<String> = endpoints
         .iter()
         .map(|(n, conditions)| {
             let node = 2 - n % 2;
             format!(
-                "{{addresses: ['10.0.0.{n}'], nodeName: node-{node}, conditions: {conditions}}}"
+                "{{addresses: ['10.244.0.{n}'], nodeName: node-{node}, conditions: {conditions}}}"
             )
         })
         .collect();
@@ -50,7 +54,7 @@ const TERMINATING: &str = "{ready: false, serving: true, terminating: true}";
 const TERMINATED: &str = "{ready: false, serving: false, terminating: true}";
 
 fn backends(list: &[u8]) -> Backends {
-    Backends::uniform(list.iter().map(|n| SocketAddr::from(([10, 0, 0, *n], 8080))))
+    Backends::uniform(list.iter().map(|n| SocketAddr::from(([10, 244, 0, *n], 8080))))
 }
 
 fn at(address: &str) -> SocketAddr {
@@ -74,7 +78,7 @@ fn ready_endpoints_are_used_or_else_terminating_ones_that_serve() {
     ];
     for (endpoints, expected) in cases {
         let service = service("{clusterIP: 10.96.0.5, ports: [{port: 80}]}");
-        let planned = plan(&service, [&slice(endpoints)], &topology(true));
+        let planned = plan(&service, [&slice(endpoints)], &topology(false));
         let key = route("", Scope::Cluster);
         assert_eq!(planned.routes[&key].backends, backends(expected), "{endpoints:?}");
     }
@@ -84,8 +88,47 @@ fn ready_endpoints_are_used_or_else_terminating_ones_that_serve() {
 fn endpoint_in_two_slices_counts_once() {
     let service = service("{clusterIP: 10.96.0.5, ports: [{port: 80}]}");
     let slices = [slice(&[(1, STARTING), (2, READY)]), slice(&[(1, READY), (2, TERMINATING)])];
-    let planned = plan(&service, &slices, &topology(true));
+    let planned = plan(&service, &slices, &topology(false));
     assert_eq!(planned.routes[&route("", Scope::Cluster)].backends, backends(&[1, 2]));
+}
+
+#[test]
+fn endpoint_outside_the_cluster_is_left_out_and_reported() {
+    let listed = |addresses: &[&str]| -> EndpointSlice {
+        let endpoints = addresses.iter().map(|a| format!("{{addresses: ['{a}']}}"));
+        yaml(&format!(
+            "{{addressType: IPv4, metadata: {{}}, ports: [{{port: 6443, name: ''}}], endpoints: [{}]}}",
+            endpoints.collect::<Vec<_>>().join(",")
+        ))
+    };
+    let hostile = [
+        "127.0.0.1",
+        "0.0.0.0",
+        "::1",
+        "::ffff:127.0.0.1",
+        "169.254.169.254",
+        "192.168.1.1",
+        "127.9.0.11",
+        "127.9.1.1",
+        "127.8.0.1",
+    ];
+    let service = service("{clusterIP: 10.96.0.5, ports: [{port: 80}]}");
+    for (on_host, pod, foreign) in
+        [(false, "10.244.2.7", "127.9.130.7"), (true, "127.9.130.7", "10.244.2.7")]
+    {
+        // The API server is what the `kubernetes` Service has as its endpoint.
+        let slice = listed(&[&hostile[..], &[pod, foreign, "127.9.0.1"]].concat());
+        let planned = plan(&service, [&slice], &topology(on_host));
+        let inside = [pod, "127.9.0.1"].map(|ip| at(&format!("{ip}:6443")));
+        let key = route("", Scope::Cluster);
+        assert_eq!(planned.routes[&key].backends.len(), 2);
+        assert!(inside.iter().all(|at| planned.routes[&key].backends.contains(*at)));
+        assert_eq!(planned.outside.len(), hostile.len() + 1);
+        let spec = service.spec.as_ref().unwrap();
+        let port = &spec.ports.as_ref().unwrap()[0];
+        let routing = port_routing(spec, port, [&slice], &topology(on_host));
+        assert_eq!(routing.backends.len(), 2, "an Ingress connects to no more");
+    }
 }
 
 #[test]
@@ -142,14 +185,17 @@ fn port_that_is_not_tcp_is_unsupported() {
 fn port_selects_endpoints_by_name() {
     let spec = "{clusterIP: 10.96.0.5, ports: [{name: web, port: 80}, {name: admin, port: 81}]}";
     let named: EndpointSlice = yaml(
-        "{addressType: IPv4, metadata: {}, endpoints: [{addresses: ['10.0.0.1']}],
+        "{addressType: IPv4, metadata: {}, endpoints: [{addresses: ['10.244.0.1']}],
           ports: [{name: web, port: 8080}, {name: admin, port: 9090}, {name: web, protocol: UDP, port: 1}]}",
     );
-    let planned = plan(&service(spec), [&named], &topology(true));
+    let planned = plan(&service(spec), [&named], &topology(false));
     assert_eq!(planned.routes[&route("web", Scope::Cluster)].backends, backends(&[1]));
-    let admin = Backends::uniform([at("10.0.0.1:9090")]);
+    let admin = Backends::uniform([at("10.244.0.1:9090")]);
     assert_eq!(planned.routes[&route("admin", Scope::Cluster)].backends, admin);
-    assert_eq!(planned.host[&at("10.96.0.5:81")], route("admin", Scope::Cluster));
+    assert_eq!(
+        planned.pods[&at("10.96.0.5:81")],
+        FromPods::Anywhere(route("admin", Scope::Cluster))
+    );
 }
 
 #[test]
@@ -164,7 +210,7 @@ fn external_policy_local_selects_endpoints_of_the_node() {
     assert_eq!(planned.routes[&node("node-2")].backends, backends(&[2]));
     let by_nodes = route("", Scope::Nodes);
     assert_eq!(planned.load_balancer[0].route, by_nodes);
-    let address = |n| SocketAddr::from(([10, 0, 0, n], 8080));
+    let address = |n| SocketAddr::from(([10, 244, 0, n], 8080));
     let by_node = Backends::grouped([vec![address(1), address(3)], vec![address(2)]]);
     assert_eq!(planned.routes[&by_nodes].backends, by_node);
     // Pods are not affected.
@@ -225,7 +271,7 @@ fn listener_with_the_same_route_is_not_touched() {
 #[test]
 fn serving_ports_are_those_of_the_slice() {
     let serving: Vec<SocketAddr> = serving_ports(&slice(&[(1, READY), (2, STARTING)])).collect();
-    assert_eq!(serving, [at("10.0.0.1:8080"), at("10.0.0.2:8080")]);
+    assert_eq!(serving, [at("10.244.0.1:8080"), at("10.244.0.2:8080")]);
 }
 
 /// Nodes `node-1` and `node-2` of an external cluster, at 172.18.0.1 and 172.18.0.2.
@@ -286,7 +332,7 @@ fn external_cluster_is_entered_through_node_ports_if_they_suffice() {
             &three,
             Backends::grouped([1, 2].map(|node| {
                 let here = [1_u8, 2, 3].into_iter().filter(|n| 2 - n % 2 == node);
-                here.map(|n| SocketAddr::from(([10, 0, 0, n], 8080))).collect()
+                here.map(|n| SocketAddr::from(([10, 244, 0, n], 8080))).collect()
             })),
             false,
         ),
@@ -344,8 +390,8 @@ fn ingress_is_weighted_by_pods_on_any_node() {
 
 #[test]
 fn embedded_cluster_without_load_balancers_publishes_nothing() {
-    let embedded =
-        EmbeddedNodes { nodes: Vec::new(), cluster_ips_on_host: false, load_balancers: false };
+    let addresses = Addresses { block: 9, sandbox: Sandbox::Namespaced };
+    let embedded = EmbeddedNodes { nodes: Vec::new(), addresses, load_balancers: false };
     let service = service("{type: LoadBalancer, ports: [{port: 80, nodePort: 30080}]}");
     assert_eq!(plan(&service, [], &Topology::Embedded(embedded)).load_balancer, []);
 }

@@ -1,0 +1,309 @@
+//! Validating admission through the API: refusals, and warnings in the `Warning` header.
+
+use super::*;
+
+/// Sends a request; returns the warnings in the response along with it.
+async fn send_warned(
+    api: &Api,
+    method: Method,
+    path: &str,
+    body: Value,
+) -> (StatusCode, Value, Vec<String>) {
+    let media_type = match method {
+        Method::PATCH => "application/merge-patch+json",
+        _ => "application/json",
+    };
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::CONTENT_TYPE, media_type)
+        .body(Full::new(Bytes::from(body.to_string())))
+        .unwrap();
+    let response = api.handle(request).await;
+    let code = response.status();
+    let warnings = response
+        .headers()
+        .get_all(header::WARNING)
+        .iter()
+        .map(|value| String::from_utf8(value.as_bytes().to_vec()).unwrap())
+        .map(|value| serde_json::from_str(value.strip_prefix("299 - ").unwrap()).unwrap())
+        .collect();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null), warnings)
+}
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const NAMESPACE: &str = "/api/v1/namespaces/default";
+
+fn api_with_account() -> Api {
+    let api = api();
+    let account = json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": { "namespace": "default", "name": "default" },
+    });
+    api.seed(account).unwrap();
+    api
+}
+
+fn pod(name: &str, spec: Value) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name },
+        "spec": { "containers": [{ "name": "c", "image": "i:1" }] },
+    });
+    json_patch::merge(&mut pod["spec"], &spec);
+    pod
+}
+
+async fn label(api: &Api, labels: Value) -> (StatusCode, Value, Vec<String>) {
+    let labels: Value = labels
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, value)| (format!("pod-security.kubernetes.io/{name}"), value.clone()))
+        .collect();
+    let patch = json!({ "metadata": { "labels": labels } });
+    send_warned(api, Method::PATCH, NAMESPACE, patch).await
+}
+
+#[tokio::test]
+async fn enforced_level_refuses_pods_and_warns_of_workloads() {
+    let api = api_with_account();
+    let (code, ..) = label(&api, json!({ "enforce": "restricted" })).await;
+    assert_eq!(code, StatusCode::OK);
+    let (code, refused, _) =
+        send_warned(&api, Method::POST, PODS, pod("p", json!({ "hostNetwork": true }))).await;
+    assert_eq!(code, StatusCode::FORBIDDEN, "{refused}");
+    let message = refused["message"].as_str().unwrap();
+    assert!(
+        message.starts_with(
+            "pods \"p\" is forbidden: violates PodSecurity \"restricted:latest\": host namespaces \
+             (hostNetwork=true), allowPrivilegeEscalation != false (container \"c\" must set \
+             securityContext.allowPrivilegeEscalation=false), "
+        ),
+        "{message}"
+    );
+    let (_, refused, _) = send_warned(&api, Method::POST, PODS, {
+        let mut pod = pod("p", json!({}));
+        pod["metadata"] = json!({ "generateName": "web-" });
+        pod
+    })
+    .await;
+    // As of the pods that a ReplicaSet creates, the name is whole.
+    let message = refused["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("pods \"web-") && !message.starts_with("pods \"web-\""),
+        "{message}"
+    );
+
+    let template = json!({
+        "metadata": { "labels": { "a": "b" } }, "spec": pod("", json!({}))["spec"],
+    });
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "d" },
+        "spec": { "selector": { "matchLabels": { "a": "b" } }, "template": template },
+    });
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let (code, _, warnings) = send_warned(&api, Method::POST, deployments, deployment).await;
+    assert_eq!(code, StatusCode::CREATED);
+    assert!(
+        warnings.iter().any(|warning| warning.starts_with(
+            "would violate PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false"
+        )),
+        "{warnings:?}"
+    );
+}
+
+#[tokio::test]
+async fn stored_pod_is_warned_of_and_may_change_but_for_its_image() {
+    let api = api_with_account();
+    for name in ["a", "b"] {
+        let (code, body, _) =
+            send_warned(&api, Method::POST, PODS, pod(name, json!({ "hostPID": true }))).await;
+        assert_eq!(code, StatusCode::CREATED, "{body}");
+    }
+    let (_, _, warnings) = label(&api, json!({ "enforce": "baseline" })).await;
+    assert_eq!(
+        warnings,
+        [
+            "existing pods in namespace \"default\" violate the new PodSecurity enforce level \"baseline:latest\"",
+            "a (and 1 other pod): host namespaces",
+        ]
+    );
+    // The level stays: no warnings.
+    assert_eq!(label(&api, json!({ "warn": "baseline" })).await.2, [""; 0]);
+    let path = format!("{PODS}/a");
+    let labelled = json!({ "metadata": { "labels": { "x": "y" } } });
+    assert_eq!(send_warned(&api, Method::PATCH, &path, labelled).await.0, StatusCode::OK);
+    let image = json!({ "spec": { "containers": [{ "name": "c", "image": "i:2" }] } });
+    let (code, refused, _) = send_warned(&api, Method::PATCH, &path, image).await;
+    assert_ne!(code, StatusCode::OK, "{refused}");
+}
+
+#[tokio::test]
+async fn invalid_pod_security_label_is_refused_unless_it_was_there() {
+    let api = api();
+    let (code, refused, _) = label(&api, json!({ "enforce": "strict" })).await;
+    assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(
+        refused["message"],
+        "Namespace \"default\" is invalid: metadata.labels[pod-security.kubernetes.io/enforce]: Invalid value: \
+         \"strict\": must be one of privileged, baseline, restricted"
+    );
+}
+
+#[tokio::test]
+async fn host_path_is_refused_but_below_an_allowed_directory() {
+    let api = api_with_account();
+    api.allow_host_paths(vec!["/srv/data".into()]);
+    for (path, code) in [
+        ("/srv/data/a", StatusCode::CREATED),
+        ("/etc", StatusCode::FORBIDDEN),
+        ("/srv/data/../../etc", StatusCode::UNPROCESSABLE_ENTITY),
+    ] {
+        let volumes = json!({ "volumes": [{ "name": "v", "hostPath": { "path": path } }] });
+        let (found, body, _) = send_warned(&api, Method::POST, PODS, pod("p", volumes)).await;
+        assert_eq!(found, code, "{path}: {body}");
+    }
+    let (_, refused, _) = send_warned(
+        &api,
+        Method::POST,
+        PODS,
+        pod("q", json!({ "volumes": [{ "name": "v", "hostPath": { "path": "/etc" } }] })),
+    )
+    .await;
+    assert!(refused["message"].as_str().unwrap().contains("--allow-host-path"), "{refused}");
+}
+
+#[tokio::test]
+async fn endpoint_slice_with_an_address_of_the_host_is_refused() {
+    let api = Api::new(Store::default(), Addresses { block: 2, sandbox: Sandbox::Namespaced });
+    let namespace =
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "default" } });
+    api.seed(namespace).unwrap();
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": { "name": "s" },
+        "addressType": "IPv4", "endpoints": [{ "addresses": ["127.2.0.1"] }],
+    });
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let (code, refused) = send(&api, Method::POST, slices, slice).await;
+    assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(
+        refused["message"],
+        "EndpointSlice.discovery.k8s.io \"s\" is invalid: endpoints[0].addresses[0]: Invalid value: \"127.2.0.1\": may \
+         not be in the loopback range (127.0.0.0/8, ::1/128)"
+    );
+}
+
+async fn apply(api: &Api, path: &str, body: Value) -> (StatusCode, Value) {
+    let request = Request::builder()
+        .method(Method::PATCH)
+        .uri(format!("{path}?fieldManager=m"))
+        .header(header::CONTENT_TYPE, "application/apply-patch+yaml")
+        .body(Full::new(Bytes::from(body.to_string())))
+        .unwrap();
+    let response = api.handle(request).await;
+    let code = response.status();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (code, serde_json::from_slice(&bytes).unwrap())
+}
+
+#[tokio::test]
+async fn applied_field_that_the_schema_does_not_declare_is_an_error() {
+    let api = api();
+    let path = "/apis/apps/v1/namespaces/default/deployments/d";
+    let container = json!({ "name": "c", "image": "i", "imagee": "x" });
+    let (code, refused) = apply(
+        &api,
+        path,
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "d" },
+            "spec": { "template": { "spec": { "containers": [container] } }, "replica": 1 },
+        }),
+    )
+    .await;
+    assert_eq!(code, StatusCode::INTERNAL_SERVER_ERROR, "{refused}");
+    assert_eq!(
+        refused["message"],
+        "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): errors:\n  .spec.replica: field \
+         not declared in schema\n  .spec.template.spec.containers[name=\"c\"].imagee: field not declared in schema"
+    );
+
+    let schema = json!({
+        "type": "object",
+        "properties": { "spec": { "type": "object", "properties": { "size": { "type": "integer" } } } },
+    });
+    let mut strict = definition("things", "Thing");
+    strict["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = schema;
+    assert_eq!(send(&api, Method::POST, DEFINITIONS, strict).await.0, StatusCode::CREATED);
+    let path = "/apis/example.com/v1/namespaces/default/things/t";
+    let (code, refused) =
+        apply(&api, path, custom("Thing", "t", json!({ "size": 1, "foo": 2 }))).await;
+    assert_eq!(code, StatusCode::INTERNAL_SERVER_ERROR, "{refused}");
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.ends_with("Kind=Thing): .spec.foo: field not declared in schema"), "{message}");
+    let (code, _) = apply(&api, path, custom("Thing", "t", json!({ "size": 1 }))).await;
+    assert_eq!(code, StatusCode::CREATED);
+}
+
+async fn post(
+    api: &Api,
+    path: &str,
+    media_type: &str,
+    body: &str,
+) -> (StatusCode, Value, Vec<String>) {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(header::CONTENT_TYPE, media_type)
+        .body(Full::new(Bytes::from(body.to_owned())))
+        .unwrap();
+    let response = api.handle(request).await;
+    let warnings = response.headers().get_all(header::WARNING).iter();
+    let warnings = warnings.map(|value| value.to_str().unwrap().to_owned()).collect();
+    let code = response.status();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (code, serde_json::from_slice(&bytes).unwrap(), warnings)
+}
+
+#[tokio::test]
+async fn repeated_key_is_warned_of_or_refused() {
+    let api = api();
+    let collection = "/api/v1/namespaces/default/configmaps";
+    let json = r#"{"metadata":{"name":"c"},"data":{"a":"1","a":"2"},"dta":{}}"#;
+    let (code, refused, _) =
+        post(&api, &format!("{collection}?fieldValidation=Strict"), "application/json", json).await;
+    assert_eq!(code, StatusCode::BAD_REQUEST);
+    assert_eq!(
+        refused["message"],
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"dta\", \
+         duplicate field \"data.a\""
+    );
+    let yaml = "metadata:\n  name: c\ndata:\n  a: '1'\n  a: '2'\n";
+    let (code, refused, _) =
+        post(&api, &format!("{collection}?fieldValidation=Strict"), "application/yaml", yaml).await;
+    assert_eq!(code, StatusCode::BAD_REQUEST);
+    let message = refused["message"].as_str().unwrap();
+    assert!(
+        message.ends_with("yaml: unmarshal errors:\n  line 5: key \"a\" already set in map"),
+        "{message}"
+    );
+    let (code, created, warnings) = post(&api, collection, "application/yaml", yaml).await;
+    assert_eq!((code, &created["data"]["a"]), (StatusCode::CREATED, &json!("2")));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+}
+
+#[tokio::test]
+async fn tolerations_of_a_pod_may_be_replaced_by_more() {
+    let api = api_with_account();
+    let (code, created) = send(&api, Method::POST, PODS, pod("p", json!({}))).await;
+    assert_eq!(code, StatusCode::CREATED, "{created}");
+    let mut new = created.clone();
+    new["spec"]["tolerations"] =
+        json!([{ "key": "k", "operator": "Exists", "effect": "NoSchedule" }]);
+    let (code, updated) = send(&api, Method::PUT, &format!("{PODS}/p"), new).await;
+    assert_eq!(code, StatusCode::OK, "{updated}");
+    assert_eq!(updated["spec"]["tolerations"].as_array().unwrap().len(), 3);
+}

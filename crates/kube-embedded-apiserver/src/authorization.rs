@@ -1,0 +1,11 @@
+//! Authorization (`k8s.io/apiserver/pkg/authorization`, `plugin/pkg/auth/authorizer/rbac`): impersonation, roles and
+//! bindings, and the checks that nobody grants more than they may do.
+
+pub(crate) mod attributes;
+pub(crate) mod authorizer;
+pub(crate) mod bootstrap_policy;
+pub(crate) mod escalation;
+pub(crate) mod filter;
+mod impersonation;
+pub(crate) mod index;
+pub(crate) mod rules;
