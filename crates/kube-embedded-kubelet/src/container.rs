@@ -5,6 +5,7 @@
 //! container for probes, hooks and exec.
 
 pub(crate) mod context;
+mod fs_group;
 mod image;
 pub(crate) mod network_files;
 pub(crate) mod runner;

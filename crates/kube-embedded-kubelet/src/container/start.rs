@@ -1,6 +1,6 @@
 //! The start of a container: its environment, its root file system, its first process.
 
-use super::{context::Context, network_files, security, target::Target};
+use super::{context::Context, fs_group, network_files, security, target::Target};
 use crate::{
     env,
     image_store::Image,
@@ -123,6 +123,13 @@ fn security(cx: Context<'_>, image: &Image) -> Result<Security, StartFailure> {
     let (pod, container) = (cx.pod, cx.container);
     let ids = cx.sandbox.pause.as_ref().map_or(IdMapping::Host, |pause| pause.ids);
     let profiles = pod.runtime.state.join("seccomp");
+    let of_pod = pod.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let group = of_pod.and_then(|context| u32::try_from(context.fs_group?).ok());
+    if let (Some(group), IdMapping::Range { .. }) = (group, ids) {
+        fs_group::apply(&pod.pod, group, &pod.directory().join("volumes")).map_err(|error| {
+            StartFailure::Config(format!("failed to give the volumes to fsGroup {group}: {error}"))
+        })?;
+    }
     security::resolve(&pod.pod, container, image, ids, &profiles).map_err(|error| {
         StartFailure::Config(format!(
             "{error} (pod: \"{}_{}({})\", container: {})",
