@@ -7,7 +7,9 @@ use crate::{
     },
     openapi,
     resources::{
-        crd::versions::precedence, registry::ResourceRegistry, resource_type::ResourceType,
+        crd::{self, versions::precedence},
+        registry::{self, ResourceRegistry},
+        resource_type::ResourceType,
         types::review,
     },
 };
@@ -97,7 +99,7 @@ pub(crate) fn resources(served: &ResourceRegistry, group: &str, version: &str) -
             "kind": resource.kind,
             "verbs": verbs_of(&resource),
         }));
-        if let (Some(last), Some(hash)) = (resources.last_mut(), resource.storage_hash()) {
+        if let (Some(last), Some(hash)) = (resources.last_mut(), storage_hash(&resource)) {
             last["storageVersionHash"] = hash.into();
         }
         if let Some(last) = resources.last_mut() {
@@ -260,6 +262,17 @@ fn discovered(served: &ResourceRegistry, group: &str, version: &str) -> Vec<Valu
         })
     }));
     resources
+}
+
+/// Returns the hash of the version in which objects are stored. Each type is stored as the first of the
+/// same name in the registry.
+fn storage_hash(resource: &ResourceType) -> Option<String> {
+    let custom = resource.storage_hash().map(str::to_owned);
+    custom.or_else(|| {
+        let stored =
+            registry::all().iter().find(|known| (known.group, known.plural) == resource.storage)?;
+        Some(crd::storage_hash(stored.group, stored.version, stored.kind))
+    })
 }
 
 fn verbs_of(resource: &ResourceType) -> [&'static str; 8] {

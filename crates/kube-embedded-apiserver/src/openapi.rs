@@ -1,6 +1,9 @@
 //! The OpenAPI v3 documents (`/openapi/v3`), as kube-apiserver builds them with
 //! `k8s.io/kube-openapi`. kubectl reads them to validate, to merge (`kubectl edit`, `apply`) and to
-//! explain.
+//! explain. [`v2`] makes the older document of them.
+
+mod gnostic;
+pub(crate) mod v2;
 
 use std::{
     collections::BTreeMap,
@@ -66,6 +69,9 @@ pub(crate) fn document(
     Some(document)
 }
 
+/// The extension by which clients find the schemas and the operations of a kind.
+const IDENTITY: &str = "x-kubernetes-group-version-kind";
+
 /// The path of a group version below `/` and below `/openapi/v3/`.
 fn path(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
@@ -99,8 +105,7 @@ fn schemas(resources: &[ResourceType<'_>]) -> Map<String, Value> {
             continue;
         }
         if let Some(schema) = schemas.get_mut(resource.schema).and_then(Value::as_object_mut) {
-            schema
-                .insert("x-kubernetes-group-version-kind".to_owned(), json!([identity(resource)]));
+            schema.insert(IDENTITY.to_owned(), json!([identity(resource)]));
         }
     }
     schemas
@@ -127,7 +132,7 @@ fn add_paths(resource: &ResourceType, paths: &mut Map<String, Value>) {
     paths.insert(object, object_operations(resource));
 }
 
-/// The value of `x-kubernetes-group-version-kind`, by which clients find a type's schema.
+/// The value of [`IDENTITY`].
 fn identity(resource: &ResourceType) -> Value {
     json!({ "group": resource.group, "version": resource.version, "kind": resource.kind })
 }
@@ -172,7 +177,7 @@ fn operation(resource: &ResourceType, action: &str, parameters: &[&str]) -> Valu
             "200": { "description": "OK", "content": { "application/json": { "schema": schema } } }
         },
         "x-kubernetes-action": action,
-        "x-kubernetes-group-version-kind": identity(resource),
+        IDENTITY: identity(resource),
     });
     // kubectl uses a strategic merge patch if it is listed here, otherwise a merge patch.
     let media: &[&str] = match action {

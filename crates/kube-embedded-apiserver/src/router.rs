@@ -8,6 +8,7 @@ use crate::{
         request::Request,
         status::{ApiError, ApiResult},
     },
+    openapi,
     resources::resource_type::ResourceType,
     reviews,
     state::ServerState,
@@ -44,6 +45,7 @@ pub(crate) async fn route(
             Ok(discovery::core_versions(registry, request.headers(), &state.addresses))
         }
         Route::Groups => Ok(discovery::groups(registry, request.headers())),
+        Route::OpenApiV2 => openapi::v2::respond_document(registry, request.headers()),
         Route::OpenApiIndex => Ok(discovery::openapi_index(registry)),
         Route::OpenApi { group, version } => discovery::openapi(registry, group, version),
         Route::Version => Ok(discovery::version()),

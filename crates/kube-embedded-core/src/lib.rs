@@ -12,6 +12,7 @@ pub mod lease;
 pub mod network;
 pub mod node_api;
 pub mod quantity;
+pub mod resolv_conf;
 pub mod task;
 pub mod time;
 pub mod version;

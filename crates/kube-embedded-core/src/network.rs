@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, RwLock},
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::watch,
 };
 
@@ -28,6 +28,12 @@ pub enum Sandbox {
 
 /// The port of every embedded API server.
 pub const API_PORT: u16 = 6443;
+/// The domain of every cluster, below which Services and pods have names.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// The port of the Service `kube-dns`.
+pub const DNS_PORT: u16 = 53;
+/// The port of the DNS server on the host, at [`Addresses::dns_server`]: an ordinary user may bind it.
+pub const DNS_SERVER_PORT: u16 = 10053;
 /// The blocks that a cluster may claim: `127.2.0.0/16` to `127.250.0.0/16`.
 pub const BLOCKS: std::ops::RangeInclusive<u8> = 2..=250;
 
@@ -70,6 +76,27 @@ impl Addresses {
             Sandbox::Namespaced => (Ipv4Addr::new(10, 96, 0, 0), 16),
             Sandbox::Plain => (Ipv4Addr::new(127, self.block, 96, 0), 20),
         }
+    }
+
+    /// Returns the cluster IP of the Service `kube-dns`, the tenth of the service CIDR as in clusters
+    /// that kubeadm sets up.
+    pub fn dns(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.services().0) + 10)
+    }
+
+    /// Returns the address of the host that the DNS server listens on, at [`DNS_SERVER_PORT`].
+    pub fn dns_server(&self) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.block, 0, 10)
+    }
+
+    /// Returns whether the address belongs to a pod or a Service of this cluster.
+    pub fn is_internal(&self, address: Ipv4Addr) -> bool {
+        let within = |(base, prefix): (Ipv4Addr, u8)| {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            u32::from(address) & mask == u32::from(base) & mask
+        };
+        // The CIDRs of the nodes, of which there are at most 100, are adjacent.
+        within(self.services()) || within((self.pods(0).0, 17))
     }
 
     /// Returns the first address and prefix length of the pod CIDR of a node, counted from 0.
@@ -124,6 +151,11 @@ pub trait PodSockets: Send + Sync {
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
     /// Listens on `on` inside the pod, so that it can reach Service addresses.
     fn listen(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<TcpListener>>;
+    /// Returns the socket that receives the pod's DNS queries, if it has one: bound inside the pod
+    /// before its first program starts, so that no query is lost.
+    fn dns_queries(&self) -> Option<&UdpSocket> {
+        None
+    }
 }
 
 /// The sockets of a pod without a network namespace: its address is one of the host's.
@@ -265,5 +297,18 @@ mod tests {
         let another_port = (on_host.ip(), on_host.port() ^ 1).into();
         let error = network.connect(another_port).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::HostUnreachable, "{error}");
+    }
+
+    #[test]
+    fn addresses_of_pods_and_services_are_internal() {
+        for (sandbox, inside, outside) in [
+            (Sandbox::Namespaced, ["10.96.0.10", "10.96.255.1", "10.244.99.7"], "10.97.0.1"),
+            (Sandbox::Plain, ["127.7.96.10", "127.7.111.1", "127.7.227.7"], "127.7.0.1"),
+        ] {
+            let addresses = Addresses { block: 7, sandbox };
+            assert!(inside.iter().all(|text| addresses.is_internal(text.parse().unwrap())));
+            assert!(!addresses.is_internal(outside.parse().unwrap()), "{outside}");
+            assert!(inside.contains(&&*addresses.dns().to_string()));
+        }
     }
 }

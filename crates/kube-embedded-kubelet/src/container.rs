@@ -9,6 +9,7 @@ pub(crate) mod context;
 mod image;
 mod memory;
 mod mounts;
+pub(crate) mod network_files;
 pub(crate) mod runner;
 mod security;
 mod start;

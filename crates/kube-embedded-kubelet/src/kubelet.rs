@@ -85,6 +85,7 @@ impl Kubelet {
             memory: config.memory,
             cgroups: create_cgroups(),
             api: api_address(&config.addresses, config.api_server),
+            dns: config.addresses.dns(),
             no_overlay: AtomicBool::new(false),
             reported_images: AtomicUsize::new(images.len()),
             nodes,

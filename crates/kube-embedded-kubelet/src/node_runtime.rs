@@ -33,6 +33,8 @@ pub(crate) struct NodeRuntime {
     pub(crate) cgroups: Option<Cgroups>,
     /// The address of the API server, as pods reach it.
     pub(crate) api: SocketAddrV4,
+    /// The address of the cluster's name server, as pods reach it.
+    pub(crate) dns: Ipv4Addr,
     /// Set once overlays turned out not to work in a user namespace of this machine.
     pub(crate) no_overlay: AtomicBool,
     /// The number of images in the status of the nodes.

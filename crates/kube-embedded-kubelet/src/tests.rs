@@ -467,11 +467,15 @@ async fn security_context_is_honored_or_refused() {
             assert!(log.contains("CapEff: 0000000000000000\nCapBnd: 0000000000000400\n"), "{log}");
         }
         for (name, security, reason) in [
-            ("a", json!({ "privileged": true }), "privileged is not supported"),
             (
-                "b",
+                "a",
                 json!({ "capabilities": { "add": ["SYS_ADMIN"] } }),
                 "SYS_ADMIN is not available",
+            ),
+            (
+                "b",
+                json!({ "seccompProfile": { "type": "Localhost", "localhostProfile": "none" } }),
+                "seccomp/none: No such file",
             ),
         ] {
             fixture.run(name, &["wait"], json!({ "securityContext": security })).await;

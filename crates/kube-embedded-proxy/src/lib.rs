@@ -1,5 +1,5 @@
-//! The service proxy: ClusterIPs, node ports, load balancers and Ingress. Stands for kube-proxy, the
-//! service controller of a cloud provider, and an Ingress controller, in one.
+//! The service proxy: ClusterIPs, node ports, load balancers, Ingress and DNS. Stands for kube-proxy,
+//! the service controller of a cloud provider, an Ingress controller and CoreDNS, in one.
 //!
 //! Services and EndpointSlices become listeners that choose a ready endpoint at random for each
 //! connection, as kube-proxy does; a load balancer is an address in the host's loopback range. The
@@ -9,6 +9,7 @@
 
 mod config;
 mod data_plane;
+pub mod dns;
 pub mod external;
 mod ingress;
 mod load_balancer;

@@ -1,8 +1,8 @@
-//! The objects that every cluster has from the start: system namespaces, and the `kubernetes` Service that
-//! routes to the API server.
+//! The objects that every cluster has from the start: system namespaces, and the Services `kubernetes` and
+//! `kube-dns`, which route to the API server and the DNS server.
 
 use kube_embedded_apiserver::api::Api;
-use kube_embedded_core::network::Addresses;
+use kube_embedded_core::network::{Addresses, DNS_PORT, DNS_SERVER_PORT};
 use kube_embedded_proxy::{INGRESS_CLASS, INGRESS_CONTROLLER};
 use serde_json::json;
 use std::net::Ipv4Addr;
@@ -31,7 +31,8 @@ pub(crate) fn run(
             "spec": { "controller": INGRESS_CONTROLLER },
         }))?;
     }
-    api_service(api, addresses)
+    api_service(api, addresses)?;
+    dns_service(api, addresses)
 }
 
 fn namespaces(api: &Api) -> Result<(), String> {
@@ -101,6 +102,59 @@ fn api_service(api: &Api, addresses: &Addresses) -> Result<(), String> {
             "conditions": { "ready": true },
         }],
         "ports": [{ "name": "https", "port": 6443, "protocol": "TCP" }],
+    }))
+}
+
+/// Stores the `kube-dns` Service with its EndpointSlice. It has no selector: the DNS server is no pod.
+fn dns_service(api: &Api, addresses: &Addresses) -> Result<(), String> {
+    let own = addresses.dns().to_string();
+    let port = |name: &str, protocol: &str, port: u16| json!({ "name": name, "port": port, "protocol": protocol });
+    let service_port = |name: &str, protocol: &str| {
+        let mut port = port(name, protocol, DNS_PORT);
+        port["targetPort"] = DNS_SERVER_PORT.into();
+        port
+    };
+    api.seed(json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "namespace": "kube-system",
+            "name": "kube-dns",
+            "labels": {
+                "k8s-app": "kube-dns",
+                "kubernetes.io/cluster-service": "true",
+                "kubernetes.io/name": "CoreDNS",
+            },
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": own,
+            "clusterIPs": [own],
+            "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster",
+            "sessionAffinity": "None",
+            "ports": [service_port("dns", "UDP"), service_port("dns-tcp", "TCP")],
+        },
+        "status": { "loadBalancer": {} },
+    }))?;
+    api.seed(json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": "kube-system",
+            "name": "kube-dns",
+            "labels": { "k8s-app": "kube-dns", "kubernetes.io/service-name": "kube-dns" },
+        },
+        "addressType": "IPv4",
+        "endpoints": [{
+            "addresses": [addresses.dns_server().to_string()],
+            "conditions": { "ready": true },
+        }],
+        "ports": [
+            port("dns", "UDP", DNS_SERVER_PORT),
+            port("dns-tcp", "TCP", DNS_SERVER_PORT),
+        ],
     }))
 }
 

@@ -281,8 +281,12 @@ impl Cluster {
         let weak: Weak<Kubelet> = Arc::downgrade(&kubelet);
         self.api.set_nodes(weak as Weak<dyn NodeApi>);
         self.kubelet = Some(kubelet);
-        let mode = proxy::Mode::Embedded { nodes, external: load_balancers };
         let network = self.network.clone();
+        if !nodes.is_empty() {
+            let dns = proxy::dns::run(self.client(), network.clone(), addresses);
+            self.components.push(spawn_named("dns", dns));
+        }
+        let mode = proxy::Mode::Embedded { nodes, external: load_balancers };
         let config = proxy::Config { network, addresses, mode, namespace: None };
         self.components.push(spawn_named("proxy", proxy::run(self.client(), config)));
         Ok(())

@@ -36,13 +36,14 @@
 //! # What is real
 //!
 //! - The API: all verbs, four kinds of patches, server-side apply with managed fields, watches,
-//!   pagination, tables, discovery, OpenAPI v3, and every error as Kubernetes words it.
+//!   pagination, tables, discovery, OpenAPI, and every error as Kubernetes words it.
 //! - CustomResourceDefinitions: structural schemas with validation, defaulting and pruning, `status` and
 //!   `scale`, several versions. They are served as soon as they are created.
 //! - Controllers: Deployments, ReplicaSets, Jobs, EndpointSlices, namespaces, garbage collection; a
 //!   scheduler.
 //! - Pods, where there are nodes and images ([`Config::images`]): sandboxed processes with probes, logs
-//!   and `exec`. Services, node ports, load balancers and Ingresses carry traffic.
+//!   and `exec`. Services, node ports, load balancers and Ingresses carry traffic, and pods
+//!   find them by name.
 //! - RBAC with the default roles of Kubernetes. [`Cluster::client`] and [`Cluster::kubeconfig`] are the
 //!   administrator's; a service account may do what its bindings say.
 //!

@@ -46,7 +46,7 @@ pub(crate) fn namespaces(_: &CheckContext) -> Finding {
         Err(error) => Finding {
             fix: namespaces_fix().map(Into::into),
             ..Finding::note(format!(
-                "none ({error}): pods are plain processes with loopback addresses"
+                "none ({error}): pods are plain processes with loopback addresses, and do not resolve names of Services"
             ))
         },
     }

@@ -22,6 +22,8 @@ pub(crate) enum Route<'a> {
     /// A virtual resource that is created but never stored:
     /// `/apis/authorization.k8s.io/v1/selfsubjectaccessreviews`.
     Review(Box<Target<'a>>),
+    /// `/openapi/v2`.
+    OpenApiV2,
     /// `/openapi/v3`.
     OpenApiIndex,
     /// `/openapi/v3/apis/apps/v1`.
@@ -54,6 +56,7 @@ pub(crate) fn parse<'a>(served: &'a ResourceRegistry, path: &'a str) -> ApiResul
         Some("version") => Route::Version,
         Some("healthz" | "livez" | "readyz") => Route::Health,
         Some("openapi") => match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some("v2"), None, ..) => Route::OpenApiV2,
             (Some("v3"), None, ..) => Route::OpenApiIndex,
             (Some("v3"), Some("api"), Some(version), None) => Route::OpenApi { group: "", version },
             (Some("v3"), Some("apis"), Some(group), Some(version)) => {
@@ -199,7 +202,8 @@ mod tests {
             ("/apis/apps", "Group(\"apps\")"),
             ("/apis/no.such.group/v1", "Nothing"),
             ("/nothing/here", "Nothing"),
-            ("/openapi/v2", "Nothing"),
+            ("/openapi/v2", "OpenApiV2"),
+            ("/openapi/v2/api", "Nothing"),
             ("/openapi/v3/api/v1", "OpenApi { group: \"\", version: \"v1\" }"),
         ] {
             assert_eq!(described(path), expected, "{path}");

@@ -364,9 +364,24 @@ impl ApiError {
     }
 
     pub(crate) fn into_response(self) -> Response<Body> {
-        let bytes = Bytes::from(self.to_value().to_string());
-        respond(self.code, "application/json", bytes)
+        let text = encode(&self.to_value(), STATUS) + "\n";
+        respond(self.code, "application/json", Bytes::from(text))
     }
+}
+
+/// The fields of a `Status` in the order in which Kubernetes writes them: scripts compare the text.
+const STATUS: &[&str] =
+    &["kind", "apiVersion", "metadata", "status", "message", "reason", "details", "code"];
+const DETAILS: &[&str] = &["name", "group", "kind", "uid", "causes", "retryAfterSeconds"];
+
+/// Encodes an object with its fields in this order; others are left out.
+fn encode(object: &Value, order: &[&str]) -> String {
+    let fields = order.iter().filter_map(|name| {
+        let value = object.get(*name)?;
+        let value = if *name == "details" { encode(value, DETAILS) } else { value.to_string() };
+        Some(format!("\"{name}\":{value}"))
+    });
+    format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
 }
 
 /// The success of a deletion.
@@ -408,4 +423,20 @@ fn details_of(group: &str, plural: &str, name: &str) -> Value {
         }
     }
     Value::Object(details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::registry;
+
+    #[test]
+    fn status_is_written_in_the_order_of_kubernetes() {
+        let services = registry::find("", "v1", "services").unwrap();
+        let text = encode(&ApiError::already_exists(services, "mock").to_value(), STATUS);
+        assert_eq!(
+            text,
+            r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"services \"mock\" already exists","reason":"AlreadyExists","details":{"name":"mock","kind":"services"},"code":409}"#
+        );
+    }
 }

@@ -225,7 +225,7 @@ impl PrinterColumn {
 }
 
 /// Returns the hash of a storage version (`discovery.StorageVersionHash`).
-fn storage_hash(group: &str, version: &str, kind: &str) -> String {
+pub(crate) fn storage_hash(group: &str, version: &str, kind: &str) -> String {
     let hash = sha2::Sha256::digest(format!("{group}/{version}/{kind}").as_bytes());
     BASE64_STANDARD.encode(hash.get(..8).unwrap_or_default())
 }

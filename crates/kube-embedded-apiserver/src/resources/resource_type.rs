@@ -240,7 +240,7 @@ impl ResourceType<'_> {
         self.crd.and_then(|crd| crd.scale.as_ref())
     }
 
-    /// Returns the `storageVersionHash`, if discovery reports one.
+    /// Returns the `storageVersionHash` of a custom resource, if discovery reports one.
     pub(crate) fn storage_hash(&self) -> Option<&str> {
         self.crd.and_then(|crd| crd.storage_hash.as_deref())
     }

@@ -16,6 +16,7 @@ pub(crate) mod job;
 pub(crate) mod lease;
 pub(crate) mod namespace;
 pub(crate) mod node;
+pub(crate) mod not_run;
 pub(crate) mod pod;
 pub(crate) mod quota;
 pub(crate) mod replica_set;

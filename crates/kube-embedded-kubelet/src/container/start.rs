@@ -1,6 +1,6 @@
 //! The start of a container: its environment, its root file system, its first process.
 
-use super::{context::Context, mounts::mounts, security, target::Target};
+use super::{context::Context, mounts::mounts, network_files, security, target::Target};
 use crate::{
     env,
     image_store::Image,
@@ -179,18 +179,13 @@ fn target(
     pause: Arc<OwnedFd>,
     root: RootFs,
 ) -> Result<LaunchTarget, StartFailure> {
-    let ip = cx.sandbox.location.pod_ip;
-    let (name, namespace) = (cx.pod.hostname(), &cx.pod.namespace);
+    let (files, omitted) =
+        network_files::all(&cx.pod.pod, cx.sandbox.location.pod_ip, cx.pod.runtime.dns);
+    omitted.iter().for_each(|message| cx.pod.warning("DNSConfigForming", message));
     let scratch = cx.pod.runtime.state.join("scratch");
     fs::create_dir_all(&scratch).map_err(|e| {
         StartFailure::Config(format!("failed to create {}: {e}", scratch.display()))
     })?;
-    let hosts = format!(
-        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{ip}\t{name}\n"
-    );
-    let search = format!(
-        "search {namespace}.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
-    );
     let read_only = cx.container.security_context.as_ref();
     let read_only = read_only.and_then(|c| c.read_only_root_filesystem) == Some(true);
     Ok(LaunchTarget::Container(Box::new(Container {
@@ -198,11 +193,7 @@ fn target(
         root,
         read_only,
         scratch,
-        files: vec![
-            ("/etc/hosts".to_owned(), hosts),
-            ("/etc/hostname".to_owned(), format!("{name}\n")),
-            ("/etc/resolv.conf".to_owned(), search),
-        ],
+        files,
         mounts: program.mounts.clone(),
     })))
 }

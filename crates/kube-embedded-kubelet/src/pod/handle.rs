@@ -2,6 +2,7 @@
 
 use super::stop::StopSignal;
 use crate::{
+    container::network_files,
     env::ReferencedObjects,
     exec_attach::RunningContainer,
     logs::Log,
@@ -205,10 +206,9 @@ impl PodHandle {
         (number(user), number(group))
     }
 
+    /// Returns the host name that the pod's programs see.
     pub(crate) fn hostname(&self) -> String {
-        let wanted = self.pod.spec.as_ref().and_then(|s| s.hostname.clone());
-        let name = wanted.unwrap_or_else(|| self.name.clone());
-        name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+        network_files::hostname(&self.pod).unwrap_or_default()
     }
 
     /// Fetches objects of the pod's namespace by name.

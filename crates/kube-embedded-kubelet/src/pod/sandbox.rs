@@ -2,6 +2,7 @@
 
 use super::{handle::PodHandle, volume_manager::VolumeManager};
 use crate::{
+    container::network_files,
     env::Location,
     node_runtime::{Node, NodeRuntime},
     runtime::{LaunchError, NamespaceSockets, Pause, PauseConfig},
@@ -9,11 +10,12 @@ use crate::{
 };
 use kube_embedded_core::{
     backoff::Backoff,
-    network::{HostSockets, PodSockets, Sandbox},
+    network::{DNS_PORT, HostSockets, PodSockets, Sandbox},
 };
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     sync::Arc,
     time::Duration,
 };
@@ -87,6 +89,7 @@ impl PodSandbox {
         let volumes = volumes.prepare(&pod.object()).await.map_err(|e| ("FailedMount", e))?;
         let failed =
             |e: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}"));
+        network_files::hostname(&pod.pod).map_err(failed)?;
         let allocated = pod.node.addresses().allocate();
         let pod_ip =
             allocated.ok_or_else(|| failed("the node has no free pod addresses".to_owned()))?;
@@ -103,7 +106,7 @@ impl PodSandbox {
             Sandbox::Namespaced => {
                 let pause =
                     create_namespaces(pod, pod_ip).await.map_err(|e| failed(e.to_string()))?;
-                let sockets = NamespaceSockets::new(&pause).map_err(|e| failed(e.to_string()))?;
+                let sockets = sockets(pod, &pause).await.map_err(|e| failed(e.to_string()))?;
                 sandbox.pause = Some(pause);
                 Arc::new(sockets)
             }
@@ -111,6 +114,18 @@ impl PodSandbox {
         pod.runtime.network.attach(IpAddr::V4(pod_ip), sockets);
         Ok(sandbox)
     }
+}
+
+/// Opens the sockets by which the cluster reaches the pod and the pod its name server. A pod that
+/// serves DNS itself has none: its program needs the port on every address.
+async fn sockets(pod: &PodHandle, pause: &Pause) -> io::Result<NamespaceSockets> {
+    let mut sockets = NamespaceSockets::new(pause)?;
+    let containers = pod.pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    if !ports.any(|port| port.container_port == i32::from(DNS_PORT)) {
+        sockets.receive_dns_queries(SocketAddrV4::new(pod.runtime.dns, DNS_PORT)).await?;
+    }
+    Ok(sockets)
 }
 
 async fn create_namespaces(pod: &PodHandle, address: Ipv4Addr) -> Result<Pause, LaunchError> {

@@ -140,7 +140,7 @@ fn serve(socket: c_int) -> ! {
         let request = SocketRequest::parse(request);
         let mut sockets = [0; MAX_FDS];
         let wanted = match request.kind {
-            SocketKind::Listener => 1,
+            SocketKind::Listener | SocketKind::Datagram => 1,
             SocketKind::Stream => (request.count as usize).clamp(1, MAX_FDS),
         };
         let (mut count, mut error) = (0, 0);
@@ -166,7 +166,11 @@ fn serve(socket: c_int) -> ! {
 }
 
 fn create_socket(request: SocketRequest) -> Result<c_int, c_int> {
-    let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let kind = match request.kind {
+        SocketKind::Stream | SocketKind::Listener => libc::SOCK_STREAM,
+        SocketKind::Datagram => libc::SOCK_DGRAM,
+    };
+    let flags = kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: `fd` is opened here, and either returned or closed; each pointer is passed with the
     // size of the local value that it points to.
     unsafe {
@@ -174,23 +178,24 @@ fn create_socket(request: SocketRequest) -> Result<c_int, c_int> {
         if fd < 0 {
             return Err(syscalls::errno());
         }
-        if request.kind == SocketKind::Listener {
-            let on: c_int = 1;
-            libc::setsockopt(
-                fd,
-                libc::SOL_SOCKET,
-                libc::SO_REUSEADDR,
-                (&raw const on).cast(),
-                size_of_val(&on) as _,
-            );
-            let at = socket_address(request.address, request.port);
-            if libc::bind(fd, (&raw const at).cast(), size_of_val(&at) as _) < 0
-                || libc::listen(fd, 1024) < 0
-            {
-                let error = syscalls::errno();
-                libc::close(fd);
-                return Err(error);
-            }
+        if request.kind == SocketKind::Stream {
+            return Ok(fd);
+        }
+        let on: c_int = 1;
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_REUSEADDR,
+            (&raw const on).cast(),
+            size_of_val(&on) as _,
+        );
+        let at = socket_address(request.address, request.port);
+        if libc::bind(fd, (&raw const at).cast(), size_of_val(&at) as _) < 0
+            || request.kind == SocketKind::Listener && libc::listen(fd, 1024) < 0
+        {
+            let error = syscalls::errno();
+            libc::close(fd);
+            return Err(error);
         }
         Ok(fd)
     }

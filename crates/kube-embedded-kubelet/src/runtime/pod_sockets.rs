@@ -15,7 +15,7 @@ use kube_embedded_core::{
 };
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::{
         Arc, Mutex,
@@ -25,7 +25,7 @@ use std::{
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     sync::Notify,
 };
 
@@ -39,6 +39,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The sockets of one pod's network namespace.
 pub(crate) struct NamespaceSockets {
     shared: Arc<Shared>,
+    dns_queries: Option<UdpSocket>,
     /// Keeps the pool filled; aborted when dropped.
     _refill: Task<()>,
 }
@@ -67,7 +68,16 @@ impl NamespaceSockets {
             channel: tokio::sync::Mutex::new(channel),
         });
         let refill = spawn_named("pod socket pool", refill(shared.clone()));
-        Ok(Self { shared, _refill: refill })
+        Ok(Self { shared, dns_queries: None, _refill: refill })
+    }
+
+    /// Binds the socket for the pod's DNS queries.
+    pub(crate) async fn receive_dns_queries(&mut self, on: SocketAddrV4) -> io::Result<()> {
+        let (port, address) = (on.port(), *on.ip());
+        let request = SocketRequest { kind: SocketKind::Datagram, count: 1, port, address };
+        let socket = self.shared.one(request).await?;
+        self.dns_queries = Some(UdpSocket::from_std(socket.into())?);
+        Ok(())
     }
 }
 
@@ -89,10 +99,12 @@ impl PodSockets for NamespaceSockets {
             };
             let request =
                 SocketRequest { kind: SocketKind::Listener, count: 1, port: on.port(), address };
-            let sockets = self.shared.request(request).await?;
-            let listener = sockets.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?;
-            TcpListener::from_std(listener.into())
+            TcpListener::from_std(self.shared.one(request).await?.into())
         })
+    }
+
+    fn dns_queries(&self) -> Option<&UdpSocket> {
+        self.dns_queries.as_ref()
     }
 }
 
@@ -131,8 +143,10 @@ impl Shared {
         Ok(())
     }
 
-    async fn request(&self, request: SocketRequest) -> io::Result<Vec<OwnedFd>> {
-        round_trip(&*self.channel.lock().await, request).await
+    /// Requests one socket.
+    async fn one(&self, request: SocketRequest) -> io::Result<OwnedFd> {
+        let sockets = round_trip(&*self.channel.lock().await, request).await?;
+        sockets.into_iter().next().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<OwnedFd>> {

@@ -10,9 +10,11 @@ pub(super) enum SocketKind {
     Stream = 1,
     /// A listener on the address and port of the request.
     Listener = 2,
+    /// A datagram socket bound to the address and port of the request.
+    Datagram = 3,
 }
 
-/// A request for `count` sockets; the address and port are for listeners only.
+/// A request for `count` sockets; only streams may be several, and have no address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SocketRequest {
     pub(super) kind: SocketKind,
@@ -28,10 +30,10 @@ impl SocketRequest {
     }
 
     pub(super) fn parse([kind, count, p, q, a, b, c, d]: [u8; 8]) -> Self {
-        let kind = if kind == SocketKind::Listener as u8 {
-            SocketKind::Listener
-        } else {
-            SocketKind::Stream
+        let kind = match kind {
+            2 => SocketKind::Listener,
+            3 => SocketKind::Datagram,
+            _ => SocketKind::Stream,
         };
         Self { kind, count, port: u16::from_be_bytes([p, q]), address: Ipv4Addr::new(a, b, c, d) }
     }
@@ -43,12 +45,10 @@ mod tests {
 
     #[test]
     fn request_survives_the_trip_as_bytes() {
-        let request = SocketRequest {
-            kind: SocketKind::Listener,
-            count: 7,
-            port: 443,
-            address: Ipv4Addr::new(10, 96, 0, 1),
-        };
-        assert_eq!(SocketRequest::parse(request.bytes()), request);
+        for kind in [SocketKind::Stream, SocketKind::Listener, SocketKind::Datagram] {
+            let address = Ipv4Addr::new(10, 96, 0, 1);
+            let request = SocketRequest { kind, count: 7, port: 443, address };
+            assert_eq!(SocketRequest::parse(request.bytes()), request);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{IsTerminal, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, ToSocketAddrs},
     process::exit,
     sync::atomic::{AtomicBool, Ordering},
     thread::{park, sleep},
@@ -132,6 +132,15 @@ fn run(args: &[&str]) {
             stream.read_to_string(&mut text).unwrap();
             println!("{text}");
         }
+        ["resolve", name] => match (name, 0).to_socket_addrs() {
+            Ok(found) => {
+                let mut found: Vec<_> = found.map(|at| at.ip().to_string()).collect();
+                found.sort();
+                found.dedup();
+                println!("{}", found.join(" "));
+            }
+            Err(error) => println!("{error}"),
+        },
         ["wait"] => loop {
             park()
         },

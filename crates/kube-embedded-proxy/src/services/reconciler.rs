@@ -38,6 +38,8 @@ pub(super) struct ServiceReconciler {
     pub(super) statuses: LbStatusWriter<Service>,
     /// Services with a failed bind or write, which are retried.
     pub(super) unfinished: BTreeSet<ObjectKey>,
+    /// The cluster IP of the Service `kube-dns`.
+    dns: String,
     // Last, so that the listeners above are closed before their threads end.
     serving: Serving,
 }
@@ -60,6 +62,7 @@ impl ServiceReconciler {
             pod_listeners: PodListeners::new(network.clone()),
             statuses: LbStatusWriter::new(client, COMPONENT),
             unfinished: BTreeSet::new(),
+            dns: config.addresses.dns().to_string(),
             serving: Serving { recorder, network, data_plane },
         }
     }
@@ -123,7 +126,10 @@ impl ServiceReconciler {
     fn open(&mut self, key: &ObjectKey, service: &Service, plan: ServicePlan) {
         let Some(state) = self.services.get_mut(key) else { return };
         state.sync_routes(&plan);
-        for unsupported in &plan.unsupported {
+        let cluster_ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_ref());
+        // The DNS server receives the pods' datagrams itself.
+        let is_dns = cluster_ip == Some(&self.dns);
+        for unsupported in plan.unsupported.iter().filter(|_| !is_dns) {
             let message = format!("port {unsupported} is not served: only TCP is supported");
             state.warn_once(&self.serving, "UnsupportedProtocol", &message);
         }

@@ -4,7 +4,9 @@ const LIMITS: &str = "\
 Refused:
   - Containers that are privileged or ask for the capability SYS_ADMIN; a user or group per container,
     if the cluster runs as an ordinary user.
-  - Resources that are not listed below: 404, as on a server without them. No CronJobs.
+  - Resources that are not listed below: 404, as on a server without them.
+  - CronJobs, DaemonSets, StatefulSets, ReplicationControllers, PersistentVolumes and
+    PersistentVolumeClaims, except as a dry run: they are served only so that clients find none.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
   - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
     metrics, and nothing is limited.
@@ -21,8 +23,7 @@ Accepted but ignored:
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and
     no controller checks these.
   - Jobs: podFailurePolicy, successPolicy, backoffLimitPerIndex and maxFailedIndexes.
-  - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6, ExternalName (there is no
-    DNS). Pods see connections come from the cluster, not from the client. A pod that declares a port
+  - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6. Pods see connections come from the cluster, not from the client. A pod that declares a port
     cannot reach other Services on that port by their cluster IP.
   - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
     that are resources or ExternalName Services (503, and an event).
@@ -31,10 +32,14 @@ Accepted but ignored:
     later appears on older objects once they are written again.
   - Admission webhooks and network policies.
 Differences from Kubernetes:
+  - Containers without a seccomp profile get RuntimeDefault, as with seccompDefault: true.
+  - Names of Services and pods are served by the cluster itself, at the Service kube-dns; there are no
+    CoreDNS pods. dnsPolicy Default has that server, too, since pods cannot reach the host's. A pod that
+    declares port 53 has no name server. Plain processes have the host's /etc/resolv.conf: the names
+    are at 127.A.0.10:10053 for them, and at port 53 of kube-dns where that may be bound.
   - Authorization is RBAC alone: there is no Node authorizer and no webhook, and controllers, scheduler,
     kubelets and proxy act as the administrator, not as users of their own. The only certificate that
     authenticates is the kubeconfig's.
-  - Containers without a seccomp profile get RuntimeDefault, as with seccompDefault: true.
   - A program started by exec is killed when its client disconnects; in Kubernetes it may continue.
   - Objects live in memory and are lost when the process exits.
   - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.

@@ -50,7 +50,11 @@ async fn finish(mut process: AttachedProcess) -> (String, String, Status) {
     (out, err, status)
 }
 
-async fn exec(pods: &Api<Pod>, name: &str, command: &[&str]) -> (String, String, Status) {
+pub(crate) async fn exec(
+    pods: &Api<Pod>,
+    name: &str,
+    command: &[&str],
+) -> (String, String, Status) {
     let command = command.iter().copied();
     finish(in_time(pods.exec(name, command, &AttachParams::default())).await.unwrap()).await
 }

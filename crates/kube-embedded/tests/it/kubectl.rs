@@ -1,6 +1,7 @@
 //! kubectl on the API: apply, get, scale, delete, watch, and how errors look.
 
-use crate::fixture::{cluster, deployment, in_time, kubectl::Kubectl};
+use crate::fixture::{cluster, config_map, deployment, in_time, kubectl::Kubectl};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,6 +42,134 @@ async fn kubectl_reports_unknown_fields_and_resource_types() {
     assert!(error.contains("unknown field \"spec.replica\""), "{error}");
     let error = kubectl.run(&["get", "nopes"], "").await.unwrap_err();
     assert_eq!(error, "error: the server doesn't have a resource type \"nopes\"\n");
+}
+
+/// Two ConfigMaps, and between them an object of a kind that is not served.
+const WITH_UNKNOWN_KIND: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: before}
+data: {a: b}
+---
+apiVersion: example.com/v1
+kind: Widget
+metadata: {name: w}
+---
+apiVersion: apps/v1
+kind: NoSuchSet
+metadata: {name: s}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: after}
+data: {a: b}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_names_unknown_kinds_and_goes_on_with_the_rest() {
+    let cluster = cluster().await;
+    let Some(kubectl) = Kubectl::new(&cluster).await else { return };
+    let maps = async || {
+        let names = kubectl.line("get configmaps before after -o name --ignore-not-found").await;
+        names.lines().count()
+    };
+    for verb in ["apply", "apply --server-side", "create", "delete"] {
+        let line = format!("{verb} -f -");
+        let error = kubectl.try_line(&line, WITH_UNKNOWN_KIND).await.unwrap_err();
+        for missing in [
+            "no matches for kind \"Widget\" in version \"example.com/v1\"",
+            "no matches for kind \"NoSuchSet\" in version \"apps/v1\"",
+        ] {
+            assert!(error.contains(missing), "{verb}: {error}");
+        }
+        assert!(error.contains("ensure CRDs are installed first"), "{verb}: {error}");
+        let expected = if verb == "delete" { 0 } else { 2 };
+        assert_eq!(maps().await, expected, "{verb}: {error}");
+        if verb.starts_with("apply") {
+            kubectl.line("delete configmaps before after").await;
+        }
+    }
+    // With any server, `diff` ends at the first of them.
+    let error = kubectl.try_line("diff -f -", WITH_UNKNOWN_KIND).await.unwrap_err();
+    assert!(error.contains("no matches for kind \"Widget\""), "{error}");
+    let error = kubectl.try_line("wait --for=delete widget/w", "").await.unwrap_err();
+    assert!(error.contains("doesn't have a resource type \"widget\""), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_prunes_what_is_no_longer_in_the_file() {
+    let cluster = cluster().await;
+    let Some(kubectl) = Kubectl::new(&cluster).await else { return };
+    let labeled = |name: &str| {
+        let mut object = deployment(name, 0);
+        object["metadata"]["labels"] = json!({ "set": "x" });
+        object.to_string()
+    };
+    let both = format!("{}\n---\n{}", labeled("one"), labeled("two"));
+    kubectl.line_with_stdin("apply -f -", &both).await;
+    let pruned = kubectl.line_with_stdin("apply --prune -l set=x -f -", &labeled("one")).await;
+    assert!(pruned.contains("deployment.apps/two pruned"), "{pruned}");
+    let left = kubectl.line("get deployments -o name").await;
+    assert_eq!(left, "deployment.apps/one\n");
+    // Kinds that are listed and not acted upon are refused with the reason.
+    let set = labeled("one").replace("\"Deployment\"", "\"StatefulSet\"");
+    let error = kubectl.try_line("apply -f -", &set).await.unwrap_err();
+    assert!(error.contains("this cluster runs no stateful sets"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_applies_lists_and_custom_resources_before_their_definition() {
+    let cluster = cluster().await;
+    let Some(kubectl) = Kubectl::new(&cluster).await else { return };
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": [
+        config_map("one"), deployment("web", 0),
+        { "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" },
+          "spec": { "ports": [{ "port": 80, "targetPort": "http" }] } },
+    ] });
+    for (command, outcome) in
+        [("create", "created"), ("apply", "configured"), ("replace", "replaced")]
+    {
+        let done = kubectl.line_with_stdin(&format!("{command} -f -"), &list.to_string()).await;
+        assert_eq!(done.matches(outcome).count(), 3, "{command}: {done}");
+    }
+    // Lists are validated by the client, with the schemas of OpenAPI v2.
+    let typo = list.to_string().replace("\"replicas\"", "\"replica\"");
+    let error = kubectl.try_line("apply -f -", &typo).await.unwrap_err();
+    assert!(error.contains("unknown field \"replica\""), "{error}");
+
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": { "name": "widgets.example.com" },
+        "spec": {
+            "group": "example.com",
+            "names": { "plural": "widgets", "kind": "Widget" },
+            "scope": "Namespaced",
+            "versions": [{ "name": "v1", "served": true, "storage": true, "schema": {
+                "openAPIV3Schema": { "type": "object", "properties": { "spec": {
+                    "type": "object", "properties": {
+                        "size": { "x-kubernetes-int-or-string": true },
+                        "free": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+                        "list": { "type": "array", "nullable": true, "items": { "type": "string" } },
+                    },
+                } } },
+            } }],
+        },
+    });
+    let widget = json!({
+        "apiVersion": "example.com/v1", "kind": "Widget", "metadata": { "name": "w" },
+        "spec": { "size": "5", "free": { "a": [1] }, "list": null },
+    });
+    // Not JSON from the start: kubectl would take all of it for JSON.
+    let file = format!("---\n{widget}\n---\n{definition}\n");
+    let error = kubectl.try_line("apply -f -", &file).await.unwrap_err();
+    assert!(error.contains("no matches for kind \"Widget\""), "{error}");
+    kubectl.line("wait --for=condition=Established crd/widgets.example.com --timeout=60s").await;
+    let applied = kubectl.line_with_stdin("apply -f -", &file).await;
+    assert!(applied.contains("widget.example.com/w created"), "{applied}");
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": [widget] });
+    let applied = kubectl.line_with_stdin("apply -f -", &list.to_string()).await;
+    assert_eq!(applied, "widget.example.com/w unchanged\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

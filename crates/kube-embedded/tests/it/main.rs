@@ -12,6 +12,7 @@ mod cli;
 mod clients;
 mod controllers;
 mod crds;
+mod dns;
 mod examples;
 mod exec;
 mod external;

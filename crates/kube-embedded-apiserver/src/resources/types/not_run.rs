@@ -1,0 +1,68 @@
+//! Types that this cluster does not act upon, and refuses except with dry-run. They are served so
+//! that clients which expect every cluster to list them find none: `kubectl apply --prune` and
+//! `kubectl get all` do.
+
+use crate::{
+    resources::resource_type::ResourceType,
+    validation::{names::dns_subdomain, object_meta::metadata},
+};
+use k8s_openapi::api::{
+    apps::v1::{DaemonSet, StatefulSet},
+    batch::v1::CronJob,
+    core::v1::{PersistentVolume, PersistentVolumeClaim, ReplicationController},
+};
+
+pub(crate) const CRON_JOB: ResourceType = ResourceType {
+    short_names: &["cj"],
+    categories: &["all"],
+    unsupported: Some("this cluster runs no cron jobs: create a Job"),
+    validate: |object, old| metadata(object, old, dns_subdomain),
+    ..ResourceType::of::<CronJob>("cronjob", "io.k8s.api.batch.v1.CronJob")
+};
+
+pub(crate) const DAEMON_SET: ResourceType = ResourceType {
+    short_names: &["ds"],
+    categories: &["all"],
+    unsupported: Some("this cluster runs no daemon sets: create a Deployment"),
+    validate: |object, old| metadata(object, old, dns_subdomain),
+    ..ResourceType::of::<DaemonSet>("daemonset", "io.k8s.api.apps.v1.DaemonSet")
+};
+
+pub(crate) const STATEFUL_SET: ResourceType = ResourceType {
+    short_names: &["sts"],
+    categories: &["all"],
+    unsupported: Some("this cluster runs no stateful sets: create a Deployment"),
+    validate: |object, old| metadata(object, old, dns_subdomain),
+    ..ResourceType::of::<StatefulSet>("statefulset", "io.k8s.api.apps.v1.StatefulSet")
+};
+
+pub(crate) const REPLICATION_CONTROLLER: ResourceType = ResourceType {
+    short_names: &["rc"],
+    categories: &["all"],
+    unsupported: Some("this cluster runs no replication controllers: create a Deployment"),
+    validate: |object, old| metadata(object, old, dns_subdomain),
+    ..ResourceType::of::<ReplicationController>(
+        "replicationcontroller",
+        "io.k8s.api.core.v1.ReplicationController",
+    )
+};
+
+pub(crate) const PERSISTENT_VOLUME: ResourceType = ResourceType {
+    short_names: &["pv"],
+    unsupported: Some("this cluster has no persistent volumes: use an emptyDir"),
+    validate: |object, old| metadata(object, old, dns_subdomain),
+    ..ResourceType::of::<PersistentVolume>(
+        "persistentvolume",
+        "io.k8s.api.core.v1.PersistentVolume",
+    )
+};
+
+pub(crate) const PERSISTENT_VOLUME_CLAIM: ResourceType = ResourceType {
+    short_names: &["pvc"],
+    unsupported: Some("this cluster has no persistent volumes: use an emptyDir"),
+    validate: |object, old| metadata(object, old, dns_subdomain),
+    ..ResourceType::of::<PersistentVolumeClaim>(
+        "persistentvolumeclaim",
+        "io.k8s.api.core.v1.PersistentVolumeClaim",
+    )
+};
