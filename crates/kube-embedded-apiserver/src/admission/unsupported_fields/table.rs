@@ -153,12 +153,6 @@ pub(super) static UNSUPPORTED: &[Field] = &[
     .within("containers"),
     ignored("Container", "restartPolicyRules", "ignored: the restartPolicy of the pod holds"),
     ignored("Container", "volumeDevices", "ignored: there are no block devices"),
-    ignored(
-        "ContainerPort",
-        "hostPort",
-        "ignored: nothing listens on this port of the node; use a Service of type NodePort or LoadBalancer",
-    ),
-    ignored("ContainerPort", "hostIP", "ignored: no port of the node is opened"),
     ignored("ResourceRequirements", "claims", NO_CLAIMS),
     ignored("EnvVarSource", "fileKeyRef", "ignored: the variable is not set"),
     ignored("Lifecycle", "stopSignal", "ignored: containers are stopped by SIGTERM"),
@@ -243,7 +237,7 @@ pub(super) static HONORED: &[(&str, &str)] = &[
          securityContext startupProbe stdin stdinOnce terminationMessagePath terminationMessagePolicy tty volumeMounts \
          workingDir",
     ),
-    ("ContainerPort", "containerPort name protocol"),
+    ("ContainerPort", "containerPort hostIP hostPort name protocol"),
     (
         "DeploymentSpec",
         "minReadySeconds paused progressDeadlineSeconds replicas revisionHistoryLimit selector strategy template",
