@@ -224,7 +224,9 @@ async fn nodes_are_registered_with_labels_and_images() {
     assert_eq!(labels["kubernetes.io/hostname"], "node-1");
     assert!(labels.contains_key("node-role.kubernetes.io/control-plane"));
     let images = all[0].status.clone().unwrap().images.unwrap();
-    assert_eq!(images[0].names.clone().unwrap(), ["docker.io/library/tool:1.0"]);
+    let names: HashSet<_> = images.into_iter().flat_map(|i| i.names.unwrap_or_default()).collect();
+    let expected = ["docker.io/library/tool:1.0", "docker.io/library/tool:2.0"];
+    assert_eq!(names, expected.map(str::to_owned).into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
