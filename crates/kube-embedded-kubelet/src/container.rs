@@ -11,6 +11,7 @@ mod memory;
 mod mounts;
 pub(crate) mod network_files;
 pub(crate) mod runner;
+mod security;
 mod start;
 mod supervise;
 pub(crate) mod target;

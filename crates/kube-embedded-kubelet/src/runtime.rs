@@ -6,39 +6,54 @@
 //! Every process is a child of one dedicated thread ([`spawner`]), because the kernel delivers
 //! `PR_SET_PDEATHSIG` when the *thread* that forked exits, not the process: that thread has to live
 //! as long as its children. No child starts as a copy of the cluster process, whose page tables grow
-//! with the cluster: programs are started in its memory, as `vfork` does ([`child`], [`clone`]), and
-//! pause processes are forked from a small [`zygote`].
+//! with the cluster and whose memory is full of secrets: programs of the host are started in its
+//! memory, as `vfork` does ([`clone`]), and everything that enters namespaces is forked from a small
+//! [`zygote`], which is this program executed again.
 //!
-//! Files, from the bottom up: [`syscalls`], [`clone`], [`fd`], [`scm_rights`] and [`stdio`] wrap the
-//! kernel; [`launch`] holds the types that callers fill in; [`fork_request`] and [`socket_request`]
-//! are messages; [`pause_process`] and [`child`] run in forked processes; [`zygote`], [`pause`],
-//! [`process`] and [`pod_sockets`] are the cluster's side; [`spawner`] ties them together.
+//! Files, from the bottom up: [`syscalls`], [`privileges`], [`mounts`], [`in_root`], [`clone`], [`fd`],
+//! [`scm_rights`] and [`stdio`] wrap the kernel; [`capabilities`], [`ids`], [`seccomp`] and [`launch`]
+//! hold the types that callers fill in; [`wire`], [`exec_plan`] and [`socket_request`] are messages;
+//! [`zygote_process`], [`pause_process`] and [`child`] with [`container_root`] run in forked processes;
+//! [`zygote`], [`reports`], [`pause`], [`starting`], [`process`] and [`pod_sockets`] are the cluster's
+//! side; [`spawner`] ties them together.
 
+mod capabilities;
 mod child;
 mod clone;
 mod container_root;
 mod detect;
 mod exec_plan;
 mod fd;
-mod fork_request;
+mod ids;
+mod in_root;
 mod launch;
+mod mounts;
 mod pause;
 mod pause_process;
 mod pod_sockets;
+mod privileges;
 mod process;
+mod reports;
 mod scm_rights;
+mod seccomp;
 mod socket_request;
 mod spawner;
+mod starting;
 mod stdio;
 mod syscalls;
 #[cfg(test)]
 mod tests;
+mod wire;
 mod zygote;
+mod zygote_process;
 
+pub(crate) use capabilities::Capabilities;
 pub(crate) use detect::detect;
-pub(crate) use launch::{Container, Launch, LaunchError, LaunchTarget, Mount, RootFs};
+pub(crate) use ids::IdMapping;
+pub(crate) use launch::{Container, Launch, LaunchError, LaunchTarget, Mount, RootFs, Security};
 pub(crate) use pause::{Pause, PauseConfig};
 pub(crate) use pod_sockets::NamespaceSockets;
 pub(crate) use process::{Exit, Process};
+pub(crate) use seccomp::{Filters, localhost, runtime_default};
 pub(crate) use spawner::Spawner;
 pub(crate) use stdio::{Stdio, Streams, Terminal};

@@ -224,7 +224,9 @@ async fn nodes_are_registered_with_labels_and_images() {
     assert_eq!(labels["kubernetes.io/hostname"], "node-1");
     assert!(labels.contains_key("node-role.kubernetes.io/control-plane"));
     let images = all[0].status.clone().unwrap().images.unwrap();
-    assert_eq!(images[0].names.clone().unwrap(), ["docker.io/library/tool:1.0"]);
+    let names: HashSet<_> = images.into_iter().flat_map(|i| i.names.unwrap_or_default()).collect();
+    let expected = ["docker.io/library/tool:1.0", "docker.io/library/tool:2.0"];
+    assert_eq!(names, expected.map(str::to_owned).into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -442,6 +444,50 @@ async fn container_that_cannot_start_is_explained() {
         );
         fixture.pods().delete("conf", &DeleteParams::default()).await.unwrap();
         fixture.gone("conf").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn security_context_is_honored_or_refused() {
+    for sandbox in sandboxes() {
+        let fixture = Fixture::new(sandbox).await;
+        let security = json!({
+            "capabilities": { "drop": ["ALL"], "add": ["NET_BIND_SERVICE"] },
+            "allowPrivilegeEscalation": false,
+            "seccompProfile": { "type": "Unconfined" },
+        });
+        let of_pod = json!({ "runAsUser": 1234, "runAsGroup": 1235 });
+        let more = json!({ "securityContext": security, "pod.securityContext": of_pod,
+            "pod.restartPolicy": "Never" });
+        fixture.run("rights", &["rights"], more).await;
+        fixture.until("rights", "done", |p| p["status"]["phase"] == "Succeeded").await;
+        let log = fixture.log("rights", LogOptions::default()).await;
+        assert!(log.contains("NoNewPrivs: 1\nSeccomp: 0"), "{log}");
+        if sandbox == Sandbox::Namespaced {
+            let expected = "Uid: 1234 1234 1234 1234\nGid: 1235 1235 1235 1235\n";
+            assert!(log.starts_with(expected), "{log}");
+            assert!(log.contains("CapEff: 0000000000000000\nCapBnd: 0000000000000400\n"), "{log}");
+        }
+        for (name, security, reason) in [
+            (
+                "a",
+                json!({ "capabilities": { "add": ["SYS_ADMIN"] } }),
+                "SYS_ADMIN is not available",
+            ),
+            (
+                "b",
+                json!({ "seccompProfile": { "type": "Localhost", "localhostProfile": "none" } }),
+                "seccomp/none: No such file",
+            ),
+        ] {
+            fixture.run(name, &["wait"], json!({ "securityContext": security })).await;
+            let waiting =
+                |p: &Value| p["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+            let refused = |p: &Value| waiting(p)["reason"] == "CreateContainerConfigError";
+            let pod = fixture.until(name, "refused", refused).await;
+            let message = waiting(&pod)["message"].to_string();
+            assert!(message.contains(reason) && message.contains("container: app"), "{message}");
+        }
     }
 }
 

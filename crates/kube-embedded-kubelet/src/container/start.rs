@@ -1,10 +1,13 @@
 //! The start of a container: its environment, its root file system, its first process.
 
-use super::{context::Context, mounts::mounts, network_files, target::Target};
+use super::{context::Context, mounts::mounts, network_files, security, target::Target};
 use crate::{
     env,
     image_store::Image,
-    runtime::{Container, Launch, LaunchError, LaunchTarget, Mount, Process, RootFs, Stdio},
+    runtime::{
+        Container, IdMapping, Launch, LaunchError, LaunchTarget, Mount, Process, RootFs, Security,
+        Stdio,
+    },
 };
 use jiff::Timestamp;
 use std::{
@@ -16,6 +19,9 @@ use std::{
 use tokio::time::Instant;
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The most processes and threads of a pod that has ids of its own.
+const MAX_PROCESSES: u64 = 16_384;
 
 /// A container whose program runs.
 pub(super) struct Started {
@@ -43,7 +49,7 @@ pub(super) async fn start(cx: Context<'_>, image: &Image) -> Result<Started, Sta
     let variables =
         env::variables(&pod.object(), container, location, &referenced).map_err(Config)?;
     let argv = env::arguments(container, &image.config, &variables).map_err(Config)?;
-    check_user(cx)?;
+    let security = Arc::new(security(cx, image)?);
     let env = environment(cx, image, &variables);
     let cwd = container
         .working_dir
@@ -56,7 +62,7 @@ pub(super) async fn start(cx: Context<'_>, image: &Image) -> Result<Started, Sta
     };
     cx.log().begin(cx.restarts()).map_err(|e| Config(format!("failed to create its log: {e}")))?;
     cx.normal("Created", &format!("Created container: {}", container.name));
-    let program = Program { argv, env, cwd, mounts };
+    let program = Program { argv, env, cwd, mounts, security };
     let process = Arc::new(launch(cx, image, &program).await?);
     let target = Target {
         pod: format!("{}/{}", pod.namespace, pod.name),
@@ -67,6 +73,7 @@ pub(super) async fn start(cx: Context<'_>, image: &Image) -> Result<Started, Sta
         container: container.clone(),
         env: program.env,
         cwd: program.cwd,
+        security: program.security,
         rootfs: cx.sandbox.pause.is_none().then(|| image.rootfs.clone()),
         started: Instant::now(),
     };
@@ -78,6 +85,7 @@ struct Program {
     env: Vec<String>,
     cwd: String,
     mounts: Vec<Mount>,
+    security: Arc<Security>,
 }
 
 /// Starts the program in the sandbox of the pod. Where overlays do not work, it runs in a copy of the
@@ -98,6 +106,8 @@ async fn launch(
             (_, Some(true)) => Stdio::Piped,
             _ => Stdio::Output,
         },
+        security: program.security.clone(),
+        rlimits: rlimits(program.security.ids),
     };
     let Some(pause) = &cx.sandbox.pause else {
         let target = LaunchTarget::Host { rootfs: image.rootfs.clone() };
@@ -118,18 +128,25 @@ async fn launch(
     runtime.spawner.launch(launch(target)).await.map_err(StartFailure::Launch)
 }
 
-fn check_user(cx: Context<'_>) -> Result<(), StartFailure> {
-    let pod = cx.pod;
-    let of_pod = pod.pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
-    let of_pod = of_pod.and_then(|c| c.run_as_non_root);
-    let own = cx.container.security_context.as_ref().and_then(|c| c.run_as_non_root);
-    if own.or(of_pod) == Some(true) && pod.user().0 == 0 {
-        return Err(StartFailure::Config(format!(
-            "container has runAsNonRoot and image will run as root (pod: \"{}_{}({})\", container: {})",
-            pod.name, pod.namespace, pod.uid, cx.container.name
-        )));
+/// Returns the resource limits of a program. Processes are counted by user, so only a pod whose ids no
+/// other has can be limited.
+fn rlimits(ids: IdMapping) -> Vec<(u32, u64, u64)> {
+    match ids {
+        IdMapping::Range { .. } => vec![(libc::RLIMIT_NPROC, MAX_PROCESSES, MAX_PROCESSES)],
+        _ => Vec::new(),
     }
-    Ok(())
+}
+
+fn security(cx: Context<'_>, image: &Image) -> Result<Security, StartFailure> {
+    let (pod, container) = (cx.pod, cx.container);
+    let ids = cx.sandbox.pause.as_ref().map_or(IdMapping::Host, |pause| pause.ids);
+    let profiles = pod.runtime.state.join("seccomp");
+    security::resolve(&pod.pod, container, image, ids, &profiles).map_err(|error| {
+        StartFailure::Config(format!(
+            "{error} (pod: \"{}_{}({})\", container: {})",
+            pod.name, pod.namespace, pod.uid, container.name
+        ))
+    })
 }
 
 /// Returns the environment: of the image, then what every container gets, then the container's own.

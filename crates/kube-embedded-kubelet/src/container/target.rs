@@ -1,6 +1,6 @@
 //! A running container, for what is started in it or connects to it: probes, hooks, exec.
 
-use crate::runtime::{Launch, LaunchError, LaunchTarget, Process, Spawner, Stdio};
+use crate::runtime::{Launch, LaunchError, LaunchTarget, Process, Security, Spawner, Stdio};
 use k8s_openapi::{api::core::v1::Container, apimachinery::pkg::util::intstr::IntOrString};
 use kube_embedded_core::network::Network;
 use std::{
@@ -28,6 +28,7 @@ pub(crate) struct Target {
     /// Environment and working directory of programs that are started in the container.
     pub(crate) env: Vec<String>,
     pub(crate) cwd: String,
+    pub(crate) security: Arc<Security>,
     /// The root file system, in the plain sandbox.
     pub(crate) rootfs: Option<PathBuf>,
     pub(crate) started: Instant,
@@ -47,7 +48,9 @@ impl Target {
         };
         let mut env = self.env.clone();
         env.extend(variables.iter().map(|v| (*v).to_owned()));
-        self.spawner.launch(Launch { argv, env, cwd: self.cwd.clone(), target, stdio }).await
+        let (cwd, security) = (self.cwd.clone(), self.security.clone());
+        let launch = Launch { argv, env, cwd, target, stdio, security, rlimits: Vec::new() };
+        self.spawner.launch(launch).await
     }
 
     /// Runs a program in the container and returns its exit code and output. If the future is dropped

@@ -2,14 +2,16 @@
 //! container in them.
 
 use super::{
-    launch::{Container, Launch, LaunchError, LaunchTarget, RootFs},
+    capabilities::Capabilities,
+    launch::{Container, Launch, LaunchError, LaunchTarget, RootFs, Security},
     pause::{Pause, PauseConfig},
+    seccomp::Filters,
     spawner::Spawner,
     stdio::Stdio,
 };
 use crate::rlimit;
 use kube_embedded_core::network::Sandbox;
-use std::{fs, io, net::Ipv4Addr};
+use std::{fs, io, net::Ipv4Addr, sync::Arc};
 
 /// Returns the stronger sandbox that works, and the reason.
 pub(crate) fn detect() -> (Sandbox, String) {
@@ -35,7 +37,8 @@ fn attempt() -> Result<(), LaunchError> {
         user: 0,
         group: 0,
     };
-    let pause: Pause = spawner.blocking(move |thread| thread.pause(&config, guard))?;
+    let starting = spawner.blocking(move |thread| thread.pause(&config, guard))?;
+    let pause: Pause = starting.wait()?;
     let container = Container {
         pause: pause.process.pidfd(),
         root: RootFs::Empty,
@@ -51,9 +54,21 @@ fn attempt() -> Result<(), LaunchError> {
         cwd: "/".to_owned(),
         target: LaunchTarget::Container(Box::new(container)),
         stdio: Stdio::Output,
+        security: Arc::new(Security {
+            ids: pause.ids,
+            user: 0,
+            group: 0,
+            groups: Vec::new(),
+            capabilities: Capabilities::default(),
+            no_new_privileges: true,
+            seccomp: Filters::default(),
+        }),
+        rlimits: Vec::new(),
     };
-    let guard = spawner.guard();
-    spawner.blocking(move |thread| thread.launch(&launch, guard)).map(drop)
+    let (guard, launch) = (spawner.guard(), Arc::new(launch));
+    let sent = launch.clone();
+    let starting = spawner.blocking(move |thread| thread.launch(&sent, guard))?;
+    starting.wait(&launch).map(drop)
 }
 
 /// Names the kernel setting that forbids namespaces, if one does.

@@ -1,67 +1,92 @@
-//! All that a child needs between `clone` and `exec`, allocated beforehand: the child itself can
-//! allocate nothing ([`super::syscalls`]).
+//! All that a child needs between `clone` and `exec`, prepared beforehand: a child in the memory of the
+//! cluster can allocate nothing ([`super::syscalls`]), and the zygote gets a copy.
 
-use super::launch::{Container, Launch, LaunchTarget, RootFs};
+use super::{
+    ids::IdMapping,
+    launch::{Container, Launch, LaunchTarget, RootFs, Security},
+    stdio::Stdio,
+    wire::{Wire, wire},
+};
 use crate::root_path::resolve_in_root;
 use libc::c_char;
 use std::{
     ffi::{CString, OsStr},
-    io,
+    io, iter,
     os::unix::ffi::OsStrExt,
     path::Path,
     ptr,
 };
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// A program to execute, as NUL-terminated strings.
 pub(super) struct ExecPlan {
-    /// Owns the strings that `argv` and `envp` point to.
-    _strings: Vec<CString>,
-    /// Ends with null, as execve requires.
-    pub(super) argv: Vec<*const c_char>,
-    /// Ends with null, as execve requires.
-    pub(super) envp: Vec<*const c_char>,
+    pub(super) argv: Strings,
+    pub(super) envp: Strings,
     /// The candidates for the program, tried in this order.
     pub(super) programs: Vec<CString>,
     /// The working directory, preceded by each of its parents.
     pub(super) cwd: Vec<CString>,
     pub(super) container: Option<ContainerPlan>,
+    pub(super) privileges: PrivilegePlan,
     /// Set if the program was looked up in `PATH`, which decides the wording of a failure.
     pub(super) searched: bool,
+    /// Set if the streams are a terminal, which becomes the controlling terminal of the session.
+    pub(super) terminal: bool,
+    /// Set if the program runs in a container, and so must not get hold of anything of the host.
+    pub(super) isolated: bool,
 }
+wire!(ExecPlan { argv, envp, programs, cwd, container, privileges, searched, terminal, isolated });
+
+/// Strings, and the array of pointers to them that ends with null, as `execve` requires.
+pub(super) struct Strings {
+    strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+/// The rights that a program is left with.
+pub(super) struct PrivilegePlan {
+    /// The user and the group to become, if not those that it starts with.
+    pub(super) user: Option<(u32, u32)>,
+    /// The supplementary groups, where they can be set.
+    pub(super) groups: Option<Vec<u32>>,
+    pub(super) capabilities: u64,
+    pub(super) no_new_privileges: bool,
+    pub(super) seccomp: Vec<Vec<libc::sock_filter>>,
+    /// Resource, soft and hard limit.
+    pub(super) limits: Vec<(u32, (u64, u64))>,
+}
+wire!(PrivilegePlan { user, groups, capabilities, no_new_privileges, seccomp, limits });
 
 /// The root file system of a container to create.
 pub(super) struct ContainerPlan {
     pub(super) scratch: CString,
-    /// Mount options of the overlay.
+    /// The directory that an overlay is mounted over.
     pub(super) overlay: Option<CString>,
     pub(super) directory: Option<CString>,
     pub(super) read_only: bool,
-    /// Each path is preceded by its parents.
-    pub(super) files: Vec<(Vec<CString>, Vec<u8>)>,
+    /// Files to write.
+    pub(super) files: Vec<(CString, Vec<u8>)>,
     pub(super) mounts: Vec<MountPlan>,
-    /// The path on the host and the path in the container.
-    pub(super) devices: Vec<(CString, CString)>,
+    /// Mount options of the container's terminals.
+    pub(super) terminals: CString,
 }
+wire!(ContainerPlan { scratch, overlay, directory, read_only, files, mounts, terminals });
 
 /// A bind mount into a container.
 pub(super) struct MountPlan {
     pub(super) source: CString,
     /// The path below the source, which must not lead out of it.
     pub(super) below: Option<CString>,
-    /// The target, preceded by each of its parents.
-    pub(super) target: Vec<CString>,
+    pub(super) target: CString,
     pub(super) read_only: bool,
     pub(super) is_file: bool,
 }
+wire!(MountPlan { source, below, target, read_only, is_file });
 
 impl ExecPlan {
-    pub(super) fn new(launch: &Launch) -> io::Result<Self> {
-        let mut strings = Vec::new();
-        let argv = pointers(&launch.argv, &mut strings)?;
-        let envp = pointers(&launch.env, &mut strings)?;
+    /// `limit` is the limit on open files, as it was before the cluster raised its own.
+    pub(super) fn new(launch: &Launch, limit: libc::rlimit) -> io::Result<Self> {
         let program = launch.argv.first().map_or("", String::as_str);
         let searched = !program.contains('/');
         let mut programs = candidates(program, &launch.env);
@@ -84,62 +109,110 @@ impl ExecPlan {
                     .collect::<Result<_, _>>()?;
                 cwd = below(&cwd)?;
             }
-            LaunchTarget::Container(wanted) => container = Some(ContainerPlan::new(wanted)?),
+            LaunchTarget::Container(wanted) => {
+                container = Some(ContainerPlan::new(wanted, launch.security.user)?);
+            }
             LaunchTarget::Exec(_) => {}
         }
         let programs = programs.iter().map(|p| c_string(p.as_ref())).collect::<io::Result<_>>()?;
-        let cwd = with_parents(&cwd)?;
-        Ok(Self { argv, envp, programs, cwd, container, searched, _strings: strings })
+        Ok(Self {
+            argv: Strings::new(&launch.argv)?,
+            envp: Strings::new(&launch.env)?,
+            programs,
+            cwd: with_parents(&cwd)?,
+            container,
+            privileges: PrivilegePlan::new(launch, limit),
+            searched,
+            terminal: launch.stdio == Stdio::Terminal,
+            isolated: !matches!(launch.target, LaunchTarget::Host { .. }),
+        })
+    }
+}
+
+impl Strings {
+    fn new(values: &[String]) -> io::Result<Self> {
+        let strings = values.iter().map(|value| c_string(value.as_ref()));
+        Ok(Self::from_owned(strings.collect::<io::Result<_>>()?))
+    }
+
+    fn from_owned(strings: Vec<CString>) -> Self {
+        // The characters do not move when the CString does.
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect();
+        Self { strings, pointers }
+    }
+
+    pub(super) fn as_ptr(&self) -> *const *const c_char {
+        self.pointers.as_ptr()
+    }
+}
+
+impl Wire for Strings {
+    fn put(&self, to: &mut Vec<u8>) {
+        self.strings.put(to);
+    }
+    fn get(from: &mut &[u8]) -> Option<Self> {
+        Vec::get(from).map(Self::from_owned)
+    }
+}
+
+impl Wire for libc::sock_filter {
+    fn put(&self, to: &mut Vec<u8>) {
+        (self.code, (self.jt, (self.jf, self.k))).put(to);
+    }
+    fn get(from: &mut &[u8]) -> Option<Self> {
+        let (code, (jt, (jf, k))) = Wire::get(from)?;
+        Some(Self { code, jt, jf, k })
+    }
+}
+
+impl PrivilegePlan {
+    fn new(launch: &Launch, limit: libc::rlimit) -> Self {
+        let Security { ids, user, group, groups, capabilities, no_new_privileges, seccomp } =
+            &*launch.security;
+        let open_files = (libc::RLIMIT_NOFILE as u32, (limit.rlim_cur, limit.rlim_max));
+        let more = launch.rlimits.iter().map(|(resource, soft, hard)| (*resource, (*soft, *hard)));
+        Self {
+            user: (*ids != IdMapping::Host).then_some((*user, *group)),
+            groups: matches!(ids, IdMapping::Range { .. }).then(|| groups.clone()),
+            capabilities: capabilities.0,
+            no_new_privileges: *no_new_privileges,
+            seccomp: seccomp.to_vec(),
+            limits: iter::once(open_files).chain(more).collect(),
+        }
     }
 }
 
 impl ContainerPlan {
-    fn new(wanted: &Container) -> io::Result<Self> {
+    fn new(wanted: &Container, user: u32) -> io::Result<Self> {
         let (mut overlay, mut directory) = (None, None);
         match &wanted.root {
-            RootFs::Overlay(lower) => overlay = Some(overlay_options(lower)?),
+            RootFs::Overlay(lower) => overlay = Some(c_string(lower.as_os_str())?),
             RootFs::Directory(path) => directory = Some(c_string(path.as_os_str())?),
             RootFs::Empty => {}
         }
         let files = wanted.files.iter();
+        let files = files
+            .map(|(path, content)| Ok((c_string(path.as_ref())?, content.clone().into_bytes())));
         let mounts = wanted.mounts.iter().map(|mount| {
             Ok(MountPlan {
                 source: c_string(mount.source.as_os_str())?,
                 below: mount.below.as_ref().map(|path| c_string(path.as_os_str())).transpose()?,
-                target: with_parents(&mount.target)?,
+                target: c_string(mount.target.as_ref())?,
                 read_only: mount.read_only,
                 is_file: mount.is_file(),
             })
         });
-        let devices = DEVICES.iter().map(|device| {
-            let path = c_string(format!("/dev/{device}").as_ref())?;
-            Ok((path.clone(), path))
-        });
+        let terminals = format!("newinstance,ptmxmode=0666,mode=0620,uid={user}");
         Ok(Self {
             scratch: c_string(wanted.scratch.as_os_str())?,
             overlay,
             directory,
             read_only: wanted.read_only,
-            files: files
-                .map(|(path, content)| Ok((with_parents(path)?, content.clone().into_bytes())))
-                .collect::<io::Result<_>>()?,
+            files: files.collect::<io::Result<_>>()?,
             mounts: mounts.collect::<io::Result<_>>()?,
-            devices: devices.collect::<io::Result<_>>()?,
+            terminals: c_string(terminals.as_ref())?,
         })
     }
-}
-
-/// Builds a null-terminated array of C strings, which `owner` keeps alive.
-fn pointers(values: &[String], owner: &mut Vec<CString>) -> io::Result<Vec<*const c_char>> {
-    let mut pointers = Vec::with_capacity(values.len() + 1);
-    for value in values {
-        let string = c_string(value.as_ref())?;
-        // The characters do not move when the CString does.
-        pointers.push(string.as_ptr());
-        owner.push(string);
-    }
-    pointers.push(ptr::null());
-    Ok(pointers)
 }
 
 /// Returns the paths to try for a program, as execvp: a name with a slash is a path, any other is
@@ -153,20 +226,6 @@ fn candidates(program: &str, env: &[String]) -> Vec<String> {
     }
     let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     path.split(':').filter(|p| !p.is_empty()).map(|p| format!("{p}/{program}")).collect()
-}
-
-/// Returns the mount options of an overlay over `lower`. `userxattr` is what allows an ordinary user
-/// to mount one; the relative paths are created in the scratch directory.
-fn overlay_options(lower: &Path) -> io::Result<CString> {
-    let mut options = b"userxattr,upperdir=upper,workdir=work,lowerdir=".to_vec();
-    for byte in lower.as_os_str().as_bytes() {
-        // These have a meaning in the option string.
-        if matches!(byte, b':' | b',' | b'\\') {
-            options.push(b'\\');
-        }
-        options.push(*byte);
-    }
-    c_string(OsStr::from_bytes(&options))
 }
 
 /// `/a/b` as `/a`, `/a/b`; `/` as itself.
@@ -210,11 +269,5 @@ mod tests {
         assert_eq!(candidates("./sh", &env), ["./sh"]);
         assert!(candidates("", &env).is_empty());
         assert!(candidates("sh", &[]).contains(&"/usr/bin/sh".to_owned()));
-    }
-
-    #[test]
-    fn overlay_options_escape_separators() {
-        let options = overlay_options(Path::new("/a:b,c\\d")).unwrap();
-        assert!(options.to_str().unwrap().ends_with("lowerdir=/a\\:b\\,c\\\\d"));
     }
 }

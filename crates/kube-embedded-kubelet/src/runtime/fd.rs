@@ -1,7 +1,8 @@
 //! Owned descriptors and child processes: pipes, socket pairs, pidfds, `waitpid`.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Write},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
@@ -47,6 +48,24 @@ pub(super) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     }
     let [a, b] = ends;
     Ok((owned(a)?, owned(b)?))
+}
+
+/// Creates a file in memory with this content.
+pub(super) fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
+    // SAFETY: the name is NUL-terminated.
+    let fd = owned(unsafe { libc::memfd_create(c"request".as_ptr(), libc::MFD_CLOEXEC) })?;
+    let mut file = File::from(fd);
+    file.write_all(content)?;
+    Ok(file.into())
+}
+
+/// Opens the user namespace of a process that has not been reaped.
+pub(super) fn user_namespace(process: &OwnedFd) -> io::Result<OwnedFd> {
+    let pid = pid_of(process).ok_or(io::ErrorKind::NotFound)?;
+    let namespace = File::open(format!("/proc/{pid}/ns/user"))?;
+    // Its number is used by no other process as long as it exists.
+    pid_of(process).ok_or(io::ErrorKind::NotFound)?;
+    Ok(namespace.into())
 }
 
 /// Opens a pidfd, which names this very process even after its number is in use again. `pid` has to

@@ -1,6 +1,9 @@
 //! A program to start, and where: what callers of the runtime fill in.
 
 use super::{
+    capabilities::Capabilities,
+    ids::IdMapping,
+    seccomp::Filters,
     stdio::Stdio,
     syscalls::{STEPS, Step},
 };
@@ -23,6 +26,25 @@ pub(crate) struct Launch {
     pub(crate) cwd: String,
     pub(crate) target: LaunchTarget,
     pub(crate) stdio: Stdio,
+    pub(crate) security: Arc<Security>,
+    /// Resource limits (`RLIMIT_*`): resource, soft limit, hard limit.
+    pub(crate) rlimits: Vec<(u32, u64, u64)>,
+}
+
+/// The rights of a program.
+#[derive(Debug)]
+pub(crate) struct Security {
+    /// The ids of its pod.
+    pub(crate) ids: IdMapping,
+    /// User, group and supplementary groups, as the program sees them.
+    pub(crate) user: u32,
+    pub(crate) group: u32,
+    pub(crate) groups: Vec<u32>,
+    /// The capabilities of a program with user id 0, and the most that any other can get.
+    pub(crate) capabilities: Capabilities,
+    /// Set if no program can get more rights than it starts with.
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp: Filters,
 }
 
 /// The place that a program is started in.
@@ -90,6 +112,8 @@ pub(crate) enum LaunchError {
     NotInPath(String),
     #[error("exec: {0:?}: {1}")]
     Exec(String, io::Error),
+    #[error("the process that forks pods was killed")]
+    ZygoteDied,
     #[error("failed to {0}: {1}")]
     Step(&'static str, io::Error),
 }

@@ -1,23 +1,40 @@
 //! The pause process itself: it holds a pod's namespaces and creates sockets in them. It is forked
-//! from the zygote, never executes a program, and therefore never allocates ([`super::syscalls`]).
+//! from the zygote, and never executes a program.
 
 use super::{
-    fork_request::ForkRequest,
+    privileges,
     scm_rights::{self, MAX_FDS},
     socket_request::{SocketKind, SocketRequest},
     syscalls::{self, Done, Step, check},
+    wire::wire,
 };
 use libc::c_int;
-use std::{mem, net::Ipv4Addr, ptr};
+use std::{ffi::CString, mem, net::Ipv4Addr, ptr};
 
 /// The descriptor of the socket to the cluster, in the zygote and in pause processes.
 pub(super) const SOCKET: c_int = 3;
 /// The descriptor of the cluster process's pidfd, in the zygote and in pause processes.
 pub(super) const PARENT: c_int = 4;
 
+/// A pod whose pause process is wanted.
+pub(super) struct PauseRequest {
+    pub(super) hostname: CString,
+    pub(super) address: u32,
+    /// Set if the pod has more ids than that of the cluster.
+    pub(super) has_range: bool,
+}
+wire!(PauseRequest { hostname, address, has_range });
+
 /// Runs in a fork of the zygote, which has `socket` open besides its own.
-pub(super) fn run(request: &ForkRequest, socket: c_int) -> ! {
-    keep_only(socket, PARENT);
+pub(super) fn run(request: &PauseRequest, socket: c_int) -> ! {
+    // SAFETY: the descriptor table is a copy of the zygote's that this process alone uses.
+    unsafe {
+        libc::dup2(socket, SOCKET);
+        for fd in 0..3 {
+            libc::close(fd);
+        }
+    }
+    syscalls::close_range(PARENT + 1, libc::c_uint::MAX, 0);
     if let Err((step, error)) = enter_namespaces(request) {
         syscalls::report(SOCKET, step as u32, error);
         syscalls::exit_now(1);
@@ -27,57 +44,37 @@ pub(super) fn run(request: &ForkRequest, socket: c_int) -> ! {
     serve(SOCKET)
 }
 
-/// Detaches a fork from the signals, the session and the open files of its parent, except for these
-/// two, which become [`SOCKET`] and [`PARENT`].
-pub(super) fn keep_only(socket: c_int, parent: c_int) {
-    syscalls::default_signals();
-    // SAFETY: the descriptor table is a copy of the parent's that this process alone uses; `socket`
-    // and `parent` are open in it, because the fork happened while the parent held both.
-    unsafe {
-        // A session of its own: Ctrl-C in the terminal of the cluster signals only the cluster,
-        // which then stops its pods in order.
-        libc::setsid();
-        // Copied above both targets first, because either may already be one of them.
-        let high = libc::fcntl(socket, libc::F_DUPFD, 10);
-        let high_parent = libc::fcntl(parent, libc::F_DUPFD, 10);
-        libc::dup2(high, SOCKET);
-        libc::dup2(high_parent, PARENT);
-        for fd in 0..3 {
-            libc::close(fd);
-        }
-    }
-    syscalls::close_range(PARENT + 1, libc::c_uint::MAX, 0);
-}
-
 /// Moves this process into new namespaces and sets them up. The pid and mount namespaces are not
 /// among them: each container of the pod has its own.
-fn enter_namespaces(request: &ForkRequest) -> Done {
+fn enter_namespaces(request: &PauseRequest) -> Done {
     let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
     // SAFETY: unshare takes a plain value; this process has one thread, as CLONE_NEWUSER requires.
     check(unsafe { libc::unshare(flags) }.into(), Step::Namespaces)?;
-    // An ordinary user may map a group only after giving up setgroups.
-    syscalls::write_file(c"/proc/self/setgroups", 0, b"deny");
-    for (path, map) in [
-        (c"/proc/self/uid_map", request.uid_map.as_bytes()),
-        (c"/proc/self/gid_map", request.gid_map.as_bytes()),
-    ] {
-        match syscalls::write_file(path, 0, map) {
-            0 => {}
-            error => return Err((Step::MapUser, error)),
-        }
+    // An ordinary user may neither map the ids of a process that is not dumpable nor enter its
+    // namespaces. There is nothing to read in this one, and no container sees it.
+    privileges::set_dumpable(true);
+    syscalls::report(SOCKET, syscalls::MAP, 0);
+    let mut message = [0; 8];
+    // SAFETY: pointer and length are of `message`; the socket is open.
+    let read = unsafe { libc::recv(SOCKET, message.as_mut_ptr().cast(), message.len(), 0) };
+    if read != 8 {
+        syscalls::exit_now(1); // The cluster has reported why, or has died.
+    }
+    if request.has_range {
+        privileges::become_user(0, 0, Some(&[]))?;
+        privileges::set_dumpable(true);
     }
     let hostname = request.hostname.as_bytes();
     // SAFETY: pointer and length are of `hostname`. Failure is ignored: a pod with the name of the
     // host still works.
     unsafe { libc::sethostname(hostname.as_ptr().cast(), hostname.len()) };
-    set_up_loopback(request.address())?;
+    set_up_loopback(request.address.into())?;
     // Any port may be bound, as in other container runtimes; and a port of a closed connection may
     // be reused at once, because all connections of the pod come from one address. Neither is vital.
     syscalls::write_file(c"/proc/sys/net/ipv4/ip_unprivileged_port_start", 0, b"0");
     syscalls::write_file(c"/proc/sys/net/ipv4/tcp_tw_reuse", 0, b"1");
-    Ok(())
+    privileges::set_capabilities(0)
 }
-
 /// Brings `lo` up and assigns the pod's address to it, with a prefix so short that all pods and
 /// Services are local as well: a listener in this namespace can stand in for any of them, and
 /// nothing is ever sent elsewhere.

@@ -1,23 +1,28 @@
 //! The one thread that forks, and the handle through which others ask it to.
 
 use super::{
-    child::{Descriptors, FirstChild, SecondChild},
+    child::{Descriptors, HostChild},
     clone::{Stack, clone_vfork},
     exec_plan::ExecPlan,
-    fd::{pid_of, pidfd_open, pipe, reap},
-    launch::{Launch, LaunchError, LaunchTarget},
-    pause::{self, Pause, PauseConfig},
+    fd::{pid_of, pidfd_open, pipe, user_namespace},
+    launch::{Launch, LaunchError, LaunchTarget, Security},
+    pause::{self, Pause, PauseConfig, StartingPause},
+    privileges,
     process::{KillScope, Process, ThreadGuard},
+    reports::Reports,
+    starting::StartingProcess,
     stdio::StdioPair,
     syscalls,
-    zygote::Zygote,
+    wire::Wire,
+    zygote::{self, Slot, Zygote},
+    zygote_process,
 };
 use kube_embedded_core::task::catch_blocking;
 use std::{
     cell::RefCell,
     fs::File,
-    io::{self, Read},
-    os::fd::{AsRawFd, OwnedFd},
+    io,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
@@ -26,6 +31,9 @@ use tokio::sync::oneshot;
 
 /// The time to retry a program that is open for writing (`ETXTBSY`).
 const TEXT_BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The time to try again with another zygote.
+const ZYGOTE_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Job = Box<dyn FnOnce(&ForkThread) + Send>;
 
@@ -43,10 +51,9 @@ pub(super) struct ForkThread {
     /// The limit on open files as it was before this process raised its own.
     limit: libc::rlimit,
     null: File,
-    /// For the two children that starting a program takes; the thread starts one program at a time.
-    stacks: [Stack; 2],
-    /// The zygote, once the first pod was started.
-    pub(super) zygote: RefCell<Option<Zygote>>,
+    /// For a child in the memory of this process, of which there is one at a time.
+    stack: Stack,
+    pub(super) zygote: RefCell<Slot>,
 }
 
 impl Spawner {
@@ -54,13 +61,13 @@ impl Spawner {
     pub(crate) fn new(limit: libc::rlimit) -> io::Result<Arc<Self>> {
         let parent = pidfd_open(std::process::id() as libc::pid_t)?;
         let null = File::open("/dev/null")?;
-        let stacks = [Stack::new()?, Stack::new()?];
+        let stack = Stack::new()?;
         let (jobs, inbox) = mpsc::channel::<Job>();
         thread::Builder::new().name("pod-spawner".to_owned()).stack_size(256 << 10).spawn(
             move || {
                 // A handler of the parent must not run in a child, in the parent's memory.
                 syscalls::block_signals(true);
-                let thread = ForkThread { parent, limit, null, stacks, zygote: RefCell::default() };
+                let thread = ForkThread { parent, limit, null, stack, zygote: RefCell::default() };
                 for job in inbox {
                     // The end of this thread kills every pod, so a panic, which is logged, must not
                     // end it. The caller finds its response channel closed.
@@ -76,14 +83,16 @@ impl Spawner {
         let launch = Arc::new(launch);
         let begin = Instant::now();
         loop {
-            let (guard, launch) = (self.guard(), launch.clone());
-            let launched = self.on_thread(move |thread| thread.launch(&launch, guard)).await;
-            match launched {
+            let (guard, sent) = (self.guard(), launch.clone());
+            let starting = self.on_thread(move |thread| thread.launch(&sent, guard)).await?;
+            let sent = launch.clone();
+            match wait(move || starting.wait(&sent)).await {
                 // A program that was just unpacked may still be open for writing in a child that
                 // another thread has forked and that has not called exec yet.
                 Err(LaunchError::Exec(_, e))
                     if e.raw_os_error() == Some(libc::ETXTBSY)
                         && begin.elapsed() < TEXT_BUSY_TIMEOUT => {}
+                Err(LaunchError::ZygoteDied) if begin.elapsed() < ZYGOTE_TIMEOUT => {}
                 other => return other,
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -92,8 +101,16 @@ impl Spawner {
 
     /// Creates the namespaces of a pod and the process that holds them.
     pub(crate) async fn pause(&self, config: PauseConfig) -> Result<Pause, LaunchError> {
-        let guard = self.guard();
-        self.on_thread(move |thread| thread.pause(&config, guard)).await
+        let config = Arc::new(config);
+        let begin = Instant::now();
+        loop {
+            let (guard, sent) = (self.guard(), config.clone());
+            let starting = self.on_thread(move |thread| thread.pause(&sent, guard)).await?;
+            match wait(move || starting.wait()).await {
+                Err(LaunchError::ZygoteDied) if begin.elapsed() < ZYGOTE_TIMEOUT => {}
+                other => return other,
+            }
+        }
     }
 
     /// Returns the guard that a process has to hold so that the thread outlives it.
@@ -130,6 +147,15 @@ impl Spawner {
     }
 }
 
+/// Waits for a process that is being started, on a thread that may block: a container can stop what
+/// joins it, and must not stop the start of others by that.
+async fn wait<T: Send + 'static>(
+    blocking: impl FnOnce() -> Result<T, LaunchError> + Send + 'static,
+) -> Result<T, LaunchError> {
+    let waited = tokio::task::spawn_blocking(blocking).await;
+    waited.map_err(|e| LaunchError::Step("wait for the process", io::Error::other(e)))?
+}
+
 fn thread_ended() -> LaunchError {
     LaunchError::Step(
         "reach the thread that starts processes",
@@ -142,17 +168,19 @@ impl ForkThread {
         &self,
         config: &PauseConfig,
         guard: ThreadGuard,
-    ) -> Result<Pause, LaunchError> {
-        pause::start(&self.zygote, &self.parent, config, guard)
+    ) -> Result<StartingPause, LaunchError> {
+        pause::start(config, guard, |request, socket| {
+            self.fork(request, zygote_process::PAUSE, &[socket.as_raw_fd()])
+        })
     }
 
     pub(super) fn launch(
         &self,
         launch: &Launch,
         guard: ThreadGuard,
-    ) -> Result<Process, LaunchError> {
+    ) -> Result<StartingProcess, LaunchError> {
         let failed = |e: io::Error| LaunchError::Step("prepare the process", e);
-        let plan = ExecPlan::new(launch).map_err(failed)?;
+        let plan = ExecPlan::new(launch, self.limit).map_err(failed)?;
         let (report, report_end) = pipe().map_err(failed)?;
         let (join, in_container, scope) = match &launch.target {
             LaunchTarget::Host { .. } => (None, None, KillScope::GroupAndSurvivors),
@@ -161,79 +189,55 @@ impl ForkThread {
             }
             LaunchTarget::Exec(process) => (Some(process), pid_of(process), KillScope::Group),
         };
-        let stdio = StdioPair::create(launch.stdio, in_container).map_err(failed)?;
-        let [stdin, stdout, stderr] = stdio.child_fds(self.null.as_raw_fd());
-        let fds = Descriptors {
-            report: report_end.as_raw_fd(),
-            stdin,
-            stdout,
-            stderr,
-            terminal: stdio.is_terminal(),
-            parent: self.parent.as_raw_fd(),
-            join: join.map_or(-1, AsRawFd::as_raw_fd),
-        };
-        let first = self.fork(&plan, fds)?;
-        drop(report_end);
-        let ours = stdio.into_parent_ends();
-        let (reported, error) = read_report(report);
-        let pid = if join.is_some() {
-            // The first child has started the second and exited.
-            reap(first);
-            reported
-        } else {
-            Some(first)
-        };
-        match (pid, error) {
-            (Some(pid), None) => {
-                let pidfd = pidfd_open(pid).map_err(|e| LaunchError::Step("open a pidfd", e))?;
-                Ok(Process::new(pid, pidfd, scope, Some(ours), guard))
+        let Security { ids, user, group, .. } = *launch.security;
+        let owner = ids.owner(user, group);
+        let stdio = StdioPair::create(launch.stdio, in_container, owner).map_err(failed)?;
+        let streams = stdio.child_fds(self.null.as_raw_fd());
+        let (first, zygote) = match join {
+            None => (Some(self.start_on_host(&plan, report_end.as_raw_fd(), streams)?), None),
+            Some(join) => {
+                let namespace = owner.map(|_| user_namespace(join)).transpose().map_err(failed)?;
+                let mut fds = vec![report_end.as_raw_fd()];
+                fds.extend(streams);
+                fds.push(join.as_raw_fd());
+                fds.extend(namespace.iter().map(AsRawFd::as_raw_fd));
+                let zygote = self.fork(&plan, zygote_process::PROGRAM, &fds);
+                (None, Some(zygote.map_err(|e| LaunchError::Step("fork", e))?))
             }
-            (pid, error) => {
-                pid.into_iter().for_each(reap);
-                Err(explain(launch, &plan, error))
-            }
-        }
+        };
+        Ok(StartingProcess {
+            reports: Reports::new(report, zygote),
+            on_host: first,
+            streams: stdio.into_parent_ends(),
+            searched: plan.searched,
+            scope,
+            guard,
+        })
     }
 
-    /// Starts the first child, and returns once it has left the memory of this process.
-    fn fork(&self, plan: &ExecPlan, fds: Descriptors) -> Result<libc::pid_t, LaunchError> {
-        let [first, second] = &self.stacks;
-        let main =
-            FirstChild { second: SecondChild { plan, fds, limit: self.limit }, stack: second };
-        // SAFETY: `FirstChild::run` makes system calls on prepared memory only; this thread has
-        // blocked all signals, and it alone uses the stacks, for one child at a time.
-        let pid = unsafe { clone_vfork(first, 0, &main) } as libc::pid_t;
+    /// Has the zygote fork a process.
+    fn fork(&self, request: &impl Wire, kind: u8, fds: &[RawFd]) -> io::Result<Arc<Zygote>> {
+        let start = || Zygote::start(&self.stack, &self.parent, self.null.as_raw_fd());
+        zygote::fork(&mut self.zygote.borrow_mut(), start, request, kind, fds)
+    }
+
+    /// Starts a program of the plain sandbox, and returns once it has left the memory of this process.
+    fn start_on_host(
+        &self,
+        plan: &ExecPlan,
+        report: RawFd,
+        [stdin, stdout, stderr]: [RawFd; 3],
+    ) -> Result<libc::pid_t, LaunchError> {
+        // No user namespace keeps the program from reading the memory of this process, of the same user.
+        privileges::set_dumpable(false);
+        let parent = self.parent.as_raw_fd();
+        let main = HostChild { plan, fds: Descriptors { report, stdin, stdout, stderr, parent } };
+        // SAFETY: `HostChild::run` makes system calls on prepared memory only; this thread has
+        // blocked all signals, and it alone uses the stack, for one child at a time.
+        let pid = unsafe { clone_vfork(&self.stack, 0, &main) } as libc::pid_t;
         if pid < 0 {
             return Err(LaunchError::Step("fork", io::Error::last_os_error()));
         }
         Ok(pid)
-    }
-}
-
-/// Reads what the children report, until the pipe closes: when the program is executed, or when both
-/// have exited. Returns the pid of the second child, and the failed step with its errno.
-fn read_report(report: OwnedFd) -> (Option<libc::pid_t>, Option<(u32, i32)>) {
-    let (mut pid, mut error) = (None, None);
-    let mut report = File::from(report);
-    let mut message = [0; 8];
-    while report.read_exact(&mut message).is_ok() {
-        match syscalls::parse(message) {
-            (syscalls::PID, started) => pid = Some(started),
-            (syscalls::READY, _) => {}
-            failed => error = Some(failed),
-        }
-    }
-    (pid, error)
-}
-
-fn explain(launch: &Launch, plan: &ExecPlan, error: Option<(u32, i32)>) -> LaunchError {
-    let program = launch.argv.first().cloned().unwrap_or_default();
-    match error {
-        Some((0, libc::ENOENT)) if plan.searched => LaunchError::NotInPath(program),
-        Some((0, errno)) => LaunchError::Exec(program, io::Error::from_raw_os_error(errno)),
-        Some((step, errno)) => LaunchError::from_report(step, errno, "start the process"),
-        None => {
-            LaunchError::Step("start the process", io::Error::other("it died before it reported"))
-        }
     }
 }

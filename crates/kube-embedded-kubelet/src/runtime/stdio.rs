@@ -1,10 +1,17 @@
 //! The standard streams of a program: pipes, or a terminal whose other end the cluster holds.
 
-use super::fd::{above_stdio, owned, pipe};
+use super::{
+    fd::{above_stdio, owned, pipe},
+    syscalls,
+};
 use std::{
     ffi::CString,
+    fs::File,
     io,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::fs::{FileTypeExt, MetadataExt, fchown},
+    },
     sync::Arc,
 };
 use tokio::net::unix::pipe;
@@ -63,13 +70,17 @@ pub(super) struct ParentEnds {
 impl StdioPair {
     /// Creates the streams. A terminal is allocated in the container that the process `container`
     /// runs in, so that its name exists there; without one, or if that fails, on the host.
-    pub(super) fn create(stdio: Stdio, container: Option<libc::pid_t>) -> io::Result<Self> {
+    /// Pipes belong to `owner` on the host, if that is not the user of the cluster: programs open
+    /// them by name (`/dev/stdout`).
+    pub(super) fn create(
+        stdio: Stdio,
+        container: Option<libc::pid_t>,
+        owner: Option<(u32, u32)>,
+    ) -> io::Result<Self> {
         if stdio == Stdio::Terminal {
-            let own =
-                container.map(|pid| open_terminal(Some(&format!("/proc/{pid}/root/dev/ptmx"))));
-            let (master, slave) = match own {
+            let (master, slave) = match container.map(open_terminal_in) {
                 Some(Ok(own)) => own,
-                _ => open_terminal(None)?,
+                _ => open_terminal("/dev/ptmx")?,
             };
             let ours = ParentEnds { stdin: None, stdout: master, stderr: None, terminal: true };
             return Ok(Self { ours, stdin: None, stdout: slave, stderr: None });
@@ -80,6 +91,11 @@ impl StdioPair {
         if stdio == Stdio::Piped {
             let (end, ours) = pipe()?;
             (stdin, stdin_end) = (Some(ours), Some(above_stdio(end)?));
+        }
+        for end in stdin_end.iter().chain([&out_end, &err_end]) {
+            if let Some((user, group)) = owner {
+                fchown(end, Some(user), Some(group))?;
+            }
         }
         let ours = ParentEnds { stdin, stdout: out, stderr: Some(err), terminal: false };
         Ok(Self { ours, stdin: stdin_end, stdout: out_end, stderr: Some(err_end) })
@@ -95,10 +111,6 @@ impl StdioPair {
             out,
             self.stderr.as_ref().map_or(out, AsRawFd::as_raw_fd),
         ]
-    }
-
-    pub(super) fn is_terminal(&self) -> bool {
-        self.ours.terminal
     }
 
     /// Closes the program's ends in this process, or the end of the output would never be seen.
@@ -130,11 +142,25 @@ impl ParentEnds {
     }
 }
 
+/// Opens a terminal of the container that the process `pid` runs in. Whatever the container has put in
+/// its place leads nowhere else.
+fn open_terminal_in(pid: libc::pid_t) -> io::Result<(OwnedFd, OwnedFd)> {
+    let root = File::open(format!("/proc/{pid}/root"))?;
+    let place = syscalls::open_at_root(root.as_raw_fd(), c"dev/ptmx", libc::O_PATH);
+    let place = File::from(owned(place as RawFd)?);
+    let kind = place.metadata()?;
+    // The device number of ptmx is the same for every instance of devpts.
+    if !kind.file_type().is_char_device() || kind.rdev() != libc::makedev(5, 2) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    open_terminal(&format!("/proc/self/fd/{}", place.as_raw_fd()))
+}
+
 /// Opens a terminal and returns its master and slave ends. `path` is the `ptmx` of the devpts
-/// instance to use, by default that of the host.
-fn open_terminal(path: Option<&str>) -> io::Result<(OwnedFd, OwnedFd)> {
+/// instance to use.
+fn open_terminal(path: &str) -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let path = CString::new(path.unwrap_or("/dev/ptmx"))?;
+    let path = CString::new(path)?;
     // SAFETY: `path` is NUL-terminated; `master` is open while its OwnedFd exists; TIOCSPTLCK reads
     // an int through its pointer, TIOCGPTPEER takes plain flags and returns a new descriptor.
     unsafe {

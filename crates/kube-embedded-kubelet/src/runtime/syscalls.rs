@@ -1,8 +1,9 @@
 //! System calls for code between `fork` and `exec`: no allocation, no locks, no panics.
 //!
-//! A forked child of a threaded process has a copy of every lock in whatever state it was, so even
-//! `malloc` may hang there; and a child started by [`super::clone::clone_vfork`] has no memory of its
-//! own at all. Everything here works on memory that was prepared before, and writes to the stack only.
+//! A child started by [`super::clone::clone_vfork`] has no memory of its own, and the locks of its
+//! parent in whatever state they were, so even `malloc` may hang there. Everything here works on memory
+//! that was prepared before, and writes to the stack only. (A fork of the zygote, which has one thread,
+//! may allocate.)
 
 use libc::{c_char, c_int, c_void};
 use std::{ffi::CStr, io, mem, ptr};
@@ -11,7 +12,6 @@ use std::{ffi::CStr, io, mem, ptr};
 pub(super) const STEPS: &[&str] = &[
     "execute the program",
     "create user, network, uts and ipc namespaces",
-    "map the user into the namespace",
     "bring up the loopback interface of the pod",
     "assign the address of the pod",
     "enter the namespaces of the pod",
@@ -28,6 +28,12 @@ pub(super) const STEPS: &[&str] = &[
     "change to the working directory",
     "set up the process",
     "make the root file system read-only",
+    "read the request",
+    "hide parts of /proc",
+    "set the resource limits",
+    "set the user and the groups",
+    "drop capabilities",
+    "install the seccomp profile",
 ];
 
 /// Index into [`STEPS`].
@@ -36,7 +42,6 @@ pub(super) const STEPS: &[&str] = &[
 pub(super) enum Step {
     Exec,
     Namespaces,
-    MapUser,
     LoopbackUp,
     Address,
     Enter,
@@ -53,11 +58,19 @@ pub(super) enum Step {
     WorkingDirectory,
     Process,
     ReadOnly,
+    Request,
+    Mask,
+    Limits,
+    User,
+    Capabilities,
+    Seccomp,
 }
 
 /// Tags of messages that are not failed steps.
 pub(super) const READY: u32 = 1000;
 pub(super) const PID: u32 = 1001;
+/// A user namespace was created, whose ids have to be mapped.
+pub(super) const MAP: u32 = 1002;
 
 /// The outcome of a step in a child: on failure, the step and its `errno`.
 pub(super) type Done = Result<(), (Step, c_int)>;
@@ -181,93 +194,70 @@ pub(super) fn mount(
     check(result.into(), step).map(drop)
 }
 
-/// Opens a detached copy of the mounts at `path`, or returns -1.
-pub(super) fn open_tree(path: &CStr) -> c_int {
-    const OPEN_TREE_CLONE: libc::c_uint = 1;
-    let flags =
-        OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint | libc::AT_RECURSIVE as libc::c_uint;
-    // SAFETY: `path` is NUL-terminated; the other arguments are plain values.
-    unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) as c_int }
-}
-
-/// Opens a detached copy of the mounts at a path below `root`, or returns -1. Links on the path are
-/// followed as long as they stay below `root`, atomically: a container may be exchanging them.
-pub(super) fn open_tree_below(root: &CStr, below: &CStr) -> c_int {
-    const OPEN_TREE_CLONE: libc::c_uint = 1;
-    const ATTEMPTS: u32 = 32;
-    // SAFETY: every string is NUL-terminated; `how` is a local value, an all-zero one of which is
-    // valid, and its size is passed along; the descriptors are opened and closed here.
+/// Writes all of `content` in one call, as for small files, and returns a negative number on failure.
+pub(super) fn write_all(fd: c_int, content: &[u8]) -> libc::c_long {
+    // SAFETY: pointer and length are of `content`; closing a descriptor takes a plain value.
     unsafe {
-        let root = libc::open(root.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
-        let mut how: libc::open_how = mem::zeroed();
-        how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
-        how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
-        let mut path = -1;
-        for _ in 0..ATTEMPTS {
-            let (how, size) = (&raw const how, size_of::<libc::open_how>());
-            path = libc::syscall(libc::SYS_openat2, root, below.as_ptr(), how, size) as c_int;
-            // A folder was renamed while `..` in a link was resolved.
-            if path >= 0 || errno() != libc::EAGAIN {
-                break;
-            }
-        }
-        let flags = OPEN_TREE_CLONE
-            | (libc::O_CLOEXEC | libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as libc::c_uint;
-        let tree = if path < 0 {
-            -1
-        } else {
-            libc::syscall(libc::SYS_open_tree, path, c"".as_ptr(), flags) as c_int
-        };
-        let error = errno();
-        libc::close(path);
-        libc::close(root);
-        *libc::__errno_location() = error;
-        tree
+        let written = libc::write(fd, content.as_ptr().cast(), content.len());
+        libc::close(fd);
+        if written == content.len() as isize { 0 } else { -1 }
     }
 }
 
-/// Attaches a detached mount at `target`.
-pub(super) fn move_mount(tree: c_int, target: &CStr) -> libc::c_long {
-    const FROM_EMPTY_PATH: libc::c_uint = 4;
-    // SAFETY: both strings are NUL-terminated; `tree` is a descriptor, which the kernel checks.
-    unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree,
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            FROM_EMPTY_PATH,
-        )
-    }
+/// Opens `path` as if the current directory were the root, and fails at a magic link.
+pub(super) fn open_in_root(path: &CStr, flags: c_int) -> libc::c_long {
+    open_at_root(libc::AT_FDCWD, path, flags)
 }
 
-/// Makes a detached mount read-only and keeps its other flags, which a remount would have to repeat
-/// exactly.
-pub(super) fn set_read_only(tree: c_int) -> libc::c_long {
+/// Opens `path` as if this directory were the root, and fails at a magic link.
+pub(super) fn open_at_root(root: c_int, path: &CStr, flags: c_int) -> libc::c_long {
     #[repr(C)]
-    struct MountAttributes {
-        set: u64,
-        clear: u64,
-        propagation: u64,
-        user_namespace: u64,
+    struct OpenHow {
+        flags: u64,
+        mode: u64,
+        resolve: u64,
     }
-    const READ_ONLY: u64 = 1;
-    let attributes =
-        MountAttributes { set: READ_ONLY, clear: 0, propagation: 0, user_namespace: 0 };
-    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
-    // SAFETY: `attributes` has the layout of `struct mount_attr`, its size is passed along, and it
-    // outlives the call; the path is NUL-terminated.
+    const RESOLVE_NO_MAGICLINKS: u64 = 2;
+    const RESOLVE_IN_ROOT: u64 = 0x10;
+    let how = OpenHow {
+        flags: (flags | libc::O_CLOEXEC) as u64,
+        mode: if flags & libc::O_CREAT != 0 { 0o644 } else { 0 },
+        resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+    };
+    loop {
+        // SAFETY: `path` is NUL-terminated; `how` has the layout of `struct open_how`, its size is
+        // passed along, and it outlives the call.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                root,
+                path.as_ptr(),
+                &raw const how,
+                size_of::<OpenHow>(),
+            )
+        };
+        // Something was mounted or renamed on the machine, so that `..` might have led elsewhere.
+        if fd >= 0 || errno() != libc::EAGAIN {
+            return fd;
+        }
+    }
+}
+
+pub(super) fn is_directory(fd: c_int) -> bool {
+    // SAFETY: an all-zero stat is a valid value, which fstat fills.
     unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree,
-            c"".as_ptr(),
-            flags,
-            &raw const attributes,
-            size_of::<MountAttributes>(),
-        )
+        let mut stat: libc::stat = mem::zeroed();
+        libc::fstat(fd, &mut stat) == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFDIR
     }
+}
+
+/// Returns true if the current directory can be reached from the root, as that of a container must.
+pub(super) fn is_inside_root() -> bool {
+    let mut path = [0_u8; libc::PATH_MAX as usize];
+    // SAFETY: pointer and length are of `path`. The system call itself, because libc would look for
+    // the directory in other ways.
+    let read = unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) };
+    read > 0 && path.first() == Some(&b'/')
 }
 
 #[cfg(test)]
@@ -276,7 +266,7 @@ mod tests {
 
     #[test]
     fn every_step_has_a_description() {
-        assert_eq!(STEPS.len(), Step::ReadOnly as usize + 1);
+        assert_eq!(STEPS.len(), Step::Seccomp as usize + 1);
         assert_eq!(parse(message(PID, -5)), (PID, -5));
     }
 }

@@ -1,12 +1,20 @@
 //! Processes in both sandboxes, without pods around them.
 
-use super::{zygote::Zygote, *};
+mod attacks;
+
+use super::*;
 use crate::{
     rlimit,
     testing::{Folder, eventually, rootfs},
 };
 use kube_embedded_core::network::{PodSockets, Sandbox};
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, os::fd::AsRawFd, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::Ipv4Addr,
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    sync::{Arc, Mutex},
+};
 use tokio::io::AsyncReadExt;
 
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
@@ -15,6 +23,11 @@ struct Fixture {
     spawner: Arc<Spawner>,
     root: Folder,
     scratch: Folder,
+    /// Those of the last pod.
+    ids: Mutex<IdMapping>,
+    user: Mutex<(u32, u32)>,
+    /// Changes the rights of the next programs.
+    change: Mutex<fn(&mut Security)>,
 }
 
 impl Fixture {
@@ -23,6 +36,9 @@ impl Fixture {
             spawner: Spawner::new(rlimit::open_files()).unwrap(),
             root: rootfs(),
             scratch: Folder::new(),
+            ids: Mutex::new(IdMapping::Host),
+            user: Mutex::default(),
+            change: Mutex::new(|_| {}),
         }
     }
 
@@ -32,7 +48,10 @@ impl Fixture {
 
     async fn pause_as(&self, user: u32) -> Pause {
         let config = PauseConfig { hostname: "web-0".to_owned(), address: POD, user, group: user };
-        self.spawner.pause(config).await.unwrap()
+        let pause = self.spawner.pause(config).await.unwrap();
+        *self.ids.lock().unwrap() = pause.ids;
+        *self.user.lock().unwrap() = (user, user);
+        pause
     }
 
     fn container(&self, pause: &Pause) -> Container {
@@ -49,9 +68,35 @@ impl Fixture {
     async fn run(&self, target: LaunchTarget, argv: &[&str]) -> Result<Process, LaunchError> {
         let argv = argv.iter().map(|a| a.to_string()).collect();
         let env = vec!["A=1".to_owned(), "PATH=/nowhere:/".to_owned()];
+        let (cwd, stdio) = ("/".to_owned(), Stdio::Output);
+        let security = self.security(&target);
         self.spawner
-            .launch(Launch { argv, env, cwd: "/".to_owned(), target, stdio: Stdio::Output })
+            .launch(Launch { argv, env, cwd, target, stdio, security, rlimits: Vec::new() })
             .await
+    }
+
+    /// The rights that containers have by default.
+    fn security(&self, target: &LaunchTarget) -> Arc<Security> {
+        let ids = match target {
+            LaunchTarget::Host { .. } => IdMapping::Host,
+            _ => *self.ids.lock().unwrap(),
+        };
+        let (user, group) = match ids {
+            IdMapping::One { user, group } => (user, group),
+            _ => *self.user.lock().unwrap(),
+        };
+        let capabilities = Capabilities::default();
+        let mut security = Security {
+            ids,
+            user,
+            group,
+            groups: Vec::new(),
+            capabilities,
+            no_new_privileges: true,
+            seccomp: runtime_default(capabilities, ids != IdMapping::Host).unwrap(),
+        };
+        (self.change.lock().unwrap())(&mut security);
+        Arc::new(security)
     }
 
     async fn output(&self, target: LaunchTarget, argv: &[&str]) -> (String, Exit) {
@@ -111,6 +156,7 @@ async fn volumes_are_mounted_and_read_only_ones_refuse_writes() {
     let fixture = Fixture::new();
     let volume = Folder::new();
     fs::write(volume.0.join("key"), "value").unwrap();
+    fs::set_permissions(&volume.0, fs::Permissions::from_mode(0o777)).unwrap();
     let pause = fixture.pause_as(65_532).await;
     let place = |read_only| {
         let mut container = fixture.container(&pause);
@@ -270,8 +316,9 @@ async fn zygote_is_shared_by_pods_and_started_again_when_killed() {
     let fixture = Fixture::new();
     let zygote = async || {
         fixture.pause().await;
-        let pid =
-            fixture.spawner.blocking(|thread| Ok(thread.zygote.borrow().as_ref().map(Zygote::pid)));
+        let pid = fixture
+            .spawner
+            .blocking(|thread| Ok(thread.zygote.borrow().as_ref().map(|zygote| zygote.pid())));
         pid.unwrap().unwrap()
     };
     let first = zygote().await;

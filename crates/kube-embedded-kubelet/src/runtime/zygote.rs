@@ -1,67 +1,105 @@
-//! The zygote: the small process that the pause processes of all pods are forked from. It is a fork
-//! of the cluster process that has unmapped the memory it inherited.
+//! The zygote: the small process from which everything is forked that enters the namespaces of a pod.
 //!
-//! Forking the cluster process itself for each pod would copy the page tables of everything it has
-//! mapped, and afterwards every page that it writes to.
+//! It is this very program, executed again: it has none of the memory of the cluster and none of its
+//! descriptors, so what a container could take from a process that is about to enter it is worth
+//! nothing ([`super::zygote_process`]).
 
 use super::{
-    clone::clone,
-    fd::{reap, socket_pair},
-    fork_request::ForkRequest,
-    pause_process::{self, PARENT, SOCKET, keep_only},
+    clone::{ChildMain, Stack, clone_vfork},
+    fd::{memory_file, reap, socket_pair},
+    pause_process::{PARENT, SOCKET},
+    reports::Reports,
     scm_rights,
     syscalls::{self, Step},
+    wire::Wire,
+    zygote_process,
 };
-use libc::c_int;
+use libc::{c_char, c_int};
 use std::{
-    cell::RefCell,
-    io,
-    os::fd::{AsRawFd, OwnedFd},
+    ffi::CString,
+    fs, io,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    ptr,
+    sync::Arc,
 };
 
-/// The cluster's handle of the zygote process, which is killed when this is dropped.
+/// The handle of the zygote process, which is killed when the last copy is dropped.
 pub(super) struct Zygote {
     pid: libc::pid_t,
     socket: OwnedFd,
 }
 
-/// Has the zygote fork a pause process, which becomes a child of the cluster process
-/// (`CLONE_PARENT`) and gets `socket`. Starts the zygote if none runs; one that does not respond is
-/// killed, and the next call starts another.
+/// The zygote of the forking thread, once one was needed.
+pub(super) type Slot = Option<Arc<Zygote>>;
+
+/// Has the zygote fork a process for this request, which gets these descriptors and reports on the
+/// first of them. Starts the zygote if none runs. Returns it: the caller notices when it dies before
+/// it has forked by the end of the reports.
 pub(super) fn fork(
-    slot: &RefCell<Option<Zygote>>,
-    parent: &OwnedFd,
-    request: &ForkRequest,
-    socket: &OwnedFd,
-) -> io::Result<libc::pid_t> {
-    let mut slot = slot.borrow_mut();
-    let zygote = match slot.take() {
-        Some(zygote) => zygote,
-        None => Zygote::start(parent)?,
+    slot: &mut Slot,
+    start: impl Fn() -> io::Result<Arc<Zygote>>,
+    request: &impl Wire,
+    kind: u8,
+    fds: &[RawFd],
+) -> io::Result<Arc<Zygote>> {
+    let mut bytes = Vec::new();
+    request.put(&mut bytes);
+    let payload = memory_file(&bytes)?;
+    let mut all = vec![payload.as_raw_fd()];
+    all.extend(fds);
+    let send = |zygote: Arc<Zygote>| {
+        let sent = scm_rights::send(zygote.socket.as_raw_fd(), &[kind], &all);
+        sent.map(|_| zygote).map_err(io::Error::from_raw_os_error)
     };
-    zygote.send(request, socket)?;
-    let response = zygote.receive()?;
-    *slot = Some(zygote);
-    match response {
-        (syscalls::PID, pid) => Ok(pid),
-        (_, errno) => Err(io::Error::from_raw_os_error(errno)),
+    if let Some(zygote) = slot.take().filter(|zygote| !zygote.is_stopped()) {
+        match send(zygote) {
+            Ok(zygote) => return Ok(slot.insert(zygote).clone()),
+            Err(error) => tracing::warn!(%error, "the zygote has died; starting another"),
+        }
     }
+    Ok(slot.insert(send(start()?)?).clone())
 }
 
 impl Zygote {
-    fn start(parent: &OwnedFd) -> io::Result<Self> {
+    /// Executes this program again as a zygote. To be called on the forking thread; `parent` is a pidfd
+    /// of the cluster process.
+    pub(super) fn start(stack: &Stack, parent: &OwnedFd, null: RawFd) -> io::Result<Arc<Self>> {
+        zygote_process::check_hook()?;
         let (ours, theirs) = socket_pair()?;
-        let unneeded = unneeded_memory();
-        // SAFETY: the child runs `run` only, which neither allocates nor locks, and never returns.
-        let pid = unsafe { clone(0) } as libc::pid_t;
-        if pid == 0 {
-            run(&unneeded, theirs.as_raw_fd(), parent.as_raw_fd());
-        }
+        // Libraries of the program are found in the same places.
+        let libraries = std::env::var("LD_LIBRARY_PATH").ok();
+        let libraries = libraries.map(|path| CString::new(format!("LD_LIBRARY_PATH={path}")));
+        let libraries = libraries.transpose()?;
+        let main = Main {
+            argv: [zygote_process::NAME.as_ptr(), ptr::null()],
+            envp: [
+                zygote_process::VARIABLE.as_ptr(),
+                libraries.as_ref().map_or(ptr::null(), |l| l.as_ptr()),
+                ptr::null(),
+            ],
+            null,
+            socket: theirs.as_raw_fd(),
+            parent: parent.as_raw_fd(),
+        };
+        // SAFETY: `Main::run` makes system calls on prepared memory only; the forking thread has
+        // blocked all signals, and it alone uses the stack, for one child at a time.
+        let pid = unsafe { clone_vfork(stack, 0, &main) } as libc::pid_t;
         if pid < 0 {
             return Err(io::Error::last_os_error());
         }
-        tracing::debug!(pid, "zygote started");
-        Ok(Self { pid, socket: ours })
+        drop(theirs);
+        limit_waits(&ours);
+        let mut reports = Reports::new(ours, None);
+        let ready = reports.next();
+        let zygote = Arc::new(Self { pid, socket: reports.fd });
+        match ready? {
+            Some((syscalls::READY, _)) => {
+                tracing::debug!(pid, "zygote started");
+                Ok(zygote)
+            }
+            Some((_, errno)) => Err(io::Error::from_raw_os_error(errno)),
+            None => Err(io::Error::other("the zygote died at its start")),
+        }
     }
 
     #[cfg(test)]
@@ -69,132 +107,73 @@ impl Zygote {
         self.pid
     }
 
-    fn send(&self, request: &ForkRequest, socket: &OwnedFd) -> io::Result<()> {
-        let fds = [socket.as_raw_fd()];
-        let sent = scm_rights::send(self.socket.as_raw_fd(), request.bytes(), &fds);
-        sent.map(drop).map_err(io::Error::from_raw_os_error)
+    pub(super) fn kill(&self) {
+        // SAFETY: kill takes plain values. `pid` is a child that only `drop` reaps, so the number
+        // cannot have been given to another process.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
     }
 
-    fn receive(&self) -> io::Result<(u32, c_int)> {
-        let mut message = [0; 8];
-        match scm_rights::receive(self.socket.as_raw_fd(), &mut message, &mut []) {
-            Ok((8, _)) => Ok(syscalls::parse(message)),
-            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(errno) => Err(io::Error::from_raw_os_error(errno)),
-        }
+    /// Returns true if the process is stopped, by SIGSTOP or by a debugger, or has exited.
+    pub(super) fn is_stopped(&self) -> bool {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else { return false };
+        // The name before the state may contain anything.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        matches!(state, Some('T' | 't' | 'Z' | 'X'))
     }
 }
 
 impl Drop for Zygote {
     fn drop(&mut self) {
-        // SAFETY: kill takes plain values. `pid` is a child that only the next line reaps, so the
-        // number cannot have been given to another process.
-        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+        self.kill();
         reap(self.pid);
         tracing::debug!(pid = self.pid, "zygote ended");
     }
 }
 
-/// The zygote process itself: forks until the cluster closes its end of the socket.
-fn run(unneeded: &[(usize, usize)], socket: c_int, parent: c_int) -> ! {
-    keep_only(socket, parent);
-    syscalls::die_with_parent(PARENT);
-    unmap(unneeded.as_ptr(), unneeded.len());
-    loop {
-        let (mut request, mut socket) = (ForkRequest::EMPTY, [-1]);
-        match scm_rights::receive(SOCKET, request.bytes_mut(), &mut socket) {
-            Ok((size, 1)) if size == size_of::<ForkRequest>() => {}
-            Err(libc::EINTR) => continue,
-            _ => syscalls::exit_now(0),
-        }
-        let [socket] = socket;
-        // SAFETY: the child runs `pause_process::run` only, which neither allocates nor locks, and
-        // never returns.
-        let pid = unsafe { clone(libc::CLONE_PARENT) } as c_int;
-        if pid == 0 {
-            pause_process::run(&request, socket);
-        }
-        match pid {
-            1.. => syscalls::report(SOCKET, syscalls::PID, pid),
-            _ => syscalls::report(SOCKET, Step::Namespaces as u32, syscalls::errno()),
-        }
-        // SAFETY: `socket` came with the message and belongs to this process; the child has a copy.
-        unsafe { libc::close(socket) };
+/// Limits how long a request can block the forking thread, if the zygote reads none.
+fn limit_waits(socket: &OwnedFd) {
+    let limit = libc::timeval { tv_sec: 2, tv_usec: 0 };
+    // SAFETY: the option is a timeval, whose address and size are passed; the descriptor is open.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDTIMEO,
+            (&raw const limit).cast(),
+            size_of_val(&limit) as _,
+        );
     }
 }
 
-/// Unmaps these ranges. The list itself may lie in one of them, so it is copied to the stack first:
-/// reading on after its page is unmapped would fault.
-fn unmap(list: *const (usize, usize), length: usize) {
-    let mut copy = [(0, 0); 128];
-    let length = length.min(copy.len());
-    for (n, slot) in copy.iter_mut().enumerate().take(length) {
-        // SAFETY: the list has at least `length` elements, and nothing is unmapped yet.
-        *slot = unsafe { *list.add(n) };
-    }
-    for (start, size) in copy.iter().take(length) {
-        // SAFETY: the ranges hold the heap and the stacks of threads that do not exist in this
-        // process; code, static data and the current stack, all that is used from here on, are
-        // elsewhere.
-        unsafe { libc::munmap(*start as *mut libc::c_void, *size) };
-    }
+/// The child that becomes the zygote.
+struct Main {
+    argv: [*const c_char; 2],
+    envp: [*const c_char; 3],
+    null: c_int,
+    socket: c_int,
+    parent: c_int,
 }
 
-/// Finds the heap and the stacks of other threads: private, writable memory of no file that is not
-/// one of the small pieces that belong to loaded libraries. The stack of the calling thread, which
-/// holds its thread-local data too, is left out.
-fn unneeded_memory() -> Vec<(usize, usize)> {
-    let here = 0u8;
-    let stack = (&raw const here).addr();
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return Vec::new() };
-    let mut ranges = unneeded_ranges(&maps, stack);
-    // The largest first, because the child has room for a limited number.
-    ranges.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-    ranges
-}
-
-/// Parses `/proc/self/maps`.
-fn unneeded_ranges(maps: &str, stack: usize) -> Vec<(usize, usize)> {
-    const LARGE: usize = 1 << 20;
-    let mut found = Vec::new();
-    let mut after_file = false;
-    for line in maps.lines() {
-        let mut words = line.split_whitespace();
-        let (range, mode) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let name = words.nth(3).unwrap_or_default();
-        let follows_file = std::mem::replace(&mut after_file, name.starts_with('/'));
-        let Some((start, end)) = range.split_once('-') else { continue };
-        let (Ok(start), Ok(end)) =
-            (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
-        else {
-            continue;
-        };
-        let size = end.saturating_sub(start);
-        let anonymous = name == "[heap]" || (name.is_empty() && !follows_file && size >= LARGE);
-        if mode == "rw-p" && anonymous && !(start..end).contains(&stack) {
-            found.push((start, size));
+impl ChildMain for Main {
+    fn run(&self) -> ! {
+        syscalls::default_signals();
+        // SAFETY: the descriptor table is a copy of the parent's that this process alone uses; the
+        // three are open in it. Both arrays hold NUL-terminated strings and end with null.
+        unsafe {
+            // A session of its own: Ctrl-C in the terminal of the cluster signals only the cluster,
+            // which then stops its pods in order.
+            libc::setsid();
+            // Copied above all targets first, because each may be one of them.
+            let [null, socket, parent] =
+                [self.null, self.socket, self.parent].map(|fd| libc::fcntl(fd, libc::F_DUPFD, 10));
+            for (from, to) in [(null, 0), (null, 1), (null, 2), (socket, SOCKET), (parent, PARENT)]
+            {
+                libc::dup2(from, to);
+            }
+            syscalls::close_range(PARENT + 1, libc::c_uint::MAX, 0);
+            libc::execve(c"/proc/self/exe".as_ptr(), self.argv.as_ptr(), self.envp.as_ptr());
         }
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_heap_and_stacks_of_other_threads_are_unmapped() {
-        let maps = "\
-55d0c0000000-55d0c0100000 r-xp 00000000 08:01 1 /bin/x
-55d0c0100000-55d0c0400000 rw-p 00000000 00:00 0
-55d0c1000000-55d0c1021000 rw-p 00000000 00:00 0 [heap]
-7f0000000000-7f0000400000 rw-p 00000000 00:00 0
-7f0000400000-7f0004000000 ---p 00000000 00:00 0
-7f1000000000-7f1000200000 rw-p 00000000 00:00 0
-7f2000000000-7f2000010000 rw-p 00000000 00:00 0
-7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0 [stack]
-";
-        let found = unneeded_ranges(maps, 0x7f1000100000);
-        assert_eq!(found, [(0x55d0c1000000, 0x21000), (0x7f0000000000, 0x400000)]);
+        syscalls::report(SOCKET, Step::Exec as u32, syscalls::errno());
+        syscalls::exit_now(127)
     }
 }

@@ -7,11 +7,11 @@ use crate::{
 };
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube_embedded_core::{
-    network::Sandbox,
+    network::{HostSockets, Network, Sandbox},
     node_api::{LogOptions, NodeApi},
 };
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 /// Returns the status of the first container, or init container, of a pod.
 fn first<'a>(pod: &'a Value, list: &str) -> &'a Value {
@@ -418,8 +418,10 @@ async fn host_port_leads_to_the_container() {
         let pod = fixture.ready("web").await;
         let node: std::net::IpAddr = pod["status"]["hostIP"].as_str().unwrap().parse().unwrap();
         let url = probe::url::Url::new(false, (node, 18_899).into(), None);
-        let get =
-            async || probe::http::get(&fixture.network, &url, &[]).await.map(|r| r.status).ok();
+        // A client of the host: the network of the cluster connects to pods only.
+        let host = Network::default();
+        host.attach(node, Arc::new(HostSockets));
+        let get = async || probe::http::get(&host, &url, &[]).await.map(|r| r.status).ok();
         assert_eq!(get().await, Some(200));
         fixture.pods().delete("web", &DeleteParams::default().grace_period(0)).await.unwrap();
         fixture.gone("web").await;

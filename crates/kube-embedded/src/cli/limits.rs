@@ -2,6 +2,8 @@
 
 const LIMITS: &str = "\
 Refused:
+  - Containers that are privileged or ask for the capability SYS_ADMIN; a user or group per container,
+    if the cluster runs as an ordinary user.
   - hostPath volumes, but below the directories of --allow-host-path; pods that violate the level of
     the pod-security.kubernetes.io labels of their namespace.
   - Resources that are not listed below: 404, as on a server without them.
@@ -14,10 +16,10 @@ Refused:
   - A continue token or a watch from a resource version that the history no longer holds (2048
     events a resource): 410, as in Kubernetes.
 Accepted but ignored:
-  - Pods: limits of processor time without delegated cgroups, seccomp and capabilities, readinessGates,
-    hostNetwork, hostPID, hostIPC, shareProcessNamespace, sysctls, persistent volumes, a user per
-    container, ephemeral containers (`kubectl debug POD`). An event of the pod, UnsupportedField, lists
-    what is not honored on this machine.
+  - Pods: limits of processor time without delegated cgroups, readinessGates, hostNetwork, hostPID,
+    hostIPC, shareProcessNamespace, sysctls, persistent volumes, supplementary groups and fsGroup if the
+    cluster runs as an ordinary user, ephemeral containers (`kubectl debug POD`). An event of the pod,
+    UnsupportedField, lists what is not honored on this machine.
   - Pods in the plain sandbox: all volume mounts, including the service account token; only static
     programs run.
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and
@@ -31,6 +33,7 @@ Accepted but ignored:
     date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr.
   - Admission webhooks and network policies.
 Differences from Kubernetes:
+  - Containers without a seccomp profile get RuntimeDefault, as with seccompDefault: true.
   - Names of Services and pods are served by the cluster itself, at the Service kube-dns; there are no
     CoreDNS pods. dnsPolicy Default has that server, too, since pods cannot reach the host's. A pod that
     declares port 53 has no name server. Plain processes have the host's /etc/resolv.conf: the names

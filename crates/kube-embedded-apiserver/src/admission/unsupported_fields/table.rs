@@ -158,12 +158,6 @@ pub(super) static UNSUPPORTED: &[Field] = &[
     .within("containers"),
     ignored("Container", "restartPolicyRules", "ignored: the restartPolicy of the pod holds"),
     ignored("Container", "volumeDevices", "ignored: there are no block devices"),
-    ignored(
-        "ContainerPort",
-        "hostIP",
-        "{} is no address of the node, so nothing listens on it; leave it out, or use 127.0.0.1",
-    )
-    .but(&["0.0.0.0", "127.0.0.1", "::"]),
     ignored("ResourceRequirements", "claims", NO_CLAIMS),
     ignored("EnvVarSource", "fileKeyRef", "ignored: the variable is not set"),
     ignored("Lifecycle", "stopSignal", "ignored: containers are stopped by SIGTERM"),
@@ -248,7 +242,7 @@ pub(super) static HONORED: &[(&str, &str)] = &[
          securityContext startupProbe stdin stdinOnce terminationMessagePath terminationMessagePolicy tty volumeMounts \
          workingDir",
     ),
-    ("ContainerPort", "containerPort hostPort name protocol"),
+    ("ContainerPort", "containerPort hostIP hostPort name protocol"),
     (
         "DeploymentSpec",
         "minReadySeconds paused progressDeadlineSeconds replicas revisionHistoryLimit selector strategy template",

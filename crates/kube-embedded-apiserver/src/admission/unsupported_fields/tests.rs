@@ -88,7 +88,6 @@ fn ignored_field_is_named_with_its_path() {
     };
     let mut expected = [
         "spec.containers[0].restartPolicy",
-        "spec.containers[1].ports[1].hostIP",
         "spec.hostNetwork",
         "spec.tolerations[1].tolerationSeconds",
         "spec.volumes[1].nfs",
