@@ -169,6 +169,7 @@ impl PrivilegePlan {
     fn new(launch: &Launch, limit: libc::rlimit) -> Self {
         let Security { ids, user, group, groups, capabilities, no_new_privileges, seccomp } =
             &*launch.security;
+        #[allow(clippy::unnecessary_cast, reason = "of another type with musl")]
         let open_files = (libc::RLIMIT_NOFILE as u32, (limit.rlim_cur, limit.rlim_max));
         let more = launch.rlimits.iter().map(|(resource, soft, hard)| (*resource, (*soft, *hard)));
         Self {

@@ -1,6 +1,6 @@
 //! The reports of a process that is being started, on a pipe or a socket.
 
-use super::{syscalls, zygote::Zygote};
+use super::syscalls;
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
@@ -13,16 +13,23 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The time between two looks at a zygote from which nothing has come yet.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// The process that was asked to start another one.
+pub(super) trait Starter: Send + Sync {
+    /// Returns true if the process does nothing any more: it is stopped, or has exited.
+    fn is_stopped(&self) -> bool;
+    fn kill(&self);
+}
+
 /// The reading end of the reports.
 pub(super) struct Reports {
     pub(super) fd: OwnedFd,
-    /// The zygote that was asked to start the process, until it has done so.
-    zygote: Option<Arc<Zygote>>,
+    /// The zygote, until it has started the process.
+    zygote: Option<Arc<dyn Starter>>,
     deadline: Instant,
 }
 
 impl Reports {
-    pub(super) fn new(fd: OwnedFd, zygote: Option<Arc<Zygote>>) -> Self {
+    pub(super) fn new(fd: OwnedFd, zygote: Option<Arc<dyn Starter>>) -> Self {
         Self { fd, zygote, deadline: Instant::now() + TIMEOUT }
     }
 

@@ -9,7 +9,7 @@ use super::{
     pause::{self, Pause, PauseConfig, StartingPause},
     privileges,
     process::{KillScope, Process, ThreadGuard},
-    reports::Reports,
+    reports::{Reports, Starter},
     starting::StartingProcess,
     stdio::StdioPair,
     syscalls,
@@ -202,7 +202,8 @@ impl ForkThread {
                 fds.push(join.as_raw_fd());
                 fds.extend(namespace.iter().map(AsRawFd::as_raw_fd));
                 let zygote = self.fork(&plan, zygote_process::PROGRAM, &fds);
-                (None, Some(zygote.map_err(|e| LaunchError::Step("fork", e))?))
+                let zygote: Arc<dyn Starter> = zygote.map_err(|e| LaunchError::Step("fork", e))?;
+                (None, Some(zygote))
             }
         };
         Ok(StartingProcess {

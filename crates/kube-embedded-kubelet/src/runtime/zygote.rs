@@ -8,7 +8,7 @@ use super::{
     clone::{ChildMain, Stack, clone_vfork},
     fd::{memory_file, reap, socket_pair},
     pause_process::{PARENT, SOCKET},
-    reports::Reports,
+    reports::{Reports, Starter},
     scm_rights,
     syscalls::{self, Step},
     wire::Wire,
@@ -106,15 +106,16 @@ impl Zygote {
     pub(super) fn pid(&self) -> libc::pid_t {
         self.pid
     }
+}
 
-    pub(super) fn kill(&self) {
+impl Starter for Zygote {
+    fn kill(&self) {
         // SAFETY: kill takes plain values. `pid` is a child that only `drop` reaps, so the number
         // cannot have been given to another process.
         unsafe { libc::kill(self.pid, libc::SIGKILL) };
     }
 
-    /// Returns true if the process is stopped, by SIGSTOP or by a debugger, or has exited.
-    pub(super) fn is_stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else { return false };
         // The name before the state may contain anything.
         let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
