@@ -51,21 +51,22 @@ fn number(name: &str, default: u64) -> u64 {
     env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// Returns the processes of the run by role. The cluster is the session leader among its processes.
+/// Returns the words of a process' command line.
+fn words(pid: &str) -> Vec<String> {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&command).split('\0').map(Into::into).collect()
+}
+
+/// Returns the processes of the run by role. The cluster is the child of `xtask` among its processes.
 fn processes(home: &Path) -> Vec<(Role, String)> {
+    let program = |pid: &str| words(pid).first()?.rsplit('/').next().map(str::to_owned);
     let role = |pid: &String| {
-        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        let words: Vec<&str> = command.split(' ').collect();
-        let program = words.first()?.rsplit('/').next()?;
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let fields: Vec<&str> = stat.rsplit(") ").next()?.split(' ').collect();
-        Some(match (program, words.get(1)) {
-            ("xtask", _) => Role::Xtask,
-            ("labs", Some(&"run")) => Role::Labs,
-            ("kube-embedded", Some(&"serve")) if fields.get(3) == Some(&pid.as_str()) => {
-                Role::Cluster
-            }
+        let parent = stat.rsplit(") ").next()?.split(' ').nth(1)?.to_owned();
+        Some(match program(pid)?.as_str() {
+            "xtask" => Role::Xtask,
+            "labs" if words(pid).iter().any(|word| word == "run") => Role::Labs,
+            "kube-embedded" if program(&parent).as_deref() == Some("xtask") => Role::Cluster,
             _ => Role::Pod,
         })
     };
