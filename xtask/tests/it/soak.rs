@@ -4,7 +4,7 @@
 //!     SOAK_KILLS=200 cargo test -p xtask --test it soak -- --ignored --nocapture
 
 use super::{
-    folders, processes_of,
+    folders, kill, processes_of,
     require::{images, require},
 };
 use std::{
@@ -14,7 +14,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -51,21 +51,22 @@ fn number(name: &str, default: u64) -> u64 {
     env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// Returns the processes of the run by role. The cluster is the session leader among its processes.
+/// Returns the words of a process' command line.
+fn words(pid: &str) -> Vec<String> {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&command).split('\0').map(Into::into).collect()
+}
+
+/// Returns the processes of the run by role. The cluster is the child of `xtask` among its processes.
 fn processes(home: &Path) -> Vec<(Role, String)> {
+    let program = |pid: &str| words(pid).first()?.rsplit('/').next().map(str::to_owned);
     let role = |pid: &String| {
-        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let command = String::from_utf8_lossy(&command).replace('\0', " ");
-        let words: Vec<&str> = command.split(' ').collect();
-        let program = words.first()?.rsplit('/').next()?;
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let fields: Vec<&str> = stat.rsplit(") ").next()?.split(' ').collect();
-        Some(match (program, words.get(1)) {
-            ("xtask", _) => Role::Xtask,
-            ("labs", Some(&"run")) => Role::Labs,
-            ("kube-embedded", Some(&"serve")) if fields.get(3) == Some(&pid.as_str()) => {
-                Role::Cluster
-            }
+        let parent = stat.rsplit(") ").next()?.split(' ').nth(1)?.to_owned();
+        Some(match program(pid)?.as_str() {
+            "xtask" => Role::Xtask,
+            "labs" if words(pid).iter().any(|word| word == "run") => Role::Labs,
+            "kube-embedded" if program(&parent).as_deref() == Some("xtask") => Role::Cluster,
             _ => Role::Pod,
         })
     };
@@ -90,18 +91,33 @@ fn xtask(home: &Path, line: &str) -> Command {
     command
 }
 
-/// Waits for the run and returns its exit code and output; a signal is code -1.
-fn finish(mut child: Child) -> (i32, String) {
-    let mut stderr = child.stderr.take().unwrap();
-    let errors = thread::spawn(move || {
+/// Reads a stream to its end on a thread, as a full pipe would block its writer.
+fn read(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    thread::spawn(move || {
         let mut text = String::new();
-        let _ = stderr.read_to_string(&mut text);
+        let _ = stream.map(|mut stream| stream.read_to_string(&mut text));
         text
-    });
-    let mut text = String::new();
-    let _ = child.stdout.take().unwrap().read_to_string(&mut text);
-    let code = child.wait().unwrap().code().unwrap_or(-1);
-    (code, text + &errors.join().unwrap())
+    })
+}
+
+/// Waits for the run and returns its exit code and output. A signal is code -1; -2 is a run that hung and
+/// was ended.
+fn finish(mut child: Child) -> (i32, String) {
+    let (stdout, stderr) = (read(child.stdout.take()), read(child.stderr.take()));
+    let began = Instant::now();
+    let mut hung = false;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if began.elapsed() > DEADLINE && !hung {
+            hung = true;
+            kill("-TERM", &child);
+        }
+        thread::sleep(Duration::from_millis(10));
+    };
+    let code = if hung { -2 } else { status.code().unwrap_or(-1) };
+    (code, stdout.join().unwrap() + &stderr.join().unwrap())
 }
 
 /// Waits until no process of the run is left and returns how long that took.
