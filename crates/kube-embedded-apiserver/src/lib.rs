@@ -31,3 +31,5 @@ mod timestamps;
 pub mod tls_server;
 mod validation;
 mod verbs;
+
+pub use admission::unsupported_fields::listed as unsupported_fields;

@@ -2,6 +2,8 @@
 
 const LIMITS: &str = "\
 Refused:
+  - hostPath volumes, but below the directories of --allow-host-path; pods that violate the level of
+    the pod-security.kubernetes.io labels of their namespace.
   - Resources that are not listed below: 404, as on a server without them.
   - CronJobs, DaemonSets, StatefulSets, ReplicationControllers, PersistentVolumes and
     PersistentVolumeClaims, except as a dry run: they are served only so that clients find none.
@@ -26,8 +28,7 @@ Accepted but ignored:
   - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
     that are resources or ExternalName Services (503, and an event).
   - Custom resources: x-kubernetes-validations (CEL rules), patternProperties, formats other than
-    date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr. A default that a definition gets
-    later appears on older objects once they are written again.
+    date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr.
   - Admission webhooks and network policies.
 Differences from Kubernetes:
   - Names of Services and pods are served by the cluster itself, at the Service kube-dns; there are no
@@ -51,15 +52,45 @@ Differences from Kubernetes:
   - A sidecar that does not handle SIGTERM gets 5 s once its pod is done, not the whole grace period.
     The containers of a pod whose pause process died get 2 s.
   - A memory limit is measured four times a second where no cgroups are delegated.
-
-Resources that are served:
 ";
 
-/// Returns the text with the list of served resources.
+/// Returns the text with the lists of served resources and of fields that are not acted upon.
 pub(super) fn text() -> String {
     let resources: String = kube_embedded_apiserver::resources::registry::all()
         .iter()
         .map(|kind| format!("  - {} {}\n", kind.api_version(), kind.kind))
         .collect();
-    format!("{LIMITS}{resources}")
+    let fields: String = unsupported_fields().concat();
+    format!(
+        "{LIMITS}\nFields that are not acted upon, as the API warns whoever sets them:\n{fields}\nResources that are \
+         served:\n{resources}"
+    )
+}
+
+/// Returns a line for each note on fields that are not acted upon.
+fn unsupported_fields() -> Vec<String> {
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    for (field, note) in kube_embedded_apiserver::unsupported_fields() {
+        match lines.iter_mut().find(|(known, _)| *known == note) {
+            Some((_, fields)) => fields.push_str(&format!(", {field}")),
+            None => lines.push((note, field)),
+        }
+    }
+    lines.into_iter().map(|(note, fields)| wrapped(&format!("{fields}: {note}"))).collect()
+}
+
+/// Wraps an entry of a list.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 100;
+    let (mut lines, mut line) = (String::new(), "  -".to_owned());
+    for word in text.split(' ') {
+        if line.len() + 1 + word.len() > WIDTH {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = "   ".to_owned();
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    format!("{lines}{line}\n")
 }
