@@ -128,7 +128,11 @@ impl Client {
         if version == Version::HTTP_11 {
             let signals = self.signals.clone();
             on_informational(&mut request, move |response| {
-                signals.hints.add(response.status(), response.headers());
+                // The proxy itself confirms `Expect: 100-continue`.
+                if response.status() != StatusCode::CONTINUE {
+                    let headers = response.headers().clone();
+                    signals.hints.add(head::informational(response.status(), headers));
+                }
             });
         }
         let (mut response, mut connection) =

@@ -124,6 +124,25 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Passes informational responses on while the response is waited for.
+    async fn pass_hints<T>(&self, response: impl Future<Output = T>) -> T {
+        let mut response = pin!(response);
+        let outbox = &self.signals.outbox;
+        loop {
+            tokio::select! {
+                biased;
+                hint = self.signals.hints.next() => {
+                    outbox.put(&hint);
+                    // Before the response, so it is not looked at until then.
+                    outbox.drained().await;
+                }
+                response = response.as_mut() => return response,
+            }
+        }
+    }
+}
+
 /// Waits for the head of the response as long as anything moves.
 async fn wait<T>(
     sent: impl Future<Output = T>,

@@ -14,7 +14,7 @@ use http::{
 };
 use percent_encoding::percent_decode_str;
 use rand::RngExt;
-use std::net::SocketAddr;
+use std::{io::Write, net::SocketAddr};
 
 /// Bytes of path and query: as many as nginx accepts.
 const MAX_TARGET: usize = 8 * 1024;
@@ -301,8 +301,26 @@ pub(super) fn for_client(parts: &mut response::Parts, switched: bool) {
     parts.version = Version::HTTP_11;
 }
 
+/// Writes an informational response for a client.
+pub(super) fn informational(status: StatusCode, mut headers: HeaderMap) -> Vec<u8> {
+    strip_hop_by_hop(&mut headers);
+    headers.remove(header::CONTENT_LENGTH);
+    let mut out = Vec::with_capacity(128);
+    let reason = status.canonical_reason().unwrap_or_default();
+    // Writing to a vector cannot fail.
+    let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", status.as_u16());
+    for (name, value) in &headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
 /// Removes the fields for one connection only.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = connection_options(headers)
         .filter(|option| !["close", "keep-alive", "upgrade", "te"].contains(option))
         .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
