@@ -202,7 +202,7 @@ fn value(rng: &mut StdRng, depth: u32) -> Value {
     }
 }
 
-/// Returns a valid object with a few random replacements.
+/// Returns a valid object with a few random replacements, or with none.
 fn mutated(rng: &mut StdRng) -> Value {
     let mut object = match rng.random_range(0..4) {
         0 => config_map("one"),
@@ -210,7 +210,7 @@ fn mutated(rng: &mut StdRng) -> Value {
         2 => canary(),
         _ => crds::definition(),
     };
-    for _ in 0..rng.random_range(1..4) {
+    for _ in 0..rng.random_range(0..4) {
         let mut node = &mut object;
         for _ in 0..rng.random_range(1..9) {
             let next = match &*node {
