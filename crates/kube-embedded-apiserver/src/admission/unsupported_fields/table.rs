@@ -141,8 +141,12 @@ pub(super) static UNSUPPORTED: &[Field] = &[
         "containers have no access to the host here, so this one does not start; remove it, or add the capabilities that \
          the program needs",
     ),
-    ignored("SecurityContext", "procMount", "{} is not available here, so the container does not start; remove it")
-        .but(&["Default"]),
+    ignored(
+        "SecurityContext",
+        "procMount",
+        "{} is not available here, so the container does not start; remove it",
+    )
+    .but(&["Default"]),
     ignored("SecurityContext", "seLinuxOptions", NO_SELINUX),
     ignored("SecurityContext", "windowsOptions", NO_WINDOWS),
     ignored("Container", "resizePolicy", "ignored: resources of a running container do not change"),
