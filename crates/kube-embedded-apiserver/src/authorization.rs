@@ -8,4 +8,5 @@ pub(crate) mod escalation;
 pub(crate) mod filter;
 mod impersonation;
 pub(crate) mod index;
+mod request_info;
 pub(crate) mod rules;
