@@ -32,6 +32,8 @@ mod tests {
         assert_eq!(ids.len(), claims().count());
         let names: BTreeSet<_> = ALL.iter().map(|lab| lab.name).collect();
         assert_eq!(names.len(), ALL.len());
+        let listed = lab_environment::PHASES;
+        assert!(ALL.iter().map(|lab| lab.name).eq(listed), "xtask knows {listed:?}");
         assert!(claims().all(|claim| claim.sentence.ends_with(['.', ')'])));
     }
 }

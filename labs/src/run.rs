@@ -344,9 +344,15 @@ impl Runner {
         let path = &self.environment.kubeconfig;
         let file = Kubeconfig::read_from(path)
             .with_context(|| format!("failed to read the kubeconfig {}", path.display()))?;
-        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        let clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
+        let has_proxy = clusters.into_iter().any(|cluster| cluster.proxy_url.is_some());
+        let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
             .await
             .with_context(|| format!("failed to use the kubeconfig {}", path.display()))?;
+        if !has_proxy {
+            // kube takes one from HTTPS_PROXY, even for loopback addresses; this client connects directly.
+            config.proxy_url = None;
+        }
         kube::Client::try_from(config).context("failed to create a client of the cluster's API")
     }
 }

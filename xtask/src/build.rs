@@ -12,7 +12,7 @@ use std::thread;
 /// Returns the images.
 pub(crate) fn everything(project: &Project, docker: DockerClient) -> Result<Vec<Image>> {
     thread::scope(|scope| {
-        let images = scope.spawn(|| images::build::build(project, Progress::Hidden));
+        let images = scope.spawn(|| images::build::build(project, Progress::Announced));
         let binaries = binaries(project, docker);
         let images = images.join().map_err(|_| anyhow!("building the images panicked"))?;
         binaries.and(images)

@@ -1,20 +1,30 @@
 //! Runs cargo: quiet when there is nothing to do, with cargo's own progress when there is.
 
-use crate::project::Project;
-use anyhow::{Context, Result, bail};
+use crate::{
+    exec::{
+        process::{Isolation, Signal, signal_group, supervise},
+        watchdog::Watchdog,
+    },
+    output::errln,
+    project::Project,
+};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use std::{
     env,
     ffi::{OsStr, OsString},
     io::{self, IsTerminal, Read, Write},
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
-/// Controls whether a build shows its progress: of two concurrent ones, one does.
+/// Controls whether a build shows its progress: of two concurrent ones, one does, and the other reports
+/// only that it has begun and ended.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Progress {
     Shown,
-    Hidden,
+    Announced,
 }
 
 /// Returns true if binaries and images are used as they are (`CANARY_PREBUILT=1`): where this program
@@ -65,23 +75,23 @@ fn is_package_variable(name: &OsStr) -> bool {
 
 /// Runs a build. `what` is for the error.
 pub(crate) fn run(mut command: Command, progress: Progress, what: &str) -> Result<()> {
-    let terminal = io::stderr().is_terminal() && progress == Progress::Shown;
-    if terminal {
+    let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+    if io::stderr().is_terminal() && !is_dumb && progress == Progress::Shown {
         // Cargo writes to a pipe here, so it does not see the terminal.
-        command.env("CARGO_TERM_COLOR", "always");
+        if env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) {
+            command.env("CARGO_TERM_COLOR", "always");
+        }
         command.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "80");
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().context("failed to run cargo; is it on the PATH?")?;
-    let mut output = BuildOutput::default();
-    if let Some(mut stderr) = child.stderr.take() {
-        let mut buffer = [0; 4096];
-        while let Ok(n @ 1..) = stderr.read(&mut buffer) {
-            output.append(buffer.get(..n).unwrap_or_default(), progress);
-        }
-    }
-    let status = child.wait().context("failed to wait for cargo")?;
-    if !status.success() {
+    let (mut child, watchdog) = spawn(&mut command)?;
+    let (status, mut output) = thread::scope(|scope| {
+        let stderr = child.stderr.take();
+        let output = scope.spawn(move || BuildOutput::read(stderr, progress));
+        (wait(&mut child), output.join().unwrap_or_default())
+    });
+    drop(watchdog);
+    if !status?.success() {
         output.show();
         if is_read_only(&output.text) {
             bail!(
@@ -94,6 +104,39 @@ pub(crate) fn run(mut command: Command, progress: Progress, what: &str) -> Resul
     Ok(())
 }
 
+/// Runs cargo on this terminal, for its output.
+pub(crate) fn run_visibly(mut command: Command) -> Result<()> {
+    command.stdin(Stdio::null());
+    let (mut child, _watchdog) = spawn(&mut command)?;
+    let status = wait(&mut child)?;
+    ensure!(status.success(), "{} failed ({status})", command.get_program().display());
+    Ok(())
+}
+
+/// Starts a program that ends with this process, and all that it starts.
+fn spawn(command: &mut Command) -> Result<(Child, Watchdog)> {
+    supervise(command, Isolation::Group, Some(Signal::KILL));
+    let child = command.spawn().with_context(|| {
+        format!("failed to run {}; is it on the PATH?", command.get_program().display())
+    })?;
+    let watchdog = Watchdog::watch(&child)?;
+    Ok((child, watchdog))
+}
+
+/// Waits for the exit. Of a program that was killed nothing is left running.
+fn wait(child: &mut Child) -> Result<ExitStatus> {
+    let id = WaitId::Pid(Pid::from_child(child));
+    loop {
+        match waitid(id.clone(), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+            Err(rustix::io::Errno::INTR) => continue,
+            // Not yet reaped, so that the group is still the child's own.
+            Ok(Some(status)) if !status.exited() => signal_group(child, Signal::KILL),
+            _ => {}
+        }
+        return child.wait().context("failed to wait for a child process");
+    }
+}
+
 /// The output of cargo, held back until it turns out to be more than "Finished".
 #[derive(Default)]
 struct BuildOutput {
@@ -103,6 +146,15 @@ struct BuildOutput {
 }
 
 impl BuildOutput {
+    fn read(stderr: Option<impl Read>, progress: Progress) -> Self {
+        let (mut output, mut buffer) = (Self::default(), [0; 4096]);
+        let Some(mut stderr) = stderr else { return output };
+        while let Ok(n @ 1..) = stderr.read(&mut buffer) {
+            output.append(buffer.get(..n).unwrap_or_default(), progress);
+        }
+        output
+    }
+
     fn append(&mut self, bytes: &[u8], progress: Progress) {
         self.text.extend_from_slice(bytes);
         if self.shown > 0 {
@@ -138,7 +190,7 @@ fn contains(text: &[u8], words: &[&str]) -> bool {
 fn announce(text: &[u8]) {
     static ANNOUNCED: AtomicBool = AtomicBool::new(false);
     if !contains(text, &["error"]) && !ANNOUNCED.swap(true, Ordering::Relaxed) {
-        eprintln!("building (the first run takes a few minutes)…");
+        errln!("building (the first run takes a few minutes)…");
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod guard;
 pub(crate) mod lifecycle;
 pub(crate) mod profile;
 pub(crate) mod provider;
+pub(crate) mod published;
 pub(crate) mod record;
 pub(crate) mod spec;
 pub(crate) mod store;

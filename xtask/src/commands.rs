@@ -4,6 +4,7 @@ mod ci;
 mod completions;
 mod doctor;
 mod down;
+mod env;
 mod images;
 mod kubectl;
 mod lab;
@@ -13,13 +14,18 @@ mod provider_flag;
 mod status;
 mod up;
 
-use anyhow::Result;
-use clap::{CommandFactory, Parser, Subcommand};
+use crate::{failure::Failure, output};
+use anyhow::{Result, bail};
+use clap::{
+    CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
+use std::ffi::OsString;
 
 /// Kubernetes canary deployments, phase by phase, each claim proved with numbers
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
-#[command(subcommand_required = true, arg_required_else_help = true, after_help = ENVIRONMENT)]
+#[command(subcommand_required = true, arg_required_else_help = true, max_term_width = 80, after_help = ENVIRONMENT)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -27,7 +33,7 @@ pub(crate) struct Cli {
 
 const ENVIRONMENT: &str = "\
 Environment variables:
-  CANARY_HOME      Directory for clusters and diagnostics (default `target/canary`)
+  CANARY_HOME      Directory of clusters and diagnostics (`target/canary`)
   CANARY_PREBUILT  Set to use binaries and images as they are, without cargo
   DOCKER_HOST      Socket of the Docker engine";
 
@@ -38,12 +44,50 @@ enum Command {
     Up(up::Up),
     Down(down::Down),
     Status(status::Status),
+    Env(env::Env),
     Images(images::Images),
     Kubectl(kubectl::Kubectl),
     Doctor(doctor::Doctor),
     Ci(ci::Ci),
     Completions(completions::Completions),
     Man(man::Man),
+}
+
+/// Parses the command line. Help and errors are printed here; they end the run with exit code 0 or 2.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli> {
+    let error = match Cli::try_parse_from(arguments) {
+        Ok(cli) => return Ok(cli),
+        Err(error) => with_suggestion(error),
+    };
+    let text = error.render().to_string();
+    if error.use_stderr() {
+        output::report(format_args!("{}", text.trim_end()));
+        bail!(Failure::Child(2));
+    }
+    output::print(&text)?;
+    bail!(Failure::Child(0));
+}
+
+/// Suggests the nearest command for a misspelled one. For short words with swapped letters (`lba`) clap's
+/// measure of similarity finds others, or none.
+fn with_suggestion(mut error: clap::Error) -> clap::Error {
+    let suggested = ContextKind::SuggestedSubcommand;
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) {
+        let command = Cli::command();
+        let names = command.get_subcommands().map(clap::Command::get_name);
+        if let Some(name) = nearest(word, names) {
+            let name = name.to_owned();
+            error.insert(suggested, ContextValue::Strings(vec![name]));
+        }
+    }
+    error
+}
+
+/// Returns the name with the fewest edits, if a third of its letters or fewer are wrong.
+fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let edits = |name: &&str| strsim::osa_distance(word, name);
+    let nearest = names.min_by_key(edits)?;
+    (edits(&nearest) * 3 <= nearest.len().max(word.len())).then_some(nearest)
 }
 
 /// Runs a command.
@@ -54,6 +98,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Up(args) => up::run(args),
         Command::Down(args) => down::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Env(args) => env::run(&args),
         Command::Images(args) => images::run(&args),
         Command::Kubectl(args) => kubectl::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -63,6 +63,19 @@ pub(crate) fn responds() -> bool {
     })
 }
 
+/// Returns whether the engine has an image; `None` if it does not respond to that.
+pub(crate) fn has_image(name: &str) -> Option<bool> {
+    let host = env_var("DOCKER_HOST").or_else(context_host);
+    let socket = socket(host.as_deref()).ok()?;
+    let response = get(Path::new(&socket), &format!("/images/{name}/json"), Duration::from_secs(5));
+    let response = response.ok()?;
+    match response.split(' ').nth(1)? {
+        "200" => Some(true),
+        "404" => Some(false),
+        _ => None,
+    }
+}
+
 /// Returns true if this host can reach the addresses of containers. It cannot where the engine runs in
 /// a virtual machine, as with Docker Desktop, or in a network namespace of its own.
 pub(crate) fn containers_are_reachable(info: &Value) -> bool {

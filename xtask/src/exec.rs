@@ -3,9 +3,11 @@
 
 pub(crate) mod command_line;
 pub(crate) mod daemon;
+pub(crate) mod inherited;
 pub(crate) mod install;
 mod pre_exec;
 pub(crate) mod process;
 pub(crate) mod runner;
+pub(crate) mod watchdog;
 
 pub(crate) use pre_exec::enter_pod_namespaces;

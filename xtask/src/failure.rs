@@ -1,5 +1,6 @@
 //! Failures with an exit code of their own. Every other error is a failure of the environment: 3.
 
+use crate::output::errln;
 use std::{error, fmt, process::ExitCode};
 
 /// A failure that is not one of the environment.
@@ -33,6 +34,6 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         Some(Failure::Interrupted) => 130,
         None => 3,
     };
-    eprintln!("error: {error:#}");
+    errln!("error: {error:#}");
     ExitCode::from(code)
 }

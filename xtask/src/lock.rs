@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
@@ -61,6 +62,7 @@ fn open(path: &Path) -> Result<File> {
         .truncate(false)
         .read(true)
         .write(true)
+        .mode(0o600)
         .open(path)
         .with_context(|| format!("failed to open {}", path.display()))
 }

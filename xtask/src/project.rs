@@ -1,7 +1,8 @@
 //! The directories of this checkout: the repository, what cargo built, and the state that outlives a
 //! run.
 
-use anyhow::{Context, Result};
+use crate::files;
+use anyhow::{Context, Result, ensure};
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -27,6 +28,8 @@ impl Project {
         let program = env::current_exe().context("failed to find this program's own file")?;
         let binaries = program.parent().context("this program is in no directory")?.to_owned();
         let target = binaries.parent().unwrap_or(&binaries).to_owned();
+        ensure_text(&root, "move the checkout")?;
+        ensure_text(&target, "set CARGO_TARGET_DIR to another directory")?;
         Ok(Self { root, binaries, target })
     }
 
@@ -34,21 +37,25 @@ impl Project {
     /// that is not writable, the user's state directory.
     pub(crate) fn home(&self) -> Result<PathBuf> {
         if let Some(home) = env_path("CANARY_HOME") {
+            ensure_text(&home, "set CANARY_HOME to another directory")?;
             return writable(&home).with_context(|| format!("CANARY_HOME={}", home.display()));
         }
         let local = self.target.join("canary");
         let user = env_path("XDG_STATE_HOME")
             .or_else(|| env_path("HOME").map(|home| home.join(".local/state")))
-            .map(|state| state.join("canary-labs"));
+            .map(|state| state.join("canary-labs"))
+            .filter(|state| state.to_str().is_some());
         writable(&local).or_else(|first| match user {
             Some(user) => writable(&user).with_context(|| format!("after {first:#}")),
             None => Err(first),
         })
     }
 
-    /// Returns the directory for the diagnostics of failed labs.
+    /// Returns the directory for the diagnostics of failed labs, which contain logs and objects.
     pub(crate) fn failures(&self) -> Result<PathBuf> {
-        Ok(self.home()?.join("failures"))
+        let failures = self.home()?.join("failures");
+        files::private_directory(&failures)?;
+        Ok(failures)
     }
 
     /// Returns the directory of the image archives, which a cluster can be pointed at.
@@ -60,6 +67,12 @@ impl Project {
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.binaries.join(name)
     }
+}
+
+/// Rejects a path that is not UTF-8: JSON, YAML and image references cannot contain it.
+fn ensure_text(path: &Path, hint: &str) -> Result<()> {
+    ensure!(path.to_str().is_some(), "the path {path:?} is not UTF-8; {hint}");
+    Ok(())
 }
 
 fn env_path(name: &str) -> Option<PathBuf> {

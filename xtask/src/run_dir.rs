@@ -1,7 +1,7 @@
 //! The temporary directory of one run, removed at its end. A run that was killed leaves its directory
 //! unlocked, and the next run removes it.
 
-use crate::lock::Lock;
+use crate::{files, lock::Lock};
 use anyhow::{Context, Result};
 use std::{
     fs,
@@ -21,8 +21,7 @@ impl RunDir {
     /// Creates the directory below `home`, and removes those of killed runs.
     pub(crate) fn create(home: &Path) -> Result<Self> {
         let runs = home.join("runs");
-        fs::create_dir_all(&runs)
-            .with_context(|| format!("failed to create {}", runs.display()))?;
+        files::private_directory(&runs)?;
         // Keeps another run from sweeping the directory between its creation and its lock.
         let _all = Lock::wait(&runs.join("lock"))?;
         sweep(&runs)?;

@@ -11,6 +11,8 @@ mod crd;
 pub mod credentials;
 mod discovery;
 mod fields;
+#[doc(hidden)]
+pub mod fuzzing;
 mod generate;
 mod http;
 mod ip_allocator;
@@ -29,3 +31,5 @@ mod timestamps;
 pub mod tls_server;
 mod validation;
 mod verbs;
+
+pub use admission::unsupported_fields::listed as unsupported_fields;

@@ -15,7 +15,7 @@ use kube_embedded_core::version;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    resources::{registry::ResourceRegistry, resource_type::ResourceType},
+    resources::{registry::ResourceRegistry, resource_type::ResourceType, types::review},
     schema::{
         merge_keys, tree,
         types::{Field, Shape, Topology},
@@ -27,7 +27,7 @@ use crate::{
 /// building the document.
 pub(crate) fn groups(registry: &ResourceRegistry) -> Vec<(String, String)> {
     let mut groups: BTreeMap<String, DefaultHasher> = BTreeMap::new();
-    for resource in registry.resources() {
+    for resource in published(registry) {
         let hasher = groups.entry(path(resource.group, resource.version)).or_default();
         (env!("CARGO_PKG_VERSION"), resource.kind, resource.subresources).hash(hasher);
         if let Some(schema) = resource.published_schema() {
@@ -45,8 +45,7 @@ pub(crate) fn document(
     version: &str,
 ) -> Option<Arc<Vec<u8>>> {
     static DOCUMENTS: OnceLock<Mutex<BTreeMap<String, Arc<Vec<u8>>>>> = OnceLock::new();
-    let resources: Vec<ResourceType<'_>> = registry
-        .resources()
+    let resources: Vec<ResourceType<'_>> = published(registry)
         .filter(|resource| resource.group == group && resource.version == version)
         .collect();
     if resources.is_empty() {
@@ -67,6 +66,11 @@ pub(crate) fn document(
     let document = Arc::new(build(&resources).to_string().into_bytes());
     documents.insert(key, document.clone());
     Some(document)
+}
+
+/// Returns every type, with the reviews, which are not in the registry.
+fn published(registry: &ResourceRegistry) -> impl Iterator<Item = ResourceType<'_>> {
+    registry.resources().chain(review::ALL.iter().copied())
 }
 
 /// The extension by which clients find the schemas and the operations of a kind.
@@ -111,9 +115,15 @@ fn schemas(resources: &[ResourceType<'_>]) -> Map<String, Value> {
     schemas
 }
 
-/// Adds the paths of a resource type: collection, object and status.
+/// Adds the paths of a resource type: collection, object and status. Reviews are only created.
 fn add_paths(resource: &ResourceType, paths: &mut Map<String, Value>) {
     let base = format!("/{}", path(resource.group, resource.version));
+    if review::is_review(resource) {
+        let scope = if resource.namespaced { "/namespaces/{namespace}" } else { "" };
+        let post = json!({ "post": operation(resource, "post", WRITE) });
+        paths.insert(format!("{base}{scope}/{}", resource.plural), post);
+        return;
+    }
     let collection = if resource.namespaced {
         paths.insert(
             format!("{base}/{}", resource.plural),
@@ -305,6 +315,11 @@ mod tests {
             .collect();
         assert!(parameters.contains(&"fieldValidation") && parameters.contains(&"dryRun"));
         assert!(document(&ResourceRegistry::default(), "nope", "v1").is_none());
+        let reviews = document(&ResourceRegistry::default(), "authorization.k8s.io", "v1").unwrap();
+        let reviews: Value = serde_json::from_slice(&reviews).unwrap();
+        let path = "/apis/authorization.k8s.io/v1/namespaces/{namespace}/localsubjectaccessreviews";
+        let methods = reviews["paths"][path].as_object().unwrap();
+        assert_eq!(methods.keys().collect::<Vec<_>>(), ["post"]);
         // Every reference is to a schema of the document.
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         for reference in text.split("\"#/components/schemas/").skip(1) {

@@ -12,7 +12,7 @@ use crate::{
 use body::TrackedBody;
 use bytes::Bytes;
 use connections::{Connection, Connections, Registration, Timeouts};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -243,13 +243,14 @@ async fn authenticate(
     let Some(user) = api.authenticate(request.headers(), trusted, token) else {
         return Api::unauthorized();
     };
-    let anonymous = user.is_anonymous();
+    let is_anonymous = user.is_anonymous();
     request.extensions_mut().insert(user);
-    if anonymous {
-        // Nothing that is public has a body, and waiting for one would hold the connection.
+    if !is_anonymous {
+        connection.authenticate();
+    } else if request.method() == Method::GET {
+        // It has no body that counts, and waiting for one would hold the connection.
         return api.handle(request.map(|_| Empty::<Bytes>::new())).await;
     }
-    connection.authenticate();
     api.handle(request).await
 }
 

@@ -89,14 +89,15 @@ impl Addresses {
         Ipv4Addr::new(127, self.block, 0, 10)
     }
 
-    /// Returns whether the address belongs to a pod or a Service of this cluster.
+    /// Returns the servers of the cluster itself, which pods reach through the Services `kubernetes` and
+    /// `kube-dns`.
+    pub fn servers(&self) -> [SocketAddr; 2] {
+        [(self.api(), API_PORT).into(), (self.dns_server(), DNS_SERVER_PORT).into()]
+    }
+
+    /// Returns whether this may be the address of a pod or a Service of the cluster.
     pub fn is_internal(&self, address: Ipv4Addr) -> bool {
-        let within = |(base, prefix): (Ipv4Addr, u8)| {
-            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-            u32::from(address) & mask == u32::from(base) & mask
-        };
-        // The CIDRs of the nodes, of which there are at most 100, are adjacent.
-        within(self.services()) || within((self.pods(0).0, 17))
+        is_within(self.services(), address) || is_within(self.pod_network(), address)
     }
 
     /// Returns the first address and prefix length of the pod CIDR of a node, counted from 0.
@@ -117,10 +118,14 @@ impl Addresses {
 
     /// Returns whether this may be the address of a pod of the cluster.
     pub fn is_pod(&self, address: IpAddr) -> bool {
-        let (first, prefix) = self.pod_network();
-        let mask = u32::MAX << (32 - prefix);
-        matches!(address, IpAddr::V4(v4) if u32::from(v4) & mask == u32::from(first))
+        matches!(address, IpAddr::V4(v4) if is_within(self.pod_network(), v4))
     }
+}
+
+/// Returns whether a network, of which the first address and the prefix length are given, has the address.
+fn is_within((first, prefix): (Ipv4Addr, u8), address: Ipv4Addr) -> bool {
+    let mask = u32::MAX << (32 - prefix);
+    u32::from(address) & mask == u32::from(first)
 }
 
 /// Claims a block of addresses by binding the address of its API server, which no other process can
@@ -185,23 +190,27 @@ pub trait Dial: Send + Sync {
 pub struct Network {
     pods: RwLock<HashMap<IpAddr, Arc<dyn PodSockets>>>,
     changes: watch::Sender<u64>,
-    /// The API server, which pods reach through the `kubernetes` Service.
-    api: Option<SocketAddr>,
+    /// The servers of the cluster itself.
+    servers: Vec<SocketAddr>,
     /// Set for an external cluster, whose pods are not attached.
     dialer: Option<Arc<dyn Dial>>,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { pods: RwLock::default(), changes: watch::Sender::new(0), api: None, dialer: None }
+        Self {
+            pods: RwLock::default(),
+            changes: watch::Sender::new(0),
+            servers: Vec::new(),
+            dialer: None,
+        }
     }
 }
 
 impl Network {
     /// Creates the network of an embedded cluster, whose pods have yet to be attached.
     pub fn new(addresses: &Addresses) -> Self {
-        let api = Some(SocketAddr::from((addresses.api(), API_PORT)));
-        Self { api, ..Self::default() }
+        Self { servers: addresses.servers().into(), ..Self::default() }
     }
 
     /// Creates the network of an external cluster.
@@ -237,7 +246,7 @@ impl Network {
         }
     }
 
-    /// Connects to a pod, or to the API server. Refuses every other address: it may be a program of
+    /// Connects to a pod, or to a server of the cluster itself. Refuses every other address: it may be a program of
     /// the host, or belong to another host.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
         if let Some(dialer) = &self.dialer {
@@ -246,7 +255,7 @@ impl Network {
         let pod = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&to.ip()).cloned();
         match pod {
             Some(pod) => pod.connect(to).await,
-            None if self.api == Some(to) => TcpStream::connect(to).await,
+            None if self.servers.contains(&to) => TcpStream::connect(to).await,
             None => Err(unknown_pod(to.ip())),
         }
     }
@@ -280,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_attached_pods_and_the_api_server_are_connected_to() {
+    async fn only_attached_pods_and_the_clusters_servers_are_connected_to() {
         let addresses = Addresses { block: 7, sandbox: Sandbox::Plain };
         let mut network = Network::new(&addresses);
         let host = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -292,7 +301,7 @@ mod tests {
         network.connect(on_host).await.unwrap();
         network.detach(on_host.ip());
         network.connect(on_host).await.unwrap_err();
-        network.api = Some(on_host);
+        network.servers = vec![on_host];
         network.connect(on_host).await.unwrap();
         let another_port = (on_host.ip(), on_host.port() ^ 1).into();
         let error = network.connect(another_port).await.unwrap_err();

@@ -291,6 +291,23 @@ pub(crate) fn arguments(
     if all.is_empty() { Err("no command specified".to_owned()) } else { Ok(all) }
 }
 
+/// Replaces references to variables, as for `subPathExpr`.
+///
+/// # Errors
+/// The kubelet's message for a variable that is not set.
+pub(crate) fn expand_all(text: &str, variables: &[(String, String)]) -> Result<String, String> {
+    let missing = std::cell::RefCell::new(None);
+    let expanded = expand(text, &|name| {
+        let found = variables.iter().find(|(known, _)| known == name);
+        if found.is_none() {
+            missing.borrow_mut().get_or_insert_with(|| name.to_owned());
+        }
+        found.map(|(_, value)| value.clone())
+    });
+    let missing = missing.into_inner();
+    missing.map_or(Ok(expanded), |name| Err(format!("missing value for {name:?}")))
+}
+
 /// Replaces `$(NAME)`; `$$(NAME)` stands for `$(NAME)`, and what is not known stays as it is.
 pub(crate) fn expand(text: &str, look: &dyn Fn(&str) -> Option<String>) -> String {
     let mut out = String::new();

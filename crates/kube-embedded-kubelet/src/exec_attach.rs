@@ -71,6 +71,12 @@ impl RunningContainer {
         (running, output)
     }
 
+    /// Returns the process id of the container's own program.
+    #[cfg(test)]
+    pub(crate) fn pid(&self) -> libc::pid_t {
+        self.target.process.pid
+    }
+
     /// Starts a program in the container.
     ///
     /// # Errors

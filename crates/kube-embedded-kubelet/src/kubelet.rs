@@ -1,6 +1,7 @@
 //! Starts and stops the kubelets of all nodes.
 
 use crate::{
+    cgroups::Cgroups,
     error::KubeletError,
     image_store::{Image, ImageStore},
     ip_pool::IpPool,
@@ -46,6 +47,8 @@ pub struct Config {
     pub state: PathBuf,
     /// The folders of the host that `hostPath` volumes may be in; no symbolic link leads out of them.
     pub allow_host_path: Vec<PathBuf>,
+    /// A private directory on a file system in memory, for `emptyDir` volumes that ask for it.
+    pub memory: Option<PathBuf>,
     /// The address of the API server on the host.
     pub api_server: SocketAddr,
 }
@@ -78,6 +81,9 @@ impl Kubelet {
             sandbox: config.addresses.sandbox,
             spawner,
             state,
+            allow_host_path: config.allow_host_path,
+            memory: config.memory,
+            cgroups: create_cgroups(),
             api: api_address(&config.addresses, config.api_server),
             dns: config.addresses.dns(),
             no_overlay: AtomicBool::new(false),
@@ -123,6 +129,14 @@ fn prepare_state(state: &Path) -> Result<PathBuf, KubeletError> {
     std::fs::create_dir_all(state)
         .and_then(|()| state.canonicalize())
         .map_err(|e| KubeletError(format!("failed to create {}: {e}", state.display())))
+}
+
+fn create_cgroups() -> Option<Cgroups> {
+    let created = Cgroups::create();
+    if let Err(reason) = &created {
+        tracing::debug!(reason, "no cgroups; memory limits are enforced by measuring");
+    }
+    created.ok()
 }
 
 async fn register_nodes(

@@ -13,10 +13,13 @@
 
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+mod cgroups;
 mod container;
 mod env;
 mod error;
 mod exec_attach;
+mod host_path;
+mod host_port;
 pub mod image_store;
 mod ip_pool;
 mod kubelet;
@@ -28,9 +31,11 @@ mod output;
 mod pod;
 mod pod_workers;
 mod probe;
+mod resources;
 mod rlimit;
 mod root_path;
 mod runtime;
+mod safe_dir;
 mod server;
 mod status;
 #[cfg(test)]
@@ -41,6 +46,7 @@ mod volumes;
 
 pub use error::KubeletError;
 pub use kubelet::{Config, Kubelet};
+pub use resources::ResourceLimits;
 
 use kube_embedded_core::network::Sandbox;
 
@@ -48,4 +54,9 @@ use kube_embedded_core::network::Sandbox;
 /// is not a stronger one. Takes a few milliseconds.
 pub fn detect() -> (Sandbox, String) {
     runtime::detect()
+}
+
+/// Returns how the resource limits of containers are enforced on this machine.
+pub fn resource_limits() -> ResourceLimits {
+    resources::enforcement()
 }

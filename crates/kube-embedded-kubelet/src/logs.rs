@@ -121,7 +121,6 @@ impl Log {
         pod: &str,
         waiting: &str,
     ) -> Result<BoxStream<'static, Bytes>, NodeError> {
-        let changes = self.changed.subscribe();
         let number = {
             let runs = self.lock();
             match (options.previous, runs.len()) {
@@ -139,21 +138,7 @@ impl Log {
                 (false, _) => runs.back().map(|r| r.number),
             }
         };
-        let mut reader = Reader {
-            log: self.clone(),
-            number: number.unwrap_or_default(),
-            part: 0,
-            offset: 0,
-            file: None,
-            since: options
-                .since_seconds
-                .and_then(|s| Timestamp::now().checked_sub(SignedDuration::from_secs(s)).ok()),
-            timestamps: options.timestamps,
-            left: options.limit_bytes.map(|n| n.max(0) as usize),
-            changes,
-            follow: options.follow,
-            done: false,
-        };
+        let mut reader = self.reader(number.unwrap_or_default(), options);
         let first = reader
             .start(options.tail_lines)
             .map_err(|e| NodeError::Internal(format!("failed to read the log: {e}")))?;
@@ -163,6 +148,32 @@ impl Log {
                 |mut reader| async move { Some((reader.more().await?, reader)) },
             );
         Ok(stream::iter((!first.is_empty()).then_some(first)).chain(rest).boxed())
+    }
+
+    /// Returns the end of the log of the current run: at most this many lines and bytes.
+    pub(crate) fn tail(self: &Arc<Self>, lines: i64, bytes: usize) -> Bytes {
+        let Some(number) = self.lock().back().map(|run| run.number) else { return Bytes::new() };
+        let text = self.reader(number, &LogOptions::default()).start(Some(lines));
+        let text = text.unwrap_or_default();
+        text.slice(text.len().saturating_sub(bytes)..)
+    }
+
+    fn reader(self: &Arc<Self>, number: i32, options: &LogOptions) -> Reader {
+        Reader {
+            log: self.clone(),
+            number,
+            part: 0,
+            offset: 0,
+            file: None,
+            since: options
+                .since_seconds
+                .and_then(|s| Timestamp::now().checked_sub(SignedDuration::from_secs(s)).ok()),
+            timestamps: options.timestamps,
+            left: options.limit_bytes.map(|n| n.max(0) as usize),
+            changes: self.changed.subscribe(),
+            follow: options.follow,
+            done: false,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Run>> {

@@ -1,6 +1,6 @@
 //! The state that the pods of a cluster share: client, images, network, spawner, nodes.
 
-use crate::{image_store::ImageStore, ip_pool::IpPool, node, runtime::Spawner};
+use crate::{cgroups::Cgroups, image_store::ImageStore, ip_pool::IpPool, node, runtime::Spawner};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube_embedded_core::{
     events::Recorder,
@@ -25,6 +25,12 @@ pub(crate) struct NodeRuntime {
     pub(crate) spawner: Arc<Spawner>,
     /// A private directory for root file systems, volumes and logs.
     pub(crate) state: PathBuf,
+    /// The folders of the host that `hostPath` volumes may be in.
+    pub(crate) allow_host_path: Vec<PathBuf>,
+    /// A private directory in memory, for volumes that ask for it.
+    pub(crate) memory: Option<PathBuf>,
+    /// `None` where the kernel lets this process create none.
+    pub(crate) cgroups: Option<Cgroups>,
     /// The address of the API server, as pods reach it.
     pub(crate) api: SocketAddrV4,
     /// The address of the cluster's name server, as pods reach it.

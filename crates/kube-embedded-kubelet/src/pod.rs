@@ -1,11 +1,15 @@
 //! A pod on a node: its sandbox, volumes, containers, status and end.
 //!
-//! [`worker`] drives a pod's life; [`handle`] is the state that it shares with the pod's containers
-//! and with clients; [`sandbox`], [`volume_manager`] and [`status_manager`] are named after the parts
+//! [`worker`] drives a pod's life, and [`containers`] that of its containers in one sandbox; [`handle`]
+//! is the state that they share with clients; [`stop`] and [`eviction`] end them; [`sandbox`], [`volume_manager`] and [`status_manager`] are named after the parts
 //! of the kubelet that they stand for.
 
+mod containers;
+mod eviction;
 pub(crate) mod handle;
 pub(crate) mod sandbox;
 mod status_manager;
+pub(crate) mod stop;
+mod unsupported;
 mod volume_manager;
 pub(crate) mod worker;

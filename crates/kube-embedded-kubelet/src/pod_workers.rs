@@ -118,7 +118,9 @@ fn apply(
     let uid = object.uid().unwrap_or_default();
     let mut workers = workers.lock();
     if let Some(worker) = workers.get(&uid) {
-        worker.updates.send_modify(|u| u.pod = Arc::new(object));
+        let object = Arc::new(object);
+        worker.pod.observe(object.clone());
+        worker.updates.send_modify(|u| u.pod = object);
         return;
     }
     let span = tracing::debug_span!(

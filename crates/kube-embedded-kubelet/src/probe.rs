@@ -1,10 +1,18 @@
 //! Startup, readiness and liveness probes (the kubelet's prober).
 
+mod go_error;
+mod grpc;
 pub(crate) mod http;
+mod tls;
+pub(crate) mod url;
 
+use self::{go_error::go_error, url::Url};
 use crate::container::target::Target;
-use k8s_openapi::api::core::v1::{HTTPGetAction, Probe};
-use std::{io, net::SocketAddr, time::Duration};
+use k8s_openapi::{
+    api::core::v1::{HTTPGetAction, Probe},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Before its first success, a startup or readiness probe is repeated sooner than its period: after
@@ -61,17 +69,31 @@ impl ProbeKind {
     }
 }
 
-/// Runs the probes of a container until one requires a restart, and returns which one. `on_change`
-/// is called when a result changes: `(Startup, true)` once, readiness whenever it changes.
-/// `on_failure` is called with the error of each failed attempt that counts.
-pub(crate) async fn run(
-    target: &Target,
-    on_change: impl Fn(ProbeKind, bool),
-    on_failure: impl Fn(ProbeKind, &str),
-) -> ProbeKind {
+/// The callbacks of [`run`].
+#[derive(Clone, Copy)]
+pub(crate) struct Reports<'a> {
+    /// Called when a result changes: `(Startup, true)` once, readiness whenever it changes.
+    pub(crate) on_change: &'a (dyn Fn(ProbeKind, bool) + Sync),
+    /// Called with the error of each failed attempt that counts.
+    pub(crate) on_failure: &'a (dyn Fn(ProbeKind, &str) + Sync),
+    /// Called with the doubt about an attempt that counts as a success.
+    pub(crate) on_warning: &'a (dyn Fn(ProbeKind, &str) + Sync),
+}
+
+/// The outcome of an attempt that did not fail.
+#[derive(Debug, PartialEq, Eq)]
+enum Success {
+    Plain,
+    /// The attempt counts as a success, with a doubt.
+    Warning(String),
+}
+
+/// Runs the probes of a container until one requires a restart, and returns which one.
+pub(crate) async fn run(target: &Target, reports: Reports<'_>) -> ProbeKind {
+    let on_change = reports.on_change;
     let container = &target.container;
     if let Some(probe) = &container.startup_probe {
-        let started = repeat(target, probe, ProbeKind::Startup, &on_failure, |_| true).await;
+        let started = repeat(target, probe, ProbeKind::Startup, reports, |_| true).await;
         if !started {
             return ProbeKind::Startup;
         }
@@ -81,7 +103,7 @@ pub(crate) async fn run(
         match &container.readiness_probe {
             None => on_change(ProbeKind::Readiness, true),
             Some(probe) => {
-                repeat(target, probe, ProbeKind::Readiness, &on_failure, |ready| {
+                repeat(target, probe, ProbeKind::Readiness, reports, |ready| {
                     on_change(ProbeKind::Readiness, ready);
                     false
                 })
@@ -94,7 +116,7 @@ pub(crate) async fn run(
         match &container.liveness_probe {
             None => std::future::pending().await,
             Some(probe) => {
-                repeat(target, probe, ProbeKind::Liveness, &on_failure, |alive| !alive).await
+                repeat(target, probe, ProbeKind::Liveness, reports, |alive| !alive).await
             }
         }
     };
@@ -110,7 +132,7 @@ async fn repeat(
     target: &Target,
     probe: &Probe,
     kind: ProbeKind,
-    on_failure: &impl Fn(ProbeKind, &str),
+    reports: Reports<'_>,
     stop: impl Fn(bool) -> bool,
 ) -> bool {
     let period = seconds(probe.period_seconds, 10);
@@ -131,7 +153,8 @@ async fn repeat(
         }
         let eager = threshold.result != Some(true) && kind != ProbeKind::Liveness;
         match &attempt {
-            Err(error) if due => on_failure(kind, error),
+            Err(error) if due => (reports.on_failure)(kind, error),
+            Ok(Success::Warning(doubt)) if due => (reports.on_warning)(kind, doubt),
             _ => {}
         }
         // Between two ticks only a success counts.
@@ -157,7 +180,7 @@ fn seconds(value: Option<i32>, default: u64) -> Duration {
 }
 
 /// Probes once.
-async fn attempt(target: &Target, probe: &Probe) -> Result<(), String> {
+async fn attempt(target: &Target, probe: &Probe) -> Result<Success, String> {
     let limit = seconds(probe.timeout_seconds, 1);
     if let Some(get) = &probe.http_get {
         return http_get(target, get, limit).await;
@@ -165,7 +188,7 @@ async fn attempt(target: &Target, probe: &Probe) -> Result<(), String> {
     if let Some(socket) = &probe.tcp_socket {
         let to = target.address(socket.host.as_deref(), &socket.port)?;
         return match timeout(limit, target.network.connect(to)).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => Ok(Success::Plain),
             Ok(Err(e)) => Err(go_error(to, &e)),
             Err(_) => Err(format!("dial tcp {to}: i/o timeout")),
         };
@@ -173,47 +196,43 @@ async fn attempt(target: &Target, probe: &Probe) -> Result<(), String> {
     if let Some(exec) = &probe.exec {
         let argv = exec.command.clone().unwrap_or_default();
         return match timeout(limit, target.run(argv)).await {
-            Ok(Ok((0, _))) => Ok(()),
+            Ok(Ok((0, _))) => Ok(Success::Plain),
             Ok(Ok((_, output))) => Err(output.trim_end().to_owned()),
             Ok(Err(e)) => Err(e),
             Err(_) => Err(format!("command timed out after {}s", limit.as_secs())),
         };
     }
-    if probe.grpc.is_some() {
-        return Err("gRPC probes are not supported".to_owned());
+    if let Some(action) = &probe.grpc {
+        let to = target.address(None, &IntOrString::Int(action.port))?;
+        let service = action.service.as_deref().unwrap_or_default();
+        return grpc::check(&target.network, to, service, limit).await.map(|()| Success::Plain);
     }
-    Err("the probe has no action; allowed are exec, httpGet and tcpSocket".to_owned())
+    Err("the probe has no action; allowed are exec, httpGet, tcpSocket and grpc".to_owned())
 }
 
-async fn http_get(target: &Target, get: &HTTPGetAction, limit: Duration) -> Result<(), String> {
+async fn http_get(
+    target: &Target,
+    get: &HTTPGetAction,
+    limit: Duration,
+) -> Result<Success, String> {
     let to = target.address(get.host.as_deref(), &get.port)?;
-    let path = get.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    if get.scheme.as_deref().is_some_and(|s| s != "HTTP") {
-        return Err("HTTPS probes are not supported".to_owned());
-    }
+    let url = Url::new(get.scheme.as_deref() == Some("HTTPS"), to, get.path.as_deref());
     let headers: Vec<(&str, &str)> =
         get.http_headers.iter().flatten().map(|h| (h.name.as_str(), h.value.as_str())).collect();
-    let url = format!("http://{to}{path}");
-    match timeout(limit, http::get(&target.network, to, &path, &headers)).await {
-        Err(_) => Err(format!(
-            "Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+    let failed = |error: String| format!("Get {:?}: {error}", url.to_string());
+    match timeout(limit, http::get(&target.network, &url, &headers)).await {
+        Err(_) => Err(failed(
+            "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned(),
         )),
-        Ok(Err(e)) => Err(format!("Get {url:?}: {}", go_error(to, &e))),
-        Ok(Ok(200..=399)) => Ok(()),
-        Ok(Ok(code)) => Err(format!("HTTP probe failed with statuscode: {code}")),
-    }
-}
-
-/// Words a connection error as Go does, because that is what people search for.
-fn go_error(to: SocketAddr, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => format!("dial tcp {to}: connect: connection refused"),
-        io::ErrorKind::ConnectionReset => format!("read tcp {to}: read: connection reset by peer"),
-        io::ErrorKind::HostUnreachable => {
-            format!("dial tcp {to}: connect: no route to host ({error})")
-        }
-        _ => error.to_string(),
+        Ok(Err(e)) => Err(failed(go_error(to, &e))),
+        Ok(Ok(response)) => match response.status {
+            200..=299 => Ok(Success::Plain),
+            300..=399 => Ok(Success::Warning(format!(
+                "Probe terminated redirects, Response body: {}",
+                response.body
+            ))),
+            code => Err(format!("HTTP probe failed with statuscode: {code}")),
+        },
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct PodView {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ContainerView {
     pub(crate) name: String,
+    /// Set for an init container that runs beside the containers.
+    pub(crate) sidecar: bool,
     pub(crate) image: String,
     pub(crate) image_id: String,
     pub(crate) container_id: String,
@@ -74,6 +76,12 @@ pub(crate) fn policy(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always")
 }
 
+/// Returns true for a native sidecar, given an init container: one that is always restarted, and runs
+/// beside the containers.
+pub(crate) fn is_sidecar(init_container: &Container) -> bool {
+    init_container.restart_policy.as_deref() == Some("Always")
+}
+
 /// Returns the whole status, as a merge patch. `pod` is the object as last seen: its conditions keep
 /// their transition times where nothing changed.
 pub(crate) fn status(pod: &Pod, view: &PodView, now: Timestamp) -> Value {
@@ -115,20 +123,33 @@ pub(crate) fn status(pod: &Pod, view: &PodView, now: Timestamp) -> Value {
 
 /// Returns the phase, by the rules of the kubelet's `getPhase`.
 pub(crate) fn phase(policy: &str, view: &PodView) -> &'static str {
-    let failed = |v: &ContainerView| matches!(&v.state, State::Terminated(t) if t.exit_code != 0);
     if view.failure.is_some() {
         return "Failed";
     }
     if view.ended {
         return if view.containers.iter().any(|v| !succeeded(v)) { "Failed" } else { "Succeeded" };
     }
-    if view.init.iter().any(|v| failed(v) && policy == "Never") {
+    let (sidecars, init): (Vec<_>, Vec<_>) = view.init.iter().partition(|v| v.sidecar);
+    if policy == "Never" && init.iter().any(|v| exited(v).is_some_and(|t| t.exit_code != 0)) {
         return "Failed";
     }
-    if !initialized(view) {
+    let initializes = init.iter().any(|v| exited(v).is_none());
+    let sidecars_start = sidecars.iter().any(|v| match &v.state {
+        State::Running { .. } => !v.started,
+        State::Waiting { .. } => v.last.is_none(),
+        State::Terminated(_) => false,
+    });
+    if initializes || (sidecars_start && !has_run(view)) {
         return "Pending";
     }
     let (mut waiting, mut running, mut stopped, mut succeeded_) = (0, 0, 0, 0);
+    for v in sidecars {
+        match &v.state {
+            State::Running { .. } => running += 1,
+            State::Waiting { .. } if v.last.is_none() => waiting += 1,
+            _ => {}
+        }
+    }
     for v in &view.containers {
         match &v.state {
             State::Running { .. } => running += 1,
@@ -149,12 +170,27 @@ pub(crate) fn phase(policy: &str, view: &PodView) -> &'static str {
     }
 }
 
+/// Returns the latest run of a container that is not running.
+fn exited(v: &ContainerView) -> Option<&Terminated> {
+    match &v.state {
+        State::Terminated(ended) => Some(ended),
+        State::Waiting { .. } => v.last.as_ref(),
+        State::Running { .. } => None,
+    }
+}
+
 fn succeeded(v: &ContainerView) -> bool {
     matches!(&v.state, State::Terminated(t) if t.exit_code == 0)
 }
 
-fn initialized(view: &PodView) -> bool {
-    view.init.iter().all(succeeded)
+/// Returns true if a container that is not an init container runs or has run.
+fn has_run(view: &PodView) -> bool {
+    view.containers.iter().any(|v| !matches!(v.state, State::Waiting { .. }))
+}
+
+/// Returns true if an init container does not hold up those after it.
+fn is_initialized(v: &ContainerView) -> bool {
+    if v.sidecar { v.started } else { succeeded(v) }
 }
 
 /// A condition of the pod: whether it holds, and the reason and message.
@@ -197,16 +233,16 @@ fn conditions(pod: &Pod, view: &PodView, phase: &str, now: Timestamp) -> Vec<Val
     conditions
 }
 
-/// Returns the names of the containers that are `bad`, separated by spaces.
-fn names(views: &[ContainerView], bad: fn(&ContainerView) -> bool) -> String {
-    views.iter().filter(|v| bad(v)).map(|v| v.name.as_str()).collect::<Vec<_>>().join(" ")
+/// Returns the names of containers, separated by spaces.
+fn names<'a>(views: impl Iterator<Item = &'a ContainerView>) -> String {
+    views.map(|v| v.name.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 fn initialized_condition(view: &PodView, over: Option<&'static str>) -> Verdict {
-    let uninitialized = names(&view.init, |v| !succeeded(v));
+    let uninitialized = names(view.init.iter().filter(|v| !is_initialized(v)));
     match over {
         Some(reason @ "PodCompleted") => (true, Some((reason, String::new()))),
-        _ if uninitialized.is_empty() => (true, None),
+        _ if uninitialized.is_empty() || has_run(view) => (true, None),
         _ => {
             let message = format!("containers with incomplete status: [{uninitialized}]");
             (false, Some(("ContainersNotInitialized", message)))
@@ -215,7 +251,8 @@ fn initialized_condition(view: &PodView, over: Option<&'static str>) -> Verdict 
 }
 
 fn ready(view: &PodView, over: Option<&'static str>) -> Verdict {
-    let unready = names(&view.containers, |v| !v.ready);
+    let serving = view.init.iter().filter(|v| v.sidecar).chain(&view.containers);
+    let unready = names(serving.filter(|v| !v.ready));
     match over {
         Some(reason) => (false, Some((reason, String::new()))),
         None if unready.is_empty() => (true, None),
@@ -418,6 +455,43 @@ mod tests {
         let mut init = view(vec![State::default()]);
         init.init = view(vec![ended(1)]).containers;
         assert_eq!((phase("Always", &init), phase("Never", &init)), ("Pending", "Failed"));
+    }
+
+    #[test]
+    fn sidecar_counts_as_initialized_once_started_and_never_as_an_end() {
+        let running = || State::Running { at: Timestamp::UNIX_EPOCH };
+        let of = |started: bool, side: State, main: State| {
+            let mut view = view(vec![main]);
+            view.init = vec![ContainerView {
+                name: "side".into(),
+                sidecar: true,
+                started,
+                state: side,
+                ..ContainerView::default()
+            }];
+            view
+        };
+        for (policy, view, expected, initialized) in [
+            ("Always", of(false, State::default(), State::default()), "Pending", "False"),
+            ("Always", of(false, running(), State::default()), "Pending", "False"),
+            ("Always", of(true, running(), State::default()), "Pending", "True"),
+            ("Always", of(true, running(), running()), "Running", "True"),
+            // A sidecar that restarts takes nothing back.
+            ("Always", of(false, running(), running()), "Running", "True"),
+            ("Never", of(true, running(), ended(0)), "Running", "True"),
+            ("Never", of(false, ended(137), ended(0)), "Succeeded", "True"),
+            ("Never", of(false, ended(137), ended(1)), "Failed", "True"),
+        ] {
+            assert_eq!(phase(policy, &view), expected, "{view:#?}");
+            let written = status(&pod(policy), &view, Timestamp::now());
+            let all = written["conditions"].as_array().unwrap();
+            let condition = all.iter().find(|c| c["type"] == "Initialized").unwrap();
+            assert_eq!(condition["status"], initialized, "{view:#?}");
+        }
+        let unready = of(true, running(), running());
+        let (ready, why) = ready(&unready, None);
+        assert!(!ready);
+        assert_eq!(why.unwrap().1, "containers with unready status: [side app]");
     }
 
     #[test]

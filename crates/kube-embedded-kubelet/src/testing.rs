@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Nothing that a test waits for takes nearly as long.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The annotation that makes the worker of a pod panic.
 pub(crate) const PANIC_ANNOTATION: &str = "test.kube-embedded/panic";

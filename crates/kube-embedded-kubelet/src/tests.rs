@@ -1,5 +1,7 @@
 //! Pods on a node, in both sandboxes, against the API server in the same process.
 
+mod lifecycle;
+
 use crate::{
     Config, Kubelet, detect,
     image_store::ImageStore,
@@ -60,6 +62,10 @@ impl Fixture {
             &[("tool", &fs::read(tool()).unwrap())],
         );
         images.add_archive(&archive).unwrap();
+        let archive = folder.0.join("tool-2.tar");
+        let files = [("tool", &*fs::read(tool()).unwrap()), ("two", b"")];
+        crate::image_store::testing::archive(&archive, "tool:2.0", &files);
+        images.add_archive(&archive).unwrap();
         let network = Arc::new(Network::default());
         let config = Config {
             nodes: vec![
@@ -70,8 +76,9 @@ impl Fixture {
             images: images.clone(),
             network: network.clone(),
             state: folder.0.join("state"),
+            allow_host_path: vec![folder.0.clone()],
+            memory: Some(folder.0.join("memory")),
             api_server: (addresses.api(), 6443).into(),
-            allow_host_path: Vec::new(),
         };
         let kubelet = Kubelet::start(api.client(), config).await.unwrap();
         let weak: std::sync::Weak<dyn NodeApi> =
@@ -234,10 +241,9 @@ async fn pod_becomes_ready_serves_and_terminates() {
         assert_eq!(container["image"], "docker.io/library/tool:1.0");
         assert!(container["state"]["running"]["startedAt"].is_string());
         let ip: std::net::IpAddr = status["podIP"].as_str().unwrap().parse().unwrap();
-        assert_eq!(
-            probe::http::get(&fixture.network, (ip, 8080).into(), "/", &[]).await.unwrap(),
-            200
-        );
+        let url = probe::url::Url::new(false, (ip, 8080).into(), None);
+        let response = probe::http::get(&fixture.network, &url, &[]).await.unwrap();
+        assert_eq!(response.status, 200);
         let log = fixture.log("web", LogOptions::default()).await;
         assert!(log.starts_with("listening\nGET /ready HTTP/1.1\n"), "{log}");
         assert_eq!(fixture.event("web", "Started").await, "Started container app");

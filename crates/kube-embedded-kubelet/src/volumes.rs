@@ -3,17 +3,15 @@
 
 use crate::{
     env::{self, ReferencedObjects},
-    root_path::resolve_in_root,
-    runtime::Mount,
+    host_path,
+    safe_dir::SafeDir,
 };
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, DownwardAPIVolumeFile, KeyToPath, Pod, Secret,
-    ServiceAccountTokenProjection, Volume,
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccountTokenProjection, Volume,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -62,17 +60,35 @@ pub(crate) fn tokens(pod: &Pod) -> impl Iterator<Item = (&str, &ServiceAccountTo
     })
 }
 
+/// The mode of an `emptyDir`, as the kubelet's: containers may run as any user.
+const EMPTY_DIR_MODE: u32 = 0o777;
+
 /// A volume that exists on the host.
 #[derive(Debug)]
 pub(crate) struct PreparedVolume {
-    path: PathBuf,
-    /// Set if containers may write to it. Volumes that the kubelet itself writes to never are: it
-    /// would follow the links that a container puts there.
-    writable: bool,
+    /// A folder that no container can replace by a link.
+    pub(crate) root: PathBuf,
+    /// The path of the volume below it, which a container may be changing: never to be followed out of
+    /// `root`.
+    pub(crate) below: PathBuf,
+    /// Set if containers may write to it. Volumes that the kubelet itself writes to never are.
+    pub(crate) writable: bool,
+}
+
+/// Where volumes are, and to whom they belong.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Place<'a> {
+    /// The directory of the pod's volumes in memory, if there can be any.
+    pub(crate) memory: Option<&'a Path>,
+    /// The folders that `hostPath` volumes may be in.
+    pub(crate) host_paths: &'a [PathBuf],
+    /// `fsGroup`: the group that files belong to.
+    pub(crate) group: Option<u32>,
 }
 
 /// Creates or refreshes the volumes below `directory`. A volume of an unsupported kind is left out,
 /// and reported by the container that mounts it. A volume that fails does not hold up the others.
+///
 ///
 /// # Errors
 /// The message of Kubernetes' `FailedMount`, of the first volume that failed.
@@ -80,10 +96,22 @@ pub(crate) fn prepare(
     pod: &Pod,
     directory: &Path,
     referenced: &ReferencedObjects,
+    place: Place<'_>,
 ) -> Result<BTreeMap<String, PreparedVolume>, String> {
     let (mut prepared, mut first) = (BTreeMap::new(), None);
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
-        match prepare_one(pod, volume, directory.join(&volume.name), referenced) {
+        let in_memory =
+            volume.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() == Some("Memory"));
+        let directory = place.memory.filter(|_| in_memory).unwrap_or(directory);
+        let path = directory.join(&volume.name);
+        let one = match &volume.host_path {
+            Some(source) => {
+                let path = host_path::prepare(source, place.host_paths);
+                path.map(|(root, below)| Some(PreparedVolume { root, below, writable: true }))
+            }
+            None => prepare_one(pod, volume, path, referenced, place.group),
+        };
+        match one {
             Ok(Some(one)) => {
                 prepared.insert(volume.name.clone(), one);
             }
@@ -101,67 +129,54 @@ pub(crate) fn prepare(
 fn prepare_one(
     pod: &Pod,
     volume: &Volume,
-    path: PathBuf,
+    root: PathBuf,
     referenced: &ReferencedObjects,
+    group: Option<u32>,
 ) -> Result<Option<PreparedVolume>, String> {
-    if volume.empty_dir.is_some() {
-        fs::create_dir_all(&path).map_err(|e| e.to_string())?;
-        return Ok(Some(PreparedVolume { path, writable: true }));
+    let failed = |e: io::Error| e.to_string();
+    let writable = volume.empty_dir.is_some();
+    if writable {
+        if !root.exists() {
+            fs::create_dir_all(&root).map_err(failed)?;
+            // Set explicitly, because the process may have a umask.
+            let mode = fs::Permissions::from_mode(EMPTY_DIR_MODE);
+            fs::set_permissions(&root, mode).map_err(failed)?;
+            if let Some(group) = group {
+                SafeDir::open(&root).and_then(|root| root.give_to(group)).map_err(failed)?;
+            }
+        }
+    } else if let Some(content) = content(pod, volume, referenced)? {
+        fill(&root, &content, group).map_err(failed)?;
+    } else {
+        return Ok(None);
     }
-    if let Some(content) = content(pod, volume, referenced)? {
-        fill(&path, &content).map_err(|e| e.to_string())?;
-        return Ok(Some(PreparedVolume { path, writable: false }));
-    }
-    let host = volume.host_path.as_ref();
-    Ok(host.map(|host| PreparedVolume { path: PathBuf::from(&host.path), writable: true }))
+    Ok(Some(PreparedVolume { root, below: PathBuf::new(), writable }))
 }
 
-/// Makes a directory contain exactly these files.
-fn fill(directory: &Path, content: &Content) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
+/// Returns the size of an `emptyDir`, in bytes.
+pub(crate) fn usage(volume: &Path) -> io::Result<u64> {
+    SafeDir::open(volume)?.usage()
+}
+
+/// Makes a directory contain exactly these files. Neither keys nor the paths of items, which may have
+/// directories, lead out of it.
+fn fill(directory: &Path, content: &Content, group: Option<u32>) -> io::Result<()> {
+    let root = SafeDir::create(directory)?;
+    if let Some(group) = group {
+        root.give_to(group)?;
+    }
     let mut kept = BTreeSet::new();
     for (path, bytes, mode) in content {
-        // Keys are validated by the API; the paths of items may have directories. Neither leads out
-        // of the volume.
-        let file = resolve_in_root(directory, Path::new(path), true)?;
-        fs::create_dir_all(file.parent().unwrap_or(directory))?;
-        write(&file, bytes, *mode)?;
-        kept.insert(file);
-    }
-    remove_others(directory, &kept)
-}
-
-/// Removes files that are not among `kept`. Directories stay, because something may be mounted there.
-fn remove_others(directory: &Path, kept: &BTreeSet<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if fs::symlink_metadata(&path)?.is_dir() {
-            remove_others(&path, kept)?;
-        } else if !kept.contains(&path) {
-            fs::remove_file(&path)?;
+        let path = Path::new(path);
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let folder = root.create_below(path.parent().unwrap_or(Path::new("")))?;
+        if let Some(group) = group {
+            folder.give_to(group)?;
         }
+        folder.write(name, bytes, *mode, group)?;
+        kept.insert(path.to_owned());
     }
-    Ok(())
-}
-
-/// Writes a file atomically, because a container may be reading it. An unchanged file stays.
-fn write(file: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let is_file = fs::symlink_metadata(file).is_ok_and(|m| m.is_file());
-    if is_file && fs::read(file).is_ok_and(|current| current == bytes) {
-        return Ok(());
-    }
-    let mut draft = file.as_os_str().to_owned();
-    draft.push("..new");
-    // A leftover of a failed attempt, or a link that a process of the host has put there: removed,
-    // never written through.
-    match fs::remove_file(&draft) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut new = fs::OpenOptions::new().write(true).create_new(true).open(&draft)?;
-    new.write_all(bytes)?;
-    new.set_permissions(fs::Permissions::from_mode(mode))?;
-    fs::rename(&draft, file)
+    root.remove_others(&kept)
 }
 
 /// The files of a volume: path, content and mode.
@@ -272,165 +287,5 @@ fn downward(
     files.collect()
 }
 
-/// Returns the mounts of a container.
-///
-/// # Errors
-/// When a volume cannot be mounted; the message names it.
-pub(crate) fn mounts(
-    container: &Container,
-    volumes: &BTreeMap<String, PreparedVolume>,
-) -> Result<Vec<Mount>, String> {
-    let mut mounts = Vec::new();
-    let mut read_only_volumes = Vec::new();
-    for wanted in container.volume_mounts.iter().flatten() {
-        let Some(volume) = volumes.get(&wanted.name) else {
-            return Err(format!(
-                "volume {:?} is of an unsupported kind; allowed are emptyDir, configMap, secret, downwardAPI, projected and hostPath",
-                wanted.name
-            ));
-        };
-        let source = match wanted.sub_path.as_deref().filter(|p| !p.is_empty()) {
-            None => volume.path.clone(),
-            Some(path) => {
-                let source = resolve_in_root(&volume.path, Path::new(path), true)
-                    .map_err(|e| e.to_string())?;
-                if !source.exists() {
-                    fs::create_dir_all(&source)
-                        .map_err(|e| format!("failed to create subPath directory {path:?}: {e}"))?;
-                }
-                source
-            }
-        };
-        let target = format!("/{}", wanted.mount_path.trim_matches('/'));
-        if !volume.writable && source.is_dir() {
-            read_only_volumes.push((source.clone(), format!("{}/", target.trim_end_matches('/'))));
-        }
-        let read_only = wanted.read_only == Some(true) || !volume.writable;
-        mounts.push(Mount { source, target, read_only });
-    }
-    // A mount point inside a volume that the container cannot write to has to be created beforehand.
-    for (source, outer) in &read_only_volumes {
-        for inner in mounts.iter().filter_map(|m| m.target.strip_prefix(outer.as_str())) {
-            let mount_point =
-                resolve_in_root(source, Path::new(inner), true).map_err(|e| e.to_string())?;
-            if !mount_point.exists() {
-                fs::create_dir_all(&mount_point).map_err(|e| e.to_string())?;
-            }
-        }
-    }
-    // Outer mounts first, or they would hide the inner ones.
-    mounts.sort_by_key(|m| m.target.matches('/').count());
-    Ok(mounts)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::Folder;
-    use serde_json::json;
-
-    #[test]
-    fn volumes_hold_the_objects_they_refer_to() {
-        let folder = Folder::new();
-        let pod: Pod = serde_json::from_value(json!({ "metadata": { "labels": { "a": "x\ny" } }, "spec": {
-            "containers": [{ "name": "c", "resources": { "limits": { "memory": "1Mi" } } }], "volumes": [
-            { "name": "tmp", "emptyDir": {} },
-            { "name": "conf", "configMap": { "name": "cm", "items": [{ "key": "a", "path": "deep/a.txt" }] } },
-            { "name": "all", "projected": { "defaultMode": 256, "sources": [
-                { "serviceAccountToken": { "path": "token" } },
-                { "configMap": { "name": "none", "optional": true } },
-                { "downwardAPI": { "items": [
-                    { "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } },
-                    { "path": "limit", "mode": 292, "resourceFieldRef":
-                        { "containerName": "c", "resource": "limits.memory", "divisor": "1Ki" } },
-                ] } },
-            ] } },
-        ] } }))
-        .unwrap();
-        assert_eq!(references(&pod), (vec!["cm".to_owned(), "none".to_owned()], vec![]));
-        assert_eq!(
-            tokens(&pod).map(|(volume, token)| (volume, &*token.path)).collect::<Vec<_>>(),
-            [("all", "token")]
-        );
-        let mut referenced = ReferencedObjects::default();
-        referenced.tokens.insert(("all".into(), "token".into()), "secret".into());
-        let error = prepare(&pod, &folder.0, &referenced).unwrap_err();
-        assert_eq!(
-            error,
-            "MountVolume.SetUp failed for volume \"conf\" : configmap \"cm\" not found"
-        );
-        let map = serde_json::from_value(json!({ "metadata": {}, "data": { "a": "1", "b": "2" } }))
-            .unwrap();
-        referenced.config_maps.insert("cm".to_owned(), Some(map));
-        let volumes = prepare(&pod, &folder.0, &referenced).unwrap();
-        assert_eq!(fs::read_to_string(folder.0.join("conf/deep/a.txt")).unwrap(), "1");
-        assert!(!folder.0.join("conf/b").exists());
-        let read = |path: &str| fs::read_to_string(folder.0.join(path)).unwrap();
-        assert_eq!((&*read("all/token"), &*read("all/labels")), ("secret", "a=\"x\\ny\""));
-        assert_eq!(read("all/limit"), "1024");
-        let mode = |path: &str| fs::metadata(folder.0.join(path)).unwrap().permissions().mode();
-        assert_eq!((mode("all/token") & 0o777, mode("all/limit") & 0o777), (0o400, 0o444));
-        referenced.tokens.insert(("all".into(), "token".into()), "other".into());
-        prepare(&pod, &folder.0, &referenced).unwrap();
-        assert_eq!(read("all/token"), "other");
-        let container = |mounts| {
-            serde_json::from_value::<Container>(json!({ "name": "c", "volumeMounts": mounts }))
-                .unwrap()
-        };
-        let made = mounts(
-            &container(json!([
-                { "name": "tmp", "mountPath": "/data/inner/" },
-                { "name": "conf", "mountPath": "/data" },
-            ])),
-            &volumes,
-        )
-        .unwrap();
-        let targets: Vec<_> = made.iter().map(|m| (m.target.as_str(), m.read_only)).collect();
-        assert_eq!(targets, [("/data", true), ("/data/inner", false)]);
-        assert!(folder.0.join("conf/inner").is_dir());
-        assert!(
-            mounts(&container(json!([{ "name": "none", "mountPath": "/x" }])), &volumes).is_err()
-        );
-    }
-
-    #[test]
-    fn refresh_replaces_files_and_never_follows_links() {
-        let folder = Folder::new();
-        let pod: Pod = serde_json::from_value(json!({ "metadata": {}, "spec": {
-            "containers": [{ "name": "c" }], "volumes": [
-            { "name": "bad", "secret": { "secretName": "none" } },
-            { "name": "conf", "configMap": { "name": "cm" } },
-            { "name": "tmp", "emptyDir": {} },
-        ] } }))
-        .unwrap();
-        let mut referenced = ReferencedObjects::default();
-        let mut refresh = |data| {
-            let map = serde_json::from_value(json!({ "metadata": {}, "data": data })).unwrap();
-            referenced.config_maps.insert("cm".to_owned(), Some(map));
-            prepare(&pod, &folder.0.join("volumes"), &referenced).map(|_| ()).unwrap_err()
-        };
-        let failed = "MountVolume.SetUp failed for volume \"bad\" : secret \"none\" not found";
-        // A volume that fails does not hold up those after it.
-        assert_eq!(refresh(json!({ "a": "1", "b": "1" })), failed);
-        let conf = folder.0.join("volumes/conf");
-        let names = || {
-            let all = fs::read_dir(&conf).unwrap().map(|e| e.unwrap().file_name());
-            let mut all: Vec<_> = all.map(|name| name.into_string().unwrap()).collect();
-            all.sort();
-            all
-        };
-        assert_eq!(names(), ["a", "b"]);
-        let (own, host) = (folder.0.join("volumes/tmp/own"), folder.0.join("host"));
-        for file in [&own, &host] {
-            fs::write(file, "stays").unwrap();
-        }
-        std::os::unix::fs::symlink(&host, conf.join("a..new")).unwrap();
-        assert_eq!(refresh(json!({ "a": "2" })), failed);
-        assert_eq!(names(), ["a"]);
-        assert_eq!(fs::read_to_string(conf.join("a")).unwrap(), "2");
-        assert!(!conf.join("a").is_symlink());
-        for file in [&own, &host] {
-            assert_eq!(fs::read_to_string(file).unwrap(), "stays");
-        }
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! What the proxy knows of its cluster.
 
 use crate::external::node_ports::NodeEndpoints;
-use kube_embedded_core::network::{API_PORT, Addresses, Network, Sandbox};
+use kube_embedded_core::network::{Addresses, Network, Sandbox};
 use std::{
     future,
     net::{Ipv4Addr, SocketAddr},
@@ -65,10 +65,9 @@ impl EmbeddedNodes {
     }
 
     /// Returns whether a listed endpoint may be connected to: it is at the address of a pod, or it is
-    /// the API server.
+    /// a server of the cluster itself.
     fn serves(&self, endpoint: SocketAddr) -> bool {
-        let api = SocketAddr::from((self.addresses.api(), API_PORT));
-        self.addresses.is_pod(endpoint.ip()) || endpoint == api
+        self.addresses.is_pod(endpoint.ip()) || self.addresses.servers().contains(&endpoint)
     }
 }
 

@@ -7,7 +7,7 @@
 
 mod certificates;
 mod frontend;
-mod http;
+pub(crate) mod http;
 mod namespace;
 mod objects;
 mod plan;
@@ -97,6 +97,13 @@ pub fn default_backend_handler(
     let backend = Backend { name: "default backend".to_owned(), route };
     frontend.set_route_table(RouteTable::new([], Some(Arc::new(backend))));
     Ok(Arc::new(http::HttpListener::new(Arc::new(frontend), network, false, at)))
+}
+
+/// Parses a certificate as far as that is done here; for fuzzing.
+pub(crate) fn fuzz_certificate(der: &[u8]) {
+    if let Some(parsed) = x509::Certificate::parse(der) {
+        let _ = (parsed.validity(), parsed.has_alternative_names(), parsed.common_name());
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,17 @@ pub mod bench {
     pub use kube_embedded_core::network::{HostSockets, Network};
 }
 
+/// Parsers of what clients and endpoints send, for the fuzz targets in `fuzz/`.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::ingress::http::fuzzing::{request_heads, response_heads};
+
+    /// A certificate in DER.
+    pub fn certificates(bytes: &[u8]) {
+        crate::ingress::fuzz_certificate(bytes);
+    }
+}
+
 /// Reports of listeners that wait for a reconciler.
 const LISTENER_ERRORS: usize = 64;
 

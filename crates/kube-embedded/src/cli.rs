@@ -1,12 +1,15 @@
 //! The command line: one file each subcommand.
 
+mod client;
 mod edge;
 mod limits;
 mod logging;
 mod output;
+mod published;
 mod reference;
 mod serve;
 mod shutdown;
+mod status_file;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use output::print;
@@ -32,6 +35,7 @@ const VERSION: &str = concat!(
 enum Command {
     Serve(serve::Serve),
     Edge(edge::Edge),
+    Published(published::Published),
     /// Print what differs from Kubernetes: what is refused, what is ignored, and which resources exist.
     ExplainLimits,
     /// Print a shell completion script.
@@ -48,6 +52,13 @@ pub(crate) fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => run(&serve.log.clone(), serve.run()),
         Command::Edge(edge) => run(&edge.log.clone(), edge.run()),
+        Command::Published(published) => run(&<_>::default(), async {
+            let all = published.run().await?;
+            match print(format!("{all}\n").as_bytes()) {
+                ExitCode::SUCCESS => Ok(()),
+                _ => Err("failed to write to stdout".into()),
+            }
+        }),
         Command::ExplainLimits => print(limits::text().as_bytes()),
         Command::Completions { shell } => print(&reference::completions(shell, Cli::command())),
         Command::Man => print(&reference::man(Cli::command())),

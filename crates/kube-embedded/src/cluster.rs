@@ -20,6 +20,9 @@ use std::{
 };
 use tokio::net::TcpStream;
 
+/// Where Linux has a file system in memory for everyone.
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// A running cluster.
 ///
 /// Dropping it ends everything that belongs to it, at once; [`Cluster::stop`] does so gracefully.
@@ -49,6 +52,8 @@ pub struct Cluster {
     kubelet: Option<Arc<Kubelet>>,
     server: Option<Server>,
     state_dir: StateDir,
+    /// On a file system in memory; `None` where there is none.
+    memory_dir: Option<StateDir>,
 }
 
 impl fmt::Debug for Cluster {
@@ -111,6 +116,7 @@ impl Cluster {
             kubelet: None,
             server: Some(server),
             state_dir,
+            memory_dir: StateDir::create(Some(Path::new(SHARED_MEMORY))).ok(),
         };
         cluster.start_components(config.nodes, config.load_balancers, host_paths).await?;
         tracing::info!(server = cluster.url(), ?sandbox, nodes = config.nodes, "cluster started");
@@ -265,6 +271,7 @@ impl Cluster {
             images: self.images.clone(),
             network: self.network.clone(),
             state: self.state_dir.path().to_owned(),
+            memory: self.memory_dir.as_ref().map(|directory| directory.path().to_owned()),
             api_server: self.api_address(),
             allow_host_path: host_paths,
         };

@@ -12,12 +12,12 @@ use crate::{
     },
     files,
     lock::Lock,
+    output::errln,
     project::Project,
 };
 use anyhow::{Context, Result};
 use lab_environment::UnsupportedClaim;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::{
     fs,
     os::fd::{AsFd, BorrowedFd},
@@ -47,10 +47,10 @@ struct Ready {
     nodes_reachable: bool,
 }
 
-/// The content of `edge.json`, written as soon as there is a process.
-#[derive(Serialize, Deserialize)]
+/// The content of `edge.json`, written as soon as there is a process. One that is damaged or of another
+/// version is as good as empty: another edge is started in its place.
+#[derive(Default, Serialize, Deserialize)]
 struct EdgeRecord {
-    pid: u32,
     /// Identifies what it was started with: with other inputs another edge is needed.
     #[serde(rename = "of")]
     fingerprint: String,
@@ -89,32 +89,15 @@ impl EdgeFiles {
 
     /// Returns a persistent edge, if one is running.
     fn find(&self) -> Result<Option<(EdgeRecord, PidFd)>> {
-        let mut found = None;
-        let process = daemon::lock_holder(&self.lock, || {
-            let file = self.record.display();
-            let text = fs::read(&self.record)
-                .with_context(|| format!("an edge is running, but reading {file} failed"))?;
-            let record = parse(&text).with_context(|| {
-                format!("an edge is running, but {file} contains no process id")
-            })?;
-            Ok(found.insert(record).pid)
-        })?;
-        Ok(found.zip(process))
+        let Some(process) = daemon::lock_holder(&self.lock)? else { return Ok(None) };
+        let record =
+            fs::read(&self.record).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        Ok(Some((record.unwrap_or_default(), process)))
     }
 
     fn save(&self, record: &EdgeRecord) -> Result<()> {
         files::write_json(&self.record, record)
     }
-}
-
-/// Parses a record. Of one that another version wrote only the process id is of use.
-fn parse(text: &[u8]) -> Option<EdgeRecord> {
-    if let Ok(record) = serde_json::from_slice(text) {
-        return Some(record);
-    }
-    let other: Value = serde_json::from_slice(text).ok()?;
-    let pid = other.get("pid")?.as_u64()?.try_into().ok()?;
-    Some(EdgeRecord { pid, fingerprint: String::new(), ready: None })
 }
 
 /// The cluster that an edge serves.
@@ -171,13 +154,13 @@ impl Edge {
         }
         let mut daemon = Daemon::start("edge", command, &files.log)?;
         let pid = daemon.id()?;
-        let mut record = EdgeRecord { pid, fingerprint, ready: None };
+        let mut record = EdgeRecord { fingerprint, ready: None };
         if persistent {
             // Before it serves, so that it is found even if this process is killed now.
             files.save(&record)?;
         }
         let ready: Ready = daemon.wait_ready(START_TIMEOUT, signals)?;
-        eprintln!("edge: load balancers at {} through {}", ready.addresses, ready.route);
+        errln!("edge: load balancers at {} through {}", ready.addresses, ready.route);
         if !persistent {
             return Ok(Self { files, ready, process: EdgeProcess::Ephemeral(daemon) });
         }
@@ -282,16 +265,5 @@ mod tests {
         fs::write(&program, "22").unwrap();
         assert_ne!(of("  server: https://127.0.0.1:1\n", &[]), first);
         fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn record_of_older_version_yields_only_the_pid() {
-        let now = r#"{"pid":7,"of":"x","ready":null}"#;
-        let record = parse(now.as_bytes()).unwrap();
-        assert_eq!((record.pid, &*record.fingerprint), (7, "x"));
-        let older = r#"{"pid":7,"addresses":"127.9.0.0/16","way":"node ports","build":"1"}"#;
-        let record = parse(older.as_bytes()).unwrap();
-        assert_eq!((record.pid, &*record.fingerprint, record.ready.is_none()), (7, "", true));
-        assert!(parse(b"{}").is_none() && parse(b"torn").is_none());
     }
 }

@@ -31,6 +31,9 @@ pub(crate) struct ClusterFlags {
     /// Answer yes to all prompts; required when stdin is not a terminal
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Go on where a check of `doctor` finds that something cannot work
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Flags of `up` alone; empty otherwise.
     #[arg(skip)]
     pub(crate) create: CreateFlags,
@@ -87,6 +90,7 @@ impl ClusterFlags {
             pull_secret: self.pull_secret.clone(),
             ingress_class: self.ingress_class.clone(),
             yes: self.yes,
+            force: self.force,
             ..Self::default()
         };
         *self == overrides
@@ -127,6 +131,7 @@ impl ClusterFlags {
             pull_secret,
             ingress_class,
             yes: _,
+            force: _,
             create: CreateFlags { name, project, location, standard, nodes, ttl },
         } = self;
         let all = [

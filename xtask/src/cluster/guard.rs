@@ -4,6 +4,7 @@
 use super::{
     edge::{Edge, EdgeTarget},
     provider::{self, ProviderContext},
+    published,
     record::Record,
     spec::{NONE, Spec},
     store::ClusterStore,
@@ -13,16 +14,19 @@ use crate::{
     files,
     images::{self, Image, archive, push},
     lock::Lock,
+    output::errln,
     project::Project,
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lab_environment::Environment;
-use std::{os::fd::OwnedFd, path::Path};
+use std::{os::fd::OwnedFd, path::Path, time::Duration};
 
 /// A cluster that a run uses.
 pub(crate) struct ClusterGuard {
     pub(super) store: ClusterStore,
     pub(super) spec: Spec,
+    /// True if labs run on it, which then are the ones that use it.
+    pub(super) for_labs: bool,
     /// True if the cluster is deleted on release.
     pub(super) ephemeral: bool,
     /// Seconds that its creation took; `None` if it was up.
@@ -59,7 +63,7 @@ impl ClusterGuard {
         if let Err(error) = provisioned {
             if !self.ephemeral && provider.is_managed() {
                 let (name, on) = (provider.name(), provider::on_flag(provider));
-                eprintln!(
+                errln!(
                     "{name}: `{}` is up and is kept{missing}: `cargo xtask up{on}` continues with it, \
                      `cargo xtask down{on}` removes it",
                     self.spec.name
@@ -97,8 +101,20 @@ impl ClusterGuard {
                 }
                 self.registry = Some(registry.name);
             }
-            None if record.images == digests || provider.reads_images_at_start() => return Ok(()),
-            None => provider.load_images(&context, images)?,
+            None if record.images == digests => return Ok(()),
+            // `up` has reported that it should be started again.
+            None if !self.for_labs && provider.outdated(&context)?.is_some() => return Ok(()),
+            None => {
+                // Pods of a lab would get other images from one moment to the next.
+                let _unused = match provider.side_by_side() && !self.for_labs {
+                    true => Some(self.store.lock_for_lab()?.with_context(|| self.store.in_use())?),
+                    false => None,
+                };
+                provider.load_images(&context, images)?;
+                if provider.side_by_side() {
+                    errln!("the images are loaded; pods that start from now on use them");
+                }
+            }
         }
         record.images = digests;
         self.store.save(record)
@@ -182,6 +198,13 @@ impl ClusterGuard {
         })
     }
 
+    /// Describes its load balancers and Ingresses, a line each; nothing if they are unknown.
+    pub(crate) fn describe_published(&self, project: &Project, signals: &Signals) -> Vec<String> {
+        let runner = self.store.runner(signals);
+        let published = published::list(&self.context(project, &runner), Duration::ZERO);
+        published.map(|published| published::lines(&published)).unwrap_or_default()
+    }
+
     /// Returns true if the cluster ends with this run, so that labs need not clean up on it.
     pub(crate) fn ends_with_run(&self) -> bool {
         self.daemon.is_some()
@@ -261,7 +284,7 @@ impl ClusterGuard {
             Ok(()) => self.store.forget(),
             Err(error) => {
                 let (name, on) = (provider.name(), provider::on_flag(provider));
-                eprintln!(
+                errln!(
                     "{name}: failed to delete `{}`: {error:#}; `cargo xtask down{on}` removes it",
                     self.spec.name
                 );

@@ -15,6 +15,7 @@ use crate::{
     exec::{daemon::Daemon, process::Signals, runner::CommandRunner},
     images::{self, Image, pull_secret},
     lock::Lock,
+    output::{errln, outln},
     project::Project,
 };
 use anyhow::{Result, bail, ensure};
@@ -81,7 +82,7 @@ pub(crate) fn acquire(store: ClusterStore, request: &ClusterRequest) -> Result<C
     drop(lock);
     if let Some(reason) = reason {
         ensure!(!keep, "the running cluster {reason}");
-        eprintln!("not reusing the running cluster: it {reason}");
+        errln!("not reusing the running cluster: it {reason}");
     }
     let store = ClusterStore::at(run_dir.join("cluster"), store.provider)?;
     let lock = store.lock()?;
@@ -107,23 +108,12 @@ fn reuse(store: &ClusterStore, request: &ClusterRequest) -> Result<Reuse> {
     let on = provider::on_flag(store.provider);
     let reason = match store.provider.mismatch(&context, request.flags)? {
         Some(mismatch) => format!("is up with {mismatch}"),
-        None if is_outdated(&context, store, &record, request.images)? => {
-            "has older images or is an older build".into()
-        }
-        None => return Ok(Reuse::Possible),
+        None => match store.provider.outdated(&context)? {
+            Some(outdated) => format!("is {outdated}"),
+            None => return Ok(Reuse::Possible),
+        },
     };
     Ok(Reuse::Refused(format!("{reason} (`cargo xtask down{on}` removes it)")))
-}
-
-fn is_outdated(
-    context: &ProviderContext,
-    store: &ClusterStore,
-    record: &Record,
-    images: &[Image],
-) -> Result<bool> {
-    let provider = store.provider;
-    let old_images = provider.reads_images_at_start() && record.images != images::digests(images);
-    Ok(old_images || provider.is_outdated(context)?)
 }
 
 fn acquire_locked(
@@ -135,7 +125,8 @@ fn acquire_locked(
     let (provider, persistent) = (store.provider, purpose.is_persistent());
     let recorded = store.record()?;
     let spec = resolve_spec(&store, flags, recorded.as_ref())?;
-    report::preflight(provider.name(), provider.preflight_checks(), spec.image.as_deref())?;
+    let image = spec.image.as_deref();
+    report::preflight(provider.name(), provider.preflight_checks(), image, flags.force)?;
     let runner = store.runner(signals);
     let context = store.context(&spec, project, &runner, persistent);
     // Fail on missing credentials before creating the cluster or recording it.
@@ -157,6 +148,7 @@ fn acquire_locked(
         None => (None, None),
     };
     let guard = ClusterGuard {
+        for_labs: matches!(purpose, Purpose::Lab { .. }),
         ephemeral: !record.persistent,
         spec,
         started_in,
@@ -184,7 +176,7 @@ fn resolve_spec(
     };
     let spec = spec.with_overrides(flags)?;
     if let Some(warning) = spec.overrides.warning() {
-        eprintln!("{name}: {warning}");
+        errln!("{name}: {warning}");
     }
     Ok(spec)
 }
@@ -239,7 +231,7 @@ fn find(
              another with `--name <name>`, or delete it yourself"
         ),
         Some(record) if exists && record.state == State::Up => {
-            if is_up(store, &record, context, request)? {
+            if is_up(store, context, request)? {
                 Ok(Found::Up(record))
             } else {
                 Ok(Found::Absent(Some(record)))
@@ -247,9 +239,9 @@ fn find(
         }
         Some(record) if exists => {
             if provider.can_resume() {
-                eprintln!("{name}: `{spec}` is incomplete; resuming creation");
+                errln!("{name}: `{spec}` is incomplete; resuming creation");
             } else {
-                eprintln!("{name}: `{spec}` is incomplete; removing it first");
+                errln!("{name}: `{spec}` is incomplete; removing it first");
                 provider.delete(context)?;
             }
             Ok(Found::Absent(Some(record)))
@@ -261,7 +253,6 @@ fn find(
 /// Returns true if the cluster responds; else prepares to create it again, where that is allowed.
 fn is_up(
     store: &ClusterStore,
-    record: &Record,
     context: &ProviderContext,
     request: &ClusterRequest,
 ) -> Result<bool> {
@@ -272,11 +263,11 @@ fn is_up(
         if let Some(mismatch) = provider.mismatch(context, request.flags)? {
             bail!("the {name} cluster is up with {mismatch}; `cargo xtask down{on}` removes it");
         }
-        let outdated = match is_outdated(context, store, record, request.images)? {
-            true => format!(", of an older build: `cargo xtask down{on}` removes it"),
-            false => String::new(),
+        let outdated = match provider.outdated(context)? {
+            Some(outdated) => format!(", {outdated}: `cargo xtask down{on}` removes it"),
+            None => String::new(),
         };
-        eprintln!("{name}: `{spec}` is up{}{outdated}", store.summary());
+        errln!("{name}: `{spec}` is up{}{outdated}", store.summary());
         return Ok(true);
     };
     if !provider.is_managed() {
@@ -288,9 +279,9 @@ fn is_up(
          down{on}`"
     );
     if provider.can_resume() {
-        eprintln!("{name}: `{spec}` exists but does not respond; starting it");
+        errln!("{name}: `{spec}` exists but does not respond; starting it");
     } else {
-        eprintln!("{name}: `{spec}` exists but does not respond; recreating it");
+        errln!("{name}: `{spec}` exists but does not respond; recreating it");
         provider.delete(context)?;
     }
     Ok(false)
@@ -318,7 +309,7 @@ fn create(
         "labs do not create {name} clusters because they cost money; run `cargo xtask up{on}` first"
     );
     if let Some(cost) = provider.cost(context.spec) {
-        eprintln!("{name}: {cost}");
+        errln!("{name}: {cost}");
         context.runner.confirm(request.flags.yes, "create it")?;
     }
     store.save(&record)?;
@@ -350,13 +341,13 @@ fn undo(store: &ClusterStore, context: &ProviderContext) {
     let removed = context.runner.ignoring_signals(|| match store.provider.exists(context) {
         Ok(false) => Ok(()),
         _ => {
-            eprintln!("{name}: removing the incomplete cluster");
+            errln!("{name}: removing the incomplete cluster");
             store.provider.delete(context)
         }
     });
     match removed {
         Ok(()) => store.forget(),
-        Err(error) => eprintln!(
+        Err(error) => errln!(
             "{name}: `{}` is partially created and could not be removed ({error:#}); `cargo xtask \
              down{on}` removes it",
             context.spec.name
@@ -381,7 +372,7 @@ pub(crate) fn dry_run_up(
     let provider = store.provider;
     let spec = provider.spec(flags)?.with_overrides(flags)?;
     if let Some(cost) = provider.cost(&spec) {
-        println!("# {cost}");
+        outln!("# {cost}")?;
     }
     let runner = CommandRunner::dry_run(signals);
     let context = store.context(&spec, project, &runner, true);
@@ -391,11 +382,11 @@ pub(crate) fn dry_run_up(
     match provider.registry(&context)? {
         Some(registry) => {
             for image in images {
-                println!("# push {image} to {}/{image}", registry.name);
+                outln!("# push {image} to {}/{image}", registry.name)?;
             }
         }
         None if provider.reads_images_at_start() => {}
-        None => println!("# load {}", images.join(" and ")),
+        None => outln!("# load {}", images.join(" and "))?,
     }
     Ok(())
 }
@@ -407,20 +398,27 @@ pub(crate) fn down(
     project: &Project,
     signals: &Signals,
     dry_run: bool,
+    yes: bool,
 ) -> Result<bool> {
     let _lock = store.lock()?;
     let running = store.provider.is_running(&store.folder)?;
-    let Some(mut record) = store.record()? else { return Ok(false) };
     let runner = match dry_run {
         true => CommandRunner::dry_run(signals),
         false => store.runner(signals),
     };
+    let recorded = store.record();
+    let Some(mut record) = recorded.or_else(|error| presumed(store, error, &runner, yes))? else {
+        return Ok(false);
+    };
+    if !dry_run && running && store.provider.side_by_side() && store.lock_for_lab()?.is_none() {
+        runner.confirm(yes, "delete the cluster under a running lab")?;
+    }
     let spec = record.spec.clone();
     let context = store.context(&spec, project, &runner, true);
     let edge = EdgeFiles::of(&store.folder);
     if dry_run {
         if let Some(edge) = edge.status()? {
-            println!("# stop the edge at {edge}");
+            outln!("# stop the edge at {edge}")?;
         }
         if running {
             store.provider.delete(&context)?;
@@ -435,4 +433,22 @@ pub(crate) fn down(
     }
     store.forget();
     Ok(running)
+}
+
+/// Returns the record of a cluster whose own one is damaged: that of the default name, if the user agrees.
+fn presumed(
+    store: &ClusterStore,
+    error: anyhow::Error,
+    runner: &CommandRunner,
+    yes: bool,
+) -> Result<Option<Record>> {
+    let provider = store.provider;
+    if !provider.is_managed() {
+        // Nothing is deleted but our own files.
+        return Ok(Some(Record::update(None, &Spec::default(), true)));
+    }
+    let Ok(spec) = provider.spec(&ClusterFlags::default()) else { return Err(error) };
+    errln!("{}: {error:#}", provider.name());
+    runner.confirm(yes, &format!("delete `{}`, the cluster of the default name", spec.name))?;
+    Ok(Some(Record::update(None, &spec, true)))
 }

@@ -120,9 +120,14 @@ pub(crate) trait Provider: Sync {
         Ok(None)
     }
 
-    /// Returns true if a running cluster is of an older build.
-    fn is_outdated(&self, _: &ProviderContext) -> Result<bool> {
-        Ok(false)
+    /// Returns why a running cluster should be started again, such as an older build.
+    fn outdated(&self, _: &ProviderContext) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// Describes when and how the recorded cluster ended, if nobody stopped it. This runs no programs.
+    fn death(&self, _: &Path) -> Option<String> {
+        None
     }
 
     /// Returns a detail for the line about a running cluster.
@@ -148,12 +153,12 @@ pub(crate) trait Provider: Sync {
         Ok(None)
     }
 
-    /// Returns true if its nodes read the images when the cluster starts, so that none are loaded.
+    /// Returns true if its nodes read the images when the cluster starts, so that a new one needs none.
     fn reads_images_at_start(&self) -> bool {
         false
     }
 
-    /// Loads the images onto every node.
+    /// Loads the images onto every node of a running cluster.
     fn load_images(&self, _: &ProviderContext, _: &[Image]) -> Result<()> {
         Ok(())
     }

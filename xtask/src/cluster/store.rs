@@ -25,7 +25,9 @@ impl ClusterStore {
     /// Opens the directory of a provider below the home directory.
     pub(crate) fn open(project: &Project, provider: &'static dyn Provider) -> Result<Self> {
         let home = project.home()?;
-        let store = Self::at(home.join("clusters").join(provider.name()), provider)?;
+        let clusters = home.join("clusters");
+        files::private_directory(&clusters)?;
+        let store = Self::at(clusters.join(provider.name()), provider)?;
         provider.migrate(&home, &store.folder)?;
         Ok(store)
     }
@@ -41,8 +43,7 @@ impl ClusterStore {
 
     /// Opens a directory and creates it.
     pub(crate) fn at(folder: PathBuf, provider: &'static dyn Provider) -> Result<Self> {
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("failed to create {}", folder.display()))?;
+        files::private_directory(&folder)?;
         Ok(Self { provider, folder })
     }
 
@@ -113,8 +114,10 @@ impl ClusterStore {
         match fs::read(&file) {
             Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| {
                 format!(
-                    "{} is corrupt or was written by another version; delete it to start over",
-                    file.display()
+                    "{} is damaged or was written by another version; `cargo xtask down{}` removes \
+                     the cluster and the file",
+                    file.display(),
+                    provider::on_flag(self.provider)
                 )
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -139,7 +142,12 @@ impl ClusterStore {
     /// Returns the message about a cluster that is not running.
     pub(crate) fn not_running(&self) -> String {
         let (name, on) = (self.provider.name(), provider::on_flag(self.provider));
-        format!("no {name} cluster is up; `cargo xtask up{on}` starts one")
+        match self.provider.death(&self.folder) {
+            Some(death) => {
+                format!("no {name} cluster is up: {death}\n`cargo xtask up{on}` starts another")
+            }
+            None => format!("no {name} cluster is up; `cargo xtask up{on}` starts one"),
+        }
     }
 
     /// Replaces the record.

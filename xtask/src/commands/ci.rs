@@ -7,6 +7,7 @@ use crate::{
     docker,
     doctor::tools,
     images,
+    output::errln,
     project::Project,
 };
 use anyhow::{Context, Result, ensure};
@@ -14,7 +15,7 @@ use clap::Args;
 use std::{env, fs::OpenOptions, io::Write, time::Instant};
 use xshell::{Cmd, Shell, cmd};
 
-/// Run everything that must pass: formatting, spelling, lints, docs, tests, all labs
+/// Run all that must pass: formatting, lints, docs, tests, all labs
 #[derive(Args)]
 pub(super) struct Ci {}
 
@@ -26,7 +27,11 @@ pub(super) fn run() -> Result<()> {
     let docker = if docker::responds() { DockerClient::Included } else { DockerClient::Omitted };
     let features = docker.features();
     let began = Instant::now();
-    let run = |command: Cmd| Ok(cargo::package_variables().fold(command, Cmd::env_remove).run()?);
+    let run = |command: Cmd| {
+        errln!("$ {command}");
+        let command = cargo::package_variables().fold(command, Cmd::env_remove);
+        cargo::run_visibly(command.into())
+    };
     step("formatting", || run(cmd!(shell, "cargo fmt --all --check")))?;
     step("spelling", || match tools::is_installed("typos") {
         true => run(cmd!(shell, "typos")),
@@ -45,15 +50,15 @@ pub(super) fn run() -> Result<()> {
     let _images = shell.push_env("CANARY_IMAGES", project.images());
     step("tests", || run(cmd!(shell, "cargo test --workspace --locked {features...}")))?;
     step("all labs on the embedded cluster", || lab::run(&Lab::all()))?;
-    eprintln!("all passed in {:.0} s", began.elapsed().as_secs_f64());
+    errln!("all passed in {:.0} s", began.elapsed().as_secs_f64());
     Ok(())
 }
 
 fn step(name: &'static str, run: impl FnOnce() -> Result<()>) -> Result<()> {
     let began = Instant::now();
-    eprintln!("==> {name}");
+    errln!("==> {name}");
     run().context(name)?;
-    eprintln!("==> {name}: {:.0} s", began.elapsed().as_secs_f64());
+    errln!("==> {name}: {:.0} s", began.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -68,7 +73,7 @@ fn skip(step: &str, program: &str) -> Result<()> {
         "{program} is not installed; install it, or list it in CANARY_TESTS_WITHOUT"
     );
     let line = format!("skipped: {step} needs {program}");
-    eprintln!("{line}");
+    errln!("{line}");
     if let Some(file) = env::var_os("CANARY_TESTS_SKIPPED_FILE") {
         OpenOptions::new()
             .create(true)

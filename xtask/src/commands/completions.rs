@@ -1,13 +1,14 @@
 //! `cargo xtask completions`: completion scripts for shells.
 
+use crate::output;
 use anyhow::Result;
 use clap::{Args, Command};
 use clap_complete::Shell;
-use std::io;
 
 /// Print a completion script for a shell alias of `cargo xtask`
 ///
-/// For example: `alias xtask='cargo xtask'; source <(cargo xtask completions bash)`.
+/// For example:
+/// `alias xtask='cargo xtask'; source <(cargo xtask completions bash)`
 #[derive(Args)]
 pub(super) struct Completions {
     /// Shell to complete for
@@ -18,6 +19,7 @@ pub(super) struct Completions {
 }
 
 pub(super) fn run(args: &Completions, mut cli: Command) -> Result<()> {
-    clap_complete::generate(args.shell, &mut cli, &args.name, &mut io::stdout());
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut cli, &args.name, &mut script);
+    output::print(&String::from_utf8_lossy(&script))
 }

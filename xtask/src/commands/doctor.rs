@@ -7,6 +7,7 @@ use crate::{
         report::Report,
     },
     failure::Failure,
+    output::{self, outln},
     project::Project,
     providers,
 };
@@ -20,13 +21,16 @@ use clap::Args;
 pub(super) struct Doctor {
     #[command(flatten)]
     provider: ProviderFlag,
+    /// Node image to check for, instead of the newest tested one
+    #[arg(long)]
+    image: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Doctor) -> Result<()> {
-    let context = CheckContext::new(Project::find()?, None, Depth::Full);
+    let context = CheckContext::new(Project::find()?, args.image.clone(), Depth::Full);
     let selected = args.provider.selected();
     let providers = providers::ALL
         .into_iter()
@@ -35,9 +39,10 @@ pub(super) fn run(args: &Doctor) -> Result<()> {
         .map(|provider| Report::new(provider.name(), provider.checks(), &context))
         .collect();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&reports)?);
+        outln!("{}", serde_json::to_string_pretty(&reports)?)?;
     } else {
-        reports.iter().for_each(|report| print!("{report}"));
+        let text: String = reports.iter().map(ToString::to_string).collect();
+        output::print(&text)?;
     }
     // Without a choice it is the default provider that has to work.
     let required = args.provider.provider().name();

@@ -12,13 +12,14 @@ use crate::{
     },
     exec::{process::Signals, runner::CommandRunner},
     images::{build::build as build_images, push},
+    output::outln,
     project::Project,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use std::{fs, path::PathBuf};
 
-/// Build the app's two images, kubeapp:1.0 and kubeapp:2.0, without Docker
+/// Build the app's two images, without Docker; load or push them
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Images {
@@ -50,7 +51,7 @@ struct Load {
     provider: ProviderFlag,
 }
 
-/// Build them and push them to a registry, e.g. `images push localhost:5000`
+/// Build and push them to a registry, e.g. `push localhost:5000`
 #[derive(Args)]
 struct Push {
     /// `<host>[/<path>]`; the credentials are those of `docker login`
@@ -70,11 +71,10 @@ fn build(args: &Build) -> Result<()> {
     let project = Project::find()?;
     let images = build_images(&project, Progress::Shown)?;
     for image in &images {
-        println!("{}  {}  {:.2} MB", image.name, image.digest, image.size as f64 / 1e6);
+        outln!("{}  {}  {:.2} MB", image.name, image.digest, image.size as f64 / 1e6)?;
     }
     let Some(directory) = &args.out else {
-        println!("in {}", project.images().display());
-        return Ok(());
+        return outln!("in {}", project.images().display());
     };
     fs::create_dir_all(directory)
         .with_context(|| format!("failed to create {}", directory.display()))?;
@@ -82,7 +82,7 @@ fn build(args: &Build) -> Result<()> {
         let to = directory.join(image.archive.file_name().unwrap_or_default());
         fs::copy(&image.archive, &to)
             .with_context(|| format!("failed to write {}", to.display()))?;
-        println!("{}", to.display());
+        outln!("{}", to.display())?;
     }
     Ok(())
 }
@@ -91,20 +91,22 @@ fn load(args: &Load) -> Result<()> {
     let provider = args.provider.provider();
     let project = &Project::find()?;
     let images = &build_images(project, Progress::Shown)?;
-    if provider.reads_images_at_start() {
-        let (name, on) = (provider.name(), provider::on_flag(provider));
-        println!(
-            "built; restart the {name} cluster to use them (`cargo xtask down{on} && cargo xtask \
-             up{on}`)"
-        );
-        return Ok(());
-    }
     let store = ClusterStore::open(project, provider)?;
-    store.expect_running()?;
+    let record = store.expect_running()?;
     // The edge may have to be started again.
     build::binaries(project, DockerClient::Omitted)?;
     let (flags, signals, purpose) =
         (&ClusterFlags::default(), &Signals::install()?, Purpose::Persistent);
+    let runner = store.runner(signals);
+    if let Some(outdated) =
+        provider.outdated(&store.context(&record.spec, project, &runner, true))?
+    {
+        let (name, on) = (provider.name(), provider::on_flag(provider));
+        bail!(
+            "built, but the {name} cluster is {outdated}; `cargo xtask down{on} && cargo xtask up{on}` \
+             starts it again"
+        );
+    }
     lifecycle::acquire(store, &ClusterRequest { flags, project, images, signals, purpose })
         .map(drop)
 }

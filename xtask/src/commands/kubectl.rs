@@ -1,12 +1,16 @@
 //! `cargo xtask kubectl -- …`: the user's kubectl, on a cluster that `up` created.
 
 use super::provider_flag::ProviderFlag;
-use crate::{cluster::store::ClusterStore, exec::install, project::Project};
+use crate::{
+    cluster::store::ClusterStore,
+    exec::{inherited, install},
+    project::Project,
+};
 use anyhow::{Result, ensure};
 use clap::Args;
 use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
 
-/// Run kubectl on the cluster that `up` created, e.g. `kubectl -- get pods`
+/// Run kubectl on the cluster of `up`, e.g. `kubectl -- get pods`
 ///
 /// Everything after `--on` is passed to kubectl as it is, including `--help`.
 #[derive(Args)]
@@ -24,6 +28,7 @@ pub(super) fn run(args: &Kubectl) -> Result<()> {
     store.expect_running()?;
     ensure!(store.kubeconfig().is_file(), "{}", store.not_running());
     let mut kubectl = Command::new("kubectl");
+    inherited::clean_environment(&mut kubectl);
     kubectl.env("KUBECONFIG", store.kubeconfig()).args(&args.args);
     // In our place, so that signals, terminal and exit code are kubectl's own.
     Err(install::spawn_error("kubectl", kubectl.exec()))

@@ -18,6 +18,7 @@ use crate::{
     exec::process::{Isolation, Signal, Signals, Wake, signal, supervise},
     failure::Failure,
     images::Image,
+    output::errln,
     project::Project,
     providers,
     run_dir::RunDir,
@@ -38,12 +39,12 @@ use std::{
 /// Time for the labs to clean up after SIGTERM.
 const CLEAN_UP: Duration = Duration::from_secs(30);
 
-/// Run phases and judge every claim, e.g. `lab phase4`, `lab phase0 phase3`, `lab all`
+/// Run phases and judge every claim, e.g. `lab 4`, `lab all`
 ///
 /// Uses the cluster of `up` if it is running and free, else one of its own.
 #[derive(Args, Default)]
 pub(super) struct Lab {
-    /// The phases, or `all`
+    /// The phases, by name or number, or `all`; `phase4/<claim>` is the phase of that claim
     phase: Vec<String>,
     #[command(flatten)]
     provider: ProviderFlag,
@@ -76,19 +77,20 @@ impl Lab {
 pub(super) fn run(args: &Lab) -> Result<()> {
     let (provider, flags) = (args.provider.provider(), &args.cluster);
     providers::check_flags(provider, flags)?;
+    let phases = &labs::expand_phases(&args.phase)?;
     // Before anything is compiled.
-    report::preflight(provider.name(), provider.preflight_checks(), None)?;
+    report::preflight(provider.name(), provider.preflight_checks(), None, flags.force)?;
     let project = &Project::find()?;
-    let docker = docker_client(&args.phase);
+    let docker = docker_client(phases);
     let images = &build::everything(project, docker)?;
-    labs::check_phases(project, &args.phase)?;
+    let phases = &labs::of_claims(project, phases)?;
     let signals = &Signals::install()?;
     let run_dir = RunDir::create(&project.home()?)?;
     let purpose = Purpose::Lab { run_dir: run_dir.path(), keep: args.keep };
     let store = ClusterStore::open(project, provider)?;
     let request = ClusterRequest { flags, project, images, signals, purpose };
     let mut guard = lifecycle::acquire(store, &request)?;
-    let run = Run { args, project, images, docker, run_dir: &run_dir, signals };
+    let run = Run { args, phases, project, images, docker, run_dir: &run_dir, signals };
     let code = run.labs(&mut guard).and_then(exit_code);
     // Labs without a verdict: was it the cluster?
     let diagnosis = matches!(code, Ok(3)).then(|| guard.diagnose(project, signals)).flatten();
@@ -102,7 +104,7 @@ pub(super) fn run(args: &Lab) -> Result<()> {
     }
     let code = code?;
     if args.keep {
-        eprintln!("kept: {export}");
+        errln!("kept: {export}");
     }
     match code {
         0 => Ok(()),
@@ -113,6 +115,7 @@ pub(super) fn run(args: &Lab) -> Result<()> {
 /// One run of the labs.
 struct Run<'a> {
     args: &'a Lab,
+    phases: &'a [String],
     project: &'a Project,
     images: &'a [Image],
     docker: DockerClient,
@@ -131,7 +134,7 @@ impl Run<'_> {
         fs::write(&file, serde_json::to_vec_pretty(&environment)?)
             .with_context(|| format!("failed to write {}", file.display()))?;
         let mut command = Command::new(project.program("labs"));
-        command.arg("run").args(&args.phase).arg("--environment").arg(&file);
+        command.arg("run").args(self.phases).arg("--environment").arg(&file);
         command.arg("--failures").arg(project.failures()?);
         command.args(args.json.then_some("--json")).args(args.keep.then_some("--keep"));
         command.args(args.progress.then_some("--progress"));
@@ -156,7 +159,7 @@ impl Run<'_> {
 
 /// Only phase 2 runs images in an engine.
 fn docker_client(phases: &[String]) -> DockerClient {
-    let used = phases.iter().any(|phase| phase == "phase2" || phase == "all");
+    let used = phases.iter().any(|phase| phase.starts_with("phase2") || phase == "all");
     match used && docker::responds() {
         true => DockerClient::Included,
         false => DockerClient::Omitted,
@@ -194,15 +197,16 @@ fn wait(labs: &mut Child, dependencies: Dependencies, signals: &Signals) -> Resu
         let pidfd = dependencies.pidfd.as_ref().filter(|_| lost.is_none()).map(OwnedFd::as_fd);
         match signals.wait(pidfd, deadline)? {
             Wake::Timeout if stopping => {
-                eprintln!("labs did not exit within {CLEAN_UP:?}; killing them");
+                errln!("labs did not exit within {CLEAN_UP:?}; killing them");
                 let _ = labs.kill();
                 deadline = Instant::now() + far;
             }
             Wake::Timeout => deadline = Instant::now() + far,
             Wake::Readable | Wake::Signal(Signal::CHILD) => {}
-            Wake::Signal(number) => {
+            Wake::Signal(_) => {
                 (stopping, deadline) = (true, Instant::now() + CLEAN_UP);
-                signal(labs, number);
+                // SIGTERM, whatever the signal was: labs may have to ignore the others.
+                signal(labs, Signal::TERM);
             }
         }
     }

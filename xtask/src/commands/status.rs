@@ -1,9 +1,16 @@
 //! `cargo xtask status`: the clusters that `up` created. Exit code 3 if there is none.
 
 use super::provider_flag::ProviderFlag;
-use crate::{cluster::store::ClusterStore, exec::process::Signals, project::Project, providers};
+use crate::{
+    cluster::{published, store::ClusterStore},
+    exec::process::Signals,
+    output::outln,
+    project::Project,
+    providers,
+};
 use anyhow::Result;
 use clap::Args;
+use std::time::Duration;
 
 /// Show the status of running clusters
 #[derive(Args)]
@@ -17,17 +24,16 @@ pub(super) fn run(args: &Status) -> Result<()> {
     if let Some(provider) = args.provider.selected() {
         let store = ClusterStore::open(&project, provider)?;
         if let Some(line) = store.status_line()? {
-            println!("{line}\n");
+            outln!("{line}\n")?;
         }
-        println!("{}", details(&store, &project)?);
-        return Ok(());
+        return outln!("{}", details(&store, &project)?);
     }
     let mut found = false;
     let others = providers::ALL.into_iter().filter(|provider| !providers::is_default(*provider));
     for provider in others {
         let store = ClusterStore::open_existing(&project, provider)?;
         if let Some(line) = store.map(|store| store.status_line()).transpose()?.flatten() {
-            println!("{line}");
+            outln!("{line}")?;
             found = true;
         }
     }
@@ -35,8 +41,7 @@ pub(super) fn run(args: &Status) -> Result<()> {
     if found && store.running()?.is_none() {
         return Ok(());
     }
-    println!("{}", details(&store, &project)?);
-    Ok(())
+    outln!("{}", details(&store, &project)?)
 }
 
 fn details(store: &ClusterStore, project: &Project) -> Result<String> {
@@ -44,5 +49,10 @@ fn details(store: &ClusterStore, project: &Project) -> Result<String> {
     let signals = Signals::install()?;
     let runner = store.runner(&signals);
     let context = store.context(&record.spec, project, &runner, true);
-    store.provider.details(&context, &record)
+    let details = store.provider.details(&context, &record)?;
+    let published = match published::list(&context, Duration::ZERO) {
+        Ok(published) => published::lines(&published).join("\n"),
+        Err(error) => format!("load balancers and Ingresses are unknown: {error:#}"),
+    };
+    Ok(if published.is_empty() { details } else { format!("{details}\n\n{published}") })
 }

@@ -9,9 +9,10 @@ use crate::{
         lifecycle::{self, ClusterRequest, Purpose},
         store::ClusterStore,
     },
-    doctor::report,
+    doctor::{machine, report},
     exec::process::Signals,
     images::VERSIONS,
+    output::{errln, outln},
     project::Project,
     providers,
 };
@@ -32,6 +33,15 @@ pub(super) struct Up {
     dry_run: bool,
 }
 
+/// Reports where load balancers and Ingresses respond, or will.
+fn hint(published: &[String]) {
+    if machine::needs_other_ports() {
+        errln!("this user may not bind port 80 and 443: load balancers listen on 10080 and 10443");
+    }
+    published.iter().for_each(|line| errln!("{line}"));
+    errln!("`eval \"$(cargo xtask env)\"` after `kubectl apply` sets $SERVICE_URL and $INGRESS");
+}
+
 pub(super) fn run(args: Up) -> Result<()> {
     let (provider, create) = (args.provider.provider(), args.create);
     let flags = &ClusterFlags { create, ..args.cluster };
@@ -42,13 +52,13 @@ pub(super) fn run(args: Up) -> Result<()> {
         let images = VERSIONS.map(|version| format!("kubeapp:{version}"));
         return lifecycle::dry_run_up(&store, flags, project, &images, &Signals::install()?);
     }
-    report::preflight(provider.name(), provider.preflight_checks(), None)?;
+    report::preflight(provider.name(), provider.preflight_checks(), None, flags.force)?;
     // The labs and the edge, too: they are needed next.
     let images = &build::everything(project, DockerClient::Omitted)?;
     let signals = &Signals::install()?;
     let purpose = Purpose::Persistent;
     let request = ClusterRequest { flags, project, images, signals, purpose };
     let guard = lifecycle::acquire(store, &request)?;
-    println!("{}", guard.export_command());
-    Ok(())
+    hint(&guard.describe_published(project, signals));
+    outln!("{}", guard.export_command())
 }

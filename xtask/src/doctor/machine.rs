@@ -2,10 +2,11 @@
 
 use super::check::{CheckContext, Finding};
 use crate::exec::enter_pod_namespaces;
+use lab_environment::OPEN_FILES;
 use rustix::process::{Resource, getrlimit};
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -65,9 +66,12 @@ fn namespaces_fix() -> Option<&'static str> {
     }
 }
 
+/// An address that no cluster uses.
+const PORT_80: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 254, 254, 253)), 80);
+
 /// Checks whether this user may bind port 80.
 pub(crate) fn port_80(_: &CheckContext) -> Finding {
-    match TcpListener::bind(SocketAddr::from(([127, 254, 254, 253], 80))) {
+    match TcpListener::bind(PORT_80) {
         Ok(_) => Finding::ok("can be bound: load balancers listen on it"),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             Finding::note("cannot be bound: load balancers listen on 10080 instead")
@@ -79,12 +83,25 @@ pub(crate) fn port_80(_: &CheckContext) -> Finding {
     }
 }
 
-/// Checks the limit of open files.
+/// Returns true if this user may not bind port 80, so that load balancers listen on 10080.
+pub(crate) fn needs_other_ports() -> bool {
+    let bound = TcpListener::bind(PORT_80);
+    bound.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Checks the limit of open files: the hard one, up to which the programs raise the soft one.
 pub(crate) fn open_files(_: &CheckContext) -> Finding {
-    match getrlimit(Resource::Nofile).current {
-        Some(limit @ 0..512) => {
-            Finding::note(format!("only {limit} may be open at once")).with_fix("ulimit -n 4096")
-        }
+    of_open_files(getrlimit(Resource::Nofile).maximum)
+}
+
+fn of_open_files(limit: Option<u64>) -> Finding {
+    match limit {
+        Some(limit) if limit < OPEN_FILES => Finding::bad(format!(
+            "only {limit} may be open at once, and {OPEN_FILES} are needed: requests would fail"
+        ))
+        .with_fix(format!(
+            "raise the hard limit, e.g. `sudo prlimit --pid $$ --nofile={OPEN_FILES}`"
+        )),
         Some(limit) => Finding::ok(format!("{limit} may be open at once")),
         None => Finding::ok("any number may be open at once"),
     }
@@ -116,4 +133,27 @@ pub(crate) fn free_bytes(path: &Path) -> Option<f64> {
 /// Returns a numeric kernel setting by its path below `/proc/sys`.
 pub(crate) fn sysctl(name: &str) -> Option<u64> {
     fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::check::State;
+
+    #[test]
+    fn too_low_limit_of_open_files_is_an_error() {
+        for (limit, state) in [
+            (Some(64), State::Bad),
+            (Some(1023), State::Bad),
+            (Some(1024), State::Ok),
+            (None, State::Ok),
+        ] {
+            let found = of_open_files(limit);
+            assert_eq!(
+                (found.state, found.fix.is_some()),
+                (state, state == State::Bad),
+                "{limit:?}"
+            );
+        }
+    }
 }

@@ -1,8 +1,11 @@
 //! The findings about one provider, as a table or as JSON, and the preflight of a run.
 
 use super::check::{Check, CheckContext, Depth, Finding, State};
-use crate::project::Project;
-use anyhow::{Result, anyhow};
+use crate::{
+    output::{self, COLUMNS, errln},
+    project::Project,
+};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 use std::fmt;
 
@@ -32,6 +35,9 @@ impl Report {
     }
 }
 
+/// The columns before a finding.
+const INDENT: usize = 20;
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}{}", self.provider, if self.ready { "" } else { ": not ready" })?;
@@ -41,27 +47,37 @@ impl fmt::Display for Report {
                 State::Note => "note",
                 State::Bad => "BAD ",
             };
-            writeln!(f, "  {state}  {name:<11} {}", finding.text)?;
-            if let Some(fix) = &finding.fix {
-                writeln!(f, "  {:17} → {fix}", "")?;
+            let mut label = format!("  {state}  {name:<11} ");
+            for line in output::wrap(&finding.text, COLUMNS - INDENT) {
+                writeln!(f, "{label}{line}")?;
+                label = " ".repeat(INDENT);
+            }
+            let mut arrow = "→ ";
+            for line in finding.fix.iter().flat_map(|fix| output::wrap(fix, COLUMNS - INDENT - 2)) {
+                writeln!(f, "{:INDENT$}{arrow}{line}", "")?;
+                arrow = "  ";
             }
         }
         Ok(())
     }
 }
 
-/// Returns the first problem as an error, before anything is created with that node image.
+/// Returns the first problem as an error, before anything is created with that node image; with `force`
+/// it is only reported.
 pub(crate) fn preflight(
     provider: &'static str,
     checks: &[Check],
     image: Option<&str>,
+    force: bool,
 ) -> Result<()> {
     let context = CheckContext::new(Project::find()?, image.map(Into::into), Depth::Preflight);
     for check in checks {
         let finding = (check.run)(&context);
         if finding.state == State::Bad {
             let fix = finding.fix.map(|fix| format!("; {fix}")).unwrap_or_default();
-            return Err(anyhow!("{provider}: {}: {}{fix}", check.name, finding.text));
+            let problem = format!("{provider}: {}: {}{fix}", check.name, finding.text);
+            ensure!(force, "{problem}");
+            errln!("{problem}");
         }
     }
     Ok(())

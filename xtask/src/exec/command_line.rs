@@ -121,6 +121,8 @@ impl CommandLine {
     pub(crate) fn to_command(&self) -> Result<Command> {
         let mut command = Command::new(self.program());
         command.args(self.words.iter().skip(1));
+        // Their output is read, and minikube translates it.
+        command.env("LC_ALL", "C.UTF-8");
         command.envs(self.env.iter().chain(&self.secrets).map(|(name, value)| (name, value)));
         command.stdin(match &self.input {
             Input::Null => Stdio::null(),

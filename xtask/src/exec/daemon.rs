@@ -6,13 +6,14 @@
 //! a file as its standard input, so that no crash, reboot or reused process id can fake it.
 
 use super::process::{Isolation, PidFd, Signal, Signals, Wake, signal, signal_group, supervise};
-use crate::{failure::Failure, lock::Lock};
+use crate::{failure::Failure, files, lock::Lock};
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, getsid};
 use serde::de::DeserializeOwned;
 use std::{
-    fs::{self, File},
+    fs,
     io::Read,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
@@ -33,8 +34,8 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts the command, with standard error in `log`. `what` is its name in messages.
     pub(crate) fn start(what: &'static str, mut command: Command, log: &Path) -> Result<Self> {
-        let file =
-            File::create(log).with_context(|| format!("failed to write {}", log.display()))?;
+        let file = files::create_private(log)
+            .with_context(|| format!("failed to write {}", log.display()))?;
         command.stdout(Stdio::piped()).stderr(file);
         supervise(&mut command, Isolation::Session, None);
         let mut child = command
@@ -142,13 +143,38 @@ pub(crate) fn log_tail(log: &Path) -> String {
     }
 }
 
-/// Returns the process that holds the lock on `file` as its standard input. `pid` reads its id from
-/// the record of the process; the id is trusted only while the lock is held.
-pub(crate) fn lock_holder(file: &Path, pid: impl FnOnce() -> Result<u32>) -> Result<Option<PidFd>> {
+/// Returns the process that holds the lock on `file` as its standard input. It is found by that, not by a
+/// record, which may be damaged, of another version, or lost.
+pub(crate) fn lock_holder(file: &Path) -> Result<Option<PidFd>> {
     if !Lock::is_held(file)? {
         return Ok(None);
     }
-    let Ok(process) = PidFd::open(pid()?) else { return Ok(None) };
-    // Still held, so the id belonged to the holder when the pidfd was opened.
-    Ok(Lock::is_held(file)?.then_some(process))
+    let lock = file.metadata().with_context(|| format!("failed to stat {}", file.display()))?;
+    let is_stdin = |pid: u32| {
+        let stdin = fs::metadata(format!("/proc/{pid}/fd/0"));
+        stdin.is_ok_and(|stdin| (stdin.dev(), stdin.ino()) == (lock.dev(), lock.ino()))
+    };
+    let processes = fs::read_dir("/proc").context("failed to list processes")?;
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    for pid in pids.filter(|pid| is_stdin(*pid) && leads_session(*pid)) {
+        // Looked at again, so it is the holder that was opened.
+        if let Ok(process) = PidFd::open(pid)
+            && is_stdin(pid)
+        {
+            return Ok(Some(process));
+        }
+    }
+    if !Lock::is_held(file)? {
+        return Ok(None);
+    }
+    let file = file.display();
+    bail!(
+        "{file} is locked by a process that this user cannot see; `sudo fuser -v {file}` shows it"
+    )
+}
+
+/// Returns true for a daemon itself, and false for processes that it forked.
+fn leads_session(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| getsid(Some(pid)) == Ok(pid))
 }

@@ -3,17 +3,38 @@
 #![expect(unsafe_code, reason = "`CommandExt::pre_exec` has no safe counterpart")]
 
 use rustix::{
-    io::Result,
+    io::{FdFlags, Result, fcntl_setfd},
     mount::{MountPropagationFlags, mount_change},
     process::{Signal, getppid, set_parent_process_death_signal, setsid},
     thread::{UnshareFlags, unshare_unsafe},
 };
-use std::{io, os::unix::process::CommandExt, process::Command};
+use std::{
+    io,
+    os::{
+        fd::{BorrowedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+};
 
 /// Starts the child in a session of its own, without a controlling terminal.
 pub(super) fn new_session(command: &mut Command) {
     // SAFETY: `setsid` is a single system call.
     unsafe { command.pre_exec(|| Ok(setsid().map(drop)?)) };
+}
+
+/// Keeps the child from inheriting these descriptors.
+pub(super) fn close_on_exec(command: &mut Command, descriptors: Vec<RawFd>) {
+    let set_up = move || {
+        for fd in &descriptors {
+            // SAFETY: one that is no longer open yields an error, which does not matter.
+            let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+            let _ = fcntl_setfd(fd, FdFlags::CLOEXEC);
+        }
+        Ok(())
+    };
+    // SAFETY: `set_up` makes system calls and reads memory that is shared until exec; it allocates nothing.
+    unsafe { command.pre_exec(set_up) };
 }
 
 /// Sends the child `signal` when the thread that spawns it ends. If this process is already dead by

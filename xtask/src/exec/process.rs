@@ -4,7 +4,8 @@
 //! descriptors. Signal handlers set a flag and write to a pipe (the self-pipe trick), so a signal
 //! that arrives between two statements is never lost.
 
-use super::pre_exec;
+use super::{inherited, pre_exec};
+use crate::output::errln;
 use anyhow::{Context, Result, ensure};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -42,7 +43,8 @@ pub(crate) enum Wake {
     Timeout,
 }
 
-/// The signals of this process while this exists: they no longer end it.
+/// The signals of this process while this exists: they no longer end it. A SIGHUP that the caller ignores
+/// stays ignored.
 pub(crate) struct Signals {
     received: [Arc<AtomicBool>; HANDLED.len()],
     /// Readable after a signal was received.
@@ -57,6 +59,9 @@ impl Signals {
         pipe.set_nonblocking(true).context("failed to make a pipe non-blocking")?;
         let mut signals = Self { received: Default::default(), pipe, handlers: Vec::new() };
         for (signal, received) in HANDLED.iter().zip(&signals.received) {
+            if *signal == Signal::HUP && inherited::is_hangup_ignored() {
+                continue;
+            }
             let problem = || format!("failed to handle {signal:?}");
             // Handlers run in the order of their registration: the flag is set before the pipe
             // becomes readable.
@@ -163,17 +168,19 @@ impl PidFd {
 
     /// Sends SIGTERM, then SIGKILL if the process does not exit in time. `what` is for messages.
     pub(crate) fn terminate(&self, what: &str, timeout: Duration) -> Result<()> {
-        if !self.signal(Signal::TERM, timeout)? {
-            eprintln!("the {what} did not exit within {timeout:?}; killing it");
-            ensure!(self.signal(Signal::KILL, timeout)?, "the {what} does not exit");
+        self.send(Signal::TERM)?;
+        if !self.wait(timeout) {
+            errln!("the {what} did not exit within {timeout:?}; killing it");
+            self.send(Signal::KILL)?;
+            ensure!(self.wait(timeout), "the {what} does not exit");
         }
         Ok(())
     }
 
-    /// Sends a signal and waits for the exit; returns false when it did not exit in time.
-    fn signal(&self, signal: Signal, timeout: Duration) -> Result<bool> {
+    /// Sends a signal; a process that has exited is no error.
+    pub(crate) fn send(&self, signal: Signal) -> Result<()> {
         match pidfd_send_signal(&self.0, signal) {
-            Ok(()) | Err(Errno::SRCH) => Ok(self.wait(timeout)),
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error).context("failed to signal the process"),
         }
     }
@@ -208,16 +215,21 @@ pub(crate) enum Isolation {
     Session,
 }
 
-/// Isolates the child from the terminal, and sends it `on_parent_exit` should this process exit
+/// Isolates the child from the terminal and from what is not meant for it, and sends it `on_parent_exit` should this process exit
 /// without having ended it.
 pub(crate) fn supervise(
     command: &mut Command,
     isolation: Isolation,
     on_parent_exit: Option<Signal>,
 ) {
+    inherited::clean_environment(command);
     match isolation {
         Isolation::Group => drop(command.process_group(0)),
-        Isolation::Session => pre_exec::new_session(command),
+        Isolation::Session => {
+            pre_exec::new_session(command);
+            // It may outlive this run, and would keep the caller's pipes and locks open.
+            pre_exec::close_on_exec(command, inherited::open_descriptors());
+        }
     }
     if let Some(signal) = on_parent_exit {
         pre_exec::signal_on_parent_exit(command, signal);

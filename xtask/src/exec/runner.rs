@@ -6,7 +6,10 @@ use super::{
     install,
     process::{Isolation, PidFd, Signal, Signals, Wake, signal_group, supervise},
 };
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    output::{errln, outln},
+};
 use anyhow::{Context, Result, anyhow, bail};
 use std::{
     cell::Cell,
@@ -209,13 +212,12 @@ impl<'a> CommandRunner<'a> {
                 "cannot prompt to {action}: stdin is not a terminal; pass `--yes`"
             )));
         }
-        eprint!("{action}? [y/N] ");
-        let _ = io::stderr().flush();
+        let _ = write!(io::stderr(), "{action}? [y/N] ");
         loop {
             match self.signals.wait(Some(stdin.as_fd()), Instant::now() + PROMPT_TIMEOUT)? {
                 Wake::Signal(Signal::CHILD) => {}
                 Wake::Signal(_) => {
-                    eprintln!();
+                    errln!("");
                     bail!(Failure::Interrupted);
                 }
                 Wake::Timeout => bail!("no response within {} s", PROMPT_TIMEOUT.as_secs()),
@@ -246,7 +248,7 @@ impl<'a> CommandRunner<'a> {
 
     fn execute(&self, line: &CommandLine, timeout: Duration, echo: Echo) -> Result<CommandOutput> {
         if self.dry_run {
-            println!("{line}");
+            outln!("{line}")?;
             return Ok(CommandOutput::new(line, Some(0), String::new(), String::new()));
         }
         let mut command = line.to_command()?;

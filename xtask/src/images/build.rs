@@ -8,17 +8,20 @@ use super::{Image, VERSIONS, archive};
 use crate::{
     cargo::{self, Progress},
     lock::Lock,
+    output::errln,
     project::Project,
 };
 use anyhow::{Context, Result, ensure};
 use oci_archive::Digest;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     env,
     ffi::OsString,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Instant,
 };
 use xshell::{Shell, cmd};
 
@@ -47,6 +50,11 @@ pub(crate) fn build(project: &Project, progress: Progress) -> Result<Vec<Image>>
     if let Some(images) = up_to_date(&stamp, &inputs) {
         return Ok(images);
     }
+    let began = Instant::now();
+    errln!(
+        "building the images kubeapp:{} (the first time takes about a minute)…",
+        VERSIONS.join(" and ")
+    );
     let mut images = Vec::new();
     for version in VERSIONS {
         let built = compile(project, version, progress)?;
@@ -57,6 +65,7 @@ pub(crate) fn build(project: &Project, progress: Progress) -> Result<Vec<Image>>
             .with_context(|| format!("failed to make {} executable", binary.display()))?;
         images.push(pack(&folder, version, &binary)?);
     }
+    errln!("built the images in {:.0} s", began.elapsed().as_secs_f64());
     replace(&stamp, &serde_json::to_vec_pretty(&Stamp { inputs, images: images.clone() })?)?;
     Ok(images)
 }
@@ -136,7 +145,7 @@ fn host() -> Result<String> {
 /// Returns one digest of all inputs that determine the images.
 fn inputs(project: &Project) -> Result<String> {
     let mut files = vec![];
-    for file in ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "app/Cargo.toml"] {
+    for file in ["Cargo.toml", "rust-toolchain.toml", "app/Cargo.toml"] {
         files.push(project.root.join(file));
     }
     list(&project.root.join("app/src"), &mut files)?;
@@ -146,6 +155,8 @@ fn inputs(project: &Project) -> Result<String> {
         all.extend_from_slice(file.as_os_str().as_encoded_bytes());
         all.extend_from_slice(Digest::of(read(file)?).to_string().as_bytes());
     }
+    let lock = String::from_utf8_lossy(&read(&project.root.join("Cargo.lock"))?).into_owned();
+    all.extend_from_slice(locked(&lock, "kubeapp").join("\n").as_bytes());
     // This file decides how they are compiled, and a packed sample shows how they are packed.
     all.extend_from_slice(include_bytes!("build.rs"));
     all.extend_from_slice(&archive::pack(b"sample", "0")?.bytes);
@@ -157,6 +168,34 @@ fn inputs(project: &Project) -> Result<String> {
         );
     }
     Ok(Digest::of(all).to_string())
+}
+
+/// Returns the entries of `Cargo.lock` that a package depends on, its own included: most changes of that
+/// file concern other programs.
+fn locked<'a>(lock: &'a str, package: &'a str) -> Vec<&'a str> {
+    let entries: Vec<&str> = lock.split("[[package]]").skip(1).map(str::trim).collect();
+    let (mut found, mut open) = (BTreeSet::new(), vec![package]);
+    while let Some(dependency) = open.pop() {
+        // `name`, or `name version` where there are several.
+        let (name, version) = dependency.split_once(' ').unwrap_or((dependency, ""));
+        let wanted = |entry: &&&str| {
+            field(entry, "name") == Some(name)
+                && (version.is_empty() || field(entry, "version") == Some(version))
+        };
+        for entry in entries.iter().filter(wanted) {
+            if found.insert(*entry) {
+                let lines = entry.lines().filter_map(|line| line.strip_prefix(" \""));
+                open.extend(lines.map(|line| line.trim_end_matches(',').trim_end_matches('"')));
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// Returns the value of a field of an entry.
+fn field<'a>(entry: &'a str, name: &str) -> Option<&'a str> {
+    let value = entry.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \""));
+    value.map(|value| value.trim_end_matches('"'))
 }
 
 fn list(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -184,6 +223,24 @@ fn replace(file: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_locked_versions_of_dependencies_are_inputs() {
+        let lock = |tokio: &str, other: &str| {
+            format!(
+                "version = 4\n\n[[package]]\nname = \"kubeapp\"\nversion = \"1\"\ndependencies = [\n \
+                 \"tokio\",\n \"syn 2\",\n]\n\n[[package]]\nname = \"other\"\nversion = \
+                 \"{other}\"\n\n[[package]]\nname = \"syn\"\nversion = \"1\"\n\n[[package]]\nname = \
+                 \"syn\"\nversion = \"2\"\n\n[[package]]\nname = \"tokio\"\nversion = \
+                 \"{tokio}\"\ndependencies = [\n \"kubeapp\",\n]\n"
+            )
+        };
+        let (one, other, two) = (lock("1.0", "1"), lock("1.0", "2"), lock("1.1", "1"));
+        let of = |lock| locked(lock, "kubeapp");
+        assert_eq!(of(&one).len(), 3, "{:?}", of(&one));
+        assert_eq!(of(&one), of(&other));
+        assert_ne!(of(&one), of(&two));
+    }
 
     #[test]
     fn missing_binary_is_named_in_the_error() {

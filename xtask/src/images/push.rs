@@ -14,6 +14,7 @@ use crate::{
         runner::{CommandRunner, KnownError},
     },
     failure::Failure,
+    output::errln,
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -118,8 +119,8 @@ pub(crate) fn push(registry: &Registry, image: &Image, runner: &CommandRunner) -
     let sent = session.push(&packed, tag).with_context(|| format!("failed to push {to}"));
     let _ = fs::remove_file(&session.body);
     match sent? {
-        0 => eprintln!("{to} is up to date"),
-        _ => eprintln!("pushed {to}"),
+        0 => errln!("{to} is up to date"),
+        _ => errln!("pushed {to}"),
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 //! one of its own unless the persistent one of `up` is free and current.
 //!
 //! A persistent one holds the lock on the file `pid` as its standard input (see
-//! [`crate::exec::daemon`]) and is described by `process.json`.
+//! [`crate::exec::daemon`]) and is described by `process.json`. It touches `status.json` while it lives, and
+//! removes it when it is stopped: one that remains tells that it died, and when.
 
 use crate::{
     cluster::{
@@ -19,13 +20,15 @@ use crate::{
     exec::{
         command_line::CommandLine,
         daemon::{self, Daemon},
-        process::PidFd,
+        process::{PidFd, Signal},
         runner::KnownError,
     },
     files,
+    images::Image,
     lock::Lock,
+    output::errln,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab_environment::{Alternative, Timeouts};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -33,7 +36,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Duration, Instant, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// The provider.
@@ -43,6 +46,8 @@ pub(crate) struct Embedded;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for pods to terminate.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time to read images again.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 const CHECKS: &[Check] = &[
     Check::new("cores", machine::cores),
@@ -76,9 +81,10 @@ impl Provider for Embedded {
         CHECKS
     }
 
-    /// Checks nothing: a start takes less time than the checks and reports what is missing.
+    /// Checks only what would make claims fail: a start takes less time than the other checks, and reports
+    /// what is missing.
     fn preflight_checks(&self) -> &'static [Check] {
-        &[]
+        const { &[Check::new("files", machine::open_files)] }
     }
 
     fn known_errors(&self) -> &'static [KnownError] {
@@ -114,8 +120,16 @@ impl Provider for Embedded {
             return Ok(None);
         }
         let (folder, signals) = (context.folder, context.runner.signals());
-        // A cluster that was killed leaves its state.
+        // A cluster that was killed leaves its state, and a log that shows why.
         let _ = fs::remove_dir_all(state_dir(folder));
+        let log = folder.join("cluster.log");
+        if self.death(folder).is_some() {
+            let previous = folder.join("cluster.previous.log");
+            if fs::rename(&log, &previous).is_ok() {
+                errln!("the previous cluster died; its log is {}", previous.display());
+            }
+        }
+        let _ = fs::remove_file(status_file(folder));
         let build = files::build_id(&context.project.program("kube-embedded"))?;
         let mut command = line.to_command()?;
         command.current_dir("/");
@@ -129,20 +143,20 @@ impl Provider for Embedded {
             command.stdin(Stdio::piped());
         }
         let began = Instant::now();
-        let mut daemon = Daemon::start("cluster", command, &folder.join("cluster.log"))?;
+        let mut daemon = Daemon::start("cluster", command, &log)?;
         let pid = daemon.id()?;
         let mut process = ProcessRecord { pid, build, since: unix_now(), ready: None };
         process.save(folder)?;
         let ready: Ready = daemon.wait_ready(START_TIMEOUT, signals)?;
         let sandbox = &ready.sandbox;
         if sandbox == "plain" && context.spec.sandbox.as_deref() != Some("plain") {
-            eprintln!("pods run as plain processes: {}", ready.sandbox_reason);
+            errln!("pods run as plain processes: {}", ready.sandbox_reason);
         }
         if !context.persistent {
             return Ok(Some(daemon));
         }
         let milliseconds = began.elapsed().as_secs_f64() * 1e3;
-        eprintln!("up in {milliseconds:.0} ms at {}, sandbox {sandbox}", ready.server);
+        errln!("up in {milliseconds:.0} ms at {}, sandbox {sandbox}", ready.server);
         process.ready = Some(ready);
         process.save(folder)?;
         daemon.detach();
@@ -168,15 +182,36 @@ impl Provider for Embedded {
     fn mismatch(&self, context: &ProviderContext, flags: &ClusterFlags) -> Result<Option<String>> {
         let requested = flags.sandbox.filter(|sandbox| *sandbox != Sandbox::Auto);
         let Some(requested) = requested.map(Sandbox::name) else { return Ok(None) };
-        let ready = ProcessRecord::load(context.folder)?.ready;
-        let actual = ready.map(|ready| ready.sandbox).unwrap_or_default();
+        // A damaged record is reported as the reason to start it again.
+        let ready = ProcessRecord::load(context.folder).ok().and_then(|process| process.ready);
+        let actual = ready.map(|ready| ready.sandbox).unwrap_or_else(|| requested.into());
         Ok((actual != requested).then(|| format!("sandbox {actual}, not {requested}")))
     }
 
-    fn is_outdated(&self, context: &ProviderContext) -> Result<bool> {
+    fn outdated(&self, context: &ProviderContext) -> Result<Option<String>> {
         let build = files::build_id(&context.project.program("kube-embedded"));
-        let process = ProcessRecord::load(context.folder)?;
-        Ok(build.is_ok_and(|build| build != process.build))
+        Ok(match ProcessRecord::load(context.folder) {
+            Err(error) => Some(format!("of unknown build ({error:#})")),
+            Ok(process) if build.is_ok_and(|build| build != process.build) => {
+                Some("of an older build".into())
+            }
+            Ok(_) => None,
+        })
+    }
+
+    fn death(&self, folder: &Path) -> Option<String> {
+        let last_seen = status_file(folder).metadata().and_then(|file| file.modified()).ok()?;
+        if self.is_running(folder).ok()? {
+            return None;
+        }
+        let ago = format_age(last_seen.elapsed().unwrap_or_default().as_secs());
+        let lived = ProcessRecord::load(folder).ok().map(|process| {
+            let lived = last_seen.duration_since(process.started()).unwrap_or_default();
+            format!(", after {}", format_age(lived.as_secs()))
+        });
+        let log = daemon::log_tail(&folder.join("cluster.log"));
+        let log = if log.is_empty() { "; its log is empty" } else { &log };
+        Some(format!("the last one died {ago} ago{}{log}", lived.unwrap_or_default()))
     }
 
     fn summary(&self, folder: &Path) -> Option<String> {
@@ -186,7 +221,8 @@ impl Provider for Embedded {
     }
 
     fn details(&self, context: &ProviderContext, record: &Record) -> Result<String> {
-        let process = ProcessRecord::load(context.folder)?;
+        let process = ProcessRecord::load(context.folder)
+            .context("the cluster is running, `cargo xtask down` ends it")?;
         let ready = process.ready.as_ref().context("the cluster is still starting; try again")?;
         let query = |words: &str| {
             let output = context.query(&context.kubectl(words));
@@ -211,11 +247,35 @@ impl Provider for Embedded {
         true
     }
 
+    /// Lets the process read the archives again.
+    fn load_images(&self, context: &ProviderContext, _: &[Image]) -> Result<()> {
+        let folder = context.folder;
+        let before = Status::load(folder)?;
+        let process = process(folder)?.context("the cluster has exited")?;
+        process.send(Signal::USR1)?;
+        let deadline = Instant::now() + LOAD_TIMEOUT;
+        loop {
+            let status = Status::load(folder)?;
+            match status.error {
+                _ if status.loads == before.loads => {}
+                Some(error) => bail!("the cluster could not load the images: {error}"),
+                None => return Ok(()),
+            }
+            ensure!(!process.has_exited(), "the cluster exited while it loaded the images");
+            ensure!(
+                Instant::now() < deadline,
+                "the images were not loaded within {LOAD_TIMEOUT:?}"
+            );
+            context.runner.sleep(Duration::from_millis(10))?;
+        }
+    }
+
     fn delete(&self, context: &ProviderContext) -> Result<()> {
         let (folder, state) = (context.folder, state_dir(context.folder));
         if context.runner.is_dry_run() {
-            let pid = ProcessRecord::load(folder)?.pid;
-            context.run(&CommandLine::new("kill -TERM").args([pid.to_string()]), STOP_TIMEOUT)?;
+            let pid =
+                ProcessRecord::load(folder).map_or("…".into(), |process| process.pid.to_string());
+            context.run(&CommandLine::new("kill -TERM").args([pid]), STOP_TIMEOUT)?;
             let state = CommandLine::new("rm -r").args([state.to_string_lossy()]);
             return context.run(&state, STOP_TIMEOUT);
         }
@@ -223,7 +283,9 @@ impl Provider for Embedded {
             process.terminate("cluster", STOP_TIMEOUT)?;
         }
         let _ = fs::remove_dir_all(state);
-        let _ = fs::remove_file(process_file(folder));
+        for file in [process_file(folder), status_file(folder)] {
+            let _ = fs::remove_file(file);
+        }
         Ok(())
     }
 
@@ -235,7 +297,8 @@ impl Provider for Embedded {
         if !self.is_running(folder)? {
             return Ok(None);
         }
-        let since = ProcessRecord::load(folder)?.since;
+        let since =
+            ProcessRecord::load(folder).map_or_else(|_| unix_now(), |process| process.since);
         Ok(Some(up_record(since, BTreeMap::new())))
     }
 
@@ -290,6 +353,7 @@ fn serve(context: &ProviderContext) -> CommandLine {
         .path("--kubeconfig", &context.kubeconfig)
         .path("--state", &state_dir(context.folder))
         .path("--images", &context.project.images())
+        .path("--status-file", &status_file(context.folder))
         .opt_flag("--sandbox", context.spec.sandbox.clone());
     match context.persistent {
         true => line,
@@ -309,9 +373,30 @@ fn state_dir(folder: &Path) -> PathBuf {
     folder.join("state")
 }
 
+fn status_file(folder: &Path) -> PathBuf {
+    folder.join("status.json")
+}
+
 /// Returns the process of the persistent cluster, if it is running.
 fn process(folder: &Path) -> Result<Option<PidFd>> {
-    daemon::lock_holder(&pid_file(folder), || Ok(ProcessRecord::load(folder)?.pid))
+    daemon::lock_holder(&pid_file(folder))
+}
+
+/// What a running cluster reports in `status.json`.
+#[derive(Deserialize)]
+struct Status {
+    /// The number of times that images were loaded after its start.
+    loads: u64,
+    /// Why the last time failed.
+    error: Option<String>,
+}
+
+impl Status {
+    fn load(folder: &Path) -> Result<Self> {
+        let file = status_file(folder);
+        let text = fs::read(&file).with_context(|| format!("failed to read {}", file.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()))
+    }
 }
 
 /// Returns the URL of the persistent cluster, if it is running.
@@ -349,11 +434,9 @@ struct ProcessRecord {
 impl ProcessRecord {
     fn load(folder: &Path) -> Result<Self> {
         let file = process_file(folder);
-        let text = fs::read(&file).with_context(|| {
-            format!("a cluster is running, but reading {} failed", file.display())
-        })?;
+        let text = fs::read(&file).with_context(|| format!("failed to read {}", file.display()))?;
         serde_json::from_slice(&text).with_context(|| {
-            format!("{} is corrupt or was written by another version", file.display())
+            format!("{} is damaged or was written by another version", file.display())
         })
     }
 
@@ -361,8 +444,12 @@ impl ProcessRecord {
         files::write_json(&process_file(folder), self)
     }
 
+    fn started(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.since)
+    }
+
     fn age(&self) -> Duration {
-        (UNIX_EPOCH + Duration::from_secs(self.since)).elapsed().unwrap_or_default()
+        self.started().elapsed().unwrap_or_default()
     }
 }
 

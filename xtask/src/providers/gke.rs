@@ -16,6 +16,7 @@ use crate::{
     exec::{command_line::CommandLine, daemon::Daemon, runner::KnownError},
     failure::Failure,
     images::push,
+    output::{errln, outln},
 };
 use anyhow::{Context, Result, bail};
 use lab_environment::{Alternative, Timeouts, UnsupportedClaim};
@@ -233,7 +234,7 @@ impl Provider for Gke {
         // Load balancers first: nothing deletes them once the cluster is deleted.
         match self.write_kubeconfig(context).and_then(|()| unpublish(context)) {
             Ok(()) => {}
-            Err(error) => eprintln!(
+            Err(error) => errln!(
                 "gke: failed to delete Services and Ingresses ({error:#}); their load balancers may remain"
             ),
         }
@@ -242,7 +243,7 @@ impl Provider for Gke {
             let found = context.query(&line).unwrap_or_else(|error| format!("unknown: {error:#}"));
             let found = found.trim();
             if !found.is_empty() {
-                eprintln!("gke: {what}, which may still cost money:\n{found}");
+                errln!("gke: {what}, which may still cost money:\n{found}");
             }
         }
         Ok(())
@@ -355,8 +356,7 @@ fn unpublish(context: &ProviderContext) -> Result<()> {
     let services =
         context.query(&context.kubectl("get services --all-namespaces --output json"))?;
     if context.runner.is_dry_run() {
-        println!("# kubectl delete service … for each of type LoadBalancer");
-        return Ok(());
+        return outln!("# kubectl delete service … for each of type LoadBalancer");
     }
     for (namespace, name) in balancers(&services)? {
         let line = context.kubectl("delete service --wait").args([&timeout]);

@@ -11,9 +11,11 @@ use crate::{
         provider::{Provider, ProviderContext, QUERY_TIMEOUT, VersionPins},
         spec::Spec,
     },
+    docker::Engine,
     doctor::{check::Check, engine, tools},
     exec::{command_line::CommandLine, daemon::Daemon, runner::KnownError},
     images::Image,
+    output::outln,
 };
 use anyhow::{Context, Result, bail, ensure};
 use lab_environment::{Alternative, Timeouts, UnsupportedClaim};
@@ -40,6 +42,7 @@ const CHECKS: &[Check] = &[
     Check::new("engine", engine::responds),
     Check::new("storage", engine::storage),
     Check::new("cgroups", engine::cgroups),
+    Check::new("image", |context| engine::node_image(context, VERSIONS.newest)),
     Check::new("memory", engine::memory),
     Check::new("inotify", engine::inotify),
     Check::new("connections", engine::connections),
@@ -136,9 +139,10 @@ impl Provider for K3s {
         }
         context.run(&network(context.spec), RUN)?;
         let token = if context.runner.is_dry_run() { String::new() } else { token()? };
-        context.run(&server(context.spec, &token, &traefik), RUN)?;
+        let kubelet = kubelet_arguments(&Engine::query());
+        context.run(&server(context.spec, &token, &traefik).args(kubelet), RUN)?;
         for number in 1..=AGENTS {
-            context.run(&agent(context.spec, number, &token), RUN)?;
+            context.run(&agent(context.spec, number, &token).args(kubelet), RUN)?;
         }
         Ok(None)
     }
@@ -194,9 +198,9 @@ impl Provider for K3s {
         }
         let networks = context.query(&networks(context.spec))?;
         if context.runner.is_dry_run() {
-            println!(
+            outln!(
                 "# docker rm --force --volumes … and docker network rm … of all that is listed"
-            );
+            )?;
         }
         for network in networks.lines().filter(|line| !line.is_empty()) {
             context.run(&CommandLine::new("docker network rm").args([network]), LOAD)?;
@@ -255,6 +259,12 @@ fn server(spec: &Spec, token: &str, traefik: &Path) -> CommandLine {
         .args(spec.image.clone())
         .args(["server", "--tls-san=127.0.0.1", "--disable=metrics-server"])
         .args([format!("--node-label={BALANCES}=true")])
+}
+
+/// Asks kubelets to run with cgroups of version 1, where the engine has no others.
+fn kubelet_arguments(engine: &Engine) -> Option<&'static str> {
+    let cgroups_v1 = matches!(engine, Engine::Ready(info) if engine::has_cgroups_v1(info));
+    cgroups_v1.then_some("--kubelet-arg=fail-cgroupv1=false")
 }
 
 fn agent(spec: &Spec, number: u8, token: &str) -> CommandLine {

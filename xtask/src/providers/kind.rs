@@ -36,6 +36,7 @@ const CHECKS: &[Check] = &[
     Check::new("engine", engine::responds),
     Check::new("storage", engine::storage),
     Check::new("cgroups", engine::cgroups),
+    Check::new("image", |context| engine::node_image(context, VERSIONS.newest)),
     Check::new("memory", engine::memory),
     Check::new("inotify", engine::inotify),
     Check::new("connections", engine::connections),
@@ -78,7 +79,7 @@ const KNOWN_ERRORS: &[KnownError] = &[
     KnownError::new(
         &["could not find a log line that matches"],
         "a node did not start",
-        "`cargo xtask doctor --on kind` checks for the reason; with cgroups v1, `--image oldest`",
+        "`cargo xtask doctor --on kind` checks for the reason; with cgroups v1, try `--image oldest`",
     ),
     KnownError::new(
         &["port is already allocated"],
@@ -131,7 +132,7 @@ impl Provider for Kind {
     fn create(&self, context: &ProviderContext) -> Result<Option<Daemon>> {
         let file = context.folder.join("kind.json");
         if !context.runner.is_dry_run() {
-            fs::write(&file, config(nodes_are_reachable()))
+            fs::write(&file, config(&Engine::query()))
                 .with_context(|| format!("failed to write {}", file.display()))?;
         }
         context.run(&create(context.spec, &file, &context.kubeconfig), CREATE)?;
@@ -170,21 +171,20 @@ fn check_release(context: &CheckContext) -> Finding {
     }
 }
 
-/// Returns true if this host reaches the nodes' addresses. An engine that does not respond is reported
-/// by kind itself.
-fn nodes_are_reachable() -> bool {
-    match Engine::query() {
-        Engine::Ready(info) => docker::containers_are_reachable(&info),
-        _ => true,
-    }
-}
-
 /// The node ports of a cluster whose nodes are unreachable: as many as labs and a reader use at a time.
 const PUBLISHED: RangeInclusive<u16> = 30000..=30015;
 
 /// Returns the configuration of four nodes. If this host does not reach their addresses, some node ports
-/// of the control plane are published, and the API server allocates no others.
-fn config(reachable: bool) -> String {
+/// of the control plane are published, and the API server allocates no others. With cgroups of version 1
+/// kubelets are asked to run nevertheless. An engine that does not respond is reported by kind itself.
+fn config(engine: &Engine) -> String {
+    let (reachable, cgroups_v1) = match engine {
+        Engine::Ready(info) => {
+            (docker::containers_are_reachable(info), engine::has_cgroups_v1(info))
+        }
+        _ => (true, false),
+    };
+    let mut patches: Vec<String> = Vec::new();
     let worker = json!({ "role": "worker" });
     let mut config = json!({
         "kind": "Cluster",
@@ -202,13 +202,24 @@ fn config(reachable: bool) -> String {
             patch.to_string()
         };
         // The format depends on the version of Kubernetes; kubeadm ignores the other patch.
-        config["kubeadmConfigPatches"] = json!([
+        patches.extend([
             patch("v1beta3", json!({ "service-node-port-range": range })),
             patch("v1beta4", json!([{ "name": "service-node-port-range", "value": range }])),
         ]);
         // Without `hostPort` kind chooses the ports of the host.
         let mapping = |port| json!({ "containerPort": port, "listenAddress": "127.0.0.1" });
         config["nodes"][0]["extraPortMappings"] = PUBLISHED.map(mapping).collect();
+    }
+    if cgroups_v1 {
+        let kubelet = json!({
+            "kind": "KubeletConfiguration",
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "failCgroupV1": false,
+        });
+        patches.push(kubelet.to_string());
+    }
+    if !patches.is_empty() {
+        config["kubeadmConfigPatches"] = patches.into();
     }
     format!("{config:#}\n")
 }
@@ -296,9 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn node_ports_are_published_only_if_nodes_are_unreachable() {
+    fn configuration_depends_on_what_the_engine_offers() {
         let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-        let (near, far) = (read(&config(true)), read(&config(false)));
+        let of = |info: Value| read(&config(&Engine::Ready(info)));
+        let far = of(json!({"CgroupVersion": "2", "OperatingSystem": "Docker Desktop"}));
+        let near = of(json!({"CgroupVersion": "2"}));
+        let old = of(json!({"CgroupVersion": "1"}))["kubeadmConfigPatches"].clone();
+        assert_eq!(old.as_array().unwrap().len(), 1);
+        assert_eq!(read(old[0].as_str().unwrap())["failCgroupV1"], false);
         assert_eq!(near["nodes"].as_array().unwrap().len(), 4);
         assert_eq!(near["kubeadmConfigPatches"], Value::Null);
         assert_eq!(near["nodes"][0]["extraPortMappings"], Value::Null);

@@ -7,13 +7,17 @@ mod credentials;
 mod current_context;
 mod edge_process;
 mod gcloud;
+mod inherited;
 mod layering;
+mod output;
 mod provider_fixture;
 mod providers;
 mod registry;
 mod repository;
 mod require;
 mod snapshots;
+mod soak;
+mod state;
 
 use require::{require, skip};
 use std::{
@@ -61,6 +65,7 @@ impl Fixture {
         let mut command = Command::new(self.folder.join("debug/xtask"));
         command.args(line.split_whitespace()).env("CANARY_PREBUILT", "1");
         command.env("CANARY_HOME", self.folder.join("home")).env_remove("KUBECONFIG");
+        command.env("FAKE_ROOT", &self.folder);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -131,11 +136,17 @@ fn invalid_usage_exits_2_with_a_suggestion() {
     let fixture = Fixture::new("usage");
     for (line, part) in [
         ("lab pase4", "did you mean `phase4`?"),
-        ("lab", "no phase given; the phases are phase0, phase4, all"),
+        ("lab 9", "unknown phase `phase9`"),
+        ("lab phase4/quater-to-canary", "did you mean `quarter-to-canary`?"),
+        ("lba phase4", "a similar subcommand exists: 'lab'"),
+        (
+            "lab",
+            "no phase given; the phases are phase0, phase1, phase2, phase3, phase4, phase5, all",
+        ),
         ("lab all --on kint", "a similar value exists: 'kind'"),
         ("lab all --sandbox none", "[possible values: auto, namespaced, plain]"),
         ("lab all --verbose", "unexpected argument '--verbose' found"),
-        ("lap phase4", "some similar subcommands exist: 'labs', 'lab'"),
+        ("lap phase4", "a similar subcommand exists: 'lab'"),
         ("", "Usage: cargo xtask <COMMAND>"),
     ] {
         let (code, text) = fixture.run(line);
@@ -143,6 +154,14 @@ fn invalid_usage_exits_2_with_a_suggestion() {
         assert!(text.contains(part), "{line}: {text}");
     }
     assert_eq!(fixture.pids("clusters").len(), 0, "rejected before a cluster starts");
+}
+
+#[test]
+fn lab_runs_the_phase_of_a_claim() {
+    let fixture = Fixture::new("claim");
+    let (code, text) = fixture.run("lab 4/quarter-to-canary");
+    assert_eq!((code, text.starts_with("run phase4 --environment ")), (0, true), "{text}");
+    assert!(text.contains("phase4 runs as a whole: `quarter-to-canary` builds on"), "{text}");
 }
 
 #[test]
@@ -395,8 +414,14 @@ fn running_cluster_of_an_earlier_version_is_taken_over() {
     let pid = fs::File::create(home.join("pid")).unwrap();
     pid.lock().unwrap();
     let program = fixture.folder.join("debug/kube-embedded");
-    let mut child =
-        Command::new(program).arg("serve").stdin(pid).stdout(Stdio::null()).spawn().unwrap();
+    // In a session of its own, as every version starts it.
+    let mut child = Command::new("setsid")
+        .arg(program)
+        .arg("serve")
+        .stdin(pid)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let record = format!(
         r#"{{"pid":{},"server":"https://127.1.0.1:6443","kubeconfig":{kubeconfig:?},"sandbox":"plain",
             "since":1,"started_in":0.1,"images":{{}},"build":"old"}}"#,
@@ -467,5 +492,29 @@ fn cluster_with_a_corrupt_record_is_shown_and_stopped() {
             assert_eq!(code, 0, "{line}: {text}");
         }
         assert_eq!(fixture.alive("clusters"), 0);
+    }
+}
+
+/// The process is found by the lock that it holds.
+#[test]
+fn cluster_whose_process_record_is_damaged_is_reported_and_stopped() {
+    let fixture = Fixture::new("corrupt-process");
+    let record = fixture.folder.join("home/clusters/embedded/process.json");
+    for text in ["{", r#"{"format": 2}"#, ""] {
+        assert_eq!(fixture.run("up").0, 0);
+        match text {
+            "" => fs::remove_file(&record).unwrap(),
+            text => fs::write(&record, text).unwrap(),
+        }
+        for (line, code, part) in [
+            ("status", 3, "the cluster is running, `cargo xtask down` ends it: "),
+            ("up", 0, "of unknown build"),
+            ("lab phase0", 0, "not reusing the running cluster: it is of unknown build"),
+            ("down", 0, "down\n"),
+        ] {
+            let (actual, output) = fixture.run(line);
+            assert_eq!((actual, output.contains(part)), (code, true), "{line}: {output}");
+        }
+        assert_eq!(fixture.alive("clusters"), 0, "{text}");
     }
 }

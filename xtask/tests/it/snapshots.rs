@@ -41,7 +41,7 @@ fn regex_of(text: &str) -> String {
 fn help_of_every_command() {
     let fixture = ProviderFixture::new("help");
     with_filters(&fixture, || {
-        for command in ["", "lab", "labs", "up", "down", "status", "images", "images build"]
+        for command in ["", "lab", "labs", "up", "down", "status", "env", "images", "images build"]
             .into_iter()
             .chain(["images load", "images push", "doctor", "ci", "completions", "man"])
         {
@@ -120,8 +120,8 @@ fn doctor_table() {
     let tables = ["k3s", "gke", "current"].map(|on| fixture.run(&format!("doctor --on {on}")).1);
     with_filters(&fixture, || {
         let mut settings = Settings::clone_current();
-        settings.add_filter(r"(ok  |note)  inotify     .*\n( +→ .*\n)?", "[INOTIFY]\n");
-        settings.add_filter(r"(ok  |note)  connections .*\n( +→ .*\n)?", "[CONNECTIONS]\n");
+        settings.add_filter(r"(ok  |note)  inotify     .*\n( {20}.*\n)*", "[INOTIFY]\n");
+        settings.add_filter(r"(ok  |note)  connections .*\n( {20}.*\n)*", "[CONNECTIONS]\n");
         settings.bind(|| assert_snapshot!("doctor", tables.concat()));
     });
 }

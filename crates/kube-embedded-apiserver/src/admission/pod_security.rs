@@ -1,6 +1,6 @@
-//! The `PodSecurity` admission plugin: the labels `pod-security.kubernetes.io/*` of a namespace refuse pods that violate
-//! the Pod Security Standards, or warn of them. Workloads are warned of, not refused: their controllers report the
-//! pods that are.
+//! The `PodSecurity` admission plugin: the labels `pod-security.kubernetes.io/*` of a namespace refuse pods that
+//! violate the Pod Security Standards, or warn of them. Workloads are warned of, not refused: their controllers
+//! report the pods that are.
 
 mod checks;
 mod policy;

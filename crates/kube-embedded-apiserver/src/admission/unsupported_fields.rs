@@ -18,6 +18,11 @@ use table::{Field, UNSUPPORTED};
 static BY_NAME: LazyLock<HashMap<(&str, &str), &Field>> =
     LazyLock::new(|| UNSUPPORTED.iter().map(|of| ((of.structure, of.name), of)).collect());
 
+/// Lists the fields, as `PodSpec.hostNetwork`, with what happens to them.
+pub fn listed() -> impl Iterator<Item = (String, &'static str)> {
+    UNSUPPORTED.iter().map(|field| (format!("{}.{}", field.structure, field.name), field.note))
+}
+
 /// A field of an object that is not acted upon.
 struct Found<'a> {
     path: String,

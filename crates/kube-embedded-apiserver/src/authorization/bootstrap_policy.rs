@@ -15,10 +15,11 @@ const SYSTEM: &str = "kube-system";
 
 /// Stores the policy.
 pub(crate) fn seed(store: &Store) {
+    let now = timestamps::now();
     for (plural, mut object) in objects() {
         let metadata = &mut object["metadata"];
         metadata["uid"] = generate::uid().into();
-        metadata["creationTimestamp"] = timestamps::now().into();
+        metadata["creationTimestamp"] = now.clone().into();
         let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
         let key = Key {
             resource: Resource::fixed(GROUP, plural),
@@ -70,7 +71,31 @@ fn objects() -> Vec<(&'static str, Value)> {
             }
         }
     }
+    aggregate(&mut objects);
     objects
+}
+
+/// Adds to the roles that aggregate the rules of those that they select, as the controller would: nobody has to wait
+/// for it. From the last to the first, since `admin` includes `edit`, which includes `view`.
+fn aggregate(objects: &mut [(&'static str, Value)]) {
+    let selector = |role: &Value| -> Option<String> {
+        let selector = &role["aggregationRule"]["clusterRoleSelectors"][0]["matchLabels"];
+        selector.as_object()?.keys().next().cloned()
+    };
+    for at in (0..objects.len()).rev() {
+        let Some(label) = objects.get(at).and_then(|(_, role)| selector(role)) else { continue };
+        let mut selected: Vec<&Value> = objects
+            .iter()
+            .map(|(_, role)| role)
+            .filter(|role| role["metadata"]["labels"].get(&label).is_some())
+            .collect();
+        selected.sort_by_key(|role| role["metadata"]["name"].as_str());
+        let rules = selected.into_iter().filter_map(|role| role["rules"].as_array()).flatten();
+        let rules: Vec<Value> = rules.cloned().collect();
+        if let Some((_, role)) = objects.get_mut(at) {
+            role["rules"] = rules.into();
+        }
+    }
 }
 
 fn object(kind: &str, namespace: &str, name: &str) -> Value {

@@ -76,7 +76,10 @@ fn values(resource: &ResourceType, form: Form, values: &[&Value], meta: Value) -
                 .iter()
                 .map(|value| {
                     let mut item = (*value).clone();
-                    if let Some(fields) = item.as_object_mut() {
+                    // Clients have no type for unstructured items, so each carries its kind.
+                    if !resource.is_unstructured()
+                        && let Some(fields) = item.as_object_mut()
+                    {
                         fields.remove("kind");
                         fields.remove("apiVersion");
                     }
@@ -130,7 +133,7 @@ pub(crate) fn watch_event(
 pub(crate) fn view(resource: &ResourceType, stored: &Value) -> Value {
     let mut view = stored.clone();
     if !resource.is_storage_version() {
-        (resource.from_storage)(&mut view);
+        resource.show(&mut view);
     }
     if resource.is_unstructured() || !resource.is_storage_version() {
         decode::set_type(resource, &mut view);

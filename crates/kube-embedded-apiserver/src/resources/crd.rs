@@ -54,6 +54,8 @@ pub struct CustomResource {
     /// The schema in the OpenAPI v3 document.
     pub(crate) published: Value,
     pub(crate) schema: Schema,
+    /// The schema has defaults, which objects that were stored before get when they are read.
+    pub(crate) has_defaults: bool,
     pub(crate) structure: Structure,
     /// Ends when the resource is no longer served.
     pub(crate) served: tokio::sync::watch::Receiver<()>,
@@ -115,6 +117,7 @@ impl CustomResource {
         Self {
             published: published(openapi, &group, &version_name, &kind),
             structure: structural::structure(&schema),
+            has_defaults: schema.has_defaults(),
             resource: store::Resource::named(&group, &plural),
             list_kind: name("listKind"),
             singular: name("singular"),

@@ -175,7 +175,18 @@ impl ResourceType<'_> {
 
     /// Returns true if objects are stored in the form in which this type shows them.
     pub fn is_storage_version(&self) -> bool {
-        self.crd.is_some() || self.storage == (self.group, self.plural)
+        match self.crd {
+            Some(crd) => !crd.has_defaults,
+            None => self.storage == (self.group, self.plural),
+        }
+    }
+
+    /// Converts the stored form of an object to that in which the type shows it.
+    pub(crate) fn show(&self, stored: &mut Value) {
+        match self.crd {
+            Some(crd) => crd.apply_defaults(stored),
+            None => (self.from_storage)(stored),
+        }
     }
 
     /// `["deploy"]`.

@@ -1,11 +1,11 @@
 //! Subresources that take over the connection: exec, attach and port-forward. An invalid request is refused before
 //! the protocol is switched; later errors are reported in the protocol that was switched to.
 
-mod channels;
+pub(crate) mod channels;
 mod exec;
 mod lifetime;
 mod port_forward;
-mod spdy;
+pub(crate) mod spdy;
 mod upgrade;
 
 pub(crate) use upgrade::in_process;

@@ -97,6 +97,7 @@ async fn connection_that_waits_for_its_client_is_closed() {
         ("http/1.1", "GET /version HTTP/1.1\r\nHost: x\r\n\r\n"),
         ("http/1.1", "GET /version HTTP/1.1\r\nHost: x\r\n\r\nGET /version HT"),
         ("http/1.1", "POST /api/v1/namespaces HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"),
+        ("http/1.1", "GET /version HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"),
         ("http/1.1", "POST /version HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"),
         ("h2", ""),
         ("h2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),

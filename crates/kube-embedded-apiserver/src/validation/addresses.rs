@@ -5,9 +5,9 @@ use crate::validation::{
     field_error::{FieldError, invalid, required},
     names::{dns_label, dns_subdomain},
 };
-use kube_embedded_core::network::{Addresses, Sandbox};
+use kube_embedded_core::network::Addresses;
 use serde_json::Value;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// The family that an address must have.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub(crate) fn endpoint_ip(
     if ip.is_unspecified() {
         details.push(format!("may not be unspecified ({text})"));
     }
-    if ip.is_loopback() && !is_plain_pod(ip, cluster) {
+    if ip.is_loopback() && !cluster.is_pod(ip) {
         details.push("may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned());
     }
     if is_link_local_unicast(ip) {
@@ -78,13 +78,6 @@ pub(crate) fn endpoint_ip(
         );
     }
     details.iter().map(|detail| invalid(field, value, detail)).collect()
-}
-
-fn is_plain_pod(ip: IpAddr, cluster: &Addresses) -> bool {
-    let IpAddr::V4(ip) = ip else { return false };
-    let (first, _) = cluster.pods(0);
-    let last = Ipv4Addr::new(127, cluster.block, 255, 255);
-    cluster.sandbox == Sandbox::Plain && (first..=last).contains(&ip)
 }
 
 fn is_link_local_unicast(ip: IpAddr) -> bool {
@@ -99,6 +92,18 @@ fn is_link_local_multicast(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => ip.octets().starts_with(&[224, 0, 0]),
         IpAddr::V6(ip) => ip.segments().first().is_some_and(|first| first & 0xff0f == 0xff02),
     }
+}
+
+/// Returns the error of a value that is no range of addresses.
+pub(crate) fn cidr(value: &Value, field: &str) -> Option<FieldError> {
+    let text = value.as_str().unwrap_or_default();
+    let is_valid = text.split_once('/').is_some_and(|(ip, length)| {
+        let is_number = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+        let max = ip.parse::<IpAddr>().map_or(0, |ip| if ip.is_ipv4() { 32 } else { 128 });
+        parse(ip).is_ok() && is_number && length.parse::<u8>().is_ok_and(|length| length <= max)
+    });
+    let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    (!is_valid).then(|| invalid(field, value, detail))
 }
 
 /// Returns the error of a name that is not fully qualified: two labels or more, and a final dot or none.
@@ -123,6 +128,7 @@ pub(crate) fn fully_qualified(value: &Value, field: &str) -> Option<FieldError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube_embedded_core::network::Sandbox;
 
     fn details(ip: &str, family: Family, sandbox: Sandbox) -> Vec<String> {
         let cluster = Addresses { block: 7, sandbox };

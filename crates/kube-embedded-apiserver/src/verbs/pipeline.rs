@@ -7,8 +7,9 @@
 //! [`ResourceType`]. `commit` is [`guaranteed_update`], `respond` is
 //! [`WriteResult::respond`].
 //!
-//! `admit` is mutating admission, `review` validating admission. `track` precedes `prepare` and `admit`, since the fields that these set belong to no manager. `validate` precedes
-//! `allocate`, so that a refused object allocates nothing.
+//! `admit` is mutating admission, `review` validating admission. `track` precedes `prepare` and `admit`, since the
+//! fields that these set belong to no manager. `validate` and `review` precede `allocate`, so that a refused object
+//! allocates nothing.
 
 use crate::{
     admission::{namespace_lifecycle, unsupported_fields},
@@ -37,7 +38,10 @@ use crate::{
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::Value;
-use std::sync::{Arc, MutexGuard};
+use std::{
+    collections::HashSet,
+    sync::{Arc, MutexGuard},
+};
 
 /// A step of the pipeline.
 pub(crate) struct Step {
@@ -137,13 +141,25 @@ impl WriteResult {
             }
         };
         let mut response = respond(self.code, "application/json", bytes);
-        for warning in &self.warnings {
+        for warning in distinct(self.warnings) {
             if let Ok(value) = HeaderValue::from_bytes(format!("299 - {warning:?}").as_bytes()) {
                 response.headers_mut().append(header::WARNING, value);
             }
         }
         Ok(response)
     }
+}
+
+/// Returns each warning once, and as many as clients accept: some have a limit of 100 headers.
+fn distinct(mut warnings: Vec<String>) -> Vec<String> {
+    const MAX: usize = 50;
+    let mut seen = HashSet::new();
+    warnings.retain(|warning| seen.insert(warning.clone()));
+    if warnings.len() > MAX {
+        let more = warnings.split_off(MAX - 1).len();
+        warnings.push(format!("{more} more warnings are left out"));
+    }
+    warnings
 }
 
 /// Runs a write: `decode` makes an object of the stored one, the steps complete and check it, and it is committed.
@@ -427,6 +443,15 @@ fn to_storage(resource: &ResourceType, object: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warnings_are_distinct_and_limited() {
+        let warnings = |range: std::ops::Range<u32>| range.map(|n| n.to_string()).collect();
+        assert_eq!(distinct(vec!["a".into(), "b".into(), "a".into()]), ["a", "b"]);
+        assert_eq!(distinct(warnings(0..50)).len(), 50);
+        let limited = distinct(warnings(0..60));
+        assert_eq!((limited.len(), &*limited[49]), (50, "11 more warnings are left out"));
+    }
 
     #[test]
     fn steps_run_in_the_documented_order() {

@@ -1,73 +1,127 @@
 //! The life of a container: start, run, back-off, restart.
 
 use super::{
-    context::Context,
+    context::{Context, containers},
     image::wait_for_image,
     start::{StartFailure, Started, new_id, start},
-    supervise::supervise,
+    supervise::{Run, supervise},
 };
-use crate::status::{self, State, Terminated};
+use crate::{
+    pod::handle::RestartBackoff,
+    status::{self, State, Terminated},
+};
 use jiff::Timestamp;
 use kube_embedded_core::backoff::Backoff;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
-/// The delays before restarts, as the kubelet's: none before the first, then 10 s, doubling to 300 s.
-const CRASH_LOOP: Backoff =
-    Backoff::new(Duration::from_secs(10), Duration::from_secs(300)).with_immediate_first();
 /// The delays start over after a container has run this long.
 const CRASH_LOOP_RESET: Duration = Duration::from_secs(600);
 /// The delays between attempts to start a container whose configuration is incomplete.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
-/// Runs the container until the restart policy ends it or the pod stops. Returns whether it
-/// succeeded.
+/// Runs the container until the restart policy ends it or it has to stop. Returns whether it
+/// succeeded. A container that has run in another sandbox before is restarted.
 pub(crate) async fn run(cx: Context<'_>) -> bool {
-    let policy = match status::policy(&cx.pod.pod) {
-        // An init container that succeeds is done, whatever the policy.
-        "Always" if cx.init => "OnFailure",
-        policy => policy,
+    let mut ended = match cx.view().state {
+        State::Terminated(ended) => Some(ended),
+        _ => None,
     };
-    let mut stopping = cx.pod.stopping();
-    let mut backoff = CRASH_LOOP;
     loop {
+        // The object may have been updated since the last run.
+        let object = cx.pod.object();
+        let container = containers(&object, cx.init).get(cx.index).unwrap_or(cx.container);
+        let cx = Context { container, ..cx };
+        if let Some(ended) = ended.take() {
+            let next = back_off(cx, ended).await;
+            if next == Next::Stop {
+                return false;
+            }
+            cx.change(|v| v.restarts += 1);
+            if next == Next::Changed {
+                forget_back_off(cx);
+                continue;
+            }
+        }
         let begin = Instant::now();
         let started = tokio::select! {
             started = start_with_retries(cx) => started,
-            _ = stopping.wait_for(Option::is_some) => return false,
+            () = cx.image_changed() => continue,
+            _ = cx.stop.requested() => return false,
         };
-        let ended = match started {
+        let run = match started {
             Ok(started) => supervise(cx, started).await,
-            Err(failed) => failed,
+            Err(terminated) => Run { terminated, changed: false },
         };
         cx.change(|v| {
-            v.state = State::Terminated(ended.clone());
-            v.ready = false;
+            v.state = State::Terminated(run.terminated.clone());
+            // A completed init container counts as ready, as in Kubernetes.
+            v.ready = cx.init && !cx.is_sidecar() && run.terminated.exit_code == 0;
             v.started = false;
-            v.container_id.clone_from(&ended.container_id);
+            v.container_id.clone_from(&run.terminated.container_id);
         });
-        if stopping.borrow().is_some() || !status::restarts(policy, ended.exit_code) {
-            return ended.exit_code == 0;
+        let exit_code = run.terminated.exit_code;
+        if cx.stop.deadline().is_some() || !(run.changed || status::restarts(policy(cx), exit_code))
+        {
+            return exit_code == 0;
         }
-        if begin.elapsed() >= CRASH_LOOP_RESET {
-            backoff.reset();
+        if run.changed || begin.elapsed() >= CRASH_LOOP_RESET {
+            forget_back_off(cx);
         }
-        let delay = backoff.next_delay();
-        tracing::debug!(container = cx.container.name, ?delay, "container will be restarted");
-        if delay.is_zero() {
-            cx.change(|v| v.last = Some(ended));
-        } else {
-            report_back_off(cx, delay, &ended);
-            tokio::select! {
-                _ = sleep(delay) => {}
-                _ = stopping.wait_for(Option::is_some) => {
-                    cx.change(|v| v.state = State::Terminated(ended));
-                    return false;
-                }
+        ended = Some(run.terminated);
+    }
+}
+
+/// Returns the restart policy of a container.
+fn policy(cx: Context<'_>) -> &str {
+    match status::policy(&cx.pod.pod) {
+        _ if cx.is_sidecar() => "Always",
+        // An init container that succeeds is done, whatever the policy.
+        "Always" if cx.init => "OnFailure",
+        policy => policy,
+    }
+}
+
+fn forget_back_off(cx: Context<'_>) {
+    cx.pod.with_backoff(&cx.container.name, |RestartBackoff { backoff, until }| {
+        backoff.reset();
+        *until = None;
+    });
+}
+
+/// What follows a back-off.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Start,
+    /// The container has another image now.
+    Changed,
+    Stop,
+}
+
+/// Waits until a container that exited may be started again. A delay that is interrupted goes on in the
+/// next sandbox.
+async fn back_off(cx: Context<'_>, ended: Terminated) -> Next {
+    let now = Instant::now();
+    let until = cx.pod.with_backoff(&cx.container.name, |RestartBackoff { backoff, until }| {
+        *until.get_or_insert_with(|| now + backoff.next_delay())
+    });
+    let delay = until.saturating_duration_since(now);
+    tracing::debug!(container = cx.container.name, ?delay, "container will be restarted");
+    if delay.is_zero() {
+        cx.change(|v| v.last = Some(ended));
+    } else {
+        report_back_off(cx, delay, &ended);
+        tokio::select! {
+            () = sleep_until(until) => {}
+            () = cx.image_changed() => return Next::Changed,
+            _ = cx.stop.requested() => {
+                cx.change(|v| v.state = State::Terminated(ended));
+                return Next::Stop;
             }
         }
-        cx.change(|v| v.restarts += 1);
     }
+    cx.pod.with_backoff(&cx.container.name, |backoff| backoff.until = None);
+    Next::Start
 }
 
 fn report_back_off(cx: Context<'_>, delay: Duration, ended: &Terminated) {

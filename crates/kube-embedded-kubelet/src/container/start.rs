@@ -1,11 +1,10 @@
 //! The start of a container: its environment, its root file system, its first process.
 
-use super::{context::Context, network_files, target::Target};
+use super::{context::Context, mounts::mounts, network_files, target::Target};
 use crate::{
     env,
     image_store::Image,
-    runtime::{Container, Launch, LaunchError, LaunchTarget, Process, RootFs, Stdio},
-    volumes,
+    runtime::{Container, Launch, LaunchError, LaunchTarget, Mount, Process, RootFs, Stdio},
 };
 use jiff::Timestamp;
 use std::{
@@ -41,7 +40,8 @@ pub(super) async fn start(cx: Context<'_>, image: &Image) -> Result<Started, Sta
     let (maps, secrets) = env::references(container);
     let referenced = pod.fetch(maps, secrets, true).await.map_err(Config)?;
     let location = cx.sandbox.location;
-    let variables = env::variables(&pod.pod, container, location, &referenced).map_err(Config)?;
+    let variables =
+        env::variables(&pod.object(), container, location, &referenced).map_err(Config)?;
     let argv = env::arguments(container, &image.config, &variables).map_err(Config)?;
     check_user(cx)?;
     let env = environment(cx, image, &variables);
@@ -50,9 +50,13 @@ pub(super) async fn start(cx: Context<'_>, image: &Image) -> Result<Started, Sta
         .clone()
         .filter(|d| !d.is_empty())
         .unwrap_or_else(|| image.config.working_dir.clone());
+    let mounts = match cx.sandbox.pause {
+        Some(_) => mounts(cx, &variables).map_err(Config)?,
+        None => Vec::new(),
+    };
     cx.log().begin(cx.restarts()).map_err(|e| Config(format!("failed to create its log: {e}")))?;
     cx.normal("Created", &format!("Created container: {}", container.name));
-    let program = Program { argv, env, cwd };
+    let program = Program { argv, env, cwd, mounts };
     let process = Arc::new(launch(cx, image, &program).await?);
     let target = Target {
         pod: format!("{}/{}", pod.namespace, pod.name),
@@ -73,6 +77,7 @@ struct Program {
     argv: Vec<String>,
     env: Vec<String>,
     cwd: String,
+    mounts: Vec<Mount>,
 }
 
 /// Starts the program in the sandbox of the pod. Where overlays do not work, it runs in a copy of the
@@ -100,7 +105,7 @@ async fn launch(
     };
     let pause = pause.process.pidfd();
     if !runtime.no_overlay.load(Ordering::Relaxed) {
-        let target = target(cx, pause.clone(), RootFs::Overlay(image.rootfs.clone()))?;
+        let target = target(cx, program, pause.clone(), RootFs::Overlay(image.rootfs.clone()))?;
         match runtime.spawner.launch(launch(target)).await {
             Err(error) if error.is_overlay() => {
                 tracing::warn!(%error, "overlays do not work here; containers get copies of images");
@@ -109,7 +114,7 @@ async fn launch(
             other => return other.map_err(StartFailure::Launch),
         }
     }
-    let target = target(cx, pause, RootFs::Directory(copy_image(cx, image)?))?;
+    let target = target(cx, program, pause, RootFs::Directory(copy_image(cx, image)?))?;
     runtime.spawner.launch(launch(target)).await.map_err(StartFailure::Launch)
 }
 
@@ -153,6 +158,7 @@ fn environment(cx: Context<'_>, image: &Image, variables: &[(String, String)]) -
 /// Describes the container to create in the namespaces of the pod.
 fn target(
     cx: Context<'_>,
+    program: &Program,
     pause: Arc<OwnedFd>,
     root: RootFs,
 ) -> Result<LaunchTarget, StartFailure> {
@@ -165,15 +171,13 @@ fn target(
     })?;
     let read_only = cx.container.security_context.as_ref();
     let read_only = read_only.and_then(|c| c.read_only_root_filesystem) == Some(true);
-    let mounts =
-        volumes::mounts(cx.container, &cx.sandbox.volumes).map_err(StartFailure::Config)?;
     Ok(LaunchTarget::Container(Box::new(Container {
         pause,
         root,
         read_only,
         scratch,
         files,
-        mounts,
+        mounts: program.mounts.clone(),
     })))
 }
 

@@ -1,27 +1,39 @@
 //! The state of a pod that its worker, its containers and clients of the kubelet share.
 
+use super::stop::StopSignal;
 use crate::{
     container::network_files,
     env::ReferencedObjects,
     exec_attach::RunningContainer,
     logs::Log,
     node_runtime::{Node, NodeRuntime},
-    status::{ContainerView, PodView, State},
+    status::{self, ContainerView, PodView, State},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, ContainerStatus, ObjectReference, Pod, Secret, Service,
 };
 use kube::{Api, api::ListParams};
+use kube_embedded_core::backoff::Backoff;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
+
+/// The delays before restarts, as the kubelet's: none before the first, then 10 s, doubling to 300 s.
+const CRASH_LOOP: Backoff =
+    Backoff::new(Duration::from_secs(10), Duration::from_secs(300)).with_immediate_first();
+
+/// The back-off of a container, which outlives the sandbox that the container ran in.
+#[derive(Clone, Debug)]
+pub(crate) struct RestartBackoff {
+    pub(crate) backoff: Backoff,
+    /// The end of a delay that is not over yet.
+    pub(crate) until: Option<Instant>,
+}
 
 /// A pod on a node.
 pub(crate) struct PodHandle {
@@ -34,12 +46,15 @@ pub(crate) struct PodHandle {
     pub(crate) uid: String,
     pub(crate) init_logs: Vec<Arc<Log>>,
     pub(crate) logs: Vec<Arc<Log>>,
-    view: Mutex<PodView>,
+    /// The object as last seen.
+    object: watch::Sender<Arc<Pod>>,
+    view: watch::Sender<PodView>,
+    /// By name of the container.
+    backoffs: Mutex<HashMap<String, RestartBackoff>>,
     /// Running containers by name.
     running: Mutex<HashMap<String, Arc<RunningContainer>>>,
-    changed: Notify,
-    /// The deadline by which every container must have exited, once the pod has to stop.
-    stopping: watch::Sender<Option<Instant>>,
+    /// Set once the pod has to end.
+    pub(crate) stop: StopSignal,
     directory: PathBuf,
 }
 
@@ -57,15 +72,16 @@ impl PodHandle {
         Self {
             init_logs: containers(true).iter().map(log).collect(),
             logs: containers(false).iter().map(log).collect(),
-            view: Mutex::new(initial_view(&pod, node.ip)),
+            object: watch::Sender::new(pod.clone()),
+            view: watch::Sender::new(initial_view(&pod, node.ip)),
+            backoffs: Mutex::default(),
             runtime,
             node,
             namespace,
             name,
             uid,
             running: Mutex::default(),
-            changed: Notify::new(),
-            stopping: watch::Sender::new(None),
+            stop: StopSignal::default(),
             directory,
             pod,
         }
@@ -73,17 +89,50 @@ impl PodHandle {
 
     /// Changes the view and has the status written.
     pub(crate) fn change(&self, change: impl FnOnce(&mut PodView)) {
-        change(&mut self.view());
-        self.changed.notify_one();
+        self.view.send_modify(change);
     }
 
-    /// Waits until the view has changed since the last call.
-    pub(crate) async fn changed(&self) {
-        self.changed.notified().await;
+    /// Returns the view. Not to be held across an await or a change.
+    pub(crate) fn view(&self) -> watch::Ref<'_, PodView> {
+        self.view.borrow()
     }
 
-    pub(crate) fn view(&self) -> MutexGuard<'_, PodView> {
-        self.view.lock().unwrap_or_else(|e| e.into_inner())
+    /// Returns a receiver of the view.
+    pub(crate) fn views(&self) -> watch::Receiver<PodView> {
+        self.view.subscribe()
+    }
+
+    /// Returns the object as last seen.
+    pub(crate) fn object(&self) -> Arc<Pod> {
+        self.object.borrow().clone()
+    }
+
+    /// Returns a receiver of the object.
+    pub(crate) fn objects(&self) -> watch::Receiver<Arc<Pod>> {
+        self.object.subscribe()
+    }
+
+    /// Passes on an update of the object.
+    pub(crate) fn observe(&self, object: Arc<Pod>) {
+        self.object.send_replace(object);
+    }
+
+    /// Changes the back-off of a container.
+    pub(crate) fn with_backoff<T>(
+        &self,
+        container: &str,
+        change: impl FnOnce(&mut RestartBackoff) -> T,
+    ) -> T {
+        let mut all = self.backoffs.lock().unwrap_or_else(|e| e.into_inner());
+        let new = || RestartBackoff { backoff: CRASH_LOOP, until: None };
+        change(all.entry(container.to_owned()).or_insert_with(new))
+    }
+
+    /// Returns the time that the pod's containers have to exit.
+    pub(crate) fn grace_period(&self) -> Duration {
+        let spec = self.pod.spec.as_ref();
+        let seconds = spec.and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+        Duration::from_secs(seconds.max(0) as u64)
     }
 
     /// Returns the running containers by name.
@@ -91,21 +140,9 @@ impl PodHandle {
         self.running.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Returns a receiver of the deadline by which everything has to end, once the pod has to stop.
-    pub(crate) fn stopping(&self) -> watch::Receiver<Option<Instant>> {
-        self.stopping.subscribe()
-    }
-
     /// Requires every container to have exited by this time, unless an earlier one is set already.
     pub(crate) fn stop_by(&self, deadline: Instant) {
-        let sooner = self.stopping.send_if_modified(|at| {
-            let sooner = at.is_none_or(|at| deadline < at);
-            if sooner {
-                *at = Some(deadline);
-            }
-            sooner
-        });
-        if sooner {
+        if self.stop.stop_by(deadline) {
             let grace = deadline.saturating_duration_since(Instant::now());
             tracing::debug!(?grace, "pod has to stop");
         }
@@ -124,6 +161,11 @@ impl PodHandle {
         }
     }
 
+    /// Publishes an event of type `Normal` about the pod.
+    pub(crate) fn normal(&self, reason: &str, message: &str) {
+        self.node.normal(&self.reference(None), reason, message);
+    }
+
     /// Publishes an event of type `Warning` about the pod.
     pub(crate) fn warning(&self, reason: &str, message: &str) {
         self.node.warning(&self.reference(None), reason, message);
@@ -132,6 +174,19 @@ impl PodHandle {
     /// The private directory of the pod on the host.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// The private directory of the pod's volumes in memory; `None` if there can be none.
+    pub(crate) fn memory(&self) -> Option<PathBuf> {
+        self.runtime.memory.as_ref().map(|memory| memory.join(&self.uid))
+    }
+
+    /// Returns `fsGroup`, where files can be given to a group: an ordinary user has only groups that no
+    /// pod has.
+    pub(crate) fn fs_group(&self) -> Option<u32> {
+        let context = self.pod.spec.as_ref()?.security_context.as_ref()?;
+        let group = context.fs_group.and_then(|group| u32::try_from(group).ok())?;
+        rustix::process::geteuid().is_root().then_some(group)
     }
 
     /// Returns the user and group ids that the pod's programs see. All containers share them: an
@@ -205,7 +260,10 @@ fn initial_view(pod: &Pod, host_ip: std::net::Ipv4Addr) -> PodView {
     PodView {
         host_ip: Some(host_ip),
         started_at: Some(started_at.map_or_else(Timestamp::now, |t| t.0)),
-        init: init.iter().map(|c| view(c, "PodInitializing")).collect(),
+        init: init
+            .iter()
+            .map(|c| ContainerView { sidecar: status::is_sidecar(c), ..view(c, "PodInitializing") })
+            .collect(),
         containers: spec.containers.iter().map(|c| view(c, first)).collect(),
         ..PodView::default()
     }

@@ -42,6 +42,19 @@ impl Drop for PodSandbox {
 }
 
 impl PodSandbox {
+    /// Waits until the pause process has died, and the namespaces with it. Where the sandbox has none,
+    /// never returns.
+    pub(super) async fn lost(&self) {
+        let Some(pause) = &self.pause else { return std::future::pending().await };
+        match pause.process.wait().await {
+            Ok(exit) => tracing::warn!(?exit, "pause process died"),
+            Err(error) => {
+                tracing::warn!(%error, "failed to watch a pause process");
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Creates the sandbox of a pod, with as many attempts as it takes.
     pub(super) async fn create(pod: &PodHandle, volumes: &VolumeManager<'_>) -> Self {
         let mut backoff = RETRY;
@@ -73,7 +86,7 @@ impl PodSandbox {
         pod: &PodHandle,
         volumes: &VolumeManager<'_>,
     ) -> Result<Self, (&'static str, String)> {
-        let volumes = volumes.prepare(&pod.pod).await.map_err(|e| ("FailedMount", e))?;
+        let volumes = volumes.prepare(&pod.object()).await.map_err(|e| ("FailedMount", e))?;
         let failed =
             |e: String| ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {e}"));
         network_files::hostname(&pod.pod).map_err(failed)?;

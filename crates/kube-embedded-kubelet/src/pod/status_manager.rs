@@ -10,7 +10,7 @@ use kube::{
 };
 use kube_embedded_core::backoff::Backoff;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// The delays between attempts to write a status.
@@ -20,20 +20,28 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_se
 const OWN_CONDITIONS: [&str; 4] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
 
-/// Writes the status whenever it changes. `latest` returns the object as last seen. Never returns.
-pub(super) async fn run(pod: &PodHandle, latest: impl Fn() -> Arc<Pod>) {
+/// Writes the status whenever it or the generation of the object changes. Never returns.
+pub(super) async fn run(pod: &PodHandle) {
     let mut written = Value::Null;
+    let (mut views, mut objects) = (pod.views(), pod.objects());
+    views.mark_changed();
     loop {
-        pod.changed().await;
+        let generation = objects.borrow_and_update().metadata.generation;
+        let updated = objects.wait_for(|object| object.metadata.generation != generation);
+        tokio::select! {
+            _ = views.changed() => {}
+            _ = updated => {}
+        }
         let mut backoff = RETRY;
         loop {
-            match write(pod, &latest(), &mut written).await {
+            views.mark_unchanged();
+            match write(pod, &mut written).await {
                 Ok(()) => break,
                 // The object was deleted, or replaced by another of the same name.
                 Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => break,
                 Err(error) => {
                     tracing::warn!(%error, "failed to write the status of a pod; retrying");
-                    let _ = timeout(backoff.next_delay(), pod.changed()).await;
+                    let _ = timeout(backoff.next_delay(), views.changed()).await;
                 }
             }
         }
@@ -41,13 +49,9 @@ pub(super) async fn run(pod: &PodHandle, latest: impl Fn() -> Arc<Pod>) {
 }
 
 /// Writes the status, unless it is the one that was `written` last.
-pub(super) async fn write(
-    pod: &PodHandle,
-    latest: &Pod,
-    written: &mut Value,
-) -> Result<(), kube::Error> {
+pub(super) async fn write(pod: &PodHandle, written: &mut Value) -> Result<(), kube::Error> {
     let view = pod.view().clone();
-    let mut latest = latest.clone();
+    let mut latest = Pod::clone(&pod.object());
     keep_transition_times(&mut latest, written);
     let status = status::status(&latest, &view, Timestamp::now());
     if status == *written {

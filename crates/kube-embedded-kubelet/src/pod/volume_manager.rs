@@ -1,7 +1,7 @@
 //! Prepares the volumes of a pod and keeps them up to date (the kubelet's volume and token managers).
 
 use super::handle::PodHandle;
-use crate::volumes::{self, PreparedVolume};
+use crate::volumes::{self, Place, PreparedVolume};
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{Pod, ServiceAccount, ServiceAccountTokenProjection},
@@ -10,10 +10,10 @@ use kube::{Api, api::PostParams};
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 
 /// The volumes of one pod.
 pub(super) struct VolumeManager<'a> {
@@ -45,21 +45,34 @@ impl<'a> VolumeManager<'a> {
                 Err(error) => drop(failed.get_or_insert(error)),
             }
         }
-        let prepared = volumes::prepare(pod, &self.pod.directory().join("volumes"), &referenced);
+        let (directory, memory) = (self.pod.directory().join("volumes"), self.pod.memory());
+        let place = Place {
+            memory: memory.as_deref(),
+            host_paths: &self.pod.runtime.allow_host_path,
+            group: self.pod.fs_group(),
+        };
+        let prepared = volumes::prepare(pod, &directory, &referenced, place);
         let prepared = failed.map_or(prepared, Err)?;
         tracing::trace!(volumes = ?prepared.keys(), "volumes prepared");
         Ok(prepared)
     }
 
-    /// Refreshes the volumes periodically, as long as `latest` returns the object. Never returns.
-    pub(super) async fn sync(&self, latest: impl Fn() -> Arc<Pod>) {
+    /// Refreshes the volumes periodically, and when the labels or annotations of the pod change, which
+    /// the downward API shows. Never returns.
+    pub(super) async fn sync(&self) {
         let Some(period) = volumes::sync_period(&self.pod.pod) else {
             return std::future::pending().await;
         };
+        let mut objects = self.pod.objects();
         loop {
-            sleep(period).await;
+            let meta = objects.borrow_and_update().metadata.clone();
+            let changed = objects.wait_for(|object| {
+                (&object.metadata.labels, &object.metadata.annotations)
+                    != (&meta.labels, &meta.annotations)
+            });
+            let _ = timeout(period, changed).await;
             // A volume that cannot be refreshed keeps its files until the next attempt.
-            if let Err(error) = self.prepare(&latest()).await {
+            if let Err(error) = self.prepare(&self.pod.object()).await {
                 tracing::warn!(error, "failed to refresh the volumes of a pod");
             }
         }

@@ -1,13 +1,16 @@
 //! The worker of a pod: from its first sight to its end.
 
 use super::{
-    handle::PodHandle, sandbox::PodSandbox, status_manager, volume_manager::VolumeManager,
+    containers::{self, Ended},
+    handle::PodHandle,
+    sandbox::PodSandbox,
+    status_manager, unsupported,
+    volume_manager::VolumeManager,
 };
 use crate::{
-    container::{context::Context, runner},
+    host_port,
     status::{ContainerView, State, Terminated},
 };
-use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -51,12 +54,10 @@ pub(crate) async fn run(pod: &PodHandle, mut updates: watch::Receiver<Update>) {
     if is_over(&pod.pod) {
         let _ = updates.wait_for(Update::ends).await;
     } else {
-        pod.change(|_| {});
-        let latest = || updates.borrow().pod.clone();
         tokio::select! {
             _ = track_deadline(pod, updates.clone()) => {}
-            _ = status_manager::run(pod, latest) => {}
-            _ = run_sandbox(pod, latest) => {}
+            _ = status_manager::run(pod) => {}
+            _ = run_sandboxes(pod) => {}
         }
     }
     finish(pod, updates).await;
@@ -76,10 +77,9 @@ pub(crate) async fn fail(pod: &PodHandle, panic: &str, updates: watch::Receiver<
         view.sandbox = false;
         view.failure = Some(("InternalError", message));
     });
-    let latest = || updates.borrow().pod.clone();
     let mut ends = updates.clone();
     tokio::select! {
-        _ = status_manager::run(pod, latest) => {}
+        _ = status_manager::run(pod) => {}
         _ = ends.wait_for(Update::ends) => {}
     }
     finish(pod, updates).await;
@@ -109,48 +109,39 @@ fn is_over(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// Creates the sandbox, runs the containers in it, and waits until the pod has to stop.
-async fn run_sandbox(pod: &PodHandle, latest: impl Fn() -> Arc<Pod>) {
-    let mut stopping = pod.stopping();
+/// Runs the containers in a sandbox, and in another one when that is lost, until they are done; then
+/// waits until the pod has to stop.
+async fn run_sandboxes(pod: &PodHandle) {
     let volumes = VolumeManager::new(pod);
-    let sandbox = tokio::select! {
-        sandbox = PodSandbox::create(pod, &volumes) => sandbox,
-        _ = stopping.wait_for(Option::is_some) => return,
-    };
-    tokio::select! {
-        () = run_containers(pod, &sandbox) => {}
-        () = volumes.sync(latest) => {}
-    }
-    drop(sandbox);
-    tracing::debug!("pod sandbox removed");
-    pod.change(|view| view.sandbox = false);
-    let _ = stopping.wait_for(Option::is_some).await;
-}
-
-/// Runs the init containers one after another, then the containers side by side.
-async fn run_containers(pod: &PodHandle, sandbox: &PodSandbox) {
-    #[cfg(test)]
-    crate::testing::injected_panic(&pod.pod);
-    let spec = pod.pod.spec.clone().unwrap_or_default();
-    for (index, container) in spec.init_containers.iter().flatten().enumerate() {
-        if !runner::run(Context { pod, sandbox, container, index, init: true }).await {
-            break;
+    unsupported::report(pod);
+    loop {
+        let sandbox = tokio::select! {
+            sandbox = PodSandbox::create(pod, &volumes) => sandbox,
+            _ = pod.stop.requested() => return,
+        };
+        let ended = tokio::select! {
+            ended = containers::run(pod, &sandbox) => ended,
+            () = volumes.sync() => Ended::Done,
+            () = host_port::serve(pod, sandbox.location.pod_ip) => Ended::Done,
+        };
+        drop(sandbox);
+        tracing::debug!("pod sandbox removed");
+        pod.change(|view| view.sandbox = false);
+        match ended {
+            Ended::SandboxLost if pod.stop.deadline().is_some() => break,
+            Ended::SandboxLost if containers::restarts_in_new_sandbox(pod) => continue,
+            Ended::SandboxLost => pod.change(|view| {
+                let now = Timestamp::now();
+                view.init.iter_mut().chain(&mut view.containers).for_each(|v| lose(v, now));
+            }),
+            Ended::Failed(failure) => pod.change(|view| {
+                view.failure = Some((failure.reason, failure.message));
+            }),
+            Ended::Done => {}
         }
+        break;
     }
-    let succeeded =
-        |v: &ContainerView| matches!(&v.state, State::Terminated(t) if t.exit_code == 0);
-    let initialized = pod.view().init.iter().all(succeeded);
-    if initialized && pod.stopping().borrow().is_none() {
-        pod.change(|view| {
-            for v in &mut view.containers {
-                v.state = State::default();
-            }
-        });
-        let runs = spec.containers.iter().enumerate().map(|(index, container)| {
-            runner::run(Context { pod, sandbox, container, index, init: false })
-        });
-        join_all(runs).await;
-    }
+    pod.stop.requested().await;
 }
 
 /// Derives the deadline by which the pod has to end from what is learned of the object. Never
@@ -188,10 +179,12 @@ async fn finish(pod: &PodHandle, mut updates: watch::Receiver<Update>) {
     if !deleted && !shutdown {
         delete_object(pod, &mut updates).await;
     }
-    if let Err(error) = fs::remove_dir_all(pod.directory())
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(%error, "failed to remove the directory of a pod");
+    for directory in [Some(pod.directory().to_owned()), pod.memory()].into_iter().flatten() {
+        if let Err(error) = fs::remove_dir_all(directory)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "failed to remove the directory of a pod");
+        }
     }
     tracing::debug!("pod ended");
 }
@@ -202,10 +195,9 @@ async fn delete_object(pod: &PodHandle, updates: &mut watch::Receiver<Update>) {
         view.ended = true;
         view.sandbox = false;
     });
-    let last = updates.borrow().pod.clone();
-    if !is_over(&last) {
+    if !is_over(&pod.object()) {
         // Best effort: the object is deleted right after this.
-        let _ = status_manager::write(pod, &last, &mut Value::Null).await;
+        let _ = status_manager::write(pod, &mut Value::Null).await;
     }
     let api: Api<Pod> = Api::namespaced(pod.runtime.client.clone(), &pod.namespace);
     let now = DeleteParams::default()

@@ -59,7 +59,10 @@ fn open_volumes(container: &ContainerPlan, volumes: &mut [c_int; MAX_VOLUMES]) -
         return Err((Step::Volume, libc::E2BIG));
     }
     for (slot, mount) in volumes.iter_mut().zip(&container.mounts) {
-        *slot = syscalls::open_tree(&mount.source);
+        *slot = match &mount.below {
+            None => syscalls::open_tree(&mount.source),
+            Some(below) => syscalls::open_tree_below(&mount.source, below),
+        };
         check((*slot).into(), Step::Volume)?;
         if mount.read_only {
             check(syscalls::set_read_only(*slot), Step::Volume)?;

@@ -49,6 +49,8 @@ pub(super) struct ContainerPlan {
 /// A bind mount into a container.
 pub(super) struct MountPlan {
     pub(super) source: CString,
+    /// The path below the source, which must not lead out of it.
+    pub(super) below: Option<CString>,
     /// The target, preceded by each of its parents.
     pub(super) target: Vec<CString>,
     pub(super) read_only: bool,
@@ -103,9 +105,10 @@ impl ContainerPlan {
         let mounts = wanted.mounts.iter().map(|mount| {
             Ok(MountPlan {
                 source: c_string(mount.source.as_os_str())?,
+                below: mount.below.as_ref().map(|path| c_string(path.as_os_str())).transpose()?,
                 target: with_parents(&mount.target)?,
                 read_only: mount.read_only,
-                is_file: mount.source.is_file(),
+                is_file: mount.is_file(),
             })
         });
         let devices = DEVICES.iter().map(|device| {

@@ -4,7 +4,14 @@ use super::{
     stdio::Stdio,
     syscalls::{STEPS, Step},
 };
-use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc};
+use crate::host_path::open_below;
+use std::{
+    fs::File,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// A program to start, and where.
 pub(crate) struct Launch {
@@ -52,12 +59,27 @@ pub(crate) enum RootFs {
 }
 
 /// A bind mount into a container.
+#[derive(Clone)]
 pub(crate) struct Mount {
     /// Directory or file of the host.
     pub(crate) source: PathBuf,
+    /// The path below `source` to mount. A container may be changing it: the child resolves it without
+    /// leaving `source`.
+    pub(crate) below: Option<PathBuf>,
     /// Absolute path in the container.
     pub(crate) target: String,
     pub(crate) read_only: bool,
+}
+
+impl Mount {
+    /// Returns true if the source is not a directory. Should a container replace it meanwhile, mounting
+    /// it fails.
+    pub(super) fn is_file(&self) -> bool {
+        let below = self.below.as_deref().unwrap_or(Path::new(""));
+        open_below(&self.source, below)
+            .and_then(|fd| File::from(fd).metadata())
+            .is_ok_and(|m| !m.is_dir())
+    }
 }
 
 /// The reason why a process or a pod's namespaces could not be created: the step that failed, and

@@ -190,6 +190,42 @@ pub(super) fn open_tree(path: &CStr) -> c_int {
     unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) as c_int }
 }
 
+/// Opens a detached copy of the mounts at a path below `root`, or returns -1. Links on the path are
+/// followed as long as they stay below `root`, atomically: a container may be exchanging them.
+pub(super) fn open_tree_below(root: &CStr, below: &CStr) -> c_int {
+    const OPEN_TREE_CLONE: libc::c_uint = 1;
+    const ATTEMPTS: u32 = 32;
+    // SAFETY: every string is NUL-terminated; `how` is a local value, an all-zero one of which is
+    // valid, and its size is passed along; the descriptors are opened and closed here.
+    unsafe {
+        let root = libc::open(root.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
+        let mut how: libc::open_how = mem::zeroed();
+        how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
+        how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
+        let mut path = -1;
+        for _ in 0..ATTEMPTS {
+            let (how, size) = (&raw const how, size_of::<libc::open_how>());
+            path = libc::syscall(libc::SYS_openat2, root, below.as_ptr(), how, size) as c_int;
+            // A folder was renamed while `..` in a link was resolved.
+            if path >= 0 || errno() != libc::EAGAIN {
+                break;
+            }
+        }
+        let flags = OPEN_TREE_CLONE
+            | (libc::O_CLOEXEC | libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as libc::c_uint;
+        let tree = if path < 0 {
+            -1
+        } else {
+            libc::syscall(libc::SYS_open_tree, path, c"".as_ptr(), flags) as c_int
+        };
+        let error = errno();
+        libc::close(path);
+        libc::close(root);
+        *libc::__errno_location() = error;
+        tree
+    }
+}
+
 /// Attaches a detached mount at `target`.
 pub(super) fn move_mount(tree: c_int, target: &CStr) -> libc::c_long {
     const FROM_EMPTY_PATH: libc::c_uint = 4;

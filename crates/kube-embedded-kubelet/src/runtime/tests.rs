@@ -115,11 +115,13 @@ async fn volumes_are_mounted_and_read_only_ones_refuse_writes() {
     let place = |read_only| {
         let mut container = fixture.container(&pause);
         container.mounts.push(Mount {
+            below: None,
             source: volume.0.clone(),
             target: "/a/b".to_owned(),
             read_only,
         });
         container.mounts.push(Mount {
+            below: None,
             source: volume.0.join("key"),
             target: "/one/file".to_owned(),
             read_only: true,

@@ -112,6 +112,44 @@ fn main() {
             }
             println!("{text}");
         }
+        ["on-term", text, millis] => {
+            unsafe { signal(15, on_term as *const () as usize) };
+            println!("started");
+            while !TERMINATED.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(5));
+            }
+            sleep(Duration::from_millis(millis.parse().unwrap()));
+            println!("{text}");
+        }
+        ["fill", path, size] => {
+            let path = std::path::Path::new(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, vec![1; size.parse().unwrap()]).unwrap();
+            loop {
+                park()
+            }
+        }
+        ["allocate", size] => {
+            let memory = vec![1_u8; size.parse().unwrap()];
+            println!("{}", std::hint::black_box(&memory).len());
+            loop {
+                park()
+            }
+        }
+        // Exchanges a folder and a link for each other, as fast as it can.
+        ["swap", path, to] => {
+            let (folder, link) = (format!("{path}.folder"), format!("{path}.link"));
+            std::os::unix::fs::symlink(to, &link).unwrap();
+            fs::create_dir(&folder).unwrap();
+            fs::write(format!("{}/swapping", std::path::Path::new(path).parent().unwrap().display()), "").unwrap();
+            loop {
+                for name in [&folder, &link] {
+                    fs::rename(name, path).unwrap();
+                    std::hint::black_box(fs::symlink_metadata(path)).unwrap();
+                    fs::rename(path, name).unwrap();
+                }
+            }
+        }
         ["serve", port] => {
             let ip = env::var("POD_IP").unwrap_or("0.0.0.0".into());
             let listener = TcpListener::bind(format!("{ip}:{port}")).unwrap();

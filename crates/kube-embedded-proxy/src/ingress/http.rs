@@ -9,6 +9,7 @@
 mod client;
 mod client_io;
 mod forward;
+pub(crate) mod fuzzing;
 mod head;
 mod hints;
 mod limits;

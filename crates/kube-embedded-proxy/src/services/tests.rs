@@ -117,12 +117,12 @@ async fn program_of_the_host_is_not_reached_through_a_slice_made_by_hand() {
     let fixture = ClusterFixture::new().await;
     fixture.service("app", load_balancer()).await;
     let external = fixture.external("app").await;
-    let victim = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    fixture.endpoints("app", &[victim.local_addr().unwrap()]).await;
+    // The API accepts no loopback address; this one is of a network for documentation.
+    fixture.endpoints("app", &["192.0.2.1:80".parse().unwrap()]).await;
     let event = fixture.event("EndpointOutsideCluster").await;
     assert_eq!(event.type_.as_deref(), Some("Warning"));
     let message = event.message.unwrap();
-    assert!(message.contains("no pod of this cluster can have the address 127.0.0.1"), "{message}");
+    assert!(message.contains("no pod of this cluster can have the address 192.0.2.1"), "{message}");
     is_refused(external).await;
     // At the address of a pod, but there is no such pod.
     let no_pod = fixture.pod_listener(77, 0).await;
@@ -130,9 +130,7 @@ async fn program_of_the_host_is_not_reached_through_a_slice_made_by_hand() {
     fixture.endpoints("app", &[no_pod.local_addr().unwrap()]).await;
     network.detach(no_pod.local_addr().unwrap().ip());
     eventually("a connection that ends", async || read_letter(external).await.err()).await;
-    for host in [victim, no_pod] {
-        assert!(host.accept().now_or_never().is_none(), "the proxy connected to the host");
-    }
+    assert!(no_pod.accept().now_or_never().is_none(), "the proxy connected to the host");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! `kube-embedded edge`: load balancers and Ingresses of an external cluster, published on this host.
 
 use super::{
-    logging,
+    client, logging,
     output::print_ready,
     shutdown::{ShutdownSignals, Source},
 };
@@ -17,8 +17,8 @@ const STARTUP: Duration = Duration::from_secs(5);
 /// Publish LoadBalancer Services and Ingresses of an external cluster on loopback addresses of this host.
 ///
 /// Traffic goes to node ports, or to pods through the API where no node is reachable. Objects managed by
-/// another controller are left alone. Prints one line of JSON when it is ready. Exits on SIGTERM or
-/// SIGINT, or once its Lease could not be renewed for five minutes, and removes the addresses again.
+/// another controller are left alone. Prints one line of JSON when it is ready. Exits on SIGTERM,
+/// SIGINT or SIGHUP, or once its Lease could not be renewed for five minutes, and removes the addresses again.
 #[derive(Args, Debug)]
 pub(super) struct Edge {
     /// The kubeconfig whose current context to use.
@@ -58,22 +58,9 @@ impl Edge {
         options
     }
 
-    async fn client_config(&self) -> Result<kube::Config, String> {
-        let path = &self.kubeconfig;
-        let unusable = |error: &dyn std::fmt::Display| {
-            // First line only; the rest of a YAML error is a source excerpt.
-            let cause = error.to_string();
-            let cause = cause.lines().next().unwrap_or_default();
-            format!("failed to read the kubeconfig {}: {cause}", path.display())
-        };
-        let text = kube::config::Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
-        let config = kube::Config::from_custom_kubeconfig(text, &<_>::default()).await;
-        config.map_err(|error| unusable(&error))
-    }
-
     pub(super) async fn run(self) -> Result<(), String> {
         let mut shutdown = ShutdownSignals::listen()?;
-        let config = self.client_config().await?;
+        let config = client::config(&self.kubeconfig).await?;
         let mut starting = pin!(ExternalEdge::start(config, self.options()));
         let started = tokio::select! {
             started = starting.as_mut() => started,

@@ -2,6 +2,8 @@
 
 const LIMITS: &str = "\
 Refused:
+  - hostPath volumes, but below the directories of --allow-host-path; pods that violate the level of
+    the pod-security.kubernetes.io labels of their namespace.
   - Resources that are not listed below: 404, as on a server without them.
   - CronJobs, DaemonSets, StatefulSets, ReplicationControllers, PersistentVolumes and
     PersistentVolumeClaims, except as a dry run: they are served only so that clients find none.
@@ -12,9 +14,10 @@ Refused:
   - A continue token or a watch from a resource version that the history no longer holds (2048
     events a resource): 410, as in Kubernetes.
 Accepted but ignored:
-  - Pods: resource limits and requests beyond scheduling, seccomp and capabilities, readinessGates,
-    native sidecars (init containers with restartPolicy: Always), HTTPS and gRPC probes, persistent
-    volumes, a user per container, ephemeral containers (`kubectl debug POD`).
+  - Pods: limits of processor time without delegated cgroups, seccomp and capabilities, readinessGates,
+    hostNetwork, hostPID, hostIPC, shareProcessNamespace, sysctls, persistent volumes, a user per
+    container, ephemeral containers (`kubectl debug POD`). An event of the pod, UnsupportedField, lists
+    what is not honored on this machine.
   - Pods in the plain sandbox: all volume mounts, including the service account token; only static
     programs run.
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and
@@ -25,8 +28,7 @@ Accepted but ignored:
   - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
     that are resources or ExternalName Services (503, and an event).
   - Custom resources: x-kubernetes-validations (CEL rules), patternProperties, formats other than
-    date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr. A default that a definition gets
-    later appears on older objects once they are written again.
+    date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr.
   - Admission webhooks and network policies.
 Differences from Kubernetes:
   - Names of Services and pods are served by the cluster itself, at the Service kube-dns; there are no
@@ -40,20 +42,55 @@ Differences from Kubernetes:
   - Objects live in memory and are lost when the process exits.
   - Ingresses of a namespace share one address, and are one set of rules in which the oldest wins.
     Every address serves HTTP and HTTPS, with a self-signed certificate where no Secret has one.
-    pathType ImplementationSpecific is Prefix. A host that has rules takes no paths from a wildcard,
-    nor from rules without a host. An Ingress without a class is served. Pods get HTTP/1.1 requests
-    and have 60 s to begin a response; clients may use HTTP/2 over TLS; X-Forwarded-* headers are
-    overwritten.
+    pathType ImplementationSpecific is Prefix, or what GKE makes of a path that ends in /*. A host
+    that has rules takes no paths from a wildcard, nor from rules without a host. An Ingress without
+    a class is served. Pods get HTTP/1.1 requests and have 60 s to begin a response; clients may use
+    HTTP/2 over TLS; X-Forwarded-* headers are overwritten.
+  - Connections are made to pods of the cluster only: an EndpointSlice written by hand that lists
+    another address gets an event. Probes and hooks with a host of their own fail for that reason.
   - A rollout never exceeds its surge, not even briefly.
-
-Resources that are served:
+  - A sidecar that does not handle SIGTERM gets 5 s once its pod is done, not the whole grace period.
+    The containers of a pod whose pause process died get 2 s.
+  - A memory limit is measured four times a second where no cgroups are delegated.
 ";
 
-/// Returns the text with the list of served resources.
+/// Returns the text with the lists of served resources and of fields that are not acted upon.
 pub(super) fn text() -> String {
     let resources: String = kube_embedded_apiserver::resources::registry::all()
         .iter()
         .map(|kind| format!("  - {} {}\n", kind.api_version(), kind.kind))
         .collect();
-    format!("{LIMITS}{resources}")
+    let fields: String = unsupported_fields().concat();
+    format!(
+        "{LIMITS}\nFields that are not acted upon, as the API warns whoever sets them:\n{fields}\nResources that are \
+         served:\n{resources}"
+    )
+}
+
+/// Returns a line for each note on fields that are not acted upon.
+fn unsupported_fields() -> Vec<String> {
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    for (field, note) in kube_embedded_apiserver::unsupported_fields() {
+        match lines.iter_mut().find(|(known, _)| *known == note) {
+            Some((_, fields)) => fields.push_str(&format!(", {field}")),
+            None => lines.push((note, field)),
+        }
+    }
+    lines.into_iter().map(|(note, fields)| wrapped(&format!("{fields}: {note}"))).collect()
+}
+
+/// Wraps an entry of a list.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 100;
+    let (mut lines, mut line) = (String::new(), "  -".to_owned());
+    for word in text.split(' ') {
+        if line.len() + 1 + word.len() > WIDTH {
+            lines.push_str(&line);
+            lines.push('\n');
+            line = "   ".to_owned();
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    format!("{lines}{line}\n")
 }

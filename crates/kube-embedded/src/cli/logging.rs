@@ -1,7 +1,7 @@
 //! Logs of the program: `tracing` events as text or JSON lines, to stderr or to a file.
 
 use clap::{Args, ValueEnum};
-use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::PathBuf, sync::Mutex};
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, sync::Mutex};
 use tracing_subscriber::{EnvFilter, fmt};
 
 /// Quiet on a terminal: only errors, and none of the client library, whose callers report them in context.
@@ -37,12 +37,24 @@ enum Format {
 /// # Errors
 /// If the filter is malformed or the file cannot be written.
 pub(super) fn init(options: &Options) -> Result<(), String> {
-    let text = options.log.clone().or_else(|| std::env::var("RUST_LOG").ok());
     let default = if options.log_file.is_some() { FILE_FILTER } else { STDERR_FILTER };
-    let text = text.filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned());
-    let filter = EnvFilter::try_new(&text).map_err(|error| {
-        format!("invalid log filter {text:?}: {error}; expected LEVEL or TARGET=LEVEL[,...]")
-    })?;
+    let parse = |text: &str| {
+        EnvFilter::try_new(text).map_err(|error| {
+            format!("invalid log filter {text:?}: {error}; expected LEVEL or TARGET=LEVEL[,...]")
+        })
+    };
+    // RUST_LOG may be meant for other programs, so an invalid one is no reason not to start.
+    let variable = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let variable = variable.map(|text| parse(&text));
+    let filter = match (options.log.as_deref().filter(|text| !text.is_empty()), variable) {
+        (Some(text), _) => parse(text)?,
+        (None, Some(Ok(filter))) => filter,
+        (None, Some(Err(error))) => {
+            let _ = writeln!(std::io::stderr(), "kube-embedded: RUST_LOG is ignored: {error}");
+            parse(default)?
+        }
+        (None, None) => parse(default)?,
+    };
     let builder = fmt().with_env_filter(filter);
     // Only this program installs a subscriber, and only here, so `init` does not fail.
     match (&options.log_file, options.log_format) {

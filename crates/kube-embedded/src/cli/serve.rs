@@ -1,13 +1,15 @@
 //! `kube-embedded serve`: a cluster for as long as the process lives.
 
-use super::{logging, output::print_ready, shutdown::ShutdownSignals};
+use super::{logging, output::print_ready, shutdown::ShutdownSignals, status_file::StatusFile};
 use clap::{Args, ValueEnum};
 use kube_embedded::{Cluster, Config, Sandbox};
 use kube_embedded_apiserver::credentials::write_private;
 use serde_json::json;
 use std::{fs, path::PathBuf, time::Instant};
 
-/// Start a cluster, print one line of JSON when its API is ready, and serve until SIGTERM or SIGINT.
+/// Start a cluster, print one line of JSON when its API is ready, and serve until SIGTERM, SIGINT or SIGHUP.
+///
+/// On SIGUSR1 it loads the images again; pods that start later use them.
 #[derive(Args, Debug)]
 pub(super) struct Serve {
     /// Write the kubeconfig here (mode 0600, removed on exit) instead of into the cluster's private
@@ -29,6 +31,10 @@ pub(super) struct Serve {
     /// Give load balancers and Ingresses no addresses, as on a kind cluster.
     #[arg(long)]
     no_load_balancers: bool,
+    /// Report here that the process lives: JSON with the number of times that images were loaded again,
+    /// touched every 5 seconds and removed on exit.
+    #[arg(long, value_name = "PATH")]
+    status_file: Option<PathBuf>,
     /// Allow pods to mount this directory of the host, and those below it (hostPath volumes). Repeatable.
     #[arg(long, value_name = "DIR")]
     allow_host_path: Vec<PathBuf>,
@@ -69,6 +75,7 @@ impl Serve {
     pub(super) async fn run(self) -> Result<(), String> {
         let begun = Instant::now();
         let mut shutdown = ShutdownSignals::listen()?;
+        let mut status = StatusFile::listen(self.status_file.clone())?;
         let started = tokio::select! {
             started = Cluster::start(self.config()) => started,
             () = shutdown.signal() => return Ok(()),
@@ -79,18 +86,22 @@ impl Serve {
         write_private(&path, &text).map_err(|error| {
             format!("failed to write the kubeconfig {}: {error}", path.display())
         })?;
+        status.write(None)?;
         let sandbox = match cluster.sandbox() {
             Sandbox::Namespaced => "namespaced",
             Sandbox::Plain => "plain",
         };
         print_ready(json!({
             "server": cluster.url(),
-            "kubeconfig": std::path::absolute(&path).unwrap_or_else(|_| path.clone()),
+            "kubeconfig": std::path::absolute(&path).unwrap_or_else(|_| path.clone()).to_string_lossy(),
             "sandbox": sandbox,
             "sandboxReason": cluster.sandbox_reason(),
             "startedIn": begun.elapsed().as_secs_f64(),
         }));
-        let source = shutdown.first(self.exit_with_stdin).await;
+        let source = tokio::select! {
+            source = shutdown.first(self.exit_with_stdin) => source,
+            never = status.maintain(&cluster, &self.images) => match never {},
+        };
         tokio::select! {
             () = cluster.stop() => {}
             // Dropping the cluster ends everything at once.
@@ -100,6 +111,7 @@ impl Serve {
         if fs::read_to_string(&path).is_ok_and(|current| current == text) {
             let _ = fs::remove_file(&path);
         }
+        status.remove();
         Ok(())
     }
 }

@@ -5,10 +5,12 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-/// Listens for SIGTERM and SIGINT.
+/// Listens for SIGTERM, SIGINT and SIGHUP.
 pub(super) struct ShutdownSignals {
     terminate: Signal,
     interrupt: Signal,
+    /// `None` if the caller ignores it, as `nohup` does: then the end of the terminal is no request.
+    hangup: Option<Signal>,
 }
 
 /// The source of a shutdown request.
@@ -25,7 +27,11 @@ impl ShutdownSignals {
             |kind| signal(kind).map_err(|error| format!("failed to listen for signals: {error}"));
         let (terminate, interrupt) =
             (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-        Ok(Self { terminate, interrupt })
+        let hangup = match is_ignored(SignalKind::hangup()) {
+            true => None,
+            false => Some(listen(SignalKind::hangup())?),
+        };
+        Ok(Self { terminate, interrupt, hangup })
     }
 
     /// Resolves on the next signal.
@@ -33,6 +39,7 @@ impl ShutdownSignals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            () = received(&mut self.hangup) => {}
         }
     }
 
@@ -52,6 +59,21 @@ impl ShutdownSignals {
         }
         self.signal().await;
     }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns true if the process that started this one ignores the signal.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal.as_raw_value() - 1)) != 0
 }
 
 async fn end_of_stdin() {

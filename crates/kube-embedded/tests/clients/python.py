@@ -160,6 +160,33 @@ def custom_objects(api):
     extensions.delete_custom_resource_definition(f"{PLURAL}.{GROUP}")
 
 
+def access(api, kubeconfig):
+    rbac, reviews = client.RbacAuthorizationV1Api(api), client.AuthorizationV1Api(api)
+    rule = client.V1PolicyRule(verbs=["list"], api_groups=[""], resources=["configmaps"])
+    role = client.V1Role(metadata=client.V1ObjectMeta(name="lists"), rules=[rule])
+    rbac.create_namespaced_role(NAMESPACE, role)
+    reference = client.V1RoleRef(api_group="rbac.authorization.k8s.io", kind="Role", name="lists")
+    subject = client.RbacV1Subject(kind="User", name="bob")
+    binding = client.V1RoleBinding(
+        metadata=client.V1ObjectMeta(name="lists"), role_ref=reference, subjects=[subject]
+    )
+    rbac.create_namespaced_role_binding(NAMESPACE, binding)
+    for verb, allowed in [("list", True), ("create", False)]:
+        asked = client.V1ResourceAttributes(verb=verb, resource="configmaps", namespace=NAMESPACE)
+        spec = client.V1SubjectAccessReviewSpec(user="bob", resource_attributes=asked)
+        review = reviews.create_subject_access_review(client.V1SubjectAccessReview(spec=spec))
+        assert review.status.allowed is allowed, review
+    bob = config.new_client_from_config(kubeconfig)
+    bob.set_default_header("Impersonate-User", "bob")
+    core = client.CoreV1Api(bob)
+    core.list_namespaced_config_map(NAMESPACE)
+    try:
+        core.list_namespaced_secret(NAMESPACE)
+        raise AssertionError("bob may list secrets")
+    except ApiException as error:
+        assert error.status == 403 and 'User \\"bob\\" cannot list resource' in error.body, error
+
+
 def lightkube_client(kubeconfig):
     """lightkube uses httpx, and represents resources as classes."""
     try:
@@ -190,6 +217,7 @@ def main():
         ("pages", lambda: pages(core)),
         ("watches", lambda: watches(core)),
         ("custom objects", lambda: custom_objects(api)),
+        ("access", lambda: access(api, kubeconfig)),
         ("lightkube", lambda: lightkube_client(kubeconfig)),
     ]:
         check()

@@ -36,6 +36,7 @@ const PATHS: &[&str] = &[
     "/apis/shop.example.com/v1/namespaces/default/canaries/c/status",
     "/apis/shop.example.com/v1/namespaces/default/canaries/c/scale",
     "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+    "/apis/authentication.k8s.io/v1/selfsubjectreviews",
     "/apis",
     "/apis/apps",
     "/api",
@@ -201,7 +202,7 @@ fn value(rng: &mut StdRng, depth: u32) -> Value {
     }
 }
 
-/// Returns a valid object with a few random replacements.
+/// Returns a valid object with a few random replacements, or with none.
 fn mutated(rng: &mut StdRng) -> Value {
     let mut object = match rng.random_range(0..4) {
         0 => config_map("one"),
@@ -209,7 +210,7 @@ fn mutated(rng: &mut StdRng) -> Value {
         2 => canary(),
         _ => crds::definition(),
     };
-    for _ in 0..rng.random_range(1..4) {
+    for _ in 0..rng.random_range(0..4) {
         let mut node = &mut object;
         for _ in 0..rng.random_range(1..9) {
             let next = match &*node {
@@ -324,7 +325,7 @@ async fn random_requests_get_valid_responses() {
         *codes.entry(response.0).or_insert(0) += 1;
     }
     // The requests got past the first checks.
-    for code in [200, 201, 400, 404, 405, 415, 422] {
+    for code in [200, 400, 404, 405, 415, 422] {
         assert!(codes.contains_key(&code), "{codes:?}");
     }
     // The server still works.

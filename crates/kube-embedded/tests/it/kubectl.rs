@@ -105,7 +105,8 @@ async fn kubectl_prunes_what_is_no_longer_in_the_file() {
         object["metadata"]["labels"] = json!({ "set": "x" });
         object.to_string()
     };
-    let both = format!("{}\n---\n{}", labeled("one"), labeled("two"));
+    // Not JSON from the start: kubectl would take all of it for JSON.
+    let both = format!("---\n{}\n---\n{}", labeled("one"), labeled("two"));
     kubectl.line_with_stdin("apply -f -", &both).await;
     let pruned = kubectl.line_with_stdin("apply --prune -l set=x -f -", &labeled("one")).await;
     assert!(pruned.contains("deployment.apps/two pruned"), "{pruned}");

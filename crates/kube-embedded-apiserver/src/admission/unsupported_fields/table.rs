@@ -135,12 +135,13 @@ pub(super) static UNSUPPORTED: &[Field] = &[
     ignored("PodSecurityContext", "sysctls", "ignored: no kernel parameter of the pod is changed"),
     ignored("PodSecurityContext", "windowsOptions", NO_WINDOWS),
     ignored("SecurityContext", "appArmorProfile", NO_APP_ARMOR),
-    refused(
+    ignored(
         "SecurityContext",
         "privileged",
-        "containers have no access to the host here; remove it, or add the capabilities that the program needs",
+        "containers have no access to the host here, so this one does not start; remove it, or add the capabilities that \
+         the program needs",
     ),
-    refused("SecurityContext", "procMount", "{} is not available here; remove it")
+    ignored("SecurityContext", "procMount", "{} is not available here, so the container does not start; remove it")
         .but(&["Default"]),
     ignored("SecurityContext", "seLinuxOptions", NO_SELINUX),
     ignored("SecurityContext", "windowsOptions", NO_WINDOWS),

@@ -307,3 +307,35 @@ async fn tolerations_of_a_pod_may_be_replaced_by_more() {
     assert_eq!(code, StatusCode::OK, "{updated}");
     assert_eq!(updated["spec"]["tolerations"].as_array().unwrap().len(), 3);
 }
+
+#[tokio::test]
+async fn later_default_appears_on_stored_custom_resources() {
+    let api = api();
+    let with_size = |size: Value| {
+        let spec = json!({ "type": "object", "properties": { "size": size } });
+        let mut definition = definition("things", "Thing");
+        definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+            json!({ "type": "object", "properties": { "spec": spec } });
+        definition
+    };
+    let without = with_size(json!({ "type": "integer" }));
+    assert_eq!(send(&api, Method::POST, DEFINITIONS, without).await.0, StatusCode::CREATED);
+    let collection = "/apis/example.com/v1/namespaces/default/things";
+    let thing = custom("Thing", "t", json!({ "other": null }));
+    let (code, created) = send(&api, Method::POST, collection, thing).await;
+    assert_eq!((code, &created["spec"]), (StatusCode::CREATED, &json!({})), "{created}");
+
+    let with = with_size(json!({ "type": "integer", "default": 3 }));
+    let patch = json!({ "spec": { "versions": with["spec"]["versions"] } });
+    let path = format!("{DEFINITIONS}/things.example.com");
+    assert_eq!(send(&api, Method::PATCH, &path, patch).await.0, StatusCode::OK);
+    let (_, read) = send(&api, Method::GET, &format!("{collection}/t"), Value::Null).await;
+    assert_eq!((&read["kind"], &read["spec"]["size"]), (&json!("Thing"), &json!(3)), "{read}");
+    let (_, list) = send(&api, Method::GET, collection, Value::Null).await;
+    let item = &list["items"][0];
+    assert_eq!((&item["kind"], &item["spec"]["size"]), (&json!("Thing"), &json!(3)), "{list}");
+    // A write that changes nothing else stores it.
+    let labels = json!({ "metadata": { "labels": { "a": "b" } } });
+    let (_, written) = send(&api, Method::PATCH, &format!("{collection}/t"), labels).await;
+    assert_eq!(written["spec"]["size"], 3, "{written}");
+}

@@ -91,6 +91,21 @@ fn rule_of_a_line_is_that_of_kubernetes() {
     );
 }
 
+#[test]
+fn roles_for_users_have_the_rules_of_their_parts() {
+    let objects = objects();
+    let rules = |name: &str| {
+        let mut roles = objects.iter().filter(|(plural, _)| *plural == "clusterroles");
+        let (_, role) = roles.find(|(_, role)| role["metadata"]["name"] == name).unwrap();
+        role["rules"].as_array().unwrap().clone()
+    };
+    let [view, edit, admin] =
+        ["view", "edit", "admin"].map(|name| rules(&format!("system:aggregate-to-{name}")));
+    assert_eq!(rules("view"), view);
+    assert_eq!(rules("edit"), [edit, view].concat());
+    assert_eq!(rules("admin"), [rules("edit"), admin].concat());
+}
+
 /// `VERB [GROUP|]RESOURCE[:NAME]`, or `VERB /PATH`.
 fn action(text: &str) -> Attributes<'_> {
     let (verb, what) = text.split_once(' ').unwrap();

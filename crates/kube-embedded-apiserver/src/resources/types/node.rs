@@ -1,7 +1,7 @@
 //! `nodes`. Registered by this cluster's kubelets.
 
 use k8s_openapi::api::core::v1::Node;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     fields::{list, object, text},
@@ -9,8 +9,13 @@ use crate::{
         resource_type::ResourceType,
         table_columns::{AGE, Column, column, or_none, wide},
     },
-    validation::{names::dns_subdomain, object_meta::metadata},
+    validation::{
+        field_error::{FieldError, duplicate, invalid, not_supported, required},
+        names::{dns_subdomain, labels, qualified_name},
+        object_meta::metadata,
+    },
 };
+use std::collections::HashSet;
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["no"],
@@ -19,7 +24,11 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults: |node| {
         object(node, "spec");
     },
-    validate: |node, old| metadata(node, old, dns_subdomain),
+    validate: |node, old| {
+        let mut errors = metadata(node, old, dns_subdomain);
+        errors.extend(validate_taints(list(node, &["spec", "taints"])));
+        errors
+    },
     columns: COLUMNS,
     selectable: &["spec.unschedulable"],
     ..ResourceType::of::<Node>("node", "io.k8s.api.core.v1.Node")
@@ -55,6 +64,33 @@ const COLUMNS: &[Column] = &[
         |node, _| or_unknown(text(node, &["status", "nodeInfo", "containerRuntimeVersion"])),
     ),
 ];
+
+/// Stands for `validateNodeTaints`.
+fn validate_taints(taints: &[Value]) -> Vec<FieldError> {
+    let (mut errors, mut seen) = (Vec::new(), HashSet::new());
+    for (at, taint) in taints.iter().enumerate() {
+        let field = format!("spec.taints[{at}]");
+        let (key, effect) = (text(taint, &["key"]), text(taint, &["effect"]));
+        let details = qualified_name(key);
+        errors.extend(details.iter().map(|w| invalid(format!("{field}.key"), &key.into(), w)));
+        // The value has the format of a label's.
+        let label = json!({ "value": taint["value"] });
+        errors.extend(labels(&label, &format!("{field}.value")));
+        let supported = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+        match effect {
+            "" => errors.push(required(format!("{field}.effect"), "")),
+            effect if supported.contains(&effect) => {}
+            _ => {
+                let value = &taint["effect"];
+                errors.push(not_supported(format!("{field}.effect"), value, &supported));
+            }
+        }
+        if !seen.insert((key, effect)) {
+            errors.push(duplicate(field, taint));
+        }
+    }
+    errors
+}
 
 fn or_unknown(text: &str) -> Value {
     if text.is_empty() { "<unknown>".into() } else { text.into() }
@@ -103,9 +139,31 @@ fn address(node: &Value, kind: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    #[test]
+    fn taint_has_a_key_an_effect_and_occurs_once() {
+        for (taints, fields) in [
+            (
+                json!([{ "key": "a", "effect": "NoSchedule" }, { "key": "a", "effect": "NoExecute" }]),
+                vec![],
+            ),
+            (json!([{ "key": "a b", "effect": "NoSchedule" }]), vec!["spec.taints[0].key"]),
+            (
+                json!([{ "key": "a", "value": "-", "effect": "NoSchedule" }]),
+                vec!["spec.taints[0].value"],
+            ),
+            (json!([{ "key": "a" }]), vec!["spec.taints[0].effect"]),
+            (json!([{ "key": "a", "effect": "Never" }]), vec!["spec.taints[0].effect"]),
+            (
+                json!([{ "key": "a", "effect": "NoExecute" }, { "key": "a", "effect": "NoExecute" }]),
+                vec!["spec.taints[1]"],
+            ),
+        ] {
+            let errors = validate_taints(taints.as_array().unwrap()).into_iter();
+            assert_eq!(errors.map(|error| error.field).collect::<Vec<_>>(), fields, "{taints}");
+        }
+    }
 
     #[test]
     fn status_and_roles_columns_follow_conditions_and_labels() {

@@ -8,7 +8,7 @@ use crate::{
     fields::{at, default, default_empty, each, list, object, remove, text},
     resources::{deletion::Deletion, pod_defaults, resource_type::ResourceType},
     validation::{
-        field_error::{FieldError, forbidden},
+        field_error::{FieldError, forbidden, invalid},
         names::dns_subdomain,
         object_meta::metadata,
         pod_spec, warnings,
@@ -152,9 +152,34 @@ fn validate(pod: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if old.is_none() && !list(pod, &["spec", "ephemeralContainers"]).is_empty() {
         errors.push(forbidden("spec.ephemeralContainers", "cannot be set on create"));
     }
-    if let Some(old) = old
-        && immutable_part(old, None) != immutable_part(pod, Some(old))
-    {
+    if let Some(old) = old {
+        errors.extend(validate_update(pod, old));
+    }
+    errors
+}
+
+/// Stands for what `ValidatePodUpdate` adds.
+fn validate_update(pod: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for field in ["containers", "initContainers"] {
+        if list(pod, &["spec", field]).len() != list(old, &["spec", field]).len() {
+            let detail = "pod updates may not add or remove containers";
+            return vec![forbidden(format!("spec.{field}"), detail)];
+        }
+    }
+    let deadline = |pod: &Value| pod["spec"]["activeDeadlineSeconds"].as_i64();
+    let at = "spec.activeDeadlineSeconds";
+    match (deadline(old), deadline(pod)) {
+        (Some(before), Some(after)) if after > before => {
+            errors.push(invalid(at, &after.into(), "must be less than or equal to previous value"));
+        }
+        (Some(_), None) => {
+            let detail = "must not update from a positive integer to nil value";
+            errors.push(invalid(at, &Value::Null, detail));
+        }
+        _ => {}
+    }
+    if immutable_part(old, None) != immutable_part(pod, Some(old)) {
         errors.push(forbidden(
             "spec",
             "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -180,6 +205,10 @@ fn immutable_part(pod: &Value, old: Option<&Value>) -> Value {
         let kept = list(old, &["spec", "tolerations"]);
         if kept.iter().all(|toleration| list(pod, &["spec", "tolerations"]).contains(toleration)) {
             spec["tolerations"] = old["spec"]["tolerations"].clone();
+        }
+        let grace = "terminationGracePeriodSeconds";
+        if spec[grace] == 1 && old["spec"][grace].as_i64().is_some_and(|seconds| seconds < 0) {
+            spec[grace] = old["spec"][grace].clone();
         }
         if text(old, &["spec", "nodeName"]).is_empty() {
             remove(&mut spec, "nodeName");
@@ -228,6 +257,9 @@ mod tests {
             ("/spec/nodeName", json!("node-1"), true),
             ("/spec/restartPolicy", json!("Never"), false),
             ("/metadata/labels", json!({ "a": "b" }), true),
+            ("/spec/activeDeadlineSeconds", json!(5), true),
+            ("/spec/containers/1", json!({ "name": "d", "image": "x" }), false),
+            ("/spec/ephemeralContainers", json!([{ "name": "d", "image": "x" }]), false),
         ] {
             let mut new = pod.clone();
             let patch = json!([{ "op": "add", "path": pointer, "value": value }]);

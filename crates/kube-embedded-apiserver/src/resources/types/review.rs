@@ -20,7 +20,7 @@ macro_rules! review {
 }
 
 /// By group, in the order of discovery.
-static ALL: [ResourceType<'static>; 6] = [
+pub(crate) static ALL: [ResourceType<'static>; 6] = [
     review!(SelfSubjectReview, "selfsubjectreview", "authentication.v1.SelfSubjectReview", false),
     review!(TokenReview, "tokenreview", "authentication.v1.TokenReview", false),
     review!(
@@ -48,6 +48,11 @@ static ALL: [ResourceType<'static>; 6] = [
         false
     ),
 ];
+
+/// Returns true for the types in this file.
+pub(crate) fn is_review(resource: &ResourceType<'_>) -> bool {
+    ALL.iter().any(|review| (review.group, review.kind) == (resource.group, resource.kind))
+}
 
 /// Returns the reviews of a group, all of which are `v1`.
 pub(crate) fn of_group(group: &str) -> impl Iterator<Item = &'static ResourceType<'static>> {

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use k8s_openapi::api::core::v1::Service;
+use kube_embedded_core::network::Addresses;
 use serde_json::{Value, json};
 
 use crate::{
@@ -15,10 +16,9 @@ use crate::{
         table_columns::{self, AGE, column, or_none, wide},
     },
     validation::{
-        field_error::{
-            FieldError, IMMUTABLE, duplicate, forbidden, invalid, not_supported, required,
-        },
-        names::{dns_label, dns_subdomain, labels, port, port_or_name},
+        addresses::{Family, cidr, endpoint_ip},
+        field_error::{FieldError, duplicate, forbidden, invalid, not_supported, required},
+        names::{dns_label, dns_subdomain, labels, port, port_or_name, qualified_name},
         object_meta::metadata,
         warnings,
     },
@@ -32,6 +32,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     prepare_create,
     prepare_update,
     validate,
+    validate_addresses: Some(validate_external_ips),
     warnings: |service, _| warnings::of_service(service),
     allocate: Some(ip_allocator::allocate),
     deletion: &Deletion { returns_object: true, ..Deletion::IMMEDIATE },
@@ -203,16 +204,95 @@ fn validate(service: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if !types.contains(&text(spec, &["type"])) {
         errors.push(not_supported("spec.type", &spec["type"], &types));
     }
-    for field in ["externalTrafficPolicy", "internalTrafficPolicy"] {
-        if !matches!(text(spec, &[field]), "" | "Cluster" | "Local") {
-            let supported = ["Cluster", "Local"];
-            errors.push(not_supported(format!("spec.{field}"), &spec[field], &supported));
-        }
-    }
+    errors.extend(validate_load_balancer(spec));
+    errors.extend(validate_policies(spec));
     if let Some(old) = old {
         errors.extend(validate_update(spec, &old["spec"]));
     }
     errors
+}
+
+/// Validates the fields that only load balancers have.
+fn validate_load_balancer(spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if spec["type"] != "LoadBalancer" {
+        let detail = "may only be used when `type` is 'LoadBalancer'";
+        let given =
+            ["loadBalancerSourceRanges", "allocateLoadBalancerNodePorts", "loadBalancerClass"];
+        let given = given.into_iter().filter(|field| !spec[*field].is_null());
+        errors.extend(given.map(|field| forbidden(format!("spec.{field}"), detail)));
+        return errors;
+    }
+    for (at, range) in list(spec, &["loadBalancerSourceRanges"]).iter().enumerate() {
+        errors.extend(cidr(range, &format!("spec.loadBalancerSourceRanges[{at}]")));
+    }
+    if let Some(class) = spec["loadBalancerClass"].as_str() {
+        let (field, value) = ("spec.loadBalancerClass", &spec["loadBalancerClass"]);
+        errors.extend(qualified_name(class).iter().map(|w| invalid(field, value, w)));
+    }
+    // A firewall that opens this port would let clients in that the kubelet trusts.
+    const KUBELET: i64 = 10_250;
+    for (at, port) in list(spec, &["ports"]).iter().enumerate() {
+        if port["port"] == KUBELET {
+            let detail =
+                format!("may not expose port {KUBELET} externally since it is used by kubelet");
+            errors.push(invalid(format!("spec.ports[{at}]"), &port["port"], &detail));
+        }
+    }
+    errors
+}
+
+/// Validates how traffic is spread, and the families of addresses.
+fn validate_policies(spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (field, supported) in [
+        ("externalTrafficPolicy", &["Cluster", "Local"][..]),
+        ("internalTrafficPolicy", &["Cluster", "Local"]),
+        ("trafficDistribution", &["PreferClose", "PreferSameNode", "PreferSameZone"]),
+        ("ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"]),
+    ] {
+        let given = text(spec, &[field]);
+        if !given.is_empty() && !supported.contains(&given) {
+            errors.push(not_supported(format!("spec.{field}"), &spec[field], supported));
+        }
+    }
+    let is_external = has_node_ports(text(spec, &["type"]))
+        || spec["type"] == "ClusterIP" && !list(spec, &["externalIPs"]).is_empty();
+    if !is_external && !text(spec, &["externalTrafficPolicy"]).is_empty() {
+        let (field, value) = ("spec.externalTrafficPolicy", &spec["externalTrafficPolicy"]);
+        let detail = "may only be set for externally-accessible services";
+        errors.push(invalid(field, value, detail));
+    }
+    let is_local = spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
+    let health = &spec["healthCheckNodePort"];
+    if !is_local && health.as_i64().unwrap_or_default() != 0 {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is \
+                      'Local'";
+        errors.push(invalid("spec.healthCheckNodePort", health, detail));
+    }
+    for (at, family) in list(spec, &["ipFamilies"]).iter().enumerate() {
+        if !matches!(family.as_str(), Some("IPv4" | "IPv6")) {
+            let supported = ["IPv4", "IPv6"];
+            errors.push(not_supported(format!("spec.ipFamilies[{at}]"), family, &supported));
+        }
+    }
+    errors
+}
+
+/// Validates the addresses outside of the cluster, which must not be those of a node itself.
+fn validate_external_ips(
+    cluster: &Addresses,
+    service: &Value,
+    old: Option<&Value>,
+) -> Vec<FieldError> {
+    let stored = old.map_or(&[][..], |old| list(old, &["spec", "externalIPs"]));
+    let given = list(service, &["spec", "externalIPs"]).iter().enumerate();
+    given
+        .filter(|(_, ip)| !stored.contains(ip))
+        .flat_map(|(at, ip)| {
+            endpoint_ip(ip, Family::Any, &format!("spec.externalIPs[{at}]"), cluster)
+        })
+        .collect()
 }
 
 /// Validates what each type must or must not have: ports, a cluster IP, an external name.
@@ -272,6 +352,11 @@ fn validate_ports(spec: &Value) -> Vec<FieldError> {
             errors.push(not_supported(format!("{field}.protocol"), &entry["protocol"], &supported));
         }
         errors.extend(port_or_name(&entry["targetPort"], &format!("{field}.targetPort")));
+        if let Some(protocol) = entry["appProtocol"].as_str() {
+            let field = format!("{field}.appProtocol");
+            let details = qualified_name(protocol);
+            errors.extend(details.iter().map(|w| invalid(&*field, &entry["appProtocol"], w)));
+        }
         let node_port = entry["nodePort"].as_i64().unwrap_or_default();
         if node_port != 0 {
             if !has_node_ports(text(spec, &["type"])) {
@@ -314,7 +399,11 @@ fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
     let (new_address, old_address) = (text(spec, &["clusterIP"]), text(old, &["clusterIP"]));
     let both = has_address(old) && has_address(spec);
     if both && !old_address.is_empty() && new_address != old_address {
-        errors.push(invalid("spec.clusterIPs[0]", &json!([new_address]), IMMUTABLE));
+        errors.push(invalid(
+            "spec.clusterIPs[0]",
+            &json!([new_address]),
+            "may not change once set",
+        ));
     }
     if spec["type"] == "LoadBalancer"
         && old["type"] == "LoadBalancer"
@@ -370,119 +459,4 @@ fn ports(service: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn service(spec: Value) -> Value {
-        let mut service = json!({ "metadata": { "name": "s" }, "spec": spec });
-        defaults(&mut service);
-        service
-    }
-
-    #[test]
-    fn defaults_depend_on_type() {
-        for (service_type, external, allocates, internal) in [
-            ("ClusterIP", json!(null), json!(null), json!("Cluster")),
-            ("NodePort", json!("Cluster"), json!(null), json!("Cluster")),
-            ("LoadBalancer", json!("Cluster"), json!(true), json!("Cluster")),
-            ("ExternalName", json!(null), json!(null), json!(null)),
-        ] {
-            let spec = &service(json!({ "type": service_type, "ports": [{ "port": 80 }] }))["spec"];
-            assert_eq!(spec["externalTrafficPolicy"], external, "{service_type}");
-            assert_eq!(spec["allocateLoadBalancerNodePorts"], allocates, "{service_type}");
-            assert_eq!(spec["internalTrafficPolicy"], internal, "{service_type}");
-            assert_eq!(spec["ports"], json!([{ "port": 80, "protocol": "TCP", "targetPort": 80 }]));
-        }
-    }
-
-    #[test]
-    fn session_affinity_defaults_to_three_hours() {
-        let spec = &service(json!({ "sessionAffinity": "ClientIP" }))["spec"];
-        assert_eq!(spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10_800);
-        let spec = &service(json!({ "sessionAffinityConfig": { "clientIP": {} } }))["spec"];
-        assert!(spec["sessionAffinityConfig"].is_null());
-    }
-
-    #[test]
-    fn invalid_fields_are_reported() {
-        for (spec, expected) in [
-            (
-                json!({ "ports": [{ "port": 0 }] }),
-                vec!["spec.ports[0].port", "spec.ports[0].targetPort"],
-            ),
-            (
-                json!({ "ports": [{ "port": 80 }, { "port": 81 }] }),
-                vec!["spec.ports[0].name", "spec.ports[1].name"],
-            ),
-            (json!({ "ports": [{ "port": 80 }], "type": "Nope" }), vec!["spec.type"]),
-            (json!({}), vec!["spec.ports"]),
-            (json!({ "clusterIP": "None" }), vec![]),
-            (
-                json!({ "ports": [{ "port": 80 }], "sessionAffinity": "Cookie" }),
-                vec!["spec.sessionAffinity"],
-            ),
-            (json!({ "type": "ExternalName" }), vec!["spec.externalName"]),
-            (
-                json!({ "ports": [{ "port": 80, "nodePort": 30080 }] }),
-                vec!["spec.ports[0].nodePort"],
-            ),
-        ] {
-            let fields: Vec<String> = validate(&service(spec.clone()), None)
-                .into_iter()
-                .map(|error| error.field)
-                .collect();
-            assert_eq!(fields, expected, "{spec}");
-        }
-    }
-
-    #[test]
-    fn update_keeps_allocated_address_and_node_port() {
-        let mut old =
-            service(json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30123 }] }));
-        prepare_create(&mut old);
-        old["spec"]["clusterIP"] = "127.9.0.1".into();
-        old["spec"]["clusterIPs"] = json!(["127.9.0.1"]);
-        let mut new = service(json!({ "type": "LoadBalancer", "ports": [{ "port": 80 }] }));
-        prepare_update(&mut new, &old);
-        assert_eq!(new["spec"]["clusterIP"], "127.9.0.1");
-        assert_eq!(new["spec"]["ports"][0]["nodePort"], 30123);
-        assert_eq!(validate(&new, Some(&old)), []);
-        new["spec"]["clusterIP"] = "127.9.0.2".into();
-        assert_eq!(validate(&new, Some(&old))[0].field, "spec.clusterIPs[0]");
-    }
-
-    #[test]
-    fn external_ip_and_ports_columns_depend_on_type() {
-        for (spec, status, shown_external, shown_ports) in [
-            (
-                json!({ "type": "LoadBalancer", "ports": [{ "port": 80, "nodePort": 30001 }] }),
-                json!({}),
-                "<pending>",
-                "80:30001/TCP",
-            ),
-            (
-                json!({ "type": "LoadBalancer", "ports": [{ "port": 80 }] }),
-                json!({ "loadBalancer": { "ingress": [{ "ip": "127.1.0.9" }] } }),
-                "127.1.0.9",
-                "80/TCP",
-            ),
-            (
-                json!({ "ports": [{ "port": 80 }, { "port": 53, "protocol": "UDP" }] }),
-                json!({}),
-                "<none>",
-                "80/TCP,53/UDP",
-            ),
-            (
-                json!({ "type": "ExternalName", "externalName": "example.com" }),
-                json!({}),
-                "example.com",
-                "",
-            ),
-        ] {
-            let mut service = service(spec);
-            service["status"] = status;
-            assert_eq!(external_ips(&service), shown_external);
-            assert_eq!(ports(&service), shown_ports);
-        }
-    }
-}
+mod tests;

@@ -4,6 +4,16 @@ use crate::schema::structural::schema::{Additional, Schema};
 use serde_json::{Map, Value};
 
 impl Schema {
+    /// Returns true if the schema has a default anywhere.
+    pub(crate) fn has_defaults(&self) -> bool {
+        let additional = match &self.additional {
+            Additional::Like(schema) => Some(&**schema),
+            _ => None,
+        };
+        let below = self.properties.values().chain(self.items.as_deref()).chain(additional);
+        self.default.is_some() || below.into_iter().any(Self::has_defaults)
+    }
+
     /// Sets the defaults of missing fields. A null in a field that is not `nullable` counts as
     /// missing; it is removed if there is no default (`PruneNonNullableNullsWithoutDefaults`).
     pub(crate) fn apply_defaults(&self, value: &mut Value) {

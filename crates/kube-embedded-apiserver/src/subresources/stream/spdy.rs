@@ -2,7 +2,7 @@
 //! pings. There is no flow control: a stream that is not read blocks the others, as in Kubernetes' own server, so
 //! that memory stays bounded.
 
-mod frames;
+pub(crate) mod frames;
 
 pub(crate) use frames::Headers;
 use frames::{Decoder, Frame, encode};

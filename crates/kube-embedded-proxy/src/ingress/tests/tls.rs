@@ -143,6 +143,21 @@ async fn invalid_secret_is_reported_and_affects_no_other_host() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn certificate_with_a_common_name_only_is_served_and_reported() {
+    let fixture = ClusterFixture::new().await;
+    let pem = include_str!("../tls_secret/common_name.pem");
+    let (key, certificate) = pem.split_at(pem.find("-----BEGIN CERTIFICATE").unwrap());
+    fixture.secret("cn", &(certificate.to_owned(), key.to_owned())).await;
+    let tls = json!([{ "hosts": ["cn.foo.bar"], "secretName": "cn" }]);
+    fixture.ingress("app", json!({ "defaultBackend": backend("a"), "tls": tls })).await;
+    let (_, https) = fixture.published("default", "app").await;
+    serves_certificate(https, "cn.foo.bar", certificate).await;
+    let expected = "CertificateWithoutAlternativeName Secret \"cn\" has a certificate that names \
+                    cn.foo.bar only in its common name";
+    fixture.reported("app", expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn certificate_without_hosts_is_served_for_all_other_names() {
     let fixture = ClusterFixture::new().await;
     let (any, foo) = (generate(&["any.bar"]), generate(&["foo.bar"]));

@@ -74,7 +74,10 @@ async fn edge_reports_unusable_kubeconfig_in_one_line() {
             "failed to reach the Kubernetes API at https://127.0.0.1:1/: Connection refused",
         ),
         (write("other", &server(&other.cluster.url())), "invalid peer certificate"),
-        (write("anonymous", &anonymous), "Unauthorized (HTTP 401)"),
+        (
+            write("anonymous", &anonymous),
+            "User \"system:anonymous\" cannot get resource \"leases\"",
+        ),
     ];
     for (kubeconfig, expected) in cases {
         let output = in_time(edge_command(&kubeconfig, &[]).output()).await.unwrap();

@@ -1,0 +1,125 @@
+//! Entry points of the fuzz targets in `fuzz/`: heads as clients and endpoints send them.
+
+use super::{
+    head::{self, ForwardedHeaders},
+    limits::{BODY_BUFFER, HEAD_BYTES, HEAD_FIELDS},
+    target_encoder::TargetEncoder,
+};
+use http::{HeaderMap, HeaderValue, Request, header};
+use hyper::{
+    body::{Body, Incoming},
+    client, server,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use std::{convert::Infallible, net::SocketAddr};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    runtime::Builder,
+};
+
+/// The bytes of a client connection: an endpoint gets one framing, and no field that a client may not set.
+pub fn request_heads(bytes: &[u8]) {
+    let bytes = TargetEncoder::default().encode(bytes).unwrap_or_else(|| bytes.to_vec());
+    block_on(async move {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let service = service_fn(|request: Request<Incoming>| async {
+            let has_body = !request.body().is_end_stream();
+            if let Ok(target) = head::target(&request) {
+                assert!(target.path().starts_with('/'));
+                let upgrade = head::requested_upgrade(&request);
+                let (mut parts, _) = request.into_parts();
+                let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+                let forwarded = ForwardedHeaders::new(peer, false, HeaderValue::from(80));
+                let rewritten =
+                    head::for_endpoint(&mut parts, target, &forwarded, upgrade.as_ref(), has_body);
+                if rewritten.is_ok() {
+                    check(&parts.headers);
+                    assert_eq!(parts.headers.get_all(header::HOST).iter().count(), 1);
+                    assert_eq!(parts.headers["x-forwarded-for"], "127.0.0.1");
+                }
+            }
+            Ok::<_, Infallible>(http::Response::new(String::new()))
+        });
+        let mut builder = server::conn::http1::Builder::new();
+        builder.max_buf_size(BODY_BUFFER).max_header_size(HEAD_BYTES).max_headers(HEAD_FIELDS);
+        let serve = builder.serve_connection(TokioIo::new(near), service);
+        let talk = async {
+            let _ = far.write_all(&bytes).await;
+            let _ = far.shutdown().await;
+            let _ = far.read_to_end(&mut Vec::new()).await;
+        };
+        let (_, ()) = tokio::join!(serve, talk);
+    });
+}
+
+/// The bytes of an endpoint: a client gets one framing.
+pub fn response_heads(bytes: &[u8]) {
+    let bytes = bytes.to_vec();
+    block_on(async move {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let mut builder = client::conn::http1::Builder::new();
+        builder.allow_spaces_after_header_name_in_responses(true);
+        builder.max_buf_size(BODY_BUFFER).max_header_size(BODY_BUFFER).max_headers(HEAD_FIELDS);
+        let Ok((mut sender, connection)) = builder.handshake(TokioIo::new(near)).await else {
+            return;
+        };
+        let ask = async move {
+            let response = sender.send_request(Request::new(String::new())).await;
+            let Ok(response) = response else { return };
+            if head::check_response(response.headers()).is_ok() {
+                let (mut parts, _) = response.into_parts();
+                head::for_client(&mut parts, false);
+                check(&parts.headers);
+            }
+        };
+        let respond = async {
+            let _ = far.write_all(&bytes).await;
+            let _ = far.shutdown().await;
+            let _ = far.read_to_end(&mut Vec::new()).await;
+        };
+        let (_, (), ()) = tokio::join!(connection, ask, respond);
+    });
+}
+
+/// Nothing for one connection only, and at most one length.
+fn check(headers: &HeaderMap) {
+    for name in ["keep-alive", "proxy-connection", "proxy-authorization"] {
+        assert!(!headers.contains_key(name), "{name}");
+    }
+    let codings = headers.get_all(header::TRANSFER_ENCODING).iter().count();
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    assert!(codings + lengths <= 1, "{headers:?}");
+}
+
+fn block_on(work: impl Future<Output = ()>) {
+    if let Ok(runtime) = Builder::new_current_thread().enable_all().build() {
+        runtime.block_on(work);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    /// The inputs that the fuzzer starts from, and those that it found something with.
+    #[test]
+    fn corpus_passes() {
+        let targets: &[(&str, fn(&[u8]))] = &[
+            ("request_heads", super::request_heads),
+            ("response_heads", super::response_heads),
+            ("certificates", crate::ingress::fuzz_certificate),
+        ];
+        for (name, target) in targets {
+            let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
+            let mut inputs = 0;
+            for input in fs::read_dir(&corpus).unwrap() {
+                let path = input.unwrap().path();
+                println!("{}", path.display());
+                target(&fs::read(path).unwrap());
+                inputs += 1;
+            }
+            assert!(inputs > 0, "{name} has no corpus");
+        }
+    }
+}

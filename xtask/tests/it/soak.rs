@@ -1,0 +1,185 @@
+//! `kill -9` of any process of ours at random moments of a lab: what is left, what the next run does, and
+//! which verdicts are given. Run it by hand:
+//!
+//!     SOAK_KILLS=200 cargo test -p xtask --test it soak -- --ignored --nocapture
+
+use super::{
+    folders, processes_of,
+    require::{images, require},
+};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::Read,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// The moments of a kill, after the start of a run.
+const SPAN: Duration = Duration::from_millis(8000);
+/// The deadline of a run and of a cleanup, for a machine under load.
+const DEADLINE: Duration = Duration::from_secs(240);
+
+/// A process of a run, by its role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Xtask,
+    Labs,
+    Cluster,
+    /// The zygote, a pause process or a container.
+    Pod,
+}
+
+const ROLES: [Role; 4] = [Role::Xtask, Role::Labs, Role::Cluster, Role::Pod];
+
+/// xorshift64*: repeatable by SOAK_SEED, which is printed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit.max(1)
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// Returns the processes of the run by role. The cluster is the session leader among its processes.
+fn processes(home: &Path) -> Vec<(Role, String)> {
+    let role = |pid: &String| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        let words: Vec<&str> = command.split(' ').collect();
+        let program = words.first()?.rsplit('/').next()?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let fields: Vec<&str> = stat.rsplit(") ").next()?.split(' ').collect();
+        Some(match (program, words.get(1)) {
+            ("xtask", _) => Role::Xtask,
+            ("labs", Some(&"run")) => Role::Labs,
+            ("kube-embedded", Some(&"serve")) if fields.get(3) == Some(&pid.as_str()) => {
+                Role::Cluster
+            }
+            _ => Role::Pod,
+        })
+    };
+    processes_of(home).into_iter().filter_map(|pid| Some((role(&pid)?, pid))).collect()
+}
+
+/// Links the programs, so that a build that runs meanwhile does not replace them.
+fn link_programs(folder: &Path) {
+    let built = Path::new(env!("CARGO_BIN_EXE_xtask")).parent().unwrap();
+    let _ = fs::remove_dir_all(folder);
+    fs::create_dir_all(folder.join("debug")).unwrap();
+    for program in ["xtask", "labs", "kube-embedded"] {
+        fs::hard_link(built.join(program), folder.join("debug").join(program)).unwrap();
+    }
+    symlink(images(), folder.join("images")).unwrap();
+}
+
+fn xtask(home: &Path, line: &str) -> Command {
+    let mut command = Command::new(home.with_file_name("debug").join("xtask"));
+    command.args(line.split(' ')).env("CANARY_PREBUILT", "1").env("CANARY_HOME", home);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Waits for the run and returns its exit code and output; a signal is code -1.
+fn finish(mut child: Child) -> (i32, String) {
+    let mut stderr = child.stderr.take().unwrap();
+    let errors = thread::spawn(move || {
+        let mut text = String::new();
+        let _ = stderr.read_to_string(&mut text);
+        text
+    });
+    let mut text = String::new();
+    let _ = child.stdout.take().unwrap().read_to_string(&mut text);
+    let code = child.wait().unwrap().code().unwrap_or(-1);
+    (code, text + &errors.join().unwrap())
+}
+
+/// Waits until no process of the run is left and returns how long that took.
+fn until_gone(home: &Path) -> Option<Duration> {
+    let began = Instant::now();
+    while began.elapsed() < DEADLINE {
+        if processes_of(home).is_empty() {
+            return Some(began.elapsed());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
+#[test]
+#[ignore = "takes minutes; see the top of this file"]
+fn killed_processes_leave_nothing_and_spoil_no_verdict() {
+    assert!(
+        ["labs", "kube-embedded", "images"].into_iter().all(require),
+        "needs a built workspace"
+    );
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let (kills, seed) = (number("SOAK_KILLS", 20), number("SOAK_SEED", now | 1));
+    println!("SOAK_SEED={seed}");
+    let mut random = Random(seed);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("xtask-soak");
+    link_programs(&folder);
+    let mut outcomes: BTreeMap<(Role, i32), u64> = BTreeMap::new();
+    let (mut late, mut slowest, mut faults) = (0, Duration::ZERO, Vec::new());
+    let mut done = 0;
+    while done < kills {
+        let home: PathBuf = folder.join(format!("home-{done}"));
+        fs::create_dir_all(&home).unwrap();
+        let child = xtask(&home, "lab phase4 --json").spawn().unwrap();
+        thread::sleep(Duration::from_millis(random.below(SPAN.as_millis() as u64)));
+        // Each role as often; there are many more pods than others.
+        let role = ROLES[random.below(4) as usize];
+        let found = processes(&home);
+        let victims: Vec<&String> =
+            found.iter().filter(|(of, _)| *of == role).map(|(_, pid)| pid).collect();
+        let victim = victims.get(random.below(victims.len() as u64) as usize).copied();
+        let killed = victim.is_some_and(|pid| {
+            Command::new("kill").args(["-KILL", pid]).status().is_ok_and(|status| status.success())
+        });
+        let (code, text) = finish(child);
+        let gone = until_gone(&home);
+        slowest = slowest.max(gone.unwrap_or(DEADLINE));
+        late += u64::from(gone.is_none_or(|after| after > Duration::from_secs(1)));
+        if !killed {
+            // It was too early or too late for that role.
+            let _ = fs::remove_dir_all(&home);
+            continue;
+        }
+        done += 1;
+        println!("{done}: {role:?} killed: exit {code}, all gone after {gone:?}");
+        *outcomes.entry((role, code)).or_default() += 1;
+        let expected: &[i32] = match role {
+            Role::Xtask => &[-1],
+            // 0: it had finished already.
+            Role::Labs | Role::Cluster => &[0, 3],
+            Role::Pod => &[0, 1, 3],
+        };
+        let last = text.lines().rev().take(4).collect::<Vec<_>>();
+        if gone.is_none() || !expected.contains(&code) || text.contains("panicked") {
+            faults.push(format!("{role:?} killed: exit {code}, gone after {gone:?}: {last:#?}"));
+        } else if code == 1 {
+            let failed = text.lines().filter(|line| line.contains("\"fails\""));
+            let failed: Vec<&str> = failed.map(|line| line.get(..200).unwrap_or(line)).collect();
+            println!("{role:?} killed: claims fail: {failed:#?}");
+        }
+        let (code, text) = finish(xtask(&home, "lab phase0").spawn().unwrap());
+        if code != 0 || folders(&home.join("runs")) != 0 || until_gone(&home).is_none() {
+            faults.push(format!("after {role:?}: the next run exits with {code}: {text}"));
+        }
+        let _ = fs::remove_dir_all(&home);
+    }
+    let _ = fs::remove_dir_all(&folder);
+    println!("{done} kills; by role and exit code: {outcomes:?}");
+    println!("left after a second: {late} times; the slowest was gone after {slowest:?}");
+    assert!(faults.is_empty(), "{faults:#?}");
+}
