@@ -5,6 +5,7 @@
 //! This crate is internal to the workspace: use `kube-embedded`.
 
 pub mod backoff;
+pub mod endpoint_slice;
 pub mod events;
 pub mod informer;
 pub mod lease;

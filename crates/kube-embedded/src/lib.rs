@@ -45,7 +45,7 @@
 //! ```
 //!
 //! The version of Kubernetes whose types and fields the cluster knows is the one that your crate enables in
-//! `k8s-openapi`: 1.33 to 1.37 compile. What the cluster does, and what `GET /version` says, is that of 1.36.
+//! `k8s-openapi`: 1.33 to 1.36. What the cluster does, and what `GET /version` says, is that of 1.36.
 //!
 //! A plain `#[tokio::test]` is enough; with pods, `flavor = "multi_thread"` is faster. `examples/` shows a
 //! controller under test, two clusters side by side, and kubectl alongside a test.
