@@ -6,6 +6,7 @@
 
 pub mod backoff;
 pub mod descriptors;
+pub mod endpoint_slice;
 pub mod events;
 pub mod informer;
 pub mod lease;

@@ -3,6 +3,7 @@
 
 use kube_embedded_apiserver::api::Api;
 use kube_embedded_core::network::{Addresses, DNS_PORT, DNS_SERVER_PORT};
+#[cfg(feature = "proxy")]
 use kube_embedded_proxy::{INGRESS_CLASS, INGRESS_CONTROLLER};
 use serde_json::json;
 use std::net::Ipv4Addr;
@@ -12,6 +13,10 @@ pub(crate) fn run(
     api: &Api,
     addresses: &Addresses,
     authority: &str,
+    #[cfg_attr(
+        not(feature = "proxy"),
+        expect(unused_variables, reason = "nobody serves Ingresses")
+    )]
     load_balancers: bool,
 ) -> Result<(), String> {
     namespaces(api)?;
@@ -22,6 +27,7 @@ pub(crate) fn run(
         "metadata": { "namespace": "kube-system", "name": "kube-root-ca.crt" },
         "data": { "ca.crt": authority },
     }))?;
+    #[cfg(feature = "proxy")]
     if load_balancers {
         // Not the default one: an Ingress without a class is served as well.
         api.seed(json!({

@@ -5,23 +5,29 @@ use kube_embedded_apiserver::{
     api::Api, credentials::Credentials, resources::registry, store::Store, tls_server::Server,
 };
 use kube_embedded_controllers as controllers;
+#[cfg(feature = "kubelet")]
+use kube_embedded_core::node_api::NodeApi;
 use kube_embedded_core::{
     network::{API_PORT, Addresses, Network, Sandbox, claim_block},
-    node_api::NodeApi,
     task::{Task, spawn_named},
 };
+#[cfg(feature = "kubelet")]
 use kube_embedded_kubelet::{self as kubelet, Kubelet, image_store::ImageStore};
+#[cfg(feature = "proxy")]
 use kube_embedded_proxy as proxy;
 use std::{
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::Arc,
 };
 use tokio::net::TcpStream;
 
 /// Where Linux has a file system in memory for everyone.
+#[cfg(feature = "kubelet")]
 const SHARED_MEMORY: &str = "/dev/shm";
+/// Names and addresses.
+type Nodes = Vec<(String, Ipv4Addr)>;
 
 /// A running cluster.
 ///
@@ -46,13 +52,19 @@ pub struct Cluster {
     sandbox_reason: String,
     credentials: Credentials,
     network: Arc<Network>,
+    #[cfg(feature = "kubelet")]
     images: Arc<ImageStore>,
     /// In shutdown order.
     components: Vec<Task<()>>,
+    #[cfg(feature = "kubelet")]
     kubelet: Option<Arc<Kubelet>>,
     server: Option<Server>,
     state_dir: StateDir,
+    /// Directories that `hostPath` volumes may be in.
+    #[cfg(feature = "kubelet")]
+    host_paths: Vec<PathBuf>,
     /// On a file system in memory; `None` where there is none.
+    #[cfg(feature = "kubelet")]
     memory_dir: Option<StateDir>,
 }
 
@@ -80,9 +92,10 @@ impl Cluster {
     /// # Errors
     /// Returns what failed and what to do about it; nothing is left behind.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.check_features()?;
         let (sandbox, sandbox_reason) = match config.sandbox {
             Some(sandbox) => (sandbox, "requested by configuration".to_owned()),
-            None => kubelet::detect(),
+            None => detect_sandbox(),
         };
         let host_paths = host_paths(&config.allow_host_path)?;
         let (listener, block) = claim_block().map_err(StartError::Address)?;
@@ -101,24 +114,31 @@ impl Cluster {
 
         let state_dir = StateDir::create(config.state_dir.as_deref())
             .map_err(|(parent, source)| StartError::StateDir { parent, source })?;
+        #[cfg(feature = "kubelet")]
         let images = Arc::new(ImageStore::new(state_dir.path().join("images")));
-        for path in &config.images {
-            add_images(&images, path)?;
-        }
         let mut cluster = Self {
             api,
             addresses,
             sandbox_reason,
             credentials,
             network: Arc::new(Network::new(&addresses)),
+            #[cfg(feature = "kubelet")]
             images,
             components: Vec::new(),
+            #[cfg(feature = "kubelet")]
             kubelet: None,
             server: Some(server),
             state_dir,
+            #[cfg(feature = "kubelet")]
+            host_paths,
+            #[cfg(feature = "kubelet")]
             memory_dir: StateDir::create(Some(Path::new(SHARED_MEMORY))).ok(),
         };
-        cluster.start_components(config.nodes, config.load_balancers, host_paths).await?;
+        #[cfg(feature = "kubelet")]
+        for path in &config.images {
+            cluster.add_images(path)?;
+        }
+        cluster.start_components(&config).await?;
         tracing::info!(server = cluster.url(), ?sandbox, nodes = config.nodes, "cluster started");
         Ok(cluster)
     }
@@ -193,8 +213,14 @@ impl Cluster {
     ///
     /// # Errors
     /// Returns [`StartError::Image`] if the path cannot be read or holds an invalid archive.
+    #[cfg(feature = "kubelet")]
     pub fn add_images(&self, path: impl AsRef<Path>) -> Result<(), StartError> {
-        add_images(&self.images, path.as_ref())
+        let (images, path) = (&self.images, path.as_ref());
+        let added =
+            if path.is_dir() { images.add_directory(path) } else { images.add_archive(path) };
+        added
+            .map(|_| ())
+            .map_err(|error| StartError::Image { path: path.to_owned(), reason: error.to_string() })
     }
 
     /// Connects to a pod or a node of this cluster. Pod addresses are not addresses of the host: they
@@ -242,6 +268,7 @@ impl Cluster {
     /// Stops pods with a short grace period, then everything else. Returns when nothing of the cluster
     /// is left.
     pub async fn stop(mut self) {
+        #[cfg(feature = "kubelet")]
         if let Some(kubelet) = self.kubelet.take() {
             kubelet.stop().await;
         }
@@ -255,33 +282,43 @@ impl Cluster {
         tracing::info!(server = self.url(), "cluster stopped");
     }
 
-    async fn start_components(
-        &mut self,
-        nodes: u8,
-        load_balancers: bool,
-        host_paths: Vec<PathBuf>,
-    ) -> Result<(), StartError> {
-        let addresses = self.addresses;
-        let nodes: Vec<(String, Ipv4Addr)> =
-            (0..nodes).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
+    async fn start_components(&mut self, config: &Config) -> Result<(), StartError> {
         self.components.push(spawn_named("controllers", controllers::run(self.client())));
+        let addresses = self.addresses;
+        #[cfg_attr(not(feature = "kubelet"), expect(unused_variables, reason = "there are none"))]
+        let nodes: Nodes =
+            (0..config.nodes).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
+        #[cfg(feature = "kubelet")]
+        self.start_kubelet(nodes.clone()).await?;
+        #[cfg(feature = "proxy")]
+        self.start_proxy(nodes, config.load_balancers);
+        Ok(())
+    }
+
+    #[cfg(feature = "kubelet")]
+    async fn start_kubelet(&mut self, nodes: Nodes) -> Result<(), StartError> {
         let config = kubelet::Config {
-            nodes: nodes.clone(),
-            addresses,
+            nodes,
+            addresses: self.addresses,
             images: self.images.clone(),
             network: self.network.clone(),
             state: self.state_dir.path().to_owned(),
             memory: self.memory_dir.as_ref().map(|directory| directory.path().to_owned()),
             api_server: self.api_address(),
-            allow_host_path: host_paths,
+            allow_host_path: self.host_paths.clone(),
         };
         let kubelet = Kubelet::start(self.client(), config)
             .await
             .map_err(|error| StartError::Kubelet(error.to_string()))?;
-        let weak: Weak<Kubelet> = Arc::downgrade(&kubelet);
-        self.api.set_nodes(weak as Weak<dyn NodeApi>);
+        let weak = Arc::downgrade(&kubelet);
+        self.api.set_nodes(weak as std::sync::Weak<dyn NodeApi>);
         self.kubelet = Some(kubelet);
-        let network = self.network.clone();
+        Ok(())
+    }
+
+    #[cfg(feature = "proxy")]
+    fn start_proxy(&mut self, nodes: Nodes, load_balancers: bool) {
+        let (network, addresses) = (self.network.clone(), self.addresses);
         if !nodes.is_empty() {
             let dns = proxy::dns::run(self.client(), network.clone(), addresses);
             self.components.push(spawn_named("dns", dns));
@@ -289,7 +326,6 @@ impl Cluster {
         let mode = proxy::Mode::Embedded { nodes, external: load_balancers };
         let config = proxy::Config { network, addresses, mode, namespace: None };
         self.components.push(spawn_named("proxy", proxy::run(self.client(), config)));
-        Ok(())
     }
 }
 
@@ -310,9 +346,13 @@ fn host_paths(directories: &[PathBuf]) -> Result<Vec<PathBuf>, StartError> {
     Ok(allowed)
 }
 
-fn add_images(images: &ImageStore, path: &Path) -> Result<(), StartError> {
-    let added = if path.is_dir() { images.add_directory(path) } else { images.add_archive(path) };
-    added
-        .map(|_| ())
-        .map_err(|error| StartError::Image { path: path.to_owned(), reason: error.to_string() })
+#[cfg(feature = "kubelet")]
+fn detect_sandbox() -> (Sandbox, String) {
+    kubelet::detect()
+}
+
+/// Addresses depend on the sandbox, also where no pod will ever run.
+#[cfg(not(feature = "kubelet"))]
+fn detect_sandbox() -> (Sandbox, String) {
+    (Sandbox::Plain, "no pods run without the feature `kubelet`".to_owned())
 }

@@ -23,7 +23,7 @@ use std::{io, path::PathBuf};
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The number of nodes that run pods, at most 100. With 0 there is an API and controllers, and pods
-    /// stay `Pending`. Defaults to 3.
+    /// stay `Pending`. Defaults to 3, and to 0 without the feature `kubelet`.
     pub nodes: u8,
     /// The isolation of pods. `None`, the default, picks the strongest mode that works on this machine.
     pub sandbox: Option<Sandbox>,
@@ -34,7 +34,7 @@ pub struct Config {
     /// `$XDG_RUNTIME_DIR` or the directory for temporary files.
     pub state_dir: Option<PathBuf>,
     /// Whether load balancers and Ingresses get addresses. Without, the cluster is as kind creates it.
-    /// Defaults to `true`.
+    /// Defaults to whether the feature `proxy` is enabled.
     pub load_balancers: bool,
     /// Directories of the host at and below which pods may mount `hostPath` volumes. Programs in pods run as the user
     /// of this process, so a pod with any other is refused. Defaults to none.
@@ -44,13 +44,30 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            nodes: 3,
+            nodes: if cfg!(feature = "kubelet") { 3 } else { 0 },
             sandbox: None,
             images: Vec::new(),
             state_dir: None,
-            load_balancers: true,
+            load_balancers: cfg!(feature = "proxy"),
             allow_host_path: Vec::new(),
         }
+    }
+}
+
+impl Config {
+    /// Rejects what this build cannot do.
+    pub(crate) fn check_features(&self) -> Result<(), StartError> {
+        let kubelet = cfg!(feature = "kubelet");
+        for (available, wanted, field, feature) in [
+            (kubelet, self.nodes > 0, "nodes", "kubelet"),
+            (kubelet, !self.images.is_empty(), "images", "kubelet"),
+            (cfg!(feature = "proxy"), self.load_balancers, "load_balancers", "proxy"),
+        ] {
+            if wanted && !available {
+                return Err(StartError::Feature { field, feature });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -58,13 +75,19 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// The configuration asks for a part that is not compiled.
+    #[error("`Config::{field}` needs the feature `{feature}` of kube-embedded")]
+    Feature {
+        /// The field of [`Config`].
+        field: &'static str,
+        /// The feature of this crate to enable.
+        feature: &'static str,
+    },
     /// All blocks of loopback addresses are in use.
     #[error("failed to bind 127.A.0.1:6443 for any A from 2 to 250: {0}")]
     Address(io::Error),
     /// The private directory cannot be created.
-    #[error(
-        "failed to create a state directory in {parent}: {source}; choose another parent with --state"
-    )]
+    #[error("failed to create a state directory in {parent}: {source}")]
     StateDir {
         /// The directory in which it was to be created.
         parent: PathBuf,

@@ -30,6 +30,23 @@
 //! # }
 //! ```
 //!
+//! [`Cluster::apply`] applies manifests, [`Cluster::wait_for_rollout`] waits for a Deployment,
+//! [`Cluster::connect`] reaches pods, and [`Cluster::dump_on_panic`] prints what a failed test leaves.
+//!
+//! # Features
+//!
+//! `cli`, on by default, is the program `kube-embedded`; a test wants none of it. `kubelet` runs pods, `proxy`
+//! carries traffic; a test of a controller needs neither, and compiles less:
+//!
+//! ```toml
+//! [dev-dependencies]
+//! kube-embedded = { version = "0.1", default-features = false }
+//! k8s-openapi = { version = "0.29", features = ["v1_36"] }
+//! ```
+//!
+//! The version of Kubernetes whose types and fields the cluster knows is the one that your crate enables in
+//! `k8s-openapi`: 1.33 to 1.36. What the cluster does, and what `GET /version` says, is that of 1.36.
+//!
 //! A plain `#[tokio::test]` is enough; with pods, `flavor = "multi_thread"` is faster. `examples/` shows a
 //! controller under test, two clusters side by side, and kubectl alongside a test.
 //!
@@ -63,12 +80,17 @@
 
 #![forbid(unsafe_code)]
 
+mod apply;
 mod bootstrap;
 mod cluster;
 mod config;
+mod dump;
+mod rollout;
 mod state_dir;
 
+pub use apply::ApplyError;
 pub use cluster::Cluster;
 pub use config::{Config, StartError};
 pub use kube_embedded_apiserver::credentials::CredentialsError;
 pub use kube_embedded_core::network::Sandbox;
+pub use rollout::RolloutError;

@@ -45,6 +45,16 @@ pub(super) fn run() -> Result<()> {
         let doc = cmd!(shell, "cargo doc --workspace --no-deps --locked");
         run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
     })?;
+    step("the library without pods and traffic", || {
+        run(cmd!(shell, "cargo check -p kube-embedded --no-default-features --locked"))
+    })?;
+    // A target directory of its own, or everything would be compiled again afterwards.
+    let oldest = project.target.join("oldest-kubernetes");
+    step("the library with the oldest types of Kubernetes", || {
+        let features = ["--no-default-features", "--features", "kubelet,proxy"];
+        let check = cmd!(shell, "cargo check -p kube-embedded --locked --target-dir {oldest}");
+        run(check.args(features).env("K8S_OPENAPI_ENABLED_VERSION", "1.33"))
+    })?;
     // The labs' tests run phases with them.
     step("images", || images::build::build(&project, Progress::Shown).map(drop))?;
     let _images = shell.push_env("CANARY_IMAGES", project.images());

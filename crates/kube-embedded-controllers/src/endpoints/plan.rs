@@ -17,6 +17,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use kube_embedded_core::endpoint_slice;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -120,10 +121,8 @@ impl<'a> SlicePlanner<'a> {
             let group = self.unplaced.get_mut(&port_id(&ports));
             let endpoints: Vec<Endpoint> = match group.filter(|_| is_ipv4(slice)) {
                 None => Vec::new(),
-                Some(group) => slice
-                    .endpoints
+                Some(group) => endpoint_slice::endpoints(slice)
                     .iter()
-                    .flatten()
                     .filter_map(|known| {
                         group.endpoints.remove(known.target_ref.as_ref()?.uid.as_ref()?)
                     })
@@ -166,7 +165,7 @@ impl<'a> SlicePlanner<'a> {
             let known = old.as_deref().cloned().unwrap_or_else(|| empty_slice(self.service));
             let mut new = EndpointSlice {
                 address_type: ADDRESS_TYPE.into(),
-                endpoints: Some(endpoints),
+                endpoints: endpoints.into(),
                 ports: Some(ports),
                 metadata: known.metadata,
             };
@@ -203,8 +202,7 @@ fn is_ipv4(slice: &EndpointSlice) -> bool {
 /// Compares slices; an empty list equals a missing one.
 fn is_equal(old: &EndpointSlice, new: &EndpointSlice) -> bool {
     old.metadata == new.metadata
-        && old.endpoints.as_deref().unwrap_or_default()
-            == new.endpoints.as_deref().unwrap_or_default()
+        && endpoint_slice::endpoints(old) == endpoint_slice::endpoints(new)
         && old.ports.as_deref().unwrap_or_default() == new.ports.as_deref().unwrap_or_default()
 }
 

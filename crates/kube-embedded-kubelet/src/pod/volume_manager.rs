@@ -90,7 +90,8 @@ impl<'a> VolumeManager<'a> {
             return Ok(token.clone());
         }
         let response = self.request_token(projection).await?;
-        let token = response.status.and_then(|status| status.token).unwrap_or_default();
+        let token = response.status.and_then(|status| Option::<String>::from(status.token));
+        let token = token.unwrap_or_default();
         let lifetime = projection.expiration_seconds.unwrap_or(3600).max(0) as u64;
         tracing::debug!(volume = key.0, lifetime, "service account token requested");
         let until = Instant::now() + Duration::from_secs(lifetime * 4 / 5);
@@ -104,9 +105,11 @@ impl<'a> VolumeManager<'a> {
     ) -> impl Future<Output = Result<TokenRequest, String>> {
         let pod = self.pod;
         let account = pod.pod.spec.as_ref().and_then(|s| s.service_account_name.clone());
+        // Conversions and defaults, because the types differ between the versions of Kubernetes.
+        #[allow(clippy::needless_update, reason = "later versions have more fields")]
         let request = TokenRequest {
-            spec: Some(TokenRequestSpec {
-                audiences: projection.audience.clone().map(|audience| vec![audience]),
+            spec: TokenRequestSpec {
+                audiences: projection.audience.iter().cloned().collect::<Vec<_>>().into(),
                 expiration_seconds: projection.expiration_seconds,
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".to_owned()),
@@ -114,7 +117,9 @@ impl<'a> VolumeManager<'a> {
                     name: Some(pod.name.clone()),
                     uid: Some(pod.uid.clone()),
                 }),
-            }),
+                ..TokenRequestSpec::default()
+            }
+            .into(),
             ..TokenRequest::default()
         };
         let api: Api<ServiceAccount> = Api::namespaced(pod.runtime.client.clone(), &pod.namespace);

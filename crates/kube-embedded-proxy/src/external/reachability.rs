@@ -9,7 +9,7 @@ use crate::watches::events;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::{core::v1::Node, discovery::v1::EndpointSlice};
 use kube::{Api, Client, api::ListParams, runtime::watcher::Event};
-use kube_embedded_core::{informer::Informer, task::spawn_named};
+use kube_embedded_core::{endpoint_slice, informer::Informer, task::spawn_named};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -156,7 +156,7 @@ fn internal_ip(node: &Node) -> Option<IpAddr> {
 /// Returns the addresses in a slice; those of the API server inside the cluster.
 fn slice_addresses(slice: &EndpointSlice) -> Vec<SocketAddr> {
     let ports = slice.ports.iter().flatten().filter_map(|p| u16::try_from(p.port?).ok());
-    let addresses = || slice.endpoints.iter().flatten().flat_map(|e| &e.addresses);
+    let addresses = || endpoint_slice::endpoints(slice).iter().flat_map(|e| &e.addresses);
     let both = |port| addresses().filter_map(move |a| Some(SocketAddr::new(a.parse().ok()?, port)));
     ports.flat_map(both).collect()
 }

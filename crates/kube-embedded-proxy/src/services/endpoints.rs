@@ -5,6 +5,7 @@ use k8s_openapi::api::{
     core::v1::ServiceSpec,
     discovery::v1::{Endpoint, EndpointSlice},
 };
+use kube_embedded_core::endpoint_slice;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -74,7 +75,7 @@ impl Endpoints {
                     && p.protocol.as_deref().unwrap_or("TCP") == "TCP"
             });
             for port in ports.filter_map(|p| p.port.and_then(port_number)) {
-                for endpoint in slice.endpoints.iter().flatten() {
+                for endpoint in endpoint_slice::endpoints(slice) {
                     // All addresses of an endpoint belong to one pod, so the first is enough.
                     let Some(ip) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else {
                         continue;
@@ -126,7 +127,7 @@ pub(crate) fn port_number(port: i32) -> Option<u16> {
 /// Returns the addresses and ports on which the pods of a slice serve.
 pub(crate) fn serving_ports(slice: &EndpointSlice) -> impl Iterator<Item = SocketAddr> {
     let ports = slice.ports.iter().flatten().filter_map(|p| u16::try_from(p.port?).ok());
-    let addresses = || slice.endpoints.iter().flatten().flat_map(|e| &e.addresses);
+    let addresses = || endpoint_slice::endpoints(slice).iter().flat_map(|e| &e.addresses);
     ports.flat_map(move |port| {
         addresses().filter_map(move |a| Some(SocketAddr::new(a.parse().ok()?, port)))
     })

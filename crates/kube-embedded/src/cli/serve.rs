@@ -2,7 +2,7 @@
 
 use super::{logging, output::print_ready, shutdown::ShutdownSignals, status_file::StatusFile};
 use clap::{Args, ValueEnum};
-use kube_embedded::{Cluster, Config, Sandbox};
+use kube_embedded::{Cluster, Config, Sandbox, StartError};
 use kube_embedded_apiserver::credentials::write_private;
 use serde_json::json;
 use std::{fs, path::PathBuf, time::Instant};
@@ -80,7 +80,10 @@ impl Serve {
             started = Cluster::start(self.config()) => started,
             () = shutdown.signal() => return Ok(()),
         };
-        let cluster = started.map_err(|error| error.to_string())?;
+        let cluster = started.map_err(|error| match error {
+            StartError::StateDir { .. } => format!("{error}; choose another parent with --state"),
+            _ => error.to_string(),
+        })?;
         let path = self.kubeconfig.unwrap_or_else(|| cluster.state_dir().join("kubeconfig"));
         let text = cluster.kubeconfig();
         write_private(&path, &text).map_err(|error| {

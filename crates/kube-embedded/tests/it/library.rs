@@ -347,3 +347,63 @@ async fn cluster_works_on_a_single_threaded_runtime() {
     in_time(await_condition(pods, "one", image_rejected)).await.unwrap();
     cluster.stop().await;
 }
+
+const WEB: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: { name: shop }
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: web, namespace: shop }
+spec:
+  replicas: 2
+  selector: { matchLabels: { app: web } }
+  template:
+    metadata: { labels: { app: web } }
+    spec:
+      containers:
+      - { name: web, image: \"no/such:1.0\", imagePullPolicy: Never }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: key, namespace: shop }
+stringData: { password: s3cret }
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_are_applied_awaited_and_dumped() {
+    let cluster = Cluster::start(Config { nodes: 1, ..Config::default() }).await.unwrap();
+    for _ in 0..2 {
+        let applied = cluster.apply(WEB).await.unwrap();
+        let kinds: Vec<_> =
+            applied.iter().map(|o| o.types.as_ref().unwrap().kind.as_str()).collect();
+        assert_eq!(kinds, ["Namespace", "Deployment", "Secret"]);
+    }
+    let error = cluster.apply(&WEB.replace("replicas: 2", "replicas: two")).await.unwrap_err();
+    assert!(error.to_string().starts_with("failed to apply Deployment web: "), "{error}");
+    let error =
+        cluster.apply("{apiVersion: no/v1, kind: No, metadata: {name: a}}").await.unwrap_err();
+    assert!(error.to_string().starts_with("failed to apply No a: "), "{error}");
+
+    let pods: Api<Pod> = Api::namespaced(cluster.client(), "shop");
+    eventually("both pods wait for their image", async || {
+        let pods = pods.list(&ListParams::default()).await.unwrap().items;
+        pods.iter().filter(|pod| format!("{:?}", pod.status).contains("ErrImageNeverPull")).count()
+            == 2
+    })
+    .await;
+    let late = cluster.wait_for_rollout("shop", "web", Duration::from_millis(200)).await;
+    let late = late.unwrap_err().to_string();
+    assert!(late.contains("0 of 2 updated replicas are available; pod web-"), "{late}");
+    assert!(late.contains("ErrImageNeverPull"), "{late}");
+    cluster.apply(&WEB.replace("replicas: 2", "replicas: 0")).await.unwrap();
+    cluster.wait_for_rollout("shop", "web", Duration::from_secs(60)).await.unwrap();
+
+    let dump = cluster.dump("shop").await;
+    for expected in ["kind: Deployment", "kind: Event", "ErrImageNeverPull", "bytes of base64>"] {
+        assert!(dump.contains(expected), "no {expected} in {dump}");
+    }
+    assert!(!dump.contains("managedFields"), "{dump}");
+    cluster.stop().await;
+}
