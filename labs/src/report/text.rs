@@ -107,7 +107,7 @@ mod tests {
             ..sample_progress()
         };
         let narrow = sample(&long, 79);
-        assert!(narrow.starts_with("the load balan") && narrow.contains("…: 41 of 80"), "{narrow}");
+        assert!(narrow.starts_with("the load ") && narrow.contains("…: 41 of 80"), "{narrow}");
         assert!(narrow.chars().count() <= 79 && narrow.ends_with("1 failed"), "{narrow}");
     }
 }
