@@ -90,6 +90,8 @@ impl<'a> VolumeManager<'a> {
             return Ok(token.clone());
         }
         let response = self.request_token(projection).await?;
+        // The type of the field depends on the version of Kubernetes.
+        #[allow(clippy::useless_conversion, reason = "it is an option in some versions")]
         let token = response.status.and_then(|status| Option::<String>::from(status.token));
         let token = token.unwrap_or_default();
         let lifetime = projection.expiration_seconds.unwrap_or(3600).max(0) as u64;
