@@ -3,13 +3,23 @@
 //! Kubernetes removes a pod from the endpoints and sends SIGTERM at the same time, so connections still arrive
 //! for a while. After the first signal, the pod is no longer ready, responds with `Connection: close`, and
 //! accepts connections until none has arrived for [`QUIET`]. Only then does it close the listener, finish the
-//! requests in flight and exit. A second signal makes it exit immediately.
+//! requests in flight, wait for those of connections that have sent none, and exit. A second signal makes it exit
+//! immediately.
 
 use crate::routes::{App, FullResponse};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
-    convert::Infallible, future::poll_fn, io, pin::pin, sync::Arc, task::Poll, time::Duration,
+    convert::Infallible,
+    future::poll_fn,
+    io,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -26,6 +36,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 const QUIET: Duration = Duration::from_millis(100);
 /// The maximum time to wait for [`QUIET`].
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time for the request of a connection that has sent none when the listener is closed. On a busy machine, a client
+/// may be slow to send it.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time for requests in flight once the listener is closed: below the grace period of 30 seconds.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -48,7 +61,7 @@ enum Stage {
     Serving,
     /// Not ready, still serving.
     Draining,
-    /// Connections without a request are closed.
+    /// Connections are closed when they are idle after a request, or have sent none for a while.
     Closing,
 }
 
@@ -105,10 +118,6 @@ impl Server {
                 }
             }
         }
-        // The newest connections have sent nothing yet, and hyper would close them as idle.
-        if timeout(QUIET, self.wait_until_idle()).await.is_ok() {
-            return true;
-        }
         self.stage.send_replace(Stage::Closing);
         timeout(FINISH_TIMEOUT, self.wait_until_idle()).await.is_ok()
     }
@@ -128,11 +137,14 @@ impl Server {
     fn spawn_connection(&self, stream: TcpStream, slot: OwnedSemaphorePermit) {
         let (app, mut stage) = (self.app.clone(), self.stage.subscribe());
         let current_stage = self.stage.subscribe();
+        let requested = Arc::new(AtomicBool::new(false));
         tokio::spawn(async move {
             let _slot = slot;
             // A response is one small segment; waiting to fill it would only delay it.
             let _ = stream.set_nodelay(true);
+            let has_requested = requested.clone();
             let service = service_fn(move |request: Request<Incoming>| {
+                has_requested.store(true, Ordering::Relaxed);
                 let response = app.respond(&request, *current_stage.borrow() != Stage::Serving);
                 async move { Ok::<FullResponse, Infallible>(response) }
             });
@@ -145,7 +157,13 @@ impl Server {
             // Errors are ignored: hyper has sent a response to an invalid request where that is possible.
             let closing =
                 async move { drop(stage.wait_for(|stage| *stage == Stage::Closing).await) };
-            if let Either::Right(_) = race(connection.as_mut(), closing).await {
+            if let Either::Left(_) = race(connection.as_mut(), closing).await {
+                return;
+            }
+            // hyper closes a connection that has sent nothing yet as idle. Its response ends it by itself.
+            if requested.load(Ordering::Relaxed)
+                || timeout(FIRST_REQUEST_TIMEOUT, connection.as_mut()).await.is_err()
+            {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
             }

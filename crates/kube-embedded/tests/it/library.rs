@@ -383,8 +383,8 @@ async fn manifests_are_applied_awaited_and_dumped() {
     let error = cluster.apply(&WEB.replace("replicas: 2", "replicas: two")).await.unwrap_err();
     assert!(error.to_string().starts_with("failed to apply Deployment web: "), "{error}");
     let error =
-        cluster.apply("{apiVersion: no/v1, kind: No, metadata: {name: a}}").await.unwrap_err();
-    assert!(error.to_string().starts_with("failed to apply No a: "), "{error}");
+        cluster.apply("{apiVersion: no/v1, kind: Nothing, metadata: {name: a}}").await.unwrap_err();
+    assert!(error.to_string().starts_with("failed to apply Nothing a: "), "{error}");
 
     let pods: Api<Pod> = Api::namespaced(cluster.client(), "shop");
     eventually("both pods wait for their image", async || {
