@@ -346,7 +346,7 @@ fn real_programs_leave_nothing_behind() {
     for signal in ["-INT", "-KILL"] {
         for moment in ["run-started", "step-started", "sample-progress"] {
             let mut child = Command::new(env!("CARGO_BIN_EXE_xtask"))
-                .args(["lab", "phase4", "--json"])
+                .args(["lab", "phase4", "--json", "--progress"])
                 .env("CANARY_PREBUILT", "1")
                 .env("CANARY_HOME", &home)
                 .stdin(Stdio::null())
