@@ -138,7 +138,9 @@ fn cluster_that_dies_mid_phase_is_reported_and_no_claim_fails() {
         super::registry::write_images(&fixture.folder);
         let mut embedded = Embedded::start(&fixture);
         let mut child = fixture
-            .command("lab phase4 --json --progress --on current --context kube-embedded --registry none")
+            .command(
+                "lab phase4 --json --progress --on current --context kube-embedded --registry none",
+            )
             .env("KUBECONFIG", &embedded.kubeconfig)
             .stderr(Stdio::piped())
             .spawn()
