@@ -2,9 +2,9 @@
 //! pods by the specification of DNS-based service discovery 1.1.0; other names are forwarded to the
 //! name servers of the host.
 //!
-//! Files, from the bottom up: [`records`] is the table of names, pure; [`objects`] keeps it up to
-//! date from the API; [`message`] encodes and decodes; [`upstream`] forwards; [`resolver`] answers a
-//! query with all of these; [`server`] receives queries.
+//! Files, from the bottom up: `records` is the table of names, pure; `objects` keeps it up to
+//! date from the API; `message` encodes and decodes; `upstream` forwards; `resolver` answers a
+//! query with all of these; `server` receives queries.
 //!
 //! Queries of a pod come to a socket that the kubelet has bound inside its network namespace, before
 //! the first program started. Queries over TCP come through the Service `kube-dns`, as traffic for

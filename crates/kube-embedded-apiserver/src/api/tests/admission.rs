@@ -135,8 +135,8 @@ async fn stored_pod_is_warned_of_and_may_change_but_for_its_image() {
     // The level stays: no warnings.
     assert_eq!(label(&api, json!({ "warn": "baseline" })).await.2, [""; 0]);
     let path = format!("{PODS}/a");
-    let labelled = json!({ "metadata": { "labels": { "x": "y" } } });
-    assert_eq!(send_warned(&api, Method::PATCH, &path, labelled).await.0, StatusCode::OK);
+    let labeled = json!({ "metadata": { "labels": { "x": "y" } } });
+    assert_eq!(send_warned(&api, Method::PATCH, &path, labeled).await.0, StatusCode::OK);
     let image = json!({ "spec": { "containers": [{ "name": "c", "image": "i:2" }] } });
     let (code, refused, _) = send_warned(&api, Method::PATCH, &path, image).await;
     assert_ne!(code, StatusCode::OK, "{refused}");
