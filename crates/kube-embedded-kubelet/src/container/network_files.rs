@@ -45,8 +45,11 @@ impl HostName {
     fn of(pod: &Pod) -> Self {
         let spec = pod.spec.as_ref();
         let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
-        if let Some(name) = spec.and_then(|spec| text(&spec.hostname_override)) {
-            return Self { name, domain: None };
+        // The field came with Kubernetes 1.34.
+        k8s_openapi::k8s_if_ge_1_34! {
+            if let Some(name) = spec.and_then(|spec| text(&spec.hostname_override)) {
+                return Self { name, domain: None };
+            }
         }
         let name = spec.and_then(|spec| text(&spec.hostname)).unwrap_or_else(|| {
             let name = pod.metadata.name.as_deref().unwrap_or_default();

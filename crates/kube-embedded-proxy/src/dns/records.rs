@@ -6,6 +6,7 @@
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube_embedded_core::{
+    endpoint_slice,
     informer::ObjectKey,
     network::{Addresses, CLUSTER_DOMAIN},
 };
@@ -160,7 +161,7 @@ fn endpoints(slice: &EndpointSlice) -> Vec<Endpoint> {
     let ports = slice.ports.iter().flatten();
     let ports = ports.filter_map(|port| Port::new(&port.name, &port.protocol, port.port?));
     let ports: Arc<[Port]> = ports.collect();
-    let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
+    let ready = endpoint_slice::endpoints(slice).iter().filter(|endpoint| {
         endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
     });
     let one_each = ready.flat_map(|endpoint| {
