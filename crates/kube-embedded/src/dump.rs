@@ -76,7 +76,7 @@ async fn objects(client: &Client, namespace: &str, text: &mut String) -> kube::R
             let api: Api<DynamicObject> =
                 Api::namespaced_with(client.clone(), namespace, &resource);
             for mut object in api.list(&ListParams::default()).await? {
-                object.managed_fields_mut().clear();
+                object.metadata.managed_fields = None;
                 let mut value = serde_json::to_value(&object).unwrap_or_default();
                 value["apiVersion"] = json!(resource.api_version);
                 value["kind"] = json!(resource.kind);
