@@ -410,10 +410,10 @@ async fn outlives_pods(
 ) -> anyhow::Result<Verdict> {
     let kept = old.intersection(&new).count();
     // A Service that does not find the new pods may still lead to old ones that are terminating.
-    let converged = split_infra_errors(namespace.wait_balanced(BALANCER, sampler, &new).await)?;
-    if let Err(why) = converged {
+    if let Err(why) = split_infra_errors(namespace.wait_endpoints(BALANCER, &new).await)? {
         return Ok(Verdict::fails(why));
     }
+    let converged = split_infra_errors(namespace.wait_balanced(BALANCER, sampler, &new).await)?;
     let now = namespace.api::<Service>().get(BALANCER).await;
     let now = now.context("failed to get the Service")?;
     let address =
@@ -423,7 +423,7 @@ async fn outlives_pods(
     let responded = verdicts::none_failed(&sample);
     let same = cluster_ip(&now) == cluster_ip(service) && address.as_ref() == Ok(external);
     let holds = responded.outcome == Outcome::Holds && kept == 0 && same && !new.is_empty();
-    Ok(Verdict::of(
+    let verdict = Verdict::of(
         holds,
         format!(
             "{} pods replaced in {:.2} s, {kept} kept; address {external} and {} {}; {}",
@@ -433,7 +433,8 @@ async fn outlives_pods(
             if same { "unchanged" } else { "changed" },
             responded.evidence,
         ),
-    ))
+    );
+    Ok(with_note(verdict, converged))
 }
 
 /// Judges that the phase's objects are in its namespace and that no such names are in `default`.
