@@ -1,5 +1,5 @@
 //! Authorization (`k8s.io/apiserver/pkg/authorization`, `plugin/pkg/auth/authorizer/rbac`): impersonation, roles and
-//! bindings, and the checks that nobody grants more than they may do.
+//! bindings, and the checks against privilege escalation.
 
 pub(crate) mod attributes;
 pub(crate) mod authorizer;

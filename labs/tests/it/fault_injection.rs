@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     core::v1::{Pod, Service},
 };
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt as _,
     api::{DeleteParams, ListParams, Patch, PatchParams},
     runtime::{
         wait::await_condition,
@@ -15,7 +15,12 @@ use kube::{
     },
 };
 use serde_json::{Value, json};
-use std::{fmt::Debug, pin::pin};
+use std::{
+    fmt::Debug,
+    pin::pin,
+    time::{Duration, Instant},
+};
+use tokio::net::TcpStream;
 
 pub(crate) const PRODUCTION: &str = "kubeapp-production";
 pub(crate) const CANARY: &str = "kubeapp-canary";
@@ -106,10 +111,51 @@ pub(crate) async fn delete_pods_now(client: Client, labels: &'static str) {
     }
 }
 
-/// Removes every pod from a Service long enough for load balancers to notice, and restores them.
+/// Removes every pod from a Service until its load balancer refuses connections, and then for a moment in
+/// which clients make requests; then restores them.
 pub(crate) async fn interrupt(client: Client, service: &str) {
     let selector = |app: &str| json!({"spec": {"selector": {"app": app}}});
     patch_service(client.clone(), service, selector("none")).await;
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let services: Api<Service> = Api::namespaced(client.clone(), "production");
+    let status = services.get(service).await.expect("the Service").status.unwrap_or_default();
+    let ingress = status.load_balancer.and_then(|balancer| balancer.ingress).unwrap_or_default();
+    let address = ingress[0].ip.clone().expect("the address of the load balancer");
+    let port = ingress[0].ports.as_ref().map_or(80, |ports| ports[0].port) as u16;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect((&*address, port)).await.is_ok() {
+        assert!(Instant::now() < deadline, "{address}:{port} still accepts connections");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
     patch_service(client, service, selector("kubeapp")).await;
+}
+
+/// Interrupts traffic while the first pod of the canary ends. A finalizer keeps the pod until then, or it could be
+/// gone before this sees that it ends.
+pub(crate) async fn interrupt_while_canary_ends(client: Client) {
+    const FINALIZER: &str = "canary-labs.dev/test";
+    let api: Api<Pod> = Api::namespaced(client.clone(), "production");
+    let set_finalizers = async |name: &str, finalizers: &[&str]| {
+        let patch = json!({"metadata": {"finalizers": finalizers}});
+        let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        patched.expect("a patched pod");
+    };
+    let canaries = watcher::Config::default().labels("env=canary");
+    let mut events = pin!(watcher(api.clone(), canaries));
+    let mut kept = false;
+    while let Some(event) = events.next().await {
+        let Ok(Event::Apply(pod) | Event::InitApply(pod)) = event else { continue };
+        let name = pod.name_any();
+        if pod.metadata.deletion_timestamp.is_none() {
+            if !kept {
+                set_finalizers(&name, &[FINALIZER]).await;
+                kept = true;
+            }
+        } else if pod.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+            interrupt(client.clone(), "app-lb").await;
+            set_finalizers(&name, &[]).await;
+            break;
+        }
+    }
+    std::future::pending().await
 }

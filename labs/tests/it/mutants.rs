@@ -283,14 +283,7 @@ mutants! {
 
     /// Traffic is interrupted briefly when the canary is deleted.
     ditch_drops: "phase4" fails ["canary-can-be-ditched"], in Fixture::new(), while |client| {
-        fault_injection::once(
-            client,
-            |pod: &Pod| {
-                pod.metadata.deletion_timestamp.is_some()
-                    && pod.labels().get("env").is_some_and(|env| env == "canary")
-            },
-            |client| fault_injection::interrupt(client, "app-lb"),
-        )
+        fault_injection::interrupt_while_canary_ends(client)
     };
 
     /// All of production is deleted before new pods are created, and the canary is scaled to 0.

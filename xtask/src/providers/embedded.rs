@@ -3,7 +3,7 @@
 //!
 //! A persistent one holds the lock on the file `pid` as its standard input (see
 //! [`crate::exec::daemon`]) and is described by `process.json`. It touches `status.json` while it lives, and
-//! removes it when it is stopped: one that remains tells that it died, and when.
+//! removes it when it is stopped: one that remains shows that it died, and when.
 
 use crate::{
     cluster::{

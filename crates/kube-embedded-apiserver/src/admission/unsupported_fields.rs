@@ -1,5 +1,5 @@
 //! The fields of pods, workloads, Services and Ingresses that this cluster does not act upon. A client that sets one is
-//! told so in the response: with a warning, or with a refusal where going on would be worse than not to start. What is
+//! informed in the response: by a warning, or by a refusal where going on would be worse than not to start. What is
 //! acted upon is listed too ([`table::HONORED`]), so that a test finds a field that is in neither list.
 
 mod table;

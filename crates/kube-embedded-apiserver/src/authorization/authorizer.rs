@@ -139,7 +139,7 @@ impl Authorizer {
         let mut followed = match self.followed.lock() {
             Ok(followed) => followed,
             Err(poisoned) => {
-                // A half-applied change: start anew.
+                // A change was applied in part: rebuild the index.
                 let mut followed = poisoned.into_inner();
                 *followed = Followed::default();
                 self.followed.clear_poison();

@@ -75,7 +75,7 @@ fn objects() -> Vec<(&'static str, Value)> {
     objects
 }
 
-/// Adds to the roles that aggregate the rules of those that they select, as the controller would: nobody has to wait
+/// Adds to the roles that aggregate the rules of those that they select, as the controller would: clients need not wait
 /// for it. From the last to the first, since `admin` includes `edit`, which includes `view`.
 fn aggregate(objects: &mut [(&'static str, Value)]) {
     let selector = |role: &Value| -> Option<String> {

@@ -1,4 +1,4 @@
-//! Checks that nobody gives permissions that they do not have (`pkg/registry/rbac/*/policybased`), unless they may
+//! Checks that users grant only permissions that they have (`pkg/registry/rbac/*/policybased`), unless they may
 //! `escalate` the role or `bind` it.
 
 use crate::{

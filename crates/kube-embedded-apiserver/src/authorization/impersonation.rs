@@ -16,7 +16,7 @@ const EXTRA: &str = "impersonate-extra-";
 /// The API group of uids and extra fields as resources.
 const AUTHENTICATION: &str = "authentication.k8s.io";
 
-/// Returns true if the headers name somebody to act as.
+/// Returns true if the headers ask for impersonation.
 pub(super) fn is_requested(headers: &HeaderMap) -> bool {
     headers.keys().any(is_header)
 }

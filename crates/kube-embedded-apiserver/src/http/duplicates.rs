@@ -10,7 +10,7 @@ use std::{collections::HashSet, fmt, marker::PhantomData};
 
 /// Returns an error for each key of an object that occurs again, worded as Kubernetes' decoder does.
 ///
-/// `value` is what the document was decoded to. Most documents have none: those are told by the number of keys alone.
+/// `value` is what the document was decoded to. Most documents have none: the number of keys alone shows that.
 pub(crate) fn of_json(text: &[u8], value: &Value) -> Vec<String> {
     if colons(text) == keys(value) {
         return Vec::new();

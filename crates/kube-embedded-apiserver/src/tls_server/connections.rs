@@ -1,5 +1,5 @@
-//! The open connections, and how long each may be held. A client without credentials can hold one that
-//! nobody else needs; it is the first that is closed when connections are short.
+//! The open connections, and how long each may stay open. A client without credentials keeps one that
+//! no other client needs; it is the first that is closed when connections are short.
 //!
 //! The timeouts are those of kube-apiserver (`http.Server` in `pkg/server/secure_serving.go`, v1.36).
 
