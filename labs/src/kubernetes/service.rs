@@ -3,7 +3,7 @@
 use super::{
     checks,
     namespace_client::NamespaceClient,
-    wait::{self, Objects, Progress, WaitError, until},
+    wait::{self, Objects, Progress, WaitError, lasting, until},
 };
 use crate::sampler::Sampler;
 use k8s_openapi::api::{
@@ -11,7 +11,13 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 use kube::{ResourceExt as _, api::ListParams};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// The time after which a Service without a change is judged.
+const RESTS: Duration = Duration::from_secs(2);
 
 /// Returns the pods in EndpointSlices, each with its readiness.
 pub(crate) fn endpoints<'a>(
@@ -87,14 +93,28 @@ impl NamespaceClient {
         self.wait_converged(sampler, pods).await
     }
 
-    /// Waits until exactly these pods are the ready endpoints of a Service. Ends at once if it does not
+    /// Completes when a Service that has not changed for [`RESTS`] does not select these pods.
+    async fn selects_others(&self, service: &str, pods: &BTreeSet<String>) -> WaitError {
+        loop {
+            // One that is being changed may be right in a moment.
+            let selector = |services: &Objects<Service>| {
+                let spec = services.get(service).and_then(|found| found.spec.as_ref());
+                Some(spec.and_then(|spec| spec.selector.clone()))
+            };
+            lasting(self.api(), wait::by_name(service), RESTS, selector).await;
+            if let Err(error) = self.check_service(service, None, pods).await {
+                return error;
+            }
+        }
+    }
+
+    /// Waits until exactly these pods are the ready endpoints of a Service. Ends soon if it does not
     /// select them.
     pub(crate) async fn wait_endpoints(
         &self,
         service: &str,
         pods: &BTreeSet<String>,
     ) -> Result<(), WaitError> {
-        self.check_service(service, None, pods).await?;
         let awaited = format!("match of {service}'s endpoints with its {} pods", pods.len());
         let matched = until(
             self.api(),
@@ -113,6 +133,7 @@ impl NamespaceClient {
         tokio::select! {
             biased;
             matched = matched => matched,
+            error = self.selects_others(service, pods) => Err(error),
             fault = self.lost_node() => {
                 Err(WaitError::Environment { awaited: awaited.clone(), source: fault.into() })
             }
@@ -156,11 +177,11 @@ impl NamespaceClient {
         service: &str,
         pods: &BTreeSet<String>,
     ) -> Result<(), WaitError> {
-        self.check_service(service, None, pods).await?;
-        until(
+        let awaited = format!("{} endpoints of {service}", pods.len());
+        let included = until(
             self.api(),
             wait::Config::default().labels(&slices_of(service)),
-            &format!("{} endpoints of {service}", pods.len()),
+            &awaited,
             self.rollout(),
             |slices: &Objects<EndpointSlice>| {
                 let found = endpoints(slices.values().map(|slice| &**slice)).into_keys().collect();
@@ -169,8 +190,12 @@ impl NamespaceClient {
                 }
                 Progress::Pending(format!("{} endpoints", found.len()))
             },
-        )
-        .await
+        );
+        tokio::select! {
+            biased;
+            included = included => included,
+            error = self.selects_others(service, pods) => Err(error),
+        }
     }
 }
 
