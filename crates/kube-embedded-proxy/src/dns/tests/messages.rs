@@ -108,9 +108,14 @@ fn described(response: &[u8]) -> String {
 
 /// A name server of the host: answers A with 192.0.2.7 over TCP; over UDP with `udp`, by the name.
 async fn name_server() -> (u16, Task<()>) {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let at = socket.local_addr().unwrap();
-    let listener = TcpListener::bind(at).await.unwrap();
+    // A port that is free over both.
+    let (socket, listener, at) = loop {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = socket.local_addr().unwrap();
+        if let Ok(listener) = TcpListener::bind(at).await {
+            break (socket, listener, at);
+        }
+    };
     let udp = async move {
         let mut buffer = [0; 4096];
         loop {
