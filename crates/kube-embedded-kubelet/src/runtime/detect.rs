@@ -40,6 +40,7 @@ fn attempt() -> Result<(), LaunchError> {
     let starting = spawner.blocking(move |thread| thread.pause(&config, guard))?;
     let pause: Pause = starting.wait()?;
     let container = Container {
+        shares_processes_of: None,
         pause: pause.process.pidfd(),
         root: RootFs::Empty,
         read_only: false,

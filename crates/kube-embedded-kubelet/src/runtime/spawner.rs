@@ -185,7 +185,10 @@ impl ForkThread {
         let (join, in_container, scope) = match &launch.target {
             LaunchTarget::Host { .. } => (None, None, KillScope::GroupAndSurvivors),
             LaunchTarget::Container(container) => {
-                (Some(&container.pause), None, KillScope::Process)
+                // Others are in its pid namespace if it is another container's.
+                let shares = container.shares_processes_of.is_some();
+                let scope = if shares { KillScope::Group } else { KillScope::Process };
+                (Some(&container.pause), None, scope)
             }
             LaunchTarget::Exec(process) => (Some(process), pid_of(process), KillScope::Group),
         };
@@ -200,6 +203,9 @@ impl ForkThread {
                 let mut fds = vec![report_end.as_raw_fd()];
                 fds.extend(streams);
                 fds.push(join.as_raw_fd());
+                if let LaunchTarget::Container(container) = &launch.target {
+                    fds.extend(container.shares_processes_of.iter().map(|fd| fd.as_raw_fd()));
+                }
                 fds.extend(namespace.iter().map(AsRawFd::as_raw_fd));
                 let zygote = self.fork(&plan, zygote_process::PROGRAM, &fds);
                 let zygote: Arc<dyn Starter> = zygote.map_err(|e| LaunchError::Step("fork", e))?;

@@ -56,6 +56,7 @@ impl Fixture {
 
     fn container(&self, pause: &Pause) -> Container {
         Container {
+            shares_processes_of: None,
             pause: pause.process.pidfd(),
             root: RootFs::Overlay(self.root.0.clone()),
             read_only: false,

@@ -18,8 +18,8 @@ Refused:
 Accepted but ignored:
   - Pods: limits of processor time without delegated cgroups, readinessGates, hostNetwork, hostPID,
     hostIPC, shareProcessNamespace, sysctls, persistent volumes, supplementary groups and fsGroup if the
-    cluster runs as an ordinary user, ephemeral containers (`kubectl debug POD`). An event of the pod,
-    UnsupportedField, lists what is not honored on this machine.
+    cluster runs as an ordinary user. An event of the pod, UnsupportedField, lists what is not honored on
+    this machine.
   - Pods in the plain sandbox: all volume mounts, including the service account token; only static
     programs run.
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and

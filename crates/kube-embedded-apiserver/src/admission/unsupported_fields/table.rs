@@ -98,7 +98,6 @@ pub(super) static UNSUPPORTED: &[Field] = &[
     ),
     ignored("PodSpec", "preemptionPolicy", "ignored: no pod is preempted")
         .but(&["PreemptLowerPriority"]),
-    ignored("PodSpec", "ephemeralContainers", "ephemeral containers are not started"),
     refused(
         "PodSpec",
         "runtimeClassName",
