@@ -18,11 +18,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use target::Target;
 
 mod bench;
 mod interrupt;
 mod list;
 mod log;
+mod target;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -71,10 +73,9 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct RunFlags {
-    /// The labs to run, in the order of the article
-    #[arg(required = true, value_name = "LAB",
-        value_parser = PossibleValuesParser::new(lab_values().chain([all_value()])))]
-    labs: Vec<String>,
+    /// The labs to run, in the order of the article; `phase4/<claim>` is one claim, with those it needs
+    #[arg(required = true, value_name = "LAB", value_parser = target::TargetParser)]
+    labs: Vec<Target>,
     /// The environment file that describes the cluster (written by `cargo xtask`)
     #[arg(long, value_name = "FILE")]
     environment: PathBuf,
@@ -173,8 +174,7 @@ impl Cli {
 impl RunFlags {
     /// The selected labs in the order of the article, each once.
     fn selected(&self) -> Vec<&'static Lab> {
-        let is_selected =
-            |lab: &&Lab| self.labs.iter().any(|name| name == lab.name || name == "all");
+        let is_selected = |lab: &&Lab| self.labs.iter().any(|target| target.is_in(lab));
         phases::ALL.iter().filter(is_selected).collect()
     }
 
@@ -211,6 +211,7 @@ impl RunFlags {
         }
         let runner = Runner {
             environment: Arc::new(environment),
+            selection: target::selection(&self.labs),
             events: events.clone(),
             failures: Some(self.failures.clone()),
             keep: self.keep,

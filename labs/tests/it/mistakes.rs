@@ -67,6 +67,9 @@ mistakes! {
     canary_label: "phase4" "selector" "app=canary" fails ["canary-differs-by-env"],
         |f: Fixture| f.set(CANARY, "/spec/selector/matchLabels/app", json!("canary"))
             .set(CANARY, "/spec/template/metadata/labels/app", json!("canary"));
+    canary_env: "phase4" "selector" "env=kanary" fails ["canary-joins-untouched"],
+        |f: Fixture| f.set(CANARY, "/spec/selector/matchLabels/env", json!("kanary"))
+            .set(CANARY, "/spec/template/metadata/labels/env", json!("kanary"));
     label_beside_the_selector: "phase3" "manifest" "selector" fails ["rollout-completes"],
         |f: Fixture| f.set(PRODUCTION, "/spec/template/metadata/labels/app", json!("kubeap"));
     unknown_field: "phase3" "manifest" "replica" fails ["rollout-completes"],
