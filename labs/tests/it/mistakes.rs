@@ -103,8 +103,7 @@ mistakes! {
     node_that_does_not_exist: "phase3" "schedule" "node-9" fails ["rollout-completes"],
         |f: Fixture| f.set(PRODUCTION, "/spec/template/spec/nodeName", json!("node-9"));
     one_node: "phase3" "schedule" "nodeName: node-2" fails ["pods-spread", "events-tell"],
-        |f: Fixture| f.with_timeouts(12)
-            .set(PRODUCTION, "/spec/template/spec/nodeName", json!("node-2"));
+        |f: Fixture| f.set(PRODUCTION, "/spec/template/spec/nodeName", json!("node-2"));
     command: "phase3" "pod" "/ap" fails ["rollout-completes"],
         |f: Fixture| f.set(PRODUCTION, &format!("{CONTAINER}/command"), json!(["/ap"]));
     service_account: "phase3" "pod" "nobody" fails ["rollout-completes"],
