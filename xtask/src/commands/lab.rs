@@ -136,7 +136,8 @@ impl Run<'_> {
         let mut command = Command::new(project.program("labs"));
         command.arg("run").args(self.phases).arg("--environment").arg(&file);
         command.arg("--failures").arg(project.failures()?);
-        command.args(args.json.then_some("--json")).args(args.keep.then_some("--keep"));
+        let keep = args.keep || guard.is_deleted_after_run();
+        command.args(args.json.then_some("--json")).args(keep.then_some("--keep"));
         command.args(args.progress.then_some("--progress"));
         for (flag, path) in [("--junit", &args.junit), ("--manifests", &args.manifests)] {
             path.iter().for_each(|path| _ = command.arg(flag).arg(path));
