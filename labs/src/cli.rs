@@ -7,7 +7,7 @@ use crate::phases;
 use crate::report;
 use crate::run::{self, Exit, Runner};
 use anyhow::Context as _;
-use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use interrupt::interruption;
@@ -59,7 +59,7 @@ enum Command {
     /// Explain a lab and its place in the article
     Explain {
         /// The lab
-        #[arg(value_parser = PossibleValuesParser::new(lab_values()))]
+        #[arg(value_parser = PossibleValuesParser::new(target::lab_values()))]
         lab: String,
     },
     /// Simulate releases, and print how often this analysis and the rules of other tools are wrong
@@ -111,15 +111,6 @@ struct RunFlags {
     /// Stop, as if interrupted, when standard input is closed, e.g. because the parent process died
     #[arg(long)]
     exit_with_stdin: bool,
-}
-
-/// The labs as values of an argument, for the help and for suggestions.
-fn lab_values() -> impl Iterator<Item = PossibleValue> {
-    phases::ALL.iter().map(|lab| PossibleValue::new(lab.name).help(lab.title))
-}
-
-fn all_value() -> PossibleValue {
-    PossibleValue::new("all").help("All labs")
 }
 
 /// The end of the help: labs and exit codes.

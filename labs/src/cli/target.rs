@@ -1,6 +1,5 @@
 //! The arguments of `run`: a lab, a claim of one (`phase4/quarter-to-canary`), or all labs.
 
-use super::{all_value, lab_values};
 use crate::lab::Lab;
 use crate::phases;
 use crate::selection::Selection;
@@ -42,6 +41,15 @@ pub(super) fn selection(targets: &[Target]) -> Selection {
     });
     let of_labs = of_labs.flat_map(|lab| lab.claims.iter().map(|claim| claim.id));
     Selection::of(claims(), of_labs.chain(single))
+}
+
+/// The labs as values of an argument, for the help and for suggestions.
+pub(super) fn lab_values() -> impl Iterator<Item = PossibleValue> {
+    phases::ALL.iter().map(|lab| PossibleValue::new(lab.name).help(lab.title))
+}
+
+fn all_value() -> PossibleValue {
+    PossibleValue::new("all").help("All labs")
 }
 
 /// Parses a target, with clap's suggestions for labs and for the claims of the lab.
