@@ -129,6 +129,12 @@ pub struct Counts {
     pub failures: u64,
 }
 
+impl Counts {
+    fn plus(self, other: Self) -> Self {
+        Self { requests: self.requests + other.requests, failures: self.failures + other.failures }
+    }
+}
+
 /// Requests that were sent while the canary had one share of the traffic.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Requests {

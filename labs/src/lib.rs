@@ -7,6 +7,7 @@
 
 pub mod analysis;
 mod archive;
+mod calibration;
 pub mod claim;
 pub mod cli;
 mod context;

@@ -92,12 +92,6 @@ impl ErrorRates {
     }
 }
 
-impl Counts {
-    fn plus(self, other: Self) -> Self {
-        Self { requests: self.requests + other.requests, failures: self.failures + other.failures }
-    }
-}
-
 /// The share of failures that are the canary's, if it fails `ratio` times as often as stable.
 fn share_of_failures(share: f64, ratio: f64) -> f64 {
     share * ratio / (share * ratio + 1.0 - share)
