@@ -23,6 +23,7 @@ mod bench;
 mod interrupt;
 mod list;
 mod log;
+mod run_file;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -59,6 +60,19 @@ enum Command {
         #[arg(value_parser = PossibleValuesParser::new(lab_values()))]
         lab: String,
     },
+    /// Create a key that signs run files: FILE to hand out to participants, and FILE.pub to verify with
+    Keygen {
+        /// The file to create
+        file: PathBuf,
+    },
+    /// Verify the signature of a run file, and print its verdicts
+    Verify {
+        /// The run file
+        file: PathBuf,
+        /// The public key: 64 hexadecimal digits, or the file that holds them
+        #[arg(long)]
+        key: String,
+    },
     /// Measure the load generator itself
     #[command(hide = true)]
     BenchSampler {
@@ -87,6 +101,24 @@ struct RunFlags {
     /// Write a JUnit report: a test suite per lab, a test case per claim
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Write a page with plots of everything that was measured
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write a job summary and annotations for GitHub Actions; the default there
+    #[arg(long)]
+    github: bool,
+    /// Write plan, counts and verdicts to a file to hand in, for `labs verify`
+    #[arg(long, value_name = "FILE")]
+    run_file: Option<PathBuf>,
+    /// Sign the run file with this key of `labs keygen`
+    #[arg(long, value_name = "FILE", requires = "run_file")]
+    key: Option<PathBuf>,
+    /// The participant's name in the run file
+    #[arg(long, value_name = "NAME", requires = "run_file")]
+    participant: Option<String>,
+    /// Show the run on a live page in a browser on this machine, at this port if one is given
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true)]
+    ui: Option<Option<u16>>,
     /// Apply the manifests of this folder, with `lb/` and `ingress/` in it, instead of the environment's
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
@@ -163,6 +195,12 @@ impl Cli {
                 None => Exit::Usage,
             },
             Some(Command::Run(flags)) => flags.run(),
+            Some(Command::Keygen { file }) => {
+                exit_of(run_file::keygen(&file).map(|text| print(&text)))
+            }
+            Some(Command::Verify { file, key }) => {
+                exit_of(run_file::verify(&file, &key).map(|text| print(&text)))
+            }
             Some(Command::BenchSampler { url, seconds }) => {
                 exit_of(block_on(async move { Ok(print(&bench::sampler(&url, seconds).await?)) }))
             }
@@ -178,11 +216,24 @@ impl RunFlags {
         phases::ALL.iter().filter(is_selected).collect()
     }
 
+    fn reports(&self) -> report::Options {
+        report::Options {
+            json: self.json,
+            progress: self.progress,
+            junit: self.junit.clone(),
+            html: self.html.clone(),
+            github: self.github || std::env::var("GITHUB_ACTIONS").is_ok_and(|set| set == "true"),
+            run_file: self.run_file.clone(),
+            key: self.key.clone(),
+            name: self.participant.clone(),
+            ui: self.ui,
+        }
+    }
+
     fn run(self) -> Exit {
         let labs = self.selected();
         let (events, receiver) = Events::channel();
-        let options =
-            report::Options { json: self.json, progress: self.progress, junit: self.junit.clone() };
+        let options = self.reports();
         let reports = match report::Reports::start(&options, receiver) {
             Ok(reports) => reports,
             Err(error) => return exit_of(Err(error)),
@@ -214,6 +265,7 @@ impl RunFlags {
             events: events.clone(),
             failures: Some(self.failures.clone()),
             keep: self.keep,
+            observe: self.reports().shows_cluster(),
         };
         block_on(async move {
             let interrupted = interruption(self.exit_with_stdin)?;

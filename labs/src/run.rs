@@ -8,7 +8,9 @@ use crate::event::{Event, Events, SCHEMA};
 use crate::fault::{Fault, Layer};
 use crate::kubernetes::{pull_secret, wait::WaitError};
 use crate::lab::Lab;
+use crate::names::NAMESPACE;
 use crate::namespace::OwnedNamespace;
+use crate::observer::Observer;
 use anyhow::{Context as _, anyhow, bail};
 use cluster_health::{ClusterLost, READYZ_TIMEOUT, probe_readyz};
 use futures::FutureExt as _;
@@ -58,6 +60,8 @@ pub struct Runner {
     pub failures: Option<PathBuf>,
     /// Whether to keep the namespace at the end.
     pub keep: bool,
+    /// Whether to report what nodes and pods do meanwhile.
+    pub observe: bool,
 }
 
 /// The result of a run.
@@ -98,6 +102,8 @@ impl Runner {
         let mut was_interrupted = false;
         match self.prepare(labs).await {
             Ok((client, namespace)) => {
+                let _observer =
+                    self.observe.then(|| Observer::start(client.clone(), NAMESPACE, &self.events));
                 was_interrupted =
                     self.run_labs(labs, client, namespace, interrupted, &mut summary).await;
                 for claim in labs.iter().flat_map(|lab| lab.claims) {

@@ -261,7 +261,7 @@ impl Fixture {
             lines.collect::<Vec<_>>()
         });
         let environment = Arc::new(self.environment.clone());
-        let runner = Runner { environment, events, failures: None, keep: false };
+        let runner = Runner { environment, events, failures: None, keep: false, observe: true };
         let found = phases::find(lab).expect("a lab of that name");
         let summary = runner.run(&[found], interrupted).await;
         drop(runner);
