@@ -24,6 +24,7 @@ mod bench;
 mod interrupt;
 mod list;
 mod log;
+mod observe;
 mod run_file;
 
 const EXIT_CODES: &str = "\
@@ -61,6 +62,8 @@ enum Command {
         #[arg(value_parser = PossibleValuesParser::new(lab_values()))]
         lab: String,
     },
+    /// Show a cluster on a live page, while you work on it by hand
+    Ui(observe::Flags),
     /// Create a key that signs run files: FILE to hand out to participants, and FILE.pub to verify with
     Keygen {
         /// The file to create
@@ -206,6 +209,7 @@ impl Cli {
                 None => Exit::Usage,
             },
             Some(Command::Run(flags)) => flags.run(),
+            Some(Command::Ui(flags)) => exit_of(flags.run()),
             Some(Command::Keygen { file }) => {
                 exit_of(run_file::keygen(&file).map(|text| print(&text)))
             }

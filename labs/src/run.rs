@@ -20,7 +20,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -142,7 +142,7 @@ impl Runner {
         labs: &[&'static Lab],
     ) -> anyhow::Result<(kube::Client, Arc<OwnedNamespace>)> {
         limits::check()?;
-        let (client, namespace) = (self.client().await?, self.namespace()?);
+        let (client, namespace) = (client(&self.environment.kubeconfig).await?, self.namespace()?);
         if labs.iter().any(|lab| lab.uses_namespace) {
             match tokio::time::timeout(READYZ_TIMEOUT, OwnedNamespace::check_free(&client)).await {
                 Ok(Err(error)) if error.chain().any(|cause| cause.is::<kube::Error>()) => {}
@@ -345,22 +345,22 @@ impl Runner {
         let secret = self.environment.pull_secret.as_deref().map(pull_secret::read).transpose()?;
         Ok(Arc::new(OwnedNamespace::with_pull_secret(secret)))
     }
+}
 
-    async fn client(&self) -> anyhow::Result<kube::Client> {
-        let path = &self.environment.kubeconfig;
-        let file = Kubeconfig::read_from(path)
-            .with_context(|| format!("failed to read the kubeconfig {}", path.display()))?;
-        let clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
-        let has_proxy = clusters.into_iter().any(|cluster| cluster.proxy_url.is_some());
-        let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-            .await
-            .with_context(|| format!("failed to use the kubeconfig {}", path.display()))?;
-        if !has_proxy {
-            // kube takes one from HTTPS_PROXY, even for loopback addresses; this client connects directly.
-            config.proxy_url = None;
-        }
-        kube::Client::try_from(config).context("failed to create a client of the cluster's API")
+/// Returns a client of the cluster of this kubeconfig.
+pub(crate) async fn client(path: &Path) -> anyhow::Result<kube::Client> {
+    let file = Kubeconfig::read_from(path)
+        .with_context(|| format!("failed to read the kubeconfig {}", path.display()))?;
+    let clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
+    let has_proxy = clusters.into_iter().any(|cluster| cluster.proxy_url.is_some());
+    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("failed to use the kubeconfig {}", path.display()))?;
+    if !has_proxy {
+        // kube takes one from HTTPS_PROXY, even for loopback addresses; this client connects directly.
+        config.proxy_url = None;
     }
+    kube::Client::try_from(config).context("failed to create a client of the cluster's API")
 }
 
 /// Reports a run that could not even begin.
