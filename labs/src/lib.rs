@@ -31,6 +31,7 @@ mod record;
 mod report;
 pub mod run;
 pub mod sampler;
+pub mod selection;
 mod signature;
 mod statistics;
 mod ui;
