@@ -9,6 +9,7 @@ mod controller;
 mod controller_ref;
 mod deployment;
 mod discovery;
+mod endpoint_slice_mirroring;
 mod endpoints;
 mod garbage_collector;
 mod informers;
@@ -20,6 +21,8 @@ mod pod_control;
 mod replica_set;
 mod scheduler;
 mod selector;
+mod taint_eviction;
+mod taints;
 
 use informers::Informers;
 use kube::Client;
@@ -39,6 +42,8 @@ pub async fn run(client: Client) {
     let replica_sets = replica_set::controller(&informers);
     let jobs = job::controller(&informers);
     let endpoints = endpoints::controller(&informers);
+    let mirroring = endpoint_slice_mirroring::controller(&informers);
+    let taint_eviction = taint_eviction::controller(&informers);
     let aggregation = cluster_role_aggregation::controller(&informers);
     let scheduler = scheduler::controller(&informers);
     // Aborted when this future is dropped.
@@ -54,6 +59,8 @@ pub async fn run(client: Client) {
     tasks.spawn(replica_sets.name(), replica_sets.run());
     tasks.spawn(jobs.name(), jobs.run());
     tasks.spawn(endpoints.name(), endpoints.run());
+    tasks.spawn(mirroring.name(), mirroring.run());
+    tasks.spawn(taint_eviction.name(), taint_eviction.run());
     tasks.spawn(scheduler.name(), scheduler.run());
     tasks.spawn(aggregation.name(), aggregation.run());
     // None of them ends by itself: panics are caught where the work is retried.
