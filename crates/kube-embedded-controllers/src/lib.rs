@@ -25,6 +25,7 @@ mod taint_eviction;
 mod taints;
 
 use informers::Informers;
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use kube::Client;
 use kube_embedded_core::task::TaskSet;
 use std::sync::Arc;
@@ -39,7 +40,8 @@ pub async fn run(client: Client) {
         move |namespace: &str| requeue(namespace)
     });
     let deployments = deployment::controller(&informers);
-    let replica_sets = replica_set::controller(&informers);
+    let replica_sets = replica_set::controller::<ReplicaSet>(&informers);
+    let replication_controllers = replica_set::controller::<ReplicationController>(&informers);
     let jobs = job::controller(&informers);
     let endpoints = endpoints::controller(&informers);
     let mirroring = endpoint_slice_mirroring::controller(&informers);
@@ -57,6 +59,7 @@ pub async fn run(client: Client) {
     tasks.spawn("garbage-collector", collector.run());
     tasks.spawn(deployments.name(), deployments.run());
     tasks.spawn(replica_sets.name(), replica_sets.run());
+    tasks.spawn(replication_controllers.name(), replication_controllers.run());
     tasks.spawn(jobs.name(), jobs.run());
     tasks.spawn(endpoints.name(), endpoints.run());
     tasks.spawn(mirroring.name(), mirroring.run());
