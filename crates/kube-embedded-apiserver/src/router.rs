@@ -112,6 +112,9 @@ async fn subresource(
     request: &Request<'_>,
     subresource: &str,
 ) -> ApiResult<Response<Body>> {
+    if !matches!(subresource, "status" | "log") {
+        request.check_accepts_object()?;
+    }
     match (subresource, request.method()) {
         ("status", &Method::GET) => get::get(state, request),
         ("status" | "finalize", &Method::PUT) => update::update(state, request)?.respond(request),
