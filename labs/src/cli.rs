@@ -1,5 +1,6 @@
 //! The command line of `labs`.
 
+use crate::calibration;
 use crate::event::Events;
 use crate::lab::Lab;
 use crate::phases;
@@ -58,6 +59,16 @@ enum Command {
         /// The lab
         #[arg(value_parser = PossibleValuesParser::new(lab_values()))]
         lab: String,
+    },
+    /// Simulate releases, and print how often this analysis and the rules of other tools are wrong
+    #[command(hide = true)]
+    Calibrate {
+        /// Simulated releases a row
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        streams: u64,
+        /// Seed of the simulation
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// Measure the load generator itself
     #[command(hide = true)]
@@ -163,6 +174,7 @@ impl Cli {
                 None => Exit::Usage,
             },
             Some(Command::Run(flags)) => flags.run(),
+            Some(Command::Calibrate { streams, seed }) => print(&calibration::table(streams, seed)),
             Some(Command::BenchSampler { url, seconds }) => {
                 exit_of(block_on(async move { Ok(print(&bench::sampler(&url, seconds).await?)) }))
             }
