@@ -1,20 +1,12 @@
 //! How often rules for canaries are wrong, measured on simulated releases: `labs calibrate`.
 
-use crate::analysis::{Counts, Requests};
-use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 use rules::Rule;
 use std::fmt::Write as _;
 use std::thread;
+use traffic::{Outcome, Rates, Traffic, Verdict};
 
 mod rules;
-
-/// A pair of error rates, each from 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Rates {
-    stable: f64,
-    canary: f64,
-}
+mod traffic;
 
 /// Releases that are no worse, then releases that are.
 const RELEASES: [Rates; 8] = [
@@ -27,75 +19,6 @@ const RELEASES: [Rates; 8] = [
     Rates { stable: 0.008, canary: 0.04 },
     Rates { stable: 0.04, canary: 0.08 },
 ];
-
-/// What a rule made of a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Promoted,
-    RolledBack,
-    Undecided,
-}
-
-/// The end of a simulated release.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Outcome {
-    verdict: Verdict,
-    /// Requests to either version until then.
-    requests: u64,
-    /// Failed responses of the canary until then.
-    failures: u64,
-}
-
-/// The simulated traffic of a release: each request fails by chance, with the rate of its version.
-struct Traffic {
-    rng: StdRng,
-    rates: Rates,
-    requests: u64,
-    failures: u64,
-}
-
-impl Traffic {
-    fn new(seed: u64, rates: Rates) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), rates, requests: 0, failures: 0 }
-    }
-
-    /// Sends this many requests to each version.
-    fn send(&mut self, canary: u64, stable: u64) -> (Counts, Counts) {
-        let canary = Counts { requests: canary, failures: self.hits(canary, self.rates.canary) };
-        let stable = Counts { requests: stable, failures: self.hits(stable, self.rates.stable) };
-        self.requests += canary.requests + stable.requests;
-        self.failures += canary.failures;
-        (canary, stable)
-    }
-
-    /// Sends `total` requests through a router that gives the canary this share.
-    fn route(&mut self, total: u64, share: f64) -> Requests {
-        let canary = self.hits(total, share);
-        let (canary, stable) = self.send(canary, total - canary);
-        Requests { share, canary, stable }
-    }
-
-    /// Tosses a coin `n` times. Skips from hit to hit, which is quick for rare ones.
-    fn hits(&mut self, n: u64, probability: f64) -> u64 {
-        if probability <= 0.0 {
-            return 0;
-        }
-        let per_toss = (1.0 - probability).ln();
-        let (mut hits, mut position) = (0, 0.0);
-        loop {
-            // 1 - u is never 0, so the logarithm is finite.
-            position += ((1.0 - self.rng.random::<f64>()).ln() / per_toss).floor() + 1.0;
-            if position > n as f64 {
-                return hits;
-            }
-            hits += 1;
-        }
-    }
-
-    fn end(&self, verdict: Verdict) -> Outcome {
-        Outcome { verdict, requests: self.requests, failures: self.failures }
-    }
-}
 
 /// Sums over simulated releases.
 #[derive(Clone, Copy, Debug, Default)]

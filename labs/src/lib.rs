@@ -29,5 +29,6 @@ mod record;
 mod report;
 pub mod run;
 pub mod sampler;
+pub mod selection;
 mod statistics;
 mod verdicts;

@@ -1,7 +1,8 @@
 //! Compares error rates, without assuming any.
 
 use super::evidence::{Evidence, log_likelihood_ratio, requests_until};
-use super::{Counts, Decision, InvalidInput, Plan, Requests, check};
+use super::observation::{Counts, Decision, Requests};
+use super::plan::{InvalidInput, Plan, check};
 
 /// Ratios of error rates, canary to stable, that evidence for a worse canary is sought for.
 const WORSE: [f64; 12] = [1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0, 200.0, 10_000.0];

@@ -1,7 +1,8 @@
 //! Compares a quantile of the latencies, without assuming a distribution.
 
 use super::evidence::{Evidence, log_likelihood_ratio};
-use super::{Decision, Plan};
+use super::observation::Decision;
+use super::plan::Plan;
 
 /// The distance of the alternatives from the quantile, in log-odds.
 const DISTANCES: [f64; 12] = [0.03, 0.06, 0.1, 0.15, 0.22, 0.32, 0.45, 0.65, 0.9, 1.3, 2.0, 4.0];

@@ -1,7 +1,7 @@
 //! Wald's sequential probability ratio test of the canary's share, for requests that are dear.
 
 use super::evidence::log_likelihood_ratio;
-use super::{InvalidInput, check};
+use super::plan::{InvalidInput, check};
 
 /// What a [`ShareTest`] says so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Our analysis, and the rules that other tools document as their examples or defaults.
 
-use super::{Outcome, Traffic, Verdict};
+use super::traffic::{Outcome, Traffic, Verdict};
 use crate::analysis::{Analysis, Decision, Plan};
 
 /// A way to judge a release.
