@@ -117,6 +117,9 @@ async fn subresource(
     request: &Request<'_>,
     subresource: &str,
 ) -> ApiResult<Response<Body>> {
+    if !matches!(subresource, "status" | "log") {
+        request.check_accepts_object()?;
+    }
     match (subresource, request.method()) {
         ("status" | "ephemeralcontainers", &Method::GET) => get::get(state, request),
         ("status" | "finalize" | "ephemeralcontainers", &Method::PUT) => {

@@ -7,8 +7,8 @@ Refused:
   - hostPath volumes, but below the directories of --allow-host-path; pods that violate the level of
     the pod-security.kubernetes.io labels of their namespace.
   - Resources that are not listed below: 404, as on a server without them.
-  - CronJobs, DaemonSets, StatefulSets, ReplicationControllers, PersistentVolumes and
-    PersistentVolumeClaims, except as a dry run: they are served only so that clients find none.
+  - CronJobs, DaemonSets, StatefulSets, PersistentVolumes and PersistentVolumeClaims, except as a dry
+    run: they are served only so that clients find none.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
   - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
     metrics, and nothing is limited.
