@@ -123,7 +123,7 @@ impl Addresses {
 }
 
 /// Returns whether a network, of which the first address and the prefix length are given, has the address.
-fn is_within((first, prefix): (Ipv4Addr, u8), address: Ipv4Addr) -> bool {
+pub fn is_within((first, prefix): (Ipv4Addr, u8), address: Ipv4Addr) -> bool {
     let mask = u32::MAX << (32 - prefix);
     u32::from(address) & mask == u32::from(first)
 }
@@ -280,6 +280,21 @@ impl Network {
             None if self.servers.contains(&to) => TcpStream::connect(to).await,
             None => Err(unknown_pod(to.ip())),
         }
+    }
+}
+
+impl Network {
+    /// Returns a socket that exchanges datagrams with a pod, and with nobody else.
+    ///
+    /// # Errors
+    /// Fails where the address is no pod's, as [`Network::connect`] does.
+    pub async fn connect_udp(&self, to: SocketAddr) -> io::Result<UdpSocket> {
+        let pod = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&to.ip()).cloned();
+        let pod = pod.ok_or_else(|| unknown_pod(to.ip()))?;
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let socket = self.router().unwrap_or(&pod).bind_udp(any).await?;
+        socket.connect(to).await?;
+        Ok(socket)
     }
 }
 

@@ -96,11 +96,13 @@ impl Kubelet {
         let stop = watch::Sender::new(false);
         let (stopped_sender, stopped) = watch::channel(false);
         let leases = keep_leases(runtime.clone());
+        let router = watch_router(runtime.clone());
         let pods = pod_workers::run(runtime, workers.clone(), stop.subscribe());
         let task = spawn_named("kubelet", async move {
             tokio::select! {
                 () = pods => {}
                 () = leases => {}
+                () = router => {}
             }
             stopped_sender.send_replace(true);
         });
@@ -148,6 +150,15 @@ async fn create_router(spawner: &Spawner, config: &Config) -> Option<Arc<Router>
             None
         }
     }
+}
+
+/// Never returns. The links of pods outlive the process that made them; there are no new ones without it.
+async fn watch_router(runtime: Arc<NodeRuntime>) {
+    if let Some(router) = &runtime.router {
+        let ended = router.lost().await;
+        tracing::error!(?ended, "the router has died: pods that start from now on fail");
+    }
+    std::future::pending().await
 }
 
 fn create_cgroups() -> Option<Cgroups> {

@@ -1,6 +1,12 @@
 //! The state that the pods of a cluster share: client, images, network, spawner, nodes.
 
-use crate::{cgroups::Cgroups, image_store::ImageStore, ip_pool::IpPool, node, runtime::{Router, Spawner}};
+use crate::{
+    cgroups::Cgroups,
+    image_store::ImageStore,
+    ip_pool::IpPool,
+    node,
+    runtime::{Router, Spawner},
+};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube_embedded_core::{
     events::Recorder,

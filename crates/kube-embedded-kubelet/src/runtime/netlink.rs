@@ -74,8 +74,7 @@ impl Netlink {
             message.attribute(libc::IFLA_ADDRESS, &address);
         };
         let create = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        let mut message =
-            Message::new(libc::RTM_NEWLINK, create, &link_header(here.index, flags));
+        let mut message = Message::new(libc::RTM_NEWLINK, create, &link_header(here.index, flags));
         ends(&mut message, here);
         message.nest(libc::IFLA_LINKINFO, |info| {
             info.attribute(libc::IFLA_INFO_KIND, b"veth");
@@ -132,8 +131,7 @@ impl Netlink {
         };
         let family = libc::AF_INET as u8;
         let boot = libc::RTPROT_BOOT;
-        let header =
-            [family, prefix, 0, 0, route.table, boot, scope, route.kind, 0, 0, 0, 0];
+        let header = [family, prefix, 0, 0, route.table, boot, scope, route.kind, 0, 0, 0, 0];
         let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
         let mut message = Message::new(libc::RTM_NEWROUTE, flags, &header);
         if prefix > 0 {
@@ -183,7 +181,8 @@ impl Drop for Netlink {
 /// `struct ifinfomsg`. Flags that are not set are left as they are.
 fn link_header(index: u32, flags: u32) -> [u8; 16] {
     let mut header = [0; 16];
-    for (to, from) in header.iter_mut().skip(4).zip([index, flags, flags].map(u32::to_ne_bytes).as_flattened())
+    for (to, from) in
+        header.iter_mut().skip(4).zip([index, flags, flags].map(u32::to_ne_bytes).as_flattened())
     {
         *to = *from;
     }

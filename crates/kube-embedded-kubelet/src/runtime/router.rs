@@ -46,7 +46,11 @@ impl Router {
     }
 
     /// Links a pod to the network, under this address.
-    pub(crate) async fn connect_pod(&self, pod: &Pause, address: Ipv4Addr) -> Result<(), LaunchError> {
+    pub(crate) async fn connect_pod(
+        &self,
+        pod: &Pause,
+        address: Ipv4Addr,
+    ) -> Result<(), LaunchError> {
         let failed = |e: io::Error| LaunchError::Step("open the network of the pod", e);
         let namespace = namespace(&pod.process.pidfd(), "net").map_err(failed)?;
         self.sockets.link(&namespace, address, self.block).await

@@ -173,7 +173,8 @@ fn in_network<T>(
         check(unsafe { libc::setns(fd, libc::CLONE_NEWNET) }.into(), Step::Enter)
     };
     // SAFETY: the path is NUL-terminated; the descriptor is closed below.
-    let own = unsafe { libc::open(c"/proc/self/ns/net".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    let own =
+        unsafe { libc::open(c"/proc/self/ns/net".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
     check(own.into(), Step::Enter)?;
     let result = enter(namespace).and_then(|_| work());
     let back = enter(own);

@@ -61,7 +61,9 @@ mod tests {
 
     #[test]
     fn request_survives_the_trip_as_bytes() {
-        for kind in [SocketKind::Stream, SocketKind::Listener, SocketKind::Datagram, SocketKind::Link] {
+        for kind in
+            [SocketKind::Stream, SocketKind::Listener, SocketKind::Datagram, SocketKind::Link]
+        {
             let address = Ipv4Addr::new(10, 96, 0, 1);
             let request = SocketRequest { kind, count: 7, port: 443, address };
             assert_eq!(SocketRequest::parse(request.bytes()), request);

@@ -178,9 +178,7 @@ impl ForkThread {
         config: &PauseConfig,
         guard: ThreadGuard,
     ) -> Result<StartingPause, LaunchError> {
-        pause::start(config, guard, |request, fds| {
-            self.fork(request, zygote_process::PAUSE, fds)
-        })
+        pause::start(config, guard, |request, fds| self.fork(request, zygote_process::PAUSE, fds))
     }
 
     pub(super) fn router(
@@ -215,7 +213,8 @@ impl ForkThread {
         let (first, zygote) = match join {
             None => (Some(self.start_on_host(&plan, report_end.as_raw_fd(), streams)?), None),
             Some(join) => {
-                let user_namespace = owner.map(|_| namespace(join, "user")).transpose().map_err(failed)?;
+                let user_namespace =
+                    owner.map(|_| namespace(join, "user")).transpose().map_err(failed)?;
                 let mut fds = vec![report_end.as_raw_fd()];
                 fds.extend(streams);
                 fds.push(join.as_raw_fd());

@@ -47,7 +47,13 @@ impl Fixture {
     }
 
     async fn pause_as(&self, user: u32) -> Pause {
-        let config = PauseConfig { hostname: "web-0".to_owned(), address: POD, link: None, user, group: user };
+        let config = PauseConfig {
+            hostname: "web-0".to_owned(),
+            address: POD,
+            link: None,
+            user,
+            group: user,
+        };
         let pause = self.spawner.pause(config).await.unwrap();
         *self.ids.lock().unwrap() = pause.ids;
         *self.user.lock().unwrap() = (user, user);
