@@ -59,7 +59,7 @@ impl Netlink {
         self.request(Message::new(libc::RTM_NEWLINK, 0, &link_header(link, up)))
     }
 
-    /// Creates a veth pair, both ends up: one here, the other in the network namespace `to`. Both have
+    /// Creates a veth pair, whose ends can be brought up then: one here, the other in the network namespace `to`. Both have
     /// the same address, and no ARP: what leaves at one end is for the other.
     pub(super) fn create_veth(
         &self,
@@ -68,7 +68,7 @@ impl Netlink {
         to: Option<c_int>,
         address: [u8; 6],
     ) -> Result<(), c_int> {
-        let flags = (libc::IFF_UP | libc::IFF_NOARP) as u32;
+        let flags = libc::IFF_NOARP as u32;
         let ends = |message: &mut Message, end: &Veth<'_>| {
             message.attribute(libc::IFLA_IFNAME, end.name.as_bytes());
             message.attribute(libc::IFLA_ADDRESS, &address);

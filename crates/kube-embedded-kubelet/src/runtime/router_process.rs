@@ -144,12 +144,14 @@ impl Router {
         let eth0 = Veth { name: "eth0", index: ETH0 };
         self.netlink.create_veth(&here, &eth0, Some(namespace), address)?;
         self.configure(index)?;
+        self.netlink.bring_up(index)?;
         // Connections of the cluster come from the first address of the node, as those of a kubelet do.
         let [a, b, c, _] = pod.octets();
         let gateway = Ipv4Addr::new(a, b, c, 1);
         self.netlink.add_address(LOOPBACK, (gateway, 32))?;
         self.netlink.add_route(&unicast((pod, 32), index, Some(gateway), libc::RT_TABLE_MAIN))?;
 
+        there.bring_up(ETH0)?;
         there.set(ETH0, &[(LinkSetting::RouteLocalnet, 1)])?;
         there.add_address(ETH0, (pod, 32))?;
         there.add_route(&unicast((Ipv4Addr::UNSPECIFIED, 0), ETH0, None, libc::RT_TABLE_MAIN))?;
