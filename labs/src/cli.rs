@@ -5,6 +5,7 @@ use crate::lab::Lab;
 use crate::phases;
 use crate::report;
 use crate::run::{self, Exit, Runner};
+use crate::step::Target;
 use anyhow::Context as _;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::error::{ContextKind, ContextValue};
@@ -23,6 +24,9 @@ mod bench;
 mod interrupt;
 mod list;
 mod log;
+
+/// What is explained without a cluster at hand.
+const TARGET: Target<'static> = Target { namespace: crate::names::NAMESPACE, environment: None };
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -96,6 +100,9 @@ struct RunFlags {
     /// Keep the namespace at the end
     #[arg(long)]
     keep: bool,
+    /// Show each step with its commands, and wait for Enter before it
+    #[arg(long, conflicts_with_all = ["json", "exit_with_stdin"])]
+    step: bool,
     /// Stop, as if interrupted, when standard input is closed, e.g. because the parent process died
     #[arg(long)]
     exit_with_stdin: bool,
@@ -159,7 +166,7 @@ impl Cli {
             Some(Command::List { json: true }) => print(&(list::as_json() + "\n")),
             Some(Command::List { json: false }) => print(&list::as_text()),
             Some(Command::Explain { lab }) => match phases::find(&lab) {
-                Some(lab) => print(&list::explanation(lab)),
+                Some(lab) => print(&list::explanation(lab, TARGET)),
                 None => Exit::Usage,
             },
             Some(Command::Run(flags)) => flags.run(),
@@ -214,6 +221,7 @@ impl RunFlags {
             events: events.clone(),
             failures: Some(self.failures.clone()),
             keep: self.keep,
+            step: self.step,
         };
         block_on(async move {
             let interrupted = interruption(self.exit_with_stdin)?;

@@ -28,4 +28,6 @@ mod report;
 pub mod run;
 pub mod sampler;
 mod statistics;
+pub mod step;
+mod stepping;
 mod verdicts;

@@ -9,6 +9,7 @@ use crate::fault::{Fault, Layer};
 use crate::kubernetes::{pull_secret, wait::WaitError};
 use crate::lab::Lab;
 use crate::namespace::OwnedNamespace;
+use crate::stepping::Stepping;
 use anyhow::{Context as _, anyhow, bail};
 use cluster_health::{ClusterLost, READYZ_TIMEOUT, probe_readyz};
 use futures::FutureExt as _;
@@ -58,6 +59,8 @@ pub struct Runner {
     pub failures: Option<PathBuf>,
     /// Whether to keep the namespace at the end.
     pub keep: bool,
+    /// Whether to show each step and wait for Enter before it.
+    pub step: bool,
 }
 
 /// The result of a run.
@@ -158,9 +161,10 @@ impl Runner {
         summary: &mut Summary,
     ) -> bool {
         let mut interrupted = pin!(interrupted);
+        let stepping = self.step.then(Arc::<Stepping>::default);
         let mut was_interrupted = false;
         for lab in labs {
-            let context = self.context(lab, client.clone(), namespace.clone());
+            let context = self.context(lab, client.clone(), namespace.clone(), stepping.clone());
             let result = tokio::select! {
                 biased;
                 () = &mut interrupted => {
@@ -190,9 +194,11 @@ impl Runner {
         lab: &'static Lab,
         client: kube::Client,
         namespace: Arc<OwnedNamespace>,
+        stepping: Option<Arc<Stepping>>,
     ) -> Context {
         let environment = self.environment.clone();
         Context::new(lab.name, lab.claims, environment, client, &self.events, namespace)
+            .with_stepping(stepping)
     }
 
     /// Runs one lab and gives each of its claims a verdict.

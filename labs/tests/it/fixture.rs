@@ -174,7 +174,7 @@ impl Fixture {
         let acting = async {
             while let Some(event) = events.recv().await {
                 let (started, of) = match event {
-                    Event::StepStarted { step } => (true, step),
+                    Event::StepStarted { step, .. } => (true, step),
                     Event::StepEnded { step, .. } => (false, step),
                     _ => continue,
                 };
@@ -261,7 +261,7 @@ impl Fixture {
             lines.collect::<Vec<_>>()
         });
         let environment = Arc::new(self.environment.clone());
-        let runner = Runner { environment, events, failures: None, keep: false };
+        let runner = Runner { environment, events, failures: None, keep: false, step: false };
         let found = phases::find(lab).expect("a lab of that name");
         let summary = runner.run(&[found], interrupted).await;
         drop(runner);
