@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 mod bench;
+mod check;
 mod interrupt;
 mod list;
 mod log;
@@ -63,6 +64,11 @@ enum Command {
         #[arg(value_parser = PossibleValuesParser::new(lab_values()))]
         lab: String,
     },
+    /// Judge what was made by hand, without a change
+    #[command(after_help = check::EXIT_CODES)]
+    Check(check::CheckFlags),
+    /// Judge what is being made by hand, at every change
+    Watch(check::CheckFlags),
     /// Measure the load generator itself
     #[command(hide = true)]
     BenchSampler {
@@ -170,6 +176,8 @@ impl Cli {
                 None => Exit::Usage,
             },
             Some(Command::Run(flags)) => flags.run(),
+            Some(Command::Check(flags)) => exit_of(flags.check()),
+            Some(Command::Watch(flags)) => exit_of(flags.watch()),
             Some(Command::BenchSampler { url, seconds }) => {
                 exit_of(block_on(async move { Ok(print(&bench::sampler(&url, seconds).await?)) }))
             }

@@ -6,6 +6,7 @@
 //! `labs` and for this crate's tests.
 
 mod archive;
+pub mod check;
 pub mod claim;
 pub mod cli;
 mod context;
@@ -31,3 +32,4 @@ mod statistics;
 pub mod step;
 mod stepping;
 mod verdicts;
+pub mod watch;

@@ -19,7 +19,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -347,20 +347,24 @@ impl Runner {
     }
 
     async fn client(&self) -> anyhow::Result<kube::Client> {
-        let path = &self.environment.kubeconfig;
-        let file = Kubeconfig::read_from(path)
-            .with_context(|| format!("failed to read the kubeconfig {}", path.display()))?;
-        let clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
-        let has_proxy = clusters.into_iter().any(|cluster| cluster.proxy_url.is_some());
-        let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-            .await
-            .with_context(|| format!("failed to use the kubeconfig {}", path.display()))?;
-        if !has_proxy {
-            // kube takes one from HTTPS_PROXY, even for loopback addresses; this client connects directly.
-            config.proxy_url = None;
-        }
-        kube::Client::try_from(config).context("failed to create a client of the cluster's API")
+        client(&self.environment.kubeconfig).await
     }
+}
+
+/// Creates a client of the cluster of a kubeconfig.
+pub(crate) async fn client(path: &Path) -> anyhow::Result<kube::Client> {
+    let file = Kubeconfig::read_from(path)
+        .with_context(|| format!("failed to read the kubeconfig {}", path.display()))?;
+    let clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
+    let has_proxy = clusters.into_iter().any(|cluster| cluster.proxy_url.is_some());
+    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("failed to use the kubeconfig {}", path.display()))?;
+    if !has_proxy {
+        // kube takes one from HTTPS_PROXY, even for loopback addresses; this client connects directly.
+        config.proxy_url = None;
+    }
+    kube::Client::try_from(config).context("failed to create a client of the cluster's API")
 }
 
 /// Reports a run that could not even begin.

@@ -151,8 +151,7 @@ fn with_images(text: &str, target: Target<'_>) -> String {
     let name = |index: usize, default: &str| {
         images.get(index).map_or_else(|| default.to_owned(), |image| image.name.clone())
     };
-    text.replace("{stable}", &name(0, "kubeapp:1.0"))
-        .replace("{canary}", &name(1, "kubeapp:2.0"))
+    text.replace("{stable}", &name(0, "kubeapp:1.0")).replace("{canary}", &name(1, "kubeapp:2.0"))
 }
 
 #[cfg(test)]

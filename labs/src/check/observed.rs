@@ -2,7 +2,8 @@
 
 use crate::claim::Verdict;
 use crate::kubernetes::{
-    external::{ExternalAddress, Exposed, published_address},
+    checks,
+    external::{Exposed, ExternalAddress, published_address},
     namespace_client::NamespaceClient,
     pods, service,
     wait::split_infra_errors,
@@ -136,7 +137,8 @@ impl<'a> Observed<'a> {
         object: Option<&K>,
         port: u16,
     ) -> anyhow::Result<Option<ExternalAddress>> {
-        let Some(object) = object.filter(|object| published_address(*object, port).is_some()) else {
+        let Some(object) = object.filter(|object| published_address(*object, port).is_some())
+        else {
             return Ok(None);
         };
         let name = object.meta().name.clone().unwrap_or_default();
@@ -183,7 +185,7 @@ impl<'a> Observed<'a> {
             }
         }
         for (name, service) in &self.services {
-            let has_pods = self.pods.iter().any(|pod| service::selects_pod(service, pod));
+            let has_pods = self.pods.iter().any(|pod| checks::selects(service, pod));
             if !has_pods && !self.pods.is_empty() {
                 let why = format!("selector: {name} selects none of {} pods", self.pods.len());
                 let show = self.kubectl("get services,pods -o wide --show-labels");
@@ -205,7 +207,9 @@ async fn exists(client: &kube::Client, name: &str) -> anyhow::Result<()> {
         bail!("there is no namespace `{name}`: create it with `kubectl create namespace {name}`");
     };
     if found.metadata.deletion_timestamp.is_some() {
-        bail!("namespace `{name}` is being deleted; create it again once it is gone, and start over");
+        bail!(
+            "namespace `{name}` is being deleted; create it again once it is gone, and start over"
+        );
     }
     Ok(())
 }

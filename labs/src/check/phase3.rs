@@ -59,7 +59,13 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
 fn deployment(observed: &Observed<'_>, found: &mut Judgments) {
     let show = observed.kubectl("get deployments,replicasets,pods -o wide");
     let Some(deployment) = observed.deployments.get(PRODUCTION) else {
-        let claims = ["rollout-completes", "deployment-owns-replicaset", "pods-spread", "namespace-holds", "self-heals"];
+        let claims = [
+            "rollout-completes",
+            "deployment-owns-replicaset",
+            "pods-spread",
+            "namespace-holds",
+            "self-heals",
+        ];
         found.not_yet(&claims, &format!("there is no Deployment {PRODUCTION}"), "");
         return;
     };
@@ -82,28 +88,30 @@ fn deployment(observed: &Observed<'_>, found: &mut Judgments) {
         _ => State::NotYet,
     };
     found.push("deployment-owns-replicaset", state, format!("{sets} with pods; {why}"), &show);
-    let nodes: BTreeSet<_> = observed
-        .pods
-        .iter()
-        .filter_map(|pod| pod.spec.as_ref()?.node_name.clone())
-        .collect();
+    let nodes: BTreeSet<_> =
+        observed.pods.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone()).collect();
     let state = match (nodes.len(), all) {
         (0, _) | (_, false) => State::NotYet,
         (1, _) => State::Fails,
         _ => State::Holds,
     };
     found.push("pods-spread", state, format!("on {} nodes", nodes.len()), &show);
-    let killed = |event: &&k8s_openapi::api::core::v1::Event| {
-        event.reason.as_deref() == Some("Killing")
-    };
+    let killed =
+        |event: &&k8s_openapi::api::core::v1::Event| event.reason.as_deref() == Some("Killing");
     let state = match observed.events.iter().any(|event| killed(&event)) && all {
         true => State::Holds,
         false => State::NotYet,
     };
-    found.push("self-heals", state, format!("{why}; a pod was ended: {}", state == State::Holds), "");
+    found.push(
+        "self-heals",
+        state,
+        format!("{why}; a pod was ended: {}", state == State::Holds),
+        "",
+    );
     let reasons: BTreeSet<&str> =
         observed.events.iter().filter_map(|event| event.reason.as_deref()).collect();
-    let expected = ["ScalingReplicaSet", "SuccessfulCreate", "Scheduled", "Pulled", "Created", "Started"];
+    let expected =
+        ["ScalingReplicaSet", "SuccessfulCreate", "Scheduled", "Pulled", "Created", "Started"];
     let state = match expected.iter().all(|reason| reasons.contains(reason)) {
         true => State::Holds,
         false => State::NotYet,

@@ -29,8 +29,14 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
             None => format!("there is no Service {BALANCER}"),
             Some(_) => format!("{BALANCER} has no external address"),
         };
-        let claims = ["sessions-flip", "quarter-to-canary", "ratio-follows-replicas",
-            "bad-canary-contained", "canary-can-be-ditched", "canary-retires"];
+        let claims = [
+            "sessions-flip",
+            "quarter-to-canary",
+            "ratio-follows-replicas",
+            "bad-canary-contained",
+            "canary-can-be-ditched",
+            "canary-retires",
+        ];
         found.not_yet(&claims, &why, &show);
         return Ok(found);
     };
@@ -45,7 +51,8 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
         found.verdict("sessions-flip", flips, &curl);
         let ratio = Ratio::new(u32::try_from(stable)?, u32::try_from(canary)?);
         let alternative = ratio.alternative(observed.environment.alternative);
-        let alternative = if stable > 3 { Ratio::new(ratio.stable, ratio.canary + 1) } else { alternative };
+        let alternative =
+            if stable > 3 { Ratio::new(ratio.stable, ratio.canary + 1) } else { alternative };
         let split = Split::against(ratio, alternative)
             .with_context(|| format!("no sample can tell {ratio} from {alternative}"))?;
         let sample = observed.sample(&sampler, split.plan.n).await?;
@@ -63,7 +70,8 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
         let claims = ["sessions-flip", "quarter-to-canary", "ratio-follows-replicas"];
         found.not_yet(&claims, &why, &show);
     }
-    let unready = has_canary && canary == 0
+    let unready = has_canary
+        && canary == 0
         && observed.pods.iter().any(|pod| {
             crate::kubernetes::pods::has_labels(pod, CANARY_PODS)
                 && crate::kubernetes::pods::is_running(pod)
@@ -102,7 +110,8 @@ fn joining(observed: &Observed<'_>, found: &mut Judgments) {
         found.not_yet(&["canary-differs-by-env", "canary-joins-untouched"], &why, "");
         return;
     };
-    if observed.image(PRODUCTION) == observed.image(CANARY) && observed.existed(CANARY)
+    if observed.image(PRODUCTION) == observed.image(CANARY)
+        && observed.existed(CANARY)
         && observed.sets.iter().filter(|set| set.name_any().starts_with(PRODUCTION)).count() > 1
     {
         found.not_yet(&["canary-differs-by-env"], "production was promoted already", &show);
@@ -150,7 +159,8 @@ fn promotion(observed: &Observed<'_>, image: &str, found: &mut Judgments) {
     let sets: Vec<_> = observed.sets.iter().filter(ours).collect();
     let with_pods = sets.iter().filter(|set| count(set) > 0).count();
     let ready = observed.ready(STABLE_PODS).len();
-    let evidence = format!("{} replica sets, {with_pods} with pods; {ready} pods ready", sets.len());
+    let evidence =
+        format!("{} replica sets, {with_pods} with pods; {ready} pods ready", sets.len());
     let state = match (sets.len(), with_pods) {
         (1, _) => State::Fails,
         (_, 1) if ready > 0 => State::Holds,

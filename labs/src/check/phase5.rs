@@ -24,20 +24,29 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
     let external = observed.external::<Ingress>(ingress, 80).await?;
     let (Some(ingress), Some(external)) = (ingress, external) else {
         let why = "there is no Ingress app-ingress with an address";
-        let claims = ["backends-healthy-first", "default-backend-takes-all", "vhost-canary",
-            "vhost-stable", "vhost-default", "sessions-hold", "fanout-paths"];
+        let claims = [
+            "backends-healthy-first",
+            "default-backend-takes-all",
+            "vhost-canary",
+            "vhost-stable",
+            "vhost-default",
+            "sessions-hold",
+            "fanout-paths",
+        ];
         found.not_yet(&claims, why, "");
         return Ok(found);
     };
     let at = |host: &str| {
-        let name = if external.port == 80 { host.to_owned() } else { format!("{host}:{}", external.port) };
+        let name =
+            if external.port == 80 { host.to_owned() } else { format!("{host}:{}", external.port) };
         observed.namespace.sampler(&external).host(&name)
     };
     if observed.ready(SERVICES[0].1).is_empty() {
         found.not_yet(&["backends-healthy-first"], "no pod of production is ready", &show);
         return Ok(found);
     }
-    let stable = &if observed.image("kubeapp-production") == Some(&new.name) { new } else { old }.version;
+    let stable =
+        &if observed.image("kubeapp-production") == Some(&new.name) { new } else { old }.version;
     let first = observed.all_are(&at(STABLE_HOST), REQUESTS, stable).await?;
     let rules = ingress.spec.as_ref().and_then(|spec| spec.rules.clone()).unwrap_or_default();
     let hosts: Vec<&str> = rules.iter().filter_map(|rule| rule.host.as_deref()).collect();
@@ -66,7 +75,11 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
     let steady = verdicts::steady(&canary);
     found.verdict("vhost-canary", verdicts::all_are(&canary, &new.version), &show);
     found.verdict("vhost-stable", first, &show);
-    found.verdict("vhost-default", observed.all_are(&at("nobody.example"), 100, stable).await?, &show);
+    found.verdict(
+        "vhost-default",
+        observed.all_are(&at("nobody.example"), 100, stable).await?,
+        &show,
+    );
     if hosts.contains(&CANARY_HOST) {
         found.verdict("sessions-hold", steady, &show);
     }
@@ -84,7 +97,8 @@ fn services(observed: &Observed<'_>, found: &mut Judgments) {
             continue;
         };
         let (endpoints, ready) = (observed.endpoints(name), observed.ready(pods));
-        let evidence = format!("{} endpoints, {} ready pods of {pods}", endpoints.len(), ready.len());
+        let evidence =
+            format!("{} endpoints, {} ready pods of {pods}", endpoints.len(), ready.len());
         parts.push((name, Verdict::of(!ready.is_empty() && endpoints == ready, evidence)));
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
         let port = ports.filter_map(|port| port.node_port).next();

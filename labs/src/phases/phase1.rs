@@ -60,7 +60,9 @@ async fn run(context: &Context) -> anyhow::Result<()> {
     let mut pages = Vec::new();
     let mut listening = Vec::new();
     for image in images {
-        let _step = context.step_as(&steps::PROCESS, format!("running version {} as a process", image.version)).await;
+        let _step = context
+            .step_as(&steps::PROCESS, format!("running version {} as a process", image.version))
+            .await;
         match Process::start(&image.binary, START_TIMEOUT).await {
             Ok(process) => {
                 pages.push(fetch_pages(context, image, &process).await);

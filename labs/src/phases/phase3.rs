@@ -223,7 +223,9 @@ async fn balance(
     if context.skip_following(&["stable-serves-all", "load-spreads"])? {
         return Ok(None);
     }
-    let _step = context.step_as(&steps::BALANCE, format!("send {REQUESTS} requests to the load balancer")).await;
+    let _step = context
+        .step_as(&steps::BALANCE, format!("send {REQUESTS} requests to the load balancer"))
+        .await;
     let pods = pods::names(&namespace.pods(STABLE).await?);
     let sampler = match external {
         Some(external) => split_infra_errors(namespace.wait_sampler(external).await)?,

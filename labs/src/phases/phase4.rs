@@ -211,7 +211,9 @@ impl Phase4<'_> {
         }
         let version = &context.canary()?.version;
         let split = self.plan(ARTICLE, None)?;
-        let _step = context.step_as(&steps::QUARTER, format!("send {} requests at {ARTICLE}", split.plan.n)).await;
+        let _step = context
+            .step_as(&steps::QUARTER, format!("send {} requests at {ARTICLE}", split.plan.n))
+            .await;
         let converged = self.wait_converged().await?;
         let one = sampler.clone().in_flight(1);
         let sample = context.sample("one client", &one, CONNECTIONS, None).await?;
@@ -415,7 +417,7 @@ impl Phase4<'_> {
 }
 
 /// Judges the article's comparison of the two manifests, on the objects that the API server stores.
-fn differences(production: &Deployment, canary: &Deployment) -> Verdict {
+pub(crate) fn differences(production: &Deployment, canary: &Deployment) -> Verdict {
     let template = |deployment: &Deployment| deployment.spec.as_ref().map(|s| s.template.clone());
     let label = |deployment: &Deployment, key: &str| {
         let labels = template(deployment)?.metadata?.labels?;

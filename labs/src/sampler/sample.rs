@@ -109,6 +109,11 @@ impl Counts {
         })
     }
 
+    /// The number of requests, failed ones among them, and of failures.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.by_version.values().sum::<u64>() + self.failures, self.failures)
+    }
+
     pub(super) fn add(&mut self, observation: &Observation) {
         match &observation.result {
             Ok(reply) => increment(&mut self.by_version, reply.version.as_deref()),

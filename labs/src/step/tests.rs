@@ -52,7 +52,10 @@ fn commands_are_those_of_the_cluster_at_hand() {
     };
     let apply = Command::Apply("lb/app-lb.yml");
     let image = Command::Kubectl("set image deployment/a kubeapp={canary}");
-    assert_eq!(text(apply, &environment), "kubectl --namespace=mine apply -f manifests/lb/app-lb.yml");
+    assert_eq!(
+        text(apply, &environment),
+        "kubectl --namespace=mine apply -f manifests/lb/app-lb.yml"
+    );
     assert_eq!(
         text(image, &environment),
         "kubectl --namespace=mine set image deployment/a kubeapp=kubeapp:2.0"

@@ -17,10 +17,20 @@ pub(super) const PROCESS: Step = Step {
         "Finally, we listen on port 8080 for any incoming HTTP requests.",
         "This helps to produce a static binary by substituting system’s libc for Go’s netgo library.",
     ],
-    commands: &[
-        Look("cargo run -p kubeapp & curl --retry 9 --retry-connrefused -i localhost:8080/health localhost:8080/version localhost:8080/; kill $!"),
-    ],
+    commands: &[Look(
+        "cargo run -p kubeapp & curl --retry 9 --retry-connrefused -i localhost:8080/health localhost:8080/version localhost:8080/; kill $!",
+    )],
     look: "200 and `1.0`; with KUBEAPP_VERSION=2.0 in the environment of the build, `2.0`",
-    hints: ["The app is a crate of this workspace.", "`cargo run` starts it, and curl requests its pages."],
-    proves: &["app-port", "app-front-page", "app-health", "app-version", "app-static", "app-differs-by-version"],
+    hints: [
+        "The app is a crate of this workspace.",
+        "`cargo run` starts it, and curl requests its pages.",
+    ],
+    proves: &[
+        "app-port",
+        "app-front-page",
+        "app-health",
+        "app-version",
+        "app-static",
+        "app-differs-by-version",
+    ],
 };

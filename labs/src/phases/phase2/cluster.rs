@@ -1,8 +1,8 @@
 //! Runs both images as bare pods, one on each node, reached through a load balancer. They are deleted at
 //! the end, since later phases count the objects in the namespace.
 
-use super::steps;
 use super::response::VersionResponse;
+use super::steps;
 use crate::claim::Verdict;
 use crate::context::Context;
 use crate::kubernetes::namespace_client::NamespaceClient;
@@ -37,7 +37,9 @@ pub(super) async fn run(context: &Context, images: &[&Image; 2]) -> anyhow::Resu
     context.ensure_namespace().await?;
     let namespace = context.namespace_client();
     let nodes = namespace.schedulable_nodes().await?;
-    let step = context.step_as(&steps::START, format!("starting both images on {} nodes", nodes.len())).await;
+    let step = context
+        .step_as(&steps::START, format!("starting both images on {} nodes", nodes.len()))
+        .await;
     for image in images {
         create(&namespace, service(&image.version)?).await?;
         for (index, node) in nodes.iter().enumerate() {
@@ -49,7 +51,8 @@ pub(super) async fn run(context: &Context, images: &[&Image; 2]) -> anyhow::Resu
     drop(step);
     let mut responses = Vec::new();
     for image in images {
-        let _step = context.step_as(&steps::ASK, format!("asking {} for its version", image.name)).await;
+        let _step =
+            context.step_as(&steps::ASK, format!("asking {} for its version", image.name)).await;
         responses.push(match &started {
             Ok(_) => fetch_version(&namespace, &image.version).await?,
             Err(why) => Err(why.clone()),

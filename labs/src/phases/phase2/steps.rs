@@ -12,9 +12,15 @@ pub(super) const READ: Step = Step {
         "Both versions of the sample app (Stable and Canary) will be packaged up in Docker images with distinct versions as Docker image tags.",
         "Wrapping up the Go artifact in a Docker image is straightforward. It’s just about copying the binary into the image.",
     ],
-    commands: &[Look("cargo xtask images"), Look("tar -xOf target/images/kubeapp-1.0.tar index.json")],
+    commands: &[
+        Look("cargo xtask images"),
+        Look("tar -xOf target/images/kubeapp-1.0.tar index.json"),
+    ],
     look: "the digest, and the size of the layer: about that of the binary",
-    hints: ["No Docker is needed to build or to read an image.", "`cargo xtask images` builds both and prints where they are."],
+    hints: [
+        "No Docker is needed to build or to read an image.",
+        "`cargo xtask images` builds both and prints where they are.",
+    ],
     proves: &["image-entrypoint", "image-reproducible", "image-small"],
 };
 
@@ -26,9 +32,15 @@ pub(super) const START: Step = Step {
         "So k8s will have access to the images in GCR out of the box.",
         "It’ll automatically pre-configure the Docker registry credentials on the k8s worker nodes.",
     ],
-    commands: &[Look("kubectl --namespace run try --image={stable} --port=8080"), Look("kubectl --namespace get pods -o wide")],
+    commands: &[
+        Look("kubectl --namespace run try --image={stable} --port=8080"),
+        Look("kubectl --namespace get pods -o wide"),
+    ],
     look: "the pod is Running, and no event says ErrImagePull",
-    hints: ["A pod needs no manifest if it is only to be tried.", "`kubectl run` starts a pod of an image."],
+    hints: [
+        "A pod needs no manifest if it is only to be tried.",
+        "`kubectl run` starts a pod of an image.",
+    ],
     proves: &["image-reachable"],
 };
 
@@ -36,8 +48,12 @@ pub(super) const ENGINE: Step = Step {
     id: "engine",
     title: "running both images with Docker",
     shows: "The same archive runs in a Docker engine, too. Without an engine the cluster's nodes are asked instead.",
-    article: &["Moving forward, we’ll need to encapsulate the Go binary into a Docker image that we can later deploy to k8s."],
-    commands: &[Look("docker load -i target/images/kubeapp-1.0.tar && docker run --rm -p 8080:8080 kubeapp:1.0")],
+    article: &[
+        "Moving forward, we’ll need to encapsulate the Go binary into a Docker image that we can later deploy to k8s.",
+    ],
+    commands: &[Look(
+        "docker load -i target/images/kubeapp-1.0.tar && docker run --rm -p 8080:8080 kubeapp:1.0",
+    )],
     look: "http://localhost:8080/version responds with 1.0",
     hints: ["An engine loads an archive without a registry.", "`docker load`, then `docker run`."],
     proves: &[],
@@ -47,10 +63,17 @@ pub(super) const ASK: Step = Step {
     id: "ask",
     title: "asking each image for its version",
     shows: "Each image responds with the version of its tag. One recipe made both, and a build argument picked the version.",
-    article: &["You’ll notice that we are using Docker build-time arguments to specify which version of the app to package inside the image."],
-    commands: &[Look("kubectl --namespace port-forward pod/try 8080 & curl --retry 9 --retry-connrefused localhost:8080/version; kill $!")],
+    article: &[
+        "You’ll notice that we are using Docker build-time arguments to specify which version of the app to package inside the image.",
+    ],
+    commands: &[Look(
+        "kubectl --namespace port-forward pod/try 8080 & curl --retry 9 --retry-connrefused localhost:8080/version; kill $!",
+    )],
     look: "the version in the image's tag",
-    hints: ["A pod that no Service publishes can be reached through the API.", "`kubectl port-forward`, then curl."],
+    hints: [
+        "A pod that no Service publishes can be reached through the API.",
+        "`kubectl port-forward`, then curl.",
+    ],
     proves: &["image-runs", "image-version-argument"],
 };
 

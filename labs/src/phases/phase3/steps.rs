@@ -3,7 +3,8 @@
 use crate::step::{Command, Step};
 use Command::{Apply, ApplyEdited, Kubectl, Look};
 
-const COUNT: Command = Look("for i in $(seq 100); do curl -s $SERVICE_URL/version; done | sort | uniq -c");
+const COUNT: Command =
+    Look("for i in $(seq 100); do curl -s $SERVICE_URL/version; done | sort | uniq -c");
 
 pub(super) const ALL: &[Step] =
     &[DEPLOY, PUBLISH, BALANCE, UNREADY, READY, HEAL, SCALE, REPLACE, NAMESPACE];
@@ -29,7 +30,10 @@ pub(super) const DEPLOY: Step = Step {
         Look("kubectl --namespace get events --sort-by=.lastTimestamp"),
     ],
     look: "one ReplicaSet, three pods that are 1/1 Running, on more than one node",
-    hints: ["You rarely create pods; describe how many you want.", "lb/app-production.yml describes three; apply it in your namespace."],
+    hints: [
+        "You rarely create pods; describe how many you want.",
+        "lb/app-production.yml describes three; apply it in your namespace.",
+    ],
     proves: &["rollout-completes", "deployment-owns-replicaset", "pods-spread", "events-tell"],
 };
 
@@ -43,9 +47,16 @@ pub(super) const PUBLISH: Step = Step {
         "In the LB definition, we can simply use a selector on the very same label so that the LB can auto-discover which Pods it can direct traffic for.",
         "Cloud LBs are created asynchronously, once it is done, you can grab the public IP addresses of the LB using the get command.",
     ],
-    commands: &[Apply("lb/app-lb.yml"), Look("kubectl --namespace get service/app-lb"), Look("eval \"$(cargo xtask env)\" && curl $SERVICE_URL/version")],
+    commands: &[
+        Apply("lb/app-lb.yml"),
+        Look("kubectl --namespace get service/app-lb"),
+        Look("eval \"$(cargo xtask env)\" && curl $SERVICE_URL/version"),
+    ],
     look: "EXTERNAL-IP is an address instead of <pending>",
-    hints: ["Pods are mortal; something else has to keep the address.", "lb/app-lb.yml is a Service; apply it."],
+    hints: [
+        "Pods are mortal; something else has to keep the address.",
+        "lb/app-lb.yml is a Service; apply it.",
+    ],
     proves: &["lb-finds-pods", "lb-gets-address"],
 };
 
@@ -53,10 +64,15 @@ pub(super) const BALANCE: Step = Step {
     id: "balance",
     title: "send requests to the load balancer",
     shows: "Every request gets 1.0. The connections spread over the three pods evenly.",
-    article: &["For most workloads, you’ll have multiple instances of the same Pod where the workload will be distributed across them using some form of load balancing."],
+    article: &[
+        "For most workloads, you’ll have multiple instances of the same Pod where the workload will be distributed across them using some form of load balancing.",
+    ],
     commands: &[COUNT],
     look: "100 times 1.0",
-    hints: ["Nothing has to be changed: send requests.", "curl in a loop, `sort | uniq -c` to count."],
+    hints: [
+        "Nothing has to be changed: send requests.",
+        "curl in a loop, `sort | uniq -c` to count.",
+    ],
     proves: &["stable-serves-all", "load-spreads"],
 };
 
@@ -64,7 +80,9 @@ pub(super) const UNREADY: Step = Step {
     id: "unready",
     title: "add a pod that never becomes ready",
     shows: "A pod runs, but its readiness probe fails. The load balancer sends it nothing.",
-    article: &["readinessProbe defines a health check to run against the Pod (calling /health on port 8080 in this case)."],
+    article: &[
+        "readinessProbe defines a health check to run against the Pod (calling /health on port 8080 in this case).",
+    ],
     commands: &[
         ApplyEdited(
             "lb/app-production.yml",
@@ -100,9 +118,17 @@ pub(super) const HEAL: Step = Step {
         "It’ll make sure that the exact same number is always alive according to the Pod’s lifecycle.",
         "Here are some benefits you get “for free” by simply adopting a Scheduler for your containers: Self-healing, horizontal scaling, service discovery, load distribution, deployment management and a ton more.",
     ],
-    commands: &[Kubectl("delete pod/$(kubectl get pods -l app=kubeapp,env=production -o name | head -1 | cut -d/ -f2)"), Look("kubectl --namespace get pods")],
+    commands: &[
+        Kubectl(
+            "delete pod/$(kubectl get pods -l app=kubeapp,env=production -o name | head -1 | cut -d/ -f2)",
+        ),
+        Look("kubectl --namespace get pods"),
+    ],
     look: "one pod is younger than the others",
-    hints: ["Take away a pod and count.", "`kubectl delete pod/<name>`, with a name from `kubectl get pods`."],
+    hints: [
+        "Take away a pod and count.",
+        "`kubectl delete pod/<name>`, with a name from `kubectl get pods`.",
+    ],
     proves: &["self-heals"],
 };
 
@@ -131,13 +157,18 @@ pub(super) const REPLACE: Step = Step {
     ],
     commands: &[
         Kubectl("rollout pause deployment/kubeapp-production"),
-        Kubectl("patch deployment/kubeapp-production -p '{\"spec\":{\"template\":{\"metadata\":{\"annotations\":{\"canary-labs.dev/cut\":\"second\"}}}}}'"),
+        Kubectl(
+            "patch deployment/kubeapp-production -p '{\"spec\":{\"template\":{\"metadata\":{\"annotations\":{\"canary-labs.dev/cut\":\"second\"}}}}}'",
+        ),
         Look("kubectl --namespace get pods"),
         Kubectl("rollout resume deployment/kubeapp-production"),
         Look("kubectl --namespace rollout status deployment/kubeapp-production"),
     ],
     look: "the same pods while the rollout is paused, others after it; the same EXTERNAL-IP",
-    hints: ["Change an annotation of the template, not of the Deployment.", "Pause the rollout first to see that pods do not change."],
+    hints: [
+        "Change an annotation of the template, not of the Deployment.",
+        "Pause the rollout first to see that pods do not change.",
+    ],
     proves: &["template-is-a-cutter", "service-outlives-pods"],
 };
 

@@ -4,7 +4,8 @@ use crate::step::{Command, Step};
 use Command::{Apply, ApplyEdited, Kubectl, Look};
 
 /// Prints the version that each of many requests got, counted.
-const COUNT: Command = Look("for i in $(seq 200); do curl -s $SERVICE_URL/version; done | sort | uniq -c");
+const COUNT: Command =
+    Look("for i in $(seq 200); do curl -s $SERVICE_URL/version; done | sort | uniq -c");
 const PODS: Command = Look("kubectl --namespace get pods -L env -o wide");
 
 pub(super) const ALL: &[Step] =
@@ -14,7 +15,9 @@ pub(super) const STABLE: Step = Step {
     id: "stable",
     title: "stable behind its load balancer, as phase 3 left it",
     shows: "Three pods of 1.0 serve behind one address. A canary is always judged against such a stable release.",
-    article: &["Now that we have the stable version deployed to the cluster, we can dig into deploying a Canary release."],
+    article: &[
+        "Now that we have the stable version deployed to the cluster, we can dig into deploying a Canary release.",
+    ],
     commands: &[Apply("lb/app-lb.yml"), Apply("lb/app-production.yml"), PODS],
     look: "three pods are 1/1 Running, and app-lb has an external address",
     hints: [
@@ -35,7 +38,10 @@ pub(super) const JOIN: Step = Step {
         "We don’t need to do any changes to the LB since it already has a selector applied to the label app: kubeapp which spans across both deployments (Stable and Canary).",
         "So Pods launched via the Canary Deployment will auto-join the LB.",
     ],
-    commands: &[Apply("lb/app-canary.yml"), Look("kubectl --namespace get endpointslices -l kubernetes.io/service-name=app-lb -o wide")],
+    commands: &[
+        Apply("lb/app-canary.yml"),
+        Look("kubectl --namespace get endpointslices -l kubernetes.io/service-name=app-lb -o wide"),
+    ],
     look: "the endpoints of app-lb are four instead of three",
     hints: [
         "A second Deployment whose pods the Service's selector finds as well.",
@@ -73,7 +79,10 @@ pub(super) const EVEN: Step = Step {
         COUNT,
     ],
     look: "about 100 of 200 responses are 2.0",
-    hints: ["Change the number of pods of one Deployment.", "`kubectl scale` sets the replicas of production to 1."],
+    hints: [
+        "Change the number of pods of one Deployment.",
+        "`kubectl scale` sets the replicas of production to 1.",
+    ],
     proves: &[],
 };
 
@@ -81,7 +90,9 @@ pub(super) const TENTH: Step = Step {
     id: "tenth",
     title: "scale to 9:1",
     shows: "Nine stable pods and one canary give the canary a tenth. A smaller share needs more pods, which is the limit of this technique.",
-    article: &["Sets the numbers of replicas we want for the Canary release. This is important since it controls the ratio/percentage of how much of our users are going to hit the Canary release."],
+    article: &[
+        "Sets the numbers of replicas we want for the Canary release. This is important since it controls the ratio/percentage of how much of our users are going to hit the Canary release.",
+    ],
     commands: &[
         Kubectl("scale deployment/kubeapp-production --replicas=9"),
         Kubectl("scale deployment/kubeapp-canary --replicas=1"),
@@ -107,10 +118,15 @@ pub(super) const DITCH: Step = Step {
     id: "ditch",
     title: "delete the canary under load",
     shows: "A canary that fails is ditched by deleting its Deployment. The other pods serve on, and no request fails meanwhile.",
-    article: &["If one canary deployment fails, the rest of your servers aren’t affected and you can simply ditch it and fix the root cause."],
+    article: &[
+        "If one canary deployment fails, the rest of your servers aren’t affected and you can simply ditch it and fix the root cause.",
+    ],
     commands: &[Kubectl("delete deployment/kubeapp-canary"), COUNT],
     look: "every response is 1.0",
-    hints: ["The canary is a Deployment of its own.", "Delete deployment/kubeapp-canary while requests are sent."],
+    hints: [
+        "The canary is a Deployment of its own.",
+        "Delete deployment/kubeapp-canary while requests are sent.",
+    ],
     proves: &["canary-can-be-ditched"],
 };
 
@@ -118,8 +134,16 @@ pub(super) const BAD: Step = Step {
     id: "bad",
     title: "apply a canary that never becomes ready",
     shows: "A pod that fails its readiness probe gets no requests. So a canary that does not work harms nobody.",
-    article: &["This effectively exposes new versions to a small set of users, which acts as an early indicator for failures that might happen."],
-    commands: &[ApplyEdited("lb/app-canary.yml", "/readinessProbe:/,/port:/s#path: /health#path: /not-there#"), PODS],
+    article: &[
+        "This effectively exposes new versions to a small set of users, which acts as an early indicator for failures that might happen.",
+    ],
+    commands: &[
+        ApplyEdited(
+            "lb/app-canary.yml",
+            "/readinessProbe:/,/port:/s#path: /health#path: /not-there#",
+        ),
+        PODS,
+    ],
     look: "the canary's pod is 0/1 Running, and every response is 1.0",
     hints: [
         "Point the readiness probe at a page that the app does not serve.",
@@ -135,7 +159,10 @@ pub(super) const FIX: Step = Step {
     article: &[],
     commands: &[Apply("lb/app-canary.yml"), PODS],
     look: "the canary's pod is 1/1 Running",
-    hints: ["The manifest in the repository has the right probe.", "Apply lb/app-canary.yml again."],
+    hints: [
+        "The manifest in the repository has the right probe.",
+        "Apply lb/app-canary.yml again.",
+    ],
     proves: &[],
 };
 
@@ -166,7 +193,9 @@ pub(super) const RETIRE: Step = Step {
     id: "retire",
     title: "delete the canary for good",
     shows: "Once production runs 2.0, the canary has done its work. Without it everything is still 2.0.",
-    article: &["By this point, you don’t really need the Canary deployment. You can go ahead and delete it by executing kubectl --namespace=production delete deployment/kubeapp-canary."],
+    article: &[
+        "By this point, you don’t really need the Canary deployment. You can go ahead and delete it by executing kubectl --namespace=production delete deployment/kubeapp-canary.",
+    ],
     commands: &[Kubectl("delete deployment/kubeapp-canary"), COUNT],
     look: "every response is 2.0, from three pods",
     hints: ["Production does the canary's work now.", "Delete deployment/kubeapp-canary."],

@@ -204,7 +204,9 @@ async fn default_backend(
         return Ok(());
     }
     let routes = HOSTS.len() * PATHS.len();
-    let _step = context.step_as(&steps::DEFAULT, format!("send {FEW_REQUESTS} requests to each of {routes} pages")).await;
+    let _step = context
+        .step_as(&steps::DEFAULT, format!("send {FEW_REQUESTS} requests to each of {routes} pages"))
+        .await;
     let pods = pods::names(&namespace.pods(STABLE.pods).await?);
     let sampler =
         |host: &str| namespace.sampler(external).host(&host_with_port(host, external.port, HTTP));

@@ -121,7 +121,8 @@ impl Phase5<'_> {
             return Ok(());
         }
         let (stable, canary) = (self.host(STABLE_HOST), self.host(CANARY_HOST));
-        let _step = context.step_as(&steps::HOSTS, format!("send {REQUESTS} requests to each host")).await;
+        let _step =
+            context.step_as(&steps::HOSTS, format!("send {REQUESTS} requests to each host")).await;
         let canary_settled = self.wait_routed(&canary, CANARY_BACKEND).await?;
         let stable_settled = self.wait_routed(&stable, STABLE).await?;
         let (new, old) = (&context.canary()?.version, &context.stable()?.version);
