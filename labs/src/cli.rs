@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 mod bench;
+mod broken;
 mod check;
 mod interrupt;
 mod list;
@@ -69,6 +70,9 @@ enum Command {
     Check(check::CheckFlags),
     /// Judge what is being made by hand, at every change
     Watch(check::CheckFlags),
+    /// Start a release that is broken on purpose, and judge whether it is fixed
+    #[command(after_help = check::EXIT_CODES)]
+    Broken(broken::BrokenFlags),
     /// Measure the load generator itself
     #[command(hide = true)]
     BenchSampler {
@@ -177,6 +181,7 @@ impl Cli {
             },
             Some(Command::Run(flags)) => flags.run(),
             Some(Command::Check(flags)) => exit_of(flags.check()),
+            Some(Command::Broken(flags)) => exit_of(flags.run()),
             Some(Command::Watch(flags)) => exit_of(flags.watch()),
             Some(Command::BenchSampler { url, seconds }) => {
                 exit_of(block_on(async move { Ok(print(&bench::sampler(&url, seconds).await?)) }))

@@ -6,6 +6,7 @@
 //! `labs` and for this crate's tests.
 
 mod archive;
+pub mod broken;
 pub mod check;
 pub mod claim;
 pub mod cli;
@@ -26,6 +27,7 @@ pub mod phases;
 mod process;
 mod record;
 mod report;
+mod reset;
 pub mod run;
 pub mod sampler;
 mod statistics;

@@ -51,20 +51,26 @@ pub struct Target<'a> {
 impl Command {
     /// Formats the command for that cluster and namespace.
     pub fn text(&self, target: Target<'_>) -> String {
-        let kubectl = format!("kubectl --namespace={}", target.namespace);
         match self {
-            Self::Apply(file) => match image_edits(target) {
-                edits if edits.is_empty() => format!("{kubectl} apply -f {}", path(target, file)),
-                edits => format!("sed{edits} {} | {kubectl} apply -f -", path(target, file)),
-            },
+            Self::Apply(file) => Self::apply_text(file, target),
             Self::ApplyEdited(file, script) => {
-                let edits = image_edits(target);
-                format!("sed -e '{script}'{edits} {} | {kubectl} apply -f -", path(target, file))
+                let (edits, apply) = (image_edits(target), kubectl("apply -f -", target));
+                format!("sed -e '{script}'{edits} {} | {apply}", path(target, file))
             }
-            Self::Kubectl(arguments) => format!("{kubectl} {}", with_images(arguments, target)),
+            Self::Kubectl(arguments) => kubectl(arguments, target),
             Self::Look(command) => {
-                with_images(command, target).replace("kubectl --namespace", &kubectl)
+                let command = with_images(command, target);
+                let namespaced = format!("kubectl --namespace={}", target.namespace);
+                command.replace("kubectl --namespace ", &format!("{namespaced} "))
             }
+        }
+    }
+
+    /// Formats the command that applies a file of the manifests folder.
+    pub(crate) fn apply_text(file: &str, target: Target<'_>) -> String {
+        match (image_edits(target), path(target, file)) {
+            (edits, path) if edits.is_empty() => kubectl(&format!("apply -f {path}"), target),
+            (edits, path) => format!("sed{edits} {path} | {}", kubectl("apply -f -", target)),
         }
     }
 
@@ -135,6 +141,13 @@ fn path(target: Target<'_>, file: &str) -> String {
         Some(environment) => environment.manifests.join(file).display().to_string(),
         None => format!("manifests/{file}"),
     }
+}
+
+/// Formats a kubectl command in the target's namespace.
+pub(crate) fn kubectl(arguments: &str, target: Target<'_>) -> String {
+    let kubectl = format!("kubectl --namespace={}", target.namespace);
+    let arguments = with_images(arguments, target).replace("$(kubectl ", &format!("$({kubectl} "));
+    format!("{kubectl} {arguments}")
 }
 
 /// The options of `sed` that put the images' names on this cluster into a manifest.

@@ -4,16 +4,15 @@
 use crate::check::{Judgment, State, check};
 use crate::kubernetes::{apply, namespace_client::NamespaceClient};
 use crate::lab::Lab;
+use crate::reset;
 use crate::run::Exit;
 use crate::step::{Command, Step, Target};
-use anyhow::Context as _;
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use keys::Keys;
-use kube::api::{DeleteParams, ListParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use lab_environment::Environment;
@@ -193,20 +192,8 @@ impl Watch<'_> {
     async fn reset(&mut self) -> anyhow::Result<()> {
         let started = std::time::Instant::now();
         let namespace = &self.namespace;
-        for name in names(namespace.api::<Deployment>()).await? {
-            delete(namespace.api::<Deployment>(), &name, &DeleteParams::background()).await?;
-        }
-        for name in names(namespace.api::<Ingress>()).await? {
-            delete(namespace.api::<Ingress>(), &name, &DeleteParams::default()).await?;
-        }
-        for name in
-            names(namespace.api::<Service>()).await?.into_iter().filter(|n| n != "kubernetes")
-        {
-            delete(namespace.api::<Service>(), &name, &DeleteParams::default()).await?;
-        }
-        for name in names(namespace.api::<Pod>()).await? {
-            delete(namespace.api::<Pod>(), &name, &DeleteParams::default().grace_period(0)).await?;
-        }
+        reset::create_namespace(&self.client, namespace.name()).await?;
+        reset::empty(namespace).await?;
         let first = self.lab.steps.iter().take_while(|step| step.proves.is_empty());
         for command in first.flat_map(|step| step.commands) {
             if let Command::Apply(file) = command {
@@ -277,26 +264,6 @@ fn changes(client: &Client, name: &str) -> SelectAll<BoxStream<'static, ()>> {
     }
     of!(Deployment, Pod, Service, EndpointSlice, Ingress);
     changes
-}
-
-async fn names<K>(api: Api<K>) -> anyhow::Result<Vec<String>>
-where
-    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    let found =
-        api.list_metadata(&ListParams::default()).await.context("failed to list objects")?;
-    Ok(found.items.into_iter().filter_map(|object| object.metadata.name).collect())
-}
-
-async fn delete<K>(api: Api<K>, name: &str, params: &DeleteParams) -> anyhow::Result<()>
-where
-    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    match api.delete(name, params).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("failed to delete {name}")),
-    }
 }
 
 /// Prints a line. A closed pipe is no failure.

@@ -19,3 +19,4 @@ mod mutant_tests;
 mod mutants;
 mod pull_secret;
 mod schema;
+mod workshop;

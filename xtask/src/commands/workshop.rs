@@ -55,8 +55,28 @@ pub(super) fn explain(args: &Explain) -> Result<()> {
 /// Runs `labs check` or `labs watch`.
 pub(super) fn by_hand(command: &str, args: &ByHand) -> Result<()> {
     let phase = phase(&args.phase)?;
+    let mut rest = vec![phase];
+    rest.extend(args.namespace.iter().flat_map(|name| ["--namespace".to_owned(), name.clone()]));
+    on_cluster(command, &args.provider, rest)
+}
+
+/// Start a release that is broken on purpose on the cluster of `up`; list them without a number
+#[derive(Args)]
+pub(super) struct Broken {
+    #[command(flatten)]
+    provider: ProviderFlag,
+    /// The exercise, and the flags of `labs broken`: `--check`, `--hint N`, `--solution`, `--namespace NAME`, `--from DIR`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+pub(super) fn broken(args: &Broken) -> Result<()> {
+    on_cluster("broken", &args.provider, args.args.clone())
+}
+
+fn on_cluster(command: &str, provider: &ProviderFlag, args: Vec<String>) -> Result<()> {
     let project = Project::find()?;
-    let store = ClusterStore::open(&project, args.provider.provider())?;
+    let store = ClusterStore::open(&project, provider.provider())?;
     store.expect_running()?;
     let environment = store.environment();
     ensure!(
@@ -65,8 +85,7 @@ pub(super) fn by_hand(command: &str, args: &ByHand) -> Result<()> {
     );
     build::binaries(&project, DockerClient::Omitted)?;
     let mut labs = Command::new(project.program("labs"));
-    labs.args([command, &phase, "--environment"]).arg(environment);
-    labs.args(args.namespace.iter().flat_map(|name| ["--namespace", name]));
+    labs.arg(command).arg("--environment").arg(environment).args(args);
     // In our place, so that the terminal and its signals are those of `labs`.
     Err(install::spawn_error("labs", labs.exec()))
 }

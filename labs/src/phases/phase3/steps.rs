@@ -180,7 +180,7 @@ pub(super) const NAMESPACE: Step = Step {
         "Kubernetes supports multiple virtual clusters backed by the same physical cluster. These virtual clusters are called namespaces.",
         "All k8s resources created via the Deployment will reside in the production Namespace. So in order to access them, we need to always add the--namespace argument.",
     ],
-    commands: &[Look("kubectl --namespace get all"), Look("kubectl get all --namespace default")],
+    commands: &[Look("kubectl --namespace get all"), Look("kubectl --namespace=default get all")],
     look: "the app is in the first list and not in the second",
     hints: ["Every command so far had the argument --namespace.", "List both namespaces."],
     proves: &["namespace-holds"],
