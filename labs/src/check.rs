@@ -139,7 +139,7 @@ pub async fn check(
         let mut judgment = position.map(|index| found.swap_remove(index)).unwrap_or(Judgment {
             claim: claim.id,
             state: State::NotYet,
-            evidence: "this can be seen only while it happens: use `cargo xtask watch`".into(),
+            evidence: unseen(lab, claim.id),
             command: String::new(),
         });
         if changed && judgment.state == State::Fails {
@@ -156,4 +156,12 @@ pub async fn check(
     let judgments: Vec<_> = lab.claims.iter().map(judge).collect();
     let fault = observed.fault().await.context("failed to diagnose the namespace")?;
     Ok(Check { judgments, fault })
+}
+
+/// The reason why a claim is not judged by a state of the namespace.
+fn unseen(lab: &Lab, claim: &str) -> String {
+    match claim {
+        "promotion-drops-nothing" => "`cargo xtask watch` sees it while you promote".to_owned(),
+        _ => format!("seen only while it happens: `cargo xtask lab {}` proves it", lab.name),
+    }
 }

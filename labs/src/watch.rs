@@ -1,7 +1,7 @@
 //! `labs watch`: checks a participant's namespace at every change of it, and reports each claim whose state
 //! is another than before. Keys give hints and start over.
 
-use crate::check::{Judgment, State, check};
+use crate::check::{Check, Judgment, State, check};
 use crate::kubernetes::{apply, namespace_client::NamespaceClient};
 use crate::lab::Lab;
 use crate::reset;
@@ -53,7 +53,7 @@ pub async fn watch(
     let mut watch = Watch {
         lab,
         environment,
-        client,
+        client: client.clone(),
         namespace,
         states: BTreeMap::new(),
         trouble: None,
@@ -65,29 +65,34 @@ pub async fn watch(
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     say(&format!("{}: {} in namespace `{name}`\n{HELP}", lab.name, lab.title));
     watch.show_step();
-    let mut dirty = true;
+    let begin = || Box::pin(check(lab, environment, client.clone(), name));
+    let mut checking = Some(begin());
     loop {
-        if dirty {
-            dirty = false;
-            let seen = traffic.observe(&watch.namespace).await;
-            // A change during the check starts another: what was sampled is of the past.
-            tokio::select! {
-                changed = changes.next() => { dirty = changed.is_some(); }
-                key = keys.next() => if watch.key(key, &mut keys).await? { return Ok(Exit::Holds) } else { dirty = true },
-                checked = check(lab, environment, watch.client.clone(), name) => watch.report(checked, seen),
-                _ = &mut interrupt => return Ok(Exit::Interrupted),
+        if let Some(seen) = traffic.observe(&watch.namespace).await {
+            watch.judge(seen);
+        }
+        tokio::select! {
+            // A change during a check starts another: what was sampled is of the past.
+            _ = changes.next() => checking = Some(begin()),
+            checked = ended(&mut checking) => {
+                checking = None;
+                watch.report(checked);
             }
-        } else {
-            tokio::select! {
-                _ = changes.next() => dirty = true,
-                key = keys.next() => if watch.key(key, &mut keys).await? { return Ok(Exit::Holds) },
-                _ = &mut interrupt => return Ok(Exit::Interrupted),
-            }
+            key = keys.next() => if watch.key(key, &mut keys).await? { return Ok(Exit::Holds) },
+            _ = &mut interrupt => return Ok(Exit::Interrupted),
         }
         if lab.claims.iter().all(|claim| watch.states.get(claim.id) == Some(&State::Holds)) {
             say("every claim holds");
             return Ok(Exit::Holds);
         }
+    }
+}
+
+/// The result of a check in progress; never without one.
+async fn ended<T>(checking: &mut Option<impl Future<Output = T> + Unpin>) -> T {
+    match checking {
+        Some(checking) => checking.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -111,28 +116,31 @@ impl Watch<'_> {
     }
 
     /// Reports the claims whose state has changed.
-    fn report(&mut self, checked: anyhow::Result<crate::check::Check>, seen: Option<Judgment>) {
+    fn report(&mut self, checked: anyhow::Result<Check>) {
         let check = match checked {
             Ok(check) => check,
             Err(error) => return self.report_trouble(Some(format!("{error:#}"))),
         };
         let trouble = check.fault.as_ref().map(|(why, command)| format!("{why}\n  $ {command}"));
         self.report_trouble(trouble);
-        for judgment in check.judgments.into_iter().chain(seen) {
-            let Judgment { claim, state, evidence, command } = judgment;
-            let before = self.states.get(claim).copied();
-            let worse = state == State::NotYet && before.is_some();
-            if worse || before == Some(State::Holds) || before == Some(state) {
-                continue;
-            }
-            self.states.insert(claim, state);
-            match state {
-                State::Holds => say(&format!("✓ {claim}: {evidence}")),
-                State::Fails => say(&format!("✗ {claim}: {evidence}\n  $ {command}")),
-                State::NotYet => {}
-            }
+        for judgment in check.judgments {
+            self.judge(judgment);
         }
         self.go_on();
+    }
+
+    /// Reports a claim unless its state is the one reported before, or it has held.
+    fn judge(&mut self, judgment: Judgment) {
+        let Judgment { claim, state, evidence, command } = judgment;
+        let before = self.states.get(claim).copied();
+        if state == State::NotYet || before == Some(State::Holds) || before == Some(state) {
+            return;
+        }
+        self.states.insert(claim, state);
+        match state {
+            State::Holds => say(&format!("✓ {claim}: {evidence}")),
+            _ => say(&format!("✗ {claim}: {evidence}\n  $ {command}")),
+        }
     }
 
     fn report_trouble(&mut self, trouble: Option<String>) {

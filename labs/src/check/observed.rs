@@ -74,7 +74,8 @@ impl<'a> Observed<'a> {
 
     /// Fails if the namespace is empty and another holds the app.
     async fn is_here(&self, name: &str) -> anyhow::Result<()> {
-        if !self.deployments.is_empty() || !self.services.is_empty() || !self.events.is_empty() {
+        let published = self.services.keys().any(|service| service != "kubernetes");
+        if published || !self.deployments.is_empty() {
             return Ok(());
         }
         let everywhere: Api<Deployment> = Api::all(self.client.clone());

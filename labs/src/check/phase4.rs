@@ -22,6 +22,7 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
         anyhow::bail!("the environment lists other than two images");
     };
     joining(observed, &mut found);
+    promotion(observed, &new.name, &mut found);
     let service = observed.services.get(BALANCER);
     let show = observed.kubectl(&format!("get service/{BALANCER}"));
     let Some(external) = observed.external(service, 80).await? else {
@@ -96,7 +97,6 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
             found.not_yet(&[claim], why, &observed.kubectl("get deployments -o wide"));
         }
     }
-    promotion(observed, &new.name, &mut found);
     Ok(found)
 }
 
