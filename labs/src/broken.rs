@@ -179,3 +179,62 @@ impl Start {
         Ok(manifests)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::environment;
+
+    #[test]
+    fn exercises_of_this_repository_plant_their_faults() {
+        let exercises = read(&folder()).unwrap();
+        assert!(exercises.len() >= 16);
+        for exercise in exercises {
+            assert_eq!(exercise.hints.len(), 2, "{}", exercise.name);
+            let changed = exercise.start.iter().filter(|start| {
+                let intact = apply::manifests(&environment(), &start.file).unwrap();
+                let planted = start.manifests(&environment(), &exercise.name).unwrap();
+                intact.iter().zip(&planted).any(|(a, b)| a.object != b.object)
+            });
+            assert_eq!(changed.count(), 1, "{}: one fault", exercise.name);
+        }
+    }
+
+    #[test]
+    fn bad_exercise_is_refused_with_its_file_and_reason() {
+        let folder = std::env::temp_dir().join(format!("labs-broken-{}", std::process::id()));
+        let error = |text: &str| {
+            let exercise = folder.join("01-bad");
+            fs::create_dir_all(&exercise).unwrap();
+            fs::write(exercise.join("exercise.yaml"), text).unwrap();
+            let read = read(&folder);
+            fs::remove_dir_all(&folder).unwrap();
+            format!("{:#}", read.unwrap_err())
+        };
+        let good = "title: t\nsymptom: s\nphase: phase4\nclaims: [canary-retires]\nstart: []\nhints: []\nsolution: [x]\n";
+        for (right, wrong, reason) in [
+            ("phase4", "phase9", "there is no phase `phase9`"),
+            ("canary-retires", "canary-sings", "phase4 has no claim `canary-sings`"),
+            ("[x]", "[]", "`solution` is empty"),
+            ("symptom", "symptoms", "symptoms"),
+        ] {
+            let error = error(&good.replace(right, wrong));
+            assert!(error.contains(reason) && error.contains("01-bad"), "{error}");
+        }
+        assert!(read(&folder).unwrap_err().to_string().contains("failed to read the exercises"));
+    }
+
+    #[test]
+    fn fault_without_a_place_is_refused() {
+        let start = |pointer: &str| Start {
+            file: "lb/app-lb.yml".into(),
+            kind: None,
+            set: [(pointer.to_owned(), Value::from(1))].into(),
+        };
+        for pointer in ["/spec/nowhere/x", "/spec/ports/7", "spec"] {
+            let error = start(pointer).manifests(&environment(), "01-bad").map(drop).unwrap_err();
+            assert!(error.to_string().contains("01-bad: lb/app-lb.yml has no place"), "{error}");
+        }
+        assert!(start("/spec/ports/0/port").manifests(&environment(), "x").is_ok());
+    }
+}
