@@ -3,10 +3,12 @@
 //!
 //! Labs speak only the Kubernetes API, and HTTP to the addresses that the cluster publishes. What differs
 //! between clusters comes from [`lab_environment::Environment`]. The library exists for the binary
-//! `labs` and for this crate's tests.
+//! `labs` and for this crate's tests; [`analysis`] is of use elsewhere too.
 
+pub mod analysis;
 mod archive;
 pub mod broken;
+mod calibration;
 pub mod check;
 pub mod claim;
 pub mod cli;
@@ -30,6 +32,7 @@ mod report;
 mod reset;
 pub mod run;
 pub mod sampler;
+pub mod selection;
 mod statistics;
 pub mod step;
 mod stepping;
