@@ -6,6 +6,7 @@ use crate::lab::Lab;
 use crate::phases;
 use crate::report;
 use crate::run::{self, Exit, Runner};
+use crate::step;
 use anyhow::Context as _;
 use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue};
@@ -22,12 +23,18 @@ use std::sync::Arc;
 use target::Target;
 
 mod bench;
+mod broken;
+mod check;
 mod interrupt;
 mod list;
 mod log;
 mod observe;
 mod run_file;
 mod target;
+
+/// What is explained without a cluster at hand.
+const TARGET: step::Target<'static> =
+    step::Target { namespace: crate::names::NAMESPACE, environment: None };
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -79,6 +86,14 @@ enum Command {
         #[arg(long)]
         key: String,
     },
+    /// Judge what was made by hand, without a change
+    #[command(after_help = check::EXIT_CODES)]
+    Check(check::CheckFlags),
+    /// Judge what is being made by hand, at every change
+    Watch(check::CheckFlags),
+    /// Start a release that is broken on purpose, and judge whether it is fixed
+    #[command(after_help = check::EXIT_CODES)]
+    Broken(broken::BrokenFlags),
     /// Simulate releases, and print how often this analysis and the rules of other tools are wrong
     #[command(hide = true)]
     Calibrate {
@@ -143,6 +158,9 @@ struct RunFlags {
     /// Keep the namespace at the end
     #[arg(long)]
     keep: bool,
+    /// Show each step with its commands, and wait for Enter before it
+    #[arg(long, conflicts_with_all = ["json", "exit_with_stdin"])]
+    step: bool,
     /// Stop, as if interrupted, when standard input is closed, e.g. because the parent process died
     #[arg(long)]
     exit_with_stdin: bool,
@@ -197,7 +215,7 @@ impl Cli {
             Some(Command::List { json: true }) => print(&(list::as_json() + "\n")),
             Some(Command::List { json: false }) => print(&list::as_text()),
             Some(Command::Explain { lab }) => match phases::find(&lab) {
-                Some(lab) => print(&list::explanation(lab)),
+                Some(lab) => print(&list::explanation(lab, TARGET)),
                 None => Exit::Usage,
             },
             Some(Command::Run(flags)) => flags.run(),
@@ -208,6 +226,9 @@ impl Cli {
             Some(Command::Verify { file, key }) => {
                 exit_of(run_file::verify(&file, &key).map(|text| print(&text)))
             }
+            Some(Command::Check(flags)) => exit_of(flags.check()),
+            Some(Command::Broken(flags)) => exit_of(flags.run()),
+            Some(Command::Watch(flags)) => exit_of(flags.watch()),
             Some(Command::Calibrate { streams, seed }) => print(&calibration::table(streams, seed)),
             Some(Command::BenchSampler { url, seconds }) => {
                 exit_of(block_on(async move { Ok(print(&bench::sampler(&url, seconds).await?)) }))
@@ -274,6 +295,7 @@ impl RunFlags {
             failures: Some(self.failures.clone()),
             keep: self.keep,
             observe: self.reports().shows_cluster(),
+            step: self.step,
         };
         block_on(async move {
             let interrupted = interruption(self.exit_with_stdin)?;

@@ -12,6 +12,8 @@ use crate::namespace::OwnedNamespace;
 use crate::record::LabRecord;
 use crate::sampler::{BackgroundTraffic, Counts, Sample, Sampler};
 use crate::selection::Selection;
+use crate::step::{self, Target};
+use crate::stepping::Stepping;
 use anyhow::{Context as _, bail};
 use lab_environment::{Environment, Image};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +33,7 @@ pub struct Context {
     client: kube::Client,
     events: Events,
     namespace: Arc<OwnedNamespace>,
+    stepping: Option<Arc<Stepping>>,
     record: Mutex<LabRecord>,
     expectations: Mutex<Expectations>,
     /// The claim that the current step checks.
@@ -58,6 +61,7 @@ impl Context {
             client,
             events: events.of_lab(lab),
             namespace,
+            stepping: None,
             record: Mutex::default(),
             expectations: Mutex::default(),
             checking: Mutex::default(),
@@ -86,6 +90,7 @@ impl Context {
     pub fn namespace_client(&self) -> NamespaceClient {
         NamespaceClient::new(self.client(), NAMESPACE, &self.environment.timeouts)
             .with_deadline(self.deadline.clone())
+            .with_events(self.events.clone())
             .with_images(self.environment.images.iter().map(|image| image.name.clone()).collect())
     }
 
@@ -102,9 +107,9 @@ impl Context {
     }
 
     /// As [`Context::ensure_namespace`], and deletes the objects of earlier labs of this run.
-    pub async fn empty_namespace(&self) -> anyhow::Result<()> {
+    pub async fn empty_namespace(&self, step: &step::Step) -> anyhow::Result<()> {
         self.ensure_namespace().await?;
-        let _step = self.step("empty the namespace");
+        let _step = self.step(step).await;
         self.namespace.empty(&self.client, self.rollout_timeout()).await
     }
 
@@ -140,14 +145,30 @@ impl Context {
         Duration::from_secs(self.environment.timeouts.request)
     }
 
-    /// Reports the start of a step, which lasts until the returned guard is dropped.
+    /// Waits for a key before each step, which is shown meanwhile.
+    #[must_use]
+    pub(crate) fn with_stepping(self, stepping: Option<Arc<Stepping>>) -> Self {
+        Self { stepping, ..self }
+    }
+
+    /// Starts a step, which lasts until the returned guard is dropped.
     #[must_use = "the step ends when this is dropped"]
-    pub fn step(&self, step: impl Into<String>) -> Step {
-        let step = step.into();
+    pub async fn step(&self, step: &step::Step) -> RunningStep {
+        self.step_as(step, step.title).await
+    }
+
+    /// As [`Context::step`], with details of this run in the title.
+    #[must_use = "the step ends when this is dropped"]
+    pub async fn step_as(&self, step: &step::Step, title: impl Into<String>) -> RunningStep {
+        if let Some(stepping) = &self.stepping {
+            let environment = Some(&*self.environment);
+            stepping.show(&step.text(Target { namespace: NAMESPACE, environment })).await;
+        }
+        let (id, step) = (step.id, title.into());
         // All waits of a step share one deadline: several that fail must not add up.
         self.deadline.restart(self.rollout_timeout() + self.address_timeout());
-        self.events.send(Event::StepStarted { step: step.clone() });
-        Step { step, since: Instant::now(), events: self.events.clone() }
+        self.events.send(Event::StepStarted { id, step: step.clone() });
+        RunningStep { step, since: Instant::now(), events: self.events.clone() }
     }
 
     /// Reports the progress of the current step: `2 of 3 replicas available`.
@@ -367,20 +388,20 @@ impl Context {
 
 /// A step in progress; it ends when this is dropped.
 #[derive(Debug)]
-pub struct Step {
+pub struct RunningStep {
     step: String,
     since: Instant,
     events: Events,
 }
 
-impl Step {
+impl RunningStep {
     /// Seconds since the step began.
     pub fn seconds(&self) -> f64 {
         self.since.elapsed().as_secs_f64()
     }
 }
 
-impl Drop for Step {
+impl Drop for RunningStep {
     fn drop(&mut self) {
         let (step, seconds) = (std::mem::take(&mut self.step), self.seconds());
         self.events.send(Event::StepEnded { step, seconds });

@@ -50,8 +50,15 @@ pub enum Event {
     },
     /// A step begins.
     StepStarted {
+        /// The step's id in the list of `labs explain`.
+        id: &'static str,
         /// The step, in a few words.
         step: String,
+    },
+    /// The current step changes the cluster, as kubectl does with these arguments.
+    Command {
+        /// The arguments.
+        command: String,
     },
     /// Progress of the current step, such as `2 of 3 replicas available`.
     Progress {

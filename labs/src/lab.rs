@@ -2,6 +2,7 @@
 
 use crate::claim::Claim;
 use crate::context::Context;
+use crate::step::Step;
 use futures::future::BoxFuture;
 
 /// A runnable phase of the article.
@@ -17,6 +18,8 @@ pub struct Lab {
     pub article: &'static str,
     /// Every claim it judges, in the order of the article.
     pub claims: &'static [Claim],
+    /// Its steps, in order. It runs no others.
+    pub steps: &'static [Step],
     /// Whether it works in the labs' namespace.
     pub uses_namespace: bool,
     /// Runs the phase. It judges each of its claims once through the `Context`; an error means that

@@ -7,7 +7,9 @@
 
 pub mod analysis;
 mod archive;
+pub mod broken;
 mod calibration;
+pub mod check;
 pub mod claim;
 pub mod cli;
 mod context;
@@ -29,10 +31,14 @@ pub mod phases;
 mod process;
 mod record;
 mod report;
+mod reset;
 pub mod run;
 pub mod sampler;
 pub mod selection;
 mod signature;
 mod statistics;
 mod ui;
+pub mod step;
+mod stepping;
 mod verdicts;
+pub mod watch;

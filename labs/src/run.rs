@@ -12,6 +12,7 @@ use crate::names::NAMESPACE;
 use crate::namespace::OwnedNamespace;
 use crate::observer::Observer;
 use crate::selection::Selection;
+use crate::stepping::Stepping;
 use anyhow::{Context as _, anyhow, bail};
 use cluster_health::{ClusterLost, READYZ_TIMEOUT, probe_readyz};
 use futures::FutureExt as _;
@@ -65,6 +66,8 @@ pub struct Runner {
     pub keep: bool,
     /// Whether to report what nodes and pods do meanwhile.
     pub observe: bool,
+    /// Whether to show each step and wait for Enter before it.
+    pub step: bool,
 }
 
 /// The result of a run.
@@ -167,9 +170,10 @@ impl Runner {
         summary: &mut Summary,
     ) -> bool {
         let mut interrupted = pin!(interrupted);
+        let stepping = self.step.then(Arc::<Stepping>::default);
         let mut was_interrupted = false;
         for lab in labs {
-            let context = self.context(lab, client.clone(), namespace.clone());
+            let context = self.context(lab, client.clone(), namespace.clone(), stepping.clone());
             let result = tokio::select! {
                 biased;
                 () = &mut interrupted => {
@@ -199,10 +203,12 @@ impl Runner {
         lab: &'static Lab,
         client: kube::Client,
         namespace: Arc<OwnedNamespace>,
+        stepping: Option<Arc<Stepping>>,
     ) -> Context {
         let (selection, environment) = (self.selection.clone(), self.environment.clone());
         let lab = (lab.name, lab.claims);
         Context::new(lab, selection, environment, client, &self.events, namespace)
+            .with_stepping(stepping)
     }
 
     /// Runs one lab and gives each of its claims a verdict.
@@ -349,7 +355,7 @@ impl Runner {
     }
 }
 
-/// Returns a client of the cluster of this kubeconfig.
+/// Creates a client of the cluster of a kubeconfig.
 pub(crate) async fn client(path: &Path) -> anyhow::Result<kube::Client> {
     let file = Kubeconfig::read_from(path)
         .with_context(|| format!("failed to read the kubeconfig {}", path.display()))?;

@@ -14,6 +14,7 @@ mod provider_flag;
 mod status;
 mod ui;
 mod up;
+mod workshop;
 
 use crate::{failure::Failure, output};
 use anyhow::{Result, bail};
@@ -42,6 +43,10 @@ Environment variables:
 enum Command {
     Lab(lab::Lab),
     Labs(labs::Labs),
+    Explain(workshop::Explain),
+    Check(workshop::Check),
+    Watch(workshop::Watch),
+    Broken(workshop::Broken),
     Up(up::Up),
     Down(down::Down),
     Status(status::Status),
@@ -97,6 +102,10 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Lab(args) => lab::run(&args),
         Command::Labs(args) => labs::run(&args),
+        Command::Explain(args) => workshop::explain(&args),
+        Command::Check(args) => workshop::by_hand("check", &args.on),
+        Command::Broken(args) => workshop::broken(&args),
+        Command::Watch(args) => workshop::by_hand("watch", &args.on),
         Command::Up(args) => up::run(args),
         Command::Down(args) => down::run(&args),
         Command::Status(args) => status::run(&args),

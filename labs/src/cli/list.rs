@@ -3,6 +3,7 @@
 use crate::claim::Claim;
 use crate::lab::Lab;
 use crate::phases;
+use crate::step::Target;
 
 /// Formats all labs and their claims.
 pub(super) fn as_text() -> String {
@@ -24,10 +25,15 @@ pub(super) fn as_json() -> String {
 }
 
 /// Formats everything about one lab.
-pub(super) fn explanation(lab: &Lab) -> String {
+pub(super) fn explanation(lab: &Lab, target: Target<'_>) -> String {
     let Lab { name, title, summary, article, .. } = lab;
     let claims = claims(lab.claims);
-    format!("{name}: {title}\n\n{summary}\n\nIn the article: {article}\n\nClaims\n{claims}")
+    let steps = lab.steps.iter().enumerate();
+    let steps: String =
+        steps.map(|(index, step)| format!("\n{}. {}", index + 1, step.text(target))).collect();
+    format!(
+        "{name}: {title}\n\n{summary}\n\nIn the article: {article}\n\nClaims\n{claims}\nSteps\n{steps}"
+    )
 }
 
 fn claims(claims: &[Claim]) -> String {

@@ -101,7 +101,7 @@ fn list_matches_snapshot() {
 #[test]
 fn every_lab_is_explained_with_its_claims() {
     for lab in phases::ALL {
-        let text = list::explanation(lab);
+        let text = list::explanation(lab, TARGET);
         assert!(text.contains(lab.summary) && text.contains(lab.article));
         assert!(help_footer().contains(lab.title));
         for claim in lab.claims {

@@ -112,7 +112,28 @@ impl NamespaceClient {
         environment: &Environment,
         file: &str,
     ) -> anyhow::Result<()> {
-        for manifest in manifests(environment, file)? {
+        let manifests = manifests(environment, file)?;
+        self.performs(format!("apply -f {file}"));
+        for manifest in manifests {
+            self.apply(&manifest).await?;
+        }
+        Ok(())
+    }
+
+    /// As [`NamespaceClient::apply_file`], after a change of every object.
+    ///
+    /// # Errors
+    /// As [`NamespaceClient::apply_file`].
+    pub(crate) async fn apply_edited(
+        &self,
+        environment: &Environment,
+        file: &str,
+        edit: impl Fn(&mut serde_json::Value),
+    ) -> anyhow::Result<()> {
+        let manifests = manifests(environment, file)?;
+        self.performs("apply -f -");
+        for mut manifest in manifests {
+            edit(&mut manifest.object);
             self.apply(&manifest).await?;
         }
         Ok(())

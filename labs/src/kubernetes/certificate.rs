@@ -61,6 +61,7 @@ impl NamespaceClient {
         name: &str,
         certificate: &Certificate,
     ) -> anyhow::Result<()> {
+        self.performs(format!("create secret tls {name} --cert=cert.pem --key=key.pem"));
         let data = [("tls.crt", &certificate.pem), ("tls.key", &certificate.key)];
         let data = data.map(|(key, pem)| (key.to_owned(), ByteString(pem.clone().into_bytes())));
         let mut secret = Secret {

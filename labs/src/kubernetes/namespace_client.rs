@@ -2,6 +2,7 @@
 //! what the phases need.
 
 use super::deadline::Deadline;
+use crate::event::{Event, Events};
 use k8s_openapi::{NamespaceResourceScope, Resource};
 use kube::{Api, Client};
 use lab_environment::Timeouts;
@@ -21,6 +22,7 @@ pub struct NamespaceClient {
     deadline: Deadline,
     /// The images that the environment provides.
     images: Vec<String>,
+    events: Option<Events>,
 }
 
 impl NamespaceClient {
@@ -35,6 +37,7 @@ impl NamespaceClient {
             propagation: Duration::from_secs(timeouts.propagation),
             deadline: Deadline::default(),
             images: Vec::new(),
+            events: None,
         }
     }
 
@@ -49,6 +52,19 @@ impl NamespaceClient {
     #[must_use]
     pub(crate) fn with_images(self, images: Vec<String>) -> Self {
         Self { images, ..self }
+    }
+
+    /// Reports each change of the cluster.
+    #[must_use]
+    pub(crate) fn with_events(self, events: Events) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
+    /// Reports a change of the cluster, by the arguments with which kubectl does the same.
+    pub(crate) fn performs(&self, command: impl Into<String>) {
+        if let Some(events) = &self.events {
+            events.send(Event::Command { command: command.into() });
+        }
     }
 
     /// Returns true if the environment provides the image.

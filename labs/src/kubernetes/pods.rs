@@ -280,6 +280,7 @@ impl NamespaceClient {
 
     /// Deletes a pod; its owner may replace it.
     pub(crate) async fn delete_pod(&self, name: &str) -> anyhow::Result<()> {
+        self.performs(format!("delete pod/{name}"));
         let deleted = self.api::<Pod>().delete(name, &DeleteParams::default()).await;
         deleted.with_context(|| format!("failed to delete the pod {name}"))?;
         Ok(())

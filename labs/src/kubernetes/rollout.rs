@@ -115,6 +115,7 @@ impl NamespaceClient {
 
     /// `kubectl scale deployment NAME --replicas=N`.
     pub(crate) async fn scale(&self, name: &str, replicas: i32) -> anyhow::Result<()> {
+        self.performs(format!("scale deployment/{name} --replicas={replicas}"));
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
         self.api::<Deployment>()
             .patch_scale(name, &self.patch_params(), &patch)
@@ -130,9 +131,11 @@ impl NamespaceClient {
         container: &str,
         image: &str,
     ) -> anyhow::Result<()> {
+        self.performs(format!("set image deployment/{name} {container}={image}"));
         let containers = json!([{"name": container, "image": image}]);
+        let template = json!({"spec": {"template": {"spec": {"containers": containers}}}});
         let what = format!("failed to set the image of {name} to {image}");
-        self.patch_template(name, json!({"spec": {"containers": containers}})).await.context(what)
+        self.patch(name, Patch::Strategic(template)).await.context(what)
     }
 
     /// A strategic merge patch of a Deployment's pod template.
@@ -141,11 +144,14 @@ impl NamespaceClient {
         name: &str,
         template: serde_json::Value,
     ) -> anyhow::Result<()> {
-        let patch = Patch::Strategic(json!({"spec": {"template": template}}));
-        self.api::<Deployment>()
-            .patch(name, &self.patch_params(), &patch)
-            .await
-            .with_context(|| format!("failed to patch the template of {name}"))?;
+        let patch = json!({"spec": {"template": template}});
+        self.performs(format!("patch deployment/{name} -p '{patch}'"));
+        let patched = self.patch(name, Patch::Strategic(patch)).await;
+        patched.with_context(|| format!("failed to patch the template of {name}"))
+    }
+
+    async fn patch(&self, name: &str, patch: Patch<serde_json::Value>) -> anyhow::Result<()> {
+        self.api::<Deployment>().patch(name, &self.patch_params(), &patch).await?;
         Ok(())
     }
 
@@ -155,6 +161,7 @@ impl NamespaceClient {
         &self,
         name: &str,
     ) -> anyhow::Result<Result<(), WaitError>> {
+        self.performs(format!("delete deployment/{name}"));
         let api = self.api::<Deployment>();
         match api.delete(name, &DeleteParams::background()).await {
             Ok(_) => {}
@@ -188,12 +195,10 @@ impl NamespaceClient {
 
     /// `kubectl rollout pause` or `resume`.
     pub(crate) async fn pause(&self, name: &str, paused: bool) -> anyhow::Result<()> {
-        let patch = Patch::Merge(json!({"spec": {"paused": paused}}));
-        self.api::<Deployment>()
-            .patch(name, &self.patch_params(), &patch)
-            .await
-            .with_context(|| format!("failed to pause or resume {name}"))?;
-        Ok(())
+        let verb = if paused { "pause" } else { "resume" };
+        self.performs(format!("rollout {verb} deployment/{name}"));
+        let patched = self.patch(name, Patch::Merge(json!({"spec": {"paused": paused}}))).await;
+        patched.with_context(|| format!("failed to {verb} the rollout of {name}"))
     }
 
     /// Waits until the deployment controller has observed the newest change.

@@ -11,6 +11,8 @@ use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use std::time::Instant;
 
+mod steps;
+
 /// The entry of this phase in the list of labs.
 pub const LAB: Lab = Lab {
     name: "phase0",
@@ -26,6 +28,7 @@ pub const LAB: Lab = Lab {
         )
         .needs(&["cluster-answers"]),
     ],
+    steps: steps::ALL,
     uses_namespace: false,
     run: |context| Box::pin(run(context)),
 };
@@ -36,7 +39,7 @@ async fn run(context: &Context) -> anyhow::Result<()> {
 }
 
 async fn check_api(context: &Context) -> anyhow::Result<()> {
-    let _step = context.step("asking the API for its version");
+    let _step = context.step(&steps::API).await;
     let sent = Instant::now();
     let client = context.client();
     let response = tokio::time::timeout(context.address_timeout(), client.apiserver_version());
@@ -62,7 +65,7 @@ async fn check_api(context: &Context) -> anyhow::Result<()> {
 }
 
 async fn check_nodes(context: &Context) -> anyhow::Result<()> {
-    let _step = context.step("looking at the nodes");
+    let _step = context.step(&steps::NODES).await;
     let all_ready = until(
         Api::<Node>::all(context.client()),
         wait::Config::default(),

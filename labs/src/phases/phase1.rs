@@ -12,6 +12,8 @@ use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
 
+mod steps;
+
 /// The entry of this phase in the list of labs.
 pub const LAB: Lab = Lab {
     name: "phase1",
@@ -35,6 +37,7 @@ pub const LAB: Lab = Lab {
             "1.0 and 2.0 come from one source and differ only in the version constant.",
         ),
     ],
+    steps: steps::ALL,
     uses_namespace: false,
     run: |context| Box::pin(run(context)),
 };
@@ -57,7 +60,9 @@ async fn run(context: &Context) -> anyhow::Result<()> {
     let mut pages = Vec::new();
     let mut listening = Vec::new();
     for image in images {
-        let _step = context.step(format!("running version {} as a process", image.version));
+        let _step = context
+            .step_as(&steps::PROCESS, format!("running version {} as a process", image.version))
+            .await;
         match Process::start(&image.binary, START_TIMEOUT).await {
             Ok(process) => {
                 pages.push(fetch_pages(context, image, &process).await);

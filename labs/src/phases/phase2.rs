@@ -16,6 +16,7 @@ mod cluster;
 #[cfg(feature = "docker")]
 mod docker;
 mod response;
+mod steps;
 
 /// The entry of this phase in the list of labs.
 pub const LAB: Lab = Lab {
@@ -45,6 +46,7 @@ pub const LAB: Lab = Lab {
         ),
         Claim::new("image-reachable", "Every node can start it without extra credentials."),
     ],
+    steps: steps::ALL,
     uses_namespace: true,
     run: |context| Box::pin(run(context)),
 };
@@ -53,7 +55,7 @@ async fn run(context: &Context) -> anyhow::Result<()> {
     let images = [context.stable()?, context.canary()?];
     let mut archives = Vec::new();
     {
-        let _step = context.step("reading the images");
+        let _step = context.step(&steps::READ).await;
         for image in images {
             archives.push(Archive::read(&image.archive)?);
         }
@@ -108,7 +110,7 @@ async fn with_docker(
     context: &Context,
     images: &[&Image; 2],
 ) -> Result<Vec<VersionResponse>, String> {
-    let _step = context.step("running both images with Docker");
+    let _step = context.step(&steps::ENGINE).await;
     let (image, request) = (context.rollout_timeout(), context.request_timeout());
     match docker::run(images, docker::Timeouts { image, request }).await {
         Ok(bodies) => Ok(bodies.into_iter().map(Ok).collect()),

@@ -1,7 +1,7 @@
 //! Phase 3: stable behind a load balancer.
 
 use crate::claim::{Claim, Outcome, Verdict};
-use crate::context::{Context, Step};
+use crate::context::{Context, RunningStep};
 use crate::expectation::{ExpectedDeployment, ExpectedService};
 use crate::kubernetes::{
     apply,
@@ -22,6 +22,8 @@ use k8s_openapi::api::{
 use kube::ResourceExt;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+
+mod steps;
 
 /// The entry of this phase in the list of labs.
 pub const LAB: Lab = Lab {
@@ -45,6 +47,7 @@ pub const LAB: Lab = Lab {
         Claim::new("stable-serves-all", "Every request gets 1.0.").needs(&["lb-gets-address", "lb-finds-pods"]),
         Claim::new("load-spreads", "The load balancer uses every pod, evenly.").needs(&["lb-gets-address", "lb-finds-pods", "stable-serves-all"]),
     ],
+    steps: steps::ALL,
     uses_namespace: true,
     run: |context| Box::pin(run(context)),
 };
@@ -72,14 +75,14 @@ async fn run(context: &Context) -> anyhow::Result<()> {
     readiness(context, &namespace, sampler.as_ref()).await?;
     heal_and_scale(context, &namespace).await?;
     replace(context, &namespace, external.as_ref(), sampler.as_ref()).await?;
-    let _step = context.step("list what is in `production` and in `default`");
+    let _step = context.step(&steps::NAMESPACE).await;
     context.judge("namespace-holds", namespace_holds(&namespace).await?).await?;
     Ok(())
 }
 
 /// Applies the Deployment and judges the result.
 async fn deploy(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<()> {
-    let step = context.step("apply app-production.yml");
+    let step = context.step(&steps::DEPLOY).await;
     context.checking("rollout-completes");
     let image = context.stable()?.name.clone();
     context.expect(|expected| {
@@ -133,9 +136,10 @@ async fn publish(
     context: &Context,
     namespace: &NamespaceClient,
 ) -> anyhow::Result<Option<ExternalAddress>> {
-    let step = context.step("apply app-lb.yml and wait for its address");
+    let step = context.step(&steps::PUBLISH).await;
     context.checking("lb-finds-pods");
     let mut at_once = false;
+    namespace.performs("apply -f lb/app-lb.yml");
     for manifest in apply::manifests(context.environment(), "lb/app-lb.yml")? {
         let applied = namespace.apply(&manifest).await?;
         at_once |= applied.data.pointer("/status/loadBalancer/ingress").is_some();
@@ -219,7 +223,9 @@ async fn balance(
     if context.skip(&["stable-serves-all", "load-spreads"])? {
         return Ok(external.map(|external| namespace.sampler(external)));
     }
-    let _step = context.step(format!("send {REQUESTS} requests to the load balancer"));
+    let _step = context
+        .step_as(&steps::BALANCE, format!("send {REQUESTS} requests to the load balancer"))
+        .await;
     let pods = pods::names(&namespace.pods(STABLE).await?);
     let sampler = match external {
         Some(external) => split_infra_errors(namespace.wait_sampler(external).await)?,
@@ -250,7 +256,7 @@ async fn readiness(
     if context.skip(&["readiness-gates"])? {
         return Ok(());
     }
-    let _step = context.step("add a pod that never becomes ready");
+    let step = context.step(&steps::UNREADY).await;
     context.checking("readiness-gates");
     let Some(sampler) = sampler else {
         let why = "nothing responds behind the load balancer, so readiness cannot be judged";
@@ -264,11 +270,11 @@ async fn readiness(
         let deployment = ExpectedDeployment { replicas: 1, image, labels, ready: false };
         expected.deployments.insert(name, deployment);
     });
-    for mut manifest in apply::manifests(context.environment(), "lb/app-production.yml")? {
-        mutate::sibling(&mut manifest.object, name, "unready");
-        mutate::never_ready(&mut manifest.object);
-        namespace.apply(&manifest).await?;
-    }
+    let edit = |object: &mut serde_json::Value| {
+        mutate::sibling(object, name, "unready");
+        mutate::never_ready(object);
+    };
+    namespace.apply_edited(context.environment(), "lb/app-production.yml", edit).await?;
     let verdict = match split_infra_errors(
         namespace.wait_running_pod(&format!("{APP},env=unready")).await,
     )? {
@@ -290,13 +296,15 @@ async fn readiness(
         }
     };
     context.judge("readiness-gates", verdict).await?;
+    drop(step);
+    let _step = context.step(&steps::READY).await;
     split_infra_errors(namespace.delete_deployment(name).await?)?.map_err(anyhow::Error::msg)
 }
 
 /// Deletes a pod, then scales to five and back to three.
 async fn heal_and_scale(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<()> {
     if !context.skip(&["self-heals"])? {
-        let step = context.step("delete a pod");
+        let step = context.step(&steps::HEAL).await;
         let before = pods::names(&namespace.pods(STABLE).await?);
         let verdict = match before.first() {
             None => Verdict::fails("there is no pod to delete"),
@@ -319,7 +327,7 @@ async fn heal_and_scale(context: &Context, namespace: &NamespaceClient) -> anyho
     if context.skip(&["scales"])? {
         return Ok(());
     }
-    let step = context.step("scale to five and back to three");
+    let step = context.step(&steps::SCALE).await;
     context.checking("scales");
     let mut counts = vec![format!("{REPLICAS}")];
     let mut failed = None;
@@ -360,7 +368,7 @@ async fn replace(
     if context.skip(&["template-is-a-cutter"])? {
         return context.skip(&["service-outlives-pods"]).map(drop);
     }
-    let step = context.step("change the template, and replace every pod");
+    let step = context.step(&steps::REPLACE).await;
     context.checking("template-is-a-cutter");
     let before = namespace.pods(STABLE).await?;
     let service =
@@ -406,7 +414,7 @@ async fn outlives_pods(
     sampler: &Sampler,
     service: &Service,
     [old, new]: [BTreeSet<String>; 2],
-    step: &Step,
+    step: &RunningStep,
 ) -> anyhow::Result<Verdict> {
     let kept = old.intersection(&new).count();
     // A Service that does not find the new pods may still lead to old ones that are terminating.

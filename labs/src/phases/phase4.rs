@@ -4,7 +4,7 @@ use crate::claim::{Claim, Verdict};
 use crate::context::Context;
 use crate::expectation::{ExpectedDeployment, ExpectedService};
 use crate::kubernetes::{
-    apply, mutate,
+    mutate,
     namespace_client::NamespaceClient,
     pods,
     wait::{split_infra_errors, with_note},
@@ -12,12 +12,15 @@ use crate::kubernetes::{
 use crate::lab::Lab;
 use crate::sampler::Sampler;
 use crate::statistics::{Plan, Ratio, Split};
+use crate::step::Step;
 use crate::verdicts;
 use anyhow::Context as _;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use kube::ResourceExt;
 use lab_environment::Alternative;
 use std::collections::BTreeSet;
+
+mod steps;
 
 /// The entry of this phase in the list of labs.
 pub const LAB: Lab = Lab {
@@ -68,6 +71,7 @@ pub const LAB: Lab = Lab {
         )
         .needs(&["promotion-by-image", "sessions-flip"]),
     ],
+    steps: steps::ALL,
     uses_namespace: true,
     run: |context| Box::pin(run(context)),
 };
@@ -86,8 +90,10 @@ const ARTICLE: Ratio = Ratio::new(3, 1);
 /// The other ratios, each with the alternative hypothesis where requests are cheap. For 9:1 that is one
 /// canary more, not one stable pod: telling 10% from the 9.1% of 10:1 takes 67,000 requests and adds
 /// nothing to the claim.
-const OTHERS: [(Ratio, Ratio); 2] =
-    [(Ratio::new(1, 1), Ratio::new(2, 1)), (Ratio::new(9, 1), Ratio::new(9, 2))];
+const OTHERS: [(Ratio, Ratio, &Step); 2] = [
+    (Ratio::new(1, 1), Ratio::new(2, 1), &steps::EVEN),
+    (Ratio::new(9, 1), Ratio::new(9, 2), &steps::TENTH),
+];
 /// Bounds an unobserved share to 0.6%, and reveals a pod that takes a quarter.
 const REQUESTS: u64 = 500;
 /// The connections of one client. At 3:1 all of them miss the canary once in 3e12 runs.
@@ -114,7 +120,7 @@ async fn run(context: &Context) -> anyhow::Result<()> {
 
 /// Sets up what this phase builds on: three pods of 1.0 behind the load balancer.
 async fn prepare(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<Sampler> {
-    let _step = context.step("stable behind its load balancer, as phase 3 left it");
+    let _step = context.step(&steps::STABLE).await;
     context.checking("canary-joins-untouched");
     let image = context.stable()?.name.clone();
     let replicas = i32::try_from(ARTICLE.stable)?;
@@ -147,7 +153,7 @@ impl Phase4<'_> {
     /// Applies the canary and judges how it joins.
     async fn join(&self) -> anyhow::Result<()> {
         let Self { context, namespace, .. } = self;
-        let _step = context.step("apply app-canary.yml");
+        let _step = context.step(&steps::JOIN).await;
         context.checking("canary-differs-by-env");
         self.expect_canary(true)?;
         let before = self.service().await?;
@@ -205,7 +211,9 @@ impl Phase4<'_> {
         }
         let version = &context.canary()?.version;
         let split = self.plan(ARTICLE, None)?;
-        let _step = context.step(format!("send {} requests at {ARTICLE}", split.plan.n));
+        let _step = context
+            .step_as(&steps::QUARTER, format!("send {} requests at {ARTICLE}", split.plan.n))
+            .await;
         let converged = self.wait_converged().await?;
         let one = sampler.clone().in_flight(1);
         let sample = context.sample("one client", &one, CONNECTIONS, None).await?;
@@ -233,9 +241,11 @@ impl Phase4<'_> {
         }
         let version = &context.canary()?.version;
         let mut verdicts = Vec::new();
-        for (ratio, alternative) in OTHERS {
+        for (ratio, alternative, step) in OTHERS {
             let split = self.plan(ratio, Some(alternative))?;
-            let _step = context.step(format!("scale to {ratio}, send {} requests", split.plan.n));
+            let _step = context
+                .step_as(step, format!("scale to {ratio}, send {} requests", split.plan.n))
+                .await;
             self.scale(PRODUCTION, ratio.stable).await?;
             self.scale(CANARY, ratio.canary).await?;
             let ready = match self.ready(STABLE_PODS, ratio.stable).await? {
@@ -254,7 +264,7 @@ impl Phase4<'_> {
             verdicts.push((ratio.to_string(), verdict));
         }
         context.judge("ratio-follows-replicas", Verdict::all(verdicts)).await?;
-        let _step = context.step("scale back to three");
+        let _step = context.step(&steps::BACK).await;
         context.checking("canary-can-be-ditched");
         self.scale(PRODUCTION, ARTICLE.stable).await?;
         self.ready(STABLE_PODS, ARTICLE.stable).await?.map_err(anyhow::Error::msg)
@@ -267,7 +277,7 @@ impl Phase4<'_> {
         if context.omits(&["canary-can-be-ditched", "bad-canary-contained"]) {
             return Ok(());
         }
-        let _step = context.step("delete the canary under load");
+        let _step = context.step(&steps::DITCH).await;
         let converged = self.wait_converged().await?;
         let load = context.background("while the canary is ditched", sampler, RATE).await?;
         let gone = split_infra_errors(namespace.delete_deployment(CANARY).await?)?;
@@ -291,13 +301,11 @@ impl Phase4<'_> {
         if context.skip(&["bad-canary-contained"])? {
             return Ok(());
         }
-        let _step = context.step("apply a canary that never becomes ready");
+        let _step = context.step(&steps::BAD).await;
         context.checking("bad-canary-contained");
         self.expect_canary(false)?;
-        for mut manifest in apply::manifests(context.environment(), "lb/app-canary.yml")? {
-            mutate::never_ready(&mut manifest.object);
-            namespace.apply(&manifest).await?;
-        }
+        let environment = context.environment();
+        namespace.apply_edited(environment, "lb/app-canary.yml", mutate::never_ready).await?;
         let verdict = match split_infra_errors(namespace.wait_running_pod(CANARY_PODS).await)? {
             Err(why) => Verdict::fails(why),
             Ok(pod) => {
@@ -325,7 +333,7 @@ impl Phase4<'_> {
     async fn promote(&self) -> anyhow::Result<()> {
         let Self { context, namespace, sampler } = self;
         {
-            let _step = context.step("apply app-canary.yml again, as it should be");
+            let _step = context.step(&steps::FIX).await;
             context.checking("promotion-by-image");
             self.expect_canary(true)?;
             namespace.apply_file(context.environment(), "lb/app-canary.yml").await?;
@@ -333,7 +341,7 @@ impl Phase4<'_> {
                 context.progress(why);
             }
         }
-        let _step = context.step("set production's image to the canary's, under load");
+        let _step = context.step(&steps::PROMOTE).await;
         let converged = self.wait_converged().await?;
         let load = context.background("while production is promoted", sampler, RATE).await?;
         let image = &context.canary()?.name;
@@ -351,7 +359,7 @@ impl Phase4<'_> {
     /// Deletes the canary for good.
     async fn retire(&self) -> anyhow::Result<()> {
         let Self { context, namespace, sampler } = self;
-        let _step = context.step("delete the canary for good");
+        let _step = context.step(&steps::RETIRE).await;
         let gone = split_infra_errors(namespace.delete_deployment(CANARY).await?)?;
         let converged = self.wait_converged().await?;
         let sample = context.sample("production alone", sampler, REQUESTS, None).await?;
@@ -413,7 +421,7 @@ impl Phase4<'_> {
 }
 
 /// Judges the article's comparison of the two manifests, on the objects that the API server stores.
-fn differences(production: &Deployment, canary: &Deployment) -> Verdict {
+pub(crate) fn differences(production: &Deployment, canary: &Deployment) -> Verdict {
     let template = |deployment: &Deployment| deployment.spec.as_ref().map(|s| s.template.clone());
     let label = |deployment: &Deployment, key: &str| {
         let labels = template(deployment)?.metadata?.labels?;

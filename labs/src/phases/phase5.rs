@@ -10,6 +10,7 @@ mod common;
 mod publish;
 mod routes;
 mod secure;
+mod steps;
 
 /// The entry of this phase in the list of labs.
 pub const LAB: Lab = Lab {
@@ -55,6 +56,7 @@ pub const LAB: Lab = Lab {
         Claim::new("tls-terminates", "The Ingress can end TLS, which the load balancer could not.")
             .needs(&["service-internal-address", "vhost-canary", "vhost-stable"]),
     ],
+    steps: steps::ALL,
     uses_namespace: true,
     run: |context| Box::pin(run(context)),
 };
@@ -62,7 +64,8 @@ pub const LAB: Lab = Lab {
 /// The steps in the order of the article; only the promotion is moved to the end, since after it both
 /// versions are the same.
 async fn run(context: &Context) -> anyhow::Result<()> {
-    context.empty_namespace().await?;
+    context.ensure_namespace().await?;
+    context.empty_namespace(&steps::EMPTY).await?;
     let namespace = context.namespace_client();
     let external = publish::run(context, &namespace).await?;
     let phase = Phase5 { context, namespace, external };

@@ -209,7 +209,8 @@ impl<W: Write> Reporter for Terminal<W> {
                 self.line("");
                 self.line(&format!("{heading}  ({} claims)", claims.len()));
             }
-            Event::StepStarted { step } => {
+            Event::Command { .. } => {}
+            Event::StepStarted { step, .. } => {
                 self.steps.push((step.clone(), Instant::now()));
                 self.progress.clear();
                 self.reported = Instant::now();

@@ -51,6 +51,7 @@ async fn run(
         summary: "",
         article: "",
         claims: CLAIMS,
+        steps: &[],
         uses_namespace: false,
         run,
     }));
@@ -63,8 +64,9 @@ async fn run(
         failures: None,
         keep: false,
         observe: false,
+        step: false,
     };
-    let context = runner.context(lab, client(), Arc::new(OwnedNamespace::default()));
+    let context = runner.context(lab, client(), Arc::new(OwnedNamespace::default()), None);
     // A lab that does not end must not block the tests.
     let ended = tokio::time::timeout(DIAGNOSIS_TIMEOUT, runner.run_lab(lab, &context))
         .await

@@ -128,7 +128,7 @@ impl Board {
                 run.provider.clone_from(provider);
             }
             Event::LabStarted { title, claims } => self.lab_started(stamped.lab, title, claims),
-            Event::StepStarted { step } => {
+            Event::StepStarted { step, .. } => {
                 let steps = change(self.change, &mut self.steps);
                 steps.steps.push(step.clone());
                 steps.progress.clear();

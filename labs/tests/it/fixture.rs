@@ -183,7 +183,7 @@ impl Fixture {
         let acting = async {
             while let Some(event) = events.recv().await {
                 let (started, of) = match event {
-                    Event::StepStarted { step } => (true, step),
+                    Event::StepStarted { step, .. } => (true, step),
                     Event::StepEnded { step, .. } => (false, step),
                     _ => continue,
                 };
@@ -272,7 +272,7 @@ impl Fixture {
         let environment = Arc::new(self.environment.clone());
         let selection = self.selection.clone();
         let runner =
-            Runner { environment, selection, events, failures: None, keep: false, observe: true };
+            Runner { environment, selection, events, failures: None, keep: false, observe: true, step: false };
         let labs = lab.split(' ').map(|lab| phases::find(lab).expect("a lab of that name"));
         let summary = runner.run(&labs.collect::<Vec<_>>(), interrupted).await;
         drop(runner);

@@ -21,3 +21,4 @@ mod mutants;
 mod page;
 mod pull_secret;
 mod schema;
+mod workshop;

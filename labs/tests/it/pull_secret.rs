@@ -88,6 +88,7 @@ async fn pull_secret_is_deleted_with_the_namespace_and_never_printed() {
             failures: Some(failures.clone()),
             keep: true,
             observe: false,
+            step: false,
         };
         let lab = phases::find("phase4").expect("phase 4");
         runner.run(&[lab], std::future::pending()).await;

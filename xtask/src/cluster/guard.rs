@@ -198,6 +198,12 @@ impl ClusterGuard {
         })
     }
 
+    /// Writes the environment for labs that judge what was made by hand.
+    pub(crate) fn save_environment(&self, project: &Project, images: &[Image]) -> Result<()> {
+        let environment = self.environment(project, images, false, &self.store.folder)?;
+        files::write_private(&self.store.environment(), &serde_json::to_vec_pretty(&environment)?)
+    }
+
     /// Describes its load balancers and Ingresses, a line each; nothing if they are unknown.
     pub(crate) fn describe_published(&self, project: &Project, signals: &Signals) -> Vec<String> {
         let runner = self.store.runner(signals);

@@ -52,6 +52,11 @@ impl ClusterStore {
         self.folder.join("commands.log")
     }
 
+    /// Returns the path of the environment file, which `up` writes for labs that judge what was made by hand.
+    pub(crate) fn environment(&self) -> PathBuf {
+        self.folder.join("environment.json")
+    }
+
     /// Returns the path of the cluster's own kubeconfig.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")

@@ -53,6 +53,12 @@ pub(super) struct Lab {
     /// Keep the cluster and everything that the phases created
     #[arg(long)]
     keep: bool,
+    /// Explain the steps of the phases, and run nothing
+    #[arg(long)]
+    explain: bool,
+    /// Show each step with its commands, and wait for Enter before it
+    #[arg(long, conflicts_with = "json")]
+    step: bool,
     /// Print events as JSON, one per line; the last is the summary
     #[arg(long)]
     json: bool,
@@ -120,6 +126,9 @@ pub(super) fn run(args: &Lab) -> Result<()> {
     let (provider, flags) = (args.provider.provider(), &args.cluster);
     providers::check_flags(provider, flags)?;
     let phases = &labs::expand_phases(&args.phase)?;
+    if args.explain {
+        return labs::explain(phases);
+    }
     // Before anything is compiled.
     report::preflight(provider.name(), provider.preflight_checks(), None, flags.force)?;
     let project = &Project::find()?;
@@ -185,9 +194,14 @@ impl Run<'_> {
             path.iter().for_each(|path| _ = command.arg(flag).arg(path));
         }
         args.reports.add_to(&mut command);
+        command.args(args.step.then_some("--step"));
         // Labs that lose this process clean up on a cluster that stays. On one that ends with this
         // process there is nothing to clean up, so they end at once.
-        if guard.ends_with_run() {
+        if args.step {
+            // The labs are in a process group of their own, which may not read the terminal.
+            command.stdin(Stdio::piped());
+            supervise(&mut command, Isolation::Group, None);
+        } else if guard.ends_with_run() {
             command.stdin(Stdio::null());
             supervise(&mut command, Isolation::Group, Some(Signal::KILL));
         } else {
@@ -195,6 +209,11 @@ impl Run<'_> {
             supervise(&mut command, Isolation::Group, None);
         }
         let mut child = command.spawn().context("failed to run labs")?;
+        if args.step
+            && let Some(mut to) = child.stdin.take()
+        {
+            std::thread::spawn(move || std::io::copy(&mut std::io::stdin(), &mut to));
+        }
         let pidfd = guard.edge_pidfd()?;
         let dependencies = Dependencies { exited: &mut || guard.exited(), pidfd };
         wait(&mut child, dependencies, signals)

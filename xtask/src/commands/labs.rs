@@ -23,6 +23,20 @@ pub(super) fn run(args: &Labs) -> Result<()> {
     Ok(cmd!(shell, "{labs} list {json...}").quiet().run()?)
 }
 
+/// Explains phases.
+pub(super) fn explain(phases: &[String]) -> Result<()> {
+    let project = Project::find()?;
+    build::binaries(&project, DockerClient::Omitted)?;
+    let all = PHASES.map(str::to_owned);
+    let phases = if phases.iter().any(|phase| phase == "all") { &all[..] } else { phases };
+    let (shell, labs) = (Shell::new()?, project.program("labs"));
+    for phase in phases {
+        let phase = phase.split('/').next().unwrap_or(phase);
+        cmd!(shell, "{labs} explain {phase}").quiet().run()?;
+    }
+    Ok(())
+}
+
 /// Returns the phases, and claims by path (`phase4/<claim>`), with abbreviations expanded (`4` is `phase4`).
 /// Unknown phases are rejected, before anything is built.
 pub(super) fn expand_phases(arguments: &[String]) -> Result<Vec<String>> {

@@ -59,6 +59,7 @@ pub(super) fn run(args: Up) -> Result<()> {
     let purpose = Purpose::Persistent;
     let request = ClusterRequest { flags, project, images, signals, purpose };
     let guard = lifecycle::acquire(store, &request)?;
+    guard.save_environment(project, images)?;
     hint(&guard.describe_published(project, signals));
     outln!("{}", guard.export_command())
 }

@@ -41,9 +41,23 @@ fn regex_of(text: &str) -> String {
 fn help_of_every_command() {
     let fixture = ProviderFixture::new("help");
     with_filters(&fixture, || {
-        for command in ["", "lab", "labs", "up", "down", "status", "env", "images", "images build"]
-            .into_iter()
-            .chain(["images load", "images push", "doctor", "ci", "completions", "man"])
+        for command in [
+            "",
+            "lab",
+            "labs",
+            "explain",
+            "check",
+            "watch",
+            "broken",
+            "up",
+            "down",
+            "status",
+            "env",
+            "images",
+            "images build",
+        ]
+        .into_iter()
+        .chain(["images load", "images push", "doctor", "ci", "completions", "man"])
         {
             let help = fixture.succeeds(format!("{command} --help").trim_start());
             let name = format!("help {command}");

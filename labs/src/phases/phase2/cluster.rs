@@ -2,6 +2,7 @@
 //! the end, since later phases count the objects in the namespace.
 
 use super::response::VersionResponse;
+use super::steps;
 use crate::claim::Verdict;
 use crate::context::Context;
 use crate::kubernetes::namespace_client::NamespaceClient;
@@ -36,7 +37,9 @@ pub(super) async fn run(context: &Context, images: &[&Image; 2]) -> anyhow::Resu
     context.ensure_namespace().await?;
     let namespace = context.namespace_client();
     let nodes = namespace.schedulable_nodes().await?;
-    let step = context.step(format!("starting both images on {} nodes", nodes.len()));
+    let step = context
+        .step_as(&steps::START, format!("starting both images on {} nodes", nodes.len()))
+        .await;
     for image in images {
         create(&namespace, service(&image.version)?).await?;
         for (index, node) in nodes.iter().enumerate() {
@@ -48,7 +51,8 @@ pub(super) async fn run(context: &Context, images: &[&Image; 2]) -> anyhow::Resu
     drop(step);
     let mut responses = Vec::new();
     for image in images {
-        let _step = context.step(format!("asking {} for its version", image.name));
+        let _step =
+            context.step_as(&steps::ASK, format!("asking {} for its version", image.name)).await;
         responses.push(match &started {
             Ok(_) => fetch_version(&namespace, &image.version).await?,
             Err(why) => Err(why.clone()),
@@ -152,7 +156,7 @@ async fn fetch_version(
 
 /// Deletes the objects that [`run`] created and waits until the pods are removed.
 async fn delete_all(namespace: &NamespaceClient, context: &Context) -> anyhow::Result<()> {
-    let _step = context.step("deleting the pods again");
+    let _step = context.step(&steps::CLEAN).await;
     let ours = ListParams::default().labels(LABEL);
     let delete = DeleteParams::default();
     for service in

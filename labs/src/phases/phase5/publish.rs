@@ -4,11 +4,11 @@
 use super::common::{
     CANARY_HOST, FEW_REQUESTS, HTTP, INGRESS, PRODUCTION, STABLE, STABLE_HOST, host_with_port,
 };
+use super::steps;
 use crate::claim::{Outcome, Verdict};
 use crate::context::{Context, NODE_PORT};
 use crate::expectation::{ExpectedDeployment, ExpectedRoute};
 use crate::kubernetes::{
-    apply,
     external::{ExternalAddress, PENDING},
     mutate,
     namespace_client::NamespaceClient,
@@ -58,7 +58,7 @@ struct Unready {
 async fn apply_unready(context: &Context, namespace: &NamespaceClient) -> anyhow::Result<Unready> {
     let environment = context.environment();
     namespace.check_ingress_class(&environment.ingress_class).await?;
-    let _step = context.step("apply production, its readiness held back, and app-ingress");
+    let _step = context.step(&steps::UNREADY).await;
     context.checking("backends-healthy-first");
     let image = context.stable()?.name.clone();
     context.expect(|expected| {
@@ -71,10 +71,7 @@ async fn apply_unready(context: &Context, namespace: &NamespaceClient) -> anyhow
         let routes = pages.map(|(host, path)| ExpectedRoute { host, path, service });
         expected.routes = routes.collect();
     });
-    for mut manifest in apply::manifests(environment, MANIFEST)? {
-        mutate::never_ready(&mut manifest.object);
-        namespace.apply(&manifest).await?;
-    }
+    namespace.apply_edited(environment, MANIFEST, mutate::never_ready).await?;
     namespace.apply_file(environment, "ingress/app-ingress-production.yml").await?;
     // Pods that cannot run end the lab here: no later claim could be judged.
     tokio::select! {
@@ -119,13 +116,9 @@ async fn make_ready(
     namespace: &NamespaceClient,
     unready: &Unready,
 ) -> anyhow::Result<(Verdict, bool)> {
-    let step = context.step("fix the readiness probe");
+    let step = context.step(&steps::READY).await;
     context.expect(|expected| expected.set_ready(PRODUCTION, true));
-    for manifest in apply::manifests(context.environment(), MANIFEST)? {
-        if manifest.kind() == "Deployment" {
-            namespace.apply(&manifest).await?;
-        }
-    }
+    namespace.apply_file(context.environment(), MANIFEST).await?;
     let Unready { external, sampler, verdict } = unready;
     let first = async {
         let at = external.to_string();
@@ -162,7 +155,7 @@ async fn node_port(context: &Context, namespace: &NamespaceClient) -> anyhow::Re
         context.judge(CLAIM, Verdict::skipped(reason)).await?;
         return Ok(());
     }
-    let _step = context.step("ask every node at the Service's port");
+    let _step = context.step(&steps::NODE_PORT).await;
     let service = namespace.api::<Service>().get(STABLE.service).await;
     let service = service.context("failed to get the Service")?;
     let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
@@ -214,7 +207,9 @@ async fn default_backend(
         return Ok(());
     }
     let routes = HOSTS.len() * PATHS.len();
-    let _step = context.step(format!("send {FEW_REQUESTS} requests to each of {routes} pages"));
+    let _step = context
+        .step_as(&steps::DEFAULT, format!("send {FEW_REQUESTS} requests to each of {routes} pages"))
+        .await;
     let pods = pods::names(&namespace.pods(STABLE.pods).await?);
     let sampler =
         |host: &str| namespace.sampler(external).host(&host_with_port(host, external.port, HTTP));

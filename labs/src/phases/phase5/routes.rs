@@ -4,6 +4,7 @@ use super::common::{
     Backend, CANARY, CANARY_BACKEND, CANARY_HOST, CONTAINER, FEW_REQUESTS, HTTP, PRODUCTION,
     Phase5, RATE, REQUESTS, STABLE, STABLE_HOST, UNDER_LOAD, host_with_port,
 };
+use super::steps;
 use crate::claim::Verdict;
 use crate::expectation::{ExpectedDeployment, ExpectedRoute};
 use crate::kubernetes::{
@@ -31,7 +32,7 @@ impl Phase5<'_> {
             expected.services.insert(CANARY_BACKEND.service, CANARY_BACKEND.expected());
         });
         let rolled = {
-            let _step = context.step("apply the canary");
+            let _step = context.step(&steps::CANARY).await;
             context.checking("service-internal-address");
             self.apply("ingress/app-canary.yml").await?;
             split_infra_errors(namespace.wait_rolled_out(CANARY).await)?
@@ -53,7 +54,7 @@ impl Phase5<'_> {
             self.expect_hosts();
             return self.apply(RULES).await;
         }
-        let _step = context.step("add the rules for both hosts, while stable has traffic");
+        let _step = context.step(&steps::RULES).await;
         context.checking("stable-unaffected");
         let before = self.wait_routed(&stable, STABLE).await?;
         let load = context.background("stable while the rules are added", &stable, RATE).await?;
@@ -120,7 +121,8 @@ impl Phase5<'_> {
             return Ok(());
         }
         let (stable, canary) = (self.host(STABLE_HOST), self.host(CANARY_HOST));
-        let _step = context.step(format!("send {REQUESTS} requests to each host"));
+        let _step =
+            context.step_as(&steps::HOSTS, format!("send {REQUESTS} requests to each host")).await;
         let canary_settled = self.wait_routed(&canary, CANARY_BACKEND).await?;
         let stable_settled = self.wait_routed(&stable, STABLE).await?;
         let (new, old) = (&context.canary()?.version, &context.stable()?.version);
@@ -159,7 +161,7 @@ impl Phase5<'_> {
         if context.skip(&["sessions-hold"])? {
             return Ok(());
         }
-        let _step = context.step("stay on each host as one client");
+        let _step = context.step(&steps::SESSIONS).await;
         let mut parts = Vec::new();
         for host in [STABLE_HOST, CANARY_HOST] {
             let sampler = self.host(host);
@@ -183,7 +185,7 @@ impl Phase5<'_> {
         if context.omits(&["fanout-paths"]) {
             return Ok(());
         }
-        let _step = context.step("fan out over paths of one host");
+        let _step = context.step(&steps::FANOUT).await;
         context.checking("fanout-paths");
         self.apply("ingress/app-ingress-fanout.yml").await?;
         context.expect(|expected| {
@@ -220,7 +222,7 @@ impl Phase5<'_> {
             return Ok(());
         }
         let (stable, canary) = (self.host(STABLE_HOST), self.host(CANARY_HOST));
-        let _step = context.step("set production's image to the canary's, both hosts under load");
+        let _step = context.step(&steps::PROMOTE).await;
         context.checking("ingress-promotes");
         // The article's rules again: with TLS configured, some controllers redirect plain HTTP.
         self.apply(RULES).await?;

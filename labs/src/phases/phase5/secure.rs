@@ -4,6 +4,7 @@ use super::common::{
     CANARY_BACKEND, CANARY_HOST, FEW_REQUESTS, HTTPS, INGRESS, Phase5, STABLE, STABLE_HOST,
     host_with_port,
 };
+use super::steps;
 use crate::claim::Verdict;
 use crate::kubernetes::{
     certificate::Certificate,
@@ -23,7 +24,7 @@ impl Phase5<'_> {
         if context.omits(&["tls-terminates"]) {
             return Ok(());
         }
-        let _step = context.step("end TLS at the Ingress");
+        let _step = context.step(&steps::TLS).await;
         context.checking("tls-terminates");
         let certificate = Certificate::new(&[STABLE_HOST, CANARY_HOST])?;
         namespace.apply_certificate(SECRET, &certificate).await?;

@@ -57,7 +57,7 @@ impl History {
     pub(super) fn event(&mut self, Stamped { at, event, .. }: &Stamped) {
         self.end = self.end.max(*at);
         match event {
-            Event::StepStarted { step } => self.steps.push((*at, step.clone())),
+            Event::StepStarted { step, .. } => self.steps.push((*at, step.clone())),
             Event::SampleProgress(sample) => {
                 let added = self.increments.progress(sample);
                 self.add(*at, &added);

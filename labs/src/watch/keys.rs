@@ -1,0 +1,49 @@
+//! Keys of a terminal, one at a time, without Enter. The terminal is restored when this is dropped.
+
+use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
+use std::io::Read as _;
+use tokio::sync::mpsc;
+
+/// A terminal that passes keys as they are pressed. Ctrl-C stays a signal, and output is not changed.
+pub(super) struct Keys {
+    original: Option<Termios>,
+    keys: mpsc::Receiver<u8>,
+}
+
+impl Keys {
+    /// Starts to read standard input. One that is no terminal is read as it is.
+    pub(super) fn open() -> Self {
+        let stdin = std::io::stdin();
+        let original = isatty(&stdin).then(|| tcgetattr(&stdin).ok()).flatten();
+        if let Some(mut changed) = original.clone() {
+            changed.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+            _ = tcsetattr(&stdin, OptionalActions::Now, &changed);
+        }
+        let (sender, keys) = mpsc::channel(16);
+        // A thread of its own: a pending read of the runtime would keep the process from exiting.
+        std::thread::spawn(move || {
+            for byte in std::io::stdin().bytes() {
+                if byte.is_err() || sender.blocking_send(byte.unwrap_or_default()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { original, keys }
+    }
+
+    /// The next key; never at the end of input.
+    pub(super) async fn next(&mut self) -> u8 {
+        match self.keys.recv().await {
+            Some(key) => key,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        if let Some(original) = &self.original {
+            _ = tcsetattr(std::io::stdin(), OptionalActions::Now, original);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `cargo xtask explain`, `check` and `watch`: the steps of a phase, and what a participant made of them by
+//! hand on the cluster of `up`, as the `labs` binary judges it.
+
+use super::{labs, provider_flag::ProviderFlag};
+use crate::{
+    build, cargo::DockerClient, cluster::store::ClusterStore, exec::install, project::Project,
+};
+use anyhow::{Result, ensure};
+use clap::Args;
+use std::{os::unix::process::CommandExt, process::Command};
+
+/// Explain the steps of a phase, with the commands to type
+#[derive(Args)]
+pub(super) struct Explain {
+    /// The phase, by name or number
+    phase: String,
+}
+
+/// Judge what you made with kubectl on the cluster of `up`, without a change
+#[derive(Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    pub(super) on: ByHand,
+}
+
+/// Judge what you make with kubectl on the cluster of `up`, at every change
+///
+/// Keys: `h` a hint, `n` the next step, `p` predict the canary's share, `r` start over, `q` quit.
+#[derive(Args)]
+pub(super) struct Watch {
+    #[command(flatten)]
+    pub(super) on: ByHand,
+}
+
+#[derive(Args)]
+pub(super) struct ByHand {
+    /// The phase, by name or number
+    phase: String,
+    #[command(flatten)]
+    provider: ProviderFlag,
+    /// The namespace to look at (default `production`)
+    #[arg(long, short, value_name = "NAME")]
+    namespace: Option<String>,
+}
+
+pub(super) fn explain(args: &Explain) -> Result<()> {
+    let phase = phase(&args.phase)?;
+    let project = Project::find()?;
+    build::binaries(&project, DockerClient::Omitted)?;
+    let mut labs = Command::new(project.program("labs"));
+    labs.args(["explain", &phase]);
+    Err(install::spawn_error("labs", labs.exec()))
+}
+
+/// Runs `labs check` or `labs watch`.
+pub(super) fn by_hand(command: &str, args: &ByHand) -> Result<()> {
+    let phase = phase(&args.phase)?;
+    let mut rest = vec![phase];
+    rest.extend(args.namespace.iter().flat_map(|name| ["--namespace".to_owned(), name.clone()]));
+    on_cluster(command, &args.provider, rest)
+}
+
+/// Start a release that is broken on purpose on the cluster of `up`; list them without a number
+#[derive(Args)]
+pub(super) struct Broken {
+    #[command(flatten)]
+    provider: ProviderFlag,
+    /// The exercise, and the flags of `labs broken`: `--check`, `--hint N`, `--solution`, `--namespace NAME`, `--from DIR`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+pub(super) fn broken(args: &Broken) -> Result<()> {
+    on_cluster("broken", &args.provider, args.args.clone())
+}
+
+fn on_cluster(command: &str, provider: &ProviderFlag, args: Vec<String>) -> Result<()> {
+    let project = Project::find()?;
+    let store = ClusterStore::open(&project, provider.provider())?;
+    store.expect_running()?;
+    let environment = store.environment();
+    ensure!(
+        environment.is_file(),
+        "the cluster was started by an older version: run `cargo xtask up` again"
+    );
+    build::binaries(&project, DockerClient::Omitted)?;
+    let mut labs = Command::new(project.program("labs"));
+    labs.arg(command).arg("--environment").arg(environment).args(args);
+    // In our place, so that the terminal and its signals are those of `labs`.
+    Err(install::spawn_error("labs", labs.exec()))
+}
+
+fn phase(argument: &str) -> Result<String> {
+    let mut phases = labs::expand_phases(&[argument.to_owned()])?;
+    ensure!(phases != ["all"], "one phase at a time");
+    let phase = phases.pop().unwrap_or_default();
+    Ok(phase.split('/').next().unwrap_or(&phase).to_owned())
+}
