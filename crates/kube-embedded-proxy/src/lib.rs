@@ -11,6 +11,8 @@ mod config;
 mod data_plane;
 pub mod dns;
 pub mod external;
+mod gateway;
+mod http_proxy;
 mod ingress;
 mod load_balancer;
 mod retry;
@@ -37,7 +39,7 @@ pub mod bench {
             AcceptedConnection, BoundPort, DataPlane, Handler, ListenerError, ListenerHandle,
             TcpProxy,
         },
-        ingress::default_backend_handler,
+        http_proxy::default_backend_handler,
         route::{Affinity, Backends, Route, Routing},
     };
     pub use kube_embedded_core::network::{HostSockets, Network};
@@ -46,11 +48,11 @@ pub mod bench {
 /// Parsers of what clients and endpoints send, for the fuzz targets in `fuzz/`.
 #[doc(hidden)]
 pub mod fuzzing {
-    pub use crate::ingress::http::fuzzing::{request_heads, response_heads};
+    pub use crate::http_proxy::fuzzing::{request_heads, response_heads};
 
     /// A certificate in DER.
     pub fn certificates(bytes: &[u8]) {
-        crate::ingress::fuzz_certificate(bytes);
+        crate::http_proxy::fuzz_certificate(bytes);
     }
 }
 

@@ -1,17 +1,19 @@
 //! The frontend, routes and ports that the Ingresses of one namespace have at the moment.
 
 use super::{
-    certificates::{Certificates, TlsError},
-    frontend::Frontend,
-    http::HttpListener,
     objects::{Objects, SecretState, Secrets},
     plan::{self, BackendError, NamespacePlan, Problem, Rule, Target, Tls},
-    route_table::{self, Backend, RouteTable},
-    tls_secret::Coverage,
 };
 use crate::{
     config::Topology,
     data_plane::{BoundPort, DataPlane, ListenerHandle},
+    http_proxy::{
+        HttpListener,
+        certificates::{Certificates, TlsError},
+        frontend::Frontend,
+        route_table::{self, Backend, RouteTable},
+        tls_secret::Coverage,
+    },
     load_balancer::{LbStatus, PortResult},
     route::{Route, Routing},
 };
@@ -41,7 +43,7 @@ impl NamespaceState {
     pub(super) fn new(name: &str, default: Arc<CertifiedKey>) -> Result<Self, TlsError> {
         Ok(Self {
             name: name.to_owned(),
-            frontend: Arc::new(Frontend::new(default)?),
+            frontend: Arc::new(Frontend::new(Some(default))?),
             backends: BTreeMap::new(),
             rules: None,
             ports: BTreeMap::new(),

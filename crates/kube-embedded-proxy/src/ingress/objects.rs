@@ -4,8 +4,9 @@
 //! only those that Ingresses name are watched, one by one, and only what is needed to serve their
 //! certificates is kept.
 
-use super::{plan, tls_secret::TlsSecret};
+use super::plan;
 use crate::{
+    http_proxy::tls_secret::TlsSecret,
     services::objects::{ObjectEvent as ServiceEvent, Objects as ServiceObjects},
     watches::events,
 };

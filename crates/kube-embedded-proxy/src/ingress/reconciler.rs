@@ -1,7 +1,6 @@
 //! Reconciles the frontends of namespaces with their Ingresses, and writes load balancer status.
 
 use super::{
-    certificates::{TlsError, self_signed},
     namespace::NamespaceState,
     objects::{Objects, Secrets, Watches},
     plan::{self, Problem},
@@ -9,6 +8,7 @@ use super::{
 use crate::{
     config::Config,
     data_plane::{DataPlane, ListenerError},
+    http_proxy::certificates::{TlsError, self_signed},
     load_balancer::{
         self, AddressPool, Bind, LbStatus, LbStatusWriter, LoadBalanced, Ownership, WriteResult,
     },

@@ -3,6 +3,7 @@
 use super::{
     client::Client,
     client_io::ClientIo,
+    frontend::Frontend,
     head::ForwardedHeaders,
     limits::{
         BODY_BUFFER, CONNECTION_WINDOW, HANDSHAKE_TIMEOUT, HEAD_BYTES, HEAD_FIELDS, MAX_STREAMS,
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     data_plane::{AcceptedConnection, Handler, ProxyStream},
-    ingress::frontend::Frontend,
+
 };
 use futures::{FutureExt, future::BoxFuture};
 use http::HeaderValue;
