@@ -32,6 +32,8 @@ pub enum Mode {
         /// Whether load balancers and Ingresses get addresses. Without them the cluster is as kind
         /// creates it.
         external: bool,
+        /// Whether the CustomResourceDefinitions of the Gateway API are installed.
+        gateway_api: bool,
     },
     /// Traffic through load balancers and Ingresses of an external cluster, unless another
     /// controller serves them.

@@ -37,7 +37,6 @@ use kube_embedded_core::network::Network;
 use route_table::{Backend, RouteTable};
 use std::{io, net::SocketAddr, sync::Arc};
 
-
 /// Creates the handler of an Ingress that has nothing but a default backend, listening at `at`.
 ///
 /// # Errors

@@ -11,16 +11,12 @@ mod plan;
 mod reconciler;
 
 use crate::{
-    config::Config,
-    data_plane::DataPlane,
-    load_balancer::Bind,
-    retry::Retry,
-    services::ListenerErrors,
-    watches::EVENTS_PER_ROUND,
+    config::Config, data_plane::DataPlane, load_balancer::Bind, retry::Retry, secrets::Secrets,
+    services::ListenerErrors, watches::EVENTS_PER_ROUND,
 };
 use futures::{FutureExt, StreamExt};
 use kube::Client;
-use objects::{Objects, Secrets, Watches};
+use objects::{IngressEvent, Objects, Watches};
 use reconciler::IngressReconciler;
 use std::{iter, mem, sync::Arc};
 
@@ -43,7 +39,7 @@ pub(crate) async fn run(
         }
     };
     let mut watches = Watches::new();
-    let mut secrets = Secrets::new(client.clone());
+    let mut secrets = Secrets::new(client.clone(), IngressEvent::Secret);
     let mut objects = Objects::new(client, &mut watches);
     let (mut mode, mut retry) = (config.mode.clone(), Retry::default());
     loop {

@@ -17,11 +17,13 @@ mod ingress;
 mod load_balancer;
 mod retry;
 mod route;
+mod secrets;
 mod services;
 mod watches;
 
 pub use config::{Config, Mode};
 pub use external::node_ports::{NodeEndpoint, NodeEndpoints, NodePorts};
+pub use gateway::{GATEWAY_CLASS, GATEWAY_CONTROLLER};
 pub use ingress::{INGRESS_CLASS, INGRESS_CONTROLLER};
 pub use load_balancer::PUBLISHED_PORT;
 
@@ -83,11 +85,25 @@ async fn run_with(client: Client, config: Config, bind: Bind) {
             ingress::run(client.clone(), &config, data_plane, bind, ingress_errors).await;
         }
     };
-    let services =
-        services::run(client.clone(), &config, data_plane.clone(), bind, listener_errors, errors);
+    let (gateway_errors, gateway_listener_errors) = mpsc::channel(LISTENER_ERRORS);
+    let gateways = async {
+        if config.has_ingresses() {
+            let data_plane = data_plane.clone();
+            gateway::run(client.clone(), &config, data_plane, bind, gateway_listener_errors).await;
+        }
+    };
+    let services = services::run(
+        client.clone(),
+        &config,
+        data_plane.clone(),
+        bind,
+        listener_errors,
+        errors,
+        gateway_errors,
+    );
     tokio::select! {
-        // Two loops, so that neither waits for the other.
-        ((), ()) = async { tokio::join!(ingresses, services) } => {}
+        // Loops of their own, so that none waits for another.
+        ((), (), ()) = async { tokio::join!(ingresses, gateways, services) } => {}
         () = data_plane.failed() => tracing::error!("the data plane has failed"),
     }
 }

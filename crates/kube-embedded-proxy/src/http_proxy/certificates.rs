@@ -1,9 +1,7 @@
 //! The certificates of one Ingress address, chosen by the name that a TLS client sends.
 
 use super::route_table::{Hosts, host_name};
-use std::{
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio_rustls::rustls::{
     self,
     crypto::ring,
@@ -26,7 +24,7 @@ pub(crate) enum TlsError {
 pub(crate) struct Certificates {
     hosts: Hosts<Option<Arc<CertifiedKey>>>,
     /// Whether a wildcard covers any number of labels, as that of a Gateway's listener.
-    pub(crate) deep: bool,
+    deep: bool,
 }
 
 /// The certificates at the moment, and the one for all other names.
@@ -51,6 +49,11 @@ pub(crate) fn self_signed() -> Result<Arc<CertifiedKey>, TlsError> {
 }
 
 impl Certificates {
+    /// Returns no certificates, for hosts of a Gateway's listeners.
+    pub(crate) fn of_gateway() -> Self {
+        Self { deep: true, ..Self::default() }
+    }
+
     /// Adds the certificate of a host, of a wildcard such as `*.foo.com`, or, without a host, of all
     /// others. An existing one is kept.
     pub(crate) fn add(&mut self, host: Option<&str>, certificate: Arc<CertifiedKey>) {

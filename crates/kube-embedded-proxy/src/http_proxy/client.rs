@@ -3,8 +3,8 @@
 use super::{
     conditions::RequestFields,
     filters::{Filters, Mirror, Received, Redirect},
-    frontend::Frontend,
     forward,
+    frontend::Frontend,
     head::{self, ForwardedHeaders, Target},
     refusal::Refusal,
     request_body::RequestBody,
@@ -239,7 +239,8 @@ impl Client {
                     let mut body = response.into_body();
                     while let Some(Ok(_)) =
                         future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
-                    {}
+                    {
+                    }
                     if body.is_end_stream() {
                         connection.release();
                     }

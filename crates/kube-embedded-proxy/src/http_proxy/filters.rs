@@ -58,10 +58,6 @@ pub(crate) struct Mirror {
 }
 
 impl HeaderChanges {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
-    }
-
     pub(crate) fn apply(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.set {
             headers.insert(name, value.clone());
@@ -98,12 +94,7 @@ impl PathRewrite {
 impl Redirect {
     /// Returns the `Location` of a request to this host, path and query, received over `scheme` on
     /// `port`.
-    pub(crate) fn location(
-        &self,
-        request: &Received<'_>,
-        uri: &Uri,
-        prefix: usize,
-    ) -> String {
+    pub(crate) fn location(&self, request: &Received<'_>, uri: &Uri, prefix: usize) -> String {
         let scheme = self.scheme.as_deref().unwrap_or(request.scheme);
         let default = if scheme == "https" { 443 } else { 80 };
         // With a scheme and no port, the port is the one of the scheme (HTTPRequestRedirectFilter).

@@ -10,10 +10,7 @@ use super::{
         PING_INTERVAL, STREAM_WINDOW,
     },
 };
-use crate::{
-    data_plane::{AcceptedConnection, Handler, ProxyStream},
-
-};
+use crate::data_plane::{AcceptedConnection, Handler, ProxyStream};
 use futures::{FutureExt, future::BoxFuture};
 use http::HeaderValue;
 use hyper::{

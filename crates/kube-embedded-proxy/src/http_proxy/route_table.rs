@@ -161,7 +161,8 @@ impl<T> Hosts<T> {
             rest = Some(parent).filter(|_| deep);
             (!label.is_empty()).then_some(parent)
         });
-        let wildcards = iter::from_fn(move || parents.find_map(|parent| self.wildcards.get(parent)));
+        let wildcards =
+            iter::from_fn(move || parents.find_map(|parent| self.wildcards.get(parent)));
         exact.into_iter().chain(wildcards).chain(&self.any)
     }
 }
@@ -225,10 +226,16 @@ impl RouteTable {
         table
     }
 
-    /// Builds the table of a port of a Gateway. Of matches that are equally specific, the first one
-    /// counts.
-    pub(crate) fn of_gateway(matches: impl IntoIterator<Item = HttpMatch>) -> Self {
+    /// Builds the table of a port of a Gateway. A listener takes the requests of its host also if it
+    /// has no routes. Of matches that are equally specific, the first one counts.
+    pub(crate) fn of_gateway(
+        listeners: impl IntoIterator<Item = Option<String>>,
+        matches: impl IntoIterator<Item = HttpMatch>,
+    ) -> Self {
         let mut table = Self { falls_through: true, ..Self::default() };
+        for host in listeners {
+            table.listeners.entry(host.as_deref());
+        }
         for HttpMatch { listener, host, path, conditions, rule } in matches {
             let paths = table.listeners.entry(listener.as_deref()).entry(host.as_deref());
             let conditions = (!conditions.is_empty()).then(|| Box::new(conditions));
@@ -261,7 +268,8 @@ impl RouteTable {
         let path = normalize(path);
         let deep = self.falls_through;
         let listener = self.listeners.matching(host.as_deref(), deep).next();
-        let mut hosts = listener.into_iter().flat_map(|hosts| hosts.matching(host.as_deref(), deep));
+        let mut hosts =
+            listener.into_iter().flat_map(|hosts| hosts.matching(host.as_deref(), deep));
         let found = match self.falls_through {
             true => hosts.find_map(|paths| paths.find(&path, fields)),
             false => hosts.next().and_then(|paths| paths.find(&path, fields)),

@@ -1,7 +1,7 @@
 //! The frontend, routes and ports that the Ingresses of one namespace have at the moment.
 
 use super::{
-    objects::{Objects, SecretState, Secrets},
+    objects::{IngressEvent, Objects},
     plan::{self, BackendError, NamespacePlan, Problem, Rule, Target, Tls},
 };
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     },
     load_balancer::{LbStatus, PortResult},
     route::{Route, Routing},
+    secrets::{SecretState, Secrets},
 };
 use jiff::Timestamp;
 use kube_embedded_core::{informer::ObjectKey, network::Network};
@@ -136,12 +137,16 @@ impl NamespaceState {
 
     /// Replaces the certificates of new handshakes, once all Secrets are known: no certificate is
     /// removed while its replacement is being read.
-    pub(super) fn sync_certificates(&mut self, plan: &mut NamespacePlan, secrets: &Secrets) {
+    pub(super) fn sync_certificates(
+        &mut self,
+        plan: &mut NamespacePlan,
+        secrets: &Secrets<IngressEvent>,
+    ) {
         let mut certificates = Certificates::default();
         let now = Timestamp::now();
         let mut all_known = true;
         for tls in &plan.tls {
-            let Some(secret) = secrets.get(&self.name, &tls.secret) else {
+            let Some(secret) = secrets.get(&ObjectKey::new(&self.name, &tls.secret)) else {
                 all_known = false;
                 continue;
             };
