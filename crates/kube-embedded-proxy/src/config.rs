@@ -76,7 +76,7 @@ impl EmbeddedNodes {
 impl Config {
     pub(crate) fn topology(&self) -> Topology {
         match &self.mode {
-            Mode::Embedded { nodes, external } => Topology::Embedded(EmbeddedNodes {
+            Mode::Embedded { nodes, external, .. } => Topology::Embedded(EmbeddedNodes {
                 nodes: nodes.clone(),
                 addresses: self.addresses,
                 load_balancers: *external,
