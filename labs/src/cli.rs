@@ -1,12 +1,13 @@
 //! The command line of `labs`.
 
+use crate::calibration;
 use crate::event::Events;
 use crate::lab::Lab;
 use crate::phases;
 use crate::report;
 use crate::run::{self, Exit, Runner};
 use anyhow::Context as _;
-use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use interrupt::interruption;
@@ -18,11 +19,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use target::Target;
 
 mod bench;
 mod interrupt;
 mod list;
 mod log;
+mod target;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -56,8 +59,18 @@ enum Command {
     /// Explain a lab and its place in the article
     Explain {
         /// The lab
-        #[arg(value_parser = PossibleValuesParser::new(lab_values()))]
+        #[arg(value_parser = PossibleValuesParser::new(target::lab_values()))]
         lab: String,
+    },
+    /// Simulate releases, and print how often this analysis and the rules of other tools are wrong
+    #[command(hide = true)]
+    Calibrate {
+        /// Simulated releases a row
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        streams: u64,
+        /// Seed of the simulation
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// Measure the load generator itself
     #[command(hide = true)]
@@ -71,10 +84,9 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct RunFlags {
-    /// The labs to run, in the order of the article
-    #[arg(required = true, value_name = "LAB",
-        value_parser = PossibleValuesParser::new(lab_values().chain([all_value()])))]
-    labs: Vec<String>,
+    /// The labs to run, in the order of the article; `phase4/<claim>` is one claim, with those it needs
+    #[arg(required = true, value_name = "LAB", value_parser = target::TargetParser)]
+    labs: Vec<Target>,
     /// The environment file that describes the cluster (written by `cargo xtask`)
     #[arg(long, value_name = "FILE")]
     environment: PathBuf,
@@ -99,15 +111,6 @@ struct RunFlags {
     /// Stop, as if interrupted, when standard input is closed, e.g. because the parent process died
     #[arg(long)]
     exit_with_stdin: bool,
-}
-
-/// The labs as values of an argument, for the help and for suggestions.
-fn lab_values() -> impl Iterator<Item = PossibleValue> {
-    phases::ALL.iter().map(|lab| PossibleValue::new(lab.name).help(lab.title))
-}
-
-fn all_value() -> PossibleValue {
-    PossibleValue::new("all").help("All labs")
 }
 
 /// The end of the help: labs and exit codes.
@@ -163,6 +166,7 @@ impl Cli {
                 None => Exit::Usage,
             },
             Some(Command::Run(flags)) => flags.run(),
+            Some(Command::Calibrate { streams, seed }) => print(&calibration::table(streams, seed)),
             Some(Command::BenchSampler { url, seconds }) => {
                 exit_of(block_on(async move { Ok(print(&bench::sampler(&url, seconds).await?)) }))
             }
@@ -173,8 +177,7 @@ impl Cli {
 impl RunFlags {
     /// The selected labs in the order of the article, each once.
     fn selected(&self) -> Vec<&'static Lab> {
-        let is_selected =
-            |lab: &&Lab| self.labs.iter().any(|name| name == lab.name || name == "all");
+        let is_selected = |lab: &&Lab| self.labs.iter().any(|target| target.is_in(lab));
         phases::ALL.iter().filter(is_selected).collect()
     }
 
@@ -211,6 +214,7 @@ impl RunFlags {
         }
         let runner = Runner {
             environment: Arc::new(environment),
+            selection: target::selection(&self.labs),
             events: events.clone(),
             failures: Some(self.failures.clone()),
             keep: self.keep,

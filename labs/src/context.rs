@@ -11,6 +11,7 @@ use crate::names::NAMESPACE;
 use crate::namespace::OwnedNamespace;
 use crate::record::LabRecord;
 use crate::sampler::{BackgroundTraffic, Counts, Sample, Sampler};
+use crate::selection::Selection;
 use anyhow::{Context as _, bail};
 use lab_environment::{Environment, Image};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,9 @@ pub(crate) const NODE_PORT: &str = "the node port of";
 /// Passed to a lab when it runs.
 pub struct Context {
     lab: &'static str,
+    /// All claims of the lab.
     claims: &'static [Claim],
+    selection: Selection,
     environment: Arc<Environment>,
     client: kube::Client,
     events: Events,
@@ -34,13 +37,14 @@ pub struct Context {
     checking: Mutex<Option<&'static str>>,
     deadline: Deadline,
     failed: Notify,
+    finished: Notify,
 }
 
 impl Context {
-    /// Creates the context of the lab of that name, which judges these claims.
+    /// Creates the context of the lab of that name and with these claims.
     pub(crate) fn new(
-        lab: &'static str,
-        claims: &'static [Claim],
+        (lab, claims): (&'static str, &'static [Claim]),
+        selection: Selection,
         environment: Arc<Environment>,
         client: kube::Client,
         events: &Events,
@@ -49,6 +53,7 @@ impl Context {
         Self {
             lab,
             claims,
+            selection,
             environment,
             client,
             events: events.of_lab(lab),
@@ -58,6 +63,7 @@ impl Context {
             checking: Mutex::default(),
             deadline: Deadline::default(),
             failed: Notify::new(),
+            finished: Notify::new(),
         }
     }
 
@@ -84,10 +90,15 @@ impl Context {
     }
 
     /// Creates the labs' namespace unless an earlier lab of this run has. A namespace that the labs do
-    /// not manage is an error and is not touched.
+    /// not manage is an error and is not touched. What a lab has left that ended with its last selected
+    /// claim is deleted.
     pub async fn ensure_namespace(&self) -> anyhow::Result<()> {
         self.check_architecture().await?;
-        self.namespace.ensure(&self.client, self.rollout_timeout()).await
+        self.namespace.ensure(&self.client, self.rollout_timeout()).await?;
+        if self.selection.is_partial() {
+            self.namespace.empty(&self.client, self.rollout_timeout()).await?;
+        }
+        Ok(())
     }
 
     /// As [`Context::ensure_namespace`], and deletes the objects of earlier labs of this run.
@@ -144,7 +155,7 @@ impl Context {
         self.events.send(Event::Progress { text: text.into() });
     }
 
-    /// Records the verdict on a claim of this lab, once. After a failure the runner diagnoses the cluster
+    /// Records the verdict on a claim of this lab, once, if it is selected. After a failure the runner diagnoses the cluster
     /// before this returns, so that it sees the state that was judged. On a cluster that does not support the claim
     /// the verdict becomes `skipped`, with the environment's reason. A failure is published only when
     /// the runner has checked that the cluster is alive (see [`crate::record`]).
@@ -152,16 +163,23 @@ impl Context {
     /// # Errors
     /// If the lab does not list the claim, or has judged it already.
     pub async fn judge(&self, id: &str, verdict: Verdict) -> anyhow::Result<Outcome> {
+        if !self.selection.includes(id) {
+            return Ok(verdict.outcome);
+        }
         let outcome = self.judge_now(id, verdict)?;
-        if outcome == Outcome::Fails {
+        let finished = self.selection.is_partial() && self.open_claims().next().is_none();
+        if finished {
+            self.finished.notify_one();
+        }
+        if finished || outcome == Outcome::Fails {
             tokio::task::yield_now().await;
         }
         Ok(outcome)
     }
 
-    /// As [`Context::judge`], without a diagnosis.
+    /// As [`Context::judge`], without a diagnosis, and also if the claim is not selected.
     pub(crate) fn judge_now(&self, id: &str, verdict: Verdict) -> anyhow::Result<Outcome> {
-        let Some(claim) = self.claims.iter().find(|claim| claim.id == id) else {
+        let Some(claim) = self.claim(id) else {
             bail!("lab {} judged `{id}`, which it does not list as a claim", self.lab);
         };
         let verdict = match self.unsupported(id) {
@@ -188,21 +206,38 @@ impl Context {
         Ok(outcome)
     }
 
-    /// Skips claims that cannot hold because another has failed; returns true if all of them are. The
-    /// lab then saves the work of checking them.
-    pub(crate) fn skip_following(&self, ids: &[&'static str]) -> anyhow::Result<bool> {
-        let root = |id: &&str| {
-            let claim = self.claims.iter().find(|claim| claim.id == *id)?;
-            self.record().follows(claim)
-        };
-        let roots: Vec<_> = ids.iter().map(root).collect();
-        if roots.iter().any(Option::is_none) {
+    /// Skips claims that are not selected or cannot hold because another has failed; returns true if all
+    /// of them are skipped. The lab then saves the work of checking them.
+    pub(crate) fn skip(&self, ids: &[&'static str]) -> anyhow::Result<bool> {
+        let selected = ids.iter().filter(|id| self.selection.includes(id));
+        let root = |id: &'static str| Some((id, self.record().follows(self.claim(id)?)?));
+        let Some(following) = selected.map(|id| root(id)).collect::<Option<Vec<_>>>() else {
             return Ok(false);
-        }
-        for (id, root) in ids.iter().zip(roots.into_iter().flatten()) {
+        };
+        for (id, root) in following {
             self.judge_now(id, Verdict::follows(root))?;
         }
         Ok(true)
+    }
+
+    /// Returns true if none of these claims is selected, so that a step that only they need is saved.
+    pub(crate) fn omits(&self, ids: &[&'static str]) -> bool {
+        !ids.iter().any(|id| self.selection.includes(id))
+    }
+
+    /// The claim of this lab with that id, selected or not.
+    fn claim(&self, id: &str) -> Option<&'static Claim> {
+        self.claims.iter().find(|claim| claim.id == id)
+    }
+
+    /// The claims to judge.
+    pub(crate) fn selected(&self) -> impl Iterator<Item = &'static Claim> {
+        self.selection.of_lab(self.claims)
+    }
+
+    /// The claims to judge that have no verdict yet.
+    pub(crate) fn open_claims(&self) -> impl Iterator<Item = &'static Claim> + '_ {
+        self.selected().filter(|claim| self.record().verdict(claim.id).is_none())
     }
 
     /// Sets the claim that fails if a mistake in what is applied ends the lab from here on.
@@ -214,10 +249,9 @@ impl Context {
     /// without a verdict.
     pub(crate) fn claim_at_stake(&self) -> Option<&'static str> {
         let checking = *self.checking.lock().unwrap_or_else(PoisonError::into_inner);
-        let record = self.record();
-        let mut open = self.claims.iter().map(|claim| claim.id);
-        let is_open = |id: &&'static str| record.verdict(id).is_none();
-        checking.filter(is_open).or_else(|| open.find(is_open))
+        checking
+            .filter(|id| self.record().verdict(id).is_none())
+            .or_else(|| self.open_claims().next().map(|claim| claim.id))
     }
 
     /// Records the state in which objects should be from here on.
@@ -232,8 +266,12 @@ impl Context {
 
     /// As [`Context::judge`], for a claim that the rest of the lab depends on: if it does not hold, the
     /// error ends the lab, and its other claims are reported as not reached.
+    /// A failure is recorded even if the claim is not selected.
     pub async fn require(&self, id: &str, verdict: Verdict) -> anyhow::Result<()> {
         let evidence = verdict.evidence.clone();
+        if !self.selection.includes(id) && verdict.outcome == Outcome::Fails {
+            self.judge_now(id, verdict.clone())?;
+        }
         match self.judge(id, verdict).await? {
             Outcome::Holds => Ok(()),
             Outcome::Fails => bail!("{id} fails: {evidence}"),
@@ -299,6 +337,11 @@ impl Context {
     /// Completes when a claim fails, or has failed since this was last awaited.
     pub(crate) async fn failed(&self) {
         self.failed.notified().await;
+    }
+
+    /// Completes when every selected claim has a verdict, if that is before the lab's end.
+    pub(crate) async fn finished(&self) {
+        self.finished.notified().await;
     }
 
     /// The namespace that this run may own.

@@ -3,9 +3,11 @@
 //!
 //! Labs speak only the Kubernetes API, and HTTP to the addresses that the cluster publishes. What differs
 //! between clusters comes from [`lab_environment::Environment`]. The library exists for the binary
-//! `labs` and for this crate's tests.
+//! `labs` and for this crate's tests; [`analysis`] is of use elsewhere too.
 
+pub mod analysis;
 mod archive;
+mod calibration;
 pub mod claim;
 pub mod cli;
 mod context;
@@ -27,5 +29,6 @@ mod record;
 mod report;
 pub mod run;
 pub mod sampler;
+pub mod selection;
 mod statistics;
 mod verdicts;

@@ -9,6 +9,7 @@ use crate::fault::{Fault, Layer};
 use crate::kubernetes::{pull_secret, wait::WaitError};
 use crate::lab::Lab;
 use crate::namespace::OwnedNamespace;
+use crate::selection::Selection;
 use anyhow::{Context as _, anyhow, bail};
 use cluster_health::{ClusterLost, READYZ_TIMEOUT, probe_readyz};
 use futures::FutureExt as _;
@@ -52,6 +53,8 @@ const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Runner {
     /// The cluster and the artifacts under test.
     pub environment: Arc<Environment>,
+    /// The claims to judge.
+    pub selection: Selection,
     /// The sender of events.
     pub events: Events,
     /// The folder for the diagnostics of failed labs; `None` to write none.
@@ -100,7 +103,7 @@ impl Runner {
             Ok((client, namespace)) => {
                 was_interrupted =
                     self.run_labs(labs, client, namespace, interrupted, &mut summary).await;
-                for claim in labs.iter().flat_map(|lab| lab.claims) {
+                for claim in labs.iter().flat_map(|lab| self.selection.of_lab(lab.claims)) {
                     if !was_interrupted && summary.verdict(claim.id).is_none() {
                         summary.verdicts.push((claim.id, Verdict::skipped("not reached")));
                     }
@@ -191,8 +194,9 @@ impl Runner {
         client: kube::Client,
         namespace: Arc<OwnedNamespace>,
     ) -> Context {
-        let environment = self.environment.clone();
-        Context::new(lab.name, lab.claims, environment, client, &self.events, namespace)
+        let (selection, environment) = (self.selection.clone(), self.environment.clone());
+        let lab = (lab.name, lab.claims);
+        Context::new(lab, selection, environment, client, &self.events, namespace)
     }
 
     /// Runs one lab and gives each of its claims a verdict.
@@ -201,7 +205,7 @@ impl Runner {
     /// If the environment failed. A lab that stopped because a claim failed is no error.
     async fn run_lab(&self, lab: &'static Lab, context: &Context) -> Result<(), String> {
         let since = Instant::now();
-        let claims = lab.claims.iter().map(|claim| claim.id).collect();
+        let claims = context.selected().map(|claim| claim.id).collect();
         context.events().send(Event::LabStarted { title: lab.title, claims });
         let Ended { mut error, environment, mut diagnosed } = self.supervise(lab, context).await;
         let mut mistake = None;
@@ -224,10 +228,7 @@ impl Runner {
         // In a failed environment a failure is fallout, not evidence.
         context.resolve_pending(environment.as_ref().map(|found| &found.verdict));
         let root = context.record().first_failure().map(|(claim, _)| claim.id);
-        let judged = verdicts(context);
-        let missed =
-            lab.claims.iter().filter(|claim| !judged.iter().any(|(id, _)| *id == claim.id));
-        let missed: Vec<_> = missed.map(|claim| claim.id).collect();
+        let missed: Vec<_> = context.open_claims().map(|claim| claim.id).collect();
         // A claim without a verdict would pass unnoticed, however the others end.
         let forgotten = error.is_none() && !missed.is_empty();
         if forgotten {
@@ -269,6 +270,7 @@ impl Runner {
                     }
                     context.resolve_pending(None);
                 }
+                () = context.finished() => break None,
                 why = &mut lease_lost => {
                     let environment = Some(ClusterLost::TakenOver(why).into());
                     return Ended { error: None, environment, diagnosed };

@@ -51,7 +51,12 @@ impl fmt::Debug for Api {
 impl Api {
     /// An API over the objects of `store`, to which it adds the default roles and bindings.
     pub fn new(store: Store, addresses: Addresses) -> Self {
-        bootstrap_policy::seed(&store);
+        seed_policy(&store);
+        Self::over(store, addresses)
+    }
+
+    /// An API over the objects of `store`, in which [`seed_policy`] was called.
+    pub fn over(store: Store, addresses: Addresses) -> Self {
         Self { state: Arc::new(ServerState::new(store, addresses)) }
     }
 
@@ -153,6 +158,12 @@ fn log(parts: &Parts, response: &Response<Body>, start: Instant) {
         seconds = start.elapsed().as_secs_f64(),
         user_agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()),
     );
+}
+
+/// Stores the default roles and bindings. They are most of the work of a new API and depend on nothing, so a cluster
+/// stores them while it waits for something else.
+pub fn seed_policy(store: &Store) {
+    bootstrap_policy::seed(store);
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

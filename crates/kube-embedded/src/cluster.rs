@@ -2,7 +2,11 @@
 
 use crate::{Config, StartError, bootstrap, state_dir::StateDir};
 use kube_embedded_apiserver::{
-    api::Api, credentials::Credentials, resources::registry, store::Store, tls_server::Server,
+    api::{Api, seed_policy},
+    credentials::Credentials,
+    resources::registry,
+    store::Store,
+    tls_server::Server,
 };
 use kube_embedded_controllers as controllers;
 #[cfg(feature = "kubelet")]
@@ -21,7 +25,10 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    task::{JoinHandle, spawn_blocking},
+};
 
 /// Where Linux has a file system in memory for everyone.
 #[cfg(feature = "kubelet")]
@@ -93,24 +100,31 @@ impl Cluster {
     /// Returns what failed and what to do about it; nothing is left behind.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check_features()?;
+        let host_paths = host_paths(&config.allow_host_path)?;
+        // The detection waits for processes most of the time; what depends on no address is done meanwhile.
+        let store = Store::default();
+        let policy = spawn_blocking({
+            let store = store.clone();
+            move || seed_policy(&store)
+        });
+        // So that the first request does not wait for all of it.
+        spawn_blocking(registry::build_schemas);
         let (sandbox, sandbox_reason) = match config.sandbox {
             Some(sandbox) => (sandbox, "requested by configuration".to_owned()),
-            None => detect_sandbox(),
+            None => done(spawn_blocking(detect_sandbox)).await?,
         };
-        let host_paths = host_paths(&config.allow_host_path)?;
         let (listener, block) = claim_block().map_err(StartError::Address)?;
         let addresses = Addresses { block, sandbox };
         let credentials = Credentials::generate(&[
             addresses.api(),
             bootstrap::first_service_address(&addresses),
         ])?;
-        let api = Api::new(Store::default(), addresses);
+        done(policy).await?;
+        let api = Api::over(store, addresses);
         api.allow_host_paths(host_paths.clone());
         bootstrap::run(&api, &addresses, credentials.authority(), config.load_balancers)
             .map_err(StartError::Bootstrap)?;
         let server = Server::start(listener, api.clone(), &credentials)?;
-        // In parallel, so that the first request does not wait for all of it.
-        tokio::task::spawn_blocking(registry::build_schemas);
 
         let state_dir = StateDir::create(config.state_dir.as_deref())
             .map_err(|(parent, source)| StartError::StateDir { parent, source })?;
@@ -331,6 +345,11 @@ impl Cluster {
         let config = proxy::Config { network, addresses, mode, namespace: None };
         self.components.push(spawn_named("proxy", proxy::run(self.client(), config)));
     }
+}
+
+/// Waits for a part of the start.
+async fn done<T>(part: JoinHandle<T>) -> Result<T, StartError> {
+    part.await.map_err(|error| StartError::Bootstrap(error.to_string()))
 }
 
 /// Returns directories under the names that pods may use: as they were given, and with links resolved.

@@ -7,8 +7,8 @@
 
 use std::{
     env,
-    fs::OpenOptions,
-    io::Write,
+    fs::{self, OpenOptions},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -59,7 +59,7 @@ pub fn runs(program: &str, arguments: &[&str]) -> bool {
 pub fn busybox() -> Option<PathBuf> {
     let is_static = |path: &PathBuf| {
         // A program that is linked against libraries names its loader.
-        std::fs::read(path)
+        fs::read(path)
             .is_ok_and(|bytes| !bytes.windows(7).any(|w| w == b"/ld-lin" || w == b"/ld-mus"))
     };
     ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from).into_iter().find(is_static)
@@ -67,6 +67,31 @@ pub fn busybox() -> Option<PathBuf> {
 
 /// The hint for [`busybox`].
 pub const BUSYBOX_HINT: &str = "`apt-get install busybox-static` installs a static one";
+
+/// Runs the entry point of a fuzz target on its corpus, `fuzz/corpus/<name>`: the inputs that the fuzzer starts from,
+/// and those that it found something with. Prints the file before it is tried, so that a failure names it.
+///
+/// # Panics
+/// If the corpus is missing or empty, or the entry point panics.
+#[allow(clippy::panic, reason = "failing the test is the purpose")]
+pub fn corpus_passes(name: &str, target: impl Fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
+    let run = || -> io::Result<usize> {
+        let mut count = 0;
+        for input in fs::read_dir(&corpus)? {
+            let path = input?.path();
+            println!("{}", path.display());
+            target(&fs::read(path)?);
+            count += 1;
+        }
+        Ok(count)
+    };
+    match run() {
+        Ok(0) => panic!("{} is empty", corpus.display()),
+        Ok(_) => {}
+        Err(error) => panic!("failed to read {}: {error}", corpus.display()),
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -29,10 +29,15 @@ fn misspelled_word_gets_a_suggestion() {
         ("explain pahse2", "phase2"),
         ("rnu phase4", "run"),
         ("run phase4 --enviroment e", "--environment"),
+        ("run phase4/quater-to-canary --environment e", "quarter-to-canary"),
+        ("run pahse4/quarter-to-canary --environment e", "phase4"),
+        ("run all/scales --environment e", "all"),
     ] {
         let error = parse(line).unwrap_err().to_string();
         assert!(error.contains(&format!("'{suggestion}'")), "{line}: {error}");
     }
+    let error = parse("run phase4/x --environment e").unwrap_err().to_string();
+    assert!(error.contains("[possible values: canary-differs-by-env, "), "{error}");
     let error = parse("run something-else --environment e").unwrap_err().to_string();
     assert!(error.contains("phase0, phase1"), "{error}");
 }

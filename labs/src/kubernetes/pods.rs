@@ -20,6 +20,7 @@ use kube::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Duration,
 };
 
 /// Returns true if the pod's condition `Ready` is true.
@@ -192,6 +193,9 @@ pub(crate) fn last_start_failure(pod: &str, events: &[Event]) -> Option<String> 
     Some(format!("{}: {message}", last.reason.as_deref().unwrap_or_default()))
 }
 
+/// The timeout of the events of what has happened: components record them within seconds, or never.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(15);
+
 impl NamespaceClient {
     /// Lists the pods with these labels (`app=kubeapp,env=canary`), without terminating ones.
     pub(crate) async fn pods(&self, labels: &str) -> anyhow::Result<Vec<Pod>> {
@@ -307,7 +311,7 @@ impl NamespaceClient {
             self.api(),
             wait::Config::default(),
             "events with every expected reason",
-            self.rollout(),
+            self.rollout().min(EVENTS_TIMEOUT),
             |events: &Objects<Event>| {
                 let mut reasons: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
                 for event in events.values() {

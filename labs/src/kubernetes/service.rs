@@ -3,6 +3,7 @@
 use super::{
     checks,
     namespace_client::NamespaceClient,
+    pods,
     wait::{self, Objects, Progress, WaitError, lasting, until},
 };
 use crate::sampler::Sampler;
@@ -31,6 +32,10 @@ pub(crate) fn endpoints<'a>(
         Some((pod, ready))
     })
     .collect()
+}
+
+fn awaited(service: &str, pods: &BTreeSet<String>) -> String {
+    format!("match of {service}'s endpoints with its {} pods", pods.len())
 }
 
 fn slices_of(service: &str) -> String {
@@ -93,8 +98,10 @@ impl NamespaceClient {
         self.wait_converged(sampler, pods).await
     }
 
-    /// Completes when a Service that has not changed for [`RESTS`] does not select these pods.
+    /// Completes when a Service that has not changed for [`RESTS`] does not select these pods, or selects
+    /// another that nothing has deleted in that time.
     async fn selects_others(&self, service: &str, pods: &BTreeSet<String>) -> WaitError {
+        let mut others = BTreeSet::new();
         loop {
             // One that is being changed may be right in a moment.
             let selector = |services: &Objects<Service>| {
@@ -105,7 +112,28 @@ impl NamespaceClient {
             if let Err(error) = self.check_service(service, None, pods).await {
                 return error;
             }
+            let before = std::mem::take(&mut others);
+            others = self.selected_besides(service, pods).await.unwrap_or_default();
+            if let Some(other) = others.intersection(&before).next() {
+                let awaited = awaited(service, pods);
+                let why = format!("{service} selects {other} as well");
+                return WaitError::Failed { awaited, why };
+            }
         }
+    }
+
+    /// Returns the ready pods that a Service selects, without these.
+    async fn selected_besides(
+        &self,
+        service: &str,
+        pods: &BTreeSet<String>,
+    ) -> kube::Result<BTreeSet<String>> {
+        let found = self.api::<Service>().get(service).await?;
+        let all = self.api::<Pod>().list(&ListParams::default()).await?;
+        let selected = checks::current(&all.items)
+            .filter(|pod| pods::is_ready(pod) && checks::selects(&found, pod));
+        let names = selected.map(|pod| pod.name_any());
+        Ok(names.filter(|name| !pods.contains(name)).collect())
     }
 
     /// Waits until exactly these pods are the ready endpoints of a Service. Ends soon if it does not
@@ -115,7 +143,7 @@ impl NamespaceClient {
         service: &str,
         pods: &BTreeSet<String>,
     ) -> Result<(), WaitError> {
-        let awaited = format!("match of {service}'s endpoints with its {} pods", pods.len());
+        let awaited = awaited(service, pods);
         let matched = until(
             self.api(),
             wait::Config::default().labels(&slices_of(service)),

@@ -200,7 +200,7 @@ impl Phase4<'_> {
     /// Samples one client's view of the load balancer, and the article's split.
     async fn quarter(&self) -> anyhow::Result<()> {
         let Self { context, sampler, .. } = self;
-        if context.skip_following(&["sessions-flip", "quarter-to-canary"])? {
+        if context.skip(&["sessions-flip", "quarter-to-canary"])? {
             return Ok(());
         }
         let version = &context.canary()?.version;
@@ -211,7 +211,7 @@ impl Phase4<'_> {
         let sample = context.sample("one client", &one, CONNECTIONS, None).await?;
         let stable = &context.stable()?.version;
         context.judge("sessions-flip", verdicts::flips(&sample, [stable, version])).await?;
-        if context.skip_following(&["quarter-to-canary"])? {
+        if context.skip(&["quarter-to-canary"])? {
             return Ok(());
         }
         let band = Some(split.band(version));
@@ -228,7 +228,7 @@ impl Phase4<'_> {
     /// Samples other replica counts, then scales back to three.
     async fn ratios(&self) -> anyhow::Result<()> {
         let Self { context, sampler, .. } = self;
-        if context.skip_following(&["ratio-follows-replicas"])? {
+        if context.skip(&["ratio-follows-replicas"])? {
             return Ok(());
         }
         let version = &context.canary()?.version;
@@ -263,6 +263,10 @@ impl Phase4<'_> {
     /// Deletes the canary under load.
     async fn ditch(&self) -> anyhow::Result<()> {
         let Self { context, namespace, sampler } = self;
+        // A bad canary would be an update of the good one, whose pod would stay.
+        if context.omits(&["canary-can-be-ditched", "bad-canary-contained"]) {
+            return Ok(());
+        }
         let _step = context.step("delete the canary under load");
         let converged = self.wait_converged().await?;
         let load = context.background("while the canary is ditched", sampler, RATE).await?;
@@ -284,7 +288,7 @@ impl Phase4<'_> {
     /// Applies a canary that never becomes ready.
     async fn bad_canary(&self) -> anyhow::Result<()> {
         let Self { context, namespace, sampler } = self;
-        if context.skip_following(&["bad-canary-contained"])? {
+        if context.skip(&["bad-canary-contained"])? {
             return Ok(());
         }
         let _step = context.step("apply a canary that never becomes ready");

@@ -56,7 +56,13 @@ async fn run(
     }));
     let (events, receiver) = Events::channel();
     let environment = Arc::new(environment());
-    let runner = Runner { environment, events, failures: None, keep: false };
+    let runner = Runner {
+        environment,
+        selection: Selection::default(),
+        events,
+        failures: None,
+        keep: false,
+    };
     let context = runner.context(lab, client(), Arc::new(OwnedNamespace::default()));
     // A lab that does not end must not block the tests.
     let ended = tokio::time::timeout(DIAGNOSIS_TIMEOUT, runner.run_lab(lab, &context))

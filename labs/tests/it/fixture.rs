@@ -10,6 +10,7 @@ use labs::{
     kubernetes::manifest,
     phases,
     run::{Exit, Runner, Summary},
+    selection::Selection,
 };
 use serde_json::Value;
 use std::{
@@ -26,6 +27,7 @@ pub(crate) struct Fixture {
     /// The environment that the labs read.
     pub(crate) environment: Environment,
     nodes: u8,
+    selection: Selection,
 }
 
 /// The result of a lab.
@@ -68,7 +70,7 @@ impl Fixture {
             alternative: Alternative::Even,
             unsupported: vec![],
         };
-        Self { folder, environment, nodes: 3 }
+        Self { folder, environment, nodes: 3, selection: Selection::default() }
     }
 
     /// Plans samples that reveal one replica too many or too few, as on a cluster where requests are cheap.
@@ -85,6 +87,13 @@ impl Fixture {
             request: seconds.min(2),
             propagation: 0,
         };
+        self
+    }
+
+    /// Selects claims, with those they need.
+    pub(crate) fn with_claims(mut self, ids: &[&'static str]) -> Self {
+        let claims = phases::ALL.iter().flat_map(|lab| lab.claims);
+        self.selection = Selection::of(claims, ids.iter().copied());
         self
     }
 
@@ -261,9 +270,10 @@ impl Fixture {
             lines.collect::<Vec<_>>()
         });
         let environment = Arc::new(self.environment.clone());
-        let runner = Runner { environment, events, failures: None, keep: false };
-        let found = phases::find(lab).expect("a lab of that name");
-        let summary = runner.run(&[found], interrupted).await;
+        let selection = self.selection.clone();
+        let runner = Runner { environment, selection, events, failures: None, keep: false };
+        let labs = lab.split(' ').map(|lab| phases::find(lab).expect("a lab of that name"));
+        let summary = runner.run(&labs.collect::<Vec<_>>(), interrupted).await;
         drop(runner);
         let events = recorder.join().expect("events");
         LabRun { summary, lab, events }

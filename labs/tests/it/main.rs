@@ -8,6 +8,7 @@
 )]
 
 mod archives;
+mod claims;
 mod docker;
 mod fake_app;
 mod fault_injection;

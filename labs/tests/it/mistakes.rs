@@ -67,6 +67,9 @@ mistakes! {
     canary_label: "phase4" "selector" "app=canary" fails ["canary-differs-by-env"],
         |f: Fixture| f.set(CANARY, "/spec/selector/matchLabels/app", json!("canary"))
             .set(CANARY, "/spec/template/metadata/labels/app", json!("canary"));
+    canary_env: "phase4" "selector" "env=kanary" fails ["canary-joins-untouched"],
+        |f: Fixture| f.set(CANARY, "/spec/selector/matchLabels/env", json!("kanary"))
+            .set(CANARY, "/spec/template/metadata/labels/env", json!("kanary"));
     label_beside_the_selector: "phase3" "manifest" "selector" fails ["rollout-completes"],
         |f: Fixture| f.set(PRODUCTION, "/spec/template/metadata/labels/app", json!("kubeap"));
     unknown_field: "phase3" "manifest" "replica" fails ["rollout-completes"],
@@ -100,8 +103,7 @@ mistakes! {
     node_that_does_not_exist: "phase3" "schedule" "node-9" fails ["rollout-completes"],
         |f: Fixture| f.set(PRODUCTION, "/spec/template/spec/nodeName", json!("node-9"));
     one_node: "phase3" "schedule" "nodeName: node-2" fails ["pods-spread", "events-tell"],
-        |f: Fixture| f.with_timeouts(12)
-            .set(PRODUCTION, "/spec/template/spec/nodeName", json!("node-2"));
+        |f: Fixture| f.set(PRODUCTION, "/spec/template/spec/nodeName", json!("node-2"));
     command: "phase3" "pod" "/ap" fails ["rollout-completes"],
         |f: Fixture| f.set(PRODUCTION, &format!("{CONTAINER}/command"), json!(["/ap"]));
     service_account: "phase3" "pod" "nobody" fails ["rollout-completes"],

@@ -3,7 +3,7 @@
 use crate::{fault_injection, fixture::Fixture};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client};
-use labs::{event::Events, phases, run::Runner};
+use labs::{event::Events, phases, run::Runner, selection::Selection};
 use serde_json::json;
 use std::{
     fs,
@@ -82,6 +82,7 @@ async fn pull_secret_is_deleted_with_the_namespace_and_never_printed() {
         let (events, receiver) = Events::channel();
         fixture.environment.pull_secret = secret.clone();
         let runner = Runner {
+            selection: Selection::default(),
             environment: Arc::new(fixture.environment.clone()),
             events,
             failures: Some(failures.clone()),

@@ -210,6 +210,12 @@ impl ClusterGuard {
         self.daemon.is_some()
     }
 
+    /// Returns true if the cluster is deleted after this run with all that labs created. Real Kubernetes takes
+    /// several seconds to delete a namespace, which is spared then.
+    pub(crate) fn is_deleted_after_run(&self) -> bool {
+        self.ephemeral && self.daemon.is_none()
+    }
+
     /// Returns the shell command that selects the cluster for kubectl.
     pub(crate) fn export_command(&self) -> String {
         self.store.export_command()

@@ -44,7 +44,7 @@ const CLEAN_UP: Duration = Duration::from_secs(30);
 /// Uses the cluster of `up` if it is running and free, else one of its own.
 #[derive(Args, Default)]
 pub(super) struct Lab {
-    /// The phases, by name or number, or `all`; `phase4/<claim>` is the phase of that claim
+    /// The phases, by name or number, or `all`; `phase4/<claim>` is one claim and those it needs
     phase: Vec<String>,
     #[command(flatten)]
     provider: ProviderFlag,
@@ -83,7 +83,7 @@ pub(super) fn run(args: &Lab) -> Result<()> {
     let project = &Project::find()?;
     let docker = docker_client(phases);
     let images = &build::everything(project, docker)?;
-    let phases = &labs::of_claims(project, phases)?;
+    labs::check_claims(project, phases)?;
     let signals = &Signals::install()?;
     let run_dir = RunDir::create(&project.home()?)?;
     let purpose = Purpose::Lab { run_dir: run_dir.path(), keep: args.keep };
@@ -136,7 +136,8 @@ impl Run<'_> {
         let mut command = Command::new(project.program("labs"));
         command.arg("run").args(self.phases).arg("--environment").arg(&file);
         command.arg("--failures").arg(project.failures()?);
-        command.args(args.json.then_some("--json")).args(args.keep.then_some("--keep"));
+        let keep = args.keep || guard.is_deleted_after_run();
+        command.args(args.json.then_some("--json")).args(keep.then_some("--keep"));
         command.args(args.progress.then_some("--progress"));
         for (flag, path) in [("--junit", &args.junit), ("--manifests", &args.manifests)] {
             path.iter().for_each(|path| _ = command.arg(flag).arg(path));

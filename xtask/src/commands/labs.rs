@@ -1,6 +1,6 @@
 //! `cargo xtask labs`: the phases and their claims, as the `labs` binary lists them.
 
-use crate::{build, cargo::DockerClient, failure::Failure, output::errln, project::Project};
+use crate::{build, cargo::DockerClient, failure::Failure, project::Project};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use lab_environment::PHASES;
@@ -23,8 +23,8 @@ pub(super) fn run(args: &Labs) -> Result<()> {
     Ok(cmd!(shell, "{labs} list {json...}").quiet().run()?)
 }
 
-/// Returns the phases, and claims by path (`phase4/<claim>`), with abbreviations expanded (`4` is `phase4`). Unknown phases are
-/// rejected, before anything is built.
+/// Returns the phases, and claims by path (`phase4/<claim>`), with abbreviations expanded (`4` is `phase4`).
+/// Unknown phases are rejected, before anything is built.
 pub(super) fn expand_phases(arguments: &[String]) -> Result<Vec<String>> {
     let known = PHASES.into_iter().chain(["all"]).collect::<Vec<_>>();
     let expand = |argument: &String| {
@@ -38,12 +38,11 @@ pub(super) fn expand_phases(arguments: &[String]) -> Result<Vec<String>> {
     }
 }
 
-/// Returns the phases to run, with those of claims in their place. Claims that the `labs` binary does not
-/// know are rejected.
-pub(super) fn of_claims(project: &Project, phases: &[String]) -> Result<Vec<String>> {
+/// Rejects claims that the `labs` binary does not know, before a cluster starts.
+pub(super) fn check_claims(project: &Project, phases: &[String]) -> Result<()> {
     let mut named = phases.iter().filter_map(|phase| phase.split_once('/')).peekable();
     if named.peek().is_none() {
-        return Ok(phases.to_vec());
+        return Ok(());
     }
     let (shell, labs) = (Shell::new()?, project.program("labs"));
     let list = cmd!(shell, "{labs} list --json").quiet().read().context("failed to run labs")?;
@@ -58,10 +57,8 @@ pub(super) fn of_claims(project: &Project, phases: &[String]) -> Result<Vec<Stri
                 tip.unwrap_or_default()
             )));
         }
-        errln!("{phase} runs as a whole: `{claim}` builds on the claims before it");
     }
-    let phase = |name: &String| name.split('/').next().unwrap_or(name).to_owned();
-    Ok(phases.iter().map(phase).collect())
+    Ok(())
 }
 
 #[derive(Deserialize)]

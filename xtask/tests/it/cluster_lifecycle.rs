@@ -69,10 +69,16 @@ fn interrupted_image_load_keeps_the_cluster_of_up_and_is_retried() {
     );
     assert_eq!((fixture.kinds(), fixture.recorded("kind")), ("canary-labs\n".into(), true));
     fixture.calls("kind");
-    fixture.succeeds("lab phase4 --on kind");
+    // The labs clean up only on a cluster that stays.
+    let text = fixture.succeeds("lab phase4 --on kind");
+    assert!(!text.contains("--keep"), "{text}");
     let calls = fixture.calls("kind").join("\n");
     assert!(calls.contains("load image-archive") && !calls.contains("create"), "{calls}");
     fixture.succeeds("down --on kind");
+    fixture.calls("kind");
+    let text = fixture.succeeds("lab phase4 --on kind");
+    assert!(text.contains(" --keep"), "{text}");
+    assert!(fixture.calls("kind").join("\n").contains("delete cluster"));
 
     fixture.fails(
         "lab phase4 --on kind",

@@ -157,11 +157,11 @@ fn invalid_usage_exits_2_with_a_suggestion() {
 }
 
 #[test]
-fn lab_runs_the_phase_of_a_claim() {
+fn lab_passes_on_single_claims() {
     let fixture = Fixture::new("claim");
-    let (code, text) = fixture.run("lab 4/quarter-to-canary");
-    assert_eq!((code, text.starts_with("run phase4 --environment ")), (0, true), "{text}");
-    assert!(text.contains("phase4 runs as a whole: `quarter-to-canary` builds on"), "{text}");
+    let (code, text) = fixture.run("lab 4/quarter-to-canary 1");
+    let started = "run phase4/quarter-to-canary phase1 --environment ";
+    assert_eq!((code, text.starts_with(started)), (0, true), "{text}");
 }
 
 #[test]

@@ -185,7 +185,7 @@ fn killed_processes_leave_nothing_and_spoil_no_verdict() {
             faults.push(format!("{role:?} killed: exit {code}, gone after {gone:?}: {last:#?}"));
         } else if code == 1 {
             let failed = text.lines().filter(|line| line.contains("\"fails\""));
-            let failed: Vec<&str> = failed.map(|line| line.get(..200).unwrap_or(line)).collect();
+            let failed: Vec<&str> = failed.map(|line| line.get(..600).unwrap_or(line)).collect();
             println!("{role:?} killed: claims fail: {failed:#?}");
         }
         let (code, text) = finish(xtask(&home, "lab phase0").spawn().unwrap());

@@ -2,6 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
+    digest::{SHA256, digest},
     rand::SystemRandom,
     signature::{
         ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
@@ -9,14 +10,25 @@ use ring::{
     },
 };
 use serde_json::{Value, json};
-use std::sync::OnceLock;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 /// No token of this server is as long.
 const MAX_TOKEN_LENGTH: usize = 16 << 10;
 
+/// The number of tokens that are remembered.
+const MAX_VERIFIED: usize = 1024;
+
 /// The key of a cluster, generated on first use.
 #[derive(Default)]
-pub(crate) struct Signer(OnceLock<Option<(EcdsaKeyPair, SystemRandom)>>);
+pub(crate) struct Signer {
+    key: OnceLock<Option<(EcdsaKeyPair, SystemRandom)>>,
+    /// The claims of tokens whose signature was verified, by the digest of the token: who reads the memory finds no
+    /// token. Only that they were signed is remembered; whether they are still valid is decided for each request.
+    verified: Mutex<HashMap<Vec<u8>, Arc<Value>>>,
+}
 
 impl Signer {
     fn key(&self) -> Option<&(EcdsaKeyPair, SystemRandom)> {
@@ -27,7 +39,7 @@ impl Signer {
             let key = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).ok()?;
             Some((key, random))
         };
-        self.0.get_or_init(make).as_ref()
+        self.key.get_or_init(make).as_ref()
     }
 
     /// Signs claims; `None` if there is no randomness to make a key of.
@@ -39,11 +51,26 @@ impl Signer {
         Some(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
-    /// Returns the claims of a token that this key signed.
-    pub(crate) fn claims(&self, token: &str) -> Option<Value> {
+    /// Returns the claims of a token that this key signed, whether or not it is still valid.
+    pub(crate) fn claims(&self, token: &str) -> Option<Arc<Value>> {
         if token.len() > MAX_TOKEN_LENGTH {
             return None;
         }
+        let digest = digest(&SHA256, token.as_bytes()).as_ref().to_vec();
+        let verified = || self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = verified().get(&digest).cloned();
+        known.or_else(|| {
+            let claims = Arc::new(self.verify(token)?);
+            let mut verified = verified();
+            if verified.len() >= MAX_VERIFIED {
+                verified.clear();
+            }
+            verified.insert(digest, claims.clone());
+            Some(claims)
+        })
+    }
+
+    fn verify(&self, token: &str) -> Option<Value> {
         let (text, signature) = token.rsplit_once('.')?;
         let (_, claims) = text.split_once('.')?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
@@ -63,7 +90,10 @@ mod tests {
     fn claims_of_foreign_signature_are_rejected() {
         let (signer, other) = (Signer::default(), Signer::default());
         let token = signer.sign(&json!({ "sub": "me" })).unwrap();
-        assert_eq!(signer.claims(&token), Some(json!({ "sub": "me" })));
+        // The second time from memory.
+        for _ in 0..2 {
+            assert_eq!(*signer.claims(&token).unwrap(), json!({ "sub": "me" }));
+        }
         assert_eq!(other.claims(&token), None);
         let mut parts: Vec<&str> = token.split('.').collect();
         let forged = URL_SAFE_NO_PAD.encode(r#"{"sub":"you"}"#);
@@ -80,5 +110,22 @@ mod tests {
         ] {
             assert_eq!(signer.claims(wrong), None, "{wrong:.40}");
         }
+    }
+
+    #[test]
+    fn signature_is_verified_once_and_only_signed_tokens_are_remembered() {
+        let signer = Signer::default();
+        let remembered = || signer.verified.lock().unwrap().len();
+        let token = signer.sign(&json!({ "sub": "me" })).unwrap();
+        let first = signer.claims(&token).unwrap();
+        assert!(Arc::ptr_eq(&first, &signer.claims(&token).unwrap()));
+        for wrong in ["a.b.c", &format!("{token}A"), &token[1..]] {
+            assert_eq!(signer.claims(wrong), None);
+        }
+        assert_eq!(remembered(), 1);
+        for n in 0..MAX_VERIFIED {
+            signer.claims(&signer.sign(&json!({ "n": n })).unwrap()).unwrap();
+        }
+        assert!(remembered() <= MAX_VERIFIED);
     }
 }

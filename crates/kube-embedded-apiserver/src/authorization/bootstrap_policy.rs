@@ -2,7 +2,7 @@
 //! (`plugin/pkg/auth/authorizer/rbac/bootstrappolicy`), from the table in `bootstrap_policy.txt`.
 
 use crate::{
-    authorization::{authorizer::GROUP, rules::PolicyRule},
+    authorization::authorizer::GROUP,
     generate,
     store::{Key, Resource, Store},
     timestamps,
@@ -39,7 +39,8 @@ fn objects() -> Vec<(&'static str, Value)> {
     let mut objects = Vec::new();
     let lines = include_str!("bootstrap_policy.txt").lines();
     for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        let words: Vec<&str> = line.split_whitespace().collect();
+        // Not by white space of any script: this takes half of the time.
+        let words: Vec<&str> = line.trim_start_matches(' ').split(' ').collect();
         match words.as_slice() {
             ["ClusterRole", name, labels @ ..] => {
                 objects.push(("clusterroles", role("", name, labels)));
@@ -147,33 +148,31 @@ fn add_rule(role: &mut Value, words: &[&str]) {
         role["aggregationRule"] = json!({ "clusterRoleSelectors": [{ "matchLabels": labels }] });
         return;
     }
-    let list = |text: &str| -> Vec<String> {
-        let words = text.split(',').flat_map(|word| match word {
-            "core" => &[""][..],
-            "read" => &["get", "list", "watch"],
-            "write" => &["create", "delete", "deletecollection", "patch", "update"],
-            _ => &[],
-        });
-        let mut words: Vec<String> = words.map(|word| (*word).to_owned()).collect();
-        let plain = text.split(',').filter(|word| !matches!(*word, "core" | "read" | "write"));
-        words.extend(plain.map(str::to_owned));
-        words.sort();
-        words
+    let fields: &[&str] = match words.len() {
+        2 => &["verbs", "nonResourceURLs"],
+        _ => &["verbs", "apiGroups", "resources", "resourceNames"],
     };
-    let mut rule = PolicyRule::default();
-    match words {
-        [verbs, urls] => (rule.verbs, rule.urls) = (list(verbs), list(urls)),
-        [verbs, groups, resources, names @ ..] => {
-            (rule.verbs, rule.groups, rule.resources) =
-                (list(verbs), list(groups), list(resources));
-            rule.names = names.iter().flat_map(|names| list(names)).collect();
-        }
-        _ => return,
-    }
+    let rule = fields.iter().zip(words).map(|(field, text)| ((*field).to_owned(), list(text)));
+    let rule = Value::Object(rule.collect());
     match role["rules"].as_array_mut() {
-        Some(rules) => rules.push(rule.to_value()),
-        None => role["rules"] = json!([rule.to_value()]),
+        Some(rules) => rules.push(rule),
+        None => role["rules"] = Value::Array(vec![rule]),
     }
+}
+
+/// Reads a list of a rule, and sorts it.
+fn list(text: &str) -> Value {
+    let mut words = Vec::new();
+    for word in text.split(',') {
+        match word {
+            "core" => words.push(""),
+            "read" => words.extend(["get", "list", "watch"]),
+            "write" => words.extend(["create", "delete", "deletecollection", "patch", "update"]),
+            word => words.push(word),
+        }
+    }
+    words.sort_unstable();
+    words.into()
 }
 
 #[cfg(test)]

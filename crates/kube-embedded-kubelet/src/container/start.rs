@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The most processes and threads of a pod that has ids of its own.
+/// The most processes and threads of a pod in the namespaced sandbox.
 const MAX_PROCESSES: u64 = 16_384;
 
 /// A container whose program runs.
@@ -128,12 +128,12 @@ async fn launch(
     runtime.spawner.launch(launch(target)).await.map_err(StartFailure::Launch)
 }
 
-/// Returns the resource limits of a program. Processes are counted by user, so only a pod whose ids no
-/// other has can be limited.
+/// Returns the resource limits of a program. The kernel counts processes by user and user namespace (since Linux 5.14;
+/// before, those of an ordinary user's pods together), so in the plain sandbox the user's own would count.
 fn rlimits(ids: IdMapping) -> Vec<(u32, u64, u64)> {
     match ids {
-        IdMapping::Range { .. } => vec![(libc::RLIMIT_NPROC, MAX_PROCESSES, MAX_PROCESSES)],
-        _ => Vec::new(),
+        IdMapping::Host => Vec::new(),
+        _ => vec![(libc::RLIMIT_NPROC, MAX_PROCESSES, MAX_PROCESSES)],
     }
 }
 

@@ -81,6 +81,13 @@ fn of_container(container: &Container, node: Node, add: &mut impl FnMut(bool, &s
     let limits = resources::limits(container);
     let cpu = limits.milli_cpu.is_some() && !node.limits_cpu;
     add(cpu, &field("resources.limits.cpu"), "no cgroups are delegated on this machine");
+    let storage = container.resources.as_ref().and_then(|all| all.limits.as_ref());
+    let storage = storage.is_some_and(|limits| limits.contains_key("ephemeral-storage"));
+    add(
+        storage,
+        &field("resources.limits.ephemeral-storage"),
+        "what a container writes is not measured",
+    );
     let mounted = container.volume_mounts.as_ref().is_some_and(|mounts| {
         // Every pod has the token of its service account.
         mounts.iter().any(|m| !m.mount_path.starts_with("/var/run/secrets/kubernetes.io/"))
@@ -138,6 +145,11 @@ mod tests {
                 container(json!({ "resources": { "limits": { "cpu": "1", "memory": "1Gi" } } })),
                 None,
                 Some("containers[c].resources.limits.cpu"),
+            ),
+            (
+                container(json!({ "resources": { "limits": { "ephemeral-storage": "1Gi" } } })),
+                Some("containers[c].resources.limits.ephemeral-storage"),
+                Some("containers[c].resources.limits.ephemeral-storage"),
             ),
             (
                 container(json!({ "volumeMounts": [{ "name": "v", "mountPath": "/v" }] })),

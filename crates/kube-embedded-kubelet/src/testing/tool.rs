@@ -21,6 +21,7 @@ unsafe extern "C" {
     fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
     fn kill(pid: i32, signal: i32) -> i32;
     fn unshare(flags: i32) -> i32;
+    fn fork() -> i32;
 }
 
 extern "C" fn on_term(_: i32) {
@@ -144,6 +145,23 @@ fn run(args: &[&str]) {
         ["wait"] => loop {
             park()
         },
+        // Forks until that fails; the processes stay until this one, the first of its namespace, exits.
+        ["fork-bomb"] => {
+            let mut count = 0;
+            let error = loop {
+                match unsafe { fork() } {
+                    -1 => break std::io::Error::last_os_error(),
+                    0 => loop {
+                        park()
+                    },
+                    _ => count += 1,
+                }
+            };
+            println!("{count} processes, then errno {}", error.raw_os_error().unwrap());
+            loop {
+                park()
+            }
+        }
         ["ignore-term"] => {
             unsafe { signal(15, on_term as *const () as usize) };
             println!("started");

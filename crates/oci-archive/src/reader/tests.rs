@@ -349,3 +349,17 @@ fn blob_and_digest_are_read_by_reference() {
     assert_eq!(archive.document(&manifest.config).unwrap(), fixture.files[&fixture.config]);
     assert!(matches!(archive.digest("../../etc/passwd"), Err(Error::Missing { .. })));
 }
+
+#[test]
+fn corpus_of_archives_passes() {
+    test_support::corpus_passes("archives", |bytes| {
+        let mut archive = Archive::new(Cursor::new(bytes)).unwrap();
+        // An archive that the fuzzer made may be refused; it is read as far as it is valid.
+        let images = archive.images(&Platform::host()).unwrap_or_default();
+        for layer in images.iter().flat_map(|image| &image.layers) {
+            if let Ok(mut reader) = archive.layer(layer) {
+                let _ = std::io::copy(&mut reader, &mut std::io::sink());
+            }
+        }
+    });
+}

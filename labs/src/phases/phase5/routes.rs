@@ -49,7 +49,7 @@ impl Phase5<'_> {
         ];
         context.judge("service-internal-address", Verdict::all(parts)).await?;
 
-        if context.skip_following(&["stable-unaffected"])? {
+        if context.skip(&["stable-unaffected"])? {
             self.expect_hosts();
             return self.apply(RULES).await;
         }
@@ -116,7 +116,7 @@ impl Phase5<'_> {
     /// Samples each host, and hosts without a rule.
     pub(super) async fn hosts(&self) -> anyhow::Result<()> {
         let Self { context, namespace, external } = self;
-        if context.skip_following(&["vhost-canary", "vhost-stable", "vhost-default"])? {
+        if context.skip(&["vhost-canary", "vhost-stable", "vhost-default"])? {
             return Ok(());
         }
         let (stable, canary) = (self.host(STABLE_HOST), self.host(CANARY_HOST));
@@ -156,7 +156,7 @@ impl Phase5<'_> {
     /// Samples each host as one client, with a connection per request and with a persistent one.
     pub(super) async fn sessions(&self) -> anyhow::Result<()> {
         let Self { context, .. } = self;
-        if context.skip_following(&["sessions-hold"])? {
+        if context.skip(&["sessions-hold"])? {
             return Ok(());
         }
         let _step = context.step("stay on each host as one client");
@@ -180,6 +180,9 @@ impl Phase5<'_> {
     /// Routes to both versions by path on one host.
     pub(super) async fn fan_out(&self) -> anyhow::Result<()> {
         let Self { context, .. } = self;
+        if context.omits(&["fanout-paths"]) {
+            return Ok(());
+        }
         let _step = context.step("fan out over paths of one host");
         context.checking("fanout-paths");
         self.apply("ingress/app-ingress-fanout.yml").await?;
@@ -213,7 +216,7 @@ impl Phase5<'_> {
     /// Promotes production to the canary's image while both hosts have traffic.
     pub(super) async fn promote(&self) -> anyhow::Result<()> {
         let Self { context, namespace, .. } = self;
-        if context.skip_following(&["ingress-promotes"])? {
+        if context.skip(&["ingress-promotes"])? {
             return Ok(());
         }
         let (stable, canary) = (self.host(STABLE_HOST), self.host(CANARY_HOST));

@@ -2,6 +2,7 @@
 
 use super::*;
 use std::os::unix::fs::symlink;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// A user id that can be written, but not read by a program that maps less.
 fn is_root() -> bool {
@@ -496,4 +497,32 @@ async fn stopped_zygote_is_replaced() {
     unsafe { libc::kill(first, libc::SIGSTOP) };
     assert_eq!(fixture.output(fixture.place(&pause), &["/tool", "exit", "0"]).await.1, OK);
     assert_ne!(zygote(), first);
+}
+
+#[tokio::test]
+async fn fork_bomb_takes_no_processes_of_other_pods() {
+    if !require_namespaces() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let mut bombs = Vec::new();
+    // The second one can fork as often, while the processes of the first are there.
+    for _ in 0..2 {
+        let pause = fixture.pause().await;
+        let target = fixture.place(&pause);
+        let argv = vec!["/tool".to_owned(), "fork-bomb".to_owned()];
+        let (env, cwd, stdio) = (Vec::new(), "/".to_owned(), Stdio::Output);
+        let (security, rlimits) = (fixture.security(&target), vec![(libc::RLIMIT_NPROC, 64, 64)]);
+        let launch = Launch { argv, env, cwd, target, stdio, security, rlimits };
+        let process = fixture.spawner.launch(launch).await.unwrap();
+        let mut output = BufReader::new(process.streams().unwrap().stdout);
+        let mut line = String::new();
+        output.read_line(&mut line).await.unwrap();
+        let (count, error) = line.split_once(' ').unwrap();
+        assert!((50..64).contains(&count.parse::<u32>().unwrap()), "{line}");
+        assert_eq!(error, format!("processes, then errno {}\n", libc::EAGAIN));
+        bombs.push((pause, process, output));
+    }
+    let pause = fixture.pause().await;
+    assert_eq!(fixture.output(fixture.place(&pause), &["/tool", "exit", "0"]).await.1, OK);
 }
