@@ -6,6 +6,7 @@
 //! writes them again, so that an endpoint never sees framing that a client made up; what hyper is
 //! lenient about and a proxy must not be is refused in [`head`].
 
+mod backend;
 pub(crate) mod certificates;
 mod client;
 mod client_io;

@@ -11,7 +11,7 @@ use crate::{
 };
 use kube_embedded_core::network::Network;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -49,16 +49,16 @@ impl GatewayFrontends {
             listener.close().await;
         }
         for (port, tls) in planned {
-            if !self.ports.contains_key(&port) {
-                match Frontend::new(None) {
-                    Ok(frontend) => {
-                        let frontend = Arc::new(frontend);
-                        self.ports.insert(port, PortFrontend { frontend, tls, listener: None });
+            let known = match self.ports.entry(port) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(vacant) => match Frontend::new(None).map(Arc::new) {
+                    Ok(frontend) => vacant.insert(PortFrontend { frontend, tls, listener: None }),
+                    Err(error) => {
+                        tracing::error!(%error, port, "failed to serve a Gateway");
+                        continue;
                     }
-                    Err(error) => tracing::error!(%error, port, "failed to serve a Gateway"),
-                }
-            }
-            let Some(known) = self.ports.get(&port) else { continue };
+                },
+            };
             let matches = plan.matches.get_mut(&port).map(mem::take).unwrap_or_default();
             let listeners = plan.listeners.iter().filter(|l| l.serves && l.port == port);
             let hosts = listeners.clone().map(|listener| listener.hostname.clone());
@@ -97,8 +97,11 @@ impl GatewayFrontends {
             return false;
         };
         pool.assign(published.address, &plan.uid);
-        let served = published.ports.into_iter();
-        served.fold(true, |all, result| self.serve(result, data_plane, network) && all)
+        let mut complete = true;
+        for result in published.ports {
+            complete &= self.serve(result, data_plane, network);
+        }
+        complete
     }
 
     fn serve(

@@ -1,6 +1,6 @@
 //! Filters of HTTP routes: header changes, redirects, rewrites and mirrors.
 
-use super::route_table::Backend;
+use super::backend::Backend;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, request, uri::PathAndQuery,
 };

@@ -11,11 +11,11 @@
 //! with the more specific host wins, then by path as above, then by method, and by the number of
 //! headers and of query parameters.
 
+pub(crate) use super::backend::Backend;
 use super::{
     conditions::{Conditions, RequestFields},
     filters::{Filters, HeaderChanges},
 };
-use crate::route::Route;
 use percent_encoding::percent_decode_str;
 use rand::{Rng, RngExt};
 use std::{borrow::Cow, collections::HashMap, iter, sync::Arc, time::Duration};
@@ -29,14 +29,6 @@ pub(crate) struct RouteTable {
     /// wildcard covers any number of labels.
     falls_through: bool,
     default: Option<Entry>,
-}
-
-/// A Service port. Its route has no endpoints while the Service has none, or does not exist.
-#[derive(Debug)]
-pub(crate) struct Backend {
-    /// The name in responses, as `default/kubeapp:80`.
-    pub(crate) name: String,
-    pub(crate) route: Arc<Route>,
 }
 
 /// What becomes of the requests that match.

@@ -1,7 +1,7 @@
 //! The examples of the Kubernetes documentation, and properties of random tables.
 
 use super::*;
-use crate::route::{Affinity, Routing};
+use crate::route::{Affinity, Route, Routing};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use std::collections::HashSet;
 
@@ -314,7 +314,7 @@ proptest! {
         let reversed = RouteTable::new(rules, None);
         for (host, path) in requests {
             let name = |table: &RouteTable| {
-                find(&table, Some(host), &path).map(|backend| backend.name.clone())
+                find(table, Some(host), &path).map(|backend| backend.name.clone())
             };
             prop_assert_eq!(name(&table), name(&reversed), "{}{}", host, path);
         }
