@@ -25,6 +25,8 @@ mod bench;
 mod interrupt;
 mod list;
 mod log;
+mod observe;
+mod run_file;
 mod target;
 
 const EXIT_CODES: &str = "\
@@ -61,6 +63,21 @@ enum Command {
         /// The lab
         #[arg(value_parser = PossibleValuesParser::new(target::lab_values()))]
         lab: String,
+    },
+    /// Show a cluster on a live page, while you work on it by hand
+    Ui(observe::Flags),
+    /// Create a key that signs run files: FILE to hand out to participants, and FILE.pub to verify with
+    Keygen {
+        /// The file to create
+        file: PathBuf,
+    },
+    /// Verify the signature of a run file, and print its verdicts
+    Verify {
+        /// The run file
+        file: PathBuf,
+        /// The public key: 64 hexadecimal digits, or the file that holds them
+        #[arg(long)]
+        key: String,
     },
     /// Simulate releases, and print how often this analysis and the rules of other tools are wrong
     #[command(hide = true)]
@@ -99,6 +116,24 @@ struct RunFlags {
     /// Write a JUnit report: a test suite per lab, a test case per claim
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Write a page with plots of everything that was measured
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write a job summary and annotations for GitHub Actions; the default there
+    #[arg(long)]
+    github: bool,
+    /// Write plan, counts and verdicts to a file to hand in, for `labs verify`
+    #[arg(long, value_name = "FILE")]
+    run_file: Option<PathBuf>,
+    /// Sign the run file with this key of `labs keygen`
+    #[arg(long, value_name = "FILE", requires = "run_file")]
+    key: Option<PathBuf>,
+    /// The participant's name in the run file
+    #[arg(long, value_name = "NAME", requires = "run_file")]
+    participant: Option<String>,
+    /// Show the run on a live page in a browser on this machine, at this port if one is given
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true)]
+    ui: Option<Option<u16>>,
     /// Apply the manifests of this folder, with `lb/` and `ingress/` in it, instead of the environment's
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
@@ -166,6 +201,13 @@ impl Cli {
                 None => Exit::Usage,
             },
             Some(Command::Run(flags)) => flags.run(),
+            Some(Command::Ui(flags)) => exit_of(flags.run()),
+            Some(Command::Keygen { file }) => {
+                exit_of(run_file::keygen(&file).map(|text| print(&text)))
+            }
+            Some(Command::Verify { file, key }) => {
+                exit_of(run_file::verify(&file, &key).map(|text| print(&text)))
+            }
             Some(Command::Calibrate { streams, seed }) => print(&calibration::table(streams, seed)),
             Some(Command::BenchSampler { url, seconds }) => {
                 exit_of(block_on(async move { Ok(print(&bench::sampler(&url, seconds).await?)) }))
@@ -181,11 +223,24 @@ impl RunFlags {
         phases::ALL.iter().filter(is_selected).collect()
     }
 
+    fn reports(&self) -> report::Options {
+        report::Options {
+            json: self.json,
+            progress: self.progress,
+            junit: self.junit.clone(),
+            html: self.html.clone(),
+            github: self.github || std::env::var("GITHUB_ACTIONS").is_ok_and(|set| set == "true"),
+            run_file: self.run_file.clone(),
+            key: self.key.clone(),
+            name: self.participant.clone(),
+            ui: self.ui,
+        }
+    }
+
     fn run(self) -> Exit {
         let labs = self.selected();
         let (events, receiver) = Events::channel();
-        let options =
-            report::Options { json: self.json, progress: self.progress, junit: self.junit.clone() };
+        let options = self.reports();
         let reports = match report::Reports::start(&options, receiver) {
             Ok(reports) => reports,
             Err(error) => return exit_of(Err(error)),
@@ -218,6 +273,7 @@ impl RunFlags {
             events: events.clone(),
             failures: Some(self.failures.clone()),
             keep: self.keep,
+            observe: self.reports().shows_cluster(),
         };
         block_on(async move {
             let interrupted = interruption(self.exit_with_stdin)?;

@@ -317,8 +317,9 @@ impl Context {
         started.with_context(|| format!("failed to start traffic: {what}"))
     }
 
-    /// Keeps a sample for diagnostics.
+    /// Reports a complete sample, and keeps it for diagnostics.
     pub fn keep_sample(&self, what: &str, sample: &Sample) {
+        self.events.send(sample.event(what));
         self.record().keep_sample(what, sample.clone());
     }
 

@@ -1,5 +1,5 @@
 //! The events of a run: the interface between runner and labs, which send them, and reports (terminal,
-//! JSON), which are made of events alone. Sending never blocks.
+//! JSON, page), which are made of events alone. Sending never blocks.
 
 use crate::claim::{Outcome, Verdict};
 use crate::fault::Layer;
@@ -60,6 +60,37 @@ pub enum Event {
     },
     /// Progress of a sample, about ten per second.
     SampleProgress(SampleProgress),
+    /// A sample is complete.
+    SampleEnded(SampleEnded),
+    /// A node of the cluster, as it is now.
+    NodeObserved {
+        /// Its name.
+        node: String,
+        /// Its condition `Ready`; absent once the node is removed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ready: Option<bool>,
+    },
+    /// A pod of the labs' namespace, as it is now.
+    PodObserved(PodObserved),
+    /// An event that a component of the cluster recorded in the labs' namespace.
+    ClusterEvent {
+        /// `Normal` or `Warning`.
+        severity: String,
+        /// The object, such as `Pod/kubeapp-canary-…`.
+        object: String,
+        /// One word, such as `Unhealthy`.
+        reason: String,
+        /// One line.
+        message: String,
+    },
+    /// The API server no longer responds to watches, or does so again.
+    ClusterConnection {
+        /// Whether it responds.
+        connected: bool,
+        /// The error if it does not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// A claim has its verdict.
     ClaimJudged {
         /// The claim's id.
@@ -117,6 +148,21 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Returns true for what is written for machines only on request.
+    pub(crate) fn is_progress(&self) -> bool {
+        matches!(
+            self,
+            Self::Progress { .. }
+                | Self::SampleProgress(_)
+                | Self::NodeObserved { .. }
+                | Self::PodObserved(_)
+                | Self::ClusterEvent { .. }
+                | Self::ClusterConnection { .. }
+        )
+    }
+}
+
 /// The progress of a sample.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -132,6 +178,107 @@ pub struct SampleProgress {
     /// The accepted band, if the sample is judged by a share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub band: Option<Band>,
+    /// Good responses so far, by pod.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pods: BTreeMap<String, u64>,
+    /// The latency of the requests since the last report; absent if there were none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
+}
+
+impl SampleProgress {
+    /// Requests so far.
+    pub(crate) fn total(&self) -> u64 {
+        self.counts.values().sum::<u64>() + self.failures
+    }
+
+    /// Good responses of the version that the share is about: the band's, or else the newest of several.
+    pub(crate) fn hits(&self) -> u64 {
+        let newest = (self.counts.len() > 1).then(|| self.counts.keys().next_back()).flatten();
+        let version = self.band.as_ref().map(|band| &band.version).or(newest);
+        version.and_then(|version| self.counts.get(version)).copied().unwrap_or(0)
+    }
+}
+
+/// A complete sample.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SampleEnded {
+    /// The name of what was sampled.
+    pub what: String,
+    /// Its duration.
+    pub seconds: f64,
+    /// Good responses, by version.
+    pub counts: BTreeMap<String, u64>,
+    /// Failed requests.
+    pub failures: u64,
+    /// The latency of all of its requests; absent if there were none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
+}
+
+/// Percentiles of latency in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Latency {
+    /// The median.
+    pub p50: f64,
+    /// The 90th percentile.
+    pub p90: f64,
+    /// The 99th percentile.
+    pub p99: f64,
+    /// The slowest request.
+    pub max: f64,
+}
+
+impl Latency {
+    /// Returns the percentiles of these latencies, by the nearest-rank method; `None` of nothing.
+    pub(crate) fn of(mut seconds: Vec<f64>) -> Option<Self> {
+        seconds.sort_by(f64::total_cmp);
+        let rank = |percent: usize| (seconds.len() * percent).div_ceil(100).saturating_sub(1);
+        let at = |percent| seconds.get(rank(percent)).copied();
+        Some(Self { p50: at(50)?, p90: at(90)?, p99: at(99)?, max: at(100)? })
+    }
+}
+
+/// A pod as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodObserved {
+    /// Its name.
+    pub pod: String,
+    /// The node it is bound to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The version of its image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Its stage of life.
+    pub state: PodState,
+    /// The reason why it is not ready, such as `ImagePullBackOff`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The number of restarts of its containers.
+    pub restarts: u32,
+}
+
+/// The stages of a pod's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodState {
+    /// Not on a node yet, or its containers do not run.
+    Pending,
+    /// Its containers run, and it is not ready.
+    Running,
+    /// Receives requests.
+    Ready,
+    /// Is being deleted.
+    Terminating,
+    /// All containers ended with success.
+    Succeeded,
+    /// A container ended with an error, for good.
+    Failed,
+    /// No longer exists.
+    Removed,
 }
 
 /// The accepted band of hits of one version.
@@ -176,5 +323,19 @@ impl Events {
     /// Seconds since the run began.
     pub(crate) fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_nearest_rank() {
+        assert_eq!(Latency::of(vec![]), None);
+        let one = Latency::of(vec![0.5]).unwrap();
+        assert_eq!((one.p50, one.p99, one.max), (0.5, 0.5, 0.5));
+        let hundred = Latency::of((1..=100).rev().map(f64::from).collect()).unwrap();
+        assert_eq!((hundred.p50, hundred.p90, hundred.p99, hundred.max), (50.0, 90.0, 99.0, 100.0));
     }
 }

@@ -1,7 +1,7 @@
 //! Fixtures of the unit tests.
 
 use crate::claim::{Outcome, Verdict};
-use crate::event::{Band, Event, SampleProgress};
+use crate::event::{Band, Event, Latency, PodObserved, PodState, SampleEnded, SampleProgress};
 use crate::fault::Layer;
 use crate::statistics::{Ratio, Split};
 use lab_environment::{Alternative, Environment, Image, IngressClass, Timeouts};
@@ -54,6 +54,23 @@ pub(crate) fn events() -> Vec<Event> {
         Event::StepStarted { step: "roll out".into() },
         Event::Progress { text: "1 of 3".into() },
         Event::SampleProgress(sample_progress()),
+        Event::SampleEnded(sample_ended()),
+        Event::NodeObserved { node: "node-1".into(), ready: Some(true) },
+        Event::PodObserved(PodObserved {
+            pod: "kubeapp-canary-1".into(),
+            node: Some("node-1".into()),
+            version: Some("2.0".into()),
+            state: PodState::Pending,
+            reason: Some("ImagePullBackOff".into()),
+            restarts: 0,
+        }),
+        Event::ClusterEvent {
+            severity: "Warning".into(),
+            object: "Pod/kubeapp-canary-1".into(),
+            reason: "Unhealthy".into(),
+            message: "Readiness probe failed".into(),
+        },
+        Event::ClusterConnection { connected: false, reason: Some("connection refused".into()) },
         Event::StepEnded { step: "roll out".into(), seconds: 1.25 },
         judged("a-claim", Verdict::holds("7 of 7").with([1, 2])),
         judged("a-share", split.judge("2.0", 1113, 4460)),
@@ -84,5 +101,15 @@ pub(crate) fn sample_progress() -> SampleProgress {
     let counts = [("1.0".to_owned(), 30), ("2.0".to_owned(), 10)].into();
     let band = Band { version: "2.0".into(), share: 0.25, low: 10, high: 30 };
     let what = "load balancer".to_owned();
-    SampleProgress { what, planned: 80, counts, failures: 1, band: Some(band) }
+    let (pods, latency) = ([("kubeapp-canary-1".to_owned(), 10)].into(), Some(LATENCY));
+    SampleProgress { what, planned: 80, counts, failures: 1, band: Some(band), pods, latency }
+}
+
+const LATENCY: Latency = Latency { p50: 0.001, p90: 0.002, p99: 0.004, max: 0.25 };
+
+/// The end of that sample.
+fn sample_ended() -> SampleEnded {
+    let counts = [("1.0".to_owned(), 59), ("2.0".to_owned(), 20)].into();
+    let what = "load balancer".to_owned();
+    SampleEnded { what, seconds: 0.5, counts, failures: 1, latency: Some(LATENCY) }
 }

@@ -8,7 +8,9 @@ use crate::event::{Event, Events, SCHEMA};
 use crate::fault::{Fault, Layer};
 use crate::kubernetes::{pull_secret, wait::WaitError};
 use crate::lab::Lab;
+use crate::names::NAMESPACE;
 use crate::namespace::OwnedNamespace;
+use crate::observer::Observer;
 use crate::selection::Selection;
 use anyhow::{Context as _, anyhow, bail};
 use cluster_health::{ClusterLost, READYZ_TIMEOUT, probe_readyz};
@@ -19,7 +21,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,6 +63,8 @@ pub struct Runner {
     pub failures: Option<PathBuf>,
     /// Whether to keep the namespace at the end.
     pub keep: bool,
+    /// Whether to report what nodes and pods do meanwhile.
+    pub observe: bool,
 }
 
 /// The result of a run.
@@ -101,6 +105,8 @@ impl Runner {
         let mut was_interrupted = false;
         match self.prepare(labs).await {
             Ok((client, namespace)) => {
+                let _observer =
+                    self.observe.then(|| Observer::start(client.clone(), NAMESPACE, &self.events));
                 was_interrupted =
                     self.run_labs(labs, client, namespace, interrupted, &mut summary).await;
                 for claim in labs.iter().flat_map(|lab| self.selection.of_lab(lab.claims)) {
@@ -139,7 +145,7 @@ impl Runner {
         labs: &[&'static Lab],
     ) -> anyhow::Result<(kube::Client, Arc<OwnedNamespace>)> {
         limits::check()?;
-        let (client, namespace) = (self.client().await?, self.namespace()?);
+        let (client, namespace) = (client(&self.environment.kubeconfig).await?, self.namespace()?);
         if labs.iter().any(|lab| lab.uses_namespace) {
             match tokio::time::timeout(READYZ_TIMEOUT, OwnedNamespace::check_free(&client)).await {
                 Ok(Err(error)) if error.chain().any(|cause| cause.is::<kube::Error>()) => {}
@@ -341,22 +347,22 @@ impl Runner {
         let secret = self.environment.pull_secret.as_deref().map(pull_secret::read).transpose()?;
         Ok(Arc::new(OwnedNamespace::with_pull_secret(secret)))
     }
+}
 
-    async fn client(&self) -> anyhow::Result<kube::Client> {
-        let path = &self.environment.kubeconfig;
-        let file = Kubeconfig::read_from(path)
-            .with_context(|| format!("failed to read the kubeconfig {}", path.display()))?;
-        let clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
-        let has_proxy = clusters.into_iter().any(|cluster| cluster.proxy_url.is_some());
-        let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-            .await
-            .with_context(|| format!("failed to use the kubeconfig {}", path.display()))?;
-        if !has_proxy {
-            // kube takes one from HTTPS_PROXY, even for loopback addresses; this client connects directly.
-            config.proxy_url = None;
-        }
-        kube::Client::try_from(config).context("failed to create a client of the cluster's API")
+/// Returns a client of the cluster of this kubeconfig.
+pub(crate) async fn client(path: &Path) -> anyhow::Result<kube::Client> {
+    let file = Kubeconfig::read_from(path)
+        .with_context(|| format!("failed to read the kubeconfig {}", path.display()))?;
+    let clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
+    let has_proxy = clusters.into_iter().any(|cluster| cluster.proxy_url.is_some());
+    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("failed to use the kubeconfig {}", path.display()))?;
+    if !has_proxy {
+        // kube takes one from HTTPS_PROXY, even for loopback addresses; this client connects directly.
+        config.proxy_url = None;
     }
+    kube::Client::try_from(config).context("failed to create a client of the cluster's API")
 }
 
 /// Reports a run that could not even begin.

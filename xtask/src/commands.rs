@@ -12,6 +12,7 @@ mod labs;
 mod man;
 mod provider_flag;
 mod status;
+mod ui;
 mod up;
 
 use crate::{failure::Failure, output};
@@ -44,6 +45,7 @@ enum Command {
     Up(up::Up),
     Down(down::Down),
     Status(status::Status),
+    Ui(ui::Ui),
     Env(env::Env),
     Images(images::Images),
     Kubectl(kubectl::Kubectl),
@@ -98,6 +100,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Up(args) => up::run(args),
         Command::Down(args) => down::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Ui(args) => ui::run(&args),
         Command::Env(args) => env::run(&args),
         Command::Images(args) => images::run(&args),
         Command::Kubectl(args) => kubectl::run(&args),

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 use kube_embedded_core::{network::Addresses, version};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 const VERBS: [&str; 8] =
     ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -241,7 +242,7 @@ fn discovered(served: &ResourceRegistry, group: &str, version: &str) -> Vec<Valu
                     let (group, version, name, verbs) = describe(&resource, subresource);
                     json!({
                         "subresource": subresource,
-                        "responseKind": response_kind(group, version, name),
+                        "responseKind": response_kind(group, version, &name),
                         "verbs": verbs,
                     })
                 })
@@ -283,10 +284,15 @@ fn verbs_of(resource: &ResourceType) -> [&'static str; 8] {
 fn describe<'a>(
     resource: &ResourceType<'a>,
     subresource: &str,
-) -> (&'a str, &'a str, &'a str, &'static [&'static str]) {
+) -> (&'a str, &'a str, Cow<'a, str>, &'static [&'static str]) {
     const PART: &[&str] = &["get", "patch", "update"];
     const STREAM: &[&str] = &["create", "get"];
-    match subresource {
+    const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
+    let (group, version, kind, verbs): (_, _, &str, &[&str]) = match subresource {
+        "proxy" => {
+            let options = format!("{}ProxyOptions", resource.kind);
+            return (resource.group, resource.version, options.into(), PROXY);
+        }
         "scale" => ("autoscaling", "v1", "Scale", PART),
         "eviction" => ("policy", "v1", "Eviction", &["create"]),
         "binding" => ("", "v1", "Binding", &["create"]),
@@ -297,7 +303,8 @@ fn describe<'a>(
         "log" => (resource.group, resource.version, resource.kind, &["get"]),
         "finalize" => (resource.group, resource.version, resource.kind, &["update"]),
         _ => (resource.group, resource.version, resource.kind, PART),
-    }
+    };
+    (group, version, kind.into(), verbs)
 }
 
 fn resources_of<'a>(

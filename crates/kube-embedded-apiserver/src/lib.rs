@@ -17,6 +17,7 @@ mod generate;
 mod http;
 mod ip_allocator;
 mod metadata;
+mod oidc;
 mod openapi;
 mod patch;
 pub mod resources;

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 /// `POST` of a review.
 pub(crate) fn create(state: &ServerState, request: &Request<'_>) -> ApiResult<Response<Body>> {
+    request.check_accepts_object()?;
     let options = request.write_options()?;
     let (target, user) = (&request.target, request.user);
     let (mut review, duplicates) = decode::object(request, options.validation)?;

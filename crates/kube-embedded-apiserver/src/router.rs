@@ -8,11 +8,11 @@ use crate::{
         request::Request,
         status::{ApiError, ApiResult},
     },
-    openapi,
+    oidc, openapi,
     resources::resource_type::ResourceType,
     reviews,
     state::ServerState,
-    subresources::{binding, eviction, log, scale, stream, token},
+    subresources::{binding, eviction, log, proxy, scale, stream, token},
     verbs::{create, delete, get, list, patch, update, watch},
 };
 use bytes::Bytes;
@@ -29,6 +29,9 @@ pub(crate) async fn route(
     let route = path::parse(registry, parts.uri.path())?;
     let request = Request::new(parts, body);
     match route {
+        Route::Resource(target) if proxy::serves(&target) => {
+            proxy::proxy(state, &request.with_target(*target)).await
+        }
         Route::Resource(target) if stream::takes_over(&target) => {
             stream::switch(state, &request.with_target(*target))
         }
@@ -48,6 +51,8 @@ pub(crate) async fn route(
         Route::OpenApiV2 => openapi::v2::respond_document(registry, request.headers()),
         Route::OpenApiIndex => Ok(discovery::openapi_index(registry)),
         Route::OpenApi { group, version } => discovery::openapi(registry, group, version),
+        Route::OpenIdConfiguration => Ok(oidc::configuration(state)),
+        Route::KeySet => oidc::key_set(state),
         Route::Version => Ok(discovery::version()),
         Route::Health => Ok(plain(StatusCode::OK, "ok")),
     }
@@ -112,10 +117,17 @@ async fn subresource(
     request: &Request<'_>,
     subresource: &str,
 ) -> ApiResult<Response<Body>> {
+    if !matches!(subresource, "status" | "log") {
+        request.check_accepts_object()?;
+    }
     match (subresource, request.method()) {
-        ("status", &Method::GET) => get::get(state, request),
-        ("status" | "finalize", &Method::PUT) => update::update(state, request)?.respond(request),
-        ("status", &Method::PATCH) => patch::patch(state, request)?.respond(request),
+        ("status" | "ephemeralcontainers", &Method::GET) => get::get(state, request),
+        ("status" | "finalize" | "ephemeralcontainers", &Method::PUT) => {
+            update::update(state, request)?.respond(request)
+        }
+        ("status" | "ephemeralcontainers", &Method::PATCH) => {
+            patch::patch(state, request)?.respond(request)
+        }
         ("scale", _) => scale::scale(state, request),
         ("log", &Method::GET) => log::log(state, request).await,
         ("token", &Method::POST) => token::create(state, request),

@@ -3,7 +3,10 @@
 
 use crate::{patch, selector::matches};
 use k8s_openapi::{
-    api::apps::v1::{Deployment, ReplicaSet},
+    api::{
+        apps::v1::{Deployment, ReplicaSet},
+        core::v1::ReplicationController,
+    },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
 };
 use kube::{Api, Resource};
@@ -12,7 +15,7 @@ use kube_embedded_core::{
     workqueue::Workqueue,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{fmt::Debug, sync::Arc};
+use std::{borrow::Cow, fmt::Debug, sync::Arc};
 
 /// Returns the reference to the one owner that controls an object (`metav1.GetControllerOf`).
 pub(crate) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
@@ -64,18 +67,25 @@ impl<K> Object for K where
 /// A resource that selects the objects it owns by their labels.
 pub(crate) trait Selecting: Object {
     /// Returns the selector; `None` for an object without a spec.
-    fn selector(&self) -> Option<&LabelSelector>;
+    fn selector(&self) -> Option<Cow<'_, LabelSelector>>;
 }
 
 impl Selecting for Deployment {
-    fn selector(&self) -> Option<&LabelSelector> {
-        self.spec.as_ref().map(|spec| &spec.selector)
+    fn selector(&self) -> Option<Cow<'_, LabelSelector>> {
+        self.spec.as_ref().map(|spec| Cow::Borrowed(&spec.selector))
     }
 }
 
 impl Selecting for ReplicaSet {
-    fn selector(&self) -> Option<&LabelSelector> {
-        self.spec.as_ref().map(|spec| &spec.selector)
+    fn selector(&self) -> Option<Cow<'_, LabelSelector>> {
+        self.spec.as_ref().map(|spec| Cow::Borrowed(&spec.selector))
+    }
+}
+
+impl Selecting for ReplicationController {
+    fn selector(&self) -> Option<Cow<'_, LabelSelector>> {
+        let match_labels = self.spec.as_ref()?.selector.clone();
+        Some(Cow::Owned(LabelSelector { match_labels, ..Default::default() }))
     }
 }
 
@@ -92,7 +102,7 @@ pub(crate) fn enqueue_owner<O: Selecting>(
     } else if controller_of(changed).is_none() {
         for owner in owners.list_namespaced(namespace) {
             let selector = owner.selector();
-            if selector.is_some_and(|selector| matches(selector, changed.labels.as_ref())) {
+            if selector.is_some_and(|selector| matches(&selector, changed.labels.as_ref())) {
                 queue.add(ObjectKey::of(&*owner));
             }
         }
@@ -141,7 +151,7 @@ pub(crate) async fn claim<O: Selecting, D: Object>(
     let Some(selector) = owner.selector() else { return Ok(None) };
     let mut owned = Vec::new();
     for object in informer.list_namespaced(meta.namespace.as_deref().unwrap_or_default()) {
-        match decide(meta, selector, object.meta()) {
+        match decide(meta, &selector, object.meta()) {
             Claim::Owned => owned.push(object),
             Claim::Foreign => {}
             Claim::Adopt if !adoptable(&object) => {}

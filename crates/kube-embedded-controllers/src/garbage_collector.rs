@@ -41,8 +41,9 @@ const DISCOVERY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(1), Durati
 const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
 /// The resources that [`Informers`] watches anyway, by group and kind, and events, which nothing
 /// owns.
-const WATCHED_ELSEWHERE: [(&str, &str); 11] = [
+const WATCHED_ELSEWHERE: [(&str, &str); 12] = [
     ("", "Pod"),
+    ("", "ReplicationController"),
     ("", "Service"),
     ("", "Endpoints"),
     ("", "Namespace"),
@@ -82,6 +83,7 @@ impl GarbageCollector {
         });
         shared.observe(&informers.deployments);
         shared.observe(&informers.replica_sets);
+        shared.observe(&informers.replication_controllers);
         shared.observe(&informers.pods);
         shared.observe(&informers.services);
         shared.observe(&informers.endpoint_slices);

@@ -5,7 +5,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet},
         batch::v1::Job,
-        core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
+        core::v1::{
+            ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service,
+            ServiceAccount,
+        },
         discovery::v1::EndpointSlice,
         rbac::v1::ClusterRole,
     },
@@ -28,6 +31,7 @@ pub(crate) struct Informers {
     pub(crate) client: Client,
     pub(crate) deployments: Informer<Deployment>,
     pub(crate) replica_sets: Informer<ReplicaSet>,
+    pub(crate) replication_controllers: Informer<ReplicationController>,
     pub(crate) jobs: Informer<Job>,
     pub(crate) pods: Informer<Pod>,
     /// Pods by the uid of their controller.
@@ -51,6 +55,7 @@ impl Informers {
             client,
             deployments: Informer::default(),
             replica_sets: Informer::default(),
+            replication_controllers: Informer::default(),
             jobs: Informer::default(),
             pods_by_controller: pods.add_index(|pod: &Pod| {
                 controller_of(&pod.metadata).map(|controller| controller.uid.clone())
@@ -74,6 +79,7 @@ impl Informers {
         self.watch_one(tasks, |informers| &informers.nodes);
         self.watch_one(tasks, |informers| &informers.deployments);
         self.watch_one(tasks, |informers| &informers.replica_sets);
+        self.watch_one(tasks, |informers| &informers.replication_controllers);
         self.watch_one(tasks, |informers| &informers.jobs);
         self.watch_one(tasks, |informers| &informers.pods);
         self.watch_one(tasks, |informers| &informers.services);
@@ -105,6 +111,7 @@ impl Informers {
         tokio::join!(
             self.deployments.wait_synced(),
             self.replica_sets.wait_synced(),
+            self.replication_controllers.wait_synced(),
             self.jobs.wait_synced(),
             self.pods.wait_synced(),
             self.services.wait_synced(),

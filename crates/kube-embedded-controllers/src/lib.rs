@@ -9,6 +9,7 @@ mod controller;
 mod controller_ref;
 mod deployment;
 mod discovery;
+mod endpoint_slice_mirroring;
 mod endpoints;
 mod garbage_collector;
 mod informers;
@@ -20,8 +21,11 @@ mod pod_control;
 mod replica_set;
 mod scheduler;
 mod selector;
+mod taint_eviction;
+mod taints;
 
 use informers::Informers;
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 use kube::Client;
 use kube_embedded_core::task::TaskSet;
 use std::sync::Arc;
@@ -36,9 +40,12 @@ pub async fn run(client: Client) {
         move |namespace: &str| requeue(namespace)
     });
     let deployments = deployment::controller(&informers);
-    let replica_sets = replica_set::controller(&informers);
+    let replica_sets = replica_set::controller::<ReplicaSet>(&informers);
+    let replication_controllers = replica_set::controller::<ReplicationController>(&informers);
     let jobs = job::controller(&informers);
     let endpoints = endpoints::controller(&informers);
+    let mirroring = endpoint_slice_mirroring::controller(&informers);
+    let taint_eviction = taint_eviction::controller(&informers);
     let aggregation = cluster_role_aggregation::controller(&informers);
     let scheduler = scheduler::controller(&informers);
     // Aborted when this future is dropped.
@@ -52,8 +59,11 @@ pub async fn run(client: Client) {
     tasks.spawn("garbage-collector", collector.run());
     tasks.spawn(deployments.name(), deployments.run());
     tasks.spawn(replica_sets.name(), replica_sets.run());
+    tasks.spawn(replication_controllers.name(), replication_controllers.run());
     tasks.spawn(jobs.name(), jobs.run());
     tasks.spawn(endpoints.name(), endpoints.run());
+    tasks.spawn(mirroring.name(), mirroring.run());
+    tasks.spawn(taint_eviction.name(), taint_eviction.run());
     tasks.spawn(scheduler.name(), scheduler.run());
     tasks.spawn(aggregation.name(), aggregation.run());
     // None of them ends by itself: panics are caught where the work is retried.

@@ -62,7 +62,8 @@ pub(crate) fn sort_for_deletion(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], now
     });
 }
 
-fn node_name(pod: &Pod) -> Option<&str> {
+/// Returns the node that the pod is bound to.
+pub(crate) fn node_name(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
 }
 

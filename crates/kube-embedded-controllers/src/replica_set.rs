@@ -1,20 +1,18 @@
-//! The replica set controller: keeps the desired number of pods.
+//! The replica set controller, and the replication controller: keep the desired number of pods.
 
 mod plan;
+mod replicated;
 
 use crate::{
     controller::{Controller, Reconciler, enqueue_changed},
-    controller_ref::{claim, controller_of, enqueue_owner, is_controlled_by},
+    controller_ref::{claim, controller_of, controller_ref, enqueue_owner, is_controlled_by},
     informers::Informers,
     patch,
     pod::is_finished,
     pod_control::PodControl,
 };
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    apps::v1::{ReplicaSet, ReplicaSetStatus},
-    core::v1::Pod,
-};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube_embedded_core::{
     events::{self, Recorder},
@@ -22,49 +20,54 @@ use kube_embedded_core::{
     workqueue::Workqueue,
 };
 use plan::{Failure, Observed, Plan, plan};
-use std::{sync::Arc, time::Duration};
+pub(crate) use replicated::Replicated;
+use std::{marker::PhantomData, sync::Arc, time::Duration};
 
-const NAME: &str = "replicaset-controller";
-/// The default of kube-controller-manager's `--concurrent-replicaset-syncs`.
+/// The default of kube-controller-manager's `--concurrent-replicaset-syncs` and `--concurrent-rc-syncs`.
 const WORKERS: usize = 5;
 
-/// Reconciles one replica set and its pods.
-pub(crate) struct ReplicaSetReconciler {
+/// Reconciles one replica set, or replication controller, and its pods.
+pub(crate) struct ReplicaSetReconciler<S> {
     informers: Arc<Informers>,
     events: Recorder,
+    of: PhantomData<fn() -> S>,
 }
 
 /// Creates the controller and registers its event handlers.
-pub(crate) fn controller(informers: &Arc<Informers>) -> Controller<ReplicaSetReconciler> {
+pub(crate) fn controller<S: Replicated>(
+    informers: &Arc<Informers>,
+) -> Controller<ReplicaSetReconciler<S>> {
     let queue = Arc::new(Workqueue::default());
-    enqueue_changed(&informers.replica_sets, &queue);
+    enqueue_changed(S::informer(informers), &queue);
     let (enqueued, weak) = (queue.clone(), Arc::downgrade(informers));
     informers.pods.add_event_handler(move |old, new| {
         let Some(informers) = weak.upgrade() else { return };
         for pod in [old, new].into_iter().flatten() {
-            enqueue_owner(&enqueued, &informers.replica_sets, &pod.metadata);
+            enqueue_owner(&enqueued, S::informer(&informers), &pod.metadata);
         }
     });
-    let events = Recorder::new(informers.client.clone(), NAME, "");
-    let reconciler = ReplicaSetReconciler { informers: informers.clone(), events };
-    Controller::new(NAME, WORKERS, queue, reconciler)
+    let events = Recorder::new(informers.client.clone(), S::CONTROLLER, "");
+    let reconciler = ReplicaSetReconciler { informers: informers.clone(), events, of: PhantomData };
+    Controller::new(S::CONTROLLER, WORKERS, queue, reconciler)
 }
 
-impl Reconciler for ReplicaSetReconciler {
+impl<S: Replicated> Reconciler for ReplicaSetReconciler<S> {
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> kube::Result<Option<Duration>> {
         let informers = &self.informers;
-        let Some(set) = informers.replica_sets.get(key) else { return Ok(None) };
-        let api: Api<ReplicaSet> = Api::namespaced(informers.client.clone(), &key.namespace);
+        let Some(owner) = S::informer(informers).get(key) else { return Ok(None) };
+        let api: Api<S> = Api::namespaced(informers.client.clone(), &key.namespace);
         let pods_api: Api<Pod> = Api::namespaced(informers.client.clone(), &key.namespace);
         // Finished pods are not replicas, so they are not adopted.
         let adoptable = |pod: &Pod| !is_finished(pod);
-        let claimed = claim(&*set, &api, &pods_api, &informers.pods, adoptable).await?;
+        let claimed = claim(&*owner, &api, &pods_api, &informers.pods, adoptable).await?;
         let Some(pods) = claimed else { return Ok(None) };
-        let related = self.related(&set);
-        let plan = plan(&set, &Observed { pods: &pods, related: &related }, Timestamp::now());
-        let failed = self.execute(&set, &pods_api, &plan).await;
+        let set = owner.as_replica_set();
+        let related = self.related(&owner);
+        let observed = Observed { pods: &pods, related: &related };
+        let plan = plan(&set, &controller_ref(&*owner), &observed, Timestamp::now());
+        let failed = self.execute(&owner, &pods_api, &plan).await;
         // Counted after the writes, whose changes enqueue the set again in any case.
         let pods = informers.pods_controlled_by(&set.metadata);
         let failure = failed
@@ -72,7 +75,7 @@ impl Reconciler for ReplicaSetReconciler {
             .map(|(reason, error)| Failure { reason, message: patch::message(error) });
         let status = plan::status(&set, &pods, failure, Timestamp::now());
         if set.status.as_ref() != Some(&status) {
-            self.update_status(&set, &api, status).await?;
+            self.update_status(&owner, &api, owner.with_status(status)).await?;
         }
         match failed {
             Some((_, error)) => Err(error),
@@ -81,15 +84,15 @@ impl Reconciler for ReplicaSetReconciler {
     }
 }
 
-impl ReplicaSetReconciler {
+impl<S: Replicated> ReplicaSetReconciler<S> {
     /// Creates and deletes pods. Returns the last failure with its reason.
     async fn execute(
         &self,
-        set: &ReplicaSet,
+        owner: &S,
         api: &Api<Pod>,
         plan: &Plan,
     ) -> Option<(&'static str, kube::Error)> {
-        let owner = events::about(set);
+        let owner = events::about(owner);
         let pods =
             PodControl { informers: &self.informers, api, events: &self.events, owner: &owner };
         let created = pods.create(&plan.create).await.err().map(|error| ("FailedCreate", error));
@@ -97,14 +100,8 @@ impl ReplicaSetReconciler {
         deleted.err().map(|error| ("FailedDelete", error)).or(created)
     }
 
-    async fn update_status(
-        &self,
-        set: &ReplicaSet,
-        api: &Api<ReplicaSet>,
-        status: ReplicaSetStatus,
-    ) -> kube::Result<()> {
-        let new = ReplicaSet { status: Some(status), ..set.clone() };
-        match patch::update_status(api, &self.informers.replica_sets, set, &new).await {
+    async fn update_status(&self, old: &S, api: &Api<S>, new: S) -> kube::Result<()> {
+        match patch::update_status(api, S::informer(&self.informers), old, &new).await {
             // Deleted in the meantime; the watch reports it.
             Err(error) if patch::is_status(&error, 404) => Ok(()),
             other => other,
@@ -113,15 +110,14 @@ impl ReplicaSetReconciler {
 
     /// Returns the pods of all sets of the same deployment: those on crowded nodes are deleted
     /// first.
-    fn related(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
+    fn related(&self, set: &S) -> Vec<Arc<Pod>> {
         let informers = &self.informers;
-        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-        let Some(owner) = controller_of(&set.metadata) else {
-            return informers.pods_controlled_by(&set.metadata);
-        };
-        let sets = informers.replica_sets.list_namespaced(namespace);
+        let meta = set.meta();
+        let Some(owner) = controller_of(meta) else { return informers.pods_controlled_by(meta) };
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let sets = S::informer(informers).list_namespaced(namespace);
         let siblings =
-            sets.iter().filter(|sibling| is_controlled_by(&sibling.metadata, Some(&owner.uid)));
-        siblings.flat_map(|sibling| informers.pods_controlled_by(&sibling.metadata)).collect()
+            sets.iter().filter(|sibling| is_controlled_by(sibling.meta(), Some(&owner.uid)));
+        siblings.flat_map(|sibling| informers.pods_controlled_by(sibling.meta())).collect()
     }
 }

@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, RwLock},
+    sync::{Arc, OnceLock, RwLock},
 };
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -129,7 +129,7 @@ impl Addresses {
 }
 
 /// Returns whether a network, of which the first address and the prefix length are given, has the address.
-fn is_within((first, prefix): (Ipv4Addr, u8), address: Ipv4Addr) -> bool {
+pub fn is_within((first, prefix): (Ipv4Addr, u8), address: Ipv4Addr) -> bool {
     let mask = u32::MAX << (32 - prefix);
     u32::from(address) & mask == u32::from(first)
 }
@@ -162,6 +162,8 @@ pub trait PodSockets: Send + Sync {
     fn connect(&self, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
     /// Listens on `on` inside the pod, so that it can reach Service addresses.
     fn listen(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<TcpListener>>;
+    /// Binds a socket for datagrams to `on` inside the pod.
+    fn bind_udp(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<UdpSocket>>;
     /// Returns the socket that receives the pod's DNS queries, if it has one: bound inside the pod
     /// before its first program starts, so that no query is lost.
     fn dns_queries(&self) -> Option<&UdpSocket> {
@@ -181,6 +183,10 @@ impl PodSockets for HostSockets {
     fn listen(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<TcpListener>> {
         Box::pin(TcpListener::bind(on))
     }
+
+    fn bind_udp(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<UdpSocket>> {
+        Box::pin(UdpSocket::bind(on))
+    }
 }
 
 /// Connects to the nodes and pods of an external cluster.
@@ -196,6 +202,8 @@ pub trait Dial: Send + Sync {
 pub struct Network {
     pods: RwLock<HashMap<IpAddr, Arc<dyn PodSockets>>>,
     changes: watch::Sender<u64>,
+    /// The network namespace between the pods, if they have one.
+    router: OnceLock<Arc<dyn PodSockets>>,
     /// The servers of the cluster itself.
     servers: Vec<SocketAddr>,
     /// Set for an external cluster, whose pods are not attached.
@@ -207,6 +215,7 @@ impl Default for Network {
         Self {
             pods: RwLock::default(),
             changes: watch::Sender::new(0),
+            router: OnceLock::new(),
             servers: Vec::new(),
             dialer: None,
         }
@@ -222,6 +231,19 @@ impl Network {
     /// Creates the network of an external cluster.
     pub fn with_dialer(dialer: Arc<dyn Dial>) -> Self {
         Self { dialer: Some(dialer), ..Self::default() }
+    }
+
+    /// Sets the sockets of the network namespace through which all pods are reached and reach each
+    /// other. To be called before a pod is attached, and once.
+    pub fn set_router(&self, sockets: Arc<dyn PodSockets>) {
+        // Fails if there is one already.
+        let _ = self.router.set(sockets);
+    }
+
+    /// Returns the sockets of the network namespace between the pods. Without one, each pod is alone
+    /// with the listeners that are opened inside it.
+    pub fn router(&self) -> Option<&Arc<dyn PodSockets>> {
+        self.router.get()
     }
 
     /// Registers the sockets of a pod under its address.
@@ -260,10 +282,25 @@ impl Network {
         }
         let pod = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&to.ip()).cloned();
         match pod {
-            Some(pod) => pod.connect(to).await,
+            Some(pod) => self.router().unwrap_or(&pod).connect(to).await,
             None if self.servers.contains(&to) => TcpStream::connect(to).await,
             None => Err(unknown_pod(to.ip())),
         }
+    }
+}
+
+impl Network {
+    /// Returns a socket that exchanges datagrams with a pod, and with nobody else.
+    ///
+    /// # Errors
+    /// Fails where the address is no pod's, as [`Network::connect`] does.
+    pub async fn connect_udp(&self, to: SocketAddr) -> io::Result<UdpSocket> {
+        let pod = self.pods.read().unwrap_or_else(|e| e.into_inner()).get(&to.ip()).cloned();
+        let pod = pod.ok_or_else(|| unknown_pod(to.ip()))?;
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let socket = self.router().unwrap_or(&pod).bind_udp(any).await?;
+        socket.connect(to).await?;
+        Ok(socket)
     }
 }
 

@@ -10,6 +10,7 @@ mod image;
 mod memory;
 mod mounts;
 pub(crate) mod network_files;
+pub(crate) mod role;
 pub(crate) mod runner;
 mod security;
 mod start;

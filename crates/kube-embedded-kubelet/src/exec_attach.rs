@@ -11,7 +11,7 @@ use kube_embedded_core::{
     node_api::{NodeError, Session, StreamOptions, Writer},
     task::{TaskSet, spawn_named},
 };
-use std::{io, sync::Arc};
+use std::{io, os::fd::OwnedFd, sync::Arc};
 use tokio::{
     io::{AsyncReadExt, DuplexStream, duplex},
     net::unix::pipe,
@@ -69,6 +69,11 @@ impl RunningContainer {
             });
         }
         (running, output)
+    }
+
+    /// Returns the pidfd of the container's own program.
+    pub(crate) fn pidfd(&self) -> Arc<OwnedFd> {
+        self.target.process.pidfd()
     }
 
     /// Returns the process id of the container's own program.

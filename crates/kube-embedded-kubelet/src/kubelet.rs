@@ -9,7 +9,7 @@ use crate::{
     node_runtime::{Node, NodeRuntime},
     pod_workers::{self, PodWorkers},
     rlimit,
-    runtime::Spawner,
+    runtime::{Router, Spawner},
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube_embedded_core::{
@@ -72,6 +72,7 @@ impl Kubelet {
         let spawner = Spawner::new(rlimit::raise_open_files()).map_err(|e| {
             KubeletError(format!("failed to start the thread that starts processes: {e}"))
         })?;
+        let router = create_router(&spawner, &config).await;
         let images = config.images.list();
         let nodes = register_nodes(&client, &config, &images).await?;
         let runtime = Arc::new(NodeRuntime {
@@ -80,6 +81,7 @@ impl Kubelet {
             network: config.network,
             sandbox: config.addresses.sandbox,
             spawner,
+            router,
             state,
             allow_host_path: config.allow_host_path,
             memory: config.memory,
@@ -94,11 +96,13 @@ impl Kubelet {
         let stop = watch::Sender::new(false);
         let (stopped_sender, stopped) = watch::channel(false);
         let leases = keep_leases(runtime.clone());
+        let router = watch_router(runtime.clone());
         let pods = pod_workers::run(runtime, workers.clone(), stop.subscribe());
         let task = spawn_named("kubelet", async move {
             tokio::select! {
                 () = pods => {}
                 () = leases => {}
+                () = router => {}
             }
             stopped_sender.send_replace(true);
         });
@@ -129,6 +133,32 @@ fn prepare_state(state: &Path) -> Result<PathBuf, KubeletError> {
     std::fs::create_dir_all(state)
         .and_then(|()| state.canonicalize())
         .map_err(|e| KubeletError(format!("failed to create {}: {e}", state.display())))
+}
+
+/// Creates the network between the pods. Where that is not possible, pods reach Services alone.
+async fn create_router(spawner: &Spawner, config: &Config) -> Option<Arc<Router>> {
+    if config.addresses.sandbox == Sandbox::Plain || config.nodes.is_empty() {
+        return None;
+    }
+    match spawner.router(config.addresses).await {
+        Ok(router) => {
+            config.network.set_router(router.clone());
+            Some(router)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "pods do not reach the addresses of each other");
+            None
+        }
+    }
+}
+
+/// Never returns. The links of pods outlive the process that made them; there are no new ones without it.
+async fn watch_router(runtime: Arc<NodeRuntime>) {
+    if let Some(router) = &runtime.router {
+        let ended = router.lost().await;
+        tracing::error!(?ended, "the router has died: pods that start from now on fail");
+    }
+    std::future::pending().await
 }
 
 fn create_cgroups() -> Option<Cgroups> {

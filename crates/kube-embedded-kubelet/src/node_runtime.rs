@@ -1,6 +1,12 @@
 //! The state that the pods of a cluster share: client, images, network, spawner, nodes.
 
-use crate::{cgroups::Cgroups, image_store::ImageStore, ip_pool::IpPool, node, runtime::Spawner};
+use crate::{
+    cgroups::Cgroups,
+    image_store::ImageStore,
+    ip_pool::IpPool,
+    node,
+    runtime::{Router, Spawner},
+};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube_embedded_core::{
     events::Recorder,
@@ -23,6 +29,8 @@ pub(crate) struct NodeRuntime {
     pub(crate) network: Arc<Network>,
     pub(crate) sandbox: Sandbox,
     pub(crate) spawner: Arc<Spawner>,
+    /// The network between the pods, where there can be one.
+    pub(crate) router: Option<Arc<Router>>,
     /// A private directory for root file systems, volumes and logs.
     pub(crate) state: PathBuf,
     /// The folders of the host that `hostPath` volumes may be in.

@@ -12,10 +12,10 @@
 //!
 //! Files, from the bottom up: [`syscalls`], [`privileges`], [`mounts`], [`in_root`], [`clone`], [`fd`],
 //! [`scm_rights`] and [`stdio`] wrap the kernel; [`capabilities`], [`ids`], [`seccomp`] and [`launch`]
-//! hold the types that callers fill in; [`wire`], [`exec_plan`] and [`socket_request`] are messages;
-//! [`zygote_process`], [`pause_process`] and [`child`] with [`container_root`] run in forked processes;
-//! [`zygote`], [`reports`], [`pause`], [`starting`], [`process`] and [`pod_sockets`] are the cluster's
-//! side; [`spawner`] ties them together.
+//! hold the types that callers fill in; [`wire`], [`exec_plan`], [`socket_request`] and [`netlink`] are
+//! messages; [`zygote_process`], [`pause_process`], [`router_process`] with [`socket_server`], and
+//! [`child`] with [`container_root`] run in forked processes; [`zygote`], [`reports`], [`pause`],
+//! [`router`], [`starting`], [`process`] and [`pod_sockets`] are the cluster's side; [`spawner`] ties them together.
 
 mod capabilities;
 mod child;
@@ -28,15 +28,19 @@ mod ids;
 mod in_root;
 mod launch;
 mod mounts;
+mod netlink;
 mod pause;
 mod pause_process;
 mod pod_sockets;
 mod privileges;
 mod process;
 mod reports;
+mod router;
+mod router_process;
 mod scm_rights;
 mod seccomp;
 mod socket_request;
+mod socket_server;
 mod spawner;
 mod starting;
 mod stdio;
@@ -54,6 +58,7 @@ pub(crate) use launch::{Container, Launch, LaunchError, LaunchTarget, Mount, Roo
 pub(crate) use pause::{Pause, PauseConfig};
 pub(crate) use pod_sockets::NamespaceSockets;
 pub(crate) use process::{Exit, Process};
+pub(crate) use router::Router;
 pub(crate) use seccomp::{Filters, localhost, runtime_default};
 pub(crate) use spawner::Spawner;
 pub(crate) use stdio::{Stdio, Streams, Terminal};

@@ -114,7 +114,9 @@ fn read_log(pod: &PodHandle, options: &LogOptions) -> Result<BoxStream<'static, 
             )));
         }
     };
-    let mut all = view.containers.iter().zip(&pod.logs).chain(view.init.iter().zip(&pod.init_logs));
+    let ephemeral = pod.ephemeral_logs();
+    let all = view.containers.iter().zip(&pod.logs).chain(view.init.iter().zip(&pod.init_logs));
+    let mut all = all.chain(view.ephemeral.iter().zip(&*ephemeral));
     let Some((view, log)) = all.find(|(v, _)| v.name == name) else {
         return Err(NodeError::BadRequest(format!(
             "container {name} is not valid for pod {}",

@@ -1,9 +1,10 @@
 //! The status of a pod, computed from the state of its containers. Pure.
 
+use crate::container::role::{self, Role};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Map, Value, json};
-use std::net::Ipv4Addr;
+use std::{borrow::Cow, net::Ipv4Addr};
 
 /// The state that a pod's status is computed from.
 #[derive(Clone, Debug, Default)]
@@ -17,10 +18,37 @@ pub(crate) struct PodView {
     pub(crate) sandbox: bool,
     pub(crate) init: Vec<ContainerView>,
     pub(crate) containers: Vec<ContainerView>,
+    /// Those that have been started, in that order.
+    pub(crate) ephemeral: Vec<ContainerView>,
     /// Set when no container of the pod runs or will run again, because it was deleted.
     pub(crate) ended: bool,
     /// The reason and message of a pod that the kubelet has given up.
     pub(crate) failure: Option<(&'static str, String)>,
+}
+
+impl PodView {
+    /// Returns the containers of a role.
+    pub(crate) fn of(&self, role: Role) -> &[ContainerView] {
+        match role {
+            Role::Init => &self.init,
+            Role::Main => &self.containers,
+            Role::Ephemeral => &self.ephemeral,
+        }
+    }
+
+    /// Returns the containers of every role, to change them.
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut ContainerView> {
+        self.init.iter_mut().chain(&mut self.containers).chain(&mut self.ephemeral)
+    }
+
+    /// Returns the containers of a role, to change them.
+    pub(crate) fn of_mut(&mut self, role: Role) -> &mut [ContainerView] {
+        match role {
+            Role::Init => &mut self.init,
+            Role::Main => &mut self.containers,
+            Role::Ephemeral => &mut self.ephemeral,
+        }
+    }
 }
 
 /// The state of one container.
@@ -90,7 +118,7 @@ pub(crate) fn status(pod: &Pod, view: &PodView, now: Timestamp) -> Value {
     let mut status = json!({
         "phase": phase,
         "conditions": conditions(pod, view, phase, now),
-        "containerStatuses": containers(pod, view, false),
+        "containerStatuses": containers(pod, view, Role::Main),
         "startTime": view.started_at.map(time),
         "qosClass": qos(pod),
     });
@@ -107,7 +135,11 @@ pub(crate) fn status(pod: &Pod, view: &PodView, now: Timestamp) -> Value {
             map.insert("message".to_owned(), json!(message));
         }
         if !view.init.is_empty() {
-            map.insert("initContainerStatuses".to_owned(), containers(pod, view, true));
+            map.insert("initContainerStatuses".to_owned(), containers(pod, view, Role::Init));
+        }
+        if !view.ephemeral.is_empty() {
+            let statuses = containers(pod, view, Role::Ephemeral);
+            map.insert("ephemeralContainerStatuses".to_owned(), statuses);
         }
         if let Some(ip) = view.host_ip {
             map.insert("hostIP".to_owned(), json!(ip));
@@ -286,15 +318,22 @@ fn condition(
     Value::Object(condition)
 }
 
-fn containers(pod: &Pod, view: &PodView, init: bool) -> Value {
-    let spec = pod.spec.as_ref();
-    let (views, specs) = if init {
-        (&view.init, spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default())
-    } else {
-        (&view.containers, spec.map(|s| s.containers.as_slice()).unwrap_or_default())
+fn containers(pod: &Pod, view: &PodView, of: Role) -> Value {
+    let specs: Cow<'_, [Container]> = match of {
+        Role::Ephemeral => {
+            let all = role::ephemeral_containers(pod).iter();
+            all.filter_map(|c| role::as_container(c).ok()).collect()
+        }
+        _ => role::containers(pod, of == Role::Init).into(),
     };
-    let all = views.iter().map(|v| {
+    let all = view.of(of).iter().map(|v| {
         let mut status = container(v);
+        if of == Role::Ephemeral
+            && let Value::Object(map) = &mut status
+        {
+            // It has no probes.
+            map.remove("started");
+        }
         if let (Value::Object(map), Some(spec)) =
             (&mut status, specs.iter().find(|c| c.name == v.name))
         {

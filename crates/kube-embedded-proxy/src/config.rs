@@ -90,9 +90,12 @@ impl Config {
         !matches!(self.mode, Mode::Embedded { external: false, .. })
     }
 
-    /// Returns whether cluster IPs exist only inside the network namespaces of pods.
+    /// Returns whether cluster IPs exist only inside the network namespaces of pods, because there is
+    /// none between them.
     pub(crate) fn has_pod_listeners(&self) -> bool {
-        matches!(self.mode, Mode::Embedded { .. }) && self.addresses.sandbox == Sandbox::Namespaced
+        matches!(self.mode, Mode::Embedded { .. })
+            && self.addresses.sandbox == Sandbox::Namespaced
+            && self.network.router().is_none()
     }
 }
 
@@ -125,14 +128,6 @@ impl Topology {
         match self {
             Self::Embedded(_) => "VIP",
             Self::External(_) => "Proxy",
-        }
-    }
-
-    /// Returns the nodes whose node ports are opened here.
-    pub(crate) fn nodes(&self) -> &[(String, Ipv4Addr)] {
-        match self {
-            Self::Embedded(embedded) => &embedded.nodes,
-            Self::External(_) => &[],
         }
     }
 }

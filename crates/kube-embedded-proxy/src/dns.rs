@@ -6,8 +6,8 @@
 //! date from the API; `message` encodes and decodes; `upstream` forwards; `resolver` answers a
 //! query with all of these; `server` receives queries.
 //!
-//! Queries of a pod come to a socket that the kubelet has bound inside its network namespace, before
-//! the first program started. Queries over TCP come through the Service `kube-dns`, as traffic for
+//! Queries of pods come to a socket in the network namespace between them. Where there is none, each pod
+//! has a socket that the kubelet has bound in its own, before the first program started. Queries over TCP come through the Service `kube-dns`, as traffic for
 //! any other Service, to the server's address on the host.
 
 mod message;
@@ -22,7 +22,7 @@ mod upstream;
 use kube::Client;
 use kube_embedded_core::{
     backoff::Backoff,
-    network::{Addresses, DNS_PORT, DNS_SERVER_PORT, Network, PodSockets, Sandbox},
+    network::{Addresses, DNS_PORT, DNS_SERVER_PORT, HostSockets, Network, PodSockets, Sandbox},
     resolv_conf,
     task::{Task, restart_on_panic, spawn_named},
 };
@@ -52,23 +52,30 @@ async fn serve(client: Client, network: Arc<Network>, addresses: Addresses) {
     let pods = async {
         // Until then a name that exists would seem not to; queries wait in the pods' sockets.
         objects.wait_synced().await;
-        let _host = serve_host(&resolver, &addresses);
+        let _host = serve_host(&resolver, &addresses, network.router());
         serve_pods(&network, &resolver).await;
     };
     tokio::join!(objects.watch(&client), pods);
 }
 
-/// Answers queries at addresses of the host, until the tasks are dropped.
-fn serve_host(resolver: &Arc<Resolver>, addresses: &Addresses) -> Vec<Task<()>> {
+/// Answers queries at addresses of the host and of the network between the pods, until the tasks are
+/// dropped.
+fn serve_host(
+    resolver: &Arc<Resolver>,
+    addresses: &Addresses,
+    router: Option<&Arc<dyn PodSockets>>,
+) -> Vec<Task<()>> {
     let server = SocketAddr::from((addresses.dns_server(), DNS_SERVER_PORT));
+    let host: Arc<dyn PodSockets> = Arc::new(HostSockets);
     let mut tasks = vec![
-        spawn_named("dns udp", server::serve_udp(resolver.clone(), server, RESTART)),
+        spawn_named("dns udp", server::serve_udp(resolver.clone(), host.clone(), server, RESTART)),
         spawn_named("dns tcp", server::serve_tcp(resolver.clone(), server, RESTART)),
     ];
-    if addresses.sandbox == Sandbox::Plain {
-        // The cluster IP is an address of the host; connections to it come through the Service.
+    // Where the cluster IP is not an address of each pod; connections to it come through the Service.
+    let plain = (addresses.sandbox == Sandbox::Plain).then_some(&host);
+    if let Some(sockets) = router.or(plain) {
         let service = SocketAddr::from((addresses.dns(), DNS_PORT));
-        let udp = server::serve_udp(resolver.clone(), service, RESTART);
+        let udp = server::serve_udp(resolver.clone(), sockets.clone(), service, RESTART);
         tasks.push(spawn_named("dns service", udp));
     }
     tasks

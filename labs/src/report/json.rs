@@ -3,7 +3,7 @@
 //! `exitCode` is the exit code of the process.
 
 use super::reporter::{Output, Reporter};
-use crate::event::{Event, Stamped};
+use crate::event::Stamped;
 use std::io::{self, Write};
 
 /// Writes events as JSON.
@@ -21,9 +21,7 @@ impl<W: Write> Json<W> {
 
 impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, stamped: &Stamped) {
-        if !self.progress
-            && matches!(stamped.event, Event::Progress { .. } | Event::SampleProgress(_))
-        {
+        if !self.progress && stamped.event.is_progress() {
             return;
         }
         let Ok(mut line) = serde_json::to_vec(stamped) else { return };
@@ -39,6 +37,7 @@ impl<W: Write> Reporter for Json<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Event;
     use crate::fixture;
 
     fn lines(progress: bool) -> String {
@@ -57,7 +56,7 @@ mod tests {
     #[test]
     fn progress_is_written_only_on_request() {
         let (all, quiet) = (lines(true), lines(false));
-        assert_eq!(all.lines().count(), quiet.lines().count() + 2);
+        assert_eq!(all.lines().count(), quiet.lines().count() + 6);
         assert!(all.contains("progress") && !quiet.contains("progress"), "{quiet}");
     }
 

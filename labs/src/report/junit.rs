@@ -2,6 +2,7 @@
 //! an error of the environment is a test case of that name.
 
 use super::reporter::{Output, Reporter};
+use super::text::escape;
 use crate::claim::{Outcome, Verdict};
 use crate::event::{Event, Stamped};
 use std::fmt::{self, Write as _};
@@ -202,24 +203,6 @@ fn counts<'a>(cases: impl IntoIterator<Item = &'a Case>) -> String {
         }
     }
     format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"{skipped}\"")
-}
-
-/// Escapes text for XML 1.0, which permits no control characters but tabs and line breaks.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\n' => escaped.push_str("&#10;"),
-            '\t' => escaped.push_str("&#9;"),
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => escaped.push('\u{fffd}'),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

@@ -219,6 +219,12 @@ impl<W: Write> Reporter for Terminal<W> {
                 self.progress.clone_from(text);
                 self.draw();
             }
+            // What the cluster does meanwhile is for the page and the HTML report.
+            Event::SampleEnded(_)
+            | Event::NodeObserved { .. }
+            | Event::PodObserved(_)
+            | Event::ClusterEvent { .. }
+            | Event::ClusterConnection { .. } => {}
             Event::SampleProgress(sample) => {
                 self.sample = Some(sample.clone());
                 self.draw();
@@ -273,7 +279,7 @@ impl<W: Write> Reporter for Terminal<W> {
 }
 
 /// Formats the result of a run.
-fn result(exit_code: u8, fails: usize, skipped: usize) -> &'static str {
+pub(super) fn result(exit_code: u8, fails: usize, skipped: usize) -> &'static str {
     match exit_code {
         130 => "interrupted, cleaned up",
         _ if fails > 0 => "a claim fails",

@@ -1,4 +1,4 @@
-//! Text for a width: lines wrapped by words, and the bar of a sample.
+//! Text for a width: lines wrapped by words, and the bar of a sample. Text for markup.
 
 use crate::event::SampleProgress;
 
@@ -73,6 +73,24 @@ pub(super) fn sample(sample: &SampleProgress, width: usize) -> String {
         }
     }
     format!("{name}: {count}{bar}{shares}")
+}
+
+/// Escapes text for XML 1.0 and HTML. XML permits no control characters but tabs and line breaks.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\n' => escaped.push_str("&#10;"),
+            '\t' => escaped.push_str("&#9;"),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => escaped.push('\u{fffd}'),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]

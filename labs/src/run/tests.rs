@@ -62,6 +62,7 @@ async fn run(
         events,
         failures: None,
         keep: false,
+        observe: false,
     };
     let context = runner.context(lab, client(), Arc::new(OwnedNamespace::default()));
     // A lab that does not end must not block the tests.

@@ -76,7 +76,7 @@ async fn run(
         }
         if reported.elapsed() >= REPORT_INTERVAL {
             reported = Instant::now();
-            progress(&counts);
+            progress(&counts.report());
         }
     }
     Sample { observations, seconds: started.elapsed().as_secs_f64() }

@@ -130,11 +130,11 @@ impl Sampler {
                     Some(part) => observations.extend(part.context("a traffic task panicked")?),
                     None => break,
                 },
-                _ = report.tick() => progress(&shared.counts()),
+                _ = report.tick() => progress(&shared.report()),
             }
         }
         let seconds = shared.started.elapsed().as_secs_f64();
-        progress(&shared.counts());
+        progress(&shared.report());
         observations.sort_by(|one: &Observation, other| one.ended().total_cmp(&other.ended()));
         let sample = Sample { observations, seconds };
         tracing::debug!(
@@ -178,8 +178,8 @@ impl Shared {
         observations
     }
 
-    fn counts(&self) -> Counts {
-        self.lock().clone()
+    fn report(&self) -> Counts {
+        self.lock().report()
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {

@@ -1,7 +1,7 @@
 //! Samples: every request of one, its counts so far, and tallies of the responses.
 
 use super::response::{Failure, Reply};
-use crate::event::{Band, Event, SampleProgress};
+use crate::event::{Band, Event, Latency, SampleEnded, SampleProgress};
 use anyhow::bail;
 use std::collections::BTreeMap;
 
@@ -71,6 +71,17 @@ impl Sample {
         }
     }
 
+    /// Returns the whole sample as an event.
+    pub(crate) fn event(&self, what: &str) -> Event {
+        Event::SampleEnded(SampleEnded {
+            what: what.to_owned(),
+            seconds: self.seconds,
+            counts: self.by_version(),
+            failures: self.failures().count() as u64,
+            latency: Latency::of(self.observations.iter().map(|o| o.latency).collect()),
+        })
+    }
+
     /// Requests per second.
     pub fn per_second(&self) -> f64 {
         if self.seconds > 0.0 { self.total() as f64 / self.seconds } else { 0.0 }
@@ -94,7 +105,10 @@ impl Sample {
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     pub(super) by_version: BTreeMap<String, u64>,
+    by_pod: BTreeMap<String, u64>,
     pub(super) failures: u64,
+    /// The latencies since the last report.
+    recent: Vec<f64>,
 }
 
 impl Counts {
@@ -106,12 +120,26 @@ impl Counts {
             counts: self.by_version.clone(),
             failures: self.failures,
             band: band.clone(),
+            pods: self.by_pod.clone(),
+            latency: Latency::of(self.recent.clone()),
         })
     }
 
+    /// Returns the counts for a report, and begins a new interval of latencies.
+    pub(super) fn report(&mut self) -> Self {
+        let recent = std::mem::take(&mut self.recent);
+        Self { recent, ..self.clone() }
+    }
+
     pub(super) fn add(&mut self, observation: &Observation) {
+        self.recent.push(observation.latency);
         match &observation.result {
-            Ok(reply) => increment(&mut self.by_version, reply.version.as_deref()),
+            Ok(reply) => {
+                increment(&mut self.by_version, reply.version.as_deref());
+                if let Some(pod) = reply.pod.as_deref() {
+                    increment(&mut self.by_pod, Some(pod));
+                }
+            }
             Err(_) => self.failures += 1,
         }
     }

@@ -271,7 +271,8 @@ impl Fixture {
         });
         let environment = Arc::new(self.environment.clone());
         let selection = self.selection.clone();
-        let runner = Runner { environment, selection, events, failures: None, keep: false };
+        let runner =
+            Runner { environment, selection, events, failures: None, keep: false, observe: true };
         let labs = lab.split(' ').map(|lab| phases::find(lab).expect("a lab of that name"));
         let summary = runner.run(&labs.collect::<Vec<_>>(), interrupted).await;
         drop(runner);

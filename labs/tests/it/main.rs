@@ -18,5 +18,6 @@ mod mistakes;
 #[macro_use]
 mod mutant_tests;
 mod mutants;
+mod page;
 mod pull_secret;
 mod schema;

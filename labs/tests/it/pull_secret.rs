@@ -87,6 +87,7 @@ async fn pull_secret_is_deleted_with_the_namespace_and_never_printed() {
             events,
             failures: Some(failures.clone()),
             keep: true,
+            observe: false,
         };
         let lab = phases::find("phase4").expect("phase 4");
         runner.run(&[lab], std::future::pending()).await;

@@ -45,6 +45,7 @@ fn validate(root: &Value, schema: &Value, value: &Value, path: &str) -> Result<(
         "string" => value.is_string(),
         "number" => value.is_number(),
         "integer" => value.is_u64(),
+        "boolean" => value.is_boolean(),
         other => panic!("the type {other}"),
     };
     if let Some(name) = keywords.get("type").and_then(Value::as_str)
@@ -158,7 +159,16 @@ async fn real_run_conforms_to_the_schema() {
     let fixture = Fixture::new().set("lb/app-canary.yml", "/spec/replicas", json!(2));
     let run = fixture.run_alone("phase4").await;
     let found = check(run.events().iter().map(String::as_str));
-    for kind in ["run-started", "lab-started", "claim-judged", "diagnosis", "lab-ended"] {
+    for kind in [
+        "run-started",
+        "lab-started",
+        "claim-judged",
+        "diagnosis",
+        "lab-ended",
+        "sample-ended",
+        "pod-observed",
+        "node-observed",
+    ] {
         assert!(found.contains(kind), "{kind}: {found:?}");
     }
     let last = run.events().last().expect("events");

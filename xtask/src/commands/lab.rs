@@ -62,9 +62,51 @@ pub(super) struct Lab {
     /// Write a JUnit report: a test suite per phase, a test case per claim
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    #[command(flatten)]
+    reports: Reports,
     /// Apply the manifests of this folder, with `lb/` and `ingress/` in it
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
+}
+
+/// Reports for people, besides the terminal's.
+#[derive(Args, Default)]
+struct Reports {
+    /// Show the run on a live page in a browser on this machine, at this port if one is given
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true)]
+    ui: Option<Option<u16>>,
+    /// Write a page with plots of everything that was measured
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write a job summary and annotations for GitHub Actions; the default there
+    #[arg(long)]
+    github: bool,
+    /// Write plan, counts and verdicts to a file to hand in, for `labs verify`
+    #[arg(long, value_name = "FILE")]
+    run_file: Option<PathBuf>,
+    /// Sign the run file with this key of `labs keygen`
+    #[arg(long, value_name = "FILE", requires = "run_file")]
+    key: Option<PathBuf>,
+    /// The participant's name in the run file
+    #[arg(long = "participant", value_name = "NAME", requires = "run_file")]
+    participant: Option<String>,
+}
+
+impl Reports {
+    /// Adds them to the command line of the labs.
+    fn add_to(&self, command: &mut Command) {
+        match self.ui {
+            Some(Some(port)) => _ = command.arg(format!("--ui={port}")),
+            Some(None) => _ = command.arg("--ui"),
+            None => {}
+        }
+        command.args(self.github.then_some("--github"));
+        let files = [("--html", &self.html), ("--run-file", &self.run_file), ("--key", &self.key)];
+        for (flag, path) in files {
+            path.iter().for_each(|path| _ = command.arg(flag).arg(path));
+        }
+        self.participant.iter().for_each(|name| _ = command.arg("--participant").arg(name));
+    }
 }
 
 impl Lab {
@@ -142,6 +184,7 @@ impl Run<'_> {
         for (flag, path) in [("--junit", &args.junit), ("--manifests", &args.manifests)] {
             path.iter().for_each(|path| _ = command.arg(flag).arg(path));
         }
+        args.reports.add_to(&mut command);
         // Labs that lose this process clean up on a cluster that stays. On one that ends with this
         // process there is nothing to clean up, so they end at once.
         if guard.ends_with_run() {

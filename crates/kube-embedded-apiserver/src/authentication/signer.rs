@@ -15,6 +15,14 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
+/// What precedes the point of a P-256 key in its `SubjectPublicKeyInfo`.
+const SPKI_PREFIX: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+/// Bytes of a coordinate of such a point.
+const COORDINATE: usize = 32;
+
 /// No token of this server is as long.
 const MAX_TOKEN_LENGTH: usize = 16 << 10;
 
@@ -46,9 +54,22 @@ impl Signer {
     pub(crate) fn sign(&self, claims: &Value) -> Option<String> {
         let (key, random) = self.key()?;
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let text = format!("{}.{}", part(&json!({ "alg": "ES256", "typ": "JWT" })), part(claims));
+        let text =
+            format!("{}.{}", part(&json!({ "alg": "ES256", "kid": key_id(key) })), part(claims));
         let signature = key.sign(random, text.as_bytes()).ok()?;
         Some(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+
+    /// Returns the public key as a JSON web key set (RFC 7517), with which others verify tokens.
+    pub(crate) fn key_set(&self) -> Option<Value> {
+        let (key, _) = self.key()?;
+        // The first byte says that the point is not compressed.
+        let (x, y) = key.public_key().as_ref().get(1..)?.split_at_checked(COORDINATE)?;
+        let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        Some(json!({ "keys": [{
+            "use": "sig", "kty": "EC", "kid": key_id(key), "crv": "P-256", "alg": "ES256",
+            "x": part(x), "y": part(y),
+        }] }))
     }
 
     /// Returns the claims of a token that this key signed, whether or not it is still valid.
@@ -82,9 +103,32 @@ impl Signer {
     }
 }
 
+/// Returns the id of a key as kube-apiserver derives it: the hash of its `SubjectPublicKeyInfo`.
+fn key_id(key: &EcdsaKeyPair) -> String {
+    let info = [SPKI_PREFIX.as_slice(), key.public_key().as_ref()].concat();
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, &info))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn token_is_verified_with_the_published_key() {
+        let signer = Signer::default();
+        let token = signer.sign(&json!({ "sub": "me" })).unwrap();
+        let set = signer.key_set().unwrap();
+        let key = &set["keys"][0];
+        let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap();
+        let coordinate = |name: &str| decode(key[name].as_str().unwrap());
+        let point = [vec![4], coordinate("x"), coordinate("y")].concat();
+        let (text, signature) = token.rsplit_once('.').unwrap();
+        let header: Value =
+            serde_json::from_slice(&decode(text.split_once('.').unwrap().0)).unwrap();
+        assert_eq!((&header["kid"], &header["alg"]), (&key["kid"], &key["alg"]));
+        let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point);
+        public.verify(text.as_bytes(), &decode(signature)).unwrap();
+    }
 
     #[test]
     fn claims_of_foreign_signature_are_rejected() {

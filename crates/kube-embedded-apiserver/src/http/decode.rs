@@ -41,7 +41,12 @@ pub(crate) fn object(
     Ok((value, duplicates))
 }
 
-/// Decodes any value: an apply patch, a review, options.
+/// Decodes an apply patch. Returns what strict decoding objects to: keys that occur again, of which the last counts.
+pub(crate) fn apply_patch(body: &Bytes) -> ApiResult<(Value, Option<String>)> {
+    Ok((lenient_yaml(body)?, duplicates::of_yaml(body)))
+}
+
+/// Decodes any value: a review, options.
 pub(crate) fn any<T>(request: &Request<T>) -> ApiResult<Value> {
     match request.content_type() {
         protobuf::MEDIA_TYPE => protobuf::decode(request.body),

@@ -20,8 +20,12 @@ pub(crate) enum Include {
     Object,
 }
 
-/// Returns the first form of the `Accept` header that this server has.
-pub(crate) fn negotiate(headers: &HeaderMap, include: Option<&str>) -> ApiResult<Form> {
+/// Returns the first form of the `Accept` header that this server has. `tables`: the resource has columns.
+pub(crate) fn negotiate(
+    headers: &HeaderMap,
+    include: Option<&str>,
+    tables: bool,
+) -> ApiResult<Form> {
     let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Form::Whole) };
     let accept = accept.to_str().unwrap_or_default();
     if accept.trim().is_empty() {
@@ -38,7 +42,7 @@ pub(crate) fn negotiate(headers: &HeaderMap, include: Option<&str>) -> ApiResult
         let meta_v1 = parameter("g") == Some("meta.k8s.io") && parameter("v") == Some("v1");
         match parameter("as") {
             None => return Ok(Form::Whole),
-            Some("Table") if meta_v1 => {
+            Some("Table") if meta_v1 && tables => {
                 return match include {
                     None | Some("Metadata") => Ok(Form::Table(Include::Metadata)),
                     Some("None") => Ok(Form::Table(Include::Nothing)),
@@ -55,4 +59,23 @@ pub(crate) fn negotiate(headers: &HeaderMap, include: Option<&str>) -> ApiResult
         }
     }
     Err(ApiError::not_acceptable())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn table_of_what_has_no_columns_is_not_acceptable() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        let negotiated = |accept: &str, tables: bool| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
+            negotiate(&headers, None, tables).map_err(|error| error.code().as_u16())
+        };
+        assert_eq!(negotiated(table, true), Ok(Form::Table(Include::Metadata)));
+        assert_eq!(negotiated(table, false), Err(406));
+        assert_eq!(negotiated(&format!("{table},application/json"), false), Ok(Form::Whole));
+    }
 }

@@ -28,6 +28,10 @@ pub(crate) enum Route<'a> {
     OpenApiIndex,
     /// `/openapi/v3/apis/apps/v1`.
     OpenApi { group: &'a str, version: &'a str },
+    /// `/.well-known/openid-configuration`.
+    OpenIdConfiguration,
+    /// `/openid/v1/jwks`.
+    KeySet,
     /// `/version`.
     Version,
     /// `/healthz`, `/livez`, `/readyz`, and the single checks below them.
@@ -54,6 +58,14 @@ pub(crate) fn parse<'a>(served: &'a ResourceRegistry, path: &'a str) -> ApiResul
     let mut parts = path.split('/').filter(|part| !part.is_empty());
     let route = match parts.next() {
         Some("version") => Route::Version,
+        Some(".well-known") => match (parts.next(), parts.next()) {
+            (Some("openid-configuration"), None) => Route::OpenIdConfiguration,
+            _ => Route::Nothing,
+        },
+        Some("openid") => match (parts.next(), parts.next(), parts.next()) {
+            (Some("v1"), Some("jwks"), None) => Route::KeySet,
+            _ => Route::Nothing,
+        },
         Some("healthz" | "livez" | "readyz") => Route::Health,
         Some("openapi") => match (parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some("v2"), None, ..) => Route::OpenApiV2,
@@ -202,6 +214,9 @@ mod tests {
             ("/apis/apps", "Group(\"apps\")"),
             ("/apis/no.such.group/v1", "Nothing"),
             ("/nothing/here", "Nothing"),
+            ("/.well-known/openid-configuration", "OpenIdConfiguration"),
+            ("/openid/v1/jwks", "KeySet"),
+            ("/openid/v1", "Nothing"),
             ("/openapi/v2", "OpenApiV2"),
             ("/openapi/v2/api", "Nothing"),
             ("/openapi/v3/api/v1", "OpenApi { group: \"\", version: \"v1\" }"),

@@ -63,7 +63,12 @@ impl<'a, T> Request<'a, T> {
 
     /// Returns the form in which the client accepts the object or list.
     pub(crate) fn form(&self) -> ApiResult<Form> {
-        negotiation::negotiate(self.headers(), self.query.get("includeObject"))
+        negotiation::negotiate(self.headers(), self.query.get("includeObject"), true)
+    }
+
+    /// Checks that the client accepts a response that cannot be a Table: one of a review, or of most subresources.
+    pub(crate) fn check_accepts_object(&self) -> ApiResult<()> {
+        negotiation::negotiate(self.headers(), None, false).map(drop)
     }
 
     /// Parses the options of a write.

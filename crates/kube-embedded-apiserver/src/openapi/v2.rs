@@ -90,6 +90,7 @@ fn build(registry: &ResourceRegistry) -> Value {
         // A type of several groups has its identity in only one of the documents.
         for (name, mut schema) in schemas {
             convert_schema(&mut schema);
+            open_root(&mut schema);
             let known = definitions.get(&name).and_then(Value::as_object);
             if known.is_none_or(|known| !known.contains_key(super::IDENTITY)) {
                 definitions.insert(name, schema);
@@ -200,6 +201,17 @@ fn convert_schema(schema: &mut Value) {
     }
     let properties = fields.get_mut("properties").and_then(Value::as_object_mut);
     properties.into_iter().flatten().for_each(|(_, property)| convert_schema(property));
+}
+
+/// Leaves only the type of a custom resource that may have any field: kubectl takes every other field for unknown as
+/// soon as one is declared.
+fn open_root(schema: &mut Value) {
+    let Some(fields) = schema.as_object_mut() else { return };
+    let is_open = fields.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    if is_open && fields.contains_key(super::IDENTITY) {
+        fields.retain(|name, _| matches!(name.as_str(), super::IDENTITY | "description"));
+        fields.insert("type".to_owned(), "object".into());
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use crate::resources::{
     types::{
         config_map, custom_resource_definition, deployment, endpoint_slice, endpoints, event,
         horizontal_pod_autoscaler, ingress, ingress_class, job, lease, namespace, node, not_run,
-        pod, quota, replica_set, role, role_binding, secret, service, service_account,
+        pod, pod_template, quota, replica_set, replication_controller, role, role_binding, secret,
+        service, service_account,
     },
 };
 use crate::schema::tree;
@@ -25,7 +26,8 @@ static ALL: &[&ResourceType<'static>] = &[
     &service_account::RESOURCE,
     &quota::RESOURCE_QUOTA,
     &quota::LIMIT_RANGE,
-    &not_run::REPLICATION_CONTROLLER,
+    &replication_controller::RESOURCE,
+    &pod_template::RESOURCE,
     &not_run::PERSISTENT_VOLUME,
     &not_run::PERSISTENT_VOLUME_CLAIM,
     &deployment::RESOURCE,

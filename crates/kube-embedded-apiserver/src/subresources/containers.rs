@@ -14,8 +14,11 @@ pub(crate) fn choose_container(
         list.filter_map(|container| container["name"].as_str()).collect()
     };
     let (containers, init) = (names("containers"), names("initContainers"));
+    let ephemeral = names("ephemeralContainers");
     match requested {
-        Some(requested) if containers.contains(&requested) || init.contains(&requested) => {
+        Some(requested)
+            if [&containers, &init, &ephemeral].iter().any(|all| all.contains(&requested)) =>
+        {
             Ok(requested.to_owned())
         }
         Some(requested) => {

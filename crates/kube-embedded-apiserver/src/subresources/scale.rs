@@ -103,9 +103,12 @@ fn scale_of(resource: &ResourceType, object: &Value) -> Value {
 
 /// Formats a selector as `app=kubeapp,env=production`, which `kubectl` and autoscalers parse.
 fn selector_text(selector: &Value) -> String {
-    let labels = selector["matchLabels"].as_object().into_iter().flatten();
+    // A replication controller selects by labels alone, without `matchLabels`.
+    let labels = selector["matchLabels"].as_object().or(selector.as_object());
     let mut terms: Vec<(String, String)> = labels
-        .map(|(key, value)| (key.clone(), format!("{key}={}", value.as_str().unwrap_or_default())))
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), format!("{key}={}", value.as_str()?))))
         .collect();
     for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
         let key = expression["key"].as_str().unwrap_or_default();
@@ -189,5 +192,8 @@ mod tests {
             ],
         });
         assert_eq!(selector_text(&selector), "a=1,b=2,c in (x,y),!d");
+        assert_eq!(selector_text(&json!({ "b": "2", "a": "1" })), "a=1,b=2");
+        let expressions = json!({ "matchExpressions": [{ "key": "c", "operator": "Exists" }] });
+        assert_eq!(selector_text(&expressions), "c");
     }
 }

@@ -24,7 +24,21 @@ use kube_embedded_core::quantity;
 pub(super) enum Role {
     Main,
     Init,
+    Ephemeral,
 }
+
+/// The fields that only containers with a part in the pod's service have.
+const NOT_EPHEMERAL: [&str; 9] = [
+    "ports",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "lifecycle",
+];
 
 /// The container at a path, and what its validation depends on in the rest of the spec.
 pub(super) struct Container<'a> {
@@ -67,10 +81,37 @@ impl Container<'_> {
                 (format!("{field}.restartPolicy"), ["Always", "Never", "OnFailure"]);
             self.errors.push(not_supported(at, &container["restartPolicy"], &supported));
         }
-        if self.role == Role::Init && policy != "Always" {
+        if self.role == Role::Ephemeral {
+            self.refuse_service_fields(container);
+        } else if self.role == Role::Init && policy != "Always" {
             self.errors.extend(handler::refuse(container, &field));
         } else {
             self.errors.extend(handler::validate(container, &field, self.grace));
+        }
+    }
+
+    /// Stands for the part of `validateEphemeralContainers` that refuses fields. A field that is empty counts
+    /// as unset.
+    fn refuse_service_fields(&mut self, container: &Value) {
+        let detail = "cannot be set for an Ephemeral Container";
+        for name in NOT_EPHEMERAL {
+            let is_empty = match &container[name] {
+                Value::Null => true,
+                Value::Object(fields) => fields.is_empty(),
+                Value::Array(items) => items.is_empty(),
+                other => other == "",
+            };
+            if !is_empty {
+                self.errors.push(forbidden(format!("{}.{name}", self.field), detail));
+            }
+        }
+        for (at, mount) in list(container, &["volumeMounts"]).iter().enumerate() {
+            for name in ["subPath", "subPathExpr"] {
+                if !text(mount, &[name]).is_empty() {
+                    let field = format!("{}.volumeMounts[{at}].{name}", self.field);
+                    self.errors.push(forbidden(field, detail));
+                }
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     validation::{
         addresses::{Family, ip},
         container::{Container, Role},
-        field_error::{FieldError, forbidden, invalid, not_supported, required},
+        field_error::{FieldError, forbidden, invalid, not_found, not_supported, required},
         names::{dns_label, dns_subdomain, labels, one_of, qualified_name},
         object_meta, scheduling, security_context, volume,
     },
@@ -94,12 +94,20 @@ fn validate_containers(spec: &Value, field: &str, errors: &mut Vec<FieldError>) 
     for (list_name, containers, role) in [
         ("containers", containers, Role::Main),
         ("initContainers", list(spec, &["initContainers"]), Role::Init),
+        ("ephemeralContainers", list(spec, &["ephemeralContainers"]), Role::Ephemeral),
     ] {
+        let targets = names.clone();
         for (at, container) in containers.iter().enumerate() {
-            let field = format!("{field}.{list_name}[{at}]");
+            let at_field = format!("{field}.{list_name}[{at}]");
+            let field = at_field.clone();
             let volumes = &volumes;
             Container { field, role, host_network, grace, volumes, errors: &mut *errors }
                 .validate(container, &mut names);
+            let target = text(container, &["targetContainerName"]);
+            if role == Role::Ephemeral && !target.is_empty() && !targets.contains(target) {
+                let field = format!("{at_field}.targetContainerName");
+                errors.push(not_found(field, &container["targetContainerName"]));
+            }
         }
     }
 }

@@ -3,8 +3,9 @@
 use crate::{
     authorization::filter,
     http::{
-        decode,
+        decode, duplicates,
         path::Target,
+        query::FieldValidation,
         request::Request,
         status::{ApiError, ApiResult},
     },
@@ -40,7 +41,7 @@ impl Patch {
             "application/json-patch+json" => Ok(Self::Json(json()?)),
             "application/merge-patch+json" => Ok(Self::Merge(json()?)),
             "application/strategic-merge-patch+json" => Ok(Self::Strategic(json()?)),
-            "application/apply-patch+yaml" => Ok(Self::Apply(decode::any(request)?)),
+            "application/apply-patch+yaml" => Ok(Self::Apply(decode::apply_patch(body)?.0)),
             _ => Err(ApiError::unsupported_media_type("415: Unsupported Media Type")),
         }
     }
@@ -97,11 +98,20 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
         expects: Expects::Object,
         tracks: true,
     };
+    let repeated = match &patch {
+        Patch::Merge(value) | Patch::Strategic(value)
+            if options.validation != FieldValidation::Ignore =>
+        {
+            duplicates::of_json(request.body, value)
+        }
+        _ => Vec::new(),
+    };
     pipeline::write(state, &write, |old| {
         let mut object = patch.patched(&target.resource, old.unwrap_or(&Value::Null))?;
         check_address(target, &object)?;
         let (resource, validation) = (&target.resource, options.validation);
-        let warnings = decode::check_fields(resource, &mut object, Vec::new(), validation, true)?;
+        let warnings =
+            decode::check_fields(resource, &mut object, repeated.clone(), validation, true)?;
         Ok(Decoded { object, warnings })
     })
 }
@@ -124,6 +134,18 @@ fn check_address(target: &Target, new: &Value) -> ApiResult<()> {
     Ok(())
 }
 
+/// Returns the warnings of the keys of an apply patch that occur again, which are an error if validation is strict.
+fn repeated_keys(request: &Request, validation: FieldValidation) -> ApiResult<Vec<String>> {
+    let (_, repeated) = decode::apply_patch(request.body)?;
+    match repeated.map(|why| format!("error converting YAML to JSON: {why}")) {
+        Some(why) if validation == FieldValidation::Strict => {
+            Err(ApiError::bad_request(format!("error strict decoding YAML: {why}")))
+        }
+        Some(why) if validation == FieldValidation::Warn => Ok(vec![why]),
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// Server-side apply, which creates the object if there is none.
 fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResult<WriteResult> {
     let Request { target, query, .. } = request;
@@ -135,6 +157,7 @@ fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResul
     };
     check_applied_object(target, &mut applied)?;
     decode::check_applied(resource, &applied)?;
+    let warnings = repeated_keys(request, options.validation)?;
     let (force, below) = (query.flag("force"), &*target.subresource);
     let expects = if below.is_empty() { Expects::Anything } else { Expects::Object };
     let write =
@@ -151,7 +174,7 @@ fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResul
         if old.is_none() {
             metadata::set_namespace(target, &mut object)?;
         }
-        Ok(object.into())
+        Ok(Decoded { object, warnings: warnings.clone() })
     })
 }
 

@@ -240,6 +240,11 @@ impl<'s> Write<'s, '_> {
     fn is_main_resource(&self) -> bool {
         self.request.target.subresource.is_empty()
     }
+
+    /// Returns true if the client's spec, or a part of it, is stored.
+    fn changes_spec(&self) -> bool {
+        matches!(&*self.request.target.subresource, "" | "ephemeralcontainers")
+    }
 }
 
 /// Sets the system fields of a new object; checks that an update means the stored one, and confines it to the
@@ -274,13 +279,14 @@ fn identify(write: &mut Write<'_, '_>) -> ApiResult<()> {
         "" if resource.separates_status() => copy_field(new, old, "status"),
         "status" => confine_to_status(resource, new, old),
         "finalize" => confine_to_finalizers(new, old),
+        "ephemeralcontainers" => confine_to_ephemeral_containers(new, old),
         _ => {}
     }
     Ok(())
 }
 
 fn default(write: &mut Write<'_, '_>) -> ApiResult<()> {
-    let defaults = write.is_main_resource() || write.resource().is_unstructured();
+    let defaults = write.changes_spec() || write.resource().is_unstructured();
     let (resource, new) = (&write.request.target.resource, &mut write.new);
     if defaults {
         resource.apply_defaults(new);
@@ -360,6 +366,12 @@ fn check_grant(write: &Write<'_, '_>) -> ApiResult<()> {
 fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
     let (is_main, target) = (write.is_main_resource(), write.request.target);
     let (resource, name) = (&target.resource, &*target.name);
+    if let (Some(validate), Some(old)) = (resource.validate_ephemeral_containers, write.old)
+        && target.subresource == "ephemeralcontainers"
+    {
+        check(resource, name, &validate(&write.new, old))?;
+        write.warnings.extend(unsupported_fields::warnings(resource, &write.new, write.old));
+    }
     if is_main || resource.is_unstructured() {
         let mut errors = resource.errors(&write.new, write.old);
         if let Some(validate) = resource.validate_addresses {
@@ -380,7 +392,7 @@ fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
 fn review(write: &mut Write<'_, '_>) -> ApiResult<()> {
     let target = write.request.target;
     // No other subresource changes what the plugins look at.
-    if matches!(&*target.subresource, "" | "ephemeralcontainers") {
+    if write.changes_spec() {
         let ServerState { store, host_paths, .. } = write.state;
         let host_paths = host_paths.get().map_or(&[][..], Vec::as_slice);
         let resource = &target.resource;
@@ -420,6 +432,13 @@ fn confine_to_status(resource: &ResourceType, new: &mut Value, old: &Value) {
     for field in resource.status_metadata() {
         copy_field(&mut new["metadata"], &given["metadata"], field);
     }
+}
+
+/// Takes `spec.ephemeralContainers` from the client; all else stays.
+fn confine_to_ephemeral_containers(new: &mut Value, old: &Value) {
+    let given = std::mem::replace(new, old.clone());
+    copy_field(&mut new["spec"], &given["spec"], "ephemeralContainers");
+    copy_field(&mut new["metadata"], &given["metadata"], "managedFields");
 }
 
 /// Takes `spec.finalizers` from the client; all else stays.

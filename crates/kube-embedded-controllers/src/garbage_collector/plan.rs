@@ -40,10 +40,11 @@ pub(crate) fn plan(graph: &Graph, node: &Node, absent: &BTreeSet<String>) -> Vec
             false => vec![Action::SetOwners(node.clone(), owners)],
         };
     }
-    let has_dependents = graph.dependents(&node.uid).next().is_some();
-    let policy = if others.iter().any(|owner| waits(owner)) && has_dependents {
-        PropagationPolicy::Foreground
-    } else if node.has(ORPHAN) {
+    let is_awaited = others.iter().any(|owner| waits(owner));
+    if is_awaited && graph.dependents(&node.uid).next().is_some() {
+        return delete_in_foreground(graph, node);
+    }
+    let policy = if node.has(ORPHAN) {
         PropagationPolicy::Orphan
     } else if node.has(FOREGROUND) {
         PropagationPolicy::Foreground
@@ -51,6 +52,23 @@ pub(crate) fn plan(graph: &Graph, node: &Node, absent: &BTreeSet<String>) -> Vec
         PropagationPolicy::Background
     };
     vec![Action::Delete(node.clone(), policy)]
+}
+
+/// Deletes a dependent after its own dependents. Where one of these is deleted in the foreground already, the owners
+/// may form a circle, in which each would wait for the next: the object then blocks none of its owners.
+fn delete_in_foreground(graph: &Graph, node: &Node) -> Vec<Action> {
+    let is_in_circle = graph.dependents(&node.uid).any(Node::waits_for_dependents);
+    if !is_in_circle {
+        return vec![Action::Delete(node.clone(), PropagationPolicy::Foreground)];
+    }
+    let mut unblocked = node.clone();
+    for owner in &mut unblocked.owners {
+        owner.block_owner_deletion = owner.block_owner_deletion.map(|_| false);
+    }
+    vec![
+        Action::SetOwners(node.clone(), unblocked.owners.clone()),
+        Action::Delete(unblocked, PropagationPolicy::Foreground),
+    ]
 }
 
 /// Removes an owner from its dependents, and then its finalizer.

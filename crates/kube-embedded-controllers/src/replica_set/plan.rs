@@ -1,8 +1,7 @@
 //! Plans the pods that a replica set creates or deletes, and computes its status.
 
-use crate::{
-    controller_ref::controller_ref,
-    pod::{is_active, is_finished, is_ready, is_terminating, ready_since, sort_for_deletion},
+use crate::pod::{
+    is_active, is_finished, is_ready, is_terminating, ready_since, sort_for_deletion,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -10,7 +9,7 @@ use k8s_openapi::{
         apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
         core::v1::Pod,
     },
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
 };
 use kube_embedded_core::time::whole_seconds;
 use std::{sync::Arc, time::Duration};
@@ -40,8 +39,13 @@ pub(crate) struct Failure<'a> {
     pub(crate) message: String,
 }
 
-/// Plans the creations or deletions that lead to the desired number of pods.
-pub(crate) fn plan(set: &ReplicaSet, observed: &Observed<'_>, now: Timestamp) -> Plan {
+/// Plans the creations or deletions that lead to the desired number of pods. `owner` is the reference to the set.
+pub(crate) fn plan(
+    set: &ReplicaSet,
+    owner: &OwnerReference,
+    observed: &Observed<'_>,
+    now: Timestamp,
+) -> Plan {
     let Some(spec) = &set.spec else { return Plan::default() };
     let mut active: Vec<Arc<Pod>> =
         observed.pods.iter().filter(|pod| is_active(pod)).cloned().collect();
@@ -53,7 +57,7 @@ pub(crate) fn plan(set: &ReplicaSet, observed: &Observed<'_>, now: Timestamp) ->
     }
     let desired = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
     if active.len() < desired {
-        plan.create = vec![pod(set); desired - active.len()];
+        plan.create = vec![pod(set, owner); desired - active.len()];
     } else if active.len() > desired {
         let surplus = active.len() - desired;
         sort_for_deletion(&mut active, observed.related, now);
@@ -129,7 +133,7 @@ fn available_in(pod: &Pod, min_ready: SignedDuration, now: Timestamp) -> Option<
 }
 
 /// Creates a pod from the template. The API server names it.
-fn pod(set: &ReplicaSet) -> Pod {
+fn pod(set: &ReplicaSet, owner: &OwnerReference) -> Pod {
     let template = set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
     let meta = template.metadata.unwrap_or_default();
     Pod {
@@ -139,7 +143,7 @@ fn pod(set: &ReplicaSet) -> Pod {
             labels: meta.labels,
             annotations: meta.annotations,
             finalizers: meta.finalizers,
-            owner_references: Some(vec![controller_ref(set)]),
+            owner_references: Some(vec![owner.clone()]),
             ..Default::default()
         },
         spec: template.spec,

@@ -1,9 +1,8 @@
 //! Filters the nodes that can run a pod, and words the rejections as kube-scheduler does.
 
+use crate::taints::tolerates;
 use k8s_openapi::{
-    api::core::v1::{
-        Container, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration,
-    },
+    api::core::v1::{Container, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint},
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube_embedded_core::quantity;
@@ -94,23 +93,6 @@ fn unresolvable_rejection(pod: &Pod, node: &Node) -> Option<String> {
 pub(crate) fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-/// Compares a toleration with a taint. An empty effect or key matches any.
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let some = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let effect = some(&toleration.effect).is_none_or(|effect| effect == taint.effect);
-    let key = some(&toleration.key);
-    let value = match toleration.operator.as_deref() {
-        Some("Exists") => true,
-        None | Some("" | "Equal") => {
-            key.is_some()
-                && toleration.value.as_deref().unwrap_or_default()
-                    == taint.value.as_deref().unwrap_or_default()
-        }
-        _ => false,
-    };
-    effect && value && key.is_none_or(|key| key == taint.key)
 }
 
 /// Returns `true` if the node matches the pod's node selector and required node affinity.
@@ -220,36 +202,6 @@ pub(crate) fn add(sum: &mut Resources, more: Resources) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn toleration_matches_by_key_operator_value_and_effect() {
-        let taint = |key: &str, value: &str, effect: &str| Taint {
-            key: key.into(),
-            value: Some(value.into()),
-            effect: effect.into(),
-            ..Default::default()
-        };
-        let toleration = |key: &str, operator: &str, value: &str, effect: &str| Toleration {
-            key: (!key.is_empty()).then(|| key.into()),
-            operator: Some(operator.into()),
-            value: Some(value.into()),
-            effect: (!effect.is_empty()).then(|| effect.into()),
-            ..Default::default()
-        };
-        let cases = [
-            (toleration("", "Exists", "", ""), true),
-            (toleration("gpu", "Exists", "", "NoSchedule"), true),
-            (toleration("gpu", "Equal", "yes", ""), true),
-            (toleration("gpu", "Equal", "no", ""), false),
-            (toleration("gpu", "Exists", "", "NoExecute"), false),
-            (toleration("cpu", "Exists", "", ""), false),
-            (toleration("", "Equal", "yes", ""), false),
-        ];
-        for (toleration, expected) in cases {
-            let taint = taint("gpu", "yes", "NoSchedule");
-            assert_eq!(tolerates(&toleration, &taint), expected, "{toleration:?}");
-        }
-    }
 
     #[test]
     fn requirement_with_each_operator_matches_as_in_kubernetes() {

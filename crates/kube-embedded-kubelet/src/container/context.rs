@@ -1,11 +1,12 @@
 //! One container of a pod, for the code that runs it: its part of the pod's state, log and events.
 
+use super::role::{Role, containers};
 use crate::{
     logs::Log,
     pod::{handle::PodHandle, sandbox::PodSandbox, stop::StopSignal},
     status::{self, ContainerView, State},
 };
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Container;
 use std::sync::Arc;
 
 /// One container of a pod in its sandbox.
@@ -14,34 +15,31 @@ pub(crate) struct Context<'a> {
     pub(crate) pod: &'a PodHandle,
     pub(crate) sandbox: &'a PodSandbox,
     pub(crate) container: &'a Container,
-    /// The position in the list of containers, or of init containers.
+    /// The position among the containers of this role.
     pub(crate) index: usize,
-    pub(crate) init: bool,
+    pub(crate) role: Role,
+    /// The container whose processes this one sees (`targetContainerName`).
+    pub(crate) shares_processes_of: Option<&'a str>,
+    pub(crate) log: &'a Arc<Log>,
     /// Set once the containers of the sandbox have to end.
     pub(crate) stop: &'a StopSignal,
-}
-
-/// Returns the containers, or the init containers, of a pod.
-pub(crate) fn containers(pod: &Pod, init: bool) -> &[Container] {
-    let spec = pod.spec.as_ref();
-    if init {
-        spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default()
-    } else {
-        spec.map(|s| s.containers.as_slice()).unwrap_or_default()
-    }
 }
 
 impl Context<'_> {
     /// Returns true for a native sidecar: an init container that runs beside the containers.
     pub(crate) fn is_sidecar(&self) -> bool {
-        self.init && status::is_sidecar(self.container)
+        self.role == Role::Init && status::is_sidecar(self.container)
     }
 
     /// Waits until an update of the pod has another image for the container.
     pub(crate) async fn image_changed(&self) {
+        if self.role == Role::Ephemeral {
+            // An update cannot change it.
+            return std::future::pending().await;
+        }
         let mut objects = self.pod.objects();
         let changed = objects.wait_for(|object| {
-            let container = containers(object, self.init).get(self.index);
+            let container = containers(object, self.role == Role::Init).get(self.index);
             container.is_some_and(|c| c.image != self.container.image)
         });
         if changed.await.is_err() {
@@ -52,21 +50,13 @@ impl Context<'_> {
     /// Returns the container's part of the pod's state.
     pub(crate) fn view(&self) -> ContainerView {
         let view = self.pod.view();
-        let views = if self.init { &view.init } else { &view.containers };
-        views.get(self.index).cloned().unwrap_or_default()
-    }
-
-    pub(crate) fn log(&self) -> &Arc<Log> {
-        let logs = if self.init { &self.pod.init_logs } else { &self.pod.logs };
-        #[expect(clippy::indexing_slicing, reason = "made from the same list as the containers")]
-        &logs[self.index]
+        view.of(self.role).get(self.index).cloned().unwrap_or_default()
     }
 
     /// Changes the container's state, and has the status of the pod written.
     pub(crate) fn change(&self, change: impl FnOnce(&mut ContainerView)) {
         self.pod.change(|view| {
-            let views = if self.init { &mut view.init } else { &mut view.containers };
-            if let Some(view) = views.get_mut(self.index) {
+            if let Some(view) = view.of_mut(self.role).get_mut(self.index) {
                 change(view);
             }
         });
@@ -94,7 +84,11 @@ impl Context<'_> {
     }
 
     fn field(&self) -> Option<String> {
-        let list = if self.init { "initContainers" } else { "containers" };
+        let list = match self.role {
+            Role::Init => "initContainers",
+            Role::Main => "containers",
+            Role::Ephemeral => "ephemeralContainers",
+        };
         Some(format!("spec.{list}{{{}}}", self.container.name))
     }
 }

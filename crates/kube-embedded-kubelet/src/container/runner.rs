@@ -1,8 +1,9 @@
 //! The life of a container: start, run, back-off, restart.
 
 use super::{
-    context::{Context, containers},
+    context::Context,
     image::wait_for_image,
+    role::{Role, containers},
     start::{StartFailure, Started, new_id, start},
     supervise::{Run, supervise},
 };
@@ -30,7 +31,8 @@ pub(crate) async fn run(cx: Context<'_>) -> bool {
     loop {
         // The object may have been updated since the last run.
         let object = cx.pod.object();
-        let container = containers(&object, cx.init).get(cx.index).unwrap_or(cx.container);
+        let container =
+            containers(&object, cx.role == Role::Init).get(cx.index).unwrap_or(cx.container);
         let cx = Context { container, ..cx };
         if let Some(ended) = ended.take() {
             let next = back_off(cx, ended).await;
@@ -56,7 +58,7 @@ pub(crate) async fn run(cx: Context<'_>) -> bool {
         cx.change(|v| {
             v.state = State::Terminated(run.terminated.clone());
             // A completed init container counts as ready, as in Kubernetes.
-            v.ready = cx.init && !cx.is_sidecar() && run.terminated.exit_code == 0;
+            v.ready = cx.role == Role::Init && !cx.is_sidecar() && run.terminated.exit_code == 0;
             v.started = false;
             v.container_id.clone_from(&run.terminated.container_id);
         });
@@ -72,12 +74,28 @@ pub(crate) async fn run(cx: Context<'_>) -> bool {
     }
 }
 
+/// Runs an ephemeral container, which is never restarted.
+pub(crate) async fn run_once(cx: Context<'_>) {
+    let started = tokio::select! {
+        started = start_with_retries(cx) => started,
+        _ = cx.stop.requested() => return,
+    };
+    let terminated = match started {
+        Ok(started) => supervise(cx, started).await.terminated,
+        Err(terminated) => terminated,
+    };
+    cx.change(|v| {
+        v.container_id.clone_from(&terminated.container_id);
+        v.state = State::Terminated(terminated);
+    });
+}
+
 /// Returns the restart policy of a container.
 fn policy(cx: Context<'_>) -> &str {
     match status::policy(&cx.pod.pod) {
         _ if cx.is_sidecar() => "Always",
         // An init container that succeeds is done, whatever the policy.
-        "Always" if cx.init => "OnFailure",
+        "Always" if cx.role == Role::Init => "OnFailure",
         policy => policy,
     }
 }

@@ -60,7 +60,7 @@ pub(super) async fn start(cx: Context<'_>, image: &Image) -> Result<Started, Sta
         Some(_) => mounts(cx, &variables).map_err(Config)?,
         None => Vec::new(),
     };
-    cx.log().begin(cx.restarts()).map_err(|e| Config(format!("failed to create its log: {e}")))?;
+    cx.log.begin(cx.restarts()).map_err(|e| Config(format!("failed to create its log: {e}")))?;
     cx.normal("Created", &format!("Created container: {}", container.name));
     let program = Program { argv, env, cwd, mounts, security };
     let process = Arc::new(launch(cx, image, &program).await?);
@@ -188,8 +188,15 @@ fn target(
     })?;
     let read_only = cx.container.security_context.as_ref();
     let read_only = read_only.and_then(|c| c.read_only_root_filesystem) == Some(true);
+    let shares_processes_of = cx.shares_processes_of.map(|name| {
+        let running = cx.pod.running().get(name).map(|running| running.pidfd());
+        running.ok_or_else(|| {
+            StartFailure::Config(format!("unable to find target container {name:?}"))
+        })
+    });
     Ok(LaunchTarget::Container(Box::new(Container {
         pause,
+        shares_processes_of: shares_processes_of.transpose()?,
         root,
         read_only,
         scratch,

@@ -1,6 +1,8 @@
 //! One run of a container, from its start to its exit: probes, hooks, termination.
 
-use super::{context::Context, memory, start::Started, target::Target, termination_message};
+use super::{
+    context::Context, memory, role::Role, start::Started, target::Target, termination_message,
+};
 use crate::{
     cgroups::{ContainerCgroup, Limits},
     exec_attach::RunningContainer,
@@ -56,12 +58,12 @@ pub(super) async fn supervise(cx: Context<'_>, started: Started) -> Run {
     let name = &cx.container.name;
     let (over, ended) = watch::channel(());
     let (running, mut output) =
-        RunningContainer::start(target.clone(), process.streams().ok(), cx.log(), ended);
+        RunningContainer::start(target.clone(), process.streams().ok(), cx.log, ended);
     cx.pod.running().insert(name.clone(), running);
     cx.change(|v| {
         v.state = State::Running { at };
         v.container_id.clone_from(&id);
-        v.started = !cx.init && cx.container.startup_probe.is_none();
+        v.started = cx.role == Role::Main && cx.container.startup_probe.is_none();
         v.ready = v.started && cx.container.readiness_probe.is_none();
     });
     cx.normal("Started", &format!("Started container {name}"));
@@ -73,7 +75,7 @@ pub(super) async fn supervise(cx: Context<'_>, started: Started) -> Run {
     let drained = async { while output.join_next().await.is_some() {} };
     let _ = timeout(DRAIN_TIMEOUT, drained).await;
     output.shutdown().await;
-    cx.log().end();
+    cx.log.end();
     cx.pod.running().remove(name);
     drop(over);
     let exit = exit.unwrap_or_else(|error| {
@@ -181,7 +183,7 @@ async fn wait_for_end(cx: Context<'_>, target: &Target, process: &Process, in_cg
         if !post_start(cx, target).await {
             return End::HookFailed;
         }
-        if cx.init && !cx.is_sidecar() {
+        if cx.role == Role::Init && !cx.is_sidecar() {
             std::future::pending::<()>().await;
         }
         let reports =

@@ -52,7 +52,7 @@ pub(super) fn read(cx: Context<'_>, exit_code: i32) -> Option<String> {
     let falls_back =
         cx.container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     let bytes = if written.is_empty() && falls_back && exit_code != 0 {
-        cx.log().tail(MAX_LOG_LINES, MAX_LOG.min(limit as usize)).to_vec()
+        cx.log.tail(MAX_LOG_LINES, MAX_LOG.min(limit as usize)).to_vec()
     } else {
         written
     };

@@ -1,6 +1,7 @@
 //! The containers of a pod in one sandbox: init containers, sidecars, containers, and what ends them all.
 
 use super::{
+    ephemeral,
     eviction::{self, Failure},
     handle::PodHandle,
     sandbox::PodSandbox,
@@ -8,7 +9,8 @@ use super::{
 };
 use crate::{
     container::{
-        context::{Context, containers},
+        context::Context,
+        role::{Role, containers},
         runner,
     },
     status::{self, ContainerView, State},
@@ -35,7 +37,9 @@ pub(super) enum Ended {
 /// Runs the containers in a sandbox until all of them have exited for good.
 pub(super) async fn run(pod: &PodHandle, sandbox: &PodSandbox) -> Ended {
     let stop = StopSignal::default();
-    let mut running = pin!(run_containers(pod, sandbox, &stop));
+    let mut running = pin!(async {
+        tokio::join!(run_containers(pod, sandbox, &stop), ephemeral::run(pod, sandbox, &stop));
+    });
     let mut follow = pin!(stop.follow(&pod.stop));
     let cause = tokio::select! {
         () = &mut running => return Ended::Done,
@@ -85,11 +89,16 @@ type Sidecars<'a> = FuturesUnordered<BoxFuture<'a, bool>>;
 async fn run_containers(pod: &PodHandle, sandbox: &PodSandbox, stop: &StopSignal) {
     #[cfg(test)]
     crate::testing::injected_panic(&pod.pod);
-    let context = |container, index, init| Context { pod, sandbox, container, index, init, stop };
+    let context = |container, index, role| {
+        let logs = if role == Role::Init { &pod.init_logs } else { &pod.logs };
+        #[expect(clippy::indexing_slicing, reason = "made from the same list as the containers")]
+        let log = &logs[index];
+        Context { pod, sandbox, container, index, role, shares_processes_of: None, log, stop }
+    };
     let mut sidecars = Sidecars::new();
     let mut initialized = true;
     for (index, container) in containers(&pod.pod, true).iter().enumerate() {
-        let run = runner::run(context(container, index, true));
+        let run = runner::run(context(container, index, Role::Init));
         initialized = if status::is_sidecar(container) {
             sidecars.push(Box::pin(run));
             beside(&mut sidecars, has_started(pod, index, stop)).await
@@ -111,7 +120,7 @@ async fn run_containers(pod: &PodHandle, sandbox: &PodSandbox, stop: &StopSignal
 async fn run_main<'a>(
     pod: &'a PodHandle,
     sidecars: &mut Sidecars<'_>,
-    context: impl Fn(&'a Container, usize, bool) -> Context<'a>,
+    context: impl Fn(&'a Container, usize, Role) -> Context<'a>,
 ) {
     let policy = status::policy(&pod.pod);
     pod.change(|view| {
@@ -124,7 +133,8 @@ async fn run_main<'a>(
     // Those that have succeeded in a sandbox before this one are done.
     let done: Vec<bool> = pod.view().containers.iter().map(|v| is_done(policy, v)).collect();
     let runs = containers(&pod.pod, false).iter().zip(done).enumerate().filter(|(_, (_, d))| !d);
-    let runs = runs.map(|(index, (container, _))| runner::run(context(container, index, false)));
+    let runs =
+        runs.map(|(index, (container, _))| runner::run(context(container, index, Role::Main)));
     beside(sidecars, futures::future::join_all(runs)).await;
 }
 

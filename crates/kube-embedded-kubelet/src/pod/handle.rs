@@ -46,6 +46,7 @@ pub(crate) struct PodHandle {
     pub(crate) uid: String,
     pub(crate) init_logs: Vec<Arc<Log>>,
     pub(crate) logs: Vec<Arc<Log>>,
+    ephemeral_logs: Mutex<Vec<Arc<Log>>>,
     /// The object as last seen.
     object: watch::Sender<Arc<Pod>>,
     view: watch::Sender<PodView>,
@@ -72,6 +73,7 @@ impl PodHandle {
         Self {
             init_logs: containers(true).iter().map(log).collect(),
             logs: containers(false).iter().map(log).collect(),
+            ephemeral_logs: Mutex::default(),
             object: watch::Sender::new(pod.clone()),
             view: watch::Sender::new(initial_view(&pod, node.ip)),
             backoffs: Mutex::default(),
@@ -138,6 +140,29 @@ impl PodHandle {
     /// Returns the running containers by name.
     pub(crate) fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<RunningContainer>>> {
         self.running.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Returns the logs of ephemeral containers, in the order of the view.
+    pub(crate) fn ephemeral_logs(&self) -> MutexGuard<'_, Vec<Arc<Log>>> {
+        self.ephemeral_logs.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Adds an ephemeral container that is about to start. Returns its position and its log.
+    pub(crate) fn add_ephemeral(&self, container: &Container) -> (usize, Arc<Log>) {
+        let log = Log::new(self.directory.join("logs").join(&container.name));
+        let index = {
+            let mut logs = self.ephemeral_logs();
+            logs.push(log.clone());
+            logs.len() - 1
+        };
+        self.change(|view| {
+            view.ephemeral.push(ContainerView {
+                name: container.name.clone(),
+                image: container.image.clone().unwrap_or_default(),
+                ..ContainerView::default()
+            });
+        });
+        (index, log)
     }
 
     /// Requires every container to have exited by this time, unless an earlier one is set already.

@@ -106,6 +106,10 @@ impl PodSandbox {
             Sandbox::Namespaced => {
                 let pause =
                     create_namespaces(pod, pod_ip).await.map_err(|e| failed(e.to_string()))?;
+                if let Some(router) = &pod.runtime.router {
+                    let connected = router.connect_pod(&pause, pod_ip).await;
+                    connected.map_err(|e| failed(e.to_string()))?;
+                }
                 let sockets = sockets(pod, &pause).await.map_err(|e| failed(e.to_string()))?;
                 sandbox.pause = Some(pause);
                 Arc::new(sockets)
@@ -116,10 +120,14 @@ impl PodSandbox {
     }
 }
 
-/// Opens the sockets by which the cluster reaches the pod and the pod its name server. A pod that
-/// serves DNS itself has none: its program needs the port on every address.
+/// Opens the sockets by which the cluster reaches the pod and, if it has no link, the pod its name
+/// server. A pod that serves DNS itself has none: its program needs the port on every address.
 async fn sockets(pod: &PodHandle, pause: &Pause) -> io::Result<NamespaceSockets> {
-    let mut sockets = NamespaceSockets::new(pause)?;
+    let is_linked = pod.runtime.router.is_some();
+    let mut sockets = NamespaceSockets::new(pause, is_linked)?;
+    if is_linked {
+        return Ok(sockets);
+    }
     let containers = pod.pod.spec.iter().flat_map(|spec| &spec.containers);
     let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
     if !ports.any(|port| port.container_port == i32::from(DNS_PORT)) {
@@ -130,6 +138,7 @@ async fn sockets(pod: &PodHandle, pause: &Pause) -> io::Result<NamespaceSockets>
 
 async fn create_namespaces(pod: &PodHandle, address: Ipv4Addr) -> Result<Pause, LaunchError> {
     let (user, group) = pod.user();
-    let config = PauseConfig { hostname: pod.hostname(), address, user, group };
+    let link = pod.runtime.router.as_ref().map(|router| router.link());
+    let config = PauseConfig { hostname: pod.hostname(), address, link, user, group };
     pod.runtime.spawner.pause(config).await
 }

@@ -68,8 +68,6 @@ fn unsupported(pod: &Pod, node: Node) -> Vec<String> {
     }
     let held = host_port::ports(pod).any(|port| host_port::address(port, node.ip).is_none());
     add(held, "containers.ports.hostPort", "only TCP, on addresses of the node and on loopback");
-    let ephemeral = spec.ephemeral_containers.as_ref().is_some_and(|all| !all.is_empty());
-    add(ephemeral, "ephemeralContainers", "they are not started");
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
         of_container(container, node, &mut add);
     }

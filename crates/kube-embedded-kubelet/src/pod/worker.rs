@@ -69,11 +69,11 @@ pub(crate) async fn fail(pod: &PodHandle, panic: &str, updates: watch::Receiver<
     let message = format!("pod worker panicked: {panic}");
     // The sandbox and the containers went with the worker; clients hold on to processes by these.
     pod.running().clear();
-    pod.logs.iter().chain(&pod.init_logs).for_each(|log| log.end());
+    pod.logs.iter().chain(&pod.init_logs).chain(&*pod.ephemeral_logs()).for_each(|log| log.end());
     pod.warning("FailedSync", &format!("Error syncing pod: {message}"));
     pod.change(|view| {
         let now = Timestamp::now();
-        view.init.iter_mut().chain(&mut view.containers).for_each(|v| lose(v, now));
+        view.all_mut().for_each(|v| lose(v, now));
         view.sandbox = false;
         view.failure = Some(("InternalError", message));
     });
@@ -132,7 +132,7 @@ async fn run_sandboxes(pod: &PodHandle) {
             Ended::SandboxLost if containers::restarts_in_new_sandbox(pod) => continue,
             Ended::SandboxLost => pod.change(|view| {
                 let now = Timestamp::now();
-                view.init.iter_mut().chain(&mut view.containers).for_each(|v| lose(v, now));
+                view.all_mut().for_each(|v| lose(v, now));
             }),
             Ended::Failed(failure) => pod.change(|view| {
                 view.failure = Some((failure.reason, failure.message));

@@ -43,24 +43,45 @@ impl ChildMain for HostChild<'_> {
     }
 }
 
+/// The namespaces to enter.
+struct Joined {
+    /// A pidfd of the process whose namespaces are entered.
+    pod: c_int,
+    /// A pidfd of a process whose pid namespace a new container gets, instead of one of its own.
+    processes: Option<c_int>,
+    /// The user namespace of the pod.
+    user_namespace: Option<c_int>,
+}
+
 /// The first child of a program in namespaces: a fork of the zygote that got these descriptors.
-/// `join` is a pidfd of the process whose namespaces are entered; `user_namespace` is the pod's.
 pub(super) fn run(plan: &ExecPlan, report: c_int, fds: &[c_int]) -> ! {
     let [stdin, stdout, stderr, join, rest @ ..] = fds else { syscalls::exit_now(1) };
     let fds =
         Descriptors { report, stdin: *stdin, stdout: *stdout, stderr: *stderr, parent: PARENT };
-    report_and_exit(fds, enter(plan, fds, *join, rest.first().copied()))
+    let shares = plan.container.as_ref().is_some_and(|container| container.shares_processes);
+    let (processes, rest) = rest.split_at(usize::from(shares).min(rest.len()));
+    let join = Joined {
+        pod: *join,
+        processes: processes.first().copied(),
+        user_namespace: rest.first().copied(),
+    };
+    report_and_exit(fds, enter(plan, fds, join))
 }
 
-/// Enters the namespaces of `join` and starts the second child there, in new namespaces if it is to be
+/// Enters the namespaces and starts the second child there, in new namespaces if it is to be
 /// a container. Entering a pid namespace takes effect for children only, hence the second child;
 /// `CLONE_PARENT` makes it a child of the cluster process, so that nothing has to stay in between to
 /// wait for it.
-fn enter(plan: &ExecPlan, fds: Descriptors, join: c_int, user_namespace: Option<c_int>) -> Done {
+fn enter(plan: &ExecPlan, fds: Descriptors, join: Joined) -> Done {
+    let Joined { pod, processes, user_namespace } = join;
     let of_pod = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
     let of_container = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
     // What only the user of the cluster may open is opened before that user is left behind.
-    let (mut trees, flags) = (None, if plan.container.is_some() { of_container } else { 0 });
+    let (mut trees, flags) = match (&plan.container, processes) {
+        (None, _) => (None, 0),
+        (Some(_), None) => (None, of_container),
+        (Some(_), Some(_)) => (None, libc::CLONE_NEWNS),
+    };
     if let Some(container) = &plan.container {
         container_root::enter_scratch(container)?;
         if let Some(namespace) = user_namespace {
@@ -72,7 +93,10 @@ fn enter(plan: &ExecPlan, fds: Descriptors, join: c_int, user_namespace: Option<
     let joined = if plan.container.is_some() { of_pod } else { of_pod | of_container };
     // SAFETY: setns takes plain values. This process has one thread, so its child may do anything.
     let pid = unsafe {
-        check(libc::setns(join, joined).into(), Step::Enter)?;
+        check(libc::setns(pod, joined).into(), Step::Enter)?;
+        if let Some(processes) = processes {
+            check(libc::setns(processes, libc::CLONE_NEWPID).into(), Step::Enter)?;
+        }
         if user_namespace.is_some() {
             privileges::become_user(0, 0, Some(&[]))?;
         }

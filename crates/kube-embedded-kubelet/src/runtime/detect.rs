@@ -10,16 +10,19 @@ use super::{
     stdio::Stdio,
 };
 use crate::rlimit;
-use kube_embedded_core::network::Sandbox;
+use kube_embedded_core::network::{Addresses, BLOCKS, Sandbox};
 use std::{fs, io, net::Ipv4Addr, sync::Arc};
 
 /// Returns the stronger sandbox that works, and the reason.
 pub(crate) fn detect() -> (Sandbox, String) {
     match attempt() {
-        Ok(()) => (
-            Sandbox::Namespaced,
-            "user, mount, pid, uts, ipc and network namespaces work here".to_owned(),
-        ),
+        Ok(network) => {
+            let works = "user, mount, pid, uts, ipc and network namespaces work here";
+            let limits = network.err().map_or_else(String::new, |error| {
+                format!("; pods reach Services, but not the addresses of each other: {error}")
+            });
+            (Sandbox::Namespaced, format!("{works}{limits}"))
+        }
         Err(error) => {
             let hint = hint(&|path| fs::read_to_string(path).ok());
             (Sandbox::Plain, format!("namespaces do not work here: {error}{hint}"))
@@ -27,19 +30,22 @@ pub(crate) fn detect() -> (Sandbox, String) {
     }
 }
 
-fn attempt() -> Result<(), LaunchError> {
+/// On success, returns whether the network between pods works too.
+fn attempt() -> Result<Result<(), LaunchError>, LaunchError> {
     let failed = |e: io::Error| LaunchError::Step("start a thread", e);
     let spawner = Spawner::new(rlimit::open_files()).map_err(failed)?;
     let guard = spawner.guard();
     let config = PauseConfig {
         hostname: "detect".to_owned(),
         address: Ipv4Addr::new(10, 244, 0, 1),
+        link: None,
         user: 0,
         group: 0,
     };
     let starting = spawner.blocking(move |thread| thread.pause(&config, guard))?;
     let pause: Pause = starting.wait()?;
     let container = Container {
+        shares_processes_of: None,
         pause: pause.process.pidfd(),
         root: RootFs::Empty,
         read_only: false,
@@ -68,7 +74,12 @@ fn attempt() -> Result<(), LaunchError> {
     let (guard, launch) = (spawner.guard(), Arc::new(launch));
     let sent = launch.clone();
     let starting = spawner.blocking(move |thread| thread.launch(&sent, guard))?;
-    starting.wait(&launch).map(drop)
+    starting.wait(&launch)?;
+    let guard = spawner.guard();
+    // Any block will do.
+    let addresses = Addresses { block: *BLOCKS.start(), sandbox: Sandbox::Namespaced };
+    let starting = spawner.blocking(move |thread| thread.router(&addresses, guard));
+    Ok(starting.and_then(|starting| starting.wait()).map(drop))
 }
 
 /// Names the kernel setting that forbids namespaces, if one does.

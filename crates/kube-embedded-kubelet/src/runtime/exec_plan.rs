@@ -65,13 +65,24 @@ pub(super) struct ContainerPlan {
     pub(super) overlay: Option<CString>,
     pub(super) directory: Option<CString>,
     pub(super) read_only: bool,
+    /// Set if it enters the pid namespace of another container.
+    pub(super) shares_processes: bool,
     /// Files to write.
     pub(super) files: Vec<(CString, Vec<u8>)>,
     pub(super) mounts: Vec<MountPlan>,
     /// Mount options of the container's terminals.
     pub(super) terminals: CString,
 }
-wire!(ContainerPlan { scratch, overlay, directory, read_only, files, mounts, terminals });
+wire!(ContainerPlan {
+    scratch,
+    overlay,
+    directory,
+    read_only,
+    shares_processes,
+    files,
+    mounts,
+    terminals
+});
 
 /// A bind mount into a container.
 pub(super) struct MountPlan {
@@ -209,6 +220,7 @@ impl ContainerPlan {
             overlay,
             directory,
             read_only: wanted.read_only,
+            shares_processes: wanted.shares_processes_of.is_some(),
             files: files.collect::<io::Result<_>>()?,
             mounts: mounts.collect::<io::Result<_>>()?,
             terminals: c_string(terminals.as_ref())?,

@@ -59,10 +59,10 @@ pub(super) fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Opens the user namespace of a process that has not been reaped.
-pub(super) fn user_namespace(process: &OwnedFd) -> io::Result<OwnedFd> {
+/// Opens a namespace (`user`, `net`) of a process that has not been reaped.
+pub(super) fn namespace(process: &OwnedFd, kind: &str) -> io::Result<OwnedFd> {
     let pid = pid_of(process).ok_or(io::ErrorKind::NotFound)?;
-    let namespace = File::open(format!("/proc/{pid}/ns/user"))?;
+    let namespace = File::open(format!("/proc/{pid}/ns/{kind}"))?;
     // Its number is used by no other process as long as it exists.
     pid_of(process).ok_or(io::ErrorKind::NotFound)?;
     Ok(namespace.into())

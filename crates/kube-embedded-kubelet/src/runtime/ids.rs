@@ -52,29 +52,18 @@ impl IdMapping {
         }
     }
 
-    /// Writes the mapping for the user namespace that the process `pid` has just created.
+    /// Writes the mapping for the user namespace that the process `pid` has just created, if it is one
+    /// that the process cannot write itself.
     pub(super) fn write(self, pid: libc::pid_t) -> io::Result<()> {
-        // SAFETY: geteuid and getegid take no arguments and cannot fail.
-        let (own_user, own_group) = unsafe { (libc::geteuid(), libc::getegid()) };
-        let (users, groups) = match self {
-            Self::Host => return Ok(()),
-            Self::One { user, group } => {
-                // An ordinary user may map a group only after giving up setgroups.
-                fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
-                (format!("{user} {own_user} 1\n"), format!("{group} {own_group} 1\n"))
-            }
-            Self::Range { first } => {
-                let map = format!("0 {first} {RANGE}\n");
-                (map.clone(), map)
-            }
-        };
-        fs::write(format!("/proc/{pid}/uid_map"), users)?;
-        fs::write(format!("/proc/{pid}/gid_map"), groups)
+        let Self::Range { first } = self else { return Ok(()) };
+        let map = format!("0 {first} {RANGE}\n");
+        fs::write(format!("/proc/{pid}/uid_map"), &map)?;
+        fs::write(format!("/proc/{pid}/gid_map"), map)
     }
 }
 
 /// Returns true if this process may map ids other than its own, and change to them.
-fn ranges_are_possible() -> bool {
+pub(super) fn ranges_are_possible() -> bool {
     static POSSIBLE: OnceLock<bool> = OnceLock::new();
     *POSSIBLE.get_or_init(|| {
         let read =

@@ -61,6 +61,8 @@ pub(crate) enum LaunchTarget {
 pub(crate) struct Container {
     /// The pidfd of the pause process whose namespaces are joined.
     pub(crate) pause: Arc<OwnedFd>,
+    /// The pidfd of a process of the pod whose pid namespace is entered; without it, a new one is created.
+    pub(crate) shares_processes_of: Option<Arc<OwnedFd>>,
     pub(crate) root: RootFs,
     pub(crate) read_only: bool,
     /// An empty directory of the host to mount on. The mount is private to the container.

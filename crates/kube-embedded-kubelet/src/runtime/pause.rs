@@ -1,19 +1,23 @@
-//! A pod's namespaces, held by its pause process, as the cluster sees them.
+//! Namespaces that a process holds, as the cluster sees them: those of a pod, held by its pause process,
+//! and the network between pods, held by the router.
 
 use super::{
     fd::{pidfd_open, socket_pair},
-    ids::IdMapping,
+    ids::{self, IdMapping},
     launch::LaunchError,
     pause_process::PauseRequest,
     process::{KillScope, Process, ThreadGuard},
     reports::Reports,
+    router_process::RouterRequest,
     syscalls,
+    zygote::Zygote,
 };
+use kube_embedded_core::network::Addresses;
 use std::{
     ffi::CString,
     io,
     net::Ipv4Addr,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::Arc,
 };
 
@@ -21,9 +25,18 @@ use std::{
 pub(crate) struct PauseConfig {
     pub(crate) hostname: String,
     pub(crate) address: Ipv4Addr,
+    /// Set if the pod will be linked to the network of its cluster.
+    pub(crate) link: Option<Link>,
     /// The user id that the programs see, if the pod can have one only.
     pub(crate) user: u32,
     pub(crate) group: u32,
+}
+
+/// What it takes that a pod can be linked to the network of its cluster.
+#[derive(Clone)]
+pub(crate) struct Link {
+    /// The user namespace of which that of the pod has to be a child; `None` for the cluster's own.
+    pub(super) user_namespace: Option<Arc<OwnedFd>>,
 }
 
 /// A pod's namespaces. Dropping this kills the pause process, and with it the namespaces.
@@ -42,22 +55,51 @@ pub(super) struct StartingPause {
     guard: ThreadGuard,
 }
 
-/// Asks for a pause process. `fork` sends the request to a zygote.
+/// The prefix length of the network on `lo` of a pod without a link: all pods and Services are local.
+const LOOPBACK_PREFIX: u8 = 8;
+
+/// Asks for a pause process. `fork` sends the request to a zygote, with the parent of the pod's user
+/// namespace if that is not the cluster's.
 pub(super) fn start(
     config: &PauseConfig,
     guard: ThreadGuard,
-    fork: impl FnOnce(&PauseRequest, &OwnedFd) -> io::Result<Arc<super::zygote::Zygote>>,
+    fork: impl FnOnce(&PauseRequest, &[RawFd]) -> io::Result<Arc<Zygote>>,
 ) -> Result<StartingPause, LaunchError> {
     let failed = |e: io::Error| LaunchError::Step("prepare the pod", e);
     let ids = IdMapping::new(config.user, config.group);
     let request = PauseRequest {
         hostname: CString::new(config.hostname.as_str()).map_err(|e| failed(e.into()))?,
-        address: config.address.into(),
-        has_range: matches!(ids, IdMapping::Range { .. }),
+        loopback: config.link.is_none().then(|| (config.address.into(), LOOPBACK_PREFIX)),
+        only_ids: match ids {
+            IdMapping::One { user, group } => Some((user, group)),
+            _ => None,
+        },
     };
     let (ours, theirs) = socket_pair().map_err(failed)?;
-    let zygote = fork(&request, &theirs).map_err(|e| LaunchError::Step("fork", e))?;
+    let parent = config.link.as_ref().and_then(|link| link.user_namespace.as_ref());
+    let parent = parent.map(AsRawFd::as_raw_fd);
+    let fds: Vec<RawFd> = [theirs.as_raw_fd()].into_iter().chain(parent).collect();
+    let zygote = fork(&request, &fds).map_err(|e| LaunchError::Step("fork", e))?;
     Ok(StartingPause { reports: Reports::new(ours, Some(zygote)), ids, guard })
+}
+
+/// Asks for the router of a cluster. `fork` sends the request to a zygote.
+pub(super) fn start_router(
+    addresses: &Addresses,
+    guard: ThreadGuard,
+    fork: impl FnOnce(&RouterRequest, &[RawFd]) -> io::Result<Arc<Zygote>>,
+) -> Result<StartingPause, LaunchError> {
+    let prefix = |(first, length): (Ipv4Addr, u8)| (first.into(), length);
+    let request = RouterRequest {
+        own_user_namespace: !ids::ranges_are_possible(),
+        services: prefix(addresses.services()),
+        pods: prefix(addresses.pod_network()),
+    };
+    let pair = socket_pair();
+    let (ours, theirs) = pair.map_err(|e| LaunchError::Step("create the network", e))?;
+    let zygote = fork(&request, &[theirs.as_raw_fd()]);
+    let zygote = zygote.map_err(|e| LaunchError::Step("fork", e))?;
+    Ok(StartingPause { reports: Reports::new(ours, Some(zygote)), ids: IdMapping::Host, guard })
 }
 
 impl StartingPause {
@@ -88,10 +130,14 @@ impl StartingPause {
             }
         }
         let socket = reports.fd;
-        // SAFETY: the socket is open. Only this end becomes non-blocking: the other end is another
-        // file.
-        unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+        set_nonblocking(&socket);
         tracing::debug!(pid, ?ids, "pause process started");
         Ok(Pause { process, ids, socket: Arc::new(socket) })
     }
+}
+
+/// Only this end of the socket becomes non-blocking: the other end is another file.
+fn set_nonblocking(socket: &OwnedFd) {
+    // SAFETY: the socket is open, and fcntl takes plain values.
+    unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
 }

@@ -1,8 +1,9 @@
-//! Sockets of a pod's network namespace, created in advance: a load balancer opens thousands of
+//! Sockets of the network namespace of a pod or of the router, created in advance: a load balancer opens thousands of
 //! connections a second, and asking the pause process for each would cost a round trip.
 
 use super::{
     fd::owned,
+    launch::LaunchError,
     pause::Pause,
     scm_rights::{self, MAX_FDS},
     socket_request::{SocketKind, SocketRequest},
@@ -15,7 +16,7 @@ use kube_embedded_core::{
 };
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::{
         Arc, Mutex,
@@ -30,13 +31,13 @@ use tokio::{
 };
 
 /// The size of the pool of an idle pod. Small, because each socket is an open file.
-const IDLE_SIZE: usize = 4;
+pub(super) const IDLE_SIZE: usize = 4;
 /// The largest size of a pool; a refill of that many fits into one message.
 const MAX_SIZE: usize = 192;
 /// The pool shrinks again after this long without a connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The sockets of one pod's network namespace.
+/// The sockets of one network namespace.
 pub(crate) struct NamespaceSockets {
     shared: Arc<Shared>,
     dns_queries: Option<UdpSocket>,
@@ -46,6 +47,8 @@ pub(crate) struct NamespaceSockets {
 
 struct Shared {
     pool: Mutex<Vec<OwnedFd>>,
+    /// The size of the pool while there are no connections.
+    idle_size: usize,
     /// The size that the pool is refilled to; doubles whenever the pool ran dry.
     target: AtomicUsize,
     low: Notify,
@@ -56,14 +59,20 @@ struct Shared {
 
 impl NamespaceSockets {
     /// Must be called within a Tokio runtime.
-    pub(crate) fn new(pause: &Pause) -> io::Result<Self> {
+    pub(crate) fn new(pause: &Pause, is_linked: bool) -> io::Result<Self> {
+        // Others connect to a pod with a link from outside of it.
+        Self::with_idle_size(pause, if is_linked { 0 } else { IDLE_SIZE })
+    }
+
+    pub(super) fn with_idle_size(pause: &Pause, idle_size: usize) -> io::Result<Self> {
         let both = Interest::READABLE | Interest::WRITABLE;
         // SAFETY: `AsyncFd` holds a clone of the Arc, so the descriptor stays open, and is the same
         // one, for as long as it is registered.
         let channel = unsafe { AsyncFd::register_with_interest(pause.socket.clone(), both)? };
         let shared = Arc::new(Shared {
             pool: Mutex::default(),
-            target: AtomicUsize::new(IDLE_SIZE),
+            idle_size,
+            target: AtomicUsize::new(idle_size),
             low: Notify::new(),
             channel: tokio::sync::Mutex::new(channel),
         });
@@ -73,11 +82,25 @@ impl NamespaceSockets {
 
     /// Binds the socket for the pod's DNS queries.
     pub(crate) async fn receive_dns_queries(&mut self, on: SocketAddrV4) -> io::Result<()> {
-        let (port, address) = (on.port(), *on.ip());
-        let request = SocketRequest { kind: SocketKind::Datagram, count: 1, port, address };
-        let socket = self.shared.one(request).await?;
-        self.dns_queries = Some(UdpSocket::from_std(socket.into())?);
+        self.dns_queries = Some(self.bind_udp(on.into()).await?);
         Ok(())
+    }
+
+    /// Has the router link this network namespace of a pod to its own.
+    pub(super) async fn link(
+        &self,
+        namespace: &OwnedFd,
+        pod: Ipv4Addr,
+        block: u8,
+    ) -> Result<(), LaunchError> {
+        let request =
+            SocketRequest { kind: SocketKind::Link, count: 0, port: block.into(), address: pod };
+        let channel = self.shared.channel.lock().await;
+        let answer = exchange(&channel, request, &[namespace.as_raw_fd()]).await;
+        match answer.map_err(|e| LaunchError::Step("connect the pod to the network", e))? {
+            (_, (syscalls::READY, _)) => Ok(()),
+            (_, (step, errno)) => Err(LaunchError::from_report(step, errno, "connect the pod")),
+        }
     }
 }
 
@@ -91,15 +114,15 @@ impl PodSockets for NamespaceSockets {
 
     fn listen(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<TcpListener>> {
         Box::pin(async move {
-            let IpAddr::V4(address) = on.ip() else {
-                return Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "pods have no IPv6 addresses",
-                ));
-            };
-            let request =
-                SocketRequest { kind: SocketKind::Listener, count: 1, port: on.port(), address };
+            let request = SocketRequest::bound(SocketKind::Listener, on)?;
             TcpListener::from_std(self.shared.one(request).await?.into())
+        })
+    }
+
+    fn bind_udp(&self, on: SocketAddr) -> BoxFuture<'_, io::Result<UdpSocket>> {
+        Box::pin(async move {
+            let request = SocketRequest::bound(SocketKind::Datagram, on)?;
+            UdpSocket::from_std(self.shared.one(request).await?.into())
         })
     }
 
@@ -123,7 +146,7 @@ impl Shared {
                 }
                 return Ok(socket);
             }
-            self.target.store((target * 2).min(MAX_SIZE), Ordering::Relaxed);
+            self.target.store((target * 2).clamp(1, MAX_SIZE), Ordering::Relaxed);
             self.fill().await?;
         }
     }
@@ -163,9 +186,9 @@ async fn refill(shared: Arc<Shared>) {
         loop {
             match tokio::time::timeout(IDLE_TIMEOUT, shared.low.notified()).await {
                 Ok(()) => break,
-                Err(_) if shared.target.load(Ordering::Relaxed) > IDLE_SIZE => {
-                    shared.target.store(IDLE_SIZE, Ordering::Relaxed);
-                    shared.lock().truncate(IDLE_SIZE);
+                Err(_) if shared.target.load(Ordering::Relaxed) > shared.idle_size => {
+                    shared.target.store(shared.idle_size, Ordering::Relaxed);
+                    shared.lock().truncate(shared.idle_size);
                 }
                 Err(_) => {
                     shared.low.notified().await;
@@ -176,34 +199,37 @@ async fn refill(shared: Arc<Shared>) {
     }
 }
 
-/// Sends a request to the pause process and receives its sockets.
+/// Sends a request for sockets and receives them.
 async fn round_trip(
     channel: &AsyncFd<Arc<OwnedFd>>,
     request: SocketRequest,
 ) -> io::Result<Vec<OwnedFd>> {
-    let bytes = request.bytes();
-    channel
-        .async_io(Interest::WRITABLE, |fd| {
-            // SAFETY: pointer and length are of `bytes`; the descriptor is open while `channel` is.
-            let sent = unsafe {
-                libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL)
-            };
-            if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-        })
-        .await
-        .map_err(pod_gone)?;
-    let (sockets, errno) = channel
-        .async_io(Interest::READABLE, |fd| receive(fd.as_raw_fd()))
-        .await
-        .map_err(pod_gone)?;
+    let (sockets, (_, errno)) = exchange(channel, request, &[]).await?;
     if sockets.is_empty() { Err(io::Error::from_raw_os_error(errno)) } else { Ok(sockets) }
+}
+
+/// Sends a request and receives what it is answered with.
+async fn exchange(
+    channel: &AsyncFd<Arc<OwnedFd>>,
+    request: SocketRequest,
+    fds: &[RawFd],
+) -> io::Result<Answer> {
+    let send = |fd: &Arc<OwnedFd>| {
+        let sent = scm_rights::send(fd.as_raw_fd(), &request.bytes(), fds);
+        sent.map_err(io::Error::from_raw_os_error)
+    };
+    channel.async_io(Interest::WRITABLE, send).await.map_err(pod_gone)?;
+    channel.async_io(Interest::READABLE, |fd| receive(fd.as_raw_fd())).await.map_err(pod_gone)
 }
 
 fn pod_gone(error: io::Error) -> io::Error {
     io::Error::new(io::ErrorKind::HostUnreachable, format!("the pod has been removed: {error}"))
 }
 
-fn receive(channel: RawFd) -> io::Result<(Vec<OwnedFd>, i32)> {
+/// Sockets, and a message.
+type Answer = (Vec<OwnedFd>, (u32, i32));
+
+fn receive(channel: RawFd) -> io::Result<Answer> {
     let (mut text, mut fds) = ([0u8; 8], [-1; MAX_FDS]);
     let received = scm_rights::receive(channel, &mut text, &mut fds);
     let (read, count) = received.map_err(io::Error::from_raw_os_error)?;
@@ -211,5 +237,5 @@ fn receive(channel: RawFd) -> io::Result<(Vec<OwnedFd>, i32)> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let sockets = fds.iter().take(count).map(|fd| owned(*fd)).collect::<io::Result<_>>()?;
-    Ok((sockets, syscalls::parse(text).1))
+    Ok((sockets, syscalls::parse(text)))
 }

@@ -4,12 +4,13 @@ use super::{
     child::{Descriptors, HostChild},
     clone::{Stack, clone_vfork},
     exec_plan::ExecPlan,
-    fd::{pid_of, pidfd_open, pipe, user_namespace},
+    fd::{namespace, pid_of, pidfd_open, pipe},
     launch::{Launch, LaunchError, LaunchTarget, Security},
     pause::{self, Pause, PauseConfig, StartingPause},
     privileges,
     process::{KillScope, Process, ThreadGuard},
     reports::{Reports, Starter},
+    router::Router,
     starting::StartingProcess,
     stdio::StdioPair,
     syscalls,
@@ -17,7 +18,7 @@ use super::{
     zygote::{self, Slot, Zygote},
     zygote_process,
 };
-use kube_embedded_core::task::catch_blocking;
+use kube_embedded_core::{network::Addresses, task::catch_blocking};
 use std::{
     cell::RefCell,
     fs::File,
@@ -113,6 +114,14 @@ impl Spawner {
         }
     }
 
+    /// Creates the network between the pods of a cluster.
+    pub(crate) async fn router(&self, addresses: Addresses) -> Result<Arc<Router>, LaunchError> {
+        let guard = self.guard();
+        let starting = self.on_thread(move |thread| thread.router(&addresses, guard)).await?;
+        let held = wait(move || starting.wait()).await?;
+        Router::new(held, &addresses).map(Arc::new)
+    }
+
     /// Returns the guard that a process has to hold so that the thread outlives it.
     pub(super) fn guard(&self) -> ThreadGuard {
         ThreadGuard::new(self.jobs.clone())
@@ -169,8 +178,16 @@ impl ForkThread {
         config: &PauseConfig,
         guard: ThreadGuard,
     ) -> Result<StartingPause, LaunchError> {
-        pause::start(config, guard, |request, socket| {
-            self.fork(request, zygote_process::PAUSE, &[socket.as_raw_fd()])
+        pause::start(config, guard, |request, fds| self.fork(request, zygote_process::PAUSE, fds))
+    }
+
+    pub(super) fn router(
+        &self,
+        addresses: &Addresses,
+        guard: ThreadGuard,
+    ) -> Result<StartingPause, LaunchError> {
+        pause::start_router(addresses, guard, |request, fds| {
+            self.fork(request, zygote_process::ROUTER, fds)
         })
     }
 
@@ -185,7 +202,10 @@ impl ForkThread {
         let (join, in_container, scope) = match &launch.target {
             LaunchTarget::Host { .. } => (None, None, KillScope::GroupAndSurvivors),
             LaunchTarget::Container(container) => {
-                (Some(&container.pause), None, KillScope::Process)
+                // Others are in its pid namespace if it is another container's.
+                let shares = container.shares_processes_of.is_some();
+                let scope = if shares { KillScope::Group } else { KillScope::Process };
+                (Some(&container.pause), None, scope)
             }
             LaunchTarget::Exec(process) => (Some(process), pid_of(process), KillScope::Group),
         };
@@ -196,11 +216,15 @@ impl ForkThread {
         let (first, zygote) = match join {
             None => (Some(self.start_on_host(&plan, report_end.as_raw_fd(), streams)?), None),
             Some(join) => {
-                let namespace = owner.map(|_| user_namespace(join)).transpose().map_err(failed)?;
+                let user_namespace =
+                    owner.map(|_| namespace(join, "user")).transpose().map_err(failed)?;
                 let mut fds = vec![report_end.as_raw_fd()];
                 fds.extend(streams);
                 fds.push(join.as_raw_fd());
-                fds.extend(namespace.iter().map(AsRawFd::as_raw_fd));
+                if let LaunchTarget::Container(container) = &launch.target {
+                    fds.extend(container.shares_processes_of.iter().map(|fd| fd.as_raw_fd()));
+                }
+                fds.extend(user_namespace.iter().map(AsRawFd::as_raw_fd));
                 let zygote = self.fork(&plan, zygote_process::PROGRAM, &fds);
                 let zygote: Arc<dyn Starter> = zygote.map_err(|e| LaunchError::Step("fork", e))?;
                 (None, Some(zygote))

@@ -34,6 +34,9 @@ pub(super) const STEPS: &[&str] = &[
     "set the user and the groups",
     "drop capabilities",
     "install the seccomp profile",
+    "map the user into the namespace",
+    "create the network of the cluster",
+    "connect the pod to the network of the cluster",
 ];
 
 /// Index into [`STEPS`].
@@ -64,6 +67,9 @@ pub(super) enum Step {
     User,
     Capabilities,
     Seccomp,
+    Map,
+    Router,
+    Link,
 }
 
 /// Tags of messages that are not failed steps.
@@ -266,7 +272,7 @@ mod tests {
 
     #[test]
     fn every_step_has_a_description() {
-        assert_eq!(STEPS.len(), Step::Seccomp as usize + 1);
+        assert_eq!(STEPS.len(), Step::Link as usize + 1);
         assert_eq!(parse(message(PID, -5)), (PID, -5));
     }
 }

@@ -47,7 +47,13 @@ impl Fixture {
     }
 
     async fn pause_as(&self, user: u32) -> Pause {
-        let config = PauseConfig { hostname: "web-0".to_owned(), address: POD, user, group: user };
+        let config = PauseConfig {
+            hostname: "web-0".to_owned(),
+            address: POD,
+            link: None,
+            user,
+            group: user,
+        };
         let pause = self.spawner.pause(config).await.unwrap();
         *self.ids.lock().unwrap() = pause.ids;
         *self.user.lock().unwrap() = (user, user);
@@ -56,6 +62,7 @@ impl Fixture {
 
     fn container(&self, pause: &Pause) -> Container {
         Container {
+            shares_processes_of: None,
             pause: pause.process.pidfd(),
             root: RootFs::Overlay(self.root.0.clone()),
             read_only: false,
@@ -193,7 +200,7 @@ async fn namespace_sockets_connect_into_a_pod_and_listen_in_it() {
     }
     let fixture = Fixture::new();
     let pause = fixture.pause().await;
-    let sockets = NamespaceSockets::new(&pause).unwrap();
+    let sockets = NamespaceSockets::new(&pause, false).unwrap();
     let place = || LaunchTarget::Container(Box::new(fixture.container(&pause)));
     let server = fixture.run(place(), &["/tool", "serve", "8080"]).await.unwrap();
     let mut out = server.streams().unwrap().stdout;

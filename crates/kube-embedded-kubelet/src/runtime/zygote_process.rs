@@ -9,7 +9,9 @@ use super::{
     clone::clone,
     exec_plan::ExecPlan,
     pause_process::{self, PARENT, PauseRequest, SOCKET},
-    privileges, scm_rights,
+    privileges,
+    router_process::{self, RouterRequest},
+    scm_rights,
     syscalls::{self, Step},
     wire::Wire,
 };
@@ -30,6 +32,7 @@ pub(super) const NAME: &CStr = c"kube-embedded-zygote";
 
 /// The kinds of requests.
 pub(super) const PAUSE: u8 = b'p';
+pub(super) const ROUTER: u8 = b'r';
 pub(super) const PROGRAM: u8 = b'x';
 
 /// The most descriptors that come with a request: what it says, and those of [`child::Descriptors`].
@@ -134,7 +137,12 @@ fn start(kind: u8, fds: &[c_int]) -> ! {
     match kind {
         PAUSE => {
             if let Some(request) = PauseRequest::get(&mut bytes) {
-                pause_process::run(&request, *report);
+                pause_process::run(&request, *report, rest.first().copied());
+            }
+        }
+        ROUTER => {
+            if let Some(request) = RouterRequest::get(&mut bytes) {
+                router_process::run(&request, *report);
             }
         }
         _ => {

@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{IsTerminal, Read, Write},
-    net::{TcpListener, TcpStream, ToSocketAddrs},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, ToSocketAddrs, UdpSocket},
     process::exit,
     sync::atomic::{AtomicBool, Ordering},
     thread::{park, sleep},
@@ -22,6 +22,8 @@ unsafe extern "C" {
     fn kill(pid: i32, signal: i32) -> i32;
     fn unshare(flags: i32) -> i32;
     fn fork() -> i32;
+    fn socket(domain: i32, kind: i32, protocol: i32) -> i32;
+    fn sendto(file: i32, bytes: *const u8, length: usize, flags: i32, to: *const u8, size: u32) -> isize;
 }
 
 extern "C" fn on_term(_: i32) {
@@ -133,6 +135,57 @@ fn run(args: &[&str]) {
             stream.read_to_string(&mut text).unwrap();
             println!("{text}");
         }
+        // Tells each client its address.
+        ["tell", address] => {
+            let listener = TcpListener::bind(address).unwrap();
+            println!("listening");
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = write!(stream, "{}", stream.peer_addr().unwrap().ip());
+            }
+        }
+        ["reach", address] => match TcpStream::connect(address) {
+            Ok(mut stream) => {
+                let mut text = String::new();
+                stream.read_to_string(&mut text).unwrap();
+                println!("{text}");
+            }
+            Err(error) => println!("{}", error.kind()),
+        },
+        // Sends datagrams back, with the name of the pod before them.
+        ["echo", address] => {
+            let socket = UdpSocket::bind(address).unwrap();
+            let (mut datagram, name) = ([0; 2048], env::var("POD_NAME").unwrap_or_default());
+            println!("listening");
+            while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+                let text = String::from_utf8_lossy(&datagram[..length]).into_owned();
+                let _ = socket.send_to(format!("{name} {text}").as_bytes(), from);
+            }
+        }
+        // Asks again, since datagrams may be lost.
+        ["ask", address, text] => {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect(address).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            let mut datagram = [0; 2048];
+            let answer = (0..20).find_map(|_| {
+                socket.send(text.as_bytes()).ok()?;
+                socket.recv(&mut datagram).ok()
+            });
+            match answer {
+                Some(length) => println!("{}", String::from_utf8_lossy(&datagram[..length])),
+                None => println!("no answer"),
+            }
+        }
+        // Tells the senders of datagrams.
+        ["hear", address] => {
+            let socket = UdpSocket::bind(address).unwrap();
+            println!("listening");
+            while let Ok((_, from)) = socket.recv_from(&mut [0; 2048]) {
+                println!("from {}", from.ip());
+            }
+        }
+        ["forge", from, to] => forge(from.parse().unwrap(), to.parse().unwrap()),
         ["resolve", name] => match (name, 0).to_socket_addrs() {
             Ok(found) => {
                 let mut found: Vec<_> = found.map(|at| at.ip().to_string()).collect();
@@ -241,6 +294,22 @@ fn run(args: &[&str]) {
             exit(2);
         }
     }
+}
+
+/// Sends a datagram that claims to come from another address, which takes CAP_NET_RAW.
+fn forge(from: Ipv4Addr, to: SocketAddrV4) {
+    let port = to.port().to_be_bytes();
+    let ip = [0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0];
+    let udp = [&[0x11, 0x11][..], &port, &[0, 9, 0, 0, b'x']].concat();
+    let packet = [&ip[..], &from.octets(), &to.ip().octets(), &udp].concat();
+    let family = 2_u16.to_ne_bytes();
+    let address = [&family[..], &port, &to.ip().octets(), &[0; 8]].concat();
+    let sent = unsafe {
+        // AF_INET, SOCK_RAW, IPPROTO_RAW: the header is the sender's.
+        let file = socket(2, 3, 255);
+        sendto(file, packet.as_ptr(), packet.len(), 0, address.as_ptr(), 16)
+    };
+    println!("{}", if sent == 29 { "sent".to_owned() } else { std::io::Error::last_os_error().to_string() });
 }
 
 /// Serves HTTP and responds with the name of the pod, any number of times per connection.

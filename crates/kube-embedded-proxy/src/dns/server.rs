@@ -37,9 +37,14 @@ pub(super) async fn serve_pod(resolver: Arc<Resolver>, sockets: Arc<dyn PodSocke
     }
 }
 
-/// Answers datagrams to an address of the host, until dropped.
-pub(super) async fn serve_udp(resolver: Arc<Resolver>, at: SocketAddr, backoff: Backoff) {
-    if let Some(socket) = bind(at, backoff, || UdpSocket::bind(at)).await {
+/// Answers datagrams to an address, until dropped.
+pub(super) async fn serve_udp(
+    resolver: Arc<Resolver>,
+    sockets: Arc<dyn PodSockets>,
+    at: SocketAddr,
+    backoff: Backoff,
+) {
+    if let Some(socket) = bind(at, backoff, || sockets.bind_udp(at)).await {
         serve_datagrams(&resolver, &socket).await;
     }
 }

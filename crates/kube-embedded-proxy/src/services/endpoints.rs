@@ -63,16 +63,17 @@ impl Endpoints {
 }
 
 impl Endpoints {
-    /// Collects the endpoints of the Service port of this name.
+    /// Collects the endpoints of the Service port of this name and protocol.
     pub(crate) fn of_port<'a>(
         slices: impl IntoIterator<Item = &'a EndpointSlice>,
         port_name: &str,
+        protocol: &str,
     ) -> Self {
         let mut all = Self::default();
         for slice in slices {
             let ports = slice.ports.iter().flatten().filter(|p| {
                 p.name.as_deref().unwrap_or_default() == port_name
-                    && p.protocol.as_deref().unwrap_or("TCP") == "TCP"
+                    && p.protocol.as_deref().unwrap_or("TCP") == protocol
             });
             for port in ports.filter_map(|p| p.port.and_then(port_number)) {
                 for endpoint in endpoint_slice::endpoints(slice) {

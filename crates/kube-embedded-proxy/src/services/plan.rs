@@ -64,6 +64,11 @@ pub(crate) struct ServicePlan {
     /// Ports to publish on an external address; empty unless the Service is a load balancer that is
     /// served here.
     pub(crate) load_balancer: Vec<LbPort>,
+    /// The same for UDP: listeners on the host, and cluster IPs that exist only in the network of the pods.
+    pub(crate) udp_host: BTreeMap<SocketAddr, RouteKey>,
+    pub(crate) udp_pods: BTreeMap<SocketAddr, FromPods>,
+    /// UDP ports to publish on the external address, if there is one.
+    pub(crate) udp_load_balancer: Vec<LbPort>,
     /// Ports that are accepted and not served, as `name/PROTOCOL`.
     pub(crate) unsupported: Vec<String>,
     /// Endpoints in slices that are outside the cluster, and so are not connected to.
@@ -92,14 +97,19 @@ pub(crate) fn plan<'a>(
     for port in spec.ports.iter().flatten() {
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let name = port.name.clone().unwrap_or_default();
-        if protocol != "TCP" {
+        let protocol_is_served = match topology {
+            Topology::Embedded(_) => matches!(protocol, "TCP" | "UDP"),
+            Topology::External(_) => protocol == "TCP",
+        };
+        if !protocol_is_served {
             let shown = if name.is_empty() { port.port.to_string() } else { name };
             plan.unsupported.push(format!("{shown}/{protocol}"));
             continue;
         }
-        let mut endpoints = Endpoints::of_port(slices.clone(), &name);
+        let mut endpoints = Endpoints::of_port(slices.clone(), &name, protocol);
         plan.outside.extend(endpoints.remove_unless(|at| topology.is_within(at)));
-        let mut planner = ListenerPlanner { plan: &mut plan, spec, port, name };
+        let is_udp = protocol == "UDP";
+        let mut planner = ListenerPlanner { plan: &mut plan, spec, port, name, is_udp };
         match topology {
             Topology::Embedded(embedded) => {
                 planner.node_ports(embedded);
@@ -125,7 +135,8 @@ pub(crate) fn port_routing<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     topology: &Topology,
 ) -> Routing {
-    let mut endpoints = Endpoints::of_port(slices, port.name.as_deref().unwrap_or_default());
+    let name = port.name.as_deref().unwrap_or_default();
+    let mut endpoints = Endpoints::of_port(slices, name, "TCP");
     // The reconciler of Services reports them.
     endpoints.remove_unless(|at| topology.is_within(at));
     match topology {
@@ -162,9 +173,18 @@ struct ListenerPlanner<'a> {
     spec: &'a ServiceSpec,
     port: &'a ServicePort,
     name: String,
+    is_udp: bool,
 }
 
 impl ListenerPlanner<'_> {
+    fn host(&mut self) -> &mut BTreeMap<SocketAddr, RouteKey> {
+        if self.is_udp { &mut self.plan.udp_host } else { &mut self.plan.host }
+    }
+
+    fn pods(&mut self) -> &mut BTreeMap<SocketAddr, FromPods> {
+        if self.is_udp { &mut self.plan.udp_pods } else { &mut self.plan.pods }
+    }
+
     fn node_ports(&mut self, embedded: &EmbeddedNodes) {
         let typed = matches!(self.spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
         let Some(node_port) = self.port.node_port.and_then(port_number).filter(|_| typed) else {
@@ -176,7 +196,8 @@ impl ListenerPlanner<'_> {
                 false => Scope::Cluster,
             };
             let at = SocketAddr::from((*address, node_port));
-            self.plan.host.insert(at, RouteKey { port: self.name.clone(), scope });
+            let key = RouteKey { port: self.name.clone(), scope };
+            self.host().insert(at, key);
         }
     }
 
@@ -189,11 +210,12 @@ impl ListenerPlanner<'_> {
             let at = SocketAddr::new(address, port);
             // A client on the host belongs to no node, so `Local` means nothing for it.
             if embedded.cluster_ips_on_host() {
-                self.plan.host.insert(at, anywhere.clone());
+                self.host().insert(at, anywhere.clone());
             } else if is_local(&self.spec.internal_traffic_policy) {
-                self.plan.pods.insert(at, FromPods::SameNode { port: self.name.clone() });
+                let port = self.name.clone();
+                self.pods().insert(at, FromPods::SameNode { port });
             } else {
-                self.plan.pods.insert(at, FromPods::Anywhere(anywhere.clone()));
+                self.pods().insert(at, FromPods::Anywhere(anywhere.clone()));
             }
         }
     }
@@ -208,7 +230,11 @@ impl ListenerPlanner<'_> {
             false => Scope::Cluster,
         };
         let route = RouteKey { port: self.name.clone(), scope };
-        self.plan.load_balancer.push(LbPort { port, route });
+        let published = LbPort { port, route };
+        match self.is_udp {
+            true => self.plan.udp_load_balancer.push(published),
+            false => self.plan.load_balancer.push(published),
+        }
     }
 
     /// Plans the endpoints of every scope that a listener of this port has.
@@ -220,9 +246,11 @@ impl ListenerPlanner<'_> {
     ) {
         let nodes = || embedded.nodes.iter().map(|(name, _)| name.as_str());
         let plan = &mut *self.plan;
-        let mut keys: BTreeSet<RouteKey> = plan.host.values().cloned().collect();
-        keys.extend(plan.load_balancer.iter().map(|port| port.route.clone()));
-        for from_pods in plan.pods.values() {
+        let on_host = plan.host.values().chain(plan.udp_host.values());
+        let mut keys: BTreeSet<RouteKey> = on_host.cloned().collect();
+        let published = plan.load_balancer.iter().chain(&plan.udp_load_balancer);
+        keys.extend(published.map(|port| port.route.clone()));
+        for from_pods in plan.pods.values().chain(plan.udp_pods.values()) {
             match from_pods {
                 FromPods::Anywhere(key) => drop(keys.insert(key.clone())),
                 FromPods::SameNode { port } => keys.extend(nodes().map(|node| RouteKey {

@@ -4,7 +4,8 @@ use super::{
     objects::Objects,
     plan::{self, Action, ServicePlan},
     pod_listeners::{PodInfo, PodListeners, max_listeners},
-    state::{ServiceState, Serving},
+    state::{ServiceState, Serving, UdpPlan},
+    udp::{Side, UdpListeners},
 };
 use crate::{
     config::{Config, Topology},
@@ -16,7 +17,7 @@ use crate::{
 };
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
-use kube_embedded_core::{events::Recorder, informer::ObjectKey};
+use kube_embedded_core::{events::Recorder, informer::ObjectKey, network::HostSockets};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -35,6 +36,7 @@ pub(super) struct ServiceReconciler {
     pod_network: (Ipv4Addr, u8),
     services: BTreeMap<ObjectKey, ServiceState>,
     pod_listeners: PodListeners,
+    udp_listeners: UdpListeners,
     pub(super) statuses: LbStatusWriter<Service>,
     /// Services with a failed bind or write, which are retried.
     pub(super) unfinished: BTreeSet<ObjectKey>,
@@ -60,6 +62,7 @@ impl ServiceReconciler {
             pod_network: config.addresses.pod_network(),
             services: BTreeMap::new(),
             pod_listeners: PodListeners::new(network.clone()),
+            udp_listeners: UdpListeners::default(),
             statuses: LbStatusWriter::new(client, COMPONENT),
             unfinished: BTreeSet::new(),
             dns: config.addresses.dns().to_string(),
@@ -92,12 +95,16 @@ impl ServiceReconciler {
                 planned.push((key, service, plan));
             }
         }
-        let pod_listeners_affected = pods_changed || removed || !planned.is_empty();
+        let services_changed = removed || !planned.is_empty();
+        let pod_listeners_affected = pods_changed || services_changed;
         for (key, service, plan) in planned {
             self.open(&key, &service, plan);
         }
         if pod_listeners_affected {
             self.sync_pod_listeners(objects);
+        }
+        if services_changed {
+            self.sync_udp_listeners();
         }
     }
 
@@ -127,10 +134,12 @@ impl ServiceReconciler {
         let Some(state) = self.services.get_mut(key) else { return };
         state.sync_routes(&plan);
         let cluster_ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_ref());
-        // The DNS server receives the pods' datagrams itself.
+        // The DNS server receives datagrams itself.
         let is_dns = cluster_ip == Some(&self.dns);
-        for unsupported in plan.unsupported.iter().filter(|_| !is_dns) {
-            let message = format!("port {unsupported} is not served: only TCP is supported");
+        state.udp = if is_dns { UdpPlan::default() } else { UdpPlan::of(&plan) };
+        for unsupported in &plan.unsupported {
+            let message =
+                format!("port {unsupported} is not served: its protocol is not supported");
             state.warn_once(&self.serving, "UnsupportedProtocol", &message);
         }
         if let Some(first) = plan.outside.first() {
@@ -221,16 +230,19 @@ impl ServiceReconciler {
 
     /// Syncs the listeners for cluster IPs inside pods.
     pub(super) fn sync_pod_listeners(&mut self, objects: &Objects) {
-        let topology = &self.ownership.topology;
-        if !matches!(topology, Topology::Embedded(nodes) if !nodes.cluster_ips_on_host()) {
-            return;
-        }
+        let embedded = match &self.ownership.topology {
+            Topology::Embedded(embedded) if !embedded.cluster_ips_on_host() => embedded,
+            _ => return,
+        };
         let mut desired = BTreeMap::new();
         for state in self.services.values() {
             for (at, from_pods) in &state.pods {
-                if let Some(route) = state.pod_route(from_pods, topology) {
+                if let Some(route) = state.pod_route(from_pods, embedded) {
                     desired.insert(*at, route);
                 }
+            }
+            if self.serving.network.router().is_some() {
+                desired.extend(state.host_routes());
             }
         }
         let pods = pods_by_address(objects);
@@ -242,6 +254,17 @@ impl ServiceReconciler {
             );
             self.warn(left_out, "ClusterAddressNotOpened", &message);
         }
+    }
+
+    /// Syncs the UDP ports of all Services. Pods without a network between them reach none.
+    fn sync_udp_listeners(&mut self) {
+        let Topology::Embedded(embedded) = &self.ownership.topology else { return };
+        let desired = self.services.values().flat_map(|state| state.udp_routes(embedded)).collect();
+        let network = &self.serving.network;
+        self.udp_listeners.sync(desired, network, |side| match side {
+            Side::Host => Some(Arc::new(HostSockets)),
+            Side::Pods => network.router().cloned(),
+        });
     }
 
     /// Reports an error of a listener. One that could not listen is opened again later.

@@ -2,10 +2,11 @@
 
 use super::{
     plan::{self, Action, FromPods, LbPort, RouteKey, Scope, ServicePlan},
-    pod_listeners::PodRoute,
+    pod_listeners::{NodeRoute, PodRoute},
+    udp::Side,
 };
 use crate::{
-    config::Topology,
+    config::{EmbeddedNodes, Topology},
     data_plane::{BoundPort, DataPlane, ListenerHandle, TcpProxy},
     load_balancer::{LbStatus, PortResult},
     route::{Affinity, Route},
@@ -38,9 +39,29 @@ pub(super) struct ServiceState {
     listeners: BTreeMap<SocketAddr, (RouteKey, ListenerHandle)>,
     /// Addresses inside pods.
     pub(super) pods: BTreeMap<SocketAddr, FromPods>,
+    /// UDP ports on the host, inside pods and of the load balancer.
+    pub(super) udp: UdpPlan,
     pub(super) load_balancer: Option<LoadBalancer>,
     /// The warnings that were reported, so that each is reported once.
     reported: BTreeSet<String>,
+}
+
+/// The UDP ports of a Service.
+#[derive(Default)]
+pub(super) struct UdpPlan {
+    host: BTreeMap<SocketAddr, RouteKey>,
+    pods: BTreeMap<SocketAddr, FromPods>,
+    load_balancer: Vec<LbPort>,
+}
+
+impl UdpPlan {
+    pub(super) fn of(plan: &ServicePlan) -> Self {
+        Self {
+            host: plan.udp_host.clone(),
+            pods: plan.udp_pods.clone(),
+            load_balancer: plan.udp_load_balancer.clone(),
+        }
+    }
 }
 
 /// The external address of a Service.
@@ -60,6 +81,7 @@ impl ServiceState {
             affinities: BTreeMap::new(),
             listeners: BTreeMap::new(),
             pods: BTreeMap::new(),
+            udp: UdpPlan::default(),
             load_balancer: None,
             reported: BTreeSet::new(),
         }
@@ -169,18 +191,62 @@ impl ServiceState {
     }
 
     /// Returns the route of a cluster IP as seen from pods.
-    pub(super) fn pod_route(&self, from_pods: &FromPods, topology: &Topology) -> Option<PodRoute> {
+    pub(super) fn pod_route(
+        &self,
+        from_pods: &FromPods,
+        embedded: &EmbeddedNodes,
+    ) -> Option<PodRoute> {
         match from_pods {
             FromPods::Anywhere(key) => self.routes.get(key).cloned().map(PodRoute::Anywhere),
             FromPods::SameNode { port } => {
-                let of_node = |(node, _): &(String, _)| {
+                let of_node = |(index, (node, _)): (u8, &(String, _))| {
                     let scope = Scope::Node(node.clone());
                     let key = RouteKey { port: port.clone(), scope };
-                    Some((node.clone(), self.routes.get(&key)?.clone()))
+                    let (node, pods) = (node.clone(), embedded.addresses.pods(index));
+                    Some(NodeRoute { node, pods, route: self.routes.get(&key)?.clone() })
                 };
-                Some(PodRoute::SameNode(topology.nodes().iter().filter_map(of_node).collect()))
+                let nodes = (0..).zip(&embedded.nodes);
+                Some(PodRoute::SameNode(nodes.filter_map(of_node).collect()))
             }
         }
+    }
+
+    /// Returns the routes of UDP ports. What the host serves, the network of the pods serves too.
+    pub(super) fn udp_routes(
+        &self,
+        embedded: &EmbeddedNodes,
+    ) -> Vec<((Side, SocketAddr), PodRoute)> {
+        let UdpPlan { host, pods, load_balancer } = &self.udp;
+        let mut routes = Vec::new();
+        let external = self.load_balancer.iter().flat_map(|balancer| balancer.ports.values());
+        let external = external.map(SocketAddr::ip).next();
+        let published = load_balancer
+            .iter()
+            .filter_map(|port| Some((SocketAddr::new(external?, port.port), port.route.clone())));
+        for (at, key) in host.iter().map(|(at, key)| (*at, key.clone())).chain(published) {
+            let route = self.routes.get(&key).cloned().map(PodRoute::Anywhere);
+            routes.extend(route.clone().map(|route| ((Side::Host, at), route)));
+            routes.extend(route.map(|route| ((Side::Pods, at), route)));
+        }
+        for (at, from_pods) in pods {
+            let route = self.pod_route(from_pods, embedded);
+            routes.extend(route.map(|route| ((Side::Pods, *at), route)));
+        }
+        routes
+    }
+
+    /// Returns the addresses that the host listens on, as pods reach them: a load balancer also at the
+    /// ports that the host could not bind.
+    pub(super) fn host_routes(&self) -> impl Iterator<Item = (SocketAddr, PodRoute)> {
+        let route = |key| self.routes.get(key).cloned().map(PodRoute::Anywhere);
+        let bound =
+            self.listeners.iter().filter_map(move |(at, (key, _))| Some((*at, route(key)?)));
+        let published = self.load_balancer.iter().flat_map(|balancer| &balancer.ports);
+        let requested = published.filter_map(move |(port, at)| {
+            let (key, _) = self.listeners.get(at)?;
+            Some((SocketAddr::new(at.ip(), *port), route(key)?))
+        });
+        bound.chain(requested)
     }
 
     /// Unpublishes ports that are on none of these addresses: another one was requested.

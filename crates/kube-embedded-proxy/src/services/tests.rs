@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use std::io;
 use tokio::{
     io::AsyncReadExt,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
 };
 
 /// Starts an endpoint that sends a letter to each client.
@@ -177,12 +177,15 @@ async fn external_address_is_kept_until_released() {
 async fn unserved_port_is_reported_and_retried() {
     let fixture = ClusterFixture::new().await;
     let spec = json!({ "ports": [
-        { "name": "dns", "port": 5353, "protocol": "UDP" },
+        { "name": "dns", "port": 5353, "protocol": "SCTP" },
         { "name": "web", "port": 8080 },
     ]});
     fixture.service("mixed", spec).await;
     let event = fixture.event("UnsupportedProtocol").await;
-    assert_eq!(event.message.unwrap(), "port dns/UDP is not served: only TCP is supported");
+    assert_eq!(
+        event.message.unwrap(),
+        "port dns/SCTP is not served: its protocol is not supported"
+    );
 
     let taken = TcpListener::bind((fixture.addresses.node(0), 30_999)).await.unwrap();
     let spec = json!({ "type": "NodePort", "ports": [{ "port": 8081, "nodePort": 30_999 }] });
@@ -286,6 +289,10 @@ impl PodSockets for FakePod {
             let _ = self.listening.send((on, listener.local_addr()?));
             Ok(listener)
         })
+    }
+
+    fn bind_udp(&self, _: SocketAddr) -> BoxFuture<'_, io::Result<UdpSocket>> {
+        Box::pin(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)))
     }
 }
 

@@ -7,8 +7,8 @@ Refused:
   - hostPath volumes, but below the directories of --allow-host-path; pods that violate the level of
     the pod-security.kubernetes.io labels of their namespace.
   - Resources that are not listed below: 404, as on a server without them.
-  - CronJobs, DaemonSets, StatefulSets, ReplicationControllers, PersistentVolumes and
-    PersistentVolumeClaims, except as a dry run: they are served only so that clients find none.
+  - CronJobs, DaemonSets, StatefulSets, PersistentVolumes and PersistentVolumeClaims, except as a dry
+    run: they are served only so that clients find none.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
   - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
     metrics, and nothing is limited.
@@ -18,8 +18,8 @@ Refused:
 Accepted but ignored:
   - Pods: limits of processor time without delegated cgroups, readinessGates, hostNetwork, hostPID,
     hostIPC, shareProcessNamespace, sysctls, persistent volumes, supplementary groups and fsGroup if the
-    cluster runs as an ordinary user, ephemeral containers (`kubectl debug POD`). An event of the pod,
-    UnsupportedField, lists what is not honored on this machine.
+    cluster runs as an ordinary user. An event of the pod, UnsupportedField, lists what is not honored on
+    this machine.
   - Pods in the plain sandbox: all volume mounts, including the service account token; only static
     programs run.
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and

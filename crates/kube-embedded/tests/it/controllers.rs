@@ -1,6 +1,8 @@
 //! The controllers on a real API, with a fake kubelet.
 
 mod jobs;
+mod replication_controllers;
+mod taints;
 
 use crate::fixture::{
     controllers::{ControllerFixture, NAMESPACE, deployment, is_rolled_out, service},
@@ -213,6 +215,56 @@ async fn object_is_deleted_with_its_last_owner() {
     fixture.wait_for::<Secret>("owned", |secret| secret.owner_references().len() == 1).await;
     maps.delete("b", &DeleteParams::default()).await.unwrap();
     fixture.wait_for_all::<Secret>(|remaining| remaining.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreground_deletion_ends_in_a_circle_of_owners() {
+    let fixture = ControllerFixture::new().await;
+    let maps: Api<ConfigMap> = fixture.api();
+    let mut uids = Vec::new();
+    for name in ["a", "b", "c"] {
+        let mut map = ConfigMap::default();
+        map.metadata.name = Some(name.into());
+        uids.push(maps.create(&PostParams::default(), &map).await.unwrap().uid().unwrap());
+    }
+    for (name, owner, uid) in [("a", "c", &uids[2]), ("b", "a", &uids[0]), ("c", "b", &uids[1])] {
+        let reference = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "name": owner, "uid": uid,
+            "controller": true, "blockOwnerDeletion": true,
+        });
+        let patch = json!({ "metadata": { "ownerReferences": [reference] } });
+        fixture.patch::<ConfigMap>(name, patch).await;
+    }
+    maps.delete("a", &DeleteParams::foreground()).await.unwrap();
+    fixture
+        .wait_for_all::<ConfigMap>(|left| {
+            !left.iter().any(|map| uids.contains(&map.uid().unwrap()))
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_written_by_hand_are_mirrored_to_slices() {
+    let fixture = ControllerFixture::new().await;
+    let mut object = service("db");
+    object.spec.as_mut().unwrap().selector = None;
+    fixture.create(&object).await;
+    let subsets = |ip: &str| json!([{ "addresses": [{ "ip": ip }], "ports": [{ "port": 5432 }] }]);
+    let endpoints = json!({ "metadata": { "name": "db" }, "subsets": subsets("10.1.2.3") });
+    fixture.create(&serde_json::from_value::<Endpoints>(endpoints).unwrap()).await;
+    let lists = |slices: &[EndpointSlice], ip: &str| {
+        let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+        slices.len() == 1 && endpoints.into_iter().all(|endpoint| endpoint.addresses == [ip])
+    };
+    let slices = fixture.wait_for_all(|slices| lists(slices, "10.1.2.3")).await;
+    assert_eq!(slices[0].labels()["kubernetes.io/service-name"], "db");
+    assert_eq!(slices[0].owner_references()[0].kind, "Endpoints");
+    assert_eq!(slices[0].ports.as_ref().unwrap()[0].port, Some(5432));
+    fixture.patch::<Endpoints>("db", json!({ "subsets": subsets("10.2.3.4") })).await;
+    fixture.wait_for_all(|slices| lists(slices, "10.2.3.4")).await;
+    let api: Api<Endpoints> = fixture.api();
+    api.delete("db", &DeleteParams::default()).await.unwrap();
+    fixture.wait_for_all::<EndpointSlice>(|slices| slices.is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -390,3 +390,59 @@ async fn kubectl_logs_covers_init_containers_and_previous_runs() {
     in_time(kube::runtime::wait::await_condition(pods, "crash", restarted)).await.unwrap();
     expect_lines("logs crash -p", &["last words"]).await;
 }
+
+/// Adds an ephemeral container to the pod `one`.
+async fn add_ephemeral(
+    cluster: &kube_embedded::Cluster,
+    name: &str,
+    target: Option<&str>,
+) -> fixture::Response {
+    let container = json!({
+        "name": name, "image": "tool:1.0", "command": ["/tool", "wait"], "targetContainerName": target,
+    });
+    let patch = json!({ "spec": { "ephemeralContainers": [container] } });
+    let path = "/api/v1/namespaces/default/pods/one/ephemeralcontainers";
+    fixture::patch(cluster, path, "application/strategic-merge-patch+json", &patch).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ephemeral_container_starts_in_running_pod_and_sees_processes_of_its_target() {
+    for sandbox in sandboxes().await {
+        let cluster = cluster(Some(sandbox)).await;
+        run(&cluster, "one", tool(&["wait"])).await;
+        let added = add_ephemeral(&cluster, "alone", None).await;
+        assert_eq!(added.code, 200, "{}", added.text);
+        let added = add_ephemeral(&cluster, "debugger", Some("app")).await;
+        assert_eq!(added.code, 200, "{}", added.text);
+        let pods = pods(cluster.client());
+        let started = |pod: Pod| {
+            let statuses = pod.status.unwrap().ephemeral_container_statuses.unwrap_or_default();
+            let running = |s: &k8s_openapi::api::core::v1::ContainerStatus| {
+                s.state.as_ref().is_some_and(|state| state.running.is_some())
+            };
+            (statuses.len() == 2 && statuses.iter().all(running))
+                .then_some(())
+                .ok_or_else(|| format!("{statuses:?}"))
+        };
+        eventually("both run", async || started(pods.get("one").await.unwrap())).await;
+        if sandbox == Sandbox::Namespaced {
+            for (container, expected) in [("alone", 2), ("debugger", 3)] {
+                let params = AttachParams::default().container(container);
+                let listed = ["/tool", "list", "/proc"];
+                let process = in_time(pods.exec("one", listed, &params)).await.unwrap();
+                let (out, err, _) = finish(process).await;
+                let processes = out.split_whitespace().filter(|name| name.parse::<u32>().is_ok());
+                assert_eq!(processes.count(), expected, "{container}: {out}{err}");
+            }
+        }
+        let path = "/api/v1/namespaces/default/pods/one/ephemeralcontainers";
+        let removal = json!({ "spec": { "ephemeralContainers": null } });
+        let refused =
+            fixture::patch(&cluster, path, "application/merge-patch+json", &removal).await;
+        assert_eq!(refused.code, 422, "{}", refused.text);
+        assert!(refused.text.contains("may not be removed"), "{}", refused.text);
+        // It does not keep the pod from ending.
+        in_time(pods.delete("one", &DeleteParams::default())).await.unwrap();
+        eventually("the pod is gone", async || pods.get_opt("one").await.unwrap().is_none()).await;
+    }
+}

@@ -24,6 +24,7 @@ mod ingress_traffic;
 mod kubectl;
 mod library;
 mod limits;
+mod pod_network;
 mod port_forward;
 mod python;
 mod rbac;

@@ -98,7 +98,6 @@ pub(super) static UNSUPPORTED: &[Field] = &[
     ),
     ignored("PodSpec", "preemptionPolicy", "ignored: no pod is preempted")
         .but(&["PreemptLowerPriority"]),
-    ignored("PodSpec", "ephemeralContainers", "ephemeral containers are not started"),
     refused(
         "PodSpec",
         "runtimeClassName",
@@ -151,13 +150,24 @@ pub(super) static UNSUPPORTED: &[Field] = &[
     ignored("SecurityContext", "windowsOptions", NO_WINDOWS),
     ignored("Container", "resizePolicy", "ignored: resources of a running container do not change"),
     ignored(
+        "EphemeralContainer",
+        "resizePolicy",
+        "ignored: resources of a running container do not change",
+    ),
+    ignored(
         "Container",
         "restartPolicy",
         "ignored: the restartPolicy of the pod holds for its main containers",
     )
     .within("containers"),
     ignored("Container", "restartPolicyRules", "ignored: the restartPolicy of the pod holds"),
+    ignored(
+        "EphemeralContainer",
+        "restartPolicyRules",
+        "ignored: the restartPolicy of the pod holds",
+    ),
     ignored("Container", "volumeDevices", "ignored: there are no block devices"),
+    ignored("EphemeralContainer", "volumeDevices", "ignored: there are no block devices"),
     ignored("ResourceRequirements", "claims", NO_CLAIMS),
     ignored("EnvVarSource", "fileKeyRef", "ignored: the variable is not set"),
     ignored("Lifecycle", "stopSignal", "ignored: containers are stopped by SIGTERM"),
@@ -242,6 +252,13 @@ pub(super) static HONORED: &[(&str, &str)] = &[
          securityContext startupProbe stdin stdinOnce terminationMessagePath terminationMessagePolicy tty volumeMounts \
          workingDir",
     ),
+    (
+        // Validation refuses some of these.
+        "EphemeralContainer",
+        "args command env envFrom image imagePullPolicy lifecycle livenessProbe name ports readinessProbe resources \
+         restartPolicy securityContext startupProbe stdin stdinOnce targetContainerName terminationMessagePath \
+         terminationMessagePolicy tty volumeMounts workingDir",
+    ),
     ("ContainerPort", "containerPort hostIP hostPort name protocol"),
     (
         "DeploymentSpec",
@@ -297,7 +314,7 @@ pub(super) static HONORED: &[(&str, &str)] = &[
         "PodSpec",
         // A pod is in a user namespace wherever there are any.
         "activeDeadlineSeconds affinity automountServiceAccountToken containers dnsConfig dnsPolicy enableServiceLinks \
-         hostAliases hostUsers hostname hostnameOverride initContainers nodeName nodeSelector os \
+         ephemeralContainers hostAliases hostUsers hostname hostnameOverride initContainers nodeName nodeSelector os \
          overhead restartPolicy schedulerName schedulingGates securityContext serviceAccount serviceAccountName \
          setHostnameAsFQDN subdomain terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes",
     ),

@@ -254,8 +254,18 @@ async fn post(
     media_type: &str,
     body: &str,
 ) -> (StatusCode, Value, Vec<String>) {
+    send_text(api, Method::POST, path, media_type, body).await
+}
+
+async fn send_text(
+    api: &Api,
+    method: Method,
+    path: &str,
+    media_type: &str,
+    body: &str,
+) -> (StatusCode, Value, Vec<String>) {
     let request = Request::builder()
-        .method(Method::POST)
+        .method(method)
         .uri(path)
         .header(header::CONTENT_TYPE, media_type)
         .body(Full::new(Bytes::from(body.to_owned())))
@@ -293,6 +303,40 @@ async fn repeated_key_is_warned_of_or_refused() {
     let (code, created, warnings) = post(&api, collection, "application/yaml", yaml).await;
     assert_eq!((code, &created["data"]["a"]), (StatusCode::CREATED, &json!("2")));
     assert_eq!(warnings.len(), 1, "{warnings:?}");
+}
+
+#[tokio::test]
+async fn repeated_key_of_a_patch_is_warned_of_or_refused() {
+    let api = api();
+    let object = "/api/v1/namespaces/default/configmaps/c";
+    let applied = "apiVersion: v1\nkind: ConfigMap\ndata:\n  a: '1'\n  a: '2'\n";
+    for (media_type, manager, body, message) in [
+        (
+            "application/apply-patch+yaml",
+            "&fieldManager=m",
+            applied,
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"a\" \
+             already set in map",
+        ),
+        (
+            "application/merge-patch+json",
+            "",
+            r#"{"data":{"a":"1","a":"2"}}"#,
+            "strict decoding error: duplicate field \"data.a\"",
+        ),
+    ] {
+        let patch = async |validation: &str| {
+            let path = format!("{object}?fieldValidation={validation}{manager}");
+            send_text(&api, Method::PATCH, &path, media_type, body).await
+        };
+        // Applying creates the object.
+        let (code, patched, warnings) = patch("Warn").await;
+        assert!(code.is_success(), "{patched}");
+        assert_eq!((&patched["data"]["a"], warnings.len()), (&json!("2"), 1), "{warnings:?}");
+        assert_eq!(patch("Ignore").await.2, [""; 0]);
+        let (code, refused, _) = patch("Strict").await;
+        assert_eq!((code, &refused["message"]), (StatusCode::BAD_REQUEST, &json!(message)));
+    }
 }
 
 #[tokio::test]

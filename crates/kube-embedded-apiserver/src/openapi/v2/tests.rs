@@ -78,3 +78,17 @@ fn encoding_is_the_first_that_the_client_names() {
         assert_eq!(encoding(accept), protobuf, "{accept}");
     }
 }
+
+#[test]
+fn custom_resource_with_any_field_is_an_object() {
+    let identity = json!([{ "group": "example.com", "version": "v1", "kind": "Widget" }]);
+    let mut schema = json!({
+        "x-kubernetes-preserve-unknown-fields": true, "x-kubernetes-group-version-kind": identity,
+    });
+    open_root(&mut schema);
+    assert_eq!(schema, json!({ "type": "object", "x-kubernetes-group-version-kind": identity }));
+    let closed = json!({ "type": "object", "x-kubernetes-group-version-kind": identity });
+    let mut schema = closed.clone();
+    open_root(&mut schema);
+    assert_eq!(schema, closed);
+}

@@ -9,7 +9,7 @@ use crate::{
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, StatefulSet},
     batch::v1::CronJob,
-    core::v1::{PersistentVolume, PersistentVolumeClaim, ReplicationController},
+    core::v1::{PersistentVolume, PersistentVolumeClaim},
 };
 
 pub(crate) const CRON_JOB: ResourceType = ResourceType {
@@ -34,17 +34,6 @@ pub(crate) const STATEFUL_SET: ResourceType = ResourceType {
     unsupported: Some("this cluster runs no stateful sets: create a Deployment"),
     validate: |object, old| metadata(object, old, dns_subdomain),
     ..ResourceType::of::<StatefulSet>("statefulset", "io.k8s.api.apps.v1.StatefulSet")
-};
-
-pub(crate) const REPLICATION_CONTROLLER: ResourceType = ResourceType {
-    short_names: &["rc"],
-    categories: &["all"],
-    unsupported: Some("this cluster runs no replication controllers: create a Deployment"),
-    validate: |object, old| metadata(object, old, dns_subdomain),
-    ..ResourceType::of::<ReplicationController>(
-        "replicationcontroller",
-        "io.k8s.api.core.v1.ReplicationController",
-    )
 };
 
 pub(crate) const PERSISTENT_VOLUME: ResourceType = ResourceType {

@@ -15,6 +15,7 @@ use crate::{
     },
 };
 
+mod ephemeral_containers;
 mod printer;
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
@@ -26,6 +27,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         "exec",
         "attach",
         "portforward",
+        "proxy",
         "binding",
         "eviction",
         "ephemeralcontainers",
@@ -36,6 +38,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     // `DefaultTolerationSeconds` runs on updates, too.
     prepare_update: |pod, _| object(pod, "spec").into_iter().for_each(tolerate_node_failures),
     validate,
+    validate_ephemeral_containers: Some(ephemeral_containers::validate_update),
     // As in Kubernetes not on update, which people rarely do.
     warnings: |pod, old| match old {
         None => warnings::host_name(pod, "the Pod's hostname")

@@ -27,7 +27,7 @@ use crate::{
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["svc"],
     categories: &["all"],
-    subresources: &["status"],
+    subresources: &["status", "proxy"],
     defaults,
     prepare_create,
     prepare_update,

@@ -54,6 +54,22 @@ fn foreground_deletion_waits_for_blocking_dependents_only() {
 }
 
 #[test]
+fn foreground_deletion_ends_in_a_circle_of_owners() {
+    let first = node("first", &[("last", true)], &["foregroundDeletion"], true);
+    let middle = node("middle", &[("first", true)], &["foregroundDeletion"], true);
+    let last = node("last", &[("middle", true)], &[], false);
+    let circle = [first.clone(), middle.clone(), last];
+    assert_eq!(planned(&circle, "first", &[]), [""; 0]);
+    assert_eq!(planned(&circle, "middle", &[]), ["owners last [middle]", "delete last Foreground"]);
+    let unblocked = node("last", &[("middle", false)], &["foregroundDeletion"], true);
+    assert_eq!(
+        planned(&[first, middle, unblocked], "middle", &[]),
+        ["finalizers middle []"],
+        "the last object does not block its owner anymore"
+    );
+}
+
+#[test]
 fn orphan_deletion_removes_owner_from_dependents_first() {
     let owner = node("owner", &[], &["orphan"], true);
     let child = node("child", &[("owner", true), ("b", false)], &[], false);

@@ -1,6 +1,7 @@
 //! Plans and statuses of replica sets.
 
 use super::*;
+use crate::controller_ref::controller_ref;
 use k8s_openapi::api::core::v1::{PodCondition, PodSpec, PodStatus, PodTemplateSpec};
 
 const NOW: i64 = 1_763_000_000;
@@ -52,7 +53,7 @@ fn pod(name: &str, node: &str, ready: Option<i64>) -> Pod {
 
 fn planned(set: &ReplicaSet, pods: Vec<Pod>) -> Plan {
     let pods: Vec<Arc<Pod>> = pods.into_iter().map(Arc::new).collect();
-    plan(set, &Observed { pods: &pods, related: &pods }, now())
+    plan(set, &controller_ref(set), &Observed { pods: &pods, related: &pods }, now())
 }
 
 #[test]

@@ -379,6 +379,13 @@ impl PodSockets for Pod {
         unreachable!("not called here")
     }
 
+    fn bind_udp(
+        &self,
+        _: SocketAddr,
+    ) -> futures::future::BoxFuture<'_, std::io::Result<UdpSocket>> {
+        unreachable!("not called here")
+    }
+
     fn dns_queries(&self) -> Option<&UdpSocket> {
         Some(&self.0)
     }

@@ -173,12 +173,20 @@ fn load_balancer_of_another_class_has_only_node_ports() {
 }
 
 #[test]
-fn port_that_is_not_tcp_is_unsupported() {
+fn udp_ports_are_apart_from_tcp_ports_and_sctp_is_unsupported() {
     let spec = "{clusterIP: 10.96.0.10, ports: [{name: dns, port: 53, protocol: UDP},
                  {name: dns-tcp, port: 53, protocol: TCP}, {port: 9, protocol: SCTP}]}";
-    let planned = plan(&service(spec), [], &topology(true));
-    assert_eq!(planned.unsupported, ["dns/UDP", "9/SCTP"]);
-    assert_eq!(planned.host.len(), 1);
+    let slice: EndpointSlice = yaml(
+        "{addressType: IPv4, metadata: {}, endpoints: [{addresses: ['10.244.0.1']}],
+          ports: [{name: dns, port: 8080, protocol: UDP}, {name: dns, port: 1}]}",
+    );
+    let planned = plan(&service(spec), [&slice], &topology(false));
+    assert_eq!(planned.unsupported, ["9/SCTP"]);
+    let (tcp, udp) = (route("dns-tcp", Scope::Cluster), route("dns", Scope::Cluster));
+    let service = at("10.96.0.10:53");
+    assert_eq!(planned.pods, [(service, FromPods::Anywhere(tcp))].into());
+    assert_eq!(planned.udp_pods, [(service, FromPods::Anywhere(udp.clone()))].into());
+    assert_eq!(planned.routes[&udp].backends, backends(&[1]));
 }
 
 #[test]

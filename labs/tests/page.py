@@ -1,0 +1,155 @@
+"""Drives the page of `labs run --ui` in a headless Chromium, over its DevTools protocol on a pair of pipes.
+
+Usage: page.py BROWSER LABS ENVIRONMENT [FOLDER for screenshots]
+"""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+PATIENCE = 120
+
+
+class Browser:
+    def __init__(self, program):
+        self.profile = tempfile.mkdtemp()
+        commands, self.commands = os.pipe()
+        responses, written = os.pipe()
+
+        def descriptors():
+            # The protocol's are 3 and 4; first out of the way, since a pipe's may be one of them.
+            high = [os.dup2(commands, 200), os.dup2(written, 201)]
+            for descriptor, target in zip(high, (3, 4)):
+                os.dup2(descriptor, target)
+
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+        self.process = subprocess.Popen(
+            [program, *flags, "--remote-debugging-pipe", "--user-data-dir=" + self.profile, "about:blank"],
+            close_fds=False, preexec_fn=descriptors, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        os.close(commands)
+        os.close(written)
+        self.responses = os.fdopen(responses, "rb")
+        self.number = 0
+        self.session = None
+        target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
+        attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self.session = attached["sessionId"]
+
+    def call(self, method, **params):
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.commands, json.dumps(message).encode() + b"\0")
+        while True:
+            text = bytearray()
+            while (byte := self.responses.read(1)) != b"\0":
+                if not byte:
+                    sys.exit("the browser has ended")
+                text += byte
+            response = json.loads(text)
+            if response.get("id") == self.number:
+                if "error" in response:
+                    sys.exit(f"{method}: {response['error']}")
+                return response["result"]
+
+    def evaluate(self, expression):
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        if "exceptionDetails" in result:
+            sys.exit(f"{expression}: {result['exceptionDetails']}")
+        return result["result"].get("value")
+
+    def wait(self, expression):
+        """Waits until the expression is true of the page."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.evaluate(f"Boolean(document.body && ({expression}))"):
+            if time.monotonic() > deadline:
+                sys.exit(f"never: {expression}\n" + str(self.evaluate("document.body.innerText")))
+            time.sleep(0.05)
+
+    def screenshot(self, file):
+        data = self.call("Page.captureScreenshot")["data"]
+        with open(file, "wb") as out:
+            out.write(base64.b64decode(data))
+
+    def size(self, width, height):
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.profile, ignore_errors=True)
+
+
+def run(labs, environment, port):
+    """Starts the labs, and returns the process and the address of the page."""
+    command = [labs, "run", "phase3", "phase4", "--environment", environment, f"--ui={port}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("page: "):
+            return process, line.split()[1]
+    sys.exit("the labs print no address of a page")
+
+
+def text(element):
+    return f"document.getElementById('{element}').textContent"
+
+
+def drive(browser, labs, environment, shots):
+    browser.size(1280, 720)
+    process, url = run(labs, environment, 0)
+    try:
+        browser.call("Page.navigate", url=url)
+        browser.wait("document.querySelectorAll('.node').length === 3")
+        browser.wait("document.querySelectorAll('.pod.ready').length >= 3")
+        browser.wait(f"/in all/.test({text('rate')})")
+        if shots:
+            browser.wait("document.querySelector('#share .bracket')")
+            browser.screenshot(os.path.join(shots, "live.png"))
+        browser.wait("/^ended after .* every claim/.test(" + text("status") + ")")
+        # The server is gone now, and the page says that it waits.
+        process.wait(PATIENCE)
+        browser.wait("/waits for the next run/.test(" + text("status") + ")")
+        judged = "document.querySelectorAll('#claims .holds').length"
+        held = browser.evaluate(judged)
+        assert held >= 10, held
+        assert browser.evaluate("document.querySelectorAll('#claims .fails').length") == 0
+        label = browser.evaluate("document.getElementById('squares').getAttribute('aria-label')")
+        assert "1.0:" in label and "2.0:" in label and "failed: 0" in label, label
+        assert "500 of 500 requests" in browser.evaluate(text("share-text"))
+        # 400% zoom of 1280 pixels: one column, nothing to the right of it.
+        browser.size(320, 256)
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 320
+        browser.size(1280, 720)
+        # The next run on the same port, which the open page finds by itself; this one is killed.
+        process, _ = run(labs, environment, url.rstrip("/").rsplit(":", 1)[1])
+        browser.wait("document.body.dataset.state === 'live'")
+        browser.wait("document.querySelectorAll('.pod.ready').length >= 1")
+        process.kill()
+        browser.wait("document.body.dataset.state === 'disconnected'")
+        browser.wait("!document.getElementById('lost').hidden && /No connection/.test(" + text("lost") + ")")
+        if shots:
+            browser.screenshot(os.path.join(shots, "lost.png"))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main():
+    program, labs, environment, *shots = sys.argv[1:]
+    browser = Browser(program)
+    try:
+        drive(browser, labs, environment, shots[0] if shots else None)
+    finally:
+        browser.close()
+
+
+main()

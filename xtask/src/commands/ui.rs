@@ -1,0 +1,50 @@
+//! `cargo xtask ui`: a live page of the cluster, from the `labs` binary.
+
+use super::provider_flag::ProviderFlag;
+use crate::{
+    build,
+    cargo::DockerClient,
+    cluster::store::ClusterStore,
+    exec::{inherited, install},
+    project::Project,
+};
+use anyhow::{Result, ensure};
+use clap::Args;
+use std::{os::unix::process::CommandExt as _, process::Command};
+
+/// Show the cluster of `up` on a live page in a browser on this machine
+///
+/// Nodes, pods and events as they change, and a little traffic to the first load balancer, so that its
+/// share can be seen. Nothing in the cluster is changed. Ends with Ctrl-C.
+#[derive(Args)]
+pub(super) struct Ui {
+    #[command(flatten)]
+    provider: ProviderFlag,
+    /// Namespace to watch (default `production`)
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Port of the page (default 8619, or another if that is taken)
+    #[arg(long)]
+    port: Option<u16>,
+    /// Requests per second to the load balancer, 0 for none (default 50)
+    #[arg(long, value_name = "N")]
+    rate: Option<u32>,
+}
+
+pub(super) fn run(args: &Ui) -> Result<()> {
+    let project = Project::find()?;
+    let provider = args.provider.provider();
+    let store = ClusterStore::open(&project, provider)?;
+    store.expect_running()?;
+    ensure!(store.kubeconfig().is_file(), "{}", store.not_running());
+    build::binaries(&project, DockerClient::Omitted)?;
+    let mut labs = Command::new(project.program("labs"));
+    inherited::clean_environment(&mut labs);
+    labs.arg("ui").arg("--kubeconfig").arg(store.kubeconfig());
+    labs.args(["--provider", provider.name()]);
+    args.namespace.iter().for_each(|name| _ = labs.args(["--namespace", name]));
+    args.port.iter().for_each(|port| _ = labs.args(["--port", &port.to_string()]));
+    args.rate.iter().for_each(|rate| _ = labs.args(["--rate", &rate.to_string()]));
+    // In our place, so that signals and exit code are its own.
+    Err(install::spawn_error("labs", labs.exec()))
+}
