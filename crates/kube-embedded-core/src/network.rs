@@ -69,6 +69,12 @@ impl Addresses {
         (1..=254).map(move |n| Ipv4Addr::new(127, block, 2, n))
     }
 
+    /// Returns the addresses for Gateways, one each, in the order of allocation.
+    pub fn gateways(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let block = self.block;
+        (1..=254).map(move |n| Ipv4Addr::new(127, block, 3, n))
+    }
+
     /// Returns the first address and prefix length of the service CIDR. The first usable address
     /// belongs to the `kubernetes` Service.
     pub fn services(&self) -> (Ipv4Addr, u8) {

@@ -32,6 +32,8 @@ pub enum Mode {
         /// Whether load balancers and Ingresses get addresses. Without them the cluster is as kind
         /// creates it.
         external: bool,
+        /// Whether the CustomResourceDefinitions of the Gateway API are installed.
+        gateway_api: bool,
     },
     /// Traffic through load balancers and Ingresses of an external cluster, unless another
     /// controller serves them.
@@ -74,7 +76,7 @@ impl EmbeddedNodes {
 impl Config {
     pub(crate) fn topology(&self) -> Topology {
         match &self.mode {
-            Mode::Embedded { nodes, external } => Topology::Embedded(EmbeddedNodes {
+            Mode::Embedded { nodes, external, .. } => Topology::Embedded(EmbeddedNodes {
                 nodes: nodes.clone(),
                 addresses: self.addresses,
                 load_balancers: *external,

@@ -5,33 +5,20 @@
 //! those of another namespace cannot disturb them. This loop runs alongside that of the Services, so
 //! that neither waits for the other, and both use one data plane.
 
-mod certificates;
-mod frontend;
-pub(crate) mod http;
 mod namespace;
 mod objects;
 mod plan;
 mod reconciler;
-mod route_table;
-mod tls_secret;
-mod x509;
 
 use crate::{
-    config::Config,
-    data_plane::{DataPlane, Handler},
-    load_balancer::Bind,
-    retry::Retry,
-    route::Route,
-    services::ListenerErrors,
-    watches::EVENTS_PER_ROUND,
+    config::Config, data_plane::DataPlane, load_balancer::Bind, retry::Retry, secrets::Secrets,
+    services::ListenerErrors, watches::EVENTS_PER_ROUND,
 };
 use futures::{FutureExt, StreamExt};
 use kube::Client;
-use kube_embedded_core::network::Network;
-use objects::{Objects, Secrets, Watches};
+use objects::{IngressEvent, Objects, Watches};
 use reconciler::IngressReconciler;
-use route_table::{Backend, RouteTable};
-use std::{io, iter, mem, net::SocketAddr, sync::Arc};
+use std::{iter, mem, sync::Arc};
 
 pub use objects::{INGRESS_CLASS, INGRESS_CONTROLLER};
 
@@ -52,7 +39,7 @@ pub(crate) async fn run(
         }
     };
     let mut watches = Watches::new();
-    let mut secrets = Secrets::new(client.clone());
+    let mut secrets = Secrets::new(client.clone(), IngressEvent::Secret);
     let mut objects = Objects::new(client, &mut watches);
     let (mut mode, mut retry) = (config.mode.clone(), Retry::default());
     loop {
@@ -79,30 +66,6 @@ pub(crate) async fn run(
         if objects.synced(&mut watches) {
             reconciler.reconcile(&objects, &mut secrets, &mut watches).await;
         }
-    }
-}
-
-/// Creates the handler of an Ingress that has nothing but a default backend, listening at `at`.
-///
-/// # Errors
-/// Fails if TLS cannot be set up, although the handler does not speak it.
-#[doc(hidden)]
-pub fn default_backend_handler(
-    network: Arc<Network>,
-    route: Arc<Route>,
-    at: SocketAddr,
-) -> io::Result<Arc<dyn Handler>> {
-    let default_certificate = certificates::self_signed().map_err(io::Error::other)?;
-    let frontend = frontend::Frontend::new(default_certificate).map_err(io::Error::other)?;
-    let backend = Backend { name: "default backend".to_owned(), route };
-    frontend.set_route_table(RouteTable::new([], Some(Arc::new(backend))));
-    Ok(Arc::new(http::HttpListener::new(Arc::new(frontend), network, false, at)))
-}
-
-/// Parses a certificate as far as that is done here; for fuzzing.
-pub(crate) fn fuzz_certificate(der: &[u8]) {
-    if let Some(parsed) = x509::Certificate::parse(der) {
-        let _ = (parsed.validity(), parsed.has_alternative_names(), parsed.common_name());
     }
 }
 

@@ -11,15 +11,19 @@ mod config;
 mod data_plane;
 pub mod dns;
 pub mod external;
+mod gateway;
+mod http_proxy;
 mod ingress;
 mod load_balancer;
 mod retry;
 mod route;
+mod secrets;
 mod services;
 mod watches;
 
 pub use config::{Config, Mode};
 pub use external::node_ports::{NodeEndpoint, NodeEndpoints, NodePorts};
+pub use gateway::{GATEWAY_CLASS, GATEWAY_CONTROLLER};
 pub use ingress::{INGRESS_CLASS, INGRESS_CONTROLLER};
 pub use load_balancer::PUBLISHED_PORT;
 
@@ -37,7 +41,7 @@ pub mod bench {
             AcceptedConnection, BoundPort, DataPlane, Handler, ListenerError, ListenerHandle,
             TcpProxy,
         },
-        ingress::default_backend_handler,
+        http_proxy::default_backend_handler,
         route::{Affinity, Backends, Route, Routing},
     };
     pub use kube_embedded_core::network::{HostSockets, Network};
@@ -46,11 +50,11 @@ pub mod bench {
 /// Parsers of what clients and endpoints send, for the fuzz targets in `fuzz/`.
 #[doc(hidden)]
 pub mod fuzzing {
-    pub use crate::ingress::http::fuzzing::{request_heads, response_heads};
+    pub use crate::http_proxy::fuzzing::{request_heads, response_heads};
 
     /// A certificate in DER.
     pub fn certificates(bytes: &[u8]) {
-        crate::ingress::fuzz_certificate(bytes);
+        crate::http_proxy::fuzz_certificate(bytes);
     }
 }
 
@@ -81,11 +85,25 @@ async fn run_with(client: Client, config: Config, bind: Bind) {
             ingress::run(client.clone(), &config, data_plane, bind, ingress_errors).await;
         }
     };
-    let services =
-        services::run(client.clone(), &config, data_plane.clone(), bind, listener_errors, errors);
+    let (gateway_errors, gateway_listener_errors) = mpsc::channel(LISTENER_ERRORS);
+    let gateways = async {
+        if config.has_ingresses() {
+            let data_plane = data_plane.clone();
+            gateway::run(client.clone(), &config, data_plane, bind, gateway_listener_errors).await;
+        }
+    };
+    let services = services::run(
+        client.clone(),
+        &config,
+        data_plane.clone(),
+        bind,
+        listener_errors,
+        errors,
+        gateway_errors,
+    );
     tokio::select! {
-        // Two loops, so that neither waits for the other.
-        ((), ()) = async { tokio::join!(ingresses, services) } => {}
+        // Loops of their own, so that none waits for another.
+        ((), (), ()) = async { tokio::join!(ingresses, gateways, services) } => {}
         () = data_plane.failed() => tracing::error!("the data plane has failed"),
     }
 }

@@ -38,8 +38,8 @@ use tokio::sync::mpsc;
 /// Errors of listeners, by their address.
 pub(crate) type ListenerErrors = mpsc::Receiver<(SocketAddr, ListenerError)>;
 
-/// Reconciles listeners with Services until dropped. Errors of listeners on Ingress addresses are
-/// passed on to `ingress_errors`.
+/// Reconciles listeners with Services until dropped. Errors of listeners on addresses of Ingresses and
+/// Gateways are passed on.
 pub(crate) async fn run(
     client: Client,
     config: &Config,
@@ -47,8 +47,10 @@ pub(crate) async fn run(
     bind: Bind,
     mut errors: ListenerErrors,
     ingress_errors: mpsc::Sender<(SocketAddr, ListenerError)>,
+    gateway_errors: mpsc::Sender<(SocketAddr, ListenerError)>,
 ) {
     let ingress_addresses: BTreeSet<Ipv4Addr> = config.addresses.ingresses().collect();
+    let gateway_addresses: BTreeSet<Ipv4Addr> = config.addresses.gateways().collect();
     let mut reconciler = ServiceReconciler::new(client.clone(), config, data_plane, bind);
     let objects = Objects::default();
     let mut watches = watch(&client, config);
@@ -68,6 +70,9 @@ pub(crate) async fn run(
                 IpAddr::V4(v4) if ingress_addresses.contains(&v4) => {
                     // Dropping it is fine: a full channel already holds earlier reports.
                     let _ = ingress_errors.try_send((at, error));
+                }
+                IpAddr::V4(v4) if gateway_addresses.contains(&v4) => {
+                    let _ = gateway_errors.try_send((at, error));
                 }
                 _ => reconciler.listener_failed(at, error),
             },

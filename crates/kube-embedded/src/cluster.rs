@@ -305,7 +305,7 @@ impl Cluster {
         #[cfg(feature = "kubelet")]
         self.start_kubelet(nodes.clone()).await?;
         #[cfg(feature = "proxy")]
-        self.start_proxy(nodes, config.load_balancers);
+        self.start_proxy(nodes, config);
         Ok(())
     }
 
@@ -331,13 +331,17 @@ impl Cluster {
     }
 
     #[cfg(feature = "proxy")]
-    fn start_proxy(&mut self, nodes: Nodes, load_balancers: bool) {
+    fn start_proxy(&mut self, nodes: Nodes, config: &Config) {
         let (network, addresses) = (self.network.clone(), self.addresses);
         if !nodes.is_empty() {
             let dns = proxy::dns::run(self.client(), network.clone(), addresses);
             self.components.push(spawn_named("dns", dns));
         }
-        let mode = proxy::Mode::Embedded { nodes, external: load_balancers };
+        let mode = proxy::Mode::Embedded {
+            nodes,
+            external: config.load_balancers,
+            gateway_api: config.gateway_api,
+        };
         let config = proxy::Config { network, addresses, mode, namespace: None };
         self.components.push(spawn_named("proxy", proxy::run(self.client(), config)));
     }

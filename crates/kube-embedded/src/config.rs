@@ -36,6 +36,10 @@ pub struct Config {
     /// Whether load balancers and Ingresses get addresses. Without, the cluster is as kind creates it.
     /// Defaults to whether the feature `proxy` is enabled.
     pub load_balancers: bool,
+    /// Whether the Gateway API is installed: its CustomResourceDefinitions, and a GatewayClass
+    /// `kube-embedded`. A client that installs the official definitions is served without. Defaults to
+    /// `false`.
+    pub gateway_api: bool,
     /// Directories of the host at and below which pods may mount `hostPath` volumes. Programs in pods run as the user
     /// of this process, so a pod with any other is refused. Defaults to none.
     pub allow_host_path: Vec<PathBuf>,
@@ -49,6 +53,7 @@ impl Default for Config {
             images: Vec::new(),
             state_dir: None,
             load_balancers: cfg!(feature = "proxy"),
+            gateway_api: false,
             allow_host_path: Vec::new(),
         }
     }
@@ -62,6 +67,7 @@ impl Config {
             (kubelet, self.nodes > 0, "nodes", "kubelet"),
             (kubelet, !self.images.is_empty(), "images", "kubelet"),
             (cfg!(feature = "proxy"), self.load_balancers, "load_balancers", "proxy"),
+            (cfg!(feature = "proxy"), self.gateway_api, "gateway_api", "proxy"),
         ] {
             if wanted && !available {
                 return Err(StartError::Feature { field, feature });

@@ -1,19 +1,22 @@
 //! The frontend, routes and ports that the Ingresses of one namespace have at the moment.
 
 use super::{
-    certificates::{Certificates, TlsError},
-    frontend::Frontend,
-    http::HttpListener,
-    objects::{Objects, SecretState, Secrets},
+    objects::{IngressEvent, Objects},
     plan::{self, BackendError, NamespacePlan, Problem, Rule, Target, Tls},
-    route_table::{self, Backend, RouteTable},
-    tls_secret::Coverage,
 };
 use crate::{
     config::Topology,
     data_plane::{BoundPort, DataPlane, ListenerHandle},
+    http_proxy::{
+        HttpListener,
+        certificates::{Certificates, TlsError},
+        frontend::Frontend,
+        route_table::{self, Backend, RouteTable},
+        tls_secret::Coverage,
+    },
     load_balancer::{LbStatus, PortResult},
     route::{Route, Routing},
+    secrets::{SecretState, Secrets},
 };
 use jiff::Timestamp;
 use kube_embedded_core::{informer::ObjectKey, network::Network};
@@ -41,7 +44,7 @@ impl NamespaceState {
     pub(super) fn new(name: &str, default: Arc<CertifiedKey>) -> Result<Self, TlsError> {
         Ok(Self {
             name: name.to_owned(),
-            frontend: Arc::new(Frontend::new(default)?),
+            frontend: Arc::new(Frontend::new(Some(default))?),
             backends: BTreeMap::new(),
             rules: None,
             ports: BTreeMap::new(),
@@ -134,12 +137,16 @@ impl NamespaceState {
 
     /// Replaces the certificates of new handshakes, once all Secrets are known: no certificate is
     /// removed while its replacement is being read.
-    pub(super) fn sync_certificates(&mut self, plan: &mut NamespacePlan, secrets: &Secrets) {
+    pub(super) fn sync_certificates(
+        &mut self,
+        plan: &mut NamespacePlan,
+        secrets: &Secrets<IngressEvent>,
+    ) {
         let mut certificates = Certificates::default();
         let now = Timestamp::now();
         let mut all_known = true;
         for tls in &plan.tls {
-            let Some(secret) = secrets.get(&self.name, &tls.secret) else {
+            let Some(secret) = secrets.get(&ObjectKey::new(&self.name, &tls.secret)) else {
                 all_known = false;
                 continue;
             };

@@ -4,8 +4,9 @@
 //! only those that Ingresses name are watched, one by one, and only what is needed to serve their
 //! certificates is kept.
 
-use super::{plan, tls_secret::TlsSecret};
+use super::plan;
 use crate::{
+    secrets::{SecretEvent, Secrets},
     services::objects::{ObjectEvent as ServiceEvent, Objects as ServiceObjects},
     watches::events,
 };
@@ -14,24 +15,17 @@ use futures::{
     stream::{BoxStream, SelectAll},
 };
 use k8s_openapi::api::{
-    core::v1::{Secret, Service},
+    core::v1::Service,
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
-use kube::{
-    Api, Client,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event},
-    },
-};
+use kube::{Client, runtime::watcher::Event};
 use kube_embedded_core::informer::{Informer, ObjectKey};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::oneshot;
 
 /// The `spec.controller` of IngressClasses that are served here.
 pub const INGRESS_CONTROLLER: &str = "canary-labs.dev/edge";
@@ -45,16 +39,7 @@ pub(super) enum IngressEvent {
     Ingress(Event<Ingress>),
     Class(Event<IngressClass>),
     Service(ServiceEvent),
-    Secret(ObjectKey, watcher::Result<Option<Secret>>),
-}
-
-/// The state of a Secret that an Ingress names.
-#[derive(Clone, Debug)]
-pub(super) enum SecretState {
-    Missing,
-    /// Why it cannot be used, as the rest of a sentence that begins with the Secret.
-    Invalid(String),
-    Valid(TlsSecret),
+    Secret(SecretEvent),
 }
 
 /// The Ingresses, their classes, and the Services that they name.
@@ -75,19 +60,6 @@ struct Changes {
     /// Ingresses of which at most the status has changed.
     statuses: BTreeSet<ObjectKey>,
     classes: bool,
-}
-
-/// The Secrets that Ingresses name.
-pub(super) struct Secrets {
-    client: Client,
-    watched: BTreeMap<ObjectKey, WatchedSecret>,
-}
-
-struct WatchedSecret {
-    /// `None` until it is known.
-    state: Option<SecretState>,
-    /// Dropping it ends the watch.
-    _end: oneshot::Sender<()>,
 }
 
 /// All watches; grows with the Secrets that Ingresses name.
@@ -120,7 +92,7 @@ impl Objects {
         Self { client, ingresses, classes, services: None, changes }
     }
 
-    pub(super) fn apply(&self, event: IngressEvent, secrets: &mut Secrets) {
+    pub(super) fn apply(&self, event: IngressEvent, secrets: &mut Secrets<IngressEvent>) {
         match event {
             IngressEvent::Ingress(event) => self.ingresses.observe(event),
             IngressEvent::Class(event) => {
@@ -135,9 +107,9 @@ impl Objects {
                 let dirty = services.take_dirty();
                 lock(&self.changes).namespaces.extend(dirty.into_iter().map(|key| key.namespace));
             }
-            IngressEvent::Secret(key, secret) => {
-                if secrets.apply(&key, secret) {
-                    self.requeue(key.namespace);
+            IngressEvent::Secret(event) => {
+                if secrets.apply(&event) {
+                    self.requeue(event.0.namespace);
                 }
             }
         }
@@ -226,47 +198,4 @@ fn only_status_differs(before: &Ingress, now: &Ingress) -> bool {
         (meta.uid.clone(), meta.generation, meta.deletion_timestamp.is_some())
     };
     desired(before) == desired(now) && plan::class(before) == plan::class(now)
-}
-
-impl Secrets {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, watched: BTreeMap::new() }
-    }
-
-    /// Returns whether the state of the Secret may have changed.
-    fn apply(&mut self, key: &ObjectKey, secret: watcher::Result<Option<Secret>>) -> bool {
-        let Some(watched) = self.watched.get_mut(key) else { return false };
-        watched.state = Some(match secret {
-            Ok(None) => SecretState::Missing,
-            Ok(Some(secret)) => match TlsSecret::read(&secret) {
-                Ok(certificate) => SecretState::Valid(certificate),
-                Err(why) => SecretState::Invalid(why),
-            },
-            // What was read before is still the best that is known.
-            Err(_) if watched.state.is_some() => return false,
-            Err(error) => SecretState::Invalid(format!("cannot be read: {error}")),
-        });
-        true
-    }
-
-    /// Watches exactly the Secrets that Ingresses of the namespace name.
-    pub(super) fn sync(&mut self, namespace: &str, named: &BTreeSet<&str>, watches: &mut Watches) {
-        self.watched.retain(|key, _| key.namespace != namespace || named.contains(&*key.name));
-        for name in named {
-            let key = ObjectKey::new(namespace, name);
-            self.watched.entry(key.clone()).or_insert_with(|| {
-                let (end, ended) = oneshot::channel();
-                let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-                let secret = watcher::watch_object(api, name).default_backoff();
-                let event = secret.map(move |secret| IngressEvent::Secret(key.clone(), secret));
-                watches.push(event.take_until(ended).boxed());
-                WatchedSecret { state: None, _end: end }
-            });
-        }
-    }
-
-    /// Returns the state of a Secret, or `None` while it is not known yet.
-    pub(super) fn get(&self, namespace: &str, name: &str) -> Option<&SecretState> {
-        self.watched.get(&ObjectKey::new(namespace, name))?.state.as_ref()
-    }
 }

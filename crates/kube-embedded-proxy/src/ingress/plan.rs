@@ -1,7 +1,11 @@
 //! The rules, certificates and problems of a namespace's Ingresses, as pure functions of the objects.
 
-use super::route_table::{Path, host_name};
-use crate::{config::Topology, route::Routing, services::plan::port_routing};
+use crate::{
+    config::Topology,
+    http_proxy::route_table::{Path, host_name},
+    route::Routing,
+    services::plan::port_routing,
+};
 use k8s_openapi::api::{
     core::v1::Service,
     discovery::v1::EndpointSlice,

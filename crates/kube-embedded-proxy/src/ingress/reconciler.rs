@@ -1,17 +1,18 @@
 //! Reconciles the frontends of namespaces with their Ingresses, and writes load balancer status.
 
 use super::{
-    certificates::{TlsError, self_signed},
     namespace::NamespaceState,
-    objects::{Objects, Secrets, Watches},
+    objects::{IngressEvent, Objects, Watches},
     plan::{self, Problem},
 };
 use crate::{
     config::Config,
     data_plane::{DataPlane, ListenerError},
+    http_proxy::certificates::{TlsError, self_signed},
     load_balancer::{
         self, AddressPool, Bind, LbStatus, LbStatusWriter, LoadBalanced, Ownership, WriteResult,
     },
+    secrets::Secrets,
 };
 use k8s_openapi::api::{core::v1::ObjectReference, networking::v1::Ingress};
 use kube::{Client, ResourceExt};
@@ -84,7 +85,7 @@ impl IngressReconciler {
     pub(super) async fn reconcile(
         &mut self,
         objects: &Objects,
-        secrets: &mut Secrets,
+        secrets: &mut Secrets<IngressEvent>,
         watches: &mut Watches,
     ) {
         let dirty = objects.take_dirty();
@@ -121,12 +122,12 @@ impl IngressReconciler {
         &mut self,
         namespace: &str,
         objects: &Objects,
-        secrets: &mut Secrets,
+        secrets: &mut Secrets<IngressEvent>,
         watches: &mut Watches,
     ) {
         let ingresses = self.served(objects, namespace);
         let Some(oldest) = ingresses.first() else {
-            secrets.sync(namespace, &BTreeSet::new(), watches);
+            secrets.sync(Some(namespace), &BTreeSet::new(), watches);
             self.pool.release(namespace);
             if let Some(state) = self.namespaces.remove(namespace) {
                 state.close().await;
@@ -134,12 +135,13 @@ impl IngressReconciler {
             return;
         };
         let mut plan = plan::plan(&ingresses);
-        let named: BTreeSet<&str> = plan.tls.iter().map(|tls| &*tls.secret).collect();
-        secrets.sync(namespace, &named, watches);
+        let named = plan.tls.iter().map(|tls| ObjectKey::new(namespace, &tls.secret));
+        let named: BTreeSet<ObjectKey> = named.collect();
+        secrets.sync(Some(namespace), &named, watches);
         let mut state = match self.namespaces.remove(namespace) {
             Some(state) => state,
             // There are no clients yet, and the first one is to get the right certificate.
-            None if named.iter().any(|name| secrets.get(namespace, name).is_none()) => return,
+            None if named.iter().any(|key| secrets.get(key).is_none()) => return,
             None => match NamespaceState::new(namespace, self.default_certificate.clone()) {
                 Ok(state) => state,
                 Err(error) => {

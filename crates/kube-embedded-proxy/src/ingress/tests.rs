@@ -17,7 +17,7 @@ use kube_embedded_core::network::Sandbox;
 use serde_json::{Value, json};
 use std::{
     io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 use tokio::{

@@ -149,7 +149,7 @@ impl LbStatus {
 /// Returns whether an edge may have assigned the address, whichever block it had claimed.
 pub(crate) fn is_edge_address(address: Ipv4Addr) -> bool {
     let [loopback, block, range, _] = address.octets();
-    loopback == 127 && BLOCKS.contains(&block) && matches!(range, 1 | 2)
+    loopback == 127 && BLOCKS.contains(&block) && matches!(range, 1..=3)
 }
 
 fn annotation(meta: &ObjectMeta) -> Option<String> {
@@ -192,7 +192,7 @@ mod tests {
             ("127.9.1.1", false),
             ("127.250.2.254", false),
             ("127.0.0.1", true),
-            ("127.9.3.1", true),
+            ("127.9.4.1", true),
             ("127.251.1.1", true),
             ("203.0.113.7", true),
             ("fd00::1", true),

@@ -55,7 +55,7 @@ impl ClusterFixture {
         create_namespace(&client, "default").await;
         let nodes = (0..2).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
         let network = Arc::new(Network::new(&addresses));
-        let mode = Mode::Embedded { nodes, external: true };
+        let mode = Mode::Embedded { nodes, external: true, gateway_api: true };
         let config = Config { network: network.clone(), addresses, mode, namespace: None };
         let running = tokio::spawn(run_with(client.clone(), config.clone(), bind));
         Self { client, addresses, network, running, config, bind, _block: claimed }

@@ -31,6 +31,9 @@ pub(super) struct Serve {
     /// Give load balancers and Ingresses no addresses, as on a kind cluster.
     #[arg(long)]
     no_load_balancers: bool,
+    /// Install the Gateway API: its CustomResourceDefinitions and the GatewayClass `kube-embedded`.
+    #[arg(long, conflicts_with = "no_load_balancers")]
+    gateway_api: bool,
     /// Report here that the process lives: JSON with the number of times that images were loaded again,
     /// touched every 5 seconds and removed on exit.
     #[arg(long, value_name = "PATH")]
@@ -68,6 +71,7 @@ impl Serve {
             images: self.images.clone(),
             state_dir: self.state.clone(),
             load_balancers: !self.no_load_balancers,
+            gateway_api: self.gateway_api,
             allow_host_path: self.allow_host_path.clone(),
         }
     }

@@ -145,7 +145,7 @@ async fn invalid_secret_is_reported_and_affects_no_other_host() {
 #[tokio::test(flavor = "multi_thread")]
 async fn certificate_with_a_common_name_only_is_served_and_reported() {
     let fixture = ClusterFixture::new().await;
-    let pem = include_str!("../tls_secret/common_name.pem");
+    let pem = include_str!("../../http_proxy/tls_secret/common_name.pem");
     let (key, certificate) = pem.split_at(pem.find("-----BEGIN CERTIFICATE").unwrap());
     fixture.secret("cn", &(certificate.to_owned(), key.to_owned())).await;
     let tls = json!([{ "hosts": ["cn.foo.bar"], "secretName": "cn" }]);

@@ -1,10 +1,7 @@
 //! The certificates of one Ingress address, chosen by the name that a TLS client sends.
 
-use super::route_table::host_name;
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
-};
+use super::route_table::{Hosts, host_name};
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio_rustls::rustls::{
     self,
     crypto::ring,
@@ -25,18 +22,16 @@ pub(crate) enum TlsError {
 /// Certificates by host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Certificates {
-    hosts: HashMap<String, Arc<CertifiedKey>>,
-    /// `foo.com` for `*.foo.com`.
-    wildcards: HashMap<String, Arc<CertifiedKey>>,
-    /// That of an entry without hosts, for every name that has no other.
-    others: Option<Arc<CertifiedKey>>,
+    hosts: Hosts<Option<Arc<CertifiedKey>>>,
+    /// Whether a wildcard covers any number of labels, as that of a Gateway's listener.
+    deep: bool,
 }
 
 /// The certificates at the moment, and the one for all other names.
 #[derive(Debug)]
 pub(crate) struct CertificateResolver {
     current: RwLock<Arc<Certificates>>,
-    default: Arc<CertifiedKey>,
+    default: Option<Arc<CertifiedKey>>,
 }
 
 /// Generates the certificate for names that no Secret covers. It is self-signed, so clients warn.
@@ -54,31 +49,25 @@ pub(crate) fn self_signed() -> Result<Arc<CertifiedKey>, TlsError> {
 }
 
 impl Certificates {
+    /// Returns no certificates, for hosts of a Gateway's listeners.
+    pub(crate) fn of_gateway() -> Self {
+        Self { deep: true, ..Self::default() }
+    }
+
     /// Adds the certificate of a host, of a wildcard such as `*.foo.com`, or, without a host, of all
     /// others. An existing one is kept.
     pub(crate) fn add(&mut self, host: Option<&str>, certificate: Arc<CertifiedKey>) {
-        let Some(host) = host.map(host_name) else {
-            self.others.get_or_insert(certificate);
-            return;
-        };
-        let (names, name) = match host.strip_prefix("*.") {
-            Some(parent) => (&mut self.wildcards, parent),
-            None => (&mut self.hosts, &*host),
-        };
-        names.entry(name.to_owned()).or_insert(certificate);
+        self.hosts.entry(host).get_or_insert(certificate);
     }
 
     fn find(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
-        let named = name.map(host_name).and_then(|name| {
-            let wildcard = || self.wildcards.get(name.split_once('.')?.1);
-            self.hosts.get(&*name).or_else(wildcard)
-        });
-        named.or(self.others.as_ref())
+        let name = name.map(host_name);
+        self.hosts.matching(name.as_deref(), self.deep).find_map(Option::as_ref)
     }
 }
 
 impl CertificateResolver {
-    pub(crate) fn new(default: Arc<CertifiedKey>) -> Self {
+    pub(crate) fn new(default: Option<Arc<CertifiedKey>>) -> Self {
         Self { current: RwLock::default(), default }
     }
 
@@ -91,6 +80,6 @@ impl CertificateResolver {
 impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let certificates = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Some(certificates.find(hello.server_name()).unwrap_or(&self.default).clone())
+        certificates.find(hello.server_name()).or(self.default.as_ref()).cloned()
     }
 }

@@ -42,11 +42,12 @@ impl Default for Timeouts {
 }
 
 impl Frontend {
-    /// Creates a frontend that responds 404 to everything, over TLS with the `default` certificate.
+    /// Creates a frontend that responds 404 to everything, over TLS with the `default` certificate. Without
+    /// one, a handshake with a name that has no certificate fails.
     ///
     /// # Errors
     /// Fails if TLS cannot be set up.
-    pub(crate) fn new(default: Arc<CertifiedKey>) -> Result<Self, TlsError> {
+    pub(crate) fn new(default: Option<Arc<CertifiedKey>>) -> Result<Self, TlsError> {
         let certificates = Arc::new(CertificateResolver::new(default));
         // With an explicit provider, as another library in the process may install another one.
         let mut tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))

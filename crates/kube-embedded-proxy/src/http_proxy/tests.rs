@@ -4,7 +4,7 @@
 use super::HttpListener;
 use crate::{
     data_plane::{BoundPort, DataPlane, ListenerHandle},
-    ingress::{
+    http_proxy::{
         certificates::self_signed,
         frontend::{Frontend, Timeouts},
         route_table::{Backend, Path, RouteTable, Rule},
@@ -73,7 +73,7 @@ impl HttpFixture {
         let backend = Arc::new(Backend { name: "default/app:80".into(), route: route.clone() });
         let path = Path::new("Prefix", "/");
         let rule = Rule { host: Some("foo.bar".into()), path, backend };
-        let mut frontend = Frontend::new(self_signed().unwrap()).unwrap();
+        let mut frontend = Frontend::new(Some(self_signed().unwrap())).unwrap();
         frontend.timeouts = timeouts;
         frontend.set_route_table(RouteTable::new([rule], None));
         let port = BoundPort::bind("127.0.0.1:0".parse().unwrap()).unwrap();

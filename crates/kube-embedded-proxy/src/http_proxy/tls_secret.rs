@@ -14,13 +14,13 @@ use tokio_rustls::rustls::{
 
 /// A certificate chain with its private key.
 #[derive(Clone, Debug)]
-pub(super) struct TlsSecret {
-    pub(super) key: Arc<CertifiedKey>,
+pub(crate) struct TlsSecret {
+    pub(crate) key: Arc<CertifiedKey>,
 }
 
 /// The name in a certificate that covers a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coverage {
+pub(crate) enum Coverage {
     AlternativeName,
     CommonName,
     None,
@@ -31,7 +31,7 @@ impl TlsSecret {
     ///
     /// # Errors
     /// Returns the rest of a sentence that begins with the Secret.
-    pub(super) fn read(secret: &Secret) -> Result<Self, String> {
+    pub(crate) fn read(secret: &Secret) -> Result<Self, String> {
         let data = |key: &str| {
             let value = secret.data.as_ref().and_then(|data| data.get(key));
             value.map(|value| &*value.0).ok_or_else(|| format!("has no {key}"))
@@ -59,7 +59,7 @@ impl TlsSecret {
 
     /// Returns how the certificate covers the host. A common name counts if there is no alternative
     /// name, as with ingress-nginx and Traefik.
-    pub(super) fn coverage(&self, host: &str) -> Coverage {
+    pub(crate) fn coverage(&self, host: &str) -> Coverage {
         let Some(first) = self.key.cert.first() else { return Coverage::None };
         // A wildcard is covered if any name under it is.
         let name = match host.strip_prefix("*.") {
@@ -81,7 +81,7 @@ impl TlsSecret {
     }
 
     /// Returns why clients reject the certificate at this time, if it is expired or not valid yet.
-    pub(super) fn validity_problem(&self, now: Timestamp) -> Option<String> {
+    pub(crate) fn validity_problem(&self, now: Timestamp) -> Option<String> {
         let (from, until) = Certificate::parse(self.key.cert.first()?)?.validity()?;
         if until < now {
             return Some(format!("has a certificate that expired at {until}"));

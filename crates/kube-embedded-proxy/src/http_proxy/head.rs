@@ -42,6 +42,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// The `X-Forwarded-*` values of a client connection.
+#[derive(Clone)]
 pub(super) struct ForwardedHeaders {
     peer: HeaderValue,
     port: HeaderValue,
@@ -49,6 +50,12 @@ pub(super) struct ForwardedHeaders {
 }
 
 impl ForwardedHeaders {
+    /// Returns the scheme and the port that the client used.
+    pub(super) fn origin(&self) -> (&str, u16) {
+        let text = |value| HeaderValue::to_str(value).unwrap_or_default();
+        (text(&self.proto), text(&self.port).parse().unwrap_or_default())
+    }
+
     pub(super) fn new(peer: SocketAddr, tls: bool, port: HeaderValue) -> Self {
         // An address is always a valid header value.
         let peer = HeaderValue::try_from(peer.ip().to_canonical().to_string());
@@ -71,6 +78,10 @@ pub(super) struct Target {
 impl Target {
     pub(super) fn host(&self) -> Option<&str> {
         self.host.as_ref().and_then(|host| host.to_str().ok())
+    }
+
+    pub(super) fn uri(&self) -> &Uri {
+        &self.uri
     }
 
     /// Returns the path as sent, without a query. The route table normalizes it for comparison; the

@@ -1,7 +1,7 @@
 //! The examples of the Kubernetes documentation, and properties of random tables.
 
 use super::*;
-use crate::route::{Affinity, Routing};
+use crate::route::{Affinity, Route, Routing};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use std::collections::HashSet;
 
@@ -21,7 +21,14 @@ fn rule(host: Option<&str>, path_type: &str, path: &str) -> Rule {
 }
 
 fn found<'a>(table: &'a RouteTable, host: Option<&str>, path: &str) -> &'a str {
-    table.find(host, path).map_or("nothing", |backend| &backend.name)
+    find(table, host, path).map_or("nothing", |backend| &backend.name)
+}
+
+/// Returns the backend of a GET without fields.
+fn find<'a>(table: &'a RouteTable, host: Option<&str>, path: &str) -> Option<&'a Backend> {
+    let (method, headers) = (&http::Method::GET, &http::HeaderMap::new());
+    let entry = table.find(host, path, &RequestFields { method, headers, query: None })?;
+    entry.rule.backends[0].backend.as_deref()
 }
 
 /// <https://kubernetes.io/docs/concepts/services-networking/ingress/#examples>, row by row.
@@ -121,9 +128,9 @@ fn documented_wildcard_examples_match() {
         (".foo.com", false),
         ("barfoo.com", false),
     ] {
-        assert_eq!(table.find(Some(host), "/").is_some(), matches, "{host}");
+        assert_eq!(find(&table, Some(host), "/").is_some(), matches, "{host}");
     }
-    assert!(table.find(None, "/").is_none());
+    assert!(find(&table, None, "/").is_none());
 }
 
 #[test]
@@ -211,7 +218,7 @@ fn path_is_normalized_for_comparison() {
     }
     let everything = RouteTable::new([rule(None, "ImplementationSpecific", "")], None);
     for path in ["/", "/a", "*", ""] {
-        assert!(everything.find(None, path).is_some(), "{path}");
+        assert!(find(&everything, None, path).is_some(), "{path}");
     }
 }
 
@@ -289,7 +296,7 @@ proptest! {
     fn lookup_finds_the_rule_of_the_naive_search(rules in rules(), requests in vec(request(), 20)) {
         let table = RouteTable::new(rules.clone(), None);
         for (host, path) in requests {
-            let got = table.find(Some(host), &path).map(|backend| &*backend.name);
+            let got = find(&table, Some(host), &path).map(|backend| &*backend.name);
             prop_assert_eq!(got, naive(&rules, host, &path), "{}{} in {:#?}", host, path, rules);
         }
     }
@@ -307,7 +314,7 @@ proptest! {
         let reversed = RouteTable::new(rules, None);
         for (host, path) in requests {
             let name = |table: &RouteTable| {
-                table.find(Some(host), &path).map(|backend| backend.name.clone())
+                find(table, Some(host), &path).map(|backend| backend.name.clone())
             };
             prop_assert_eq!(name(&table), name(&reversed), "{}{}", host, path);
         }
@@ -321,4 +328,138 @@ proptest! {
             prop_assert_eq!(normalize(&once).into_owned(), once);
         }
     }
+}
+
+/// The order of `HTTPRouteRule.matches`: host, path, method, headers, query parameters, then the order
+/// of the rules.
+#[test]
+fn gateway_rule_is_the_most_specific_one_that_matches() {
+    use crate::http_proxy::conditions::ValueMatch;
+    use http::{HeaderMap, HeaderName, HeaderValue, Method};
+    let exact = |value: &str| ValueMatch::Exact(value.into());
+    let header = |name: &'static str, value: &str| (HeaderName::from_static(name), exact(value));
+    let entry =
+        |name: &str, host: Option<&str>, (kind, path): (&str, &str), conditions| HttpMatch {
+            listener: None,
+            host: host.map(str::to_owned),
+            path: match kind {
+                "Regex" => PathMatch::Regex(regex::Regex::new(path).unwrap()),
+                kind => PathMatch::Path(Path::new(kind, path)),
+            },
+            conditions,
+            rule: Arc::new(backend(name).into()),
+        };
+    let none = Conditions::default;
+    let post = || Conditions { method: Some(Method::POST), ..none() };
+    let one = || Conditions { headers: vec![header("v", "2")], ..none() };
+    let two = || Conditions { headers: vec![header("v", "2"), header("w", "3")], ..none() };
+    let query = || Conditions { query: vec![("q".into(), exact("a b"))], ..none() };
+    let host = Some("a.com");
+    let rules = [
+        entry("first", host, ("Prefix", "/"), none()),
+        entry("second", host, ("Prefix", "/"), none()),
+        entry("one header", host, ("Prefix", "/"), one()),
+        entry("two headers", host, ("Prefix", "/"), two()),
+        entry("method", host, ("Prefix", "/"), post()),
+        entry("query", host, ("Prefix", "/"), query()),
+        entry("longer", host, ("Prefix", "/long"), none()),
+        entry("exact", host, ("Exact", "/long/exact"), none()),
+        entry("regex", host, ("Regex", "^(?:/r[0-9]+)$"), none()),
+        entry("wildcard", Some("*.b.com"), ("Prefix", "/"), none()),
+        entry("any", None, ("Exact", "/any"), none()),
+    ];
+    let table = RouteTable::of_gateway([None], rules);
+    for (host, method, path, fields, query, expected) in [
+        ("a.com", "GET", "/", "", "", "first"),
+        ("a.com:8080", "GET", "/x", "", "", "first"),
+        ("a.com", "GET", "/", "v", "", "one header"),
+        ("a.com", "GET", "/", "vw", "", "two headers"),
+        ("a.com", "POST", "/", "vw", "", "method"),
+        ("a.com", "GET", "/", "v", "q=a+b", "one header"),
+        ("a.com", "GET", "/", "", "p=1&q=a%20b", "query"),
+        ("a.com", "GET", "/", "", "q=c&q=a+b", "first"),
+        ("a.com", "POST", "/long/x", "vw", "", "longer"),
+        ("a.com", "GET", "/longer", "", "", "first"),
+        ("a.com", "GET", "/long/exact", "", "", "exact"),
+        ("a.com", "GET", "/r12", "", "", "regex"),
+        ("a.com", "GET", "/r12/x", "", "", "first"),
+        ("x.b.com", "GET", "/", "", "", "wildcard"),
+        ("x.y.b.com", "GET", "/", "", "", "wildcard"),
+        ("b.com", "GET", "/", "", "", "nothing"),
+        ("x.b.com", "GET", "/any", "", "", "wildcard"),
+        ("c.com", "GET", "/any", "", "", "any"),
+        ("c.com", "GET", "/any/", "", "", "nothing"),
+    ] {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("v", "2"), ("w", "3")].iter().filter(|(n, _)| fields.contains(n)) {
+            headers.insert(*name, HeaderValue::from_static(value));
+        }
+        let method: Method = method.parse().unwrap();
+        let query = Some(query);
+        let found = table.find(
+            Some(host),
+            path,
+            &RequestFields { method: &method, headers: &headers, query },
+        );
+        let found = found.and_then(|entry| entry.rule.backends[0].backend.as_ref());
+        let found = found.map_or("nothing", |backend| &backend.name);
+        assert_eq!(found, expected, "{method} {host}{path}?{query:?} {fields}");
+    }
+}
+
+/// GEP-3155 and GatewayHTTPListenerIsolation: a request belongs to one listener.
+#[test]
+fn gateway_listener_with_the_most_specific_host_takes_the_request() {
+    let entry = |listener: Option<&str>, name: &str, path| HttpMatch {
+        listener: listener.map(str::to_owned),
+        host: listener.map(str::to_owned),
+        path: PathMatch::Path(Path::new("Prefix", path)),
+        conditions: Conditions::default(),
+        rule: Arc::new(backend(name).into()),
+    };
+    let listeners =
+        [None, Some("*.a.com"), Some("*.b.a.com"), Some("c.a.com"), Some("empty.a.com")];
+    let rules = [
+        entry(None, "any", "/any"),
+        entry(Some("*.a.com"), "wildcard", "/wildcard"),
+        entry(Some("*.b.a.com"), "deeper", "/deeper"),
+        entry(Some("c.a.com"), "exact", "/exact"),
+    ];
+    let table = RouteTable::of_gateway(listeners.map(|l| l.map(str::to_owned)), rules);
+    for (host, expected) in [
+        ("z.org", "any"),
+        ("x.a.com", "wildcard"),
+        ("x.y.a.com", "wildcard"),
+        ("x.b.a.com", "deeper"),
+        ("c.a.com", "exact"),
+        ("empty.a.com", "nothing"),
+    ] {
+        for path in ["/any", "/wildcard", "/deeper", "/exact"] {
+            let name = if path[1..] == *expected { expected } else { "nothing" };
+            assert_eq!(found(&table, Some(host), path), name, "{host}{path}");
+        }
+    }
+}
+
+#[test]
+fn weights_are_exact_shares() {
+    use rand::{SeedableRng, rngs::StdRng};
+    let rule = |weights: &[u32]| RouteRule {
+        backends: weights
+            .iter()
+            .map(|weight| WeightedBackend { weight: *weight, backend: None, headers: None })
+            .collect(),
+        ..RouteRule::default()
+    };
+    let rng = &mut StdRng::seed_from_u64(7);
+    for none in [&[][..], &[0], &[0, 0]] {
+        assert!(rule(none).choose(rng).is_none(), "{none:?}");
+    }
+    let (weighted, mut counts) = (rule(&[9, 0, 1]), [0_u32; 10]);
+    for _ in 0..100_000 {
+        counts[weighted.choose(rng).unwrap().weight as usize] += 1;
+    }
+    // Five standard deviations of a binomial.
+    assert!(counts[1].abs_diff(10_000) < 475, "{counts:?}");
+    assert_eq!((counts[0], counts[1] + counts[9]), (0, 100_000));
 }

@@ -3,16 +3,14 @@
 use super::{
     client::Client,
     client_io::ClientIo,
+    frontend::Frontend,
     head::ForwardedHeaders,
     limits::{
         BODY_BUFFER, CONNECTION_WINDOW, HANDSHAKE_TIMEOUT, HEAD_BYTES, HEAD_FIELDS, MAX_STREAMS,
         PING_INTERVAL, STREAM_WINDOW,
     },
 };
-use crate::{
-    data_plane::{AcceptedConnection, Handler, ProxyStream},
-    ingress::frontend::Frontend,
-};
+use crate::data_plane::{AcceptedConnection, Handler, ProxyStream};
 use futures::{FutureExt, future::BoxFuture};
 use http::HeaderValue;
 use hyper::{

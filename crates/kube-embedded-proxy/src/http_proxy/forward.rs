@@ -9,8 +9,9 @@ use super::{
     pool::{self, OpenCount, PooledConnection},
     refusal::Refusal,
     request_body::{RequestBody, UploadProgress},
+    route_table::Backend,
 };
-use crate::{ingress::route_table::Backend, route::Route};
+use crate::route::Route;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use std::{collections::BTreeSet, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
@@ -169,7 +170,7 @@ async fn wait<T>(
 }
 
 /// Copies a request without a body, as far as an endpoint sees it.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+pub(super) fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::empty());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

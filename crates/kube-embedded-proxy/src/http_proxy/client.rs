@@ -1,24 +1,32 @@
 //! One client connection, and what becomes of its requests.
 
 use super::{
-    head::{self, ForwardedHeaders},
+    conditions::RequestFields,
+    filters::{Filters, Mirror, Received, Redirect},
+    forward,
+    frontend::Frontend,
+    head::{self, ForwardedHeaders, Target},
     refusal::Refusal,
     request_body::RequestBody,
     response::ResponseBody,
+    route_table::{Entry, host_name},
     signals::{ConnectionSignals, InFlight},
     tunnel::Tunnel,
 };
-use crate::{data_plane::ConnectionSlot, ingress::frontend::Frontend};
-use http::{Request, Response, StatusCode, Version, header};
+use crate::data_plane::ConnectionSlot;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body as _, Incoming},
     ext::on_informational,
     upgrade,
 };
-use kube_embedded_core::network::Network;
+use kube_embedded_core::{network::Network, task::spawn_named};
+use rand::RngExt;
 use std::{
     convert::Infallible,
+    future,
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
 use tokio::time;
@@ -109,8 +117,19 @@ impl Client {
         }
         let target = head::target(&request)?;
         let table = self.frontend.route_table();
-        let Some(backend) = table.find(target.host(), target.path()) else {
+        let (method, headers) = (request.method(), request.headers());
+        let fields = RequestFields { method, headers, query: target.uri().query() };
+        let Some(entry) = table.find(target.host(), target.path(), &fields) else {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "no rule matches this host and path"));
+        };
+        let filters = entry.rule.filters.as_deref();
+        if let Some((filters, redirect)) = filters.and_then(|f| Some((f, f.redirect.as_ref()?))) {
+            return self.redirect(&target, redirect, entry, filters);
+        }
+        let chosen = entry.rule.choose(&mut rand::rng());
+        let Some((chosen, backend)) = chosen.and_then(|c| Some((c, c.backend.as_ref()?))) else {
+            let text = "the route of this request has no valid backend";
+            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text));
         };
         let requested_upgrade = head::requested_upgrade(&request);
         let client_side = requested_upgrade.is_some().then(|| upgrade::on(&mut request));
@@ -124,7 +143,16 @@ impl Client {
         };
         let upgrade = requested_upgrade.as_ref();
         head::for_endpoint(&mut parts, target, &self.forwarded, upgrade, progress.is_some())?;
+        if let Some(changes) = &chosen.headers {
+            changes.0.apply(&mut parts.headers);
+        }
+        if let Some(filters) = filters {
+            filters.apply_to_request(&mut parts, entry.prefix);
+        }
         let mut request = Request::from_parts(parts, body);
+        for mirror in filters.into_iter().flat_map(|filters| &filters.mirrors) {
+            self.mirror(mirror, &request, progress.is_none());
+        }
         if version == Version::HTTP_11 {
             let signals = self.signals.clone();
             on_informational(&mut request, move |response| {
@@ -135,8 +163,14 @@ impl Client {
                 }
             });
         }
-        let (mut response, mut connection) =
-            self.forward(backend, request, progress.as_deref()).await?;
+        let forward = self.forward(backend, request, progress.as_deref());
+        let (mut response, mut connection) = match entry.rule.timeout {
+            None => forward.await?,
+            Some(timeout) => time::timeout(timeout, forward).await.map_err(|_| {
+                let text = "the timeout of the route has passed";
+                Refusal::new(StatusCode::GATEWAY_TIMEOUT, text)
+            })??,
+        };
         head::check_response(response.headers())?;
         connection.reusable = !head::has_two_lengths(response.headers());
 
@@ -152,9 +186,70 @@ impl Client {
         }
         let (mut parts, body) = response.into_parts();
         head::for_client(&mut parts, switched);
+        if let Some(changes) = &chosen.headers {
+            changes.1.apply(&mut parts.headers);
+        }
+        if let Some(filters) = filters {
+            filters.response_headers.apply(&mut parts.headers);
+        }
         let until_close = version < Version::HTTP_11;
         let timeout = self.frontend.timeouts.response;
         let body = ResponseBody::new(body, connection, until_close, progress, in_flight, timeout);
         Ok(Response::from_parts(parts, body))
+    }
+
+    fn redirect(
+        &self,
+        target: &Target,
+        redirect: &Redirect,
+        entry: &Entry,
+        filters: &Filters,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        let (scheme, port) = self.forwarded.origin();
+        let host = host_name(target.host().unwrap_or_default());
+        let received = Received { scheme, host: &host, port };
+        let location = redirect.location(&received, target.uri(), entry.prefix);
+        let location = HeaderValue::try_from(location).map_err(|_| {
+            Refusal::bad_request("the location of the redirect would not be a valid header")
+        })?;
+        let mut response = Response::new(ResponseBody::Text(None));
+        *response.status_mut() = redirect.status;
+        response.headers_mut().insert(header::LOCATION, location);
+        filters.response_headers.apply(response.headers_mut());
+        Ok(response)
+    }
+
+    /// Sends a copy of the request to the mirror's share of requests. Its response is dropped.
+    fn mirror(&self, mirror: &Mirror, request: &Request<RequestBody>, without_body: bool) {
+        if rand::rng().random_range(0..mirror.denominator.max(1)) >= mirror.numerator {
+            return;
+        }
+        if !without_body {
+            tracing::debug!(backend = mirror.backend.name, "request with a body is not mirrored");
+            return;
+        }
+        let (request, backend) = (forward::copy(request), mirror.backend.clone());
+        // Signals of its own, as it is no request of the client.
+        let (frontend, network) = (self.frontend.clone(), self.network.clone());
+        let slot = self.signals.slot.clone();
+        let client = Self::new(frontend, network, self.peer, self.forwarded.clone(), slot);
+        let mirrored = async move {
+            match client.forward(&backend, request, None).await {
+                Ok((response, connection)) => {
+                    let mut body = response.into_body();
+                    while let Some(Ok(_)) =
+                        future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+                    {
+                    }
+                    if body.is_end_stream() {
+                        connection.release();
+                    }
+                }
+                Err(refusal) => {
+                    tracing::debug!(backend = backend.name, "not mirrored: {}", refusal.text);
+                }
+            }
+        };
+        spawn_named("mirror", mirrored).detach();
     }
 }

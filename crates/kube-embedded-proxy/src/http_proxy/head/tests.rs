@@ -1,7 +1,8 @@
 //! Properties of heads, for whatever clients send.
 
 use super::*;
-use crate::ingress::route_table::{Backend, Path, RouteTable, Rule};
+use crate::http_proxy::conditions::RequestFields;
+use crate::http_proxy::route_table::{Backend, Path, RouteTable, Rule};
 use crate::route::Route;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use std::sync::Arc;
@@ -98,7 +99,8 @@ proptest! {
         let path = format!("/{}", path.join("/"));
         let request = Request::get(&path).header("host", "foo.bar").body(()).unwrap();
         let Ok(target) = target(&request) else { return Ok(()) };
-        if public_only().find(target.host(), target.path()).is_some() {
+        let fields = RequestFields { method: &Method::GET, headers: &HeaderMap::new(), query: None };
+        if public_only().find(target.host(), target.path(), &fields).is_some() {
             let resolved = resolve_decoded(&path);
             prop_assert_eq!(resolved.first().map(String::as_str), Some("public"), "{}", path);
         }

@@ -1,0 +1,108 @@
+//! The Gateway API: GatewayClasses, Gateways, HTTPRoutes and ReferenceGrants, each Gateway with an
+//! address of its own. Stands for an implementation such as Envoy Gateway.
+//!
+//! It runs from the moment that the CustomResourceDefinitions exist, and shares its data plane with
+//! Ingresses: [`crate::http_proxy`].
+
+mod api;
+mod conditions;
+mod crds;
+mod frontends;
+mod hostname;
+mod listeners;
+mod object;
+mod objects;
+mod plan;
+mod reconciler;
+mod references;
+mod rules;
+mod status;
+mod view;
+
+pub use crds::GATEWAY_CLASS;
+pub use view::GATEWAY_CONTROLLER;
+
+use crate::{
+    config::{Config, Mode},
+    data_plane::DataPlane,
+    load_balancer::Bind,
+    retry::Retry,
+    secrets::Secrets,
+    services::ListenerErrors,
+    watches::EVENTS_PER_ROUND,
+};
+use futures::{FutureExt, StreamExt};
+use kube::Client;
+use objects::{GatewayEvent, Objects, Watches};
+use reconciler::GatewayReconciler;
+use std::{iter, mem, sync::Arc};
+
+/// Reconciles listeners with Gateways until dropped. `errors` are those of listeners on their
+/// addresses.
+pub(crate) async fn run(
+    client: Client,
+    config: &Config,
+    data_plane: Arc<DataPlane>,
+    bind: Bind,
+    mut errors: ListenerErrors,
+) {
+    let mut reconciler = GatewayReconciler::new(client.clone(), config, data_plane, bind);
+    let mut watches = Watches::new();
+    let mut secrets = Secrets::new(client.clone(), GatewayEvent::Secret);
+    let mut objects = Objects::new(client.clone(), &mut watches);
+    let (mut needs_crds, mut needs_class) = match config.mode {
+        Mode::Embedded { gateway_api, .. } => (gateway_api, true),
+        Mode::External(_) => (false, false),
+    };
+    let (mut mode, mut retry) = (config.mode.clone(), Retry::default());
+    loop {
+        if needs_crds {
+            needs_crds = !crds::install(&client).await;
+            reconciler.unfinished |= needs_crds;
+        }
+        let is_due = tokio::select! {
+            Some(first) = watches.next() => {
+                let more = iter::from_fn(|| watches.next().now_or_never().flatten());
+                let events: Vec<_> = iter::once(first).chain(more.take(EVENTS_PER_ROUND)).collect();
+                events.into_iter().fold(false, |due, event| {
+                    let of_secret = match &event {
+                        GatewayEvent::Secret(event) => secrets.apply(event),
+                        _ => false,
+                    };
+                    objects.apply(event, &mut watches) || of_secret || due
+                })
+            }
+            written = reconciler.classes.next(&objects.classes) => {
+                reconciler.unfinished |= !written;
+                true
+            }
+            written = reconciler.gateway_statuses.next(&objects.gateways) => {
+                reconciler.unfinished |= !written;
+                true
+            }
+            written = reconciler.http_routes.next(&objects.http_routes) => {
+                reconciler.unfinished |= !written;
+                true
+            }
+            Some((at, error)) = errors.recv() => {
+                reconciler.listener_failed(at, error);
+                false
+            }
+            () = mode.nodes_changed() => {
+                reconciler.set_topology(config.topology());
+                true
+            }
+            () = retry.due(reconciler.unfinished) => mem::take(&mut reconciler.unfinished),
+        };
+        if is_due && objects.synced(&mut watches) {
+            if needs_class {
+                needs_class = !crds::create_class(&client).await;
+                reconciler.unfinished |= needs_class;
+            }
+            reconciler.reconcile(&objects, &mut secrets, &mut watches).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

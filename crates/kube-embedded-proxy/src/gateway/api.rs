@@ -1,0 +1,180 @@
+//! The types of `gateway.networking.k8s.io/v1`, as far as they are read or written here.
+
+use super::object::{GROUP, Gvk, Object};
+use k8s_openapi::{
+    ClusterResourceScope, NamespaceResourceScope,
+    apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+pub(super) type GatewayClass = Object<GatewayClassSpec>;
+pub(super) type Gateway = Object<GatewaySpec>;
+pub(super) type HttpRoute = Object<HttpRouteSpec>;
+pub(super) type ReferenceGrant = Object<ReferenceGrantSpec>;
+
+macro_rules! kinds {
+    ($($spec:ty, $kind:literal, $plural:literal, $version:literal, $scope:ty, $status:ty;)*) => {$(
+        impl Gvk for $spec {
+            const KIND: &'static str = $kind;
+            const PLURAL: &'static str = $plural;
+            const VERSION: &'static str = $version;
+            type Scope = $scope;
+            type Status = $status;
+        }
+    )*};
+}
+
+kinds! {
+    GatewayClassSpec, "GatewayClass", "gatewayclasses", "v1", ClusterResourceScope, ClassStatus;
+    GatewaySpec, "Gateway", "gateways", "v1", NamespaceResourceScope, GatewayStatus;
+    HttpRouteSpec, "HTTPRoute", "httproutes", "v1", NamespaceResourceScope, RouteStatus;
+    ReferenceGrantSpec, "ReferenceGrant", "referencegrants", "v1beta1", NamespaceResourceScope, NoStatus;
+}
+
+/// Declares structs whose fields have the names of the API.
+macro_rules! api {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+        #[serde(rename_all = "camelCase", default)]
+        pub(super) struct $name { $(pub(super) $field: $type,)* }
+    )*};
+}
+
+api! {
+    NoStatus {}
+    GatewayClassSpec { controller_name: String, }
+    GatewaySpec {
+        gateway_class_name: String,
+        listeners: Vec<Listener>,
+        addresses: Vec<Address>,
+        infrastructure: Option<Infrastructure>,
+    }
+    Infrastructure { parameters_ref: Option<ObjectRef>, }
+    Listener {
+        name: String,
+        hostname: Option<String>,
+        port: i32,
+        protocol: String,
+        tls: Option<ListenerTls>,
+        allowed_routes: Option<AllowedRoutes>,
+    }
+    ListenerTls { mode: Option<String>, certificate_refs: Vec<ObjectRef>, }
+    AllowedRoutes { namespaces: Option<RouteNamespaces>, kinds: Option<Vec<RouteKind>>, }
+    RouteNamespaces { from: Option<String>, selector: Option<LabelSelector>, }
+    RouteKind { group: Option<String>, kind: String, }
+    /// A reference to an object, also to one in another namespace.
+    ObjectRef {
+        group: Option<String>,
+        kind: Option<String>,
+        namespace: Option<String>,
+        name: String,
+    }
+    HttpRouteSpec { parent_refs: Vec<ParentRef>, hostnames: Vec<String>, rules: Vec<HttpRule>, }
+    HttpRule {
+        matches: Vec<HttpMatch>,
+        filters: Vec<Filter>,
+        backend_refs: Vec<BackendRef>,
+        timeouts: Option<HttpTimeouts>,
+    }
+    HttpTimeouts { request: Option<String>, backend_request: Option<String>, }
+    HttpMatch {
+        path: Option<Match>,
+        headers: Vec<Match>,
+        query_params: Vec<Match>,
+        method: Option<String>,
+    }
+    /// A path, a header or a query parameter to match.
+    Match {
+        r#type: Option<String>,
+        name: String,
+        value: Option<String>,
+    }
+    BackendRef {
+        group: Option<String>,
+        kind: Option<String>,
+        namespace: Option<String>,
+        name: String,
+        port: Option<i32>,
+        weight: Option<u32>,
+        filters: Vec<Filter>,
+    }
+    Filter {
+        r#type: String,
+        request_header_modifier: Option<HeaderModifier>,
+        response_header_modifier: Option<HeaderModifier>,
+        request_redirect: Option<RequestRedirect>,
+        url_rewrite: Option<UrlRewrite>,
+        request_mirror: Option<RequestMirror>,
+    }
+    HeaderModifier { set: Vec<HeaderField>, add: Vec<HeaderField>, remove: Vec<String>, }
+    HeaderField { name: String, value: String, }
+    RequestRedirect {
+        scheme: Option<String>,
+        hostname: Option<String>,
+        path: Option<PathModifier>,
+        port: Option<u16>,
+        status_code: Option<u16>,
+    }
+    UrlRewrite { hostname: Option<String>, path: Option<PathModifier>, }
+    PathModifier {
+        r#type: String,
+        replace_full_path: Option<String>,
+        replace_prefix_match: Option<String>,
+    }
+    RequestMirror { backend_ref: BackendRef, percent: Option<u32>, fraction: Option<Fraction>, }
+    Fraction { numerator: u32, denominator: Option<u32>, }
+    ReferenceGrantSpec { from: Vec<GrantFrom>, to: Vec<ObjectRef>, }
+    GrantFrom { group: String, kind: String, namespace: String, }
+    ClassStatus { conditions: Vec<Condition>, supported_features: Vec<Feature>, }
+    Feature { name: String, }
+    GatewayStatus {
+        addresses: Vec<Address>,
+        conditions: Vec<Condition>,
+        listeners: Vec<ListenerStatus>,
+    }
+    ListenerStatus {
+        name: String,
+        supported_kinds: Vec<RouteKind>,
+        attached_routes: i32,
+        conditions: Vec<Condition>,
+    }
+    RouteStatus { parents: Vec<ParentStatus>, }
+    ParentStatus { parent_ref: ParentRef, controller_name: String, conditions: Vec<Condition>, }
+}
+
+/// An address of a Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Address {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) r#type: Option<String>,
+    pub(super) value: String,
+}
+
+/// The Gateway, and the listeners of it, to which a route is attached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ParentRef {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) namespace: Option<String>,
+    pub(super) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) section_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) port: Option<i32>,
+}
+
+/// The labels of each namespace, by name.
+pub(super) type NamespaceLabels = BTreeMap<String, BTreeMap<String, String>>;
+
+impl RouteKind {
+    pub(super) fn of_group(kind: &str) -> Self {
+        Self { group: Some(GROUP.to_owned()), kind: kind.to_owned() }
+    }
+}

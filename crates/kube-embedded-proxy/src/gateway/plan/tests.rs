@@ -1,0 +1,366 @@
+//! Statuses and tables of small sets of objects, with the reasons that the conformance suite expects.
+
+use super::*;
+use crate::{
+    gateway::api::{GatewayClass, HttpRoute, NamespaceLabels, ReferenceGrant},
+    http_proxy::{conditions::RequestFields, route_table::RouteTable},
+    route::{Route, Routing},
+};
+use http::{HeaderMap, Method};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// Objects, and a Service `app` with port 80 in every namespace.
+#[derive(Default)]
+struct Fixture {
+    gateways: Vec<Arc<Gateway>>,
+    routes: Vec<Arc<HttpRoute>>,
+    grants: Vec<Arc<ReferenceGrant>>,
+}
+
+fn object<T: DeserializeOwned>(namespace: &str, name: &str, spec: Value) -> Arc<T> {
+    let metadata = json!({ "namespace": namespace, "name": name, "uid": name, "generation": 7 });
+    Arc::new(serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).unwrap())
+}
+
+impl Fixture {
+    /// Returns a Gateway `infra/gateway` with these listeners.
+    fn new(listeners: Value) -> Self {
+        Self::with_spec(json!({ "gatewayClassName": "ours", "listeners": listeners }))
+    }
+
+    fn with_spec(spec: Value) -> Self {
+        Self { gateways: vec![object("infra", "gateway", spec)], ..Self::default() }
+    }
+
+    fn route(mut self, namespace: &str, spec: Value) -> Self {
+        let name = format!("route-{}", self.routes.len());
+        self.routes.push(object(namespace, &name, spec));
+        self
+    }
+
+    fn plan(&self) -> Plan {
+        let class = |name: &str, controller: &str| {
+            object::<GatewayClass>("", name, json!({ "controllerName": controller }))
+        };
+        let classes = [class("ours", GATEWAY_CONTROLLER), class("other", "example.com/other")];
+        let labels = |labels: &[(&str, &str)]| {
+            labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        let namespaces: NamespaceLabels =
+            [("infra".to_owned(), labels(&[])), ("apps".to_owned(), labels(&[("team", "apps")]))]
+                .into();
+        let problem = |key: &ObjectKey| (key.name != "good").then(|| "does not exist".to_owned());
+        let view = View {
+            classes: &classes,
+            gateways: &self.gateways,
+            http_routes: &self.routes,
+            grants: &self.grants,
+            namespaces: &namespaces,
+            secret_problem: &problem,
+        };
+        plan(&view, &mut |(key, port)| match (&*key.name, port) {
+            ("app", 80) => {
+                let route = Arc::new(Route::new(Routing::default(), Arc::default()));
+                Ok(Arc::new(Backend { name: format!("{key}:{port}"), route }))
+            }
+            _ => Err(("BackendNotFound", format!("Service {key} does not exist"))),
+        })
+    }
+}
+
+/// Returns `TYPE=STATUS/REASON` of each condition.
+fn shown(conditions: &[Condition]) -> Vec<String> {
+    assert!(conditions.iter().all(|c| c.observed_generation == Some(7)), "{conditions:?}");
+    conditions.iter().map(|c| format!("{}={}/{}", c.type_, c.status, c.reason)).collect()
+}
+
+fn http(name: &str, extra: Value) -> Value {
+    let mut listener = json!({ "name": name, "port": 80, "protocol": "HTTP" });
+    listener.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    listener
+}
+
+fn gateway(plan: &Plan) -> &GatewayPlan {
+    plan.gateways.values().next().unwrap()
+}
+
+#[test]
+fn gateway_of_another_class_is_not_planned() {
+    let mut fixture = Fixture::with_spec(json!({ "gatewayClassName": "other" }));
+    fixture.gateways.push(object("infra", "none", json!({ "gatewayClassName": "absent" })));
+    let fixture = fixture.route("infra", json!({ "parentRefs": [{ "name": "gateway" }] }));
+    let plan = fixture.plan();
+    assert_eq!(plan.gateways.len() + plan.routes.len(), 0);
+    assert_eq!(plan.classes.len(), 1);
+}
+
+#[test]
+fn gateway_is_accepted_with_one_valid_listener() {
+    let invalid = json!({ "name": "invalid", "port": 80, "protocol": "example.com/x" });
+    let parameters = json!({ "parametersRef": { "group": "x", "kind": "X", "name": "x" } });
+    for (spec, expected) in [
+        (json!({ "listeners": [http("a", json!({}))] }), "Accepted=True/Accepted"),
+        (json!({ "listeners": [invalid] }), "Accepted=False/ListenersNotValid"),
+        (
+            json!({ "listeners": [http("a", json!({})), invalid] }),
+            "Accepted=True/ListenersNotValid",
+        ),
+        (
+            json!({ "listeners": [http("a", json!({}))], "infrastructure": parameters }),
+            "Accepted=False/InvalidParameters",
+        ),
+        (
+            json!({
+                "listeners": [http("a", json!({}))],
+                "addresses": [{ "type": "example.com/x", "value": "x" }],
+            }),
+            "Accepted=False/UnsupportedAddress",
+        ),
+    ] {
+        let mut spec = spec;
+        spec["gatewayClassName"] = "ours".into();
+        let plan = Fixture::with_spec(spec.clone()).plan();
+        assert_eq!(shown(&[gateway(&plan).accepted.clone()]), [expected], "{spec}");
+        assert_eq!(gateway(&plan).ports().is_empty(), expected.contains("False"), "{spec}");
+    }
+}
+
+#[test]
+fn listener_status_says_what_is_wrong() {
+    let ok = "Conflicted=False/NoConflicts";
+    let tls = |refs: Value| json!({ "name": "l", "port": 443, "protocol": "HTTPS", "tls": { "certificateRefs": refs } });
+    let kinds = |kinds: Value| http("l", json!({ "allowedRoutes": { "kinds": kinds } }));
+    let accepted = ["Accepted=True/Accepted", "Programmed=True/Programmed"];
+    let unusable = ["Accepted=True/Accepted", "Programmed=False/Invalid"];
+    let table: [(Value, [&str; 2], &str, usize); 9] = [
+        (http("l", json!({})), accepted, "ResolvedRefs=True/ResolvedRefs", 1),
+        (kinds(json!([{ "kind": "X" }])), accepted, "ResolvedRefs=False/InvalidRouteKinds", 0),
+        (
+            kinds(json!([{ "kind": "X" }, { "kind": "HTTPRoute" }])),
+            accepted,
+            "ResolvedRefs=False/InvalidRouteKinds",
+            1,
+        ),
+        (tls(json!([{ "name": "good" }])), accepted, "ResolvedRefs=True/ResolvedRefs", 1),
+        (tls(json!([])), unusable, "ResolvedRefs=False/InvalidCertificateRef", 1),
+        (tls(json!([{ "name": "no" }])), unusable, "ResolvedRefs=False/InvalidCertificateRef", 1),
+        (
+            tls(json!([{ "name": "good", "kind": "X" }])),
+            unusable,
+            "ResolvedRefs=False/InvalidCertificateRef",
+            1,
+        ),
+        (
+            tls(json!([{ "name": "good", "group": "x" }])),
+            unusable,
+            "ResolvedRefs=False/InvalidCertificateRef",
+            1,
+        ),
+        (
+            tls(json!([{ "name": "good", "namespace": "certificates" }])),
+            unusable,
+            "ResolvedRefs=False/RefNotPermitted",
+            1,
+        ),
+    ];
+    for (listener, [accepted, programmed], resolved, kinds) in table {
+        let plan = Fixture::new(json!([listener])).plan();
+        let status = &gateway(&plan).listeners[0].status;
+        assert_eq!(shown(&status.conditions), [accepted, programmed, resolved, ok], "{listener}");
+        assert_eq!(status.supported_kinds.len(), kinds, "{listener}");
+    }
+}
+
+#[test]
+fn later_of_two_conflicting_listeners_is_rejected() {
+    let https = json!({
+        "name": "b", "port": 80, "protocol": "HTTPS", "tls": { "certificateRefs": [{ "name": "good" }] }
+    });
+    for (second, reason) in [
+        (http("b", json!({ "hostname": "A.com" })), "HostnameConflict"),
+        (https, "ProtocolConflict"),
+        (http("b", json!({ "hostname": "b.com" })), "NoConflicts"),
+    ] {
+        let plan = Fixture::new(json!([http("a", json!({ "hostname": "a.com" })), second])).plan();
+        let listeners = &gateway(&plan).listeners;
+        assert!(listeners[0].serves);
+        assert_eq!(listeners[1].serves, reason == "NoConflicts");
+        assert_eq!(listeners[1].status.conditions[3].reason, reason, "{second}");
+    }
+}
+
+#[test]
+fn grant_in_the_namespace_of_the_target_permits_a_reference() {
+    let reference = json!([{ "name": "good", "namespace": "certificates" }]);
+    let listener = json!({
+        "name": "l", "port": 443, "protocol": "HTTPS", "tls": { "certificateRefs": reference }
+    });
+    let from = |kind: &str, namespace: &str| json!([{ "group": GROUP, "kind": kind, "namespace": namespace }]);
+    for (namespace, from, to, permitted) in [
+        (
+            "certificates",
+            from("Gateway", "infra"),
+            json!([{ "group": "", "kind": "Secret" }]),
+            true,
+        ),
+        (
+            "certificates",
+            from("Gateway", "infra"),
+            json!([{ "kind": "Secret", "name": "good" }]),
+            true,
+        ),
+        (
+            "certificates",
+            from("Gateway", "infra"),
+            json!([{ "kind": "Secret", "name": "x" }]),
+            false,
+        ),
+        ("certificates", from("Gateway", "infra"), json!([{ "kind": "Service" }]), false),
+        ("certificates", from("HTTPRoute", "infra"), json!([{ "kind": "Secret" }]), false),
+        ("certificates", from("Gateway", "apps"), json!([{ "kind": "Secret" }]), false),
+        ("infra", from("Gateway", "infra"), json!([{ "kind": "Secret" }]), false),
+    ] {
+        let mut fixture = Fixture::new(json!([listener]));
+        fixture.grants.push(object(namespace, "grant", json!({ "from": from, "to": to })));
+        let served = gateway(&fixture.plan()).listeners[0].serves;
+        assert_eq!(served, permitted, "{namespace} {from} {to}");
+    }
+}
+
+#[test]
+fn route_status_says_why_it_is_not_attached() {
+    let listeners = json!([
+        http("same", json!({ "hostname": "same.com" })),
+        http(
+            "all",
+            json!({ "port": 81, "hostname": "*.all.com",
+            "allowedRoutes": { "namespaces": { "from": "All" } } })
+        ),
+        http(
+            "selected",
+            json!({ "port": 82, "hostname": "selected.com", "allowedRoutes": {
+            "namespaces": { "from": "Selector", "selector": { "matchLabels": { "team": "apps" } } }
+        } })
+        ),
+    ]);
+    let parent = |extra: Value| {
+        let mut parent = json!({ "name": "gateway", "namespace": "infra" });
+        parent.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        parent
+    };
+    for (namespace, parent, hosts, expected, attached) in [
+        ("infra", parent(json!({})), json!([]), "True/Accepted", [1, 1, 0]),
+        ("apps", parent(json!({})), json!([]), "True/Accepted", [0, 1, 1]),
+        ("apps", parent(json!({})), json!(["x.all.com"]), "True/Accepted", [0, 1, 0]),
+        ("apps", parent(json!({ "port": 82 })), json!([]), "True/Accepted", [0, 0, 1]),
+        (
+            "infra",
+            parent(json!({ "sectionName": "no" })),
+            json!([]),
+            "False/NoMatchingParent",
+            [0; 3],
+        ),
+        ("infra", parent(json!({ "port": 83 })), json!([]), "False/NoMatchingParent", [0; 3]),
+        (
+            "infra",
+            parent(json!({ "port": 82, "sectionName": "same" })),
+            json!([]),
+            "False/NoMatchingParent",
+            [0; 3],
+        ),
+        (
+            "apps",
+            parent(json!({ "sectionName": "same" })),
+            json!([]),
+            "False/NotAllowedByListeners",
+            [0; 3],
+        ),
+        (
+            "apps",
+            parent(json!({})),
+            json!(["all.com", "x.org"]),
+            "False/NoMatchingListenerHostname",
+            [0; 3],
+        ),
+    ] {
+        let rules = json!([{ "backendRefs": [{ "name": "app", "port": 80 }] }]);
+        let spec = json!({ "parentRefs": [parent], "hostnames": hosts, "rules": rules });
+        let plan = Fixture::new(listeners.clone()).route(namespace, spec.clone()).plan();
+        let statuses = plan.routes.values().next().unwrap();
+        let shown = shown(&statuses[0].conditions);
+        assert_eq!(shown[0], format!("Accepted={expected}"), "{spec}");
+        assert_eq!(shown[1], "ResolvedRefs=True/ResolvedRefs");
+        let counts: Vec<_> =
+            gateway(&plan).listeners.iter().map(|l| l.status.attached_routes).collect();
+        assert_eq!(counts, attached, "{spec}");
+    }
+}
+
+#[test]
+fn unresolved_backend_keeps_its_share_of_the_requests() {
+    for (backend, reason) in [
+        (json!({ "name": "app", "port": 80 }), None),
+        (json!({ "name": "absent", "port": 80 }), Some("BackendNotFound")),
+        (json!({ "name": "app", "port": 81 }), Some("BackendNotFound")),
+        (json!({ "name": "app" }), Some("BackendNotFound")),
+        (json!({ "name": "app", "port": 80, "kind": "X" }), Some("InvalidKind")),
+        (json!({ "name": "app", "port": 80, "group": "x" }), Some("InvalidKind")),
+        (json!({ "name": "app", "port": 80, "namespace": "apps" }), Some("RefNotPermitted")),
+    ] {
+        let rules =
+            json!([{ "backendRefs": [backend, { "name": "app", "port": 80, "weight": 3 }] }]);
+        let spec = json!({ "parentRefs": [{ "name": "gateway" }], "rules": rules });
+        let mut plan = Fixture::new(json!([http("l", json!({}))])).route("infra", spec).plan();
+        let expected = match reason {
+            None => "ResolvedRefs=True/ResolvedRefs".to_owned(),
+            Some(reason) => format!("ResolvedRefs=False/{reason}"),
+        };
+        let conditions = &plan.routes.values().next().unwrap()[0].conditions;
+        assert_eq!(shown(conditions), ["Accepted=True/Accepted", &expected], "{backend}");
+        let matches = plan.gateways.values_mut().next().unwrap().matches.remove(&80).unwrap();
+        let backends = &matches[0].rule.backends;
+        let shares: Vec<_> = backends.iter().map(|b| (b.weight, b.backend.is_some())).collect();
+        assert_eq!(shares, [(1, reason.is_none()), (3, true)], "{backend}");
+    }
+}
+
+#[test]
+fn unsupported_value_is_reported_and_never_ignored() {
+    for rule in [
+        json!({ "filters": [{ "type": "ExtensionRef" }] }),
+        json!({ "filters": [{ "type": "URLRewrite" }] }),
+        json!({ "matches": [{ "path": { "type": "RegularExpression", "value": "(" } }] }),
+        json!({ "matches": [{ "headers": [{ "name": "a b", "value": "x" }] }] }),
+        json!({ "timeouts": { "request": "soon" } }),
+    ] {
+        let mut rule = rule;
+        rule["backendRefs"] = json!([{ "name": "app", "port": 80 }]);
+        let spec = json!({ "parentRefs": [{ "name": "gateway" }], "rules": [rule] });
+        let plan = Fixture::new(json!([http("l", json!({}))])).route("infra", spec).plan();
+        let conditions = &plan.routes.values().next().unwrap()[0].conditions;
+        assert_eq!(shown(conditions)[0], "Accepted=False/UnsupportedValue", "{rule}");
+    }
+}
+
+#[test]
+fn older_route_wins_between_equal_matches() {
+    let rules = |name: &str| {
+        json!([{ "backendRefs": [{ "name": "app", "port": 80 }],
+        "filters": [{ "type": "URLRewrite", "urlRewrite": { "hostname": name } }] }])
+    };
+    let spec = |name: &str| json!({ "parentRefs": [{ "name": "gateway" }], "rules": rules(name) });
+    let mut fixture = Fixture::new(json!([http("l", json!({}))]));
+    for (name, created) in [("young", "2026-02-01T00:00:00Z"), ("old", "2026-01-01T00:00:00Z")] {
+        let mut route: HttpRoute = (*object::<HttpRoute>("infra", name, spec(name))).clone();
+        route.metadata.creation_timestamp = serde_json::from_value(json!(created)).unwrap();
+        fixture.routes.push(Arc::new(route));
+    }
+    let mut plan = fixture.plan();
+    let matches = plan.gateways.values_mut().next().unwrap().matches.remove(&80).unwrap();
+    let table = RouteTable::of_gateway([None], matches);
+    let (method, headers) = (&Method::GET, &HeaderMap::new());
+    let found = table.find(Some("a.com"), "/", &RequestFields { method, headers, query: None });
+    let rewrite = found.unwrap().rule.filters.as_ref().unwrap().rewrite.clone().unwrap();
+    assert_eq!(rewrite.host.unwrap(), "old");
+}

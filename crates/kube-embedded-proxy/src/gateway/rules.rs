@@ -1,0 +1,281 @@
+//! Rules of HTTP routes as rules of the route table.
+
+use super::{
+    api::{BackendRef, Filter, HeaderModifier, HttpMatch, HttpRule, Match, PathModifier},
+    references::{Referrer, Unresolved},
+};
+use crate::http_proxy::{
+    conditions::{Conditions, ValueMatch},
+    filters::{Filters, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite},
+    route_table::{Backend, Path, PathMatch, RouteRule, WeightedBackend},
+};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use regex::bytes;
+use std::{sync::Arc, time::Duration};
+
+/// Finds the backend of a reference, or why there is none.
+pub(super) type Resolve<'a> =
+    dyn FnMut(&BackendRef, Referrer<'_>) -> Result<Arc<Backend>, Unresolved> + 'a;
+
+/// A rule, and what is wrong with it.
+#[derive(Debug, Default)]
+pub(super) struct ConvertedRule {
+    pub(super) rule: RouteRule,
+    /// References that are not resolved.
+    pub(super) unresolved: Vec<Unresolved>,
+    /// Values that are not supported: such a rule, or backend, responds with an error.
+    pub(super) unsupported: Vec<String>,
+}
+
+/// Converts a rule, without its matches.
+pub(super) fn convert(
+    rule: &HttpRule,
+    from: Referrer<'_>,
+    resolve: &mut Resolve<'_>,
+) -> ConvertedRule {
+    let mut converted = ConvertedRule::default();
+    let filters = converted.filters(&rule.filters, from, resolve);
+    for reference in &rule.backend_refs {
+        let backend = match resolve(reference, from) {
+            Ok(backend) => Some(backend),
+            Err(unresolved) => {
+                converted.unresolved.push(unresolved);
+                None
+            }
+        };
+        let own = converted.filters(&reference.filters, from, resolve);
+        let headers = (own.request_headers, own.response_headers);
+        let weight = reference.weight.unwrap_or(1);
+        let headers = (headers != Default::default()).then(|| Box::new(headers));
+        converted.rule.backends.push(WeightedBackend { weight, backend, headers });
+    }
+    let timeouts = rule.timeouts.clone().unwrap_or_default();
+    for text in [timeouts.request, timeouts.backend_request].into_iter().flatten() {
+        match duration(&text) {
+            // Zero switches a timeout off.
+            Some(Duration::ZERO) => {}
+            Some(timeout) => {
+                let shortest = converted.rule.timeout.map_or(timeout, |other| other.min(timeout));
+                converted.rule.timeout = Some(shortest);
+            }
+            None => converted.unsupported.push(format!("timeout {text:?} is no duration")),
+        }
+    }
+    if !converted.unsupported.is_empty() {
+        // Better an error than a request that is not filtered as it should be.
+        converted.rule.backends.clear();
+    }
+    converted.rule.filters = Some(Box::new(filters));
+    converted
+}
+
+/// Returns the matches of a rule; without any it matches every request.
+pub(super) fn matches(rule: &HttpRule) -> Vec<Result<(PathMatch, Conditions), String>> {
+    match &*rule.matches {
+        [] => vec![http_match(&HttpMatch::default())],
+        matches => matches.iter().map(http_match).collect(),
+    }
+}
+
+fn http_match(given: &HttpMatch) -> Result<(PathMatch, Conditions), String> {
+    let path = given.path.clone().unwrap_or_default();
+    let value = path.value.as_deref().unwrap_or("/");
+    let path = match path.r#type.as_deref().unwrap_or("PathPrefix") {
+        "Exact" => PathMatch::Path(Path::new("Exact", value)),
+        "PathPrefix" => PathMatch::Path(Path::new("Prefix", value)),
+        "RegularExpression" => {
+            let regex = regex::Regex::new(&whole(value));
+            PathMatch::Regex(regex.map_err(|error| invalid_regex(value, &error))?)
+        }
+        other => return Err(format!("path type {other:?} is not supported")),
+    };
+    let mut conditions = Conditions::default();
+    if let Some(method) = &given.method {
+        let method = method.parse::<Method>();
+        conditions.method = Some(method.map_err(|_| format!("{:?} is no method", given.method))?);
+    }
+    for header in &given.headers {
+        let name = header_name(&header.name)?;
+        // Of two entries with an equivalent name the first one counts.
+        if conditions.headers.iter().all(|(known, _)| *known != name) {
+            conditions.headers.push((name, value_match(header)?));
+        }
+    }
+    for parameter in &given.query_params {
+        if conditions.query.iter().all(|(known, _)| *known != parameter.name) {
+            conditions.query.push((parameter.name.clone(), value_match(parameter)?));
+        }
+    }
+    Ok((path, conditions))
+}
+
+fn value_match(given: &Match) -> Result<ValueMatch, String> {
+    let value = given.value.clone().unwrap_or_default();
+    match given.r#type.as_deref().unwrap_or("Exact") {
+        "Exact" => Ok(ValueMatch::Exact(value)),
+        "RegularExpression" => match bytes::Regex::new(&whole(&value)) {
+            Ok(regex) => Ok(ValueMatch::Regex(regex)),
+            Err(error) => Err(invalid_regex(&value, &error)),
+        },
+        other => Err(format!("match type {other:?} is not supported")),
+    }
+}
+
+/// Returns the expression for the whole text, as Envoy matches.
+fn whole(regex: &str) -> String {
+    format!("^(?:{regex})$")
+}
+
+fn invalid_regex(value: &str, error: &regex::Error) -> String {
+    format!("{value:?} is no valid regular expression: {error}")
+}
+
+impl ConvertedRule {
+    fn filters(
+        &mut self,
+        given: &[Filter],
+        from: Referrer<'_>,
+        resolve: &mut Resolve<'_>,
+    ) -> Filters {
+        let mut filters = Filters::default();
+        for filter in given {
+            if let Err(why) = self.add_filter(&mut filters, filter, from, resolve) {
+                self.unsupported.push(why);
+            }
+        }
+        filters
+    }
+
+    fn add_filter(
+        &mut self,
+        filters: &mut Filters,
+        filter: &Filter,
+        from: Referrer<'_>,
+        resolve: &mut Resolve<'_>,
+    ) -> Result<(), String> {
+        let missing = || format!("filter {} has no settings", filter.r#type);
+        match &*filter.r#type {
+            "RequestHeaderModifier" => {
+                let given = filter.request_header_modifier.as_ref().ok_or_else(missing)?;
+                filters.request_headers = header_changes(given)?;
+            }
+            "ResponseHeaderModifier" => {
+                let given = filter.response_header_modifier.as_ref().ok_or_else(missing)?;
+                filters.response_headers = header_changes(given)?;
+            }
+            "RequestRedirect" => {
+                let given = filter.request_redirect.as_ref().ok_or_else(missing)?;
+                let status = given.status_code.unwrap_or(302);
+                let status = [301, 302, 303, 307, 308].contains(&status).then_some(status);
+                let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+                filters.redirect = Some(Redirect {
+                    scheme: given.scheme.clone(),
+                    host: given.hostname.clone(),
+                    path: given.path.as_ref().map(path_rewrite).transpose()?,
+                    port: given.port,
+                    status: status.ok_or("a redirect has status 301, 302, 303, 307 or 308")?,
+                });
+            }
+            "URLRewrite" => {
+                let given = filter.url_rewrite.as_ref().ok_or_else(missing)?;
+                let host = given.hostname.as_deref().map(HeaderValue::try_from).transpose();
+                let host = host.map_err(|_| format!("{:?} is no host", given.hostname))?;
+                let path = given.path.as_ref().map(path_rewrite).transpose()?;
+                filters.rewrite = Some(Rewrite { host, path });
+            }
+            "RequestMirror" => {
+                let given = filter.request_mirror.as_ref().ok_or_else(missing)?;
+                let fraction = given.fraction.clone().unwrap_or_default();
+                let (numerator, denominator) = match (given.percent, &given.fraction) {
+                    (Some(percent), _) => (percent, 100),
+                    (None, Some(_)) => (fraction.numerator, fraction.denominator.unwrap_or(100)),
+                    (None, None) => (1, 1),
+                };
+                match resolve(&given.backend_ref, from) {
+                    Ok(backend) => filters.mirrors.push(Mirror { backend, numerator, denominator }),
+                    Err(unresolved) => self.unresolved.push(unresolved),
+                }
+            }
+            other => return Err(format!("filter {other} is not supported")),
+        }
+        Ok(())
+    }
+}
+
+fn path_rewrite(given: &PathModifier) -> Result<PathRewrite, String> {
+    match &*given.r#type {
+        "ReplaceFullPath" => {
+            Ok(PathRewrite::Full(given.replace_full_path.clone().unwrap_or_default()))
+        }
+        "ReplacePrefixMatch" => {
+            Ok(PathRewrite::Prefix(given.replace_prefix_match.clone().unwrap_or_default()))
+        }
+        other => Err(format!("path modifier {other:?} is not supported")),
+    }
+}
+
+fn header_changes(given: &HeaderModifier) -> Result<HeaderChanges, String> {
+    let fields = |fields: &[super::api::HeaderField]| {
+        let field = |field: &super::api::HeaderField| {
+            let value = HeaderValue::try_from(&field.value);
+            let value = value.map_err(|_| format!("header {} has an invalid value", field.name))?;
+            Ok((header_name(&field.name)?, value))
+        };
+        fields.iter().map(field).collect::<Result<Vec<_>, String>>()
+    };
+    Ok(HeaderChanges {
+        set: fields(&given.set)?,
+        add: fields(&given.add)?,
+        remove: given.remove.iter().map(|name| header_name(name)).collect::<Result<_, _>>()?,
+    })
+}
+
+fn header_name(name: &str) -> Result<HeaderName, String> {
+    name.parse().map_err(|_| format!("{name:?} is no name of a header"))
+}
+
+/// Reads a duration of GEP-2257, such as `1h30m` or `500ms`.
+fn duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|at| (1..=5).contains(at))?;
+        let (number, unit) = rest.split_at(digits);
+        let number: u64 = number.parse().ok()?;
+        let end = unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len());
+        let (unit, next) = unit.split_at(end);
+        total += match unit {
+            "h" => Duration::from_secs(number * 3600),
+            "m" => Duration::from_secs(number * 60),
+            "s" => Duration::from_secs(number),
+            "ms" => Duration::from_millis(number),
+            _ => return None,
+        };
+        rest = next;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duration_is_read_as_documented() {
+        for (text, expected) in [
+            ("0s", Some(0)),
+            ("500ms", Some(500)),
+            ("1h30m", Some(5_400_000)),
+            ("1m1s1ms", Some(61_001)),
+            ("", None),
+            ("1", None),
+            ("s", None),
+            ("1d", None),
+            ("1.5s", None),
+            ("-1s", None),
+            ("999999s", None),
+        ] {
+            assert_eq!(duration(text), expected.map(Duration::from_millis), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Gateways on a real API, with HTTP servers of the test instead of pods.
+
+use crate::testing::{ClusterFixture, connect_tls, eventually};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use std::net::{IpAddr, SocketAddr};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Requests whose shares are compared with the weights.
+const REQUESTS: usize = 400;
+
+/// Starts an endpoint that responds with its letter and the head that it got.
+async fn endpoint(fixture: &ClusterFixture, host: u8, letter: char) -> SocketAddr {
+    let listener = fixture.pod_listener(host, 0).await;
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while stream.read_buf(&mut request).await.is_ok_and(|read| read > 0) {
+                    while let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") {
+                        let head = String::from_utf8(request.drain(..end + 4).collect()).unwrap();
+                        let body = format!("{letter} {head}");
+                        let length = body.len();
+                        let response =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+                        if stream.write_all(response.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Returns the whole response.
+async fn get(at: SocketAddr, host: &str, path: &str, fields: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(at).await else { return "refused".into() };
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{fields}Connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    let _ = stream.read_to_string(&mut response).await;
+    response
+}
+
+fn resource(kind: &str, plural: &str) -> ApiResource {
+    let (group, version) = ("gateway.networking.k8s.io".into(), "v1".into());
+    let api_version = format!("{group}/{version}");
+    ApiResource { group, version, api_version, kind: kind.into(), plural: plural.into() }
+}
+
+struct Applied<'a>(&'a ClusterFixture);
+
+impl Applied<'_> {
+    async fn class(&self) {
+        let classes: Api<DynamicObject> =
+            Api::all_with(self.0.client.clone(), &resource("GatewayClass", "gatewayclasses"));
+        eventually("the class", async || {
+            let class = classes.get_opt(super::GATEWAY_CLASS).await.ok()??;
+            condition(&class.data["status"]["conditions"], "Accepted")
+        })
+        .await;
+    }
+
+    fn api(&self, kind: &str, plural: &str) -> Api<DynamicObject> {
+        Api::default_namespaced_with(self.0.client.clone(), &resource(kind, plural))
+    }
+
+    async fn apply(&self, api: &Api<DynamicObject>, kind: &str, name: &str, spec: Value) {
+        let object = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": kind,
+            "metadata": { "name": name }, "spec": spec,
+        });
+        let params = PatchParams::apply("test").force();
+        api.patch(name, &params, &Patch::Apply(object)).await.unwrap();
+    }
+
+    /// Applies a Gateway, and waits for the address of its first listener.
+    async fn gateway(&self, listeners: Value) -> IpAddr {
+        let api = self.api("Gateway", "gateways");
+        let spec = json!({ "gatewayClassName": super::GATEWAY_CLASS, "listeners": listeners });
+        self.apply(&api, "Gateway", "gateway", spec).await;
+        eventually("a programmed Gateway", async || {
+            let gateway = api.get("gateway").await.unwrap();
+            let programmed = condition(&gateway.data["status"]["conditions"], "Programmed")?;
+            let current = programmed["observedGeneration"] == json!(gateway.metadata.generation);
+            let address = gateway.data["status"]["addresses"][0]["value"].as_str()?;
+            (current && programmed["status"] == "True").then(|| address.parse().unwrap())
+        })
+        .await
+    }
+
+    async fn route(&self, rules: Value) {
+        let api = self.api("HTTPRoute", "httproutes");
+        let spec = json!({ "parentRefs": [{ "name": "gateway" }], "rules": rules });
+        self.apply(&api, "HTTPRoute", "route", spec).await;
+        eventually("an accepted route", async || {
+            let route = api.get("route").await.unwrap();
+            let accepted =
+                condition(&route.data["status"]["parents"][0]["conditions"], "Accepted")?;
+            let current = accepted["observedGeneration"] == json!(route.metadata.generation);
+            (current && accepted["status"] == "True").then_some(())
+        })
+        .await;
+    }
+}
+
+fn condition(conditions: &Value, r#type: &str) -> Option<Value> {
+    conditions.as_array()?.iter().find(|condition| condition["type"] == r#type).cloned()
+}
+
+async fn service(fixture: &ClusterFixture, name: &str, host: u8, letter: char) {
+    fixture.service(name, json!({ "ports": [{ "port": 80 }] })).await;
+    fixture.endpoints(name, &[endpoint(fixture, host, letter).await]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_follow_weights_matches_and_filters() {
+    let fixture = ClusterFixture::new().await;
+    let applied = Applied(&fixture);
+    applied.class().await;
+    service(&fixture, "stable", 1, 's').await;
+    service(&fixture, "canary", 2, 'c').await;
+    let address =
+        applied.gateway(json!([{ "name": "http", "port": 8080, "protocol": "HTTP" }])).await;
+    let at = SocketAddr::new(address, 8080);
+    let backends = |canary: u32| {
+        json!([{ "name": "stable", "port": 80, "weight": 100 - canary },
+               { "name": "canary", "port": 80, "weight": canary }])
+    };
+    let tester = json!([{ "headers": [{ "name": "tester", "value": "yes" }] }]);
+    let rewrite = json!([
+        { "type": "URLRewrite", "urlRewrite": { "hostname": "inner",
+            "path": { "type": "ReplacePrefixMatch", "replacePrefixMatch": "/v2" } } },
+        { "type": "RequestHeaderModifier", "requestHeaderModifier": { "set": [{ "name": "x", "value": "1" }] } },
+        { "type": "ResponseHeaderModifier", "responseHeaderModifier": { "add": [{ "name": "y", "value": "2" }] } },
+    ]);
+    let rules = |canary| {
+        json!([
+            { "backendRefs": backends(canary) },
+            { "matches": tester, "backendRefs": [{ "name": "canary", "port": 80 }] },
+            { "matches": [{ "path": { "value": "/old" } }], "filters": rewrite,
+              "backendRefs": [{ "name": "stable", "port": 80 }] },
+            { "matches": [{ "path": { "value": "/gone" } }], "backendRefs": [{ "name": "absent", "port": 80 }] },
+            { "matches": [{ "path": { "value": "/away" } }], "filters": [{ "type": "RequestRedirect",
+                "requestRedirect": { "hostname": "other.org", "scheme": "https", "statusCode": 301 } }] },
+        ])
+    };
+    applied.route(rules(25)).await;
+    let mut canary = 0;
+    for _ in 0..REQUESTS {
+        let response = get(at, "a.com", "/", "").await;
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        canary += usize::from(response.contains("\r\n\r\nc "));
+    }
+    // Six standard deviations of a binomial: 52.
+    assert!(canary.abs_diff(REQUESTS / 4) < 52, "{canary} of {REQUESTS}");
+    for _ in 0..20 {
+        assert!(get(at, "a.com", "/", "Tester: yes\r\n").await.contains("\r\n\r\nc "));
+    }
+    let rewritten = get(at, "a.com", "/old/x?q=1", "").await;
+    for part in ["s GET /v2/x?q=1 ", "host: inner\r\n", "x: 1\r\n", "y: 2\r\n"] {
+        assert!(rewritten.contains(part), "{part:?} in {rewritten}");
+    }
+    assert!(get(at, "a.com", "/gone", "").await.starts_with("HTTP/1.1 500"));
+    let away = get(at, "a.com", "/away/x", "").await;
+    assert!(away.starts_with("HTTP/1.1 301"), "{away}");
+    assert!(away.contains("location: https://other.org/away/x\r\n"), "{away}");
+
+    // A weight of 0 gets nothing, from the first request that any client sends after it is live.
+    applied.route(rules(0)).await;
+    for _ in 0..50 {
+        assert!(get(at, "a.com", "/", "").await.contains("\r\n\r\ns "));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn change_of_weight_loses_no_request() {
+    let fixture = ClusterFixture::new().await;
+    let applied = Applied(&fixture);
+    applied.class().await;
+    service(&fixture, "stable", 1, 's').await;
+    service(&fixture, "canary", 2, 'c').await;
+    let address =
+        applied.gateway(json!([{ "name": "http", "port": 8080, "protocol": "HTTP" }])).await;
+    let at = SocketAddr::new(address, 8080);
+    let rules = |canary: u32| {
+        json!([{ "backendRefs": [
+        { "name": "stable", "port": 80, "weight": 100 - canary },
+        { "name": "canary", "port": 80, "weight": canary },
+    ] }])
+    };
+    applied.route(rules(0)).await;
+    let client = tokio::spawn(async move {
+        let mut responses = 0;
+        loop {
+            let response = get(at, "a.com", "/", "").await;
+            assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+            responses += 1;
+            if response.contains("\r\n\r\nc ") && responses > 100 {
+                return;
+            }
+        }
+    });
+    for canary in (1..=10).chain([50, 100]) {
+        applied.route(rules(canary)).await;
+    }
+    client.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_listener_serves_the_certificate_of_its_secret_once_it_exists() {
+    let fixture = ClusterFixture::new().await;
+    let applied = Applied(&fixture);
+    applied.class().await;
+    service(&fixture, "app", 1, 'a').await;
+    let listeners = json!([
+        { "name": "http", "port": 8080, "protocol": "HTTP" },
+        { "name": "https", "port": 8443, "protocol": "HTTPS", "hostname": "*.a.com",
+          "tls": { "certificateRefs": [{ "name": "certificate" }] } },
+    ]);
+    let address = applied.gateway(listeners).await;
+    applied.route(json!([{ "backendRefs": [{ "name": "app", "port": 80 }] }])).await;
+    let at = SocketAddr::new(address, 8443);
+    assert_eq!(get(at, "x.a.com", "/", "").await, "refused", "there is no certificate");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["*.a.com".to_owned()]).unwrap();
+    let certificate = certificate.self_signed(&key).unwrap();
+    let secret: Secret = serde_json::from_value(json!({
+        "metadata": { "name": "certificate" },
+        "type": "kubernetes.io/tls",
+        "stringData": { "tls.crt": certificate.pem(), "tls.key": key.serialize_pem() },
+    }))
+    .unwrap();
+    let api: Api<Secret> = Api::default_namespaced(fixture.client.clone());
+    api.create(&PostParams::default(), &secret).await.unwrap();
+    let mut stream = eventually("the certificate", async || {
+        let stream = connect_tls(at, "x.a.com").await.ok()?;
+        let served = stream.get_ref().1.peer_certificates()?.first()?.clone();
+        (served == *certificate.der()).then_some(stream)
+    })
+    .await;
+    let request = b"GET / HTTP/1.1\r\nHost: x.a.com\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut response = Vec::new();
+    let _ = stream.read_to_end(&mut response).await;
+    assert!(response.starts_with(b"HTTP/1.1 200"));
+    assert!(connect_tls(at, "b.com").await.is_err(), "no listener has this name");
+}

@@ -1,0 +1,12 @@
+//! Backends of rules and mirrors.
+
+use crate::route::Route;
+use std::sync::Arc;
+
+/// A Service port. Its route has no endpoints while the Service has none, or does not exist.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    /// The name in responses, as `default/kubeapp:80`.
+    pub(crate) name: String,
+    pub(crate) route: Arc<Route>,
+}
