@@ -115,7 +115,7 @@ impl Exercise {
         for start in &self.start {
             manifests.extend(start.manifests(environment, &self.name)?);
         }
-        reset::create_namespace(&client, namespace.name()).await?;
+        reset::create_exercise_namespace(&client, namespace.name()).await?;
         reset::empty(&namespace).await?;
         for manifest in &manifests {
             namespace.apply(manifest).await?;

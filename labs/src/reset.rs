@@ -1,13 +1,38 @@
 //! Empties a participant's namespace, so that a phase or an exercise starts from nothing.
 
 use crate::kubernetes::namespace_client::NamespaceClient;
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{DeleteParams, ListParams, PostParams};
-use kube::{Api, Resource};
+use kube::{Api, Resource, ResourceExt as _};
+
+/// The label of a namespace that was created for exercises, and may be emptied.
+const EXERCISES: &str = "canary-labs.dev/exercises";
+
+/// Creates the namespace for exercises. One that is there already has to have been created by this function: nothing
+/// else is deleted.
+pub(crate) async fn create_exercise_namespace(
+    client: &kube::Client,
+    name: &str,
+) -> anyhow::Result<()> {
+    let api = Api::<Namespace>::all(client.clone());
+    let failed = || format!("failed to create namespace `{name}`");
+    if let Some(found) = api.get_opt(name).await.with_context(failed)? {
+        ensure!(
+            found.labels().contains_key(EXERCISES),
+            "namespace `{name}` was not created for exercises, and starting one deletes what is in it; name another \
+             one with --namespace, or allow it with `kubectl label namespace {name} {EXERCISES}=`"
+        );
+        return Ok(());
+    }
+    let mut namespace = Namespace::default();
+    namespace.metadata.name = Some(name.to_owned());
+    namespace.labels_mut().insert(EXERCISES.to_owned(), String::new());
+    api.create(&PostParams::default(), &namespace).await.map(drop).with_context(failed)
+}
 
 /// Creates the namespace unless it exists.
 pub(crate) async fn create_namespace(client: &kube::Client, name: &str) -> anyhow::Result<()> {

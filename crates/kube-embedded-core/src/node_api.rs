@@ -103,7 +103,15 @@ pub trait NodeApi: Send + Sync {
         options: StreamOptions,
     ) -> BoxFuture<'_, Result<Session, NodeError>>;
 
-    /// Connects to a port inside a pod.
+    /// Connects to a port of a pod from outside, at its address.
+    fn dial(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> BoxFuture<'_, Result<TcpStream, NodeError>>;
+
+    /// Connects to a port as if from inside a pod, where a program may listen on its loopback alone.
     fn connect(
         &self,
         namespace: &str,

@@ -143,7 +143,8 @@ async fn repeat(
     let mut tick = begin;
     sleep_until(begin).await;
     loop {
-        let attempt = attempt(target, probe).await;
+        // Boxed, as the futures of all kinds of probes would take much of the stack of each poll.
+        let attempt = Box::pin(attempt(target, probe)).await;
         let now = Instant::now();
         let due = now >= tick;
         if due {

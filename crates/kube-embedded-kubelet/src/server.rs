@@ -47,6 +47,22 @@ impl NodeApi for Kubelet {
         async move { Ok(running?.attach(&options).await) }.boxed()
     }
 
+    fn dial(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> BoxFuture<'_, Result<TcpStream, NodeError>> {
+        let pod = self.pod(namespace, pod);
+        async move {
+            let pod = pod?;
+            let to = SocketAddr::from((running_address(&pod)?, port));
+            let failed = |e| NodeError::Internal(format!("dial tcp {to}: {e}"));
+            pod.runtime.network.connect(to).await.map_err(failed)
+        }
+        .boxed()
+    }
+
     fn connect(
         &self,
         namespace: &str,
@@ -75,15 +91,15 @@ impl Kubelet {
     }
 }
 
+fn running_address(pod: &PodHandle) -> Result<Ipv4Addr, NodeError> {
+    let view = pod.view();
+    let ip = view.ip.filter(|_| view.sandbox);
+    ip.ok_or_else(|| NodeError::Internal(format!("pod {:?} is not running", pod.name)))
+}
+
 /// Connects to a port as if from inside the pod: a program may listen on its loopback alone.
 async fn connect(pod: &PodHandle, port: u16) -> Result<TcpStream, NodeError> {
-    let (ip, running) = {
-        let view = pod.view();
-        (view.ip, view.sandbox)
-    };
-    let Some(ip) = ip.filter(|_| running) else {
-        return Err(NodeError::Internal(format!("pod {:?} is not running", pod.name)));
-    };
+    let ip = running_address(pod)?;
     let runtime = &pod.runtime;
     let stream = match runtime.sandbox {
         Sandbox::Namespaced => {

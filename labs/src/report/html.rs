@@ -261,7 +261,7 @@ mod tests {
     fn report_is_self_contained_and_every_text_is_escaped() {
         let hostile = "<script>alert(1)</script>\"&";
         let mut events = run();
-        events.insert(2, Event::StepStarted { step: hostile.into() });
+        events.insert(2, Event::StepStarted { id: "step", step: hostile.into() });
         events.push(Event::SampleEnded(SampleEnded {
             what: hostile.into(),
             seconds: 1.0,

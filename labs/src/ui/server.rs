@@ -288,7 +288,11 @@ mod tests {
     use std::net::TcpStream;
 
     fn stamped(step: &str) -> Stamped {
-        Stamped { at: 1.0, lab: None, event: Event::StepStarted { step: step.to_owned() } }
+        Stamped {
+            at: 1.0,
+            lab: None,
+            event: Event::StepStarted { id: "step", step: step.to_owned() },
+        }
     }
 
     fn send(server: &Server, head: &str) -> TcpStream {

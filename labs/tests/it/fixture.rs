@@ -271,8 +271,15 @@ impl Fixture {
         });
         let environment = Arc::new(self.environment.clone());
         let selection = self.selection.clone();
-        let runner =
-            Runner { environment, selection, events, failures: None, keep: false, observe: true, step: false };
+        let runner = Runner {
+            environment,
+            selection,
+            events,
+            failures: None,
+            keep: false,
+            observe: true,
+            step: false,
+        };
         let labs = lab.split(' ').map(|lab| phases::find(lab).expect("a lab of that name"));
         let summary = runner.run(&labs.collect::<Vec<_>>(), interrupted).await;
         drop(runner);

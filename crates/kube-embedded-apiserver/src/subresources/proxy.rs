@@ -64,7 +64,7 @@ pub(crate) async fn proxy(
     }
     let nodes = state.nodes().ok_or_else(|| unreachable(&"this cluster has no nodes"))?;
     let Location { namespace, pod, port, .. } = &location;
-    let stream = nodes.connect(namespace, pod, *port).await.map_err(|e| unreachable(&e))?;
+    let stream = nodes.dial(namespace, pod, *port).await.map_err(|e| unreachable(&e))?;
     let forwarded = forwarded(request, prefix, path).map_err(|e| unreachable(&e))?;
     let response = timeout(RESPONSE_TIMEOUT, send(stream, forwarded)).await;
     let response = response.map_err(|_| unreachable(&"no response in time"))?;

@@ -47,12 +47,13 @@ pub(crate) async fn run(cx: Context<'_>) -> bool {
         }
         let begin = Instant::now();
         let started = tokio::select! {
-            started = start_with_retries(cx) => started,
+            started = Box::pin(start_with_retries(cx)) => started,
             () = cx.image_changed() => continue,
             _ = cx.stop.requested() => return false,
         };
         let run = match started {
-            Ok(started) => supervise(cx, started).await,
+            // Boxed, like the start, so that the future of a pod, which nests deeply, stays small.
+            Ok(started) => Box::pin(supervise(cx, started)).await,
             Err(terminated) => Run { terminated, changed: false },
         };
         cx.change(|v| {

@@ -402,7 +402,7 @@ async fn add_ephemeral(
     });
     let patch = json!({ "spec": { "ephemeralContainers": [container] } });
     let path = "/api/v1/namespaces/default/pods/one/ephemeralcontainers";
-    fixture::patch(cluster, path, "application/strategic-merge-patch+json", &patch).await
+    fixture::patch(cluster, path, "strategic-merge-patch+json", &patch).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -437,8 +437,7 @@ async fn ephemeral_container_starts_in_running_pod_and_sees_processes_of_its_tar
         }
         let path = "/api/v1/namespaces/default/pods/one/ephemeralcontainers";
         let removal = json!({ "spec": { "ephemeralContainers": null } });
-        let refused =
-            fixture::patch(&cluster, path, "application/merge-patch+json", &removal).await;
+        let refused = fixture::patch(&cluster, path, "merge-patch+json", &removal).await;
         assert_eq!(refused.code, 422, "{}", refused.text);
         assert!(refused.text.contains("may not be removed"), "{}", refused.text);
         // It does not keep the pod from ending.

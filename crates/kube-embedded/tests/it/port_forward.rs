@@ -3,9 +3,10 @@
 use crate::{
     clients::tls_client,
     fixture::{
-        in_time,
+        eventually, get, in_time,
         kubectl::Kubectl,
         pods::{cluster, run, sandboxes, tool},
+        post,
     },
 };
 use k8s_openapi::api::core::v1::Pod;
@@ -152,4 +153,55 @@ async fn invalid_frames_close_only_their_connection() {
     let mut echo = [0; 5];
     in_time(stream.read_exact(&mut echo)).await.unwrap();
     assert_eq!(&echo, b"still");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_proxied_to_pods_and_services() {
+    for sandbox in sandboxes().await {
+        let cluster = cluster(Some(sandbox)).await;
+        let mut spec = tool(&["name", "8080"]);
+        spec["containers"][0]["env"] = json!([
+            { "name": "POD_NAME", "value": "web" },
+            { "name": "POD_IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } },
+        ]);
+        run(&cluster, "web", spec).await;
+        let namespace = "/api/v1/namespaces/default";
+        let service = json!({
+            "metadata": { "name": "web" },
+            "spec": {
+                "selector": { "app": "web" },
+                "ports": [{ "name": "http", "port": 80, "targetPort": 8080 }],
+            },
+        });
+        assert_eq!(post(&cluster, &format!("{namespace}/services"), &service).await.code, 201);
+        for target in
+            ["pods/web:8080", "pods/http:web:8080", "services/web:http", "services/web:80"]
+        {
+            eventually(target, async || {
+                let response = get(&cluster, &format!("{namespace}/{target}/proxy/path")).await;
+                if (response.code, &*response.text) == (200, "web") {
+                    Ok(())
+                } else {
+                    Err(response.text)
+                }
+            })
+            .await;
+        }
+        let closed = get(&cluster, &format!("{namespace}/pods/web:9/proxy/")).await;
+        assert_eq!(closed.code, 503, "{}", closed.text);
+        let unknown = get(&cluster, &format!("{namespace}/pods/no:80/proxy/")).await;
+        assert_eq!(unknown.code, 404, "{}", unknown.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loopback_of_a_pod_is_not_proxied() {
+    if !sandboxes().await.contains(&Sandbox::Namespaced) {
+        return;
+    }
+    let cluster = cluster(Some(Sandbox::Namespaced)).await;
+    run_echo_pod(&cluster).await;
+    let response = get(&cluster, "/api/v1/namespaces/default/pods/web:8080/proxy/").await;
+    assert_eq!(response.code, 503, "{}", response.text);
+    assert!(response.text.contains("refused"), "{}", response.text);
 }

@@ -79,7 +79,7 @@ fn state_stays_small_at_5000_requests_a_second() {
     for frame in 1..=frames {
         let at = frame as f64 / 10.0;
         board.event(&stamped(at, progress("load", frame * 375, frame * 125, frame / 1000)));
-        board.event(&stamped(at, Event::StepStarted { step: format!("step {frame}") }));
+        board.event(&stamped(at, Event::StepStarted { id: "step", step: format!("step {frame}") }));
         board.event(&stamped(at, Event::StepEnded { step: format!("step {frame}"), seconds: 0.1 }));
     }
     let frame = board.frame(0).unwrap();
