@@ -156,7 +156,7 @@ impl Watch<'_> {
         let mut moved = false;
         while self
             .current()
-            .is_some_and(|step| !step.proves.is_empty() && step.proves.iter().all(|c| holds(&c)))
+            .is_some_and(|step| !step.proves.is_empty() && step.proves.iter().all(holds))
         {
             (self.step, self.depth, moved) = (self.step + 1, 0, true);
         }

@@ -22,8 +22,9 @@ impl Keys {
         let (sender, keys) = mpsc::channel(16);
         // A thread of its own: a pending read of the runtime would keep the process from exiting.
         std::thread::spawn(move || {
-            for byte in std::io::stdin().bytes() {
-                if byte.is_err() || sender.blocking_send(byte.unwrap_or_default()).is_err() {
+            for byte in std::io::stdin().lock().bytes() {
+                let Ok(byte) = byte else { return };
+                if sender.blocking_send(byte).is_err() {
                     return;
                 }
             }

@@ -264,7 +264,9 @@ impl Fixture {
             let lines = receiver.iter().map(|stamped| {
                 let line = serde_json::to_string(&stamped).expect("JSON");
                 // The observer may have ended.
-                _ = observer.as_ref().map(|observer| observer.send(stamped.event));
+                if let Some(observer) = &observer {
+                    _ = observer.send(stamped.event);
+                }
                 line
             });
             lines.collect::<Vec<_>>()

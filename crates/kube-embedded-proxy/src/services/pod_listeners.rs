@@ -120,7 +120,10 @@ impl Handler for SameNodeProxy {
     fn handle(&self, connection: AcceptedConnection) -> BoxFuture<'static, ()> {
         match self.route.of_client(connection.peer.ip()) {
             Some(route) => TcpProxy::new(self.network.clone(), route.clone()).handle(connection),
-            None => ready(connection.stream.reset()).boxed(),
+            None => {
+                connection.stream.reset();
+                ready(()).boxed()
+            }
         }
     }
 
