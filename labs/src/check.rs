@@ -1,79 +1,19 @@
 //! `labs check`: judges what a participant made by hand, claim by claim, as it is now. It reads and sends
 //! requests; it changes and deletes nothing.
 
-use crate::claim::{Outcome, Verdict};
 use crate::lab::Lab;
-use crate::step::{self, Target};
+use crate::step::Target;
 use anyhow::{Context as _, bail};
+pub use judgment::{Judgment, State};
 use lab_environment::Environment;
 use observed::Observed;
 use std::fmt::Write as _;
 
+mod judgment;
 mod observed;
 mod phase3;
 mod phase4;
 mod phase5;
-
-/// The state of a claim in a participant's namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It holds.
-    Holds,
-    /// It does not hold.
-    Fails,
-    /// What it is about is not there yet, or cannot be seen now.
-    NotYet,
-}
-
-impl State {
-    /// The words in reports.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Holds => "holds",
-            Self::Fails => "does not hold",
-            Self::NotYet => "not yet",
-        }
-    }
-}
-
-/// The state of a claim, why, and the command that shows it.
-#[derive(Clone, Debug)]
-pub struct Judgment {
-    /// The claim's id.
-    pub claim: &'static str,
-    /// The state.
-    pub state: State,
-    /// One line.
-    pub evidence: String,
-    /// The command that shows it.
-    pub command: String,
-}
-
-/// The judgments of a check.
-#[derive(Debug, Default)]
-pub(crate) struct Judgments(Vec<Judgment>);
-
-impl Judgments {
-    fn push(&mut self, claim: &'static str, state: State, why: impl Into<String>, command: &str) {
-        let command = command.to_owned();
-        self.0.push(Judgment { claim, state, evidence: why.into(), command });
-    }
-
-    fn verdict(&mut self, claim: &'static str, verdict: Verdict, command: &str) {
-        let state = match verdict.outcome {
-            Outcome::Holds => State::Holds,
-            Outcome::Fails => State::Fails,
-            Outcome::Skipped => State::NotYet,
-        };
-        self.push(claim, state, verdict.evidence, command);
-    }
-
-    fn not_yet(&mut self, claims: &[&'static str], why: &str, command: &str) {
-        for claim in claims {
-            self.push(claim, State::NotYet, why, command);
-        }
-    }
-}
 
 /// The result of a check.
 #[derive(Debug)]
@@ -133,7 +73,7 @@ pub async fn check(
     let after = Observed::read(observed.client.clone(), environment, namespace).await?;
     let changed = observed.pods_differ(&after);
     let target = Target { namespace, environment: Some(environment) };
-    let mut found = judgments.0;
+    let mut found = judgments.into_vec();
     let judge = |claim: &crate::claim::Claim| {
         let position = found.iter().position(|judgment| judgment.claim == claim.id);
         let mut judgment = position.map(|index| found.swap_remove(index)).unwrap_or(Judgment {
@@ -148,7 +88,7 @@ pub async fn check(
                 format!("pods changed during the check, try again: {}", judgment.evidence);
         }
         if judgment.state == State::NotYet && judgment.command.is_empty() {
-            let command = step::of_claim(lab, claim.id).and_then(|step| step.commands.first());
+            let command = lab.step_of(claim.id).and_then(|step| step.commands.first());
             judgment.command = command.map(|command| command.text(target)).unwrap_or_default();
         }
         judgment

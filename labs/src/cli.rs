@@ -7,17 +7,15 @@ use crate::phases;
 use crate::report;
 use crate::run::{self, Exit, Runner};
 use crate::step;
-use anyhow::Context as _;
 use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use common::{block_on, exit_of, print, read_environment};
 use interrupt::interruption;
-use lab_environment::Environment;
 use log::LogFlags;
 use std::ffi::OsString;
-use std::future::Future;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use target::Target;
@@ -25,6 +23,7 @@ use target::Target;
 mod bench;
 mod broken;
 mod check;
+mod common;
 mod interrupt;
 mod list;
 mod log;
@@ -301,39 +300,6 @@ impl RunFlags {
             let interrupted = interruption(self.exit_with_stdin)?;
             Ok(runner.run(labs, interrupted).await.exit)
         })
-    }
-}
-
-fn block_on(work: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.enable_all().build().context("failed to start the async runtime")?;
-    runtime.block_on(work)
-}
-
-fn read_environment(path: &Path) -> anyhow::Result<Environment> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("failed to read the environment {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| {
-        format!("{} is not an environment file as `cargo xtask` writes it", path.display())
-    })
-}
-
-/// Prints an error that is not part of a report, and returns the exit code.
-fn exit_of(exit: anyhow::Result<Exit>) -> Exit {
-    exit.unwrap_or_else(|error| {
-        _ = writeln!(std::io::stderr(), "error: {error:#}");
-        Exit::Infrastructure
-    })
-}
-
-/// Prints to standard output. A closed pipe, as with `head`, is no failure.
-fn print(text: &str) -> Exit {
-    let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            exit_of(Err(anyhow::anyhow!("failed to write to standard output: {error}")))
-        }
-        _ => Exit::Holds,
     }
 }
 

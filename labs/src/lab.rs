@@ -29,5 +29,12 @@ pub struct Lab {
     pub run: RunLab,
 }
 
+impl Lab {
+    /// Returns the step that proves a claim.
+    pub fn step_of(&self, claim: &str) -> Option<&'static Step> {
+        self.steps.iter().find(|step| step.proves.contains(&claim))
+    }
+}
+
 /// The type of [`Lab::run`].
 pub type RunLab = for<'a> fn(&'a Context) -> BoxFuture<'a, anyhow::Result<()>>;

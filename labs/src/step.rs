@@ -1,7 +1,6 @@
 //! Steps: what a phase does, one after the other, as data. The runner, `labs explain`, `--step`, `labs
 //! check`, `labs watch` and `docs/article.md` are made of the same list, so none of them can drift.
 
-use crate::lab::Lab;
 use lab_environment::Environment;
 use std::fmt::Write as _;
 
@@ -112,28 +111,6 @@ impl Step {
             }
         }
     }
-}
-
-/// Returns the step that proves a claim of this lab.
-pub fn of_claim(lab: &Lab, claim: &str) -> Option<&'static Step> {
-    lab.steps.iter().find(|step| step.proves.contains(&claim))
-}
-
-/// Formats the table of `docs/article.md`: which step and which claims stand for each statement of the
-/// article.
-pub fn article_table(labs: &[Lab]) -> String {
-    let mut text = String::from("| the article | step | claims |\n|---|---|---|\n");
-    for lab in labs {
-        for step in lab.steps {
-            let claims: Vec<_> = step.proves.iter().map(|claim| format!("`{claim}`")).collect();
-            let claims = if claims.is_empty() { "none".to_owned() } else { claims.join(", ") };
-            for sentence in step.article {
-                let name = lab.name;
-                _ = writeln!(text, "| {sentence} | {name}: {} | {claims} |", step.title);
-            }
-        }
-    }
-    text
 }
 
 fn path(target: Target<'_>, file: &str) -> String {

@@ -1,6 +1,7 @@
 //! Phase 3 by hand.
 
-use super::{Judgments, State, observed::Observed};
+use super::judgment::{Judgments, State};
+use super::observed::Observed;
 use crate::kubernetes::pods;
 use crate::verdicts;
 use std::collections::BTreeSet;

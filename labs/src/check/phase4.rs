@@ -1,6 +1,7 @@
 //! Phase 4 by hand.
 
-use super::{Judgments, State, observed::Observed};
+use super::judgment::{Judgments, State};
+use super::observed::Observed;
 use crate::claim::Verdict;
 use crate::phases::phase4::differences;
 use crate::statistics::{Ratio, Split};

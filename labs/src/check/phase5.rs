@@ -1,6 +1,7 @@
 //! Phase 5 by hand.
 
-use super::{Judgments, State, observed::Observed};
+use super::judgment::{Judgments, State};
+use super::observed::Observed;
 use crate::claim::Verdict;
 use crate::verdicts;
 use k8s_openapi::api::networking::v1::Ingress;

@@ -1,6 +1,6 @@
 //! `labs broken`.
 
-use super::{block_on, print, read_environment};
+use super::common::{block_on, print, read_environment};
 use crate::broken::{self, Exercise};
 use crate::run::{self, Exit};
 use crate::step::Target;

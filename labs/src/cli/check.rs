@@ -1,7 +1,7 @@
 //! `labs check` and `labs watch`.
 
+use super::common::{block_on, print, read_environment};
 use super::target::lab_values;
-use super::{block_on, print, read_environment};
 use crate::check::check;
 use crate::names::NAMESPACE;
 use crate::phases;

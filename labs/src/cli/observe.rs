@@ -1,7 +1,8 @@
 //! `labs ui`: the page for a cluster on which a person works by hand. It changes nothing there; it sends a
 //! little traffic to the first load balancer, so that there is something to see.
 
-use super::{block_on, interruption};
+use super::common::block_on;
+use super::interrupt::interruption;
 use crate::event::{Event, Events, SCHEMA};
 use crate::kubernetes::external::published_address;
 use crate::names::NAMESPACE;

@@ -2,6 +2,7 @@
 
 use super::*;
 use clap::error::ErrorKind;
+use std::path::Path;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     let words = std::iter::once("labs").chain(line.split_whitespace());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fixture::environment;
+use crate::lab::Lab;
 use crate::phases;
 use std::collections::BTreeSet;
 
@@ -69,6 +70,23 @@ fn commands_are_those_of_the_cluster_at_hand() {
     );
     let look = Command::Look("kubectl --namespace get pods");
     assert_eq!(text(look, &environment), "kubectl --namespace=mine get pods");
+}
+
+/// Formats the table of `docs/article.md`: which step and which claims stand for each statement of the
+/// article.
+fn article_table(labs: &[Lab]) -> String {
+    let mut text = String::from("| the article | step | claims |\n|---|---|---|\n");
+    for lab in labs {
+        for step in lab.steps {
+            let claims: Vec<_> = step.proves.iter().map(|claim| format!("`{claim}`")).collect();
+            let claims = if claims.is_empty() { "none".to_owned() } else { claims.join(", ") };
+            for sentence in step.article {
+                let name = lab.name;
+                _ = writeln!(text, "| {sentence} | {name}: {} | {claims} |", step.title);
+            }
+        }
+    }
+    text
 }
 
 #[test]

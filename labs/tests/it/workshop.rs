@@ -31,7 +31,7 @@ async fn runner_performs_exactly_the_commands_of_the_steps() {
                 Some("command") => performed.last_mut().expect("a step").1.push(text("command")),
                 Some("claim-judged") => {
                     let claim = text("claim");
-                    let step = labs::step::of_claim(lab, &claim).expect("a step").id;
+                    let step = lab.step_of(&claim).expect("a step").id;
                     assert!(performed.iter().any(|(id, _)| id == step), "{claim} before {step}");
                 }
                 _ => {}

@@ -3,11 +3,10 @@
 use super::{
     conditions::RequestFields,
     filters::{Filters, Mirror, Received, Redirect},
-    forward,
     frontend::Frontend,
     head::{self, ForwardedHeaders, Target},
     refusal::Refusal,
-    request_body::RequestBody,
+    request_body::{RequestBody, head_of},
     response::ResponseBody,
     route_table::{Entry, host_name},
     signals::{ConnectionSignals, InFlight},
@@ -228,7 +227,7 @@ impl Client {
             tracing::debug!(backend = mirror.backend.name, "request with a body is not mirrored");
             return;
         }
-        let (request, backend) = (forward::copy(request), mirror.backend.clone());
+        let (request, backend) = (head_of(request), mirror.backend.clone());
         // Signals of its own, as it is no request of the client.
         let (frontend, network) = (self.frontend.clone(), self.network.clone());
         let slot = self.signals.slot.clone();

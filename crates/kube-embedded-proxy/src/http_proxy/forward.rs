@@ -8,11 +8,11 @@ use super::{
     limits::{BODY_BUFFER, HEAD_FIELDS},
     pool::{self, OpenCount, PooledConnection},
     refusal::Refusal,
-    request_body::{RequestBody, UploadProgress},
+    request_body::{RequestBody, UploadProgress, head_of},
     route_table::Backend,
 };
 use crate::route::Route;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use std::{collections::BTreeSet, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::time::{self, Instant};
@@ -40,7 +40,7 @@ impl Client {
                     Ok(found) => found,
                     Err(refusal) => return Err(last.unwrap_or(refusal)),
                 };
-            let spare = may_repeat.then(|| copy(&request));
+            let spare = may_repeat.then(|| head_of(&request));
             let sent = pin!(connection.sender.try_send_request(request));
             let response = wait(sent, progress, self.frontend.timeouts.response);
             // Whatever the endpoint made of half a request, its error is the client's.
@@ -167,16 +167,6 @@ async fn wait<T>(
             }
         }
     }
-}
-
-/// Copies a request without a body, as far as an endpoint sees it.
-pub(super) fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = Version::HTTP_11;
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 fn is_idempotent(method: &Method) -> bool {

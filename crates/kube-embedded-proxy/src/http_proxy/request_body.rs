@@ -2,6 +2,7 @@
 
 use super::signals::ConnectionSignals;
 use bytes::Bytes;
+use http::{Request, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
     pin::Pin,
@@ -87,4 +88,14 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |(body, _)| body.size_hint())
     }
+}
+
+/// Copies a request without a body, as far as an endpoint sees it.
+pub(super) fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = Version::HTTP_11;
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
