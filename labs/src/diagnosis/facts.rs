@@ -73,7 +73,7 @@ impl PodFacts {
         let failed = failed.then(|| format!("pod {name} has failed"));
         let runs = pods::is_running(pod);
         let unstarted = (!runs).then(|| pods::last_start_failure(&name, events)).flatten();
-        let unstarted = unstarted.map(|why| format!("pod {name} does not start: {why}"));
+        let unstarted = unstarted.map(|why| format!("pod {name} could not be started: {why}"));
         Self {
             probe: pods::last_probe_failure(&name, events),
             name,

@@ -219,7 +219,7 @@ impl ClusterGuard {
     /// Returns true if the cluster is deleted after this run with all that labs created. Real Kubernetes takes
     /// several seconds to delete a namespace, which is spared then.
     pub(crate) fn is_deleted_after_run(&self) -> bool {
-        self.ephemeral && self.daemon.is_none()
+        self.ephemeral && self.daemon.is_none() && self.store.provider.is_managed()
     }
 
     /// Returns the shell command that selects the cluster for kubectl.
