@@ -80,23 +80,29 @@ fn kayenta(traffic: &mut Traffic) -> Outcome {
     const REQUESTS: u64 = 60;
     // The quantile of the normal distribution for a two-sided 98%.
     const Z: f64 = 2.326_347_874;
-    let mut rates = || -> ([f64; MINUTES], [f64; MINUTES]) {
-        let mut rates = ([0.0; MINUTES], [0.0; MINUTES]);
-        for minute in 0..MINUTES {
-            let (canary, baseline) = traffic.send(REQUESTS, REQUESTS);
-            rates.0[minute] = canary.failures as f64 / REQUESTS as f64;
-            rates.1[minute] = baseline.failures as f64 / REQUESTS as f64;
+    // How often each difference of failures in a minute occurs, over all pairs of a minute of either.
+    let mut shifts = [0_usize; 2 * REQUESTS as usize + 1];
+    let minutes: [(u64, u64); MINUTES] = std::array::from_fn(|_| {
+        let (canary, baseline) = traffic.send(REQUESTS, REQUESTS);
+        (canary.failures, baseline.failures)
+    });
+    for (canary, _) in minutes {
+        for (_, baseline) in minutes {
+            shifts[(REQUESTS + canary - baseline) as usize] += 1;
         }
-        rates
+    }
+    let shift_of_rank = |rank: usize| {
+        let mut seen = 0;
+        let position = shifts.iter().position(|count| {
+            seen += count;
+            seen >= rank
+        });
+        position.unwrap_or_default() as f64 - REQUESTS as f64
     };
-    let (canary, baseline) = rates();
-    let mut shifts: Vec<f64> =
-        canary.iter().flat_map(|c| baseline.iter().map(move |b| c - b)).collect();
-    shifts.sort_unstable_by(f64::total_cmp);
     let n = MINUTES as f64;
     let rank = (n * n / 2.0 - Z * (n * n * (2.0 * n + 1.0) / 12.0).sqrt()).floor() as usize;
-    let estimate = shifts[shifts.len() / 2].midpoint(shifts[shifts.len() / 2 - 1]);
-    let lower = shifts[rank.saturating_sub(1)];
-    let high = lower > 0.25 * estimate.abs();
+    let middle = MINUTES * MINUTES / 2;
+    let estimate = shift_of_rank(middle).midpoint(shift_of_rank(middle + 1));
+    let high = shift_of_rank(rank) > 0.25 * estimate.abs();
     traffic.end(if high { Verdict::RolledBack } else { Verdict::Promoted })
 }
