@@ -13,10 +13,11 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 /// `GET /.well-known/openid-configuration`.
-pub(crate) fn configuration(state: &ServerState) -> Response<Body> {
+pub(crate) fn configuration() -> Response<Body> {
     let configuration = json!({
         "issuer": ISSUER,
-        "jwks_uri": format!("https://{}:6443/openid/v1/jwks", state.addresses.api()),
+        // By the name of the API server in the cluster: pods do not reach its loopback address.
+        "jwks_uri": format!("{ISSUER}/openid/v1/jwks"),
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],

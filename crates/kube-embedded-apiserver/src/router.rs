@@ -51,7 +51,7 @@ pub(crate) async fn route(
         Route::OpenApiV2 => openapi::v2::respond_document(registry, request.headers()),
         Route::OpenApiIndex => Ok(discovery::openapi_index(registry)),
         Route::OpenApi { group, version } => discovery::openapi(registry, group, version),
-        Route::OpenIdConfiguration => Ok(oidc::configuration(state)),
+        Route::OpenIdConfiguration => Ok(oidc::configuration()),
         Route::KeySet => oidc::key_set(state),
         Route::Version => Ok(discovery::version()),
         Route::Health => Ok(plain(StatusCode::OK, "ok")),

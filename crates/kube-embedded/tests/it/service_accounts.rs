@@ -225,3 +225,18 @@ async fn kubectl_create_token_and_describe_node_succeed() {
     assert!(node.contains("HolderIdentity:  node-1"), "{node}");
     assert!(!node.contains("Failed"), "{node}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn issuer_publishes_its_keys_where_pods_reach_them() {
+    let cluster = fixture::cluster().await;
+    let found = get(&cluster, "/.well-known/openid-configuration").await.json();
+    let issuer = found["issuer"].as_str().unwrap();
+    assert_eq!(issuer, "https://kubernetes.default.svc.cluster.local");
+    assert_eq!(found["jwks_uri"], format!("{issuer}/openid/v1/jwks"));
+    let keys = get(&cluster, "/openid/v1/jwks").await.json();
+    let key = &keys["keys"][0];
+    assert_eq!(
+        (&key["kty"], &key["alg"], &key["use"]),
+        (&json!("EC"), &json!("ES256"), &json!("sig"))
+    );
+}
