@@ -1,7 +1,7 @@
 //! Canary analysis: is the canary as good as stable? Sequential tests that may be looked at after every request.
 //!
 //! A threshold on a metric (“at least 95% succeed, three measurements may miss it”) has no known error rate, and a
-//! test that is planned for one sample size is wrong as soon as somebody looks early. The tests here are *e-processes*:
+//! test that is planned for one sample size is wrong as soon as one looks early. The tests here are *e-processes*:
 //! a bet against a hypothesis whose expected gain is at most one as long as that hypothesis is true, at any time. By
 //! Ville's inequality the gain ever reaches `1 / alpha` with probability `alpha` at most, however often one looks and
 //! whenever one stops. So an [`Analysis`] has three answers, [`Decision::Promote`], [`Decision::RollBack`] and

@@ -290,7 +290,7 @@ impl Network {
 }
 
 impl Network {
-    /// Returns a socket that exchanges datagrams with a pod, and with nobody else.
+    /// Returns a socket that exchanges datagrams with a pod, and with no other address.
     ///
     /// # Errors
     /// Fails where the address is no pod's, as [`Network::connect`] does.

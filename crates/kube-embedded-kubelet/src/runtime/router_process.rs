@@ -74,7 +74,7 @@ fn tune() -> Done {
     if fs::read_to_string(PATH_FILTER).is_ok_and(|text| text.trim() == "2") {
         return Err((Step::Router, libc::EROFS));
     }
-    // A client of an address that no pod has is told each time, not once a second.
+    // A client of an address that no pod has gets a refusal each time, not one a second.
     syscalls::write_file(c"/proc/sys/net/ipv4/icmp_ratelimit", 0, b"0");
     // The cluster connects to pods from few addresses, thousands of times a second.
     syscalls::write_file(c"/proc/sys/net/ipv4/ip_local_port_range", 0, b"10000 65535");
