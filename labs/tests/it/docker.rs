@@ -39,7 +39,7 @@ async fn build_argument_selects_the_version() {
     assert_eq!(Container::run(&name).version().await, "2.0\n");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn evidence_names_the_runtime_of_the_images() {
     if !engine_responds() {
         return test_support::missing("docker", "start a Docker engine");

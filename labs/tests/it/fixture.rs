@@ -285,7 +285,9 @@ impl Fixture {
         let labs = lab.split(' ').map(|lab| phases::find(lab).expect("a lab of that name"));
         let summary = runner.run(&labs.collect::<Vec<_>>(), interrupted).await;
         drop(runner);
-        let events = recorder.join().expect("events");
+        // Not on this thread: tasks that are still to be dropped hold senders.
+        let recorded = tokio::task::spawn_blocking(move || recorder.join());
+        let events = recorded.await.expect("a thread").expect("events");
         LabRun { summary, lab, events }
     }
 }
