@@ -1,5 +1,5 @@
 //! Signatures of run files: ed25519. A teacher creates a key and hands it out; what participants hand in shows
-//! that it was made with that key, and has not been edited since. Whoever has the key could sign anything: it
+//! that it was made with that key, and has not been edited since. A participant who has the key can sign anything: it
 //! keeps honest people from mixing things up, and is no exam supervision.
 
 use anyhow::{Context as _, bail, ensure};

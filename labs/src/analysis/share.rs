@@ -14,7 +14,7 @@ pub enum ShareDecision {
     Continue,
 }
 
-/// A test of one share against another, that stops as soon as the responses are enough: a share of 3:1 is told from
+/// A test of one share against another, that stops as soon as the responses are enough: it distinguishes a share of 3:1 from
 /// 4:1 after 936 responses on average, where a sample that is planned beforehand takes 4,460.
 ///
 /// ```
