@@ -130,7 +130,7 @@ pub(crate) fn review(state: &ServerState, spec: &Value) -> Value {
         Some((user, valid_for)) => {
             json!({ "authenticated": true, "user": user.info(), "audiences": valid_for })
         }
-        None => json!({ "user": {}, "error": "the token is invalid or has expired" }),
+        None => json!({ "user": {}, "error": "invalid bearer token" }),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     },
     metadata,
     state::ServerState,
-    validation::field_error::{FieldError, forbidden, invalid},
+    validation::field_error::{FieldError, forbidden, invalid, invalid_nested},
 };
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
@@ -74,7 +74,7 @@ fn validate(review: &Value, plural: &str) -> Vec<FieldError> {
             path,
             "cannot be specified in combination with resourceAttributes",
         )),
-        (true, true) => errors.push(invalid(
+        (true, true) => errors.push(invalid_nested(
             "spec.resourceAttributes",
             &Value::Null,
             "exactly one of nonResourceAttributes or resourceAttributes must be specified",

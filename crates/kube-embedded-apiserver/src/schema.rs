@@ -8,6 +8,7 @@
 //! their [`types::Structure`] or [`structural::Schema`].
 
 mod check;
+mod go_types;
 pub(crate) mod merge_keys;
 pub(crate) mod object_schema;
 pub(crate) mod structural;

@@ -111,8 +111,14 @@ fn http_defaults(handler: &mut Value) {
     }
 }
 
-/// Returns `Always` for the tag `latest`, explicit or implied.
+/// Returns `Always` for the tag `latest`, explicit or implied. A name that is no image reference has no tag.
 fn pull_policy(image: &str) -> &'static str {
+    let is_reference = image.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
+        && image.len() <= 255
+        && !image.split(':').next().unwrap_or_default().bytes().any(|b| b.is_ascii_uppercase());
+    if !is_reference {
+        return "IfNotPresent";
+    }
     let name = image.rsplit('/').next().unwrap_or_default();
     let (name, digest) = match name.split_once('@') {
         Some((name, _)) => (name, true),
@@ -175,6 +181,7 @@ mod tests {
             ("kubeapp:1.0", "IfNotPresent"),
             ("kubeapp", "Always"),
             ("kubeapp:latest", "Always"),
+            ("Not An Image!", "IfNotPresent"),
             ("registry:5000/kubeapp", "Always"),
             ("registry:5000/kubeapp:1.0", "IfNotPresent"),
             ("kubeapp@sha256:0123", "IfNotPresent"),

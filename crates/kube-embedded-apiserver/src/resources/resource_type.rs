@@ -86,6 +86,8 @@ pub struct ResourceType<'a> {
     pub subresources: &'static [&'static str],
     /// Changes of anything but metadata and status increment `metadata.generation`.
     pub generation: bool,
+    /// A PUT has to name the version that it replaces (the strategy's `AllowUnconditionalUpdate` is false).
+    pub requires_version: bool,
     /// The OpenAPI definition, `io.k8s.api.apps.v1.Deployment`.
     pub schema: &'a str,
     /// Adds the definition, and all that it refers to, to a schema generator.
@@ -310,6 +312,7 @@ impl ResourceType<'_> {
             namespaced: true,
             subresources: &[],
             generation: false,
+            requires_version: false,
             schema,
             define: |generator| {
                 generator.subschema_for::<K>();
@@ -370,6 +373,7 @@ impl<'a> ResourceType<'a> {
             namespaced: crd.namespaced,
             subresources: crd.subresources,
             generation: true,
+            requires_version: true,
             schema: &crd.schema_name,
             define: |_| {},
             defaults: |_| {},

@@ -6,9 +6,9 @@ use kube_embedded_core::quantity;
 use std::fmt::Write;
 
 use base64::Engine;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::schema::types::{Shape, Structure, type_name};
+use crate::schema::types::{Field, Shape, Structure, short_name, type_name};
 
 /// Reports the path of every field that a structure does not have.
 pub(crate) fn unknown(
@@ -65,7 +65,7 @@ fn unknown_in(shape: &Shape, value: &Value, path: &mut String, report: &mut impl
 pub(crate) enum Pruned {
     /// Fields that the structure does not have.
     Unknown,
-    /// Known fields that are null, or empty lists and maps (`omitempty`).
+    /// Known fields that are null, or empty as far as `omitempty` leaves them out.
     Empty,
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn prune(structure: &Structure, value: &mut Value, pruned: Pruned) {
             (_, Value::Null) => name == "lastProbeTime",
             (Shape::List(_), Value::Array(items)) => field.always || !items.is_empty(),
             (Shape::Map(_), Value::Object(entries)) => !entries.is_empty(),
-            _ => true,
+            (_, value) => !(field.go.omits_zero && is_zero(value)),
         }
     });
 }
@@ -96,12 +96,40 @@ fn prune_in(shape: &Shape, value: &mut Value, pruned: Pruned) {
             }
         }
         (Shape::List(element), Value::Array(items)) => {
-            items.iter_mut().for_each(|item| prune_in(element, item, pruned));
+            items.iter_mut().for_each(|item| prune_element(element, item, pruned));
         }
         (Shape::Map(element), Value::Object(items)) => {
-            items.values_mut().for_each(|item| prune_in(element, item, pruned));
+            items.values_mut().for_each(|item| prune_element(element, item, pruned));
         }
+        (Shape::Bytes, value @ Value::Array(_)) => *value = "".into(),
+        (Shape::Quantity, value @ Value::Number(_)) => *value = value.to_string().into(),
         _ => {}
+    }
+}
+
+/// [`prune_in`] for an element of a list or map. A null there becomes the zero value: none of Go's types has pointers in
+/// lists and maps.
+fn prune_element(shape: &Shape, item: &mut Value, pruned: Pruned) {
+    if pruned == Pruned::Empty && item.is_null() {
+        *item = match shape {
+            Shape::String | Shape::Bytes => "".into(),
+            Shape::Boolean => false.into(),
+            Shape::Int32 | Shape::Int64 | Shape::Float | Shape::IntOrString => 0.into(),
+            Shape::Quantity => "0".into(),
+            Shape::Struct(_) => Value::Object(Map::new()),
+            _ => Value::Null,
+        };
+    }
+    prune_in(shape, item, pruned);
+}
+
+/// Returns true for the zero value of a Go scalar.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Bool(flag) => !flag,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        _ => false,
     }
 }
 
@@ -109,9 +137,9 @@ fn prune_in(shape: &Shape, value: &mut Value, pruned: Pruned) {
 pub(crate) fn types(structure: &Structure, value: &Value) -> Result<(), String> {
     if !value.is_object() && !value.is_null() {
         return Err(format!(
-            "json: cannot unmarshal {} into Go value of type v1.{}",
+            "json: cannot unmarshal {} into Go value of type {}",
             type_name(value),
-            structure.short_name()
+            qualified(structure)
         ));
     }
     check_fields(structure, value, &mut Vec::new())
@@ -124,20 +152,39 @@ fn check_fields<'a>(
 ) -> Result<(), String> {
     for (name, value) in value.as_object().into_iter().flatten() {
         if let Some(field) = structure.field(name) {
+            let depth = path.len();
+            path.extend(field.go.embedded);
             path.push(name);
-            check(&field.shape, value, structure, path)?;
-            path.pop();
+            check(&field.shape, value, &At { owner: structure, field }, path)?;
+            path.truncate(depth);
         }
     }
     Ok(())
 }
 
-/// Checks a value. `owner` is the Go struct that the message names; `path` leads to the value,
-/// without list indices, which Go does not report either.
+/// Where a value stands: what a message names of it.
+struct At<'a> {
+    /// The Go struct.
+    owner: &'a Structure,
+    /// Its field, which the value or a list or map around it is in.
+    field: &'a Field,
+}
+
+impl At<'_> {
+    /// The message for a value of a type that does not fit `go_type`.
+    fn mismatch(&self, found: &str, path: &[&str], go_type: &str) -> String {
+        let (owner, path) = (self.owner.short_name(), path.join("."));
+        format!(
+            "json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {go_type}"
+        )
+    }
+}
+
+/// Checks a value. `path` leads to it without list indices, which Go does not report either.
 fn check<'a>(
     shape: &'a Shape,
     value: &'a Value,
-    owner: &'a Structure,
+    at: &At<'a>,
     path: &mut Vec<&'a str>,
 ) -> Result<(), String> {
     match (shape, value) {
@@ -147,37 +194,37 @@ fn check<'a>(
         (Shape::Int32, Value::Number(_)) if is_int32(value) => Ok(()),
         (Shape::Int64, Value::Number(number)) if number.is_i64() => Ok(()),
         (Shape::Bytes, Value::String(text)) => check_base64(text),
-        (Shape::Time, _) => check_time(value, "2006-01-02T15:04:05Z07:00"),
-        (Shape::MicroTime, _) => check_time(value, "2006-01-02T15:04:05.000000Z07:00"),
+        (Shape::Time, Value::String(text)) => check_time(text, "2006-01-02T15:04:05Z07:00"),
+        (Shape::MicroTime, Value::String(text)) => {
+            check_time(text, "2006-01-02T15:04:05.000000Z07:00")
+        }
+        // Types that decode themselves, from a string or a number.
+        (Shape::Time | Shape::MicroTime, _) => Err(at.mismatch(type_name(value), path, "string")),
         (Shape::Quantity, Value::String(text)) => quantity::check(text),
         (Shape::Quantity, Value::Number(number)) => quantity::check(&number.to_string()),
         (Shape::Quantity, _) => Err(quantity::MALFORMED.to_owned()),
         (Shape::IntOrString, Value::String(_)) => Ok(()),
         (Shape::IntOrString, _) if is_int32(value) => Ok(()),
-        (Shape::IntOrString, _) => Err(format!(
-            "json: cannot unmarshal {} into Go value of type int32",
-            with_digits(value)
-        )),
+        (Shape::IntOrString, _) => Err(at.mismatch(&with_digits(value), path, "int32")),
+        // Bytes are a list of numbers as well; nobody writes them so, but for an empty one.
+        (Shape::Bytes, Value::Array(items)) if items.is_empty() => Ok(()),
         (Shape::List(element), Value::Array(items)) => {
-            items.iter().try_for_each(|item| check(element, item, owner, path))
+            items.iter().try_for_each(|item| check(element, item, at, path))
         }
         (Shape::Map(element), Value::Object(items)) => {
-            items.values().try_for_each(|item| check(element, item, owner, path))
+            items.values().try_for_each(|item| check(element, item, at, path))
         }
         (Shape::Struct(_), Value::Object(_)) => match shape.structure() {
             Some(structure) => check_fields(structure, value, path),
             None => Ok(()),
         },
-        _ => Err(format!(
-            "json: cannot unmarshal {} into Go struct field {}.{} of type {}",
-            match shape {
+        _ => {
+            let found = match shape {
                 Shape::Int32 | Shape::Int64 => with_digits(value),
                 _ => type_name(value).to_owned(),
-            },
-            owner.short_name(),
-            path.join("."),
-            go_type(shape)
-        )),
+            };
+            Err(at.mismatch(&found, path, &go_type(shape, at.field.go.scalar)))
+        }
     }
 }
 
@@ -195,11 +242,7 @@ fn check_base64(text: &str) -> Result<(), String> {
 }
 
 /// `layout` is the format as Go writes it in its message, by a reference time.
-fn check_time(value: &Value, layout: &str) -> Result<(), String> {
-    let Value::String(text) = value else {
-        let found = type_name(value);
-        return Err(format!("json: cannot unmarshal {found} into Go value of type string"));
-    };
+fn check_time(text: &str, layout: &str) -> Result<(), String> {
     if text.parse::<jiff::Timestamp>().is_ok() {
         return Ok(());
     }
@@ -214,9 +257,12 @@ fn with_digits(value: &Value) -> String {
     }
 }
 
-/// The Go type of a field, as the message prints it.
-fn go_type(shape: &Shape) -> String {
+/// The Go type of a field, as the message prints it. `scalar` is the named type of its scalars.
+fn go_type(shape: &Shape, scalar: Option<&str>) -> String {
     match shape {
+        Shape::String | Shape::Int32 | Shape::Int64 if scalar.is_some() => {
+            scalar.unwrap_or_default().to_owned()
+        }
         Shape::Any | Shape::Inline(_) | Shape::Deduced => "interface {}".to_owned(),
         Shape::Boolean => "bool".to_owned(),
         Shape::Int32 => "int32".to_owned(),
@@ -228,12 +274,18 @@ fn go_type(shape: &Shape) -> String {
         Shape::MicroTime => "v1.MicroTime".to_owned(),
         Shape::Quantity => "resource.Quantity".to_owned(),
         Shape::IntOrString => "intstr.IntOrString".to_owned(),
-        Shape::List(element) => format!("[]{}", go_type(element)),
+        Shape::List(element) => format!("[]{}", go_type(element, scalar)),
         Shape::Map(element) if **element == Shape::Quantity => "v1.ResourceList".to_owned(),
-        Shape::Map(element) => format!("map[string]{}", go_type(element)),
+        Shape::Map(element) => format!("map[string]{}", go_type(element, scalar)),
         Shape::Struct(_) => match shape.structure() {
-            Some(structure) => format!("v1.{}", structure.short_name()),
+            Some(structure) => qualified(structure),
             None => "struct".to_owned(),
         },
     }
+}
+
+/// `v2.MetricSpec` of `io.k8s.api.autoscaling.v2.MetricSpec`.
+fn qualified(structure: &Structure) -> String {
+    let package = structure.name.rsplit_once('.').map_or("", |(package, _)| package);
+    format!("{}.{}", short_name(package), structure.short_name())
 }

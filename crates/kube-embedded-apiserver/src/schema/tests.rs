@@ -73,7 +73,7 @@ fn wrong_type_is_reported_as_go_does() {
         ),
         (
             json!({ "spec": { "strategy": { "rollingUpdate": { "maxSurge": true } } } }),
-            "json: cannot unmarshal bool into Go value of type int32",
+            "json: cannot unmarshal bool into Go struct field RollingUpdateDeployment.spec.strategy.rollingUpdate.maxSurge of type int32",
         ),
     ] {
         assert_eq!(deployments().check_types(&object), Err(message.to_owned()), "{object}");
@@ -144,6 +144,66 @@ fn pruning_removes_exactly_the_unknown_fields() {
         empties,
         json!({ "metadata": {}, "spec": { "template": { "spec": { "containers": [{ "resources": {} }] } } } })
     );
+}
+
+#[test]
+fn what_go_leaves_out_is_left_out_and_nulls_in_lists_are_zero_values() {
+    let pod = |spec: Value| json!({ "spec": { "template": { "spec": spec } } });
+    for (mut given, expected) in [
+        // Zero values of plain fields with `omitempty`; those of pointers stay.
+        (
+            json!({ "spec": { "paused": false, "minReadySeconds": 0, "replicas": 0 } }),
+            json!({ "spec": { "replicas": 0 } }),
+        ),
+        (json!({ "metadata": { "name": "" } }), json!({ "metadata": {} })),
+        (
+            pod(json!({ "hostNetwork": false, "containers": [{ "name": "", "tty": false }] })),
+            pod(json!({ "containers": [{ "name": "" }] })),
+        ),
+        (
+            json!({ "metadata": { "labels": { "a": null } } }),
+            json!({ "metadata": { "labels": { "a": "" } } }),
+        ),
+        (
+            pod(json!({ "containers": [null, { "args": [null] }] })),
+            pod(json!({ "containers": [{}, { "args": [""] }] })),
+        ),
+        (
+            pod(json!({ "containers": [{ "resources": { "limits": { "cpu": 5 } } }] })),
+            pod(json!({ "containers": [{ "resources": { "limits": { "cpu": "5" } } }] })),
+        ),
+    ] {
+        deployments().normalize(&mut given);
+        assert_eq!(given, expected);
+    }
+}
+
+#[test]
+fn named_types_and_embedded_structs_are_in_messages() {
+    let ingresses = ObjectSchema::Typed(structure_of::<api::networking::v1::Ingress>());
+    let pods = ObjectSchema::Typed(structure_of::<api::core::v1::Pod>());
+    for (schema, object, message) in [
+        (
+            pods,
+            json!({ "spec": { "restartPolicy": 5 } }),
+            "number into Go struct field PodSpec.spec.restartPolicy of type v1.RestartPolicy",
+        ),
+        (
+            pods,
+            json!({ "spec": { "volumes": [{ "name": "v", "emptyDir": { "medium": 1 } }] } }),
+            "number into Go struct field EmptyDirVolumeSource.spec.volumes.VolumeSource.emptyDir.medium of \
+             type v1.StorageMedium",
+        ),
+        (
+            ingresses,
+            json!({ "spec": { "rules": [{ "http": { "paths": {} } }] } }),
+            "object into Go struct field HTTPIngressRuleValue.spec.rules.IngressRuleValue.http.paths of \
+             type []v1.HTTPIngressPath",
+        ),
+    ] {
+        let expected = format!("json: cannot unmarshal {message}");
+        assert_eq!(schema.check_types(&object), Err(expected));
+    }
 }
 
 /// Fields that `k8s-openapi` merges differently from Kubernetes' markers, or has no key for.

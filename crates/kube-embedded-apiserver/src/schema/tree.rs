@@ -14,8 +14,8 @@ use k8s_openapi::{
 use serde_json::{Map, Value};
 
 use crate::schema::{
-    merge_keys,
-    types::{Field, Shape, Structure, StructureRef, Topology, reference, short_name},
+    go_types, merge_keys,
+    types::{Field, GoField, Shape, Structure, StructureRef, Topology, reference, short_name},
 };
 
 /// Adds a type, and all that it refers to, to a schema generator.
@@ -40,6 +40,7 @@ pub(crate) fn structure(name: &str, define: Define) -> &'static Structure {
             topology: Topology::Atomic,
             strategy: None,
             always: false,
+            go: GoField::default(),
         })),
     });
     find_or_build(name, define).and_then(StructureRef::get).unwrap_or(&ANYTHING)
@@ -122,6 +123,7 @@ fn structure_of(
                 name: field.clone(),
                 strategy: merge_keys::strategy(name, field, &topology),
                 always: merge_keys::is_always_encoded(name, field),
+                go: go_types::of(name, field),
                 topology,
                 shape,
             }

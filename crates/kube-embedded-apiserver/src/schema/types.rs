@@ -115,6 +115,17 @@ pub(crate) struct PatchStrategy {
     pub(crate) retain_keys: bool,
 }
 
+/// What the Go type of a field says that a JSON schema does not. Of custom resources, nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct GoField {
+    /// The field is left out when it is `""`, 0 or false: `omitempty`, and no pointer.
+    pub(crate) omits_zero: bool,
+    /// The type of the field or of its elements, if it is a named scalar: `v1.RestartPolicy`.
+    pub(crate) scalar: Option<&'static str>,
+    /// The embedded struct that the field is of, as messages name it: `IngressRuleValue`.
+    pub(crate) embedded: Option<&'static str>,
+}
+
 /// A field of a structure.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Field {
@@ -125,6 +136,8 @@ pub(crate) struct Field {
     /// Kubernetes encodes the field even if it is empty, because its Go type is a structure or a
     /// list without `omitempty`.
     pub(crate) always: bool,
+    /// What Go's type says of it besides.
+    pub(crate) go: GoField,
 }
 
 /// An object with named fields: a Go struct, or an `object` in the schema of a custom resource.

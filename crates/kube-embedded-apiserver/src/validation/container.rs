@@ -12,7 +12,7 @@ use crate::{
             FieldError, duplicate, forbidden, invalid, not_found, not_supported, required,
         },
         handler,
-        names::{check_name, one_of, port, port_name},
+        names::{check_name, dns_subdomain, one_of, port, port_name},
         paths::descending_path,
         security_context,
     },
@@ -198,7 +198,8 @@ impl Container<'_> {
                 1 => continue,
                 _ => "may not have more than one field specified at a time",
             };
-            self.errors.push(invalid(field, &"".into(), detail));
+            // Without the index, as in Kubernetes.
+            self.errors.push(invalid(format!("{}.envFrom", self.field), &"".into(), detail));
         }
     }
 
@@ -210,8 +211,9 @@ impl Container<'_> {
             let (name, path) = (text(mount, &["name"]), text(mount, &["mountPath"]));
             if name.is_empty() {
                 self.errors.push(required(format!("{field}.name"), ""));
-            } else if !self.volumes.contains(name) {
-                self.errors.push(not_found(format!("{field}.name"), &mount["name"]));
+            }
+            if !self.volumes.contains(name) {
+                self.errors.push(not_found(format!("{field}.name"), &name.into()));
             }
             if path.is_empty() {
                 self.errors.push(required(format!("{field}.mountPath"), ""));
@@ -267,10 +269,11 @@ fn value_from(from: &Value, field: &str) -> Vec<FieldError> {
             "fieldRef" => errors.extend(downward::field_ref(source, &downward::ENV_FIELDS, &field)),
             "resourceFieldRef" => errors.extend(downward::resource_field_ref(source, &field)),
             "configMapKeyRef" | "secretKeyRef" => {
-                for part in ["name", "key"] {
-                    if text(source, &[part]).is_empty() {
-                        errors.push(required(format!("{field}.{part}"), ""));
-                    }
+                let details = dns_subdomain(text(source, &["name"]));
+                let at = format!("{field}.name");
+                errors.extend(details.iter().map(|w| invalid(&*at, &source["name"], w)));
+                if text(source, &["key"]).is_empty() {
+                    errors.push(required(format!("{field}.key"), ""));
                 }
             }
             _ => {}

@@ -21,7 +21,18 @@ pub(crate) fn required(field: impl Into<String>, detail: &str) -> FieldError {
 
 /// `Invalid value: 99999: must be …`.
 pub(crate) fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> FieldError {
+    let value = shown(value);
     error("FieldValueInvalid", field, with_detail(&format!("Invalid value: {value}"), detail))
+}
+
+/// [`invalid`] for a map or list, which shows one that is missing as `null`.
+pub(crate) fn invalid_nested(field: impl Into<String>, value: &Value, detail: &str) -> FieldError {
+    error("FieldValueInvalid", field, with_detail(&format!("Invalid value: {value}"), detail))
+}
+
+/// A value as Kubernetes shows it: a string that is missing is empty.
+fn shown(value: &Value) -> String {
+    if value.is_null() { "\"\"".to_owned() } else { value.to_string() }
 }
 
 /// `Unsupported value: "x": supported values: "A", "B"`.
@@ -31,7 +42,8 @@ pub(crate) fn not_supported(
     supported: &[&str],
 ) -> FieldError {
     let supported: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
-    let message = format!("Unsupported value: {value}: supported values: {}", supported.join(", "));
+    let (value, supported) = (shown(value), supported.join(", "));
+    let message = format!("Unsupported value: {value}: supported values: {supported}");
     error("FieldValueNotSupported", field, message)
 }
 
@@ -41,7 +53,7 @@ pub(crate) fn forbidden(field: impl Into<String>, detail: &str) -> FieldError {
 }
 
 /// `Duplicate value: "x"`.
-pub(crate) fn duplicate(field: impl Into<String>, value: &Value) -> FieldError {
+pub(crate) fn duplicate(field: impl Into<String>, value: impl std::fmt::Display) -> FieldError {
     error("FieldValueDuplicate", field, format!("Duplicate value: {value}"))
 }
 

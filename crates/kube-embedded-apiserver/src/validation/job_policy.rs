@@ -8,7 +8,9 @@ use serde_json::Value;
 use crate::{
     fields::{list, text},
     validation::{
-        field_error::{FieldError, duplicate, invalid, not_supported, required, too_many},
+        field_error::{
+            FieldError, duplicate, invalid, invalid_nested, not_supported, required, too_many,
+        },
         names::{non_negative, qualified_name},
     },
 };
@@ -125,7 +127,8 @@ fn exit_codes(codes: &Value, field: &str, names: &HashSet<&str>) -> Vec<FieldErr
     }
     let (values, values_field) = (list(codes, &["values"]), format!("{field}.values"));
     if values.is_empty() {
-        errors.push(invalid(&*values_field, &codes["values"], "at least one value is required"));
+        let detail = "at least one value is required";
+        errors.push(invalid_nested(&*values_field, &codes["values"], detail));
     }
     errors.extend(too_many(&*values_field, values.len(), MAX));
     let mut seen = HashSet::new();

@@ -56,7 +56,7 @@ fn is_dns_label(name: &str) -> bool {
 fn details(matches: bool, rule: &str, name: &str, max: usize) -> Vec<String> {
     let mut details = Vec::new();
     if name.len() > max {
-        details.push(format!("must be no more than {max} bytes"));
+        details.push(format!("must be no more than {max} characters"));
     }
     if !matches {
         details.push(rule.to_owned());
@@ -119,7 +119,12 @@ pub(crate) fn qualified_name(key: &str) -> Vec<String> {
     match prefix {
         Some("") => details.push("prefix part must be non-empty".to_owned()),
         Some(prefix) => {
-            details.extend(dns_subdomain(prefix).into_iter().map(|w| format!("prefix part {w}")));
+            // Another implementation of the rule, which counts bytes.
+            let details_of_prefix = dns_subdomain(prefix).into_iter();
+            details.extend(
+                details_of_prefix
+                    .map(|w| format!("prefix part {}", w.replace("characters", "bytes"))),
+            );
         }
         None => {}
     }
@@ -141,15 +146,22 @@ pub(crate) fn labels(value: &Value, field: &str) -> Vec<FieldError> {
         for detail in qualified_name(key) {
             errors.push(invalid(field, &key.as_str().into(), &detail));
         }
-        let label = value.as_str().unwrap_or_default();
-        if label.len() > 63 {
-            errors.push(invalid(field, value, "must be no more than 63 bytes"));
-        }
-        if !label.is_empty() && !is_name_part(label) {
-            errors.push(invalid(field, value, LABEL_VALUE));
-        }
+        let details = label_value(value.as_str().unwrap_or_default());
+        errors.extend(details.iter().map(|detail| invalid(field, value, detail)));
     }
     errors
+}
+
+/// Checks the value of a label.
+fn label_value(value: &str) -> Vec<&'static str> {
+    let mut details = Vec::new();
+    if value.len() > 63 {
+        details.push("must be no more than 63 bytes");
+    }
+    if !value.is_empty() && !is_name_part(value) {
+        details.push(LABEL_VALUE);
+    }
+    details
 }
 
 /// Returns the errors of a label selector (`metav1validation.ValidateLabelSelector`).
@@ -177,8 +189,21 @@ pub(crate) fn label_selector(selector: &Value, field: &str) -> Vec<FieldError> {
         for detail in qualified_name(text(expression, &["key"])) {
             errors.push(invalid(format!("{field}.key"), &expression["key"], &detail));
         }
+        for (at, value) in values.iter().enumerate() {
+            let details = label_value(value.as_str().unwrap_or_default());
+            let field = format!("{field}.values[{at}]");
+            errors.extend(details.iter().map(|detail| invalid(&*field, value, detail)));
+        }
     }
     errors
+}
+
+/// A label selector in the order of Go's fields, which messages show.
+pub(crate) fn shown_selector(selector: &Value) -> String {
+    let fields = ["matchLabels", "matchExpressions"].into_iter();
+    let given = fields.filter(|field| !selector[*field].is_null());
+    let given: Vec<_> = given.map(|field| format!("\"{field}\":{}", selector[field])).collect();
+    format!("{{{}}}", given.join(","))
 }
 
 /// Returns true if a label selector matches labels. An empty selector matches all; `NotIn` also
@@ -220,7 +245,7 @@ pub(crate) fn port(value: &Value, field: impl Into<String>) -> Option<FieldError
 pub(crate) fn port_name(name: &str) -> Vec<String> {
     let mut details = Vec::new();
     if name.len() > 15 {
-        details.push("must be no more than 15 characters long".to_owned());
+        details.push("must be no more than 15 characters".to_owned());
     }
     if !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
         details
@@ -303,7 +328,7 @@ mod tests {
             assert_eq!(dns_label(name).is_empty(), label, "{name}");
             assert_eq!(dns_subdomain(name).is_empty(), subdomain, "{name}");
         }
-        assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+        assert_eq!(dns_label(&"a".repeat(64)), ["must be no more than 63 characters"]);
     }
 
     #[test]

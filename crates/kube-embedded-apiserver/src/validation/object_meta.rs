@@ -24,19 +24,21 @@ pub(crate) fn metadata(
     let mut errors = names(metadata, name_rule);
     errors.extend(labels(&metadata["labels"], "metadata.labels"));
     errors.extend(annotations(&metadata["annotations"], "metadata.annotations"));
-    for (at, owner) in list(metadata, &["ownerReferences"]).iter().enumerate() {
-        for field in ["apiVersion", "kind", "name", "uid"] {
+    // Without the index, as in Kubernetes.
+    for owner in list(metadata, &["ownerReferences"]) {
+        for (field, detail) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
             if text(owner, &[field]).is_empty() {
-                let path = format!("metadata.ownerReferences[{at}].{field}");
-                errors.push(invalid(path, &"".into(), "must not be empty"));
+                let path = format!("metadata.ownerReferences.{field}");
+                errors.push(invalid(path, &"".into(), detail));
             }
         }
     }
-    for (at, finalizer) in list(metadata, &["finalizers"]).iter().enumerate() {
-        for detail in qualified_name(finalizer.as_str().unwrap_or_default()) {
-            errors.push(invalid(format!("metadata.finalizers[{at}]"), finalizer, &detail));
-        }
-    }
+    errors.extend(finalizers(list(metadata, &["finalizers"])));
     if let Some(old) = old {
         for field in ["name", "namespace", "uid", "creationTimestamp"] {
             let (new, old) = (&metadata[field], &old["metadata"][field]);
@@ -67,6 +69,22 @@ fn names(metadata: &Value, name_rule: fn(&str) -> Vec<String>) -> Vec<FieldError
     } else {
         for detail in name_rule(name) {
             errors.push(invalid("metadata.name", &name.into(), &detail));
+        }
+    }
+    errors
+}
+
+/// Validates that finalizers are qualified names, and those without a prefix of Kubernetes' own.
+fn finalizers(finalizers: &[Value]) -> Vec<FieldError> {
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    let mut errors = Vec::new();
+    for (at, finalizer) in finalizers.iter().enumerate() {
+        let name = finalizer.as_str().unwrap_or_default();
+        let details = qualified_name(name);
+        errors.extend(details.iter().map(|w| invalid("metadata.finalizers", finalizer, w)));
+        if !name.contains('/') && !STANDARD.contains(&name) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(invalid(format!("metadata.finalizers[{at}]"), finalizer, detail));
         }
     }
     errors

@@ -19,8 +19,9 @@ use crate::{
 /// Returns the errors of a pod template at `field`.
 pub(crate) fn validate_template(template: &Value, field: &str) -> Vec<FieldError> {
     let metadata = &template["metadata"];
-    let mut errors = labels(&metadata["labels"], &format!("{field}.metadata.labels"));
-    let at = format!("{field}.metadata.annotations");
+    // Kubernetes leaves `metadata` out of these two paths.
+    let mut errors = labels(&metadata["labels"], &format!("{field}.labels"));
+    let at = format!("{field}.annotations");
     errors.extend(object_meta::annotations(&metadata["annotations"], &at));
     errors.extend(validate(&template["spec"], &format!("{field}.spec")));
     if !list(&template["spec"], &["ephemeralContainers"]).is_empty() {
@@ -39,11 +40,6 @@ pub(crate) fn validate(spec: &Value, field: &str) -> Vec<FieldError> {
     one_of(spec, "dnsPolicy", field, &policies, &mut errors);
     errors.extend(labels(&spec["nodeSelector"], &format!("{field}.nodeSelector")));
     errors.extend(security_context::of_pod(spec, field));
-    for (at, secret) in list(spec, &["imagePullSecrets"]).iter().enumerate() {
-        if text(secret, &["name"]).is_empty() {
-            errors.push(required(format!("{field}.imagePullSecrets[{at}].name"), ""));
-        }
-    }
     errors.extend(scheduling::affinity(&spec["affinity"], &format!("{field}.affinity")));
     errors.extend(dns_config(spec, field));
     for (at, gate) in list(spec, &["readinessGates"]).iter().enumerate() {

@@ -119,11 +119,13 @@ fn pod_term(term: &Value, field: &str) -> Vec<FieldError> {
 }
 
 fn topology_key(of: &Value, field: &str) -> Vec<FieldError> {
-    let (key, field) = (&of["topologyKey"], format!("{field}.topologyKey"));
-    match key.as_str().unwrap_or_default() {
-        "" => vec![required(field, "can not be empty")],
-        name => qualified_name(name).iter().map(|w| invalid(&*field, key, w)).collect(),
+    let (key, field) = (text(of, &["topologyKey"]), format!("{field}.topologyKey"));
+    let mut errors = Vec::new();
+    if key.is_empty() {
+        errors.push(required(&*field, "can not be empty"));
     }
+    errors.extend(qualified_name(key).iter().map(|w| invalid(&*field, &key.into(), w)));
+    errors
 }
 
 /// Stands for `validateTopologySpreadConstraints`.
@@ -135,10 +137,9 @@ pub(super) fn spread_constraints(spec: &Value, field: &str) -> Vec<FieldError> {
             let value = constraint["maxSkew"].as_i64().unwrap_or_default().into();
             errors.push(invalid(format!("{field}.maxSkew"), &value, "must be greater than zero"));
         }
-        errors.extend(match text(constraint, &["topologyKey"]) {
-            "" => vec![required(format!("{field}.topologyKey"), "can not be empty")],
-            _ => topology_key(constraint, &field),
-        });
+        if text(constraint, &["topologyKey"]).is_empty() {
+            errors.push(required(format!("{field}.topologyKey"), "can not be empty"));
+        }
         let action = text(constraint, &["whenUnsatisfiable"]);
         if !matches!(action, "DoNotSchedule" | "ScheduleAnyway") {
             let value = &constraint["whenUnsatisfiable"];
@@ -148,7 +149,7 @@ pub(super) fn spread_constraints(spec: &Value, field: &str) -> Vec<FieldError> {
         if !seen.insert((text(constraint, &["topologyKey"]), action)) {
             let shown = format!("{{{}, {action}}}", text(constraint, &["topologyKey"]));
             let field = format!("{field}.{{topologyKey, whenUnsatisfiable}}");
-            errors.push(duplicate(field, &shown.into()));
+            errors.push(duplicate(field, Value::from(shown)));
         }
         if constraint["minDomains"].as_i64().is_some_and(|count| count <= 0) {
             let value = &constraint["minDomains"];

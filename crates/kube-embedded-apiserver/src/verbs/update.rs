@@ -1,6 +1,7 @@
 //! `update`: `PUT` of an object, of its status, or of a namespace's finalizers.
 
 use crate::{
+    fields::text,
     http::{
         decode,
         request::Request,
@@ -8,6 +9,7 @@ use crate::{
     },
     metadata,
     state::ServerState,
+    validation::field_error,
     verbs::pipeline::{Decoded, Expects, WriteRequest, WriteResult, write},
 };
 
@@ -19,10 +21,14 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
     let warnings =
         decode::check_fields(&target.resource, &mut object, duplicates, options.validation, false)?;
     metadata::set_namespace(target, &mut object)?;
-    if let Some(name) = object["metadata"]["name"].as_str()
-        && name != target.name
-        && !name.is_empty()
-    {
+    let name = text(&object, &["metadata", "name"]);
+    if name.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            target.name
+        )));
+    }
+    if name != target.name {
         return Err(ApiError::bad_request(format!(
             "the name of the object ({name}) does not match the name on the URL ({})",
             target.name
@@ -35,5 +41,13 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
         expects: Expects::Object,
         tracks: true,
     };
-    write(state, &request, |_| Ok(Decoded { object: object.clone(), warnings: warnings.clone() }))
+    let names_version = !text(&object, &["metadata", "resourceVersion"]).is_empty();
+    write(state, &request, |_| {
+        if target.resource.requires_version && !names_version {
+            let detail = "must be specified for an update";
+            let error = field_error::invalid("metadata.resourceVersion", &0.into(), detail);
+            return Err(ApiError::invalid(&target.resource, &target.name, &[error]));
+        }
+        Ok(Decoded { object: object.clone(), warnings: warnings.clone() })
+    })
 }

@@ -25,6 +25,7 @@ use crate::{
 };
 
 pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
+    requires_version: true,
     short_names: &["crd", "crds"],
     categories: &["api-extensions"],
     namespaced: false,
@@ -220,18 +221,23 @@ fn versions(spec: &Value) -> Vec<FieldError> {
             let path = format!("{path}.deprecationWarning");
             errors.push(invalid(path, &version["deprecationWarning"], detail));
         }
+        // What all versions have alike is checked once, where the API's first version had it.
+        let place = |field: &str, shared: &str| match is_shared(versions, field) {
+            true => (at == 0).then(|| format!("spec.{shared}")),
+            false => Some(format!("{path}.{field}")),
+        };
         let schema = &version["schema"]["openAPIV3Schema"];
-        if schema.is_object() {
+        if let Some(path) = place("schema", "validation").filter(|_| schema.is_object()) {
             let has_status = version["subresources"]["status"].is_object();
-            errors.extend(schema_errors(
-                schema,
-                &format!("{path}.schema.openAPIV3Schema"),
-                has_status,
-            ));
+            errors.extend(schema_errors(schema, &format!("{path}.openAPIV3Schema"), has_status));
         }
-        errors.extend(scale(&version["subresources"]["scale"], &path));
-        for (at, column) in list(version, &["additionalPrinterColumns"]).iter().enumerate() {
-            errors.extend(column_errors(column, &format!("{path}.additionalPrinterColumns[{at}]")));
+        if let Some(path) = place("subresources", "subresources") {
+            errors.extend(scale(&version["subresources"]["scale"], &path));
+        }
+        if let Some(path) = place("additionalPrinterColumns", "additionalPrinterColumns") {
+            for (at, column) in list(version, &["additionalPrinterColumns"]).iter().enumerate() {
+                errors.extend(column_errors(column, &format!("{path}[{at}]")));
+            }
         }
         errors.extend(selectable(version, &path));
     }
@@ -246,7 +252,12 @@ fn versions(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Validates the paths of the `scale` subresource.
+/// Returns true if all versions have the same in a field.
+fn is_shared(versions: &[Value], field: &str) -> bool {
+    versions.windows(2).all(|pair| pair[0][field] == pair[1][field])
+}
+
+/// Validates the paths of the `scale` subresource, which is below `path`.
 fn scale(scale: &Value, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if !scale.is_object() {
@@ -258,7 +269,7 @@ fn scale(scale: &Value, path: &str) -> Vec<FieldError> {
         ("labelSelectorPath", ".status", false),
     ] {
         let given = text(scale, &[field]);
-        let at = format!("{path}.subresources.scale.{field}");
+        let at = format!("{path}.scale.{field}");
         if given.is_empty() {
             if is_required {
                 errors.push(required(at, ""));
@@ -339,7 +350,7 @@ fn selectable(version: &Value, path: &str) -> Vec<FieldError> {
                           fields and strings with formats are allowed.";
             errors.push(invalid(path, &given.into(), detail));
         } else if fields.iter().take(at).any(|before| before == field) {
-            errors.push(duplicate(path, &given.into()));
+            errors.push(duplicate(path, Value::from(given)));
         }
     }
     errors

@@ -5,15 +5,17 @@ use serde_json::{Value, json};
 
 use crate::{
     admission::{host_path, pod_security, unsupported_fields},
-    fields::{at, default, default_empty, object, remove, text},
+    fields::{at, default, default_empty, object, text},
     resources::{
         pod_defaults,
         resource_type::ResourceType,
         table_columns::{self, AGE, column, container_images, container_names, count, wide},
     },
     validation::{
-        field_error::{FieldError, IMMUTABLE, forbidden, invalid, not_supported, required},
-        names::{dns_subdomain, label_selector, non_negative, selects},
+        field_error::{
+            FieldError, IMMUTABLE, forbidden, invalid, invalid_nested, not_supported, required,
+        },
+        names::{self, dns_subdomain, label_selector, non_negative, selects},
         object_meta::metadata,
         pod_spec, warnings,
     },
@@ -80,9 +82,6 @@ fn defaults(deployment: &mut Value) {
         }
     }
     pod_defaults::template_defaults(spec);
-    if spec["minReadySeconds"] == 0 {
-        remove(spec, "minReadySeconds");
-    }
 }
 
 /// Stands for `ValidateDeployment` and `ValidateDeploymentUpdate`.
@@ -90,7 +89,7 @@ fn validate(deployment: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &deployment["spec"];
     let mut errors = metadata(deployment, old, dns_subdomain);
     errors.extend(non_negative(&spec["replicas"], "spec.replicas"));
-    errors.extend(validate_selector(spec, "deployment"));
+    errors.extend(validate_selector(spec));
     errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
     errors.extend(validate_restarts(spec));
     errors.extend(validate_strategy(&spec["strategy"]));
@@ -114,7 +113,7 @@ fn validate(deployment: &Value, old: Option<&Value>) -> Vec<FieldError> {
 
 /// Validates that a selector selects something and matches the labels of the template: otherwise
 /// the controller would create pods without end.
-pub(crate) fn validate_selector(spec: &Value, kind: &str) -> Vec<FieldError> {
+pub(crate) fn validate_selector(spec: &Value) -> Vec<FieldError> {
     let selector = &spec["selector"];
     let labels = at(spec, &["template", "metadata", "labels"]);
     let mut errors = Vec::new();
@@ -125,15 +124,27 @@ pub(crate) fn validate_selector(spec: &Value, kind: &str) -> Vec<FieldError> {
     if selector.is_null() {
         errors.push(required("spec.selector", ""));
     } else {
-        errors.extend(label_selector(selector, "spec.selector"));
+        let wrong = label_selector(selector, "spec.selector");
+        let is_valid = wrong.is_empty();
+        errors.extend(wrong);
         if selects_nothing {
-            let detail = format!("empty selector is invalid for {kind}");
-            errors.push(invalid("spec.selector", selector, &detail));
+            // Kubernetes says so of ReplicaSets, too.
+            let detail = "empty selector is invalid for deployment";
+            errors.push(invalid("spec.selector", selector, detail));
+        }
+        if !is_valid {
+            let shown = names::shown_selector(selector);
+            errors.push(FieldError {
+                reason: "FieldValueInvalid",
+                field: "spec.selector".into(),
+                message: format!("Invalid value: {shown}: invalid label selector"),
+            });
+            return errors;
         }
     }
     if selector.is_null() || !selects_nothing && !selects(selector, labels) {
         let detail = "`selector` does not match template `labels`";
-        errors.push(invalid("spec.template.metadata.labels", labels, detail));
+        errors.push(invalid_nested("spec.template.metadata.labels", labels, detail));
     }
     errors
 }
@@ -143,8 +154,7 @@ pub(crate) fn validate_selector(spec: &Value, kind: &str) -> Vec<FieldError> {
 pub(crate) fn validate_restarts(spec: &Value) -> Vec<FieldError> {
     let pod = at(spec, &["template", "spec"]);
     let mut errors = Vec::new();
-    // Unknown policies are reported by the validation of the pod spec.
-    if matches!(text(pod, &["restartPolicy"]), "OnFailure" | "Never") {
+    if !matches!(text(pod, &["restartPolicy"]), "" | "Always") {
         let field = "spec.template.spec.restartPolicy";
         errors.push(not_supported(field, &pod["restartPolicy"], &["Always"]));
     }

@@ -15,7 +15,7 @@ use crate::{
         table_columns::{AGE, column},
     },
     validation::{
-        field_error::{FieldError, invalid, not_supported, required},
+        field_error::{FieldError, invalid, invalid_nested, not_supported, required},
         names::{dns_label, dns_subdomain, path_segment, port, port_name},
         object_meta::metadata,
     },
@@ -99,7 +99,7 @@ fn validate(ingress: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let rules = list(spec, &["rules"]);
     if rules.is_empty() && spec["defaultBackend"].is_null() {
         let detail = "either `defaultBackend` or `rules` must be specified";
-        errors.push(invalid("spec", &Value::Null, detail));
+        errors.push(invalid_nested("spec", &Value::Null, detail));
     }
     if !spec["defaultBackend"].is_null() {
         errors.extend(backend(&spec["defaultBackend"], "spec.defaultBackend"));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     admission::{host_path, pod_security, unsupported_fields},
-    fields::{at, copy_field, default, each, existing, list, object, text},
+    fields::{at, copy_field, default, default_empty, each, existing, list, object, text},
     resources::{
         deletion::{Deletion, Propagation},
         pod_defaults,
@@ -13,7 +13,9 @@ use crate::{
         table_columns::{self, AGE, column, container_images, container_names, count, human, wide},
     },
     validation::{
-        field_error::{FieldError, IMMUTABLE, invalid, not_supported, required, too_long},
+        field_error::{
+            FieldError, IMMUTABLE, invalid, invalid_nested, not_supported, required, too_long,
+        },
         job_policy,
         names::{
             dns_label, dns_subdomain, domain_prefixed_path, label_selector, non_negative, selects,
@@ -107,12 +109,18 @@ fn defaults(job: &mut Value) {
     if let Some(policy) = existing(spec, "podFailurePolicy") {
         for rule in each(policy, "rules") {
             for pattern in each(rule, "onPodConditions") {
-                default(pattern, "status", "True");
+                default_empty(pattern, "status", "True");
             }
         }
     }
     pod_defaults::template_defaults(spec);
-    default_labels(job);
+    // Labels that are generated at creation are among those that a Job takes over: see `prepare_create`.
+    let is_generated = NAME_LABELS
+        .iter()
+        .all(|label| !at(spec, &["template", "metadata", "labels", label]).is_null());
+    if is_generated || spec["manualSelector"] == true {
+        default_labels(job);
+    }
 }
 
 /// Gives a Job without labels those of its pods.
@@ -133,7 +141,7 @@ fn prepare_create(job: &mut Value) {
     if job["spec"]["manualSelector"] == true {
         return;
     }
-    let (uid, name) = (job["metadata"]["uid"].clone(), job["metadata"]["name"].clone());
+    let (uid, name) = (job["metadata"]["uid"].clone(), text(job, &["metadata", "name"]).to_owned());
     let Some(spec) = existing(job, "spec") else { return };
     // Values from the client are not overwritten: validation rejects them.
     let labels = object(spec, "template")
@@ -301,7 +309,7 @@ fn validate_mode(spec: &Value) -> Vec<FieldError> {
                 errors.extend(validate_many_indexes(spec, MAX));
             }
         }
-        "NonIndexed" | "" => {
+        "NonIndexed" => {
             for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
                 if !spec[field].is_null() {
                     let detail = "requires indexed completion mode";
@@ -310,7 +318,7 @@ fn validate_mode(spec: &Value) -> Vec<FieldError> {
             }
         }
         _ => {
-            let supported = ["Indexed", "NonIndexed"];
+            let supported = ["NonIndexed", "Indexed"];
             errors.push(not_supported("spec.completionMode", mode, &supported));
         }
     }
@@ -347,7 +355,7 @@ fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
     let old_spec = &old["spec"];
     let mut immutable = |field: &str| {
         if spec[field] != old_spec[field] {
-            errors.push(invalid(format!("spec.{field}"), &spec[field], IMMUTABLE));
+            errors.push(invalid_nested(format!("spec.{field}"), &spec[field], IMMUTABLE));
         }
     };
     // The completions of an indexed Job may change together with its parallelism (elastic indexed

@@ -16,6 +16,7 @@ use crate::{
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
+    requires_version: true,
     validate: |lease, old| {
         let mut errors = metadata(lease, old, dns_subdomain);
         let seconds = &lease["spec"]["leaseDurationSeconds"];

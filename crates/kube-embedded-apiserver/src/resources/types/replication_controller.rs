@@ -13,7 +13,7 @@ use crate::{
         table_columns::{AGE, container_images, container_names, count, map, number, wide},
     },
     validation::{
-        field_error::{FieldError, forbidden, invalid, not_supported, required},
+        field_error::{FieldError, forbidden, invalid_nested, not_supported, required},
         names::{dns_subdomain, non_negative},
         object_meta::metadata,
         pod_spec, warnings,
@@ -81,7 +81,9 @@ fn defaults(controller: &mut Value) {
         spec["selector"] = labels;
     }
     default(spec, "replicas", 1);
-    pod_defaults::template_defaults(spec);
+    if !spec["template"].is_null() {
+        pod_defaults::template_defaults(spec);
+    }
 }
 
 /// Stands for `ValidateReplicationController`.
@@ -102,11 +104,11 @@ fn validate(controller: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let labels = at(template, &["metadata", "labels"]);
     if wanted.into_iter().flatten().any(|(key, value)| labels[key] != *value) {
         let detail = "`selector` does not match template `labels`";
-        errors.push(invalid("spec.template.metadata.labels", labels, detail));
+        errors.push(invalid_nested("spec.template.metadata.labels", labels, detail));
     }
     errors.extend(pod_spec::validate_template(template, "spec.template"));
     let pod = &template["spec"];
-    if matches!(text(pod, &["restartPolicy"]), "OnFailure" | "Never") {
+    if !matches!(text(pod, &["restartPolicy"]), "" | "Always") {
         let field = "spec.template.spec.restartPolicy";
         errors.push(not_supported(field, &pod["restartPolicy"], &["Always"]));
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     authorization::{authorizer::GROUP, escalation::check_binding},
-    fields::{default_empty, each, existing, list, text},
+    fields::{default_empty, each, list, object, text},
     resources::{
         resource_type::ResourceType,
         table_columns::{AGE, column, wide},
@@ -84,7 +84,7 @@ fn subjects(binding: &Value, kind: &str) -> Value {
 }
 
 fn defaults(binding: &mut Value) {
-    if let Some(role) = existing(binding, "roleRef") {
+    if let Some(role) = object(binding, "roleRef") {
         default_empty(role, "apiGroup", GROUP);
     }
     for subject in each(binding, "subjects") {

@@ -67,6 +67,22 @@ fn validate(secret: &Value, old: Option<&Value>) -> Vec<FieldError> {
             errors.push(required(format!("data[{key}]"), ""));
         }
     }
+    match text(secret, &["type"]) {
+        // One of the two is enough.
+        "kubernetes.io/basic-auth" => {
+            let keys = ["username", "password"];
+            if keys.iter().all(|key| secret["data"].get(*key).is_none()) {
+                errors.extend(keys.iter().map(|key| required(format!("data[{key}]"), "")));
+            }
+        }
+        "kubernetes.io/service-account-token" => {
+            const ACCOUNT: &str = "kubernetes.io/service-account.name";
+            if text(secret, &["metadata", "annotations", ACCOUNT]).is_empty() {
+                errors.push(required(format!("metadata.annotations[{ACCOUNT}]"), ""));
+            }
+        }
+        _ => {}
+    }
     if let Some(old) = old {
         errors.extend(changed(secret, old, "type"));
         errors.extend(validate_immutable(secret, old, &["data"]));

@@ -177,11 +177,21 @@ fn has_node_ports(service_type: &str) -> bool {
     matches!(service_type, "NodePort" | "LoadBalancer")
 }
 
-/// Sets the IP families, of which this cluster has IPv4 only.
+/// Sets the IP families, of which this cluster has IPv4 only. A headless Service without a selector has both anywhere,
+/// since its endpoints are somebody else's.
 fn default_ip_families(service: &mut Value) {
     let Some(spec) = service.get_mut("spec") else { return };
     if text(spec, &["type"]) == "ExternalName" {
         return;
+    }
+    let is_without_endpoints = spec["clusterIP"] == "None" && spec["selector"].is_null();
+    let (policy, families) = match is_without_endpoints {
+        true => ("RequireDualStack", json!(["IPv4", "IPv6"])),
+        false => ("SingleStack", json!(["IPv4"])),
+    };
+    if spec["ipFamilyPolicy"].is_null() && list(spec, &["ipFamilies"]).is_empty() {
+        spec["ipFamilies"] = families;
+        default(spec, "ipFamilyPolicy", policy);
     }
     default(spec, "ipFamilyPolicy", "SingleStack");
     if list(spec, &["ipFamilies"]).is_empty() {
@@ -217,14 +227,18 @@ fn validate_load_balancer(spec: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if spec["type"] != "LoadBalancer" {
         let detail = "may only be used when `type` is 'LoadBalancer'";
-        let given =
-            ["loadBalancerSourceRanges", "allocateLoadBalancerNodePorts", "loadBalancerClass"];
-        let given = given.into_iter().filter(|field| !spec[*field].is_null());
-        errors.extend(given.map(|field| forbidden(format!("spec.{field}"), detail)));
+        // The first path is capitalized in Kubernetes, too.
+        for (field, path) in [
+            ("loadBalancerSourceRanges", "spec.LoadBalancerSourceRanges"),
+            ("allocateLoadBalancerNodePorts", "spec.allocateLoadBalancerNodePorts"),
+            ("loadBalancerClass", "spec.loadBalancerClass"),
+        ] {
+            errors.extend((!spec[field].is_null()).then(|| forbidden(path, detail)));
+        }
         return errors;
     }
     for (at, range) in list(spec, &["loadBalancerSourceRanges"]).iter().enumerate() {
-        errors.extend(cidr(range, &format!("spec.loadBalancerSourceRanges[{at}]")));
+        errors.extend(cidr(range, &format!("spec.LoadBalancerSourceRanges[{at}]")));
     }
     if let Some(class) = spec["loadBalancerClass"].as_str() {
         let (field, value) = ("spec.loadBalancerClass", &spec["loadBalancerClass"]);
@@ -248,11 +262,13 @@ fn validate_policies(spec: &Value) -> Vec<FieldError> {
     for (field, supported) in [
         ("externalTrafficPolicy", &["Cluster", "Local"][..]),
         ("internalTrafficPolicy", &["Cluster", "Local"]),
-        ("trafficDistribution", &["PreferClose", "PreferSameNode", "PreferSameZone"]),
+        ("trafficDistribution", &["PreferClose", "PreferSameZone", "PreferSameNode"]),
         ("ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"]),
     ] {
-        let given = text(spec, &[field]);
-        if !given.is_empty() && !supported.contains(&given) {
+        // Three of them are pointers, so that an empty string is a value.
+        let is_unset =
+            spec[field].is_null() || field == "externalTrafficPolicy" && spec[field] == "";
+        if !is_unset && !supported.contains(&text(spec, &[field])) {
             errors.push(not_supported(format!("spec.{field}"), &spec[field], supported));
         }
     }
@@ -359,7 +375,7 @@ fn validate_ports(spec: &Value) -> Vec<FieldError> {
         }
         let node_port = entry["nodePort"].as_i64().unwrap_or_default();
         if node_port != 0 {
-            if !has_node_ports(text(spec, &["type"])) {
+            if spec["type"] == "ClusterIP" {
                 let detail = "may not be used when `type` is 'ClusterIP'";
                 errors.push(forbidden(format!("{field}.nodePort"), detail));
             } else if !node_ports.insert((protocol, node_port)) {
@@ -367,7 +383,11 @@ fn validate_ports(spec: &Value) -> Vec<FieldError> {
             }
         }
         if !used.insert((protocol, entry["port"].as_i64())) {
-            let shown = json!({ "protocol": protocol, "port": entry["port"] });
+            // As Kubernetes prints its internal type, of which it compares these two fields.
+            let shown = format!(
+                r#"{{"Name":"","Protocol":"{protocol}","AppProtocol":null,"Port":{},"TargetPort":0,"NodePort":0}}"#,
+                entry["port"]
+            );
             errors.push(duplicate(field, &shown));
         }
     }

@@ -3,7 +3,7 @@
 use crate::schema::{
     structural::schema::{Additional, ListType, Schema, is_meta},
     tree::object_meta_shape,
-    types::{Field, Shape, Structure, Topology},
+    types::{Field, GoField, Shape, Structure, Topology},
 };
 use std::sync::Arc;
 
@@ -33,7 +33,14 @@ fn plain(schema: &Schema) -> Structure {
 }
 
 fn field(name: &str, shape: Shape, topology: Topology) -> Field {
-    Field { name: name.to_owned(), shape, topology, strategy: None, always: false }
+    Field {
+        name: name.to_owned(),
+        shape,
+        topology,
+        strategy: None,
+        always: false,
+        go: GoField::default(),
+    }
 }
 
 /// Lists are atomic and maps granular unless the schema says otherwise, as for built-in types.

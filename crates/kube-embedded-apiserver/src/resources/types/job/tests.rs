@@ -93,7 +93,7 @@ fn invalid_field_is_one_error() {
         (
             json!({ "completionMode": "Sorted" }),
             "spec.completionMode: Unsupported value: \"Sorted\": supported values: \
-             \"Indexed\", \"NonIndexed\"",
+             \"NonIndexed\", \"Indexed\"",
         ),
         (
             json!({ "backoffLimitPerIndex": 1 }),

@@ -52,7 +52,7 @@ fn field_of_another_type_and_unknown_policy_are_reported() {
                 "type": "LoadBalancer", "ports": [{ "port": 10250 }],
                 "loadBalancerSourceRanges": ["10.0.0.0/8", "10.0.0.1"],
             }),
-            vec!["spec.loadBalancerSourceRanges[1]", "spec.ports[0]"],
+            vec!["spec.LoadBalancerSourceRanges[1]", "spec.ports[0]"],
         ),
         (
             json!({ "ports": [{ "port": 80 }], "externalTrafficPolicy": "Local" }),
