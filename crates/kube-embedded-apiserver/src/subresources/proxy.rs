@@ -24,11 +24,10 @@ use http::{
 use http_body_util::{BodyDataStream, Full};
 use hyper::{body::Incoming, client::conn::http1, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use kube_embedded_core::task::spawn_named;
+use kube_embedded_core::{node_api::Connection, task::spawn_named};
 use location::Location;
 use tokio::{
     io::copy_bidirectional,
-    net::TcpStream,
     time::{Duration, timeout},
 };
 
@@ -59,12 +58,15 @@ pub(crate) async fn proxy(
     let unreachable = |why: &dyn std::fmt::Display| {
         ApiError::service_unavailable(format!("error trying to reach service: {why}"))
     };
-    if location.tls {
-        return Err(unreachable(&"TLS to pods is not supported by this server; use http"));
-    }
     let nodes = state.nodes().ok_or_else(|| unreachable(&"this cluster has no nodes"))?;
     let Location { namespace, pod, port, .. } = &location;
-    let stream = nodes.dial(namespace, pod, *port).await.map_err(|e| unreachable(&e))?;
+    let stream = match location.tls {
+        true => nodes.dial_tls(namespace, pod, *port).await,
+        false => {
+            nodes.dial(namespace, pod, *port).await.map(|stream| Box::new(stream) as Connection)
+        }
+    };
+    let stream = stream.map_err(|e| unreachable(&e))?;
     let forwarded = forwarded(request, prefix, path).map_err(|e| unreachable(&e))?;
     let response = timeout(RESPONSE_TIMEOUT, send(stream, forwarded)).await;
     let response = response.map_err(|_| unreachable(&"no response in time"))?;
@@ -145,7 +147,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 async fn send(
-    stream: TcpStream,
+    stream: Connection,
     request: http::Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
