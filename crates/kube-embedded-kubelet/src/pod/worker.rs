@@ -120,7 +120,8 @@ async fn run_sandboxes(pod: &PodHandle) {
         pod.warning(REASON, &why);
         let message = format!("Pod was rejected: {why}");
         pod.change(|view| view.failure = Some((REASON, message)));
-        return pod.stop.requested().await;
+        pod.stop.requested().await;
+        return;
     }
     loop {
         let sandbox = tokio::select! {
