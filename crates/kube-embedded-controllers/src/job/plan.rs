@@ -40,6 +40,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Returns `true` for a pod that this plan stops because the job has succeeded without it: it does not
+    /// count as failed.
+    pub(crate) fn is_superfluous(&self, pod: &Pod) -> bool {
+        let uid = &pod.metadata.uid;
+        self.outcome.as_ref().is_some_and(|outcome| !outcome.failed)
+            && self.delete.iter().any(|deleted| deleted.metadata.uid == *uid)
+    }
+
     /// Plans again after this time at the latest.
     fn requeue_within(&mut self, delay: Duration) {
         self.requeue_after = Some(self.requeue_after.map_or(delay, |known| known.min(delay)));

@@ -56,7 +56,9 @@ pub(crate) fn record(job: &Job, pods: &[Arc<Pod>], plan: &Plan, now: Timestamp) 
     let uncounted = status.uncounted_terminated_pods.get_or_insert_default();
     let mut completed = view.recorded_indexes();
     let settled = Settled::of(&view, plan);
-    for pod in view.unrecorded(plan.fails_job()).into_iter().filter(|pod| settled.contains(pod)) {
+    let unrecorded = view.unrecorded(plan.fails_job()).into_iter();
+    let counts = |pod: &&Arc<Pod>| settled.contains(pod) && !plan.is_superfluous(pod);
+    for pod in unrecorded.filter(counts) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         match (view.end_of(pod, plan.fails_job()), view.index_of(pod)) {
             (Some(End::Succeeded), Some(index)) if view.is_indexed() => completed.insert(index),

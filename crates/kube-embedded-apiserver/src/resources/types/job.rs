@@ -395,9 +395,8 @@ fn validate_template_update(spec: &Value, old: &Value) -> Option<FieldError> {
 fn copy_resources(pod: &mut Value, new: &Value) {
     for part in ["containers", "initContainers"] {
         let new = list(new, &[part]);
-        let Some(old) = pod[part].as_array_mut().filter(|old| old.len() == new.len()) else {
-            continue;
-        };
+        let old = pod.get_mut(part).and_then(Value::as_array_mut);
+        let Some(old) = old.filter(|old| old.len() == new.len()) else { continue };
         for (old, new) in old.iter_mut().zip(new).filter(|(old, new)| old["name"] == new["name"]) {
             copy_field(old, new, "resources");
         }

@@ -370,7 +370,8 @@ fn success_policy_ends_the_job_before_all_indexes_complete() {
         let expected = if matched.is_empty() { "" } else { "SuccessPolicy" };
         assert_eq!(ended(&plan), (expected, matched), "{rules} {completed}");
         if !matched.is_empty() {
-            // The pods that are still running do not count as failed.
+            // The pods that are still running are deleted, and do not count as failed.
+            running = [pod("p", "-Running#1")];
             let (recorded, _) = executed(&job, &mut running, &plan);
             assert_eq!(conditions(&recorded), ["SuccessCriteriaMet=True SuccessPolicy"]);
             assert_eq!(recorded.uncounted_terminated_pods, Some(Default::default()));
