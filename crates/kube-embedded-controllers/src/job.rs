@@ -12,7 +12,7 @@ mod view;
 use crate::{
     controller::{Controller, Reconciler, enqueue_changed},
     controller_ref::{
-        self, claim, controller_name, controller_of, enqueue_owner, is_controlled_by, is_live,
+        claim, controller_name, controller_of, enqueue_owner, is_controlled_by, is_live,
     },
     informers::Informers,
     patch,
@@ -222,20 +222,15 @@ impl JobReconciler {
     /// Removes the finalizer of pods that are recorded, or that no job will count.
     async fn remove_finalizer(&self, api: &Api<Pod>, pods: &[Arc<Pod>]) -> kube::Result<()> {
         let informer = &self.informers.pods;
-        // In the latest version that is known: kubelets write to pods as well.
-        let latest = pods.iter().filter_map(|pod| {
-            let uid = &pod.metadata.uid;
-            let latest = informer.get(&ObjectKey::of(&**pod))?;
-            (latest.metadata.uid == *uid && is_tracked(&latest)).then_some(latest)
+        let tracked = pods.iter().filter(|pod| {
+            let latest = informer.get(&ObjectKey::of(&***pod));
+            latest.is_some_and(|latest| {
+                latest.metadata.uid == pod.metadata.uid && is_tracked(&latest)
+            })
         });
-        let updates = join_all(latest.map(async |pod| {
-            let mut new = (*pod).clone();
-            controller_ref::remove_finalizer(&mut new.metadata, FINALIZER);
-            match patch::update(api, informer, &*pod, &new).await {
-                Err(error) if patch::is_status(&error, 404) => Ok(()),
-                other => other,
-            }
-        }));
+        // A status that counts the pods is written already, so no other write may get in the way.
+        let updates =
+            join_all(tracked.map(|pod| patch::remove_finalizer(api, informer, &**pod, FINALIZER)));
         updates.await.into_iter().collect()
     }
 
