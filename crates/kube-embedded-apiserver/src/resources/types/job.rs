@@ -4,6 +4,7 @@ mod status;
 
 use k8s_openapi::api::batch::v1::Job;
 use serde_json::{Value, json};
+use status::{INDEXED, is};
 
 use crate::{
     admission::{host_path, pod_security, unsupported_fields},
@@ -86,8 +87,6 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
 /// a prefix.
 const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
 const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
-
-const INDEXED: &str = "Indexed";
 
 /// Stands for `SetDefaults_Job`.
 fn defaults(job: &mut Value) {
@@ -425,12 +424,6 @@ fn copy_scheduling(template: &mut Value, new: &Value) {
             template["spec"]["affinity"] = at(new, &["spec", "affinity"]).clone();
         }
     }
-}
-
-/// Returns true if a condition is true.
-fn is(job: &Value, name: &str) -> bool {
-    let mut conditions = list(job, &["status", "conditions"]).iter();
-    conditions.any(|condition| condition["type"] == name && condition["status"] == "True")
 }
 
 /// The first of these states that applies (`printJob`).

@@ -3,7 +3,6 @@
 
 use serde_json::Value;
 
-use super::is;
 use crate::{
     fields::{at, list},
     validation::{
@@ -12,6 +11,15 @@ use crate::{
         names::non_negative,
     },
 };
+
+/// The completion mode of Jobs whose pods have an index.
+pub(super) const INDEXED: &str = "Indexed";
+
+/// Returns true if a condition is true.
+pub(super) fn is(job: &Value, name: &str) -> bool {
+    let mut conditions = list(job, &["status", "conditions"]).iter();
+    conditions.any(|condition| condition["type"] == name && condition["status"] == "True")
+}
 
 /// The fields of an update. Rules apply to what changed, so that a status that violates another can
 /// still be written.
@@ -166,6 +174,7 @@ impl Update<'_> {
             errors.push(invalid("status.uncountedTerminatedPods", uncounted, detail));
         }
         if (self.changed("ready") || self.changed("active"))
+            && !status["ready"].is_null()
             && number(new, "ready") > number(new, "active")
         {
             let detail = "cannot set more ready pods than active";
@@ -203,7 +212,7 @@ impl Update<'_> {
         }
         if self.changed("completedIndexes")
             && text("completedIndexes").is_some_and(|text| !text.is_empty())
-            && spec["completionMode"] != super::INDEXED
+            && spec["completionMode"] != INDEXED
         {
             let detail = "cannot set non-empty completedIndexes when non-indexed completion mode";
             errors.push(invalid("status.completedIndexes", &status["completedIndexes"], detail));
@@ -228,7 +237,7 @@ impl Update<'_> {
             }
         }
         let scaled_down =
-            spec["completionMode"] == super::INDEXED && spec["completions"] == spec["parallelism"];
+            spec["completionMode"] == INDEXED && spec["completions"] == spec["parallelism"];
         for (field, may_decrease) in [("failed", false), ("succeeded", scaled_down)] {
             if !may_decrease && number(new, field) < number(old, field) {
                 let detail = format!("cannot decrease the {field} counter");
