@@ -14,7 +14,7 @@ Refused:
     metrics, and nothing is limited.
   - Protobuf responses (406): protobuf requests are accepted, responses are JSON.
   - A continue token or a watch from a resource version that the history no longer holds (2048
-    events a resource): 410, as in Kubernetes.
+    events a resource; for continue tokens 5 to 10 minutes): 410, as in Kubernetes.
 Accepted but ignored:
   - Pods: limits of processor time without delegated cgroups, readinessGates, hostNetwork, hostPID,
     hostIPC, shareProcessNamespace, persistent volumes, supplementary groups and fsGroup if the
