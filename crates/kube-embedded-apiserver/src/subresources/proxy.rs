@@ -76,7 +76,7 @@ pub(crate) async fn proxy(
     let response = received(response.map_err(|e| unreachable(&e))?, request, prefix);
     match is_page(&response) {
         true => with_links(response, request, prefix).await.map_err(|why| unreachable(&why)),
-        false => Ok(response.map(stream)),
+        false => Ok(response.map(body_of)),
     }
 }
 
@@ -85,8 +85,8 @@ type Received = Response<Option<Incoming>>;
 
 /// Returns the body chunk by chunk. If the pod breaks off, the body ends early, which shows only if its length is
 /// in the headers.
-fn stream(body: Option<Incoming>) -> Body {
-    let Some(body) = body else { return Body::from(Bytes::new()) };
+fn body_of(received: Option<Incoming>) -> Body {
+    let Some(body) = received else { return Body::from(Bytes::new()) };
     Body::stream(BodyDataStream::new(body).scan((), |(), chunk| ready(chunk.ok())).boxed())
 }
 
@@ -109,7 +109,7 @@ async fn with_links(
     prefix: &str,
 ) -> Result<Response<Body>, String> {
     let (mut parts, body) = response.into_parts();
-    let Some(body) = body else { return Ok(Response::from_parts(parts, stream(None))) };
+    let Some(body) = body else { return Ok(Response::from_parts(parts, body_of(None))) };
     let page = timeout(RESPONSE_TIMEOUT, Limited::new(body, MAX_PAGE).collect()).await;
     let page = page.map_err(|_| "the page did not end in time".to_owned())?;
     let page = page.map_err(|e| format!("failed to read the page: {e}"))?.to_bytes();

@@ -290,7 +290,7 @@ fn status_of_another_controller_is_validated() {
         (json!({ "completedIndexes": "1" }), json!({ "completedIndexes": "1" }), None),
     ];
     for (old, new, expected) in table {
-        let with = |status: &Value| json!({ "spec": { "completions": 1 }, "status": status });
+        let with = |status: &Value| json!({ "spec": { "completions": 2 }, "status": status });
         let errors = super::status::validate(&with(&new), &with(&old));
         let fields: Vec<&str> = errors.iter().map(|error| &*error.field).collect();
         assert_eq!(fields, expected.into_iter().collect::<Vec<_>>(), "{old} {new} {errors:?}");
