@@ -8,7 +8,7 @@ use super::{
     template::pod,
     view::{End, View, ended_at},
 };
-use crate::pod::sort_for_deletion;
+use crate::pod::{is_finished, sort_for_deletion};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use std::{sync::Arc, time::Duration};
@@ -40,12 +40,10 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Returns `true` for a pod that this plan stops because the job has succeeded without it: it does not
-    /// count as failed.
+    /// Returns `true` for a pod that is stopped because the job has succeeded without it: it does not count
+    /// as failed.
     pub(crate) fn is_superfluous(&self, pod: &Pod) -> bool {
-        let uid = &pod.metadata.uid;
-        self.outcome.as_ref().is_some_and(|outcome| !outcome.failed)
-            && self.delete.iter().any(|deleted| deleted.metadata.uid == *uid)
+        self.outcome.as_ref().is_some_and(|outcome| !outcome.failed) && !is_finished(pod)
     }
 
     /// Plans again after this time at the latest.
