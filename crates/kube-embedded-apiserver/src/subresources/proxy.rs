@@ -238,10 +238,10 @@ fn received(
     }
     let (mut parts, body) = response.into_parts();
     remove_hop_by_hop(&mut parts.headers);
-    if let Some(location) = parts.headers.get(LOCATION).and_then(|value| value.to_str().ok()) {
-        if let Ok(rewritten) = HeaderValue::from_str(&rewrite(location, host(request), prefix)) {
-            parts.headers.insert(LOCATION, rewritten);
-        }
+    if let Some(location) = parts.headers.get(LOCATION).and_then(|value| value.to_str().ok())
+        && let Ok(rewritten) = HeaderValue::from_str(&rewrite(location, host(request), prefix))
+    {
+        parts.headers.insert(LOCATION, rewritten);
     }
     parts.extensions.clear();
     let has_body = *request.method() != Method::HEAD;

@@ -77,7 +77,8 @@ fn attributes<'a>(
     rewrite: &impl Fn(&str) -> String,
 ) -> &'a str {
     let is_space = |c: char| c.is_ascii_whitespace();
-    let links = LINKS.iter().find(|(name, _)| *name == element).map_or(&[][..], |(_, links)| *links);
+    let links =
+        LINKS.iter().find(|(name, _)| *name == element).map_or(&[][..], |(_, links)| *links);
     loop {
         let space = rest.find(|c: char| !is_space(c) && c != '/').unwrap_or(rest.len());
         rest = take(to, rest, space);
