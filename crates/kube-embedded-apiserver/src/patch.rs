@@ -10,6 +10,7 @@ mod compare;
 mod error;
 mod field_set;
 mod json;
+mod last_applied;
 mod managed_fields;
 mod parts;
 mod strategic;

@@ -7,7 +7,10 @@
 //! the revision shows in it. Writers never wait for watchers: a watch is a position in the shared
 //! history. One that falls behind the compacted revision fails, and the client lists again.
 
+mod compaction;
+
 use bytes::Bytes;
+use compaction::Compaction;
 use serde_json::Value;
 use std::{
     cmp::Ordering,
@@ -16,11 +19,11 @@ use std::{
     hash::{Hash, Hasher},
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, OnceLock},
+    time::Instant,
 };
 use tokio::sync::watch;
 
-/// The number of events kept for each resource; older ones are compacted. etcd compacts by time
-/// (every 5 minutes by default) instead.
+/// The number of events kept for each resource; older ones are compacted.
 const HISTORY: usize = 2048;
 
 /// The name of a resource, in two parts (group and plural): the prefix of its keys. Cheap to clone.
@@ -173,6 +176,20 @@ pub struct Store {
 struct Inner {
     revision: u64,
     tables: HashMap<Resource, Table>,
+    compaction: Compaction,
+}
+
+impl Inner {
+    /// Returns the revision of the next write.
+    fn next_revision(&mut self) -> u64 {
+        self.compact();
+        self.revision + 1
+    }
+
+    /// Returns the oldest revision that lists can be read at.
+    fn compact(&mut self) -> u64 {
+        self.compaction.oldest(Instant::now(), self.revision)
+    }
 }
 
 /// Namespace and name.
@@ -240,7 +257,11 @@ impl Store {
         after: Option<&(String, String)>,
         revision: u64,
     ) -> Result<Page, Compacted> {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        let oldest = inner.compact();
+        if revision < oldest {
+            return Err(Compacted { asked: revision, oldest });
+        }
         let Some(table) = inner.tables.get(&resource) else {
             return Ok(Page { objects: Vec::new(), revision });
         };
@@ -275,7 +296,7 @@ impl Store {
         make: impl FnOnce(u64) -> Value,
     ) -> Result<Arc<Object>, WriteError> {
         let mut inner = self.lock();
-        let revision = inner.revision + 1;
+        let revision = inner.next_revision();
         let table = inner.tables.entry(key.resource.clone()).or_default();
         let name = object_name(&key);
         if table.objects.contains_key(&name) {
@@ -305,7 +326,7 @@ impl Store {
         make: impl FnOnce(u64) -> Value,
     ) -> Result<Arc<Object>, WriteError> {
         let mut inner = self.lock();
-        let revision = inner.revision + 1;
+        let revision = inner.next_revision();
         let table = inner.tables.get_mut(&key.resource).ok_or(WriteError::Missing)?;
         let current = table.objects.get_mut(&object_name(key)).ok_or(WriteError::Missing)?;
         if current.revision != seen {
@@ -335,7 +356,7 @@ impl Store {
         make: impl FnOnce(u64) -> Value,
     ) -> Result<Arc<Object>, WriteError> {
         let mut inner = self.lock();
-        let revision = inner.revision + 1;
+        let revision = inner.next_revision();
         let table = inner.tables.get_mut(&key.resource).ok_or(WriteError::Missing)?;
         let name = object_name(key);
         let before = table.objects.get(&name).cloned().ok_or(WriteError::Missing)?;

@@ -9,6 +9,7 @@ pub(crate) mod container;
 mod downward;
 pub(crate) mod field_error;
 mod handler;
+pub(crate) mod job_indexes;
 pub(crate) mod job_policy;
 pub(crate) mod names;
 pub(crate) mod object_meta;

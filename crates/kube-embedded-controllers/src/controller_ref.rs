@@ -66,6 +66,9 @@ impl<K> Object for K where
 
 /// A resource that selects the objects it owns by their labels.
 pub(crate) trait Selecting: Object {
+    /// The finalizer of the objects it owns: added with adoption, removed with release.
+    const FINALIZER: Option<&'static str> = None;
+
     /// Returns the selector; `None` for an object without a spec.
     fn selector(&self) -> Option<Cow<'_, LabelSelector>>;
 }
@@ -159,6 +162,9 @@ pub(crate) async fn claim<O: Selecting, D: Object>(
                 tracing::debug!(object = %ObjectKey::of(&*object), "releasing");
                 let mut new = (*object).clone();
                 remove_owner(new.meta_mut(), meta.uid.as_deref());
+                if let Some(finalizer) = O::FINALIZER {
+                    remove_finalizer(new.meta_mut(), finalizer);
+                }
                 patch::update(api, informer, &*object, &new).await?;
             }
             Claim::Adopt => {
@@ -168,6 +174,9 @@ pub(crate) async fn claim<O: Selecting, D: Object>(
                 tracing::debug!(object = %ObjectKey::of(&*object), "adopting");
                 let mut new = (*object).clone();
                 new.meta_mut().owner_references.get_or_insert_default().push(controller_ref(owner));
+                if let Some(finalizer) = O::FINALIZER {
+                    add_finalizer(new.meta_mut(), finalizer);
+                }
                 patch::update(api, informer, &*object, &new).await?;
                 owned.extend(informer.get(&ObjectKey::of(&*object)));
             }
@@ -183,6 +192,21 @@ fn remove_owner(meta: &mut ObjectMeta, uid: Option<&str>) {
         if owners.is_empty() {
             meta.owner_references = None;
         }
+    }
+}
+
+/// Adds a finalizer that the object does not have.
+pub(crate) fn add_finalizer(meta: &mut ObjectMeta, finalizer: &str) {
+    let finalizers = meta.finalizers.get_or_insert_default();
+    if finalizers.iter().all(|known| known != finalizer) {
+        finalizers.push(finalizer.into());
+    }
+}
+
+/// Removes a finalizer.
+pub(crate) fn remove_finalizer(meta: &mut ObjectMeta, finalizer: &str) {
+    if let Some(finalizers) = &mut meta.finalizers {
+        finalizers.retain(|known| known != finalizer);
     }
 }
 

@@ -4,13 +4,16 @@ mod backoff;
 mod condition;
 mod indexes;
 mod plan;
+mod pod_failure_policy;
 mod status;
 mod template;
 mod view;
 
 use crate::{
     controller::{Controller, Reconciler, enqueue_changed},
-    controller_ref::{controller_name, controller_of, is_controlled_by, is_live},
+    controller_ref::{
+        claim, controller_name, controller_of, enqueue_owner, is_controlled_by, is_live,
+    },
     informers::Informers,
     patch,
     pod_control::PodControl,
@@ -59,9 +62,11 @@ pub(crate) struct JobReconciler {
 pub(crate) fn controller(informers: &Arc<Informers>) -> Controller<JobReconciler> {
     let queue = Arc::new(Workqueue::default());
     enqueue_changed(&informers.jobs, &queue);
-    let enqueued = queue.clone();
+    let (enqueued, weak) = (queue.clone(), Arc::downgrade(informers));
     informers.pods.add_event_handler(move |old, new| {
+        let Some(informers) = weak.upgrade() else { return };
         for pod in [old, new].into_iter().flatten() {
+            enqueue_owner(&enqueued, &informers.jobs, &pod.metadata);
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
             if let Some(name) = job_name(pod) {
                 enqueued.add(ObjectKey::new(namespace, name));
@@ -91,13 +96,21 @@ impl Reconciler for JobReconciler {
         let informers = &self.informers;
         let pods_api: Api<Pod> = Api::namespaced(informers.client.clone(), &key.namespace);
         let job = informers.jobs.get(key);
-        self.remove_finalizer(&pods_api, &self.orphans(key, job.as_deref())).await?;
-        let Some(job) = job else { return Ok(None) };
-        let manager = job.spec.as_ref().and_then(|spec| spec.managed_by.as_deref());
-        if manager.is_some_and(|manager| manager != MANAGER) {
-            return Ok(None);
+        let is_managed = |job: &Arc<Job>| {
+            let manager = job.spec.as_ref().and_then(|spec| spec.managed_by.as_deref());
+            manager.is_none_or(|manager| manager == MANAGER)
+        };
+        let is_over = |job: &Job| job.metadata.deletion_timestamp.is_some() || is_finished(job);
+        if let Some(job) = job.as_ref().filter(|job| is_managed(job) && !is_over(job)) {
+            let api: Api<Job> = Api::namespaced(informers.client.clone(), &key.namespace);
+            let claimed = claim(&**job, &api, &pods_api, &informers.pods, |_| true).await?;
+            if claimed.is_none() {
+                return Ok(None);
+            }
         }
-        if job.metadata.deletion_timestamp.is_some() || is_finished(&job) {
+        self.remove_finalizer(&pods_api, &self.orphans(key, job.as_deref())).await?;
+        let Some(job) = job.filter(is_managed) else { return Ok(None) };
+        if is_over(&job) {
             self.lock_failures().remove(&job.uid().unwrap_or_default());
             let pods = informers.pods_controlled_by(&job.metadata);
             self.remove_finalizer(&pods_api, &pods).await?;
@@ -188,6 +201,12 @@ impl JobReconciler {
             self.events.publish(&about, "Normal", "Resumed", "Job resumed");
         }
         if became("Complete") {
+            let succeeded = new.status.as_ref().and_then(|status| status.succeeded);
+            let desired = new.spec.as_ref().and_then(|spec| spec.completions);
+            if desired.is_some_and(|desired| succeeded.unwrap_or(0) > desired) {
+                let note = "Too many succeeded pods running after completion count reached";
+                self.events.publish(&about, "Warning", "TooManySucceededPods", note);
+            }
             self.events.publish(&about, "Normal", "Completed", "Job completed");
         }
         if became("Failed") {
@@ -203,22 +222,15 @@ impl JobReconciler {
     /// Removes the finalizer of pods that are recorded, or that no job will count.
     async fn remove_finalizer(&self, api: &Api<Pod>, pods: &[Arc<Pod>]) -> kube::Result<()> {
         let informer = &self.informers.pods;
-        // In the latest version that is known: kubelets write to pods as well.
-        let latest = pods.iter().filter_map(|pod| {
-            let uid = &pod.metadata.uid;
-            let latest = informer.get(&ObjectKey::of(&**pod))?;
-            (latest.metadata.uid == *uid && is_tracked(&latest)).then_some(latest)
+        let tracked = pods.iter().filter(|pod| {
+            let latest = informer.get(&ObjectKey::of(&***pod));
+            latest.is_some_and(|latest| {
+                latest.metadata.uid == pod.metadata.uid && is_tracked(&latest)
+            })
         });
-        let updates = join_all(latest.map(async |pod| {
-            let mut new = (*pod).clone();
-            if let Some(finalizers) = &mut new.metadata.finalizers {
-                finalizers.retain(|known| known != FINALIZER);
-            }
-            match patch::update(api, informer, &*pod, &new).await {
-                Err(error) if patch::is_status(&error, 404) => Ok(()),
-                other => other,
-            }
-        }));
+        // A status that counts the pods is written already, so no other write may get in the way.
+        let updates =
+            join_all(tracked.map(|pod| patch::remove_finalizer(api, informer, &**pod, FINALIZER)));
         updates.await.into_iter().collect()
     }
 

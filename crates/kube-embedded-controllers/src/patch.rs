@@ -88,6 +88,28 @@ where
     Ok(())
 }
 
+/// Removes a finalizer, whatever else changes in the object. Succeeds if the object does not exist any more.
+pub(crate) async fn remove_finalizer<K>(
+    api: &Api<K>,
+    informer: &Informer<K>,
+    object: &K,
+    finalizer: &str,
+) -> kube::Result<()>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let patch = Patch::Strategic(json!({ "metadata": {
+        "uid": object.meta().uid,
+        "$deleteFromPrimitiveList/finalizers": [finalizer],
+    } }));
+    match api.patch(&object.name_any(), &patch_params(), &patch).await {
+        Ok(written) => informer.observe_own_write(written),
+        Err(error) if is_status(&error, 404) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
 fn patch_params() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..Default::default() }
 }

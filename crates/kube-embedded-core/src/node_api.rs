@@ -48,6 +48,14 @@ pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
 /// The input of a program, which ends when this is dropped.
 pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
+/// Bytes in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A connection to a pod, encrypted or not.
+pub type Connection = Box<dyn Duplex>;
+
 /// A client's connection to a program. Dropping it kills a program that was started for it.
 pub struct Session {
     /// Standard input, if requested.
@@ -110,6 +118,14 @@ pub trait NodeApi: Send + Sync {
         pod: &str,
         port: u16,
     ) -> BoxFuture<'_, Result<TcpStream, NodeError>>;
+
+    /// Connects to a port of a pod from outside by TLS. The certificate is not verified.
+    fn dial_tls(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> BoxFuture<'_, Result<Connection, NodeError>>;
 
     /// Connects to a port as if from inside a pod, where a program may listen on its loopback alone.
     fn connect(

@@ -38,10 +38,12 @@ mod runtime;
 mod safe_dir;
 mod server;
 mod status;
+mod sysctls;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod volumes;
 
 pub use error::KubeletError;

@@ -3,7 +3,6 @@
 mod go_error;
 mod grpc;
 pub(crate) mod http;
-mod tls;
 pub(crate) mod url;
 
 use self::{go_error::go_error, url::Url};

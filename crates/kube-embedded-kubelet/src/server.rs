@@ -1,13 +1,13 @@
 //! Serves the subresources `log`, `exec`, `attach` and `portforward` of pods (the kubelet's server).
 
 use crate::{
-    exec_attach::RunningContainer, kubelet::Kubelet, pod::handle::PodHandle, status::State,
+    exec_attach::RunningContainer, kubelet::Kubelet, pod::handle::PodHandle, status::State, tls,
 };
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture, stream::BoxStream};
 use kube_embedded_core::{
     network::Sandbox,
-    node_api::{LogOptions, NodeApi, NodeError, Session, StreamOptions},
+    node_api::{Connection, LogOptions, NodeApi, NodeError, Session, StreamOptions},
 };
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -59,6 +59,24 @@ impl NodeApi for Kubelet {
             let to = SocketAddr::from((running_address(&pod)?, port));
             let failed = |e| NodeError::Internal(format!("dial tcp {to}: {e}"));
             pod.runtime.network.connect(to).await.map_err(failed)
+        }
+        .boxed()
+    }
+
+    fn dial_tls(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> BoxFuture<'_, Result<Connection, NodeError>> {
+        let (address, stream) = (
+            self.pod(namespace, pod).and_then(|pod| running_address(&pod)),
+            self.dial(namespace, pod, port),
+        );
+        async move {
+            let connected = tls::connect(stream.await?, address?.into()).await;
+            let connected = connected.map_err(|e| NodeError::Internal(e.to_string()))?;
+            Ok(Box::new(connected) as Connection)
         }
         .boxed()
     }

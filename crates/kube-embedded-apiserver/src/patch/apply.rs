@@ -9,6 +9,7 @@ use crate::{
     patch::{
         error::{Conflict, PatchError},
         field_set::FieldSet,
+        last_applied,
         managed_fields::{Contested, Manager, Managers, Operation, Writer},
         parts::{Parts, fields_of, key_step, parts, parts_of},
     },
@@ -38,6 +39,7 @@ pub(crate) fn apply(
     }
     let writer = Writer { resource, manager, operation: Operation::Apply, subresource, now };
     let root = resource.structure();
+    let given = applied;
     let applied = covered(&writer, applied);
     let empty = Value::Object(Map::new());
     let live = current.unwrap_or(&empty);
@@ -64,12 +66,17 @@ pub(crate) fn apply(
     }
 
     let (changed, removed) = writer.changes(live, &object);
-    let contested = managers.take_over(own, &changed, &removed);
+    let uncontested = last_applied::uncontested(resource, manager, live);
+    let contested = managers.take_over(own, &changed.difference(&uncontested), &removed);
+    if !uncontested.is_empty() {
+        managers.take_over(own, &changed, &removed);
+    }
     if !force && !contested.is_empty() {
         return Err(conflict(contested));
     }
     managers.set_applied(own, &writer, set);
     managers.write(&mut object);
+    last_applied::update(&mut object, manager, given);
     Ok(object)
 }
 

@@ -373,3 +373,30 @@ fn update_owns_only_the_fields_it_changes() {
     track_update(resource, Some(&status), &mut removed, "two", Operation::Update, "", at(3));
     assert_eq!(managed(&removed).len(), 2, "a manager without fields is dropped");
 }
+
+#[test]
+fn kubectl_takes_over_from_client_side_apply_without_conflict() {
+    const LAST: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let resource = config_maps();
+    let map = |data: Value| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "m" }, "data": data });
+    let mut live = map(json!({ "a": "1", "b": "1" }));
+    let last = map(json!({ "a": "1", "b": "0" })).to_string();
+    live["metadata"]["annotations"] = json!({ LAST: last });
+    let manager = "kubectl-client-side-apply";
+    track_update(resource, None, &mut live, manager, Operation::Update, "", at(0));
+    let applied = map(json!({ "a": "2" }));
+    for (manager, conflicts) in [("kubectl", false), ("other", true)] {
+        let result = apply(resource, Some(&live), &applied, manager, false, "", at(1));
+        assert_eq!(result.is_err(), conflicts, "{manager}");
+        let Ok(object) = result else { continue };
+        assert_eq!(object["data"], json!({ "a": "2", "b": "1" }));
+        // A later client-side apply compares with what was applied now.
+        let last = object["metadata"]["annotations"][LAST].as_str().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(last).unwrap(), applied);
+    }
+    // A field that was changed since belongs to who changed it.
+    let applied = map(json!({ "a": "2", "b": "2" }));
+    let result = apply(resource, Some(&live), &applied, "kubectl", false, "", at(1));
+    let Err(PatchError::Conflict { causes, .. }) = result else { panic!("{result:?}") };
+    assert_eq!(causes.iter().map(|cause| &*cause.field).collect::<Vec<_>>(), [".data.b"]);
+}

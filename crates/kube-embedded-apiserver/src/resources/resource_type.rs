@@ -110,6 +110,8 @@ pub struct ResourceType<'a> {
     pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
     /// See [`ValidateAddresses`].
     pub validate_addresses: Option<ValidateAddresses>,
+    /// Validates an update of the status, given the new and the old object.
+    pub validate_status: Option<fn(&Value, &Value) -> Vec<FieldError>>,
     /// Validates an update of the subresource `ephemeralcontainers`, given the new and the old object.
     pub validate_ephemeral_containers: Option<fn(&Value, &Value) -> Vec<FieldError>>,
     /// The validating admission of a write of the object, in order.
@@ -325,6 +327,7 @@ impl ResourceType<'_> {
             check_grant: None,
             validate: |_, _| Vec::new(),
             validate_addresses: None,
+            validate_status: None,
             validate_ephemeral_containers: None,
             reviews: &[],
             allocate: None,
@@ -384,6 +387,7 @@ impl<'a> ResourceType<'a> {
             check_grant: None,
             validate: |_, _| Vec::new(),
             validate_addresses: None,
+            validate_status: None,
             validate_ephemeral_containers: None,
             reviews: &[],
             allocate: None,

@@ -101,8 +101,16 @@ fn prune_in(shape: &Shape, value: &mut Value, pruned: Pruned) {
         (Shape::Map(element), Value::Object(items)) => {
             items.values_mut().for_each(|item| prune_element(element, item, pruned));
         }
-        (Shape::Bytes, value @ Value::Array(_)) => *value = "".into(),
-        (Shape::Quantity, value @ Value::Number(_)) => *value = value.to_string().into(),
+        (Shape::Bytes, value @ Value::Array(_)) if pruned == Pruned::Empty => *value = "".into(),
+        (Shape::Quantity, value @ Value::Number(_)) if pruned == Pruned::Empty => {
+            *value = value.to_string().into();
+        }
+        // Go decodes wrapped lines, and encodes one.
+        (Shape::Bytes, Value::String(text))
+            if pruned == Pruned::Empty && text.contains(LINE_ENDS) =>
+        {
+            text.retain(|c| !LINE_ENDS.contains(&c));
+        }
         _ => {}
     }
 }
@@ -232,10 +240,18 @@ fn is_int32(value: &Value) -> bool {
     value.as_i64().is_some_and(|number| i32::try_from(number).is_ok())
 }
 
+/// What base64 may contain anywhere, as in Go.
+const LINE_ENDS: [char; 2] = ['\r', '\n'];
+
 fn check_base64(text: &str) -> Result<(), String> {
-    let at = match base64::engine::general_purpose::STANDARD.decode(text) {
+    let digits: Vec<(usize, u8)> =
+        text.bytes().enumerate().filter(|(_, byte)| !matches!(byte, b'\r' | b'\n')).collect();
+    let bytes: Vec<u8> = digits.iter().map(|(_, byte)| *byte).collect();
+    let at = match base64::engine::general_purpose::STANDARD.decode(bytes) {
         Ok(_) => return Ok(()),
-        Err(base64::DecodeError::InvalidByte(at, _)) => at,
+        Err(base64::DecodeError::InvalidByte(at, _)) => {
+            digits.get(at).map_or(text.len(), |(at, _)| *at)
+        }
         Err(_) => text.len(),
     };
     Err(format!("illegal base64 data at input byte {at}"))

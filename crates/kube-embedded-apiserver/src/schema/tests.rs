@@ -85,6 +85,18 @@ fn wrong_type_is_reported_as_go_does() {
     assert_eq!(deployments().check_types(&valid), Ok(()));
 }
 
+#[test]
+fn base64_may_be_wrapped_and_is_stored_in_one_line() {
+    let secrets = ObjectSchema::Typed(structure_of::<api::core::v1::Secret>());
+    let mut wrapped = json!({ "data": { "a": "YWJj\r\nZGVm\n" } });
+    assert_eq!(secrets.check_types(&wrapped), Ok(()));
+    secrets.normalize(&mut wrapped);
+    assert_eq!(wrapped, json!({ "data": { "a": "YWJjZGVm" } }));
+    let malformed = json!({ "data": { "a": "YWJj\nZ*Vm" } });
+    let expected = "illegal base64 data at input byte 6".to_owned();
+    assert_eq!(secrets.check_types(&malformed), Err(expected));
+}
+
 /// Adds fields that no type has to structures at random, and returns how many.
 fn litter(value: &mut Value, structure: Option<&Structure>, rng: &mut StdRng) -> usize {
     let mut count = 0;

@@ -8,7 +8,7 @@ use crate::{
     },
     scope,
     state::ServerState,
-    subresources::containers::choose_container,
+    subresources::{containers::choose_container, stream},
 };
 use http::{HeaderValue, Response, header};
 use kube_embedded_core::node_api::{LogOptions, NodeError};
@@ -44,6 +44,9 @@ pub(crate) async fn log(state: &ServerState, request: &Request<'_>) -> ApiResult
                 NodeError::Internal(message) => ApiError::internal(message),
             },
         )?;
+    if stream::is_websocket(request) {
+        return stream::send(state, request, chunks);
+    }
     let mut response = Response::new(Body::stream(chunks));
     let plain = HeaderValue::from_static("text/plain");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);

@@ -1,6 +1,7 @@
 //! The `proxy` subresource of pods and services: forwards a request to a port of a pod (kube-apiserver's
 //! `UpgradeAwareHandler`).
 
+mod html;
 mod location;
 
 use crate::{
@@ -17,24 +18,25 @@ use futures::{StreamExt, future::ready};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION,
+        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
-use http_body_util::{BodyDataStream, Full};
+use http_body_util::{BodyDataStream, BodyExt, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use kube_embedded_core::task::spawn_named;
+use kube_embedded_core::{node_api::Connection, task::spawn_named};
 use location::Location;
 use tokio::{
     io::copy_bidirectional,
-    net::TcpStream,
     time::{Duration, timeout},
 };
 
 const PREFIX: &str = "/proxy";
 /// The time in which a response has to begin.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The size of a page whose links are rewritten.
+const MAX_PAGE: usize = 16 << 20;
 /// Headers that are meant for the next hop alone (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 7] =
     [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
@@ -59,16 +61,73 @@ pub(crate) async fn proxy(
     let unreachable = |why: &dyn std::fmt::Display| {
         ApiError::service_unavailable(format!("error trying to reach service: {why}"))
     };
-    if location.tls {
-        return Err(unreachable(&"TLS to pods is not supported by this server; use http"));
-    }
     let nodes = state.nodes().ok_or_else(|| unreachable(&"this cluster has no nodes"))?;
     let Location { namespace, pod, port, .. } = &location;
-    let stream = nodes.dial(namespace, pod, *port).await.map_err(|e| unreachable(&e))?;
+    let stream = match location.tls {
+        true => nodes.dial_tls(namespace, pod, *port).await,
+        false => {
+            nodes.dial(namespace, pod, *port).await.map(|stream| Box::new(stream) as Connection)
+        }
+    };
+    let stream = stream.map_err(|e| unreachable(&e))?;
     let forwarded = forwarded(request, prefix, path).map_err(|e| unreachable(&e))?;
     let response = timeout(RESPONSE_TIMEOUT, send(stream, forwarded)).await;
     let response = response.map_err(|_| unreachable(&"no response in time"))?;
-    Ok(received(response.map_err(|e| unreachable(&e))?, request, prefix))
+    let response = received(response.map_err(|e| unreachable(&e))?, request, prefix);
+    match is_page(&response) {
+        true => with_links(response, request, prefix).await.map_err(|why| unreachable(&why)),
+        false => Ok(response.map(body_of)),
+    }
+}
+
+/// A response of a pod before its body is read; `None` where there is none for the client.
+type Received = Response<Option<Incoming>>;
+
+/// Returns the body chunk by chunk. If the pod breaks off, the body ends early, which shows only if its length is
+/// in the headers.
+fn body_of(received: Option<Incoming>) -> Body {
+    let Some(body) = received else { return Body::from(Bytes::new()) };
+    Body::stream(BodyDataStream::new(body).scan((), |(), chunk| ready(chunk.ok())).boxed())
+}
+
+/// Returns true for HTML. The links of a compressed page are not rewritten.
+fn is_page(response: &Received) -> bool {
+    let headers = response.headers();
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = media_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+    let is_redirect = headers.contains_key(LOCATION);
+    response.body().is_some()
+        && media_type.trim() == "text/html"
+        && !headers.contains_key(CONTENT_ENCODING)
+        && !is_redirect
+}
+
+/// Reads a page, and rewrites its links.
+async fn with_links(
+    response: Received,
+    request: &Request<'_, Target<'_>>,
+    prefix: &str,
+) -> Result<Response<Body>, String> {
+    let (mut parts, body) = response.into_parts();
+    let Some(body) = body else { return Ok(Response::from_parts(parts, body_of(None))) };
+    let page = timeout(RESPONSE_TIMEOUT, Limited::new(body, MAX_PAGE).collect()).await;
+    let page = page.map_err(|_| "the page did not end in time".to_owned())?;
+    let page = page.map_err(|e| format!("failed to read the page: {e}"))?.to_bytes();
+    let rewritten = match std::str::from_utf8(&page) {
+        Ok(text) => {
+            let host = host(request);
+            Bytes::from(html::rewrite_links(text, |url| rewrite(url, host, prefix)))
+        }
+        Err(_) => page,
+    };
+    parts.headers.insert(CONTENT_LENGTH, rewritten.len().into());
+    Ok(Response::from_parts(parts, Body::from(rewritten)))
+}
+
+/// Returns the host that the client named.
+fn host<'a>(request: &'a Request<'_, Target<'_>>) -> Option<&'a str> {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    host.or(request.parts.uri.authority().map(|authority| authority.as_str()))
 }
 
 /// Splits a path behind the proxy's own part, which follows the name of the object.
@@ -145,7 +204,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 async fn send(
-    stream: TcpStream,
+    stream: Connection,
     request: http::Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -163,7 +222,7 @@ fn received(
     mut response: Response<Incoming>,
     request: &Request<'_, Target<'_>>,
     prefix: &str,
-) -> Response<Body> {
+) -> Received {
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let client = request.parts.extensions.get::<OnUpgrade>().cloned();
     if let (true, Some(client)) = (switches, client) {
@@ -175,25 +234,18 @@ fn received(
             }
         })
         .detach();
-        let (parts, _) = response.into_parts();
-        return Response::from_parts(parts, Body::from(Bytes::new()));
+        return response.map(|_| None);
     }
     let (mut parts, body) = response.into_parts();
     remove_hop_by_hop(&mut parts.headers);
-    if let Some(location) = parts.headers.get(LOCATION).and_then(|value| value.to_str().ok()) {
-        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-        let host = host.or(request.parts.uri.authority().map(|authority| authority.as_str()));
-        if let Ok(rewritten) = HeaderValue::from_str(&rewrite(location, host, prefix)) {
-            parts.headers.insert(LOCATION, rewritten);
-        }
+    if let Some(location) = parts.headers.get(LOCATION).and_then(|value| value.to_str().ok())
+        && let Ok(rewritten) = HeaderValue::from_str(&rewrite(location, host(request), prefix))
+    {
+        parts.headers.insert(LOCATION, rewritten);
     }
     parts.extensions.clear();
-    if *request.method() == Method::HEAD {
-        return Response::from_parts(parts, Body::from(Bytes::new()));
-    }
-    // If the pod breaks off, the body ends early, which shows only if its length is in the headers.
-    let chunks = BodyDataStream::new(body).scan((), |(), chunk| ready(chunk.ok()));
-    Response::from_parts(parts, Body::stream(chunks.boxed()))
+    let has_body = *request.method() != Method::HEAD;
+    Response::from_parts(parts, has_body.then_some(body))
 }
 
 /// Rewrites the location of a redirect, as `Transport.rewriteURL`: a path of the pod is below the proxy's.

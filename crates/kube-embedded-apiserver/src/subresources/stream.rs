@@ -22,12 +22,13 @@ use crate::{
     state::ServerState,
     subresources::containers::choose_container,
 };
-use futures::future::BoxFuture;
-use http::{Method, Response};
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt, future::BoxFuture, stream::BoxStream};
+use http::{Method, Response, header};
 use kube_embedded_core::node_api::{NodeApi, NodeError, StreamOptions};
 use std::sync::Arc;
 use tokio::sync::watch;
-use upgrade::{Protocol, Upgrade};
+use upgrade::{Out, Protocol, Purpose, Upgrade, Wire};
 
 /// Returns true if a subresource takes over the connection.
 pub(crate) fn takes_over(target: &Target) -> bool {
@@ -56,13 +57,47 @@ pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Respon
     let Some(nodes) = state.nodes() else {
         return Err(ApiError::internal("this cluster has no nodes"));
     };
-    let upgrade = Upgrade::find(parts, forward)?;
+    let purpose = if forward { Purpose::PortForward } else { Purpose::Process };
+    let upgrade = Upgrade::find(parts, purpose)?;
     let stopping = state.stopping.subscribe();
     if forward {
         let uid = pod.value["metadata"]["uid"].as_str().unwrap_or_default();
         switch_to_port_forward(request, upgrade, stopping, &nodes, uid)
     } else {
         switch_to_process(request, upgrade, stopping, nodes, container)
+    }
+}
+
+/// Returns true if the client asks for a WebSocket.
+pub(crate) fn is_websocket(request: &Request) -> bool {
+    let upgrade = request.parts.headers.get(header::UPGRADE);
+    upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Switches to a WebSocket whose messages are the chunks of a stream.
+pub(crate) fn send(
+    state: &ServerState,
+    request: &Request,
+    chunks: BoxStream<'static, Bytes>,
+) -> ApiResult<Response<Body>> {
+    let upgrade = Upgrade::find(request.parts, Purpose::Read)?;
+    let stopping = state.stopping.subscribe();
+    Ok(upgrade.accept(stopping, |wire| Box::pin(send_chunks(wire, chunks))))
+}
+
+/// Sends until the stream ends or the client disconnects.
+async fn send_chunks(wire: Wire, mut chunks: BoxStream<'static, Bytes>) {
+    let Wire { mut source, mut sink, .. } = wire;
+    let sent = async {
+        while let Some(chunk) = chunks.next().await {
+            sink.send(Out::Message(chunk)).await?;
+        }
+        sink.send(Out::Close).await
+    };
+    let disconnected = async { while source.next().await.is_some() {} };
+    tokio::select! {
+        _ = sent => {}
+        () = disconnected => {}
     }
 }
 
@@ -75,7 +110,7 @@ fn switch_to_port_forward(
 ) -> ApiResult<Response<Body>> {
     let ports = match upgrade.protocol {
         Protocol::Channels(_) => port_forward::parse(&request.query.all("ports"))?,
-        Protocol::Spdy(_) => Vec::new(),
+        Protocol::Spdy(_) | Protocol::Bytes(_) => Vec::new(),
     };
     let pod = port_forward::Pod {
         nodes: Arc::downgrade(nodes),

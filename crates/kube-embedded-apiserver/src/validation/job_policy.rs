@@ -9,14 +9,18 @@ use crate::{
     fields::{list, text},
     validation::{
         field_error::{
-            FieldError, duplicate, invalid, invalid_nested, not_supported, required, too_many,
+            FieldError, duplicate, invalid, invalid_nested, not_supported, required, too_long,
+            too_many,
         },
+        job_indexes,
         names::{non_negative, qualified_name},
     },
 };
 
 /// The limit to the rules of a policy, and to the conditions of a rule.
 const MAX_RULES: usize = 20;
+/// The length of the indexes of a rule, in bytes.
+const MAX_INDEXES: usize = 64 << 10;
 
 /// Returns the errors of the policies in a Job's spec.
 pub(crate) fn validate(spec: &Value) -> Vec<FieldError> {
@@ -169,7 +173,32 @@ fn success_policy(spec: &Value) -> Vec<FieldError> {
             let detail = "at least one of succeededCount or succeededIndexes must be specified";
             errors.push(required(&*field, detail));
         }
+        let mut listed = None;
+        if let Some(indexes) = rule["succeededIndexes"].as_str() {
+            let (field, value) = (format!("{field}.succeededIndexes"), &rule["succeededIndexes"]);
+            if indexes.len() > MAX_INDEXES {
+                errors.push(too_long(&*field, MAX_INDEXES));
+            }
+            let ranges = job_indexes::parse(indexes, completions).unwrap_or_else(|why| {
+                errors.push(invalid(
+                    field,
+                    value,
+                    &format!("error parsing succeededIndexes: {why}"),
+                ));
+                Vec::new()
+            });
+            listed = Some(ranges.iter().map(|(first, last)| last - first + 1).sum::<i64>());
+        }
         errors.extend(non_negative(count, format!("{field}.succeededCount")));
+        if let (Some(count), Some(listed)) = (count.as_i64(), listed)
+            && count > listed
+        {
+            let detail = format!(
+                "must be less than or equal to {listed} (the number of indexes in the specified \
+                 succeededIndexes field)"
+            );
+            errors.push(invalid(format!("{field}.succeededCount"), &count.into(), &detail));
+        }
         if count.as_i64().is_some_and(|count| count > completions) {
             let detail = format!(
                 "must be less than or equal to {completions} (the number of specified completions)"

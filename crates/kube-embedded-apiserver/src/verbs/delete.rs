@@ -51,6 +51,15 @@ impl DeleteOptions {
         Ok(options)
     }
 
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    /// Returns the options for an object that was changed by this request, after its preconditions held.
+    pub(crate) fn without_resource_version(self) -> Self {
+        Self { resource_version: None, ..self }
+    }
+
     pub(crate) fn from_query(query: &Query) -> ApiResult<Self> {
         Ok(Self {
             grace: query.number("gracePeriodSeconds")?,
@@ -231,7 +240,7 @@ fn deleted_state(resource: &ResourceType, old: &Value, options: &DeleteOptions) 
     new
 }
 
-fn check_preconditions(
+pub(crate) fn check_preconditions(
     resource: &ResourceType,
     name: &str,
     object: &Value,

@@ -372,6 +372,11 @@ fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
         check(resource, name, &validate(&write.new, old))?;
         write.warnings.extend(unsupported_fields::warnings(resource, &write.new, write.old));
     }
+    if let (Some(validate), Some(old)) = (resource.validate_status, write.old)
+        && target.subresource == "status"
+    {
+        check(resource, name, &validate(&write.new, old))?;
+    }
     if is_main || resource.is_unstructured() {
         let mut errors = resource.errors(&write.new, write.old);
         if let Some(validate) = resource.validate_addresses {

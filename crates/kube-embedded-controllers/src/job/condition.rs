@@ -53,7 +53,13 @@ pub(crate) fn set_condition(
     };
     let known = status.conditions.iter_mut().flatten().find(|known| known.type_ == type_);
     match known {
-        Some(known) if known.status == value && known.reason == new.reason => false,
+        Some(known)
+            if known.status == value
+                && known.reason == new.reason
+                && known.message == new.message =>
+        {
+            false
+        }
         Some(known) => {
             *known = new;
             true

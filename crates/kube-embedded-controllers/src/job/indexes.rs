@@ -15,6 +15,41 @@ pub(crate) fn of(pod: &Pod) -> Option<i32> {
     annotations.get(INDEX)?.parse().ok().filter(|index| *index >= 0)
 }
 
+/// The failures of an index that the pods before this one had, in annotations of every pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Failures {
+    pub(crate) counted: i32,
+    /// Those that the pod failure policy ignores.
+    pub(crate) ignored: i32,
+}
+
+const FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+const IGNORED_FAILURES: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
+
+impl Failures {
+    /// Returns the failures before this pod. Values that no controller writes count as none.
+    pub(crate) fn before(pod: &Pod) -> Self {
+        let annotations = pod.metadata.annotations.as_ref();
+        let number = |name: &str| {
+            let number = annotations.and_then(|all| all.get(name)?.parse().ok());
+            number.filter(|number| *number >= 0).unwrap_or(0)
+        };
+        Self { counted: number(FAILURES), ignored: number(IGNORED_FAILURES) }
+    }
+
+    pub(crate) fn total(self) -> i32 {
+        self.counted.saturating_add(self.ignored)
+    }
+
+    /// Writes the annotations of the next pod.
+    pub(crate) fn annotate(self, annotations: &mut BTreeMap<String, String>) {
+        annotations.insert(FAILURES.into(), self.counted.to_string());
+        if self.ignored > 0 {
+            annotations.insert(IGNORED_FAILURES.into(), self.ignored.to_string());
+        }
+    }
+}
+
 /// Indexes as runs (first and last) that neither overlap nor touch: a status may list billions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Indexes(BTreeMap<i32, i32>);
@@ -48,6 +83,25 @@ impl Indexes {
             (first, last) = (first.min(from), last.max(to));
         }
         self.0.insert(first, last);
+    }
+
+    /// Inserts all of another set.
+    pub(crate) fn extend(&mut self, others: &Self) {
+        others.0.iter().for_each(|(first, last)| self.insert_run(*first, *last));
+    }
+
+    pub(crate) fn contains(&self, index: i32) -> bool {
+        self.0.range(..=index).next_back().is_some_and(|(_, last)| *last >= index)
+    }
+
+    /// Returns the number of indexes that both sets have.
+    pub(crate) fn common(&self, others: &Self) -> usize {
+        let overlaps = self.0.iter().flat_map(|(first, last)| {
+            let others = others.0.iter().skip_while(move |(_, to)| *to < first);
+            let others = others.take_while(move |(from, _)| *from <= last);
+            others.map(move |(from, to)| i64::from(*last.min(to)) - i64::from(*first.max(from)) + 1)
+        });
+        usize::try_from(overlaps.sum::<i64>()).unwrap_or(usize::MAX)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -104,6 +158,44 @@ mod tests {
         }
         assert_eq!(Indexes::parse("1-1000000000,x,2-", 4).to_string(), "1-3");
         assert_eq!(Indexes::parse("4-6,0-1,1-5,9-8,-3", 20).to_string(), "0-6");
+    }
+
+    #[test]
+    fn common_indexes_are_counted() {
+        for (one, other, expected) in [
+            ("", "", 0),
+            ("0-3", "", 0),
+            ("0-3", "0-3", 4),
+            ("0-3,7", "2-8", 3),
+            ("0,2,4,6-9", "1,3,5-7,9", 3),
+            ("0-9", "1-2,4,8-9", 5),
+        ] {
+            let (one, other) = (Indexes::parse(one, 10), Indexes::parse(other, 10));
+            assert_eq!((one.common(&other), other.common(&one)), (expected, expected));
+        }
+        let some = Indexes::parse("1-3,5", 10);
+        let contained: Vec<i32> = (0..7).filter(|index| some.contains(*index)).collect();
+        assert_eq!(contained, [1, 2, 3, 5]);
+    }
+
+    #[test]
+    fn failures_of_an_index_are_annotated() {
+        for (annotations, expected) in [
+            (&[][..], (0, 0)),
+            (&[(FAILURES, "3")], (3, 0)),
+            (&[(FAILURES, "3"), (IGNORED_FAILURES, "2")], (3, 2)),
+            (&[(FAILURES, "-1"), (IGNORED_FAILURES, "9999999999")], (0, 0)),
+            (&[(FAILURES, "many")], (0, 0)),
+        ] {
+            let mut pod = Pod::default();
+            let pairs = annotations.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            pod.metadata.annotations = Some(pairs.collect());
+            let failures = Failures::before(&pod);
+            assert_eq!((failures.counted, failures.ignored), expected);
+            let mut again = Pod::default();
+            failures.annotate(again.metadata.annotations.get_or_insert_default());
+            assert_eq!(Failures::before(&again), failures);
+        }
     }
 
     #[test]

@@ -4,14 +4,14 @@
 use super::{
     backoff::PodFailures,
     condition::true_condition,
-    indexes,
+    indexes::Indexes,
     template::pod,
-    view::{End, View},
+    view::{End, View, ended_at},
 };
-use crate::pod::sort_for_deletion;
+use crate::pod::{is_finished, sort_for_deletion};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// The maximum number of pods created or deleted by one plan, as in Kubernetes.
 const MAX_PODS: usize = 500;
@@ -40,6 +40,17 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Returns `true` for a pod that is stopped because the job has succeeded without it: it does not count
+    /// as failed.
+    pub(crate) fn is_superfluous(&self, pod: &Pod) -> bool {
+        self.outcome.as_ref().is_some_and(|outcome| !outcome.failed) && !is_finished(pod)
+    }
+
+    /// Plans again after this time at the latest.
+    fn requeue_within(&mut self, delay: Duration) {
+        self.requeue_after = Some(self.requeue_after.map_or(delay, |known| known.min(delay)));
+    }
+
     /// Returns `true` if the job ends as failed: every running pod counts as failed then.
     pub(crate) fn fails_job(&self) -> bool {
         self.outcome.as_ref().is_some_and(|outcome| outcome.failed)
@@ -49,7 +60,12 @@ impl Plan {
 /// Plans the creations and deletions that lead to the desired number of completions.
 pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], known: PodFailures, now: Timestamp) -> Plan {
     let view = View::of(job, pods);
-    let mut plan = Plan { failures: view.failures(known), ..Plan::default() };
+    let failures = match view.limit_per_index() {
+        // Each index has a delay of its own.
+        Some(_) => PodFailures::default(),
+        None => view.failures(known),
+    };
+    let mut plan = Plan { failures, ..Plan::default() };
     if let Some(outcome) = outcome(&view, now) {
         plan.delete = view.active();
         plan.outcome = Some(outcome);
@@ -80,7 +96,7 @@ fn is_complete(view: &View<'_>) -> bool {
 
 /// Returns why the job ends, other than by reaching its completions.
 fn outcome(view: &View<'_>, now: Timestamp) -> Option<Outcome> {
-    for (type_, failed) in [("FailureTarget", true), ("SuccessCriteriaMet", false)] {
+    for (type_, failed) in [("SuccessCriteriaMet", false), ("FailureTarget", true)] {
         if let Some(target) = true_condition(view.job, type_) {
             return Some(Outcome {
                 failed,
@@ -92,6 +108,9 @@ fn outcome(view: &View<'_>, now: Timestamp) -> Option<Outcome> {
     let failure = |reason: &str, message: &str| {
         Some(Outcome { failed: true, reason: reason.into(), message: message.into() })
     };
+    if let Some(message) = view.failure_by_policy() {
+        return failure("PodFailurePolicy", &message);
+    }
     let limit = view.spec(|spec| spec.backoff_limit).unwrap_or(6);
     let limit = usize::try_from(limit).unwrap_or(0);
     if view.ended(End::Failed) > limit || view.restarted_too_often(limit) {
@@ -100,7 +119,40 @@ fn outcome(view: &View<'_>, now: Timestamp) -> Option<Outcome> {
     if remaining_deadline(view, now).is_some_and(|left| !left.is_positive()) {
         return failure("DeadlineExceeded", "Job was active longer than specified deadline");
     }
-    None
+    if let Some(failed) = view.failed_indexes().filter(|failed| !failed.is_empty()) {
+        let limit = view.spec(|spec| spec.max_failed_indexes);
+        if limit.is_some_and(|limit| failed.len() > usize::try_from(limit).unwrap_or(0)) {
+            let message = "Job has exceeded the specified maximal number of failed indexes";
+            return failure("MaxFailedIndexesExceeded", message);
+        }
+        let settled = failed.len() + view.completed_indexes().len();
+        if settled >= usize::try_from(view.completions()).unwrap_or(0) {
+            return failure("FailedIndexes", "Job has failed indexes");
+        }
+    }
+    let message = matched_success_rule(view).map(|at| format!("Matched rules at index {at}"))?;
+    Some(Outcome { failed: false, reason: "SuccessPolicy".into(), message })
+}
+
+/// Returns the position of the first rule of the success policy that the completed indexes satisfy.
+fn matched_success_rule(view: &View<'_>) -> Option<usize> {
+    let rules = &view.job.spec.as_ref()?.success_policy.as_ref()?.rules;
+    let completed = view.completed_indexes();
+    if completed.is_empty() || !view.is_indexed() {
+        return None;
+    }
+    rules.iter().position(|rule| {
+        let wanted = rule.succeeded_count.map(|count| usize::try_from(count).unwrap_or(0));
+        match &rule.succeeded_indexes {
+            Some(text) => {
+                let listed = Indexes::parse(text, view.completions());
+                let common = listed.common(&completed);
+                let has_all = common == listed.len();
+                !listed.is_empty() && (has_all || wanted.is_some_and(|count| common >= count))
+            }
+            None => wanted.is_some_and(|count| completed.len() >= count),
+        }
+    })
 }
 
 /// Returns the rest of `activeDeadlineSeconds`.
@@ -118,41 +170,80 @@ fn manage_pods(view: &View<'_>, plan: &mut Plan, now: Timestamp) {
     }
     let desired = desired_pods(view);
     let mut active = view.active();
-    let mut active_indexes = BTreeSet::new();
-    if view.is_indexed() {
-        // Pods with an index that another pod has, or beyond the last one, are useless.
-        (active, plan.delete_uncounted) = active.into_iter().partition(|pod| {
-            let index = indexes::of(pod).filter(|index| *index < view.completions());
-            index.is_some_and(|index| active_indexes.insert(index))
-        });
+    let related = active.clone();
+    sort_for_deletion(&mut active, &related, now);
+    // In an indexed job, pods with an index that another pod has, or beyond the last one, are useless.
+    let mut taken = Indexes::default();
+    let mut kept = Vec::new();
+    for pod in active.into_iter().rev() {
+        let index = view.index_of(&pod).filter(|index| !taken.contains(*index));
+        index.into_iter().for_each(|index| taken.insert(index));
+        if view.is_indexed() && index.is_none() {
+            plan.delete_uncounted.push(pod);
+        } else {
+            kept.push(pod);
+        }
     }
-    let surplus = active.len().saturating_sub(desired);
-    if surplus > 0 {
-        let related = active.clone();
-        sort_for_deletion(&mut active, &related, now);
-        plan.delete_uncounted.extend(active.drain(..surplus));
-    }
+    plan.delete_uncounted.extend(kept.drain(desired.min(kept.len())..));
     plan.delete_uncounted.truncate(MAX_PODS);
     if !plan.delete_uncounted.is_empty() {
         return;
     }
-    let terminating = if view.replaces_only_failed() { view.terminating() } else { 0 };
-    let missing = desired.saturating_sub(active.len() + terminating).min(MAX_PODS);
+    let terminating = if view.replaces_only_failed() { view.terminating().count() } else { 0 };
+    let missing = desired.saturating_sub(kept.len() + terminating).min(MAX_PODS);
     if missing == 0 {
         return;
     }
     if let Some(delay) = plan.failures.remaining_delay(now) {
-        plan.requeue_after = Some(plan.requeue_after.map_or(delay, |known| known.min(delay)));
+        plan.requeue_within(delay);
         return;
     }
-    plan.create = if view.is_indexed() {
-        let completed = view.completed_indexes();
-        let open = completed.open(view.completions());
-        let open = open.filter(|index| !active_indexes.contains(index));
-        open.take(missing).map(|index| pod(view.job, Some(index))).collect()
+    if view.is_indexed() {
+        create_indexed(view, plan, taken, missing, now);
     } else {
-        vec![pod(view.job, None); missing]
-    };
+        plan.create = vec![pod(view.job, None, None); missing];
+    }
+}
+
+/// Creates pods for the first indexes that are neither settled nor `taken`, as far as the failures of
+/// each allow it now.
+fn create_indexed(
+    view: &View<'_>,
+    plan: &mut Plan,
+    mut taken: Indexes,
+    missing: usize,
+    now: Timestamp,
+) {
+    taken.extend(&view.completed_indexes());
+    if view.replaces_only_failed() {
+        view.terminating()
+            .filter_map(|pod| view.index_of(pod))
+            .for_each(|index| taken.insert(index));
+    }
+    let failed = view.failed_indexes();
+    failed.iter().for_each(|failed| taken.extend(failed));
+    let awaiting = view.awaiting_replacement();
+    let mut delays = Vec::new();
+    for index in taken.open(view.completions()).take(missing) {
+        let failures = failed.as_ref().map(|_| match awaiting.get(&index) {
+            Some(last) => (view.failures_with(last), Some(ended_at(last))),
+            None => Default::default(),
+        });
+        let delay = failures.and_then(|(failures, last)| {
+            let count = u32::try_from(failures.total()).unwrap_or(0);
+            PodFailures { count, last }.remaining_delay(now)
+        });
+        match delay {
+            Some(delay) => delays.push(delay),
+            None => {
+                let failures = failures.map(|(failures, _)| failures);
+                plan.create.push(pod(view.job, Some(index), failures));
+            }
+        }
+    }
+    if plan.create.is_empty() {
+        delays.into_iter().min().into_iter().for_each(|delay| plan.requeue_within(delay));
+    }
 }
 
 /// Returns the number of pods that should run.

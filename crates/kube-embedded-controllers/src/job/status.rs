@@ -3,7 +3,6 @@
 
 use super::{
     condition::set_condition,
-    indexes,
     plan::Plan,
     template::is_tracked,
     view::{End, View, positive},
@@ -17,7 +16,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube_embedded_core::time::whole_seconds;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Returns the status after the plan's pods are created and deleted. It records the pods that ended,
 /// which are counted once they have lost their finalizer.
@@ -34,7 +33,17 @@ pub(crate) fn record(job: &Job, pods: &[Arc<Pod>], plan: &Plan, now: Timestamp) 
             set_condition(&mut status, type_, "True", &outcome.reason, &outcome.message, now);
         }
         None if suspended => {
-            set_condition(&mut status, "Suspended", "True", "JobSuspended", "Job suspended", now);
+            let suspended = set_condition(
+                &mut status,
+                "Suspended",
+                "True",
+                "JobSuspended",
+                "Job suspended",
+                now,
+            );
+            if suspended {
+                status.start_time = None;
+            }
         }
         None => {
             let resumed =
@@ -46,30 +55,24 @@ pub(crate) fn record(job: &Job, pods: &[Arc<Pod>], plan: &Plan, now: Timestamp) 
     }
     let uncounted = status.uncounted_terminated_pods.get_or_insert_default();
     let mut completed = view.recorded_indexes();
-    for pod in view.unrecorded(plan.fails_job()) {
+    let settled = Settled::of(&view, plan);
+    let unrecorded = view.unrecorded(plan.fails_job()).into_iter();
+    let counts = |pod: &&Arc<Pod>| settled.contains(pod) && !plan.is_superfluous(pod);
+    for pod in unrecorded.filter(counts) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let end = view.end_of(pod, plan.fails_job());
-        if view.is_indexed() {
-            match (indexes::of(pod).filter(|index| *index < view.completions()), end) {
-                (Some(index), Some(End::Succeeded)) => {
-                    completed.insert(index);
-                }
-                (Some(_), Some(End::Failed)) => {
-                    uncounted.failed.get_or_insert_default().push(uid);
-                }
-                _ => {}
+        match (view.end_of(pod, plan.fails_job()), view.index_of(pod)) {
+            (Some(End::Succeeded), Some(index)) if view.is_indexed() => completed.insert(index),
+            (Some(End::Succeeded), _) => uncounted.succeeded.get_or_insert_default().push(uid),
+            (Some(End::Failed), _) if view.is_failure_counted(pod) => {
+                uncounted.failed.get_or_insert_default().push(uid);
             }
-        } else {
-            match end {
-                Some(End::Succeeded) => uncounted.succeeded.get_or_insert_default().push(uid),
-                Some(End::Failed) => uncounted.failed.get_or_insert_default().push(uid),
-                None => {}
-            }
+            _ => {}
         }
     }
     if view.is_indexed() {
         status.succeeded = positive(completed.len());
         status.completed_indexes = (!completed.is_empty()).then(|| completed.to_string());
+        status.failed_indexes = view.failed_indexes().map(|failed| failed.to_string());
     }
     view.count_running(&mut status);
     status
@@ -78,11 +81,39 @@ pub(crate) fn record(job: &Job, pods: &[Arc<Pod>], plan: &Plan, now: Timestamp) 
 /// Returns the pods whose finalizer can be removed, now that the status records them.
 pub(crate) fn recorded_pods(job: &Job, pods: &[Arc<Pod>], plan: &Plan) -> Vec<Arc<Pod>> {
     let view = View::of(job, pods);
-    let is_finished = plan.outcome.is_some();
-    let is_recorded = |pod: &&Arc<Pod>| {
-        is_tracked(pod) && (is_finished || view.end_of(pod, plan.fails_job()).is_some())
-    };
-    pods.iter().filter(is_recorded).cloned().collect()
+    let settled = Settled::of(&view, plan);
+    pods.iter().filter(|pod| is_tracked(pod) && settled.contains(pod)).cloned().collect()
+}
+
+/// The pods that have ended and are not needed any more to decide on the job or on their index.
+struct Settled<'a> {
+    view: &'a View<'a>,
+    plan: &'a Plan,
+    /// The uids of failed pods whose successor takes over their number of failures.
+    awaiting: BTreeSet<&'a str>,
+}
+
+impl<'a> Settled<'a> {
+    fn of(view: &'a View<'a>, plan: &'a Plan) -> Self {
+        let awaiting = view.awaiting_replacement();
+        let awaiting = awaiting.values().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+        Self { view, plan, awaiting }
+    }
+
+    fn contains(&self, pod: &Pod) -> bool {
+        if self.plan.outcome.is_some() {
+            return true;
+        }
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        match self.view.end_of(pod, false) {
+            Some(End::Succeeded) => true,
+            // One that failed after the plan was made may fail the job by the next.
+            Some(End::Failed) => {
+                !self.awaiting.contains(uid) && self.view.job_failure(pod).is_none()
+            }
+            None => false,
+        }
+    }
 }
 
 /// Returns the status after finalizers are removed. It counts these pods, and reports the end of the

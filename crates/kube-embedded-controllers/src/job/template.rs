@@ -1,23 +1,32 @@
 //! Pods from the template of a job.
 
-use super::indexes;
-use crate::controller_ref::controller_ref;
+use super::indexes::{self, Failures};
+use crate::controller_ref::{Selecting, add_finalizer, controller_ref};
 use k8s_openapi::{
     api::{
         batch::v1::Job,
         core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod},
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// The finalizer that keeps a pod until it is counted.
 pub(crate) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 /// The environment variable that holds the index of a pod.
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
 
-/// Creates a pod from the template, for an index if the job is indexed. The API server names it.
-pub(crate) fn pod(job: &Job, index: Option<i32>) -> Pod {
+impl Selecting for Job {
+    const FINALIZER: Option<&'static str> = Some(FINALIZER);
+
+    fn selector(&self) -> Option<Cow<'_, LabelSelector>> {
+        self.spec.as_ref()?.selector.as_ref().map(Cow::Borrowed)
+    }
+}
+
+/// Creates a pod from the template, for an index if the job is indexed, after these failures if it
+/// limits those of each index. The API server names it.
+pub(crate) fn pod(job: &Job, index: Option<i32>, failures: Option<Failures>) -> Pod {
     let template = job.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let mut meta = template.metadata.unwrap_or_default();
     let mut spec = template.spec.unwrap_or_default();
@@ -32,6 +41,9 @@ pub(crate) fn pod(job: &Job, index: Option<i32>) -> Pod {
         };
         set_index(&mut meta.annotations);
         set_index(&mut meta.labels);
+        if let Some(failures) = failures {
+            failures.annotate(meta.annotations.get_or_insert_default());
+        }
         spec.hostname = Some(format!("{name}-{index}"));
         let containers = spec.containers.iter_mut();
         for container in containers.chain(spec.init_containers.iter_mut().flatten()) {
@@ -41,17 +53,14 @@ pub(crate) fn pod(job: &Job, index: Option<i32>) -> Pod {
             }
         }
     }
-    let mut finalizers = meta.finalizers.unwrap_or_default();
-    if finalizers.iter().all(|known| known != FINALIZER) {
-        finalizers.push(FINALIZER.into());
-    }
+    add_finalizer(&mut meta, FINALIZER);
     Pod {
         metadata: ObjectMeta {
             generate_name: Some(base),
             namespace: job.metadata.namespace.clone(),
             labels: meta.labels,
             annotations: meta.annotations,
-            finalizers: Some(finalizers),
+            finalizers: meta.finalizers,
             owner_references: Some(vec![controller_ref(job)]),
             ..Default::default()
         },

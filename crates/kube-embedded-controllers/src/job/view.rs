@@ -2,16 +2,20 @@
 
 use super::{
     backoff::PodFailures,
-    indexes::{self, Indexes},
+    indexes::{self, Failures, Indexes},
+    pod_failure_policy::{self, Action},
     template::is_tracked,
 };
-use crate::pod::{is_active, is_finished, is_ready};
+use crate::pod::{is_active, is_finished, is_ready, is_terminating};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::{Job, JobSpec, JobStatus, UncountedTerminatedPods},
     core::v1::Pod,
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The count to which a pod that ended is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +58,43 @@ impl<'a> View<'a> {
         self.spec(|spec| spec.completions).unwrap_or(0)
     }
 
+    /// Returns the index of a pod of an indexed job, unless it is beyond the last.
+    pub(crate) fn index_of(&self, pod: &Pod) -> Option<i32> {
+        indexes::of(pod).filter(|index| *index < self.completions())
+    }
+
+    /// Returns `false` for a pod that is nothing to an indexed job.
+    fn is_valid(&self, pod: &Pod) -> bool {
+        !self.is_indexed() || self.index_of(pod).is_some()
+    }
+
+    /// Returns the number of failures that an index may have, if each has a limit.
+    pub(crate) fn limit_per_index(&self) -> Option<i32> {
+        self.spec(|spec| spec.backoff_limit_per_index).filter(|_| self.is_indexed())
+    }
+
+    /// Returns `true` if the failure of a pod counts towards the limits.
+    pub(crate) fn is_failure_counted(&self, pod: &Pod) -> bool {
+        pod_failure_policy::action(self.job, pod) != Action::Ignore
+    }
+
+    /// Returns why a failed pod fails the job at once.
+    pub(crate) fn job_failure(&self, pod: &Pod) -> Option<String> {
+        match self.end_of(pod, false) {
+            Some(End::Failed) => match pod_failure_policy::action(self.job, pod) {
+                Action::FailJob(message) => Some(message),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Returns why the job fails at once by its pod failure policy.
+    pub(crate) fn failure_by_policy(&self) -> Option<String> {
+        self.spec(|spec| spec.pod_failure_policy.as_ref().map(|_| ()))?;
+        self.pods.iter().find_map(|pod| self.job_failure(pod))
+    }
+
     /// Returns the pods that are neither finished nor terminating.
     pub(crate) fn active(&self) -> Vec<Arc<Pod>> {
         self.pods.iter().filter(|pod| is_active(pod)).cloned().collect()
@@ -85,12 +126,15 @@ impl<'a> View<'a> {
     /// Returns the pods that ended and are not recorded in the status yet.
     pub(crate) fn unrecorded(&self, job_failed: bool) -> Vec<&'a Arc<Pod>> {
         let ended = |pod: &&Arc<Pod>| {
-            is_tracked(pod) && !self.is_recorded(pod) && self.end_of(pod, job_failed).is_some()
+            is_tracked(pod)
+                && self.is_valid(pod)
+                && !self.is_recorded(pod)
+                && self.end_of(pod, job_failed).is_some()
         };
         self.pods.iter().filter(ended).collect()
     }
 
-    /// Returns the number of pods that ended so, recorded or not.
+    /// Returns the number of pods that ended so and count, recorded or not.
     pub(crate) fn ended(&self, end: End) -> usize {
         let uncounted = self.status.uncounted_terminated_pods.as_ref();
         let recorded = uncounted.map_or(0, |uncounted| {
@@ -106,8 +150,8 @@ impl<'a> View<'a> {
         };
         let unrecorded = self.unrecorded(false);
         let unrecorded = unrecorded.iter().filter(|pod| {
-            let index = indexes::of(pod).is_some_and(|index| index < self.completions());
-            self.end_of(pod, false) == Some(end) && (!self.is_indexed() || index)
+            let counts = end == End::Succeeded || self.is_failure_counted(pod);
+            self.end_of(pod, false) == Some(end) && counts
         });
         usize::try_from(counted.unwrap_or(0)).unwrap_or(0) + recorded + unrecorded.count()
     }
@@ -123,11 +167,62 @@ impl<'a> View<'a> {
         let mut done = self.recorded_indexes();
         for pod in self.unrecorded(false) {
             if self.end_of(pod, false) == Some(End::Succeeded) {
-                let index = indexes::of(pod).filter(|index| *index < self.completions());
-                index.into_iter().for_each(|index| done.insert(index));
+                self.index_of(pod).into_iter().for_each(|index| done.insert(index));
             }
         }
         done
+    }
+
+    /// Returns the indexes that have failed for good, if each has a limit.
+    pub(crate) fn failed_indexes(&self) -> Option<Indexes> {
+        let limit = self.limit_per_index()?;
+        let text = self.status.failed_indexes.as_deref().unwrap_or_default();
+        let mut failed = Indexes::parse(text, self.completions());
+        for pod in self.pods.iter().filter(|pod| is_tracked(pod)) {
+            if self.end_of(pod, false) == Some(End::Failed)
+                && let Some(index) = self.index_of(pod)
+                && match pod_failure_policy::action(self.job, pod) {
+                    Action::FailIndex => true,
+                    Action::Ignore => false,
+                    Action::Count | Action::FailJob(_) => Failures::before(pod).counted >= limit,
+                }
+            {
+                failed.insert(index);
+            }
+        }
+        Some(failed)
+    }
+
+    /// Returns the last failed pod of each index that has no pod now, if each index has a limit. It keeps
+    /// its finalizer until the next pod of the index is created, which needs its number of failures.
+    pub(crate) fn awaiting_replacement(&self) -> BTreeMap<i32, &'a Arc<Pod>> {
+        let mut awaiting: BTreeMap<i32, &Arc<Pod>> = BTreeMap::new();
+        let Some(mut settled) = self.failed_indexes() else { return awaiting };
+        settled.extend(&self.completed_indexes());
+        let active = self.pods.iter().filter(|pod| is_active(pod));
+        active.filter_map(|pod| self.index_of(pod)).for_each(|index| settled.insert(index));
+        let rank = |pod: &Pod| (Failures::before(pod).total(), ended_at(pod));
+        for pod in self.pods.iter().filter(|pod| is_tracked(pod)) {
+            let Some(index) = self.index_of(pod).filter(|index| !settled.contains(*index)) else {
+                continue;
+            };
+            if self.end_of(pod, false) == Some(End::Failed) {
+                let last = awaiting.entry(index).or_insert(pod);
+                if rank(pod) >= rank(last) {
+                    *last = pod;
+                }
+            }
+        }
+        awaiting
+    }
+
+    /// Returns the failures of an index, of which this pod was the last.
+    pub(crate) fn failures_with(&self, pod: &Pod) -> Failures {
+        let before = Failures::before(pod);
+        match self.is_failure_counted(pod) {
+            true => Failures { counted: before.counted.saturating_add(1), ..before },
+            false => Failures { ignored: before.ignored.saturating_add(1), ..before },
+        }
     }
 
     /// Returns the number of completions: indexes of an indexed job, or else pods.
@@ -171,11 +266,9 @@ impl<'a> View<'a> {
         policy.as_deref() == Some("Failed")
     }
 
-    /// Returns the number of pods that are terminating but still run.
-    pub(crate) fn terminating(&self) -> usize {
-        let is_terminating =
-            |pod: &&Arc<Pod>| pod.metadata.deletion_timestamp.is_some() && !is_finished(pod);
-        self.pods.iter().filter(is_terminating).count()
+    /// Returns the pods that are terminating but still run.
+    pub(crate) fn terminating(&self) -> impl Iterator<Item = &'a Arc<Pod>> {
+        self.pods.iter().filter(|pod| is_terminating(pod) && !is_finished(pod))
     }
 
     /// Returns the status with the recorded pods counted that have lost their finalizer.
@@ -210,7 +303,7 @@ impl<'a> View<'a> {
         let active = self.active();
         status.active = positive(active.len());
         status.ready = i32::try_from(active.iter().filter(|pod| is_ready(pod)).count()).ok();
-        status.terminating = i32::try_from(self.terminating()).ok();
+        status.terminating = i32::try_from(self.terminating().count()).ok();
     }
 }
 
@@ -220,7 +313,7 @@ pub(crate) fn positive(number: usize) -> Option<i32> {
 }
 
 /// Returns when the last container of a pod ended, or else when its deletion was requested.
-fn ended_at(pod: &Pod) -> Timestamp {
+pub(crate) fn ended_at(pod: &Pod) -> Timestamp {
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     let ends = statuses.filter_map(|container| {
         Some(container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)

@@ -6,6 +6,7 @@ use crate::{
     env::Location,
     node_runtime::{Node, NodeRuntime},
     runtime::{LaunchError, NamespaceSockets, Pause, PauseConfig},
+    sysctls,
     volumes::PreparedVolume,
 };
 use kube_embedded_core::{
@@ -14,6 +15,7 @@ use kube_embedded_core::{
 };
 use std::{
     collections::BTreeMap,
+    ffi::CString,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
     sync::Arc,
@@ -104,8 +106,9 @@ impl PodSandbox {
         let sockets: Arc<dyn PodSockets> = match pod.runtime.sandbox {
             Sandbox::Plain => Arc::new(HostSockets),
             Sandbox::Namespaced => {
-                let pause =
-                    create_namespaces(pod, pod_ip).await.map_err(|e| failed(e.to_string()))?;
+                let sysctls = sysctls::files(&pod.pod).map_err(failed)?;
+                let pause = create_namespaces(pod, pod_ip, sysctls).await;
+                let pause = pause.map_err(|e| failed(e.to_string()))?;
                 if let Some(router) = &pod.runtime.router {
                     let connected = router.connect_pod(&pause, pod_ip).await;
                     connected.map_err(|e| failed(e.to_string()))?;
@@ -136,9 +139,13 @@ async fn sockets(pod: &PodHandle, pause: &Pause) -> io::Result<NamespaceSockets>
     Ok(sockets)
 }
 
-async fn create_namespaces(pod: &PodHandle, address: Ipv4Addr) -> Result<Pause, LaunchError> {
+async fn create_namespaces(
+    pod: &PodHandle,
+    address: Ipv4Addr,
+    sysctls: Vec<(CString, CString)>,
+) -> Result<Pause, LaunchError> {
     let (user, group) = pod.user();
     let link = pod.runtime.router.as_ref().map(|router| router.link());
-    let config = PauseConfig { hostname: pod.hostname(), address, link, user, group };
+    let config = PauseConfig { hostname: pod.hostname(), address, link, user, group, sysctls };
     pod.runtime.spawner.pause(config).await
 }

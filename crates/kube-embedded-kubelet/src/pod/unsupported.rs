@@ -55,7 +55,8 @@ fn unsupported(pod: &Pod, node: Node) -> Vec<String> {
         let groups = context.supplemental_groups.as_ref().is_some_and(|groups| !groups.is_empty());
         add(groups && !node.root, "securityContext.supplementalGroups", one_id);
         let sysctls = context.sysctls.as_ref().is_some_and(|sysctls| !sysctls.is_empty());
-        add(sysctls, "securityContext.sysctls", "kernel parameters are not changed");
+        let plain = "processes in the plain sandbox have the kernel parameters of the host";
+        add(sysctls && !node.namespaced, "securityContext.sysctls", plain);
     }
     for volume in spec.volumes.iter().flatten() {
         let medium = volume.empty_dir.as_ref().and_then(|e| e.medium.as_deref());

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     host_port,
     status::{ContainerView, State, Terminated},
+    sysctls,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -114,6 +115,14 @@ fn is_over(pod: &Pod) -> bool {
 async fn run_sandboxes(pod: &PodHandle) {
     let volumes = VolumeManager::new(pod);
     unsupported::report(pod);
+    if let Some(why) = sysctls::rejection(&pod.pod) {
+        const REASON: &str = "SysctlForbidden";
+        pod.warning(REASON, &why);
+        let message = format!("Pod was rejected: {why}");
+        pod.change(|view| view.failure = Some((REASON, message)));
+        pod.stop.requested().await;
+        return;
+    }
     loop {
         let sandbox = tokio::select! {
             sandbox = PodSandbox::create(pod, &volumes) => sandbox,

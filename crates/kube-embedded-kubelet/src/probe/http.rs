@@ -1,9 +1,7 @@
 //! The HTTP client of probes and hooks: GET requests, and redirects on the same host.
 
-use super::{
-    tls,
-    url::{Redirect, Url},
-};
+use super::url::{Redirect, Url};
+use crate::tls;
 use kube_embedded_core::kubernetes_minor_version;
 use kube_embedded_core::network::Network;
 use std::{io, time::Duration};

@@ -41,6 +41,7 @@ fn attempt() -> Result<Result<(), LaunchError>, LaunchError> {
         link: None,
         user: 0,
         group: 0,
+        sysctls: Vec::new(),
     };
     let starting = spawner.blocking(move |thread| thread.pause(&config, guard))?;
     let pause: Pause = starting.wait()?;

@@ -30,6 +30,8 @@ pub(crate) struct PauseConfig {
     /// The user id that the programs see, if the pod can have one only.
     pub(crate) user: u32,
     pub(crate) group: u32,
+    /// Files below `/proc/sys`, and what is written to them.
+    pub(crate) sysctls: Vec<(CString, CString)>,
 }
 
 /// What it takes that a pod can be linked to the network of its cluster.
@@ -74,6 +76,7 @@ pub(super) fn start(
             IdMapping::One { user, group } => Some((user, group)),
             _ => None,
         },
+        sysctls: config.sysctls.clone(),
     };
     let (ours, theirs) = socket_pair().map_err(failed)?;
     let parent = config.link.as_ref().and_then(|link| link.user_namespace.as_ref());

@@ -22,8 +22,10 @@ pub(super) struct PauseRequest {
     pub(super) loopback: Option<(u32, u8)>,
     /// User and group, as the pod's programs see them, if it has no other ids.
     pub(super) only_ids: Option<(u32, u32)>,
+    /// Files below `/proc/sys`, and what is written to them.
+    pub(super) sysctls: Vec<(CString, CString)>,
 }
-wire!(PauseRequest { hostname, loopback, only_ids });
+wire!(PauseRequest { hostname, loopback, only_ids, sysctls });
 
 /// Runs in a fork of the zygote, which has `socket` open besides its own. The pod's user namespace
 /// becomes a child of `parent_namespace`, if one is given.
@@ -76,6 +78,12 @@ fn enter_namespaces(request: &PauseRequest) -> Done {
     // be reused at once, because all connections of the pod come from one address. Neither is vital.
     syscalls::write_file(c"/proc/sys/net/ipv4/ip_unprivileged_port_start", 0, b"0");
     syscalls::write_file(c"/proc/sys/net/ipv4/tcp_tw_reuse", 0, b"1");
+    for (path, value) in &request.sysctls {
+        match syscalls::write_file(path, 0, value.as_bytes()) {
+            0 => {}
+            error => return Err((Step::Sysctl, error)),
+        }
+    }
     privileges::set_capabilities(0)
 }
 

@@ -37,6 +37,7 @@ pub(super) const STEPS: &[&str] = &[
     "map the user into the namespace",
     "create the network of the cluster",
     "connect the pod to the network of the cluster",
+    "set a kernel parameter (securityContext.sysctls)",
 ];
 
 /// Index into [`STEPS`].
@@ -70,6 +71,7 @@ pub(super) enum Step {
     Map,
     Router,
     Link,
+    Sysctl,
 }
 
 /// Tags of messages that are not failed steps.

@@ -53,6 +53,7 @@ impl Fixture {
             link: None,
             user,
             group: user,
+            sysctls: Vec::new(),
         };
         let pause = self.spawner.pause(config).await.unwrap();
         *self.ids.lock().unwrap() = pause.ids;

@@ -14,18 +14,17 @@ Refused:
     metrics, and nothing is limited.
   - Protobuf responses (406): protobuf requests are accepted, responses are JSON.
   - A continue token or a watch from a resource version that the history no longer holds (2048
-    events a resource): 410, as in Kubernetes.
+    events a resource; for continue tokens 5 to 10 minutes): 410, as in Kubernetes.
 Accepted but ignored:
   - Pods: limits of processor time without delegated cgroups, readinessGates, hostNetwork, hostPID,
-    hostIPC, shareProcessNamespace, sysctls, persistent volumes, supplementary groups and fsGroup if the
+    hostIPC, shareProcessNamespace, persistent volumes, supplementary groups and fsGroup if the
     cluster runs as an ordinary user. An event of the pod, UnsupportedField, lists what is not honored on
     this machine.
   - Pods in the plain sandbox: all volume mounts, including the service account token; only static
     programs run.
   - Scheduling: pod affinity, priorities, preemption. Nodes never fail; they renew their Leases, and
     no controller checks these.
-  - Jobs: podFailurePolicy, successPolicy, backoffLimitPerIndex and maxFailedIndexes.
-  - Services: UDP and SCTP, externalIPs, loadBalancerSourceRanges, IPv6. Pods see connections come from the cluster, not from the client. A pod that declares a port
+  - Services: SCTP, externalIPs, loadBalancerSourceRanges, IPv6. Pods see connections come from the cluster, not from the client. A pod that declares a port
     cannot reach other Services on that port by their cluster IP.
   - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
     that are resources or ExternalName Services (503, and an event).

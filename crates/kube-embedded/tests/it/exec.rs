@@ -445,3 +445,81 @@ async fn ephemeral_container_starts_in_running_pod_and_sees_processes_of_its_tar
         eventually("the pod is gone", async || pods.get_opt("one").await.unwrap().is_none()).await;
     }
 }
+
+/// Connects a WebSocket, and returns its messages until the server closes it: opcode and data each.
+async fn messages(client: &Client, path: &str, protocol: &str) -> Vec<(u8, Vec<u8>)> {
+    let request = http::Request::get(path)
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("sec-websocket-protocol", protocol);
+    let request = request.body(kube::client::Body::empty()).unwrap();
+    let response = in_time(client.send(request)).await.unwrap();
+    assert_eq!(response.status(), 101);
+    assert_eq!(response.headers()["sec-websocket-protocol"], protocol);
+    let upgraded = in_time(hyper::upgrade::on(response)).await.unwrap();
+    let mut stream = hyper_util::rt::TokioIo::new(upgraded);
+    let mut messages = Vec::new();
+    loop {
+        // Opcode and length; these messages are short, and a server does not mask them.
+        let mut head = [0; 2];
+        in_time(stream.read_exact(&mut head)).await.unwrap();
+        let mut data = vec![0; usize::from(head[1])];
+        in_time(stream.read_exact(&mut data)).await.unwrap();
+        if head[0] & 0xf == 8 {
+            return messages;
+        }
+        messages.push((head[0] & 0xf, data));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_is_sent_over_a_websocket() {
+    const TEXT: u8 = 1;
+    const BINARY: u8 = 2;
+    let cluster = cluster(None).await;
+    run(&cluster, "app", tool(&["on-term", "a"])).await;
+    let client = tls_client(&cluster).await;
+    let path = "/api/v1/namespaces/default/pods/app/log";
+    let logged = async || match pods(client.clone()).logs("app", &Default::default()).await {
+        Ok(log) if log == "started\n" => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    eventually("the log", logged).await;
+    let binary = messages(&client, path, "binary.k8s.io").await;
+    assert_eq!(binary, [(BINARY, b"started\n".to_vec())]);
+    let text = messages(&client, path, "base64.binary.k8s.io").await;
+    assert_eq!(text, [(TEXT, b"c3RhcnRlZAo=".to_vec())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kernel_parameters_of_a_pod_are_set_or_reject_it() {
+    if !sandboxes().await.contains(&Sandbox::Namespaced) {
+        return;
+    }
+    let cluster = cluster(Some(Sandbox::Namespaced)).await;
+    let with_sysctl = |name: &str, value: &str| {
+        let mut spec = tool(&["wait"]);
+        spec["securityContext"] = json!({ "sysctls": [{ "name": name, "value": value }] });
+        spec
+    };
+    run(&cluster, "safe", with_sysctl("net/ipv4/tcp_keepalive_time", "4711")).await;
+    let pods = pods(cluster.client());
+    let path = "/proc/sys/net/ipv4/tcp_keepalive_time";
+    let (out, err, _) = exec(&pods, "safe", &["/tool", "cat", path]).await;
+    assert_eq!((out.as_str(), err.as_str()), ("4711\n", ""));
+    let unsafe_pod = json!({
+        "metadata": { "name": "unsafe" }, "spec": with_sysctl("kernel.msgmax", "65536"),
+    });
+    let unsafe_pod = serde_json::from_value(unsafe_pod).unwrap();
+    pods.create(&Default::default(), &unsafe_pod).await.unwrap();
+    let failed = |pod: Option<&Pod>| {
+        pod.and_then(|pod| pod.status.as_ref()?.reason.as_deref()) == Some("SysctlForbidden")
+    };
+    let failed = in_time(kube::runtime::wait::await_condition(pods, "unsafe", failed)).await;
+    let status = failed.unwrap().unwrap().status.unwrap();
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+    let message = "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted";
+    assert_eq!(status.message.as_deref(), Some(message));
+}

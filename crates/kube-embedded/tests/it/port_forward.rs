@@ -13,9 +13,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube_embedded::{Cluster, Sandbox};
 use serde_json::json;
+use std::sync::Arc;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, pki_types::PrivateKeyDer},
 };
 
 /// Runs a pod that echoes on port 8080: of its own loopback address, if its sandbox has one.
@@ -204,4 +209,39 @@ async fn loopback_of_a_pod_is_not_proxied() {
     let response = get(&cluster, "/api/v1/namespaces/default/pods/web:8080/proxy/").await;
     assert_eq!(response.code, 503, "{}", response.text);
     assert!(response.text.contains("refused"), "{}", response.text);
+}
+
+/// Serves one response over TLS on each connection, with a certificate that nothing trusts.
+async fn serve_tls(listener: TcpListener) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["unknown".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap().der().clone();
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let config = ServerConfig::builder().with_no_client_auth();
+    let acceptor =
+        TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certificate], key).unwrap()));
+    while let Ok((stream, _)) = listener.accept().await {
+        let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+        let mut request = [0; 1024];
+        let read = stream.read(&mut request).await.unwrap();
+        assert!(request[..read].starts_with(b"GET /secure?a=b HTTP/1.1\r\n"));
+        let response = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret";
+        stream.write_all(response).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_proxied_over_tls() {
+    // A pod whose address the test can listen on.
+    let cluster = cluster(Some(Sandbox::Plain)).await;
+    let pod = run(&cluster, "web", tool(&["wait"])).await;
+    let ip: std::net::IpAddr = pod.status.unwrap().pod_ip.unwrap().parse().unwrap();
+    let listener = TcpListener::bind((ip, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(serve_tls(listener));
+    let path = format!("/api/v1/namespaces/default/pods/https:web:{port}/proxy/secure?a=b");
+    let response = get(&cluster, &path).await;
+    assert_eq!((response.code, &*response.text), (200, "secret"));
+    server.abort();
 }

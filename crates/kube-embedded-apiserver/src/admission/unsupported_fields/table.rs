@@ -63,8 +63,6 @@ const NO_VOLUME: &str = "volumes of this type cannot be mounted here, so a conta
                          use emptyDir, configMap, secret, downwardAPI, projected or hostPath";
 const NO_CLAIMS: &str = "ignored: there are no devices to claim";
 const OWN_NAMESPACE: &str = "ignored: the pod gets namespaces of its own, none of the host";
-const NO_METRICS_OF_JOBS: &str =
-    "ignored: failures of all indexes and reasons count alike, against backoffLimit";
 
 /// What is accepted and not acted upon, or refused.
 pub(super) static UNSUPPORTED: &[Field] = &[
@@ -131,7 +129,6 @@ pub(super) static UNSUPPORTED: &[Field] = &[
     ),
     ignored("PodSecurityContext", "seLinuxChangePolicy", NO_SELINUX),
     ignored("PodSecurityContext", "seLinuxOptions", NO_SELINUX),
-    ignored("PodSecurityContext", "sysctls", "ignored: no kernel parameter of the pod is changed"),
     ignored("PodSecurityContext", "windowsOptions", NO_WINDOWS),
     ignored("SecurityContext", "appArmorProfile", NO_APP_ARMOR),
     ignored(
@@ -224,16 +221,9 @@ pub(super) static UNSUPPORTED: &[Field] = &[
         "trafficDistribution",
         "ignored: each connection goes to a random endpoint",
     ),
-    ignored("ServicePort", "protocol", "{} is not forwarded: only TCP is").but(&["TCP"]),
+    ignored("ServicePort", "protocol", "{} is not forwarded: only TCP and UDP are")
+        .but(&["TCP", "UDP"]),
     ignored("IngressBackend", "resource", "a backend that is no Service responds with 503"),
-    ignored("JobSpec", "backoffLimitPerIndex", NO_METRICS_OF_JOBS),
-    ignored("JobSpec", "maxFailedIndexes", NO_METRICS_OF_JOBS),
-    ignored("JobSpec", "podFailurePolicy", NO_METRICS_OF_JOBS),
-    ignored(
-        "JobSpec",
-        "successPolicy",
-        "ignored: a Job succeeds when all completions have succeeded",
-    ),
 ];
 
 /// What is acted upon, by structure. Names of objects, and what only describes, count.
@@ -287,8 +277,9 @@ pub(super) static HONORED: &[(&str, &str)] = &[
     ("IngressTLS", "hosts secretName"),
     (
         "JobSpec",
-        "activeDeadlineSeconds backoffLimit completionMode completions managedBy manualSelector parallelism \
-         podReplacementPolicy selector suspend template ttlSecondsAfterFinished",
+        "activeDeadlineSeconds backoffLimit backoffLimitPerIndex completionMode completions managedBy \
+         manualSelector maxFailedIndexes parallelism podFailurePolicy podReplacementPolicy selector \
+         successPolicy suspend template ttlSecondsAfterFinished",
     ),
     ("KeyToPath", "key mode path"),
     ("LabelSelector", "matchExpressions matchLabels"),
@@ -305,10 +296,14 @@ pub(super) static HONORED: &[(&str, &str)] = &[
     ("ObjectFieldSelector", "apiVersion fieldPath"),
     ("PodDNSConfig", "nameservers options searches"),
     ("PodDNSConfigOption", "name value"),
+    ("PodFailurePolicy", "rules"),
+    ("PodFailurePolicyOnExitCodesRequirement", "containerName operator values"),
+    ("PodFailurePolicyOnPodConditionsPattern", "status type"),
+    ("PodFailurePolicyRule", "action onExitCodes onPodConditions"),
     ("PodSchedulingGate", "name"),
     (
         "PodSecurityContext",
-        "fsGroup runAsGroup runAsNonRoot runAsUser seccompProfile supplementalGroups supplementalGroupsPolicy",
+        "fsGroup runAsGroup runAsNonRoot runAsUser seccompProfile supplementalGroups supplementalGroupsPolicy sysctls",
     ),
     (
         "PodSpec",
@@ -350,6 +345,9 @@ pub(super) static HONORED: &[(&str, &str)] = &[
     ),
     ("SessionAffinityConfig", "clientIP"),
     ("SleepAction", "seconds"),
+    ("SuccessPolicy", "rules"),
+    ("SuccessPolicyRule", "succeededCount succeededIndexes"),
+    ("Sysctl", "name value"),
     ("TCPSocketAction", "host port"),
     ("Toleration", "effect key operator value"),
     (

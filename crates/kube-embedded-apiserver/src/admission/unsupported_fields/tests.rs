@@ -122,9 +122,11 @@ fn update_warns_only_if_the_spec_changes() {
 fn protocol_and_policies_are_ignored_by_value() {
     let service =
         |protocol: &str| json!({ "spec": { "ports": [{ "port": 53, "protocol": protocol }] } });
-    assert_eq!(warned(("", "Service"), &service("TCP")), [""; 0]);
+    for served in ["TCP", "UDP"] {
+        assert_eq!(warned(("", "Service"), &service(served)), [""; 0]);
+    }
     assert_eq!(
-        warned(("", "Service"), &service("UDP")),
-        ["spec.ports[0].protocol: \"UDP\" is not forwarded: only TCP is"]
+        warned(("", "Service"), &service("SCTP")),
+        ["spec.ports[0].protocol: \"SCTP\" is not forwarded: only TCP and UDP are"]
     );
 }

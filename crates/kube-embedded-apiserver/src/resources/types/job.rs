@@ -1,7 +1,10 @@
 //! `jobs` (`batch/v1`). Policies are validated in [`crate::validation::job_policy`].
 
+mod status;
+
 use k8s_openapi::api::batch::v1::Job;
 use serde_json::{Value, json};
+use status::{INDEXED, is};
 
 use crate::{
     admission::{host_path, pod_security, unsupported_fields},
@@ -32,6 +35,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     defaults,
     prepare_create,
     validate,
+    validate_status: Some(status::validate),
     reviews: &[
         pod_security::review_workload,
         host_path::review_workload,
@@ -49,7 +53,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         ..Deletion::IMMEDIATE
     },
     columns: &[
-        column("Status", "Status of the job.", |job, _| status(job).into()),
+        column("Status", "Status of the job.", |job, _| state(job).into()),
         column(
             "Completions",
             "The number of pods which reached phase Succeeded. The value increases monotonically \
@@ -85,8 +89,6 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
 /// a prefix.
 const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
 const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
-
-const INDEXED: &str = "Indexed";
 
 /// Stands for `SetDefaults_Job`.
 fn defaults(job: &mut Value) {
@@ -351,47 +353,65 @@ fn validate_many_indexes(spec: &Value, many: i64) -> Vec<FieldError> {
 
 /// Validates that an update keeps what running pods depend on.
 fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
     let old_spec = &old["spec"];
-    let mut immutable = |field: &str| {
-        if spec[field] != old_spec[field] {
-            errors.push(invalid_nested(format!("spec.{field}"), &spec[field], IMMUTABLE));
-        }
+    let immutable = |field: &str| {
+        let changed = spec[field] != old_spec[field];
+        changed.then(|| invalid_nested(format!("spec.{field}"), &spec[field], IMMUTABLE))
     };
     // The completions of an indexed Job may change together with its parallelism (elastic indexed
     // Jobs).
-    let elastic = spec["completionMode"] == INDEXED;
-    if !elastic {
-        immutable("completions");
-    }
-    immutable("selector");
-    let mut template = old_spec["template"].clone();
-    let has_not_started =
-        old_spec["suspend"] == true && at(old, &["status", "startTime"]).is_null();
-    if has_not_started {
-        copy_scheduling(&mut template, &spec["template"]);
-    }
-    if spec["template"] != template {
-        immutable("template");
-    }
-    for field in
-        ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
-    {
-        immutable(field);
-    }
-    if elastic
-        && spec["completions"] != old_spec["completions"]
-        && !spec["completions"].is_null()
-        && spec["completions"] != spec["parallelism"]
-    {
-        let detail = "can only be modified in tandem with spec.parallelism";
-        errors.push(invalid("spec.completions", &spec["completions"], detail));
-    }
-    errors
+    let completions = match spec["completionMode"] == INDEXED {
+        false => immutable("completions"),
+        true => {
+            let changed = spec["completions"] != old_spec["completions"];
+            let is_tandem = spec["completions"] == spec["parallelism"];
+            let detail = "can only be modified in tandem with spec.parallelism";
+            (changed && !spec["completions"].is_null() && !is_tandem)
+                .then(|| invalid("spec.completions", &spec["completions"], detail))
+        }
+    };
+    let fields = [
+        "completionMode",
+        "podFailurePolicy",
+        "backoffLimitPerIndex",
+        "managedBy",
+        "successPolicy",
+    ];
+    let first = [completions, immutable("selector"), validate_template_update(spec, old)];
+    first.into_iter().chain(fields.map(immutable)).flatten().collect()
 }
 
-/// Copies the scheduling directives, which may change until a suspended Job starts for the first
-/// time: a queue such as Kueue decides where the pods run.
+/// Validates that the template changes only in what a suspended Job without pods may change.
+fn validate_template_update(spec: &Value, old: &Value) -> Option<FieldError> {
+    let old_spec = &old["spec"];
+    let (template, mut allowed) = (&spec["template"], old_spec["template"].clone());
+    let is_suspended = old_spec["suspend"] == true;
+    let has_pods = count(old, &["status", "active"]) > 0;
+    let was_started = !at(old, &["status", "startTime"]).is_null();
+    let is_mutable = is_suspended && !has_pods && (!was_started || is(old, "Suspended"));
+    if is_mutable {
+        copy_scheduling(&mut allowed, template);
+        copy_resources(&mut allowed["spec"], &template["spec"]);
+        return (template["spec"] != allowed["spec"])
+            .then(|| invalid("spec.template.spec", &template["spec"], IMMUTABLE));
+    }
+    (*template != allowed).then(|| invalid("spec.template", template, IMMUTABLE))
+}
+
+/// Copies the resources of containers of the same name, which a suspended Job may change.
+fn copy_resources(pod: &mut Value, new: &Value) {
+    for part in ["containers", "initContainers"] {
+        let new = list(new, &[part]);
+        let old = pod.get_mut(part).and_then(Value::as_array_mut);
+        let Some(old) = old.filter(|old| old.len() == new.len()) else { continue };
+        for (old, new) in old.iter_mut().zip(new).filter(|(old, new)| old["name"] == new["name"]) {
+            copy_field(old, new, "resources");
+        }
+    }
+}
+
+/// Copies the scheduling directives, which may change while a suspended Job has no pods: a queue such
+/// as Kueue decides where the pods run.
 fn copy_scheduling(template: &mut Value, new: &Value) {
     for field in ["labels", "annotations"] {
         copy_field(&mut template["metadata"], &new["metadata"], field);
@@ -415,11 +435,8 @@ fn copy_scheduling(template: &mut Value, new: &Value) {
 }
 
 /// The first of these states that applies (`printJob`).
-fn status(job: &Value) -> &'static str {
-    let is = |name: &str| {
-        let mut conditions = list(job, &["status", "conditions"]).iter();
-        conditions.any(|condition| condition["type"] == name && condition["status"] == "True")
-    };
+fn state(job: &Value) -> &'static str {
+    let is = |name: &str| is(job, name);
     match () {
         () if is("Complete") => "Complete",
         () if is("Failed") => "Failed",

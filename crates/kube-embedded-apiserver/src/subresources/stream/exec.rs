@@ -89,6 +89,8 @@ pub(crate) async fn serve(
             over_channels(wire, version, session.boxed(), input_tx, output_rx).await
         }
         Protocol::Spdy(_) => over_spdy(wire, session.boxed(), input_tx, output_rx).await,
+        // Not negotiated for a process.
+        Protocol::Bytes(_) => {}
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) async fn serve(wire: Wire, pod: Pod, ports: Vec<u16>) {
     match wire.protocol {
         Protocol::Channels(_) => over_channels(wire, pod, ports).await,
         Protocol::Spdy(_) => over_spdy(wire, pod).await,
+        // Not negotiated for ports.
+        Protocol::Bytes(_) => {}
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     },
     subresources::stream::lifetime::stopped,
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures::{
     Sink, SinkExt, StreamExt,
@@ -54,10 +55,30 @@ const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
 /// The protocol after the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
+    /// Bytes one way, without channels.
+    Bytes(Encoding),
     /// Messages with the number of a channel and its data.
     Channels(Version),
     /// SPDY streams, the purpose of which is in their headers; the version is that of the protocol on top.
     Spdy(Version),
+}
+
+/// The form of bytes in the messages of a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Binary,
+    /// Text, for clients that have no binary messages.
+    Base64,
+}
+
+/// The subresource that a client connects to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// `exec` and `attach`.
+    Process,
+    PortForward,
+    /// `log`.
+    Read,
 }
 
 /// The version of Kubernetes' remote command protocol.
@@ -99,7 +120,7 @@ pub(crate) struct Upgrade {
 
 impl Upgrade {
     /// Chooses the first protocol of the client that is supported here.
-    pub(crate) fn find(parts: &Parts, forward: bool) -> ApiResult<Self> {
+    pub(crate) fn find(parts: &Parts, purpose: Purpose) -> ApiResult<Self> {
         let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let on = parts.extensions.get::<OnUpgrade>().cloned();
         let requested = header("upgrade").unwrap_or_default().to_ascii_lowercase();
@@ -123,18 +144,20 @@ impl Upgrade {
                 add(UPGRADE, "websocket")?;
                 add(SEC_WEBSOCKET_ACCEPT, &derive_accept_key(key.as_bytes()))?;
                 let offered = list(&parts.headers, "sec-websocket-protocol");
-                let protocol = if offered.is_empty() {
-                    Protocol::Channels(Version::First)
-                } else {
-                    let (name, protocol) = choose(&offered, |name| websocket(name, forward))?;
-                    add(SEC_WEBSOCKET_PROTOCOL, name)?;
-                    protocol
+                let protocol = match (offered.is_empty(), purpose) {
+                    (true, Purpose::Read) => Protocol::Bytes(Encoding::Binary),
+                    (true, _) => Protocol::Channels(Version::First),
+                    (false, _) => {
+                        let (name, protocol) = choose(&offered, |name| websocket(name, purpose))?;
+                        add(SEC_WEBSOCKET_PROTOCOL, name)?;
+                        protocol
+                    }
                 };
                 Ok(Self { protocol, response_headers, websocket: true, on })
             }
             "spdy/3.1" => {
                 let offered = list(&parts.headers, STREAM_PROTOCOL);
-                let (name, version) = choose(&offered, |name| bare(name, forward))?;
+                let (name, version) = choose(&offered, |name| bare(name, purpose))?;
                 add(UPGRADE, BARE)?;
                 add(http::HeaderName::from_static(STREAM_PROTOCOL), name)?;
                 Ok(Self {
@@ -199,21 +222,24 @@ fn choose<'a, T>(
     })
 }
 
-fn websocket(name: &str, forward: bool) -> Option<Protocol> {
-    Some(match name {
-        TUNNEL if forward => Protocol::Spdy(Version::First),
-        "v5.channel.k8s.io" => Protocol::Channels(Version::Fifth),
-        "v4.channel.k8s.io" => Protocol::Channels(Version::Fourth),
-        "channel.k8s.io" => Protocol::Channels(Version::First),
+fn websocket(name: &str, purpose: Purpose) -> Option<Protocol> {
+    Some(match (name, purpose) {
+        ("binary.k8s.io", Purpose::Read) => Protocol::Bytes(Encoding::Binary),
+        ("base64.binary.k8s.io", Purpose::Read) => Protocol::Bytes(Encoding::Base64),
+        (_, Purpose::Read) => return None,
+        (TUNNEL, Purpose::PortForward) => Protocol::Spdy(Version::First),
+        ("v5.channel.k8s.io", _) => Protocol::Channels(Version::Fifth),
+        ("v4.channel.k8s.io", _) => Protocol::Channels(Version::Fourth),
+        ("channel.k8s.io", _) => Protocol::Channels(Version::First),
         _ => return None,
     })
 }
 
-fn bare(name: &str, forward: bool) -> Option<Version> {
-    Some(match name {
-        "portforward.k8s.io" if forward => Version::First,
-        "v5.channel.k8s.io" if !forward => Version::Fifth,
-        "v4.channel.k8s.io" if !forward => Version::Fourth,
+fn bare(name: &str, purpose: Purpose) -> Option<Version> {
+    Some(match (name, purpose) {
+        ("portforward.k8s.io", Purpose::PortForward) => Version::First,
+        ("v5.channel.k8s.io", Purpose::Process) => Version::Fifth,
+        ("v4.channel.k8s.io", Purpose::Process) => Version::Fourth,
         _ => return None,
     })
 }
@@ -238,8 +264,11 @@ impl Wire {
                     _ => None,
                 })
             });
-        let sink = sink.sink_map_err(io::Error::other).with(|out| {
+        let sink = sink.sink_map_err(io::Error::other).with(move |out| {
             ready(Ok::<_, io::Error>(match out {
+                Out::Message(bytes) if protocol == Protocol::Bytes(Encoding::Base64) => {
+                    Message::Text(BASE64_STANDARD.encode(bytes).into())
+                }
                 Out::Message(bytes) => Message::Binary(bytes),
                 Out::Ping => Message::Ping(Bytes::new()),
                 Out::Close => {
@@ -321,7 +350,7 @@ where
 mod tests {
     use super::*;
 
-    fn found(headers: &[(&str, &str)], forward: bool) -> Result<(Protocol, String), String> {
+    fn found(headers: &[(&str, &str)], purpose: Purpose) -> Result<(Protocol, String), String> {
         let mut request = Request::builder();
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -329,7 +358,7 @@ mod tests {
         let mut request = request.body(()).unwrap();
         let on = hyper::upgrade::on(&mut request);
         request.extensions_mut().insert(on);
-        let upgrade = Upgrade::find(&request.into_parts().0, forward)
+        let upgrade = Upgrade::find(&request.into_parts().0, purpose)
             .map_err(|error| error.to_value()["message"].as_str().unwrap_or_default().to_owned())?;
         let name = upgrade
             .response_headers
@@ -347,19 +376,32 @@ mod tests {
                 ("sec-websocket-protocol", protocols),
             ]
         };
-        let both = found(&socket("v9.channel.k8s.io, v5.channel.k8s.io,v4.channel.k8s.io"), false);
+        let both = found(
+            &socket("v9.channel.k8s.io, v5.channel.k8s.io,v4.channel.k8s.io"),
+            Purpose::Process,
+        );
         assert_eq!(both.unwrap(), (Protocol::Channels(Version::Fifth), "v5.channel.k8s.io".into()));
-        let tunnel = found(&socket(TUNNEL), true).unwrap();
+        let tunnel = found(&socket(TUNNEL), Purpose::PortForward).unwrap();
         assert_eq!(tunnel, (Protocol::Spdy(Version::First), TUNNEL.into()));
         assert_eq!(
-            found(&socket(TUNNEL), false).unwrap_err(),
+            found(&socket(TUNNEL), Purpose::Process).unwrap_err(),
             "unable to upgrade: unable to negotiate protocol: client supports \
              [\"SPDY/3.1+portforward.k8s.io\"]"
         );
+        let read = |protocols| found(&socket(protocols), Purpose::Read);
+        let binary = Protocol::Bytes(Encoding::Binary);
+        assert_eq!(read("binary.k8s.io").unwrap(), (binary, "binary.k8s.io".into()));
+        assert_eq!(read("base64.binary.k8s.io").unwrap().0, Protocol::Bytes(Encoding::Base64));
+        assert!(read("v4.channel.k8s.io").is_err());
+        assert_eq!(found(&socket("")[..2], Purpose::Read).unwrap().0, binary);
         let bare = [("upgrade", BARE), (STREAM_PROTOCOL, "portforward.k8s.io")];
-        assert_eq!(found(&bare, true).unwrap().0, Protocol::Spdy(Version::First));
-        assert!(found(&bare, false).is_err());
-        assert_eq!(found(&[], false).unwrap_err(), "Upgrade request required");
-        assert!(found(&[("upgrade", "h2c")], false).unwrap_err().contains("unknown protocol"));
+        assert_eq!(found(&bare, Purpose::PortForward).unwrap().0, Protocol::Spdy(Version::First));
+        assert!(found(&bare, Purpose::Process).is_err());
+        assert_eq!(found(&[], Purpose::Process).unwrap_err(), "Upgrade request required");
+        assert!(
+            found(&[("upgrade", "h2c")], Purpose::Process)
+                .unwrap_err()
+                .contains("unknown protocol")
+        );
     }
 }

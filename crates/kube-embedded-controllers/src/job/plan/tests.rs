@@ -118,7 +118,7 @@ fn indexed_pods_get_distinct_open_indexes() {
     let job = job(spec, json!({ "completedIndexes": "1", "succeeded": 1 }));
     let existing = pods(&["Running#0", "Running#0", "Running#7"]);
     let plan = planned(&job, &existing);
-    assert_eq!((names(&plan.delete_uncounted), plan.create.len()), (vec!["p1", "p2"], 0));
+    assert_eq!((names(&plan.delete_uncounted), plan.create.len()), (vec!["p2", "p0"], 0));
     let plan = planned(&job, &existing[..1]);
     let created: Vec<_> =
         plan.create.iter().map(|pod| pod.metadata.generate_name.clone()).collect();
@@ -248,6 +248,8 @@ fn resumed_job_gets_new_start_time() {
     let status = record(&suspended, &[], &plan, now());
     assert_eq!(conditions(&status), ["Suspended=True JobSuspended"]);
     assert_eq!(status.start_time, None);
+    let started = job(json!({ "suspend": true }), json!({ "startTime": time(9) }));
+    assert_eq!(record(&started, &[], &plan, now()).start_time, None);
     let resumed = job(json!({}), serde_json::to_value(status).unwrap());
     let plan = planned(&resumed, &[]);
     let status = record(&resumed, &[], &plan, now());
@@ -282,5 +284,177 @@ fn finished_job_has_remaining_ttl() {
     ] {
         let job = job(json!({ "ttlSecondsAfterFinished": ttl }), status);
         assert_eq!(remaining_ttl(&job, now()), left.map(Duration::from_secs));
+    }
+}
+
+/// Returns the reason and the message of the job's end.
+fn ended(plan: &Plan) -> (&str, &str) {
+    plan.outcome
+        .as_ref()
+        .map_or(("", ""), |outcome| (outcome.reason.as_str(), outcome.message.as_str()))
+}
+
+fn exit_code(mut pod: Arc<Pod>, code: i32) -> Arc<Pod> {
+    let status = Arc::make_mut(&mut pod).status.as_mut().unwrap();
+    let container = &mut status.container_statuses.as_mut().unwrap()[0];
+    container.state.as_mut().unwrap().terminated.as_mut().unwrap().exit_code = code;
+    pod
+}
+
+fn after_failures(mut pod: Arc<Pod>, counted: &str) -> Arc<Pod> {
+    let annotations = &mut Arc::make_mut(&mut pod).metadata.annotations;
+    let name = "batch.kubernetes.io/job-index-failure-count";
+    annotations.get_or_insert_default().insert(name.into(), counted.into());
+    pod
+}
+
+#[test]
+fn pod_failure_policy_ignores_failures_or_fails_the_job() {
+    let rules = json!([
+        { "action": "Ignore", "onExitCodes": { "operator": "In", "values": [3] } },
+        { "action": "FailJob", "onExitCodes": { "operator": "In", "values": [4] } },
+    ]);
+    let spec = json!({
+        "backoffLimit": 0, "podReplacementPolicy": "Failed", "podFailurePolicy": { "rules": rules },
+    });
+    let job = job(spec, json!({ "startTime": time(9) }));
+    let mut ignored = [exit_code(pod("p", "Failed"), 3)];
+    let plan = planned(&job, &ignored);
+    assert_eq!((plan.outcome.as_ref(), plan.failures.count), (None, 1));
+    let (recorded, finished) = executed(&job, &mut ignored, &plan);
+    assert_eq!(recorded.uncounted_terminated_pods, Some(Default::default()));
+    assert_eq!((finished.failed, ignored[0].metadata.finalizers.as_ref()), (None, None));
+
+    let mut fatal = [exit_code(pod("p", "Failed"), 4), pod("q", "Running")];
+    let plan = planned(&job, &fatal);
+    let message =
+        "Container c for pod n/p failed with exit code 4 matching FailJob rule at index 1";
+    assert_eq!(ended(&plan), ("PodFailurePolicy", message));
+    assert_eq!(names(&plan.delete), ["q"]);
+    let (recorded, _) = executed(&job, &mut fatal, &plan);
+    assert_eq!(conditions(&recorded), ["FailureTarget=True PodFailurePolicy"]);
+    assert_eq!(recorded.uncounted_terminated_pods.unwrap().failed.unwrap(), ["p", "q"]);
+
+    // One that failed after the plan was made is kept for the next plan.
+    let before = planned(&job, &[pod("p", "Running")]);
+    let late = [exit_code(pod("p", "Failed"), 4)];
+    assert_eq!(names(&recorded_pods(&job, &late, &before)), [""; 0]);
+    let uncounted = record(&job, &late, &before, now()).uncounted_terminated_pods.unwrap();
+    assert_eq!(uncounted.failed, None);
+}
+
+#[test]
+fn success_policy_ends_the_job_before_all_indexes_complete() {
+    for (rules, completed, matched) in [
+        (json!([{ "succeededIndexes": "0,2" }]), "0", ""),
+        (json!([{ "succeededIndexes": "0,2" }]), "0-2", "Matched rules at index 0"),
+        (
+            json!([{ "succeededIndexes": "0-3", "succeededCount": 2 }]),
+            "1,3",
+            "Matched rules at index 0",
+        ),
+        (json!([{ "succeededIndexes": "0-3", "succeededCount": 2 }]), "3,4", ""),
+        (json!([{ "succeededCount": 3 }]), "0,4", ""),
+        (
+            json!([{ "succeededIndexes": "0" }, { "succeededCount": 2 }]),
+            "3,4",
+            "Matched rules at index 1",
+        ),
+        (json!([{ "succeededCount": 0 }]), "", ""),
+    ] {
+        let spec = json!({ "completionMode": "Indexed", "completions": 5, "parallelism": 5,
+            "successPolicy": { "rules": rules } });
+        let job = job(spec, json!({ "completedIndexes": completed }));
+        let mut running = [pod("p", "Running#1")];
+        let plan = planned(&job, &running);
+        let expected = if matched.is_empty() { "" } else { "SuccessPolicy" };
+        assert_eq!(ended(&plan), (expected, matched), "{rules} {completed}");
+        if !matched.is_empty() {
+            // The pods that are still running are deleted, and do not count as failed.
+            running = [pod("p", "-Running#1")];
+            let (recorded, _) = executed(&job, &mut running, &plan);
+            assert_eq!(conditions(&recorded), ["SuccessCriteriaMet=True SuccessPolicy"]);
+            assert_eq!(recorded.uncounted_terminated_pods, Some(Default::default()));
+        }
+    }
+}
+
+#[test]
+fn each_index_has_its_own_backoff_limit() {
+    let spec = json!({ "completionMode": "Indexed", "completions": 3, "parallelism": 3,
+        "backoffLimit": i32::MAX, "backoffLimitPerIndex": 1 });
+    let status = json!({ "startTime": time(30), "completedIndexes": "2", "succeeded": 1 });
+    let job = job(spec.clone(), status.clone());
+    let first = [pod("a", "Failed#0"), pod("b", "Running#1")];
+    // Its index waits 10 s from its end, and until then it keeps its finalizer.
+    let plan = planned(&job, &first);
+    assert_eq!((plan.create.len(), plan.requeue_after), (0, Some(Duration::from_secs(6))));
+    assert_eq!(names(&recorded_pods(&job, &first, &plan)), [""; 0]);
+    let later = now().checked_add(SignedDuration::from_secs(7)).unwrap();
+    let plan = super::plan(&job, &first, PodFailures::default(), later);
+    let annotations = plan.create[0].metadata.annotations.as_ref().unwrap();
+    assert_eq!(annotations["batch.kubernetes.io/job-index-failure-count"], "1");
+    assert_eq!(annotations["batch.kubernetes.io/job-completion-index"], "0");
+    // Once its successor exists, it is counted.
+    let mut replaced = first.to_vec();
+    replaced.push(after_failures(pod("c", "Running#0"), "1"));
+    assert_eq!(names(&recorded_pods(&job, &replaced, &plan)), ["a"]);
+    // The second failure is beyond the limit: the index is not tried again.
+    let mut failed = [after_failures(pod("c", "Failed#0"), "1"), pod("b", "Running#1")];
+    let plan = planned(&job, &failed);
+    assert_eq!((plan.create.len(), plan.outcome.as_ref(), plan.requeue_after), (0, None, None));
+    let (_, status) = executed(&job, &mut failed, &plan);
+    assert_eq!((status.failed_indexes.as_deref(), status.failed), (Some("0"), Some(1)));
+    // With the last index settled, the job has failed.
+    let last = [pod("b", "Succeeded#1")];
+    let failing = Job { status: Some(status), ..job.clone() };
+    assert_eq!(ended(&planned(&failing, &last)), ("FailedIndexes", "Job has failed indexes"));
+    // Or earlier, if too many indexes have failed.
+    let mut limited = failing;
+    limited.spec.as_mut().unwrap().max_failed_indexes = Some(0);
+    assert_eq!(ended(&planned(&limited, &[])).0, "MaxFailedIndexesExceeded");
+}
+
+#[test]
+fn pod_failure_policy_fails_an_index_at_once() {
+    let rules = json!([
+        { "action": "FailIndex", "onExitCodes": { "operator": "In", "values": [3] } },
+        { "action": "Ignore", "onExitCodes": { "operator": "In", "values": [4] } },
+    ]);
+    let spec = json!({ "completionMode": "Indexed", "completions": 4, "parallelism": 1,
+        "backoffLimit": i32::MAX, "backoffLimitPerIndex": 0, "podReplacementPolicy": "Failed",
+        "podFailurePolicy": { "rules": rules } });
+    let job = job(spec, json!({ "startTime": time(30) }));
+    let failed = [
+        exit_code(pod("a", "Failed#0"), 3),
+        exit_code(pod("b", "Failed#1"), 4),
+        pod("c", "Failed#2"),
+    ];
+    let plan = planned(&job, &failed);
+    let status = record(&job, &failed, &plan, now());
+    assert_eq!(status.failed_indexes.as_deref(), Some("0,2"));
+    let later = now().checked_add(SignedDuration::from_secs(60)).unwrap();
+    let plan = super::plan(&job, &failed, PodFailures::default(), later);
+    let annotations = plan.create[0].metadata.annotations.as_ref().unwrap();
+    assert_eq!(annotations["batch.kubernetes.io/job-completion-index"], "1");
+    assert_eq!(annotations["batch.kubernetes.io/job-index-failure-count"], "0");
+    assert_eq!(annotations["batch.kubernetes.io/job-index-ignored-failure-count"], "1");
+}
+
+#[test]
+fn terminating_pods_keep_their_index_until_they_end() {
+    let spec = |policy: &str| {
+        json!({ "completionMode": "Indexed", "completions": 3, "parallelism": 2,
+            "podReplacementPolicy": policy })
+    };
+    let terminating = pods(&["-Running#0"]);
+    let later = now().checked_add(SignedDuration::from_secs(60)).unwrap();
+    for (policy, expected) in
+        [("Failed", &["j-1-"][..]), ("TerminatingOrFailed", &["j-0-", "j-1-"])]
+    {
+        let plan = plan(&job(spec(policy), json!({})), &terminating, PodFailures::default(), later);
+        let created: Vec<_> =
+            plan.create.iter().map(|pod| pod.metadata.generate_name.as_deref().unwrap()).collect();
+        assert_eq!(created, expected, "{policy}");
     }
 }

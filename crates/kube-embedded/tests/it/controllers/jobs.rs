@@ -173,3 +173,91 @@ async fn job_deletion_without_propagation_policy_warns() {
         wait_for_deletion(&cluster, &format!("{jobs}/j")).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn job_releases_pods_that_no_longer_match_and_adopts_orphans() {
+    let fixture = ControllerFixture::new().await;
+    fixture.create(&job("j", json!({ "parallelism": 2, "completions": 4 }))).await;
+    let two = |all: &[Pod]| all.iter().filter(|pod| is_running(pod)).count() == 2;
+    let pods = fixture.wait_for_all::<Pod>(two).await;
+    let uid = pods[0].owner_references()[0].uid.clone();
+    let is_adopted = |pod: &Pod| pod.owner_references().iter().any(|owner| owner.uid == uid);
+    let (orphan, released) = (pods[0].name_any(), pods[1].name_any());
+    fixture.patch::<Pod>(&orphan, json!({ "metadata": { "ownerReferences": null } })).await;
+    fixture.wait_for::<Pod>(&orphan, |pod| is_adopted(pod) && is_tracked(pod)).await;
+    let labels = json!({ "metadata": { "labels": {
+        "batch.kubernetes.io/controller-uid": null, "batch.kubernetes.io/job-name": null,
+        "controller-uid": null, "job-name": null,
+    } } });
+    fixture.patch::<Pod>(&released, labels).await;
+    fixture.wait_for::<Pod>(&released, |pod| !is_adopted(pod) && !is_tracked(pod)).await;
+    // Another takes its place.
+    fixture.wait_for_all::<Pod>(|all| all.iter().filter(|pod| is_adopted(pod)).count() == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_failure_policy_ignores_disruptions_and_fails_the_job() {
+    let fixture = ControllerFixture::new().await;
+    let rules = json!([
+        { "action": "Ignore", "onPodConditions": [{ "type": "DisruptionTarget" }] },
+        { "action": "FailJob", "onPodConditions": [{ "type": "example.com/Fatal" }] },
+    ]);
+    let policy = json!({ "backoffLimit": 0, "podFailurePolicy": { "rules": rules } });
+    fixture.create(&job("j", policy)).await;
+    let pod = fixture.wait_for_any::<Pod>(is_running).await;
+    let fail = async |pod: &Pod, condition: &str| {
+        let status = json!({ "status": { "phase": "Failed",
+            "conditions": [{ "type": condition, "status": "True" }] } });
+        let api: Api<Pod> = fixture.api();
+        let patch = Patch::Merge(&status);
+        api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.unwrap();
+    };
+    fail(&pod, "DisruptionTarget").await;
+    // Its failure does not count, though the limit is 0.
+    fixture.wait_for::<Pod>(&pod.name_any(), |pod| !is_tracked(pod)).await;
+    let next = fixture.wait_for_any::<Pod>(is_running).await;
+    let status = fixture.api::<Job>().get("j").await.unwrap().status.unwrap();
+    assert_eq!(status.failed, None);
+    fail(&next, "example.com/Fatal").await;
+    let finished = fixture.wait_for::<Job>("j", |job| has_condition(job, "Failed")).await;
+    let conditions = finished.status.unwrap().conditions.unwrap();
+    let failed = conditions.iter().find(|condition| condition.type_ == "Failed").unwrap();
+    assert_eq!(failed.reason.as_deref(), Some("PodFailurePolicy"));
+    let message = format!(
+        "Pod {NAMESPACE}/{} has condition example.com/Fatal matching FailJob rule at index 1",
+        next.name_any()
+    );
+    assert_eq!(failed.message.as_ref(), Some(&message));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn success_policy_stops_the_pods_that_remain() {
+    let fixture = ControllerFixture::new().await;
+    let policy = json!({ "completionMode": "Indexed", "completions": 3, "parallelism": 3,
+        "successPolicy": { "rules": [{ "succeededIndexes": "1" }] } });
+    fixture.create(&job("j", policy)).await;
+    let all = |all: &[Pod]| all.iter().filter(|pod| is_running(pod)).count() == 3;
+    let pods = fixture.wait_for_all::<Pod>(all).await;
+    let index = "batch.kubernetes.io/job-completion-index";
+    let second = pods.iter().find(|pod| pod.annotations()[index] == "1").unwrap();
+    set_phase(&fixture, second, "Succeeded").await;
+    let finished = fixture.wait_for::<Job>("j", |job| has_condition(job, "Complete")).await;
+    let status = finished.status.unwrap();
+    assert_eq!((status.completed_indexes.as_deref(), status.failed), (Some("1"), None));
+    fixture.wait_for_all::<Pod>(|all| all.len() == 1 && !is_tracked(&all[0])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn job_of_another_controller_is_left_alone_and_its_status_is_validated() {
+    let fixture = ControllerFixture::new().await;
+    fixture.create(&job("other", json!({ "managedBy": "example.com/queue" }))).await;
+    fixture.create(&job("own", json!({}))).await;
+    fixture.wait_for_any::<Pod>(is_running).await;
+    let other = fixture.api::<Job>().get("other").await.unwrap();
+    assert_eq!(other.status.unwrap_or_default(), Default::default());
+    assert_eq!(fixture.list::<Pod>().await.len(), 1);
+    let patch = Patch::Merge(json!({ "status": { "ready": 2, "active": 1 } }));
+    let refused = fixture.api::<Job>().patch_status("other", &PatchParams::default(), &patch).await;
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains("cannot set more ready pods than active"), "{message}");
+}

@@ -151,12 +151,26 @@ fn update_may_change_only_mutable_fields() {
         (
             suspended,
             json!({ "template": { "spec": { "affinity": { "podAffinity": {} } } } }),
-            Some("spec.template"),
+            Some("spec.template.spec"),
+        ),
+        (
+            json!({ "suspend": true }),
+            json!({ "template": { "spec": { "containers": [
+                { "resources": { "limits": { "cpu": "1" } } },
+            ] } } }),
+            None,
         ),
     ] {
         let old = created(old);
         let mut new = old.clone();
-        json_patch::merge(&mut new["spec"], &change);
+        if let Some(containers) = change.pointer("/template/spec/containers") {
+            json_patch::merge(
+                &mut new["spec"]["template"]["spec"]["containers"][0],
+                &containers[0],
+            );
+        } else {
+            json_patch::merge(&mut new["spec"], &change);
+        }
         let fields: Vec<String> =
             validate(&new, Some(&old)).into_iter().map(|error| error.field).collect();
         assert_eq!(fields, immutable.into_iter().collect::<Vec<_>>(), "{change}");
@@ -179,7 +193,7 @@ fn status_and_completions_columns_follow_status() {
         (with("FailureTarget"), "FailureTarget"),
         (json!({ "metadata": { "deletionTimestamp": "t" } }), "Terminating"),
     ] {
-        assert_eq!(status(&job), shown);
+        assert_eq!(state(&job), shown);
     }
     for (spec, shown) in [
         (json!({ "completions": 4, "parallelism": 2 }), "1/4"),
@@ -187,5 +201,114 @@ fn status_and_completions_columns_follow_status() {
         (json!({ "parallelism": 1 }), "1/1"),
     ] {
         assert_eq!(completions(&json!({ "spec": spec, "status": { "succeeded": 1 } })), shown);
+    }
+}
+
+#[test]
+fn template_of_a_job_that_was_started_changes_only_once_it_is_suspended() {
+    let change = json!({ "template": { "spec": { "nodeSelector": { "a": "b" } } } });
+    let suspended = json!([{ "type": "Suspended", "status": "True" }]);
+    for (status, allowed) in [
+        (json!({}), true),
+        (json!({ "startTime": "2026-01-01T00:00:00Z" }), false),
+        (json!({ "startTime": "2026-01-01T00:00:00Z", "conditions": suspended }), true),
+        (json!({ "active": 1, "conditions": suspended }), false),
+    ] {
+        let mut old = created(json!({ "suspend": true }));
+        old["status"] = status;
+        let mut new = old.clone();
+        json_patch::merge(&mut new["spec"], &change);
+        assert_eq!(validate(&new, Some(&old)).is_empty(), allowed, "{}", old["status"]);
+    }
+}
+
+#[test]
+fn indexes_of_a_success_policy_are_validated() {
+    for (rule, expected) in [
+        (json!({ "succeededIndexes": "0-2" }), None),
+        (
+            json!({ "succeededIndexes": "0-9" }),
+            Some("error parsing succeededIndexes: too large index: \"9\""),
+        ),
+        (
+            json!({ "succeededIndexes": "0,2", "succeededCount": 3 }),
+            Some(
+                "must be less than or equal to 2 (the number of indexes in the specified succeededIndexes field)",
+            ),
+        ),
+    ] {
+        let job = created(json!({ "completionMode": "Indexed", "completions": 4,
+            "successPolicy": { "rules": [rule] } }));
+        let errors = messages(&job, None);
+        assert_eq!(errors.len(), usize::from(expected.is_some()), "{errors:?}");
+        assert!(expected.is_none_or(|expected| errors[0].ends_with(expected)), "{errors:?}");
+    }
+}
+
+#[test]
+fn status_of_another_controller_is_validated() {
+    let condition = |name: &str| json!({ "type": name, "status": "True" });
+    let start = "2026-01-01T00:00:05Z";
+    let complete = json!({ "startTime": start, "completionTime": "2026-01-01T00:00:06Z",
+        "conditions": [condition("SuccessCriteriaMet"), condition("Complete")] });
+    let table = [
+        (json!({}), json!({ "active": 1, "startTime": start }), None),
+        (json!({}), complete.clone(), None),
+        (json!({}), json!({ "active": -1 }), Some("status.active")),
+        (json!({}), json!({ "ready": 2, "active": 1 }), Some("status.ready")),
+        (json!({ "failed": 2 }), json!({ "failed": 1 }), Some("status.failed")),
+        (json!({ "succeeded": 2 }), json!({}), Some("status.succeeded")),
+        (
+            complete.clone(),
+            json!({ "startTime": start, "conditions": [condition("SuccessCriteriaMet")] }),
+            Some("status.conditions"),
+        ),
+        (
+            json!({}),
+            json!({ "startTime": start, "conditions": [condition("Failed")] }),
+            Some("status.conditions"),
+        ),
+        (
+            json!({}),
+            json!({ "conditions": [condition("FailureTarget"), condition("SuccessCriteriaMet")] }),
+            Some("status.conditions"),
+        ),
+        (json!({}), json!({ "completionTime": start }), Some("status.completionTime")),
+        (
+            json!({ "startTime": start }),
+            json!({ "startTime": "2026-01-02T00:00:00Z" }),
+            Some("status.startTime"),
+        ),
+        (json!({}), json!({ "completedIndexes": "1" }), Some("status.completedIndexes")),
+        (json!({}), json!({ "failedIndexes": "" }), Some("status.failedIndexes")),
+        (
+            json!({}),
+            json!({ "uncountedTerminatedPods": { "failed": ["a"], "succeeded": ["a"] } }),
+            Some("status.uncountedTerminatedPods.failed[0]"),
+        ),
+        // What does not change is not judged.
+        (json!({ "completedIndexes": "1" }), json!({ "completedIndexes": "1" }), None),
+    ];
+    for (old, new, expected) in table {
+        let with = |status: &Value| json!({ "spec": { "completions": 2 }, "status": status });
+        let errors = super::status::validate(&with(&new), &with(&old));
+        let fields: Vec<&str> = errors.iter().map(|error| &*error.field).collect();
+        assert_eq!(fields, expected.into_iter().collect::<Vec<_>>(), "{old} {new} {errors:?}");
+    }
+    let indexed = |completed: &str, failed: &str| {
+        json!({ "spec": { "completionMode": "Indexed", "completions": 4, "backoffLimitPerIndex": 1 },
+            "status": { "completedIndexes": completed, "failedIndexes": failed } })
+    };
+    for (completed, failed, expected) in [
+        ("0-1", "2", None),
+        ("0-4", "2", Some("error parsing completedIndexes: too large index: \"4\"")),
+        ("0-2", "2,3", Some("failedIndexes and completedIndexes overlap at index: 2")),
+    ] {
+        let errors = super::status::validate(&indexed(completed, failed), &indexed("", ""));
+        assert_eq!(errors.len(), usize::from(expected.is_some()), "{errors:?}");
+        assert!(
+            expected.is_none_or(|expected| errors[0].message.ends_with(expected)),
+            "{errors:?}"
+        );
     }
 }

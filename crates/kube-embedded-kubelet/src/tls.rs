@@ -1,5 +1,5 @@
-//! TLS connections of probes. As in the kubelet, certificates are not verified: a probe goes to the
-//! address of its pod, which no certificate names.
+//! TLS connections to pods, of probes and of the API server's proxy. As in Kubernetes, certificates are
+//! not verified: a connection goes to the address of the pod, which no certificate names.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ static CONFIG: LazyLock<Result<Arc<ClientConfig>, rustls::Error>> = LazyLock::ne
 });
 
 /// Performs the handshake on a connection to `host`.
-pub(super) async fn connect(stream: TcpStream, host: IpAddr) -> io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn connect(stream: TcpStream, host: IpAddr) -> io::Result<TlsStream<TcpStream>> {
     let config = CONFIG.clone().map_err(io::Error::other)?;
     let connected = TlsConnector::from(config).connect(ServerName::from(host), stream).await;
     connected.map_err(|error| {
