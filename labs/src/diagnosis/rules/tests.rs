@@ -65,6 +65,11 @@ const TABLE: &[(Break, Layer, &str)] = &[
         "lb: 1 of 9 requests lost ()",
     ),
     (
+        |f| (f.pods[1].restarted, f.samples[0].lost) = (Some("its program ended".into()), 1),
+        Layer::Pod,
+        "pod b was restarted, its program ended; lb: 1 of 9 requests lost ()",
+    ),
+    (
         |f| f.probes[2].failure = Some("refused".into()),
         Layer::Route,
         "app-lb does not respond at 127.1.1.2:80: refused",
@@ -179,6 +184,11 @@ fn first_failing_layer_is_at_fault() {
 fn no_layer_is_at_fault_without_a_finding() {
     assert_eq!(healthy().fault(), None);
     assert!(healthy().needs_probes());
+    let mut restarted = healthy();
+    restarted.pods[0].restarted = Some("its program ended".into());
+    assert_eq!(restarted.fault(), None, "no request was lost");
+    restarted.samples[0].lost = 1;
+    assert!(restarted.needs_probes(), "a silent address would be the better reason");
     let mut unready = healthy();
     unready.pods.push(PodFacts { ready: false, terminating: true, ..pod("old") });
     unready.pods.push(PodFacts { ready: false, kept_unready: true, ..pod("on-purpose") });
