@@ -58,6 +58,7 @@ const RULES: &[Rule] = &[
     Facts::restarted,
     Facts::lost_requests,
     Facts::app,
+    Facts::away,
     Facts::pinned,
 ];
 
@@ -270,6 +271,14 @@ impl Facts {
         let example = example.as_deref().unwrap_or_default();
         let why = format!("{what}: {wrong} of {total} responses wrong ({example})");
         Some(Fault::new(Layer::App, why, kubectl("logs --selector app=kubeapp")))
+    }
+
+    /// A pod that was restarted gets no requests until it is ready again, which changes every share.
+    fn away(&self) -> Option<Fault> {
+        self.failing.as_ref()?;
+        let (pod, why) = self.pods.iter().find_map(|pod| Some((pod, pod.restarted.as_ref()?)))?;
+        let why = format!("pod {} was restarted, {why}: it served nothing meanwhile", pod.name);
+        Some(of_pod(Layer::Pod, pod, why))
     }
 
     fn pinned(&self) -> Option<Fault> {

@@ -52,6 +52,11 @@ const TABLE: &[(Break, Layer, &str)] = &[
         Layer::Schedule,
         "the pods of d may run on certain nodes only: nodeName node-2",
     ),
+    (
+        |f| (f.pods[0].restarted, f.failing) = (Some("its program ended".into()), Some("c".into())),
+        Layer::Pod,
+        "pod a was restarted, its program ended: it served nothing meanwhile",
+    ),
     (|f| f.samples[0].wrong = 1, Layer::App, "lb: 1 of 9 responses wrong ()"),
     (|f| f.impostors = vec!["p runs 2.0".into()], Layer::App, "p runs 2.0"),
     (
@@ -65,9 +70,9 @@ const TABLE: &[(Break, Layer, &str)] = &[
         "lb: 1 of 9 requests lost ()",
     ),
     (
-        |f| (f.pods[1].restarted, f.samples[0].lost) = (Some("its program ended".into()), 1),
+        |f| (f.pods[0].restarted, f.samples[0].lost) = (Some("its program ended".into()), 1),
         Layer::Pod,
-        "pod b was restarted, its program ended; lb: 1 of 9 requests lost ()",
+        "pod a was restarted, its program ended; lb: 1 of 9 requests lost ()",
     ),
     (
         |f| f.probes[2].failure = Some("refused".into()),
