@@ -18,7 +18,8 @@ use super::{
 use libc::{c_char, c_int};
 use std::{
     ffi::CString,
-    fs, io,
+    fs,
+    io::{self, ErrorKind},
     os::fd::{AsRawFd, OwnedFd, RawFd},
     ptr,
     sync::Arc,
@@ -69,11 +70,16 @@ impl Zygote {
     /// of the cluster process.
     pub(super) fn start(stack: &Stack, parent: &OwnedFd, null: RawFd) -> io::Result<Arc<Self>> {
         zygote_process::check_hook()?;
-        let program = own_program::open(stack)
-            .inspect_err(|error| {
-                tracing::warn!(%error, "containers see the cluster's program through a writable mount");
-            })
-            .ok();
+        let program = own_program::open(stack);
+        match &program {
+            // By cargo, for example. What containers could write to is not what will be executed next.
+            Err(error) if [ErrorKind::NotFound, ErrorKind::Other].contains(&error.kind()) => {
+                tracing::warn!(%error, "containers see the cluster's program, which was replaced, through a writable mount");
+            }
+            // Where that is not possible, no container is, either.
+            Err(error) => tracing::debug!(%error, "no read-only mount of the program"),
+            Ok(_) => {}
+        }
         let (ours, theirs) = socket_pair()?;
         // Libraries of the program are found in the same places.
         let libraries = std::env::var("LD_LIBRARY_PATH").ok();
@@ -89,7 +95,7 @@ impl Zygote {
             null,
             socket: theirs.as_raw_fd(),
             parent: parent.as_raw_fd(),
-            program: program.as_ref().map(AsRawFd::as_raw_fd),
+            program: program.as_ref().map(AsRawFd::as_raw_fd).ok(),
         };
         // SAFETY: `Main::run` makes system calls on prepared memory only; the forking thread has
         // blocked all signals, and it alone uses the stack, for one child at a time.

@@ -65,7 +65,10 @@ const TABLE: &[(Break, Layer, &str)] = &[
         "lb: 1 of 9 requests had no route ()",
     ),
     (
-        |f| (f.samples[0].by_ingress, f.samples[0].lost) = (true, 1),
+        |f| {
+            f.pods[0].restarted = None;
+            (f.samples[0].by_ingress, f.samples[0].lost) = (true, 1);
+        },
         Layer::Route,
         "lb: 1 of 9 requests lost ()",
     ),
