@@ -202,7 +202,13 @@ fn default_users_have_the_permissions_of_kubernetes() {
         (User::named("n", &["system:nodes"]), &[], &["get nodes:n", "get secrets:x"]),
         (
             User::named("m", &["system:monitoring"]),
-            &["get /metrics", "get /livez/ping", "get /statusz", "get /flagz", "get nodes/metrics:n"],
+            &[
+                "get /metrics",
+                "get /livez/ping",
+                "get /statusz",
+                "get /flagz",
+                "get nodes/metrics:n",
+            ],
             &["list pods", "get nodes:n"],
         ),
         (
