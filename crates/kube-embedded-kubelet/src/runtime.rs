@@ -14,7 +14,7 @@
 //! [`scm_rights`] and [`stdio`] wrap the kernel; [`capabilities`], [`ids`], [`seccomp`] and [`launch`]
 //! hold the types that callers fill in; [`wire`], [`exec_plan`], [`socket_request`] and [`netlink`] are
 //! messages; [`zygote_process`], [`pause_process`], [`router_process`] with [`socket_server`], and
-//! [`child`] with [`container_root`] run in forked processes; [`zygote`], [`reports`], [`pause`],
+//! [`child`] with [`container_root`] run in forked processes; [`own_program`], [`zygote`], [`reports`], [`pause`],
 //! [`router`], [`starting`], [`process`] and [`pod_sockets`] are the cluster's side; [`spawner`] ties them together.
 
 mod capabilities;
@@ -29,6 +29,7 @@ mod in_root;
 mod launch;
 mod mounts;
 mod netlink;
+mod own_program;
 mod pause;
 mod pause_process;
 mod pod_sockets;

@@ -21,6 +21,8 @@ pub(super) struct PodFacts {
     /// Why its container does not start or stay up.
     #[serde(rename = "trouble")]
     pub problem: Option<String>,
+    /// How its previous run ended, if it was restarted.
+    pub restarted: Option<String>,
     /// The message of its last failed probe.
     pub probe: Option<String>,
     /// Whether its condition `Ready` is true.
@@ -80,6 +82,7 @@ impl PodFacts {
             image_problem: image.clone(),
             unscheduled,
             problem: other.or(failed).or(unstarted.filter(|_| image.is_none())),
+            restarted: pods::restarted(pod),
             ready: pods::is_ready(pod),
             kept_unready: false,
             terminating: pods::is_terminating(pod),
@@ -131,5 +134,14 @@ mod tests {
         let found = facts(unscheduled).unscheduled;
         assert_eq!(found.as_deref(), Some("no node takes it"));
         assert!(facts(json!({"phase": "Failed"})).problem.is_some());
+        let killed = json!({"containerStatuses": [{"name": "c", "image": "kubeapp:1.0",
+            "imageID": "", "ready": true, "restartCount": 1, "state": {"running": {}},
+            "lastState": {"terminated": {"exitCode": 137, "reason": "Error"}}}]});
+        let found = facts(killed);
+        assert_eq!(
+            found.restarted.as_deref(),
+            Some("its program ended with exit code 137 (Error)")
+        );
+        assert_eq!(found.problem, None);
     }
 }

@@ -55,8 +55,10 @@ const RULES: &[Rule] = &[
     Facts::strategy,
     Facts::load_balancer,
     Facts::route,
+    Facts::restarted,
     Facts::lost_requests,
     Facts::app,
+    Facts::away,
     Facts::pinned,
 ];
 
@@ -68,7 +70,9 @@ impl Facts {
 
     /// Returns true if requests to published addresses could tell more.
     pub(super) fn needs_probes(&self) -> bool {
-        self.fault().is_none_or(|fault| fault.layer >= Layer::Strategy)
+        // A restart explains lost requests only if everything else works.
+        let restarted = self.restarted();
+        self.fault().is_none_or(|fault| fault.layer >= Layer::Strategy || Some(fault) == restarted)
     }
 
     fn cluster(&self) -> Option<Fault> {
@@ -229,6 +233,16 @@ impl Facts {
         Some(Fault::new(layer, why, format!("curl http://{at}/version")))
     }
 
+    /// The requests that a program was serving when it ended are lost, whoever ended it.
+    fn restarted(&self) -> Option<Fault> {
+        let (pod, why) = self.pods.iter().find_map(|pod| Some((pod, pod.restarted.as_ref()?)))?;
+        let sample = self.samples.iter().find(|sample| sample.lost > 0)?;
+        let SampleFacts { what, total, lost, example, .. } = sample;
+        let (name, example) = (&pod.name, example.as_deref().unwrap_or_default());
+        let lost = format!("{lost} of {total} requests lost ({example})");
+        Some(of_pod(Layer::Pod, pod, format!("pod {name} was restarted, {why}; {what}: {lost}")))
+    }
+
     fn lost_requests(&self) -> Option<Fault> {
         let describe = |sample: &SampleFacts, n: u64, what: &str| {
             let example = sample.example.clone().unwrap_or_default();
@@ -257,6 +271,14 @@ impl Facts {
         let example = example.as_deref().unwrap_or_default();
         let why = format!("{what}: {wrong} of {total} responses wrong ({example})");
         Some(Fault::new(Layer::App, why, kubectl("logs --selector app=kubeapp")))
+    }
+
+    /// A pod that was restarted gets no requests until it is ready again, which changes every share.
+    fn away(&self) -> Option<Fault> {
+        self.failing.as_ref()?;
+        let (pod, why) = self.pods.iter().find_map(|pod| Some((pod, pod.restarted.as_ref()?)))?;
+        let why = format!("pod {} was restarted, {why}: it served nothing meanwhile", pod.name);
+        Some(of_pod(Layer::Pod, pod, why))
     }
 
     fn pinned(&self) -> Option<Fault> {

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet},
-        core::v1::{Event, Pod, Service},
+        core::v1::{ContainerStatus, Event, Pod, Service},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
@@ -144,14 +144,7 @@ pub(crate) fn waiting_problem(pod: &Pod) -> Option<ContainerProblem> {
             // Includes `ErrImagePull`: the first pull from a slow registry may fail.
             _ => Cause::Transient,
         };
-        let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-        let termination = last.map(|last| {
-            let why = last.message.as_deref().or(last.reason.as_deref()).unwrap_or("no reason");
-            match last.reason.as_deref() {
-                Some("StartError") => format!("could not be started ({why})"),
-                _ => format!("ended with exit code {} ({why})", last.exit_code),
-            }
-        });
+        let termination = termination(status);
         // The message of a back-off only repeats its duration and the pod.
         let message = waiting.message.as_deref().filter(|_| reason != "CrashLoopBackOff");
         let message = message.unwrap_or_default().to_owned();
@@ -169,6 +162,23 @@ pub(crate) fn waiting_problem(pod: &Pod) -> Option<ContainerProblem> {
             cause,
         })
     })
+}
+
+/// Describes the end of a container's previous run: `ended with exit code 1 (Error)`.
+fn termination(status: &ContainerStatus) -> Option<String> {
+    let last = status.last_state.as_ref()?.terminated.as_ref()?;
+    let why = last.message.as_deref().or(last.reason.as_deref()).unwrap_or("no reason");
+    Some(match last.reason.as_deref() {
+        Some("StartError") => format!("could not be started ({why})"),
+        _ => format!("ended with exit code {} ({why})", last.exit_code),
+    })
+}
+
+/// Describes the end of the last run of a pod that was restarted: `its program ended with exit code 137 (Error)`.
+pub(crate) fn restarted(pod: &Pod) -> Option<String> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let last = statuses.iter().filter(|status| status.restart_count > 0).find_map(termination)?;
+    Some(format!("its program {last}"))
 }
 
 /// Returns the message of a pod's last failed probe.

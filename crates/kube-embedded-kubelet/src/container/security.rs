@@ -2,6 +2,7 @@
 
 use crate::{
     image_store::Image,
+    resources,
     root_path::resolve_in_root,
     runtime::{Capabilities, Filters, IdMapping, Security, localhost, runtime_default},
 };
@@ -42,6 +43,7 @@ pub(super) fn resolve(
         // With one user id, no program could become another user anyway.
         no_new_privileges: own.allow_privilege_escalation == Some(false) || !ranged,
         seccomp: seccomp(&of_pod, &own, capabilities, ids, profiles)?,
+        oom_score_adj: resources::oom_score_adj(pod, container),
     })
 }
 

@@ -4,6 +4,7 @@ use super::{context::Context, mounts::mounts, network_files, security, target::T
 use crate::{
     env,
     image_store::Image,
+    resources,
     runtime::{
         Container, IdMapping, Launch, LaunchError, LaunchTarget, Mount, Process, RootFs, Security,
         Stdio,
@@ -199,6 +200,7 @@ fn target(
         shares_processes_of: shares_processes_of.transpose()?,
         root,
         read_only,
+        storage: resources::storage(cx.container, resources::max_storage()),
         scratch,
         files,
         mounts: program.mounts.clone(),

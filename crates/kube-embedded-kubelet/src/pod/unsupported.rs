@@ -5,7 +5,7 @@ use super::handle::PodHandle;
 use crate::{host_port, resources};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube_embedded_core::network::Sandbox;
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::atomic::Ordering};
 
 /// The abilities of a node that decide which fields it honors.
 #[derive(Clone, Copy)]
@@ -15,6 +15,8 @@ struct Node {
     /// The cluster runs as root, and pods have ids of their own.
     root: bool,
     limits_cpu: bool,
+    /// Root file systems are in memory, of this size at most.
+    storage: Option<u64>,
     memory_volumes: bool,
 }
 
@@ -26,6 +28,9 @@ pub(super) fn report(pod: &PodHandle) {
         namespaced: runtime.sandbox == Sandbox::Namespaced,
         root: rustix::process::geteuid().is_root(),
         limits_cpu: runtime.cgroups.as_ref().is_some_and(|cgroups| cgroups.limits_cpu()),
+        storage: (runtime.sandbox == Sandbox::Namespaced
+            && !runtime.no_overlay.load(Ordering::Relaxed))
+        .then(resources::max_storage),
         memory_volumes: runtime.memory.is_some(),
     };
     let fields = unsupported(&pod.pod, node);
@@ -80,13 +85,12 @@ fn of_container(container: &Container, node: Node, add: &mut impl FnMut(bool, &s
     let limits = resources::limits(container);
     let cpu = limits.milli_cpu.is_some() && !node.limits_cpu;
     add(cpu, &field("resources.limits.cpu"), "no cgroups are delegated on this machine");
-    let storage = container.resources.as_ref().and_then(|all| all.limits.as_ref());
-    let storage = storage.is_some_and(|limits| limits.contains_key("ephemeral-storage"));
-    add(
-        storage,
-        &field("resources.limits.ephemeral-storage"),
-        "what a container writes is not measured",
-    );
+    let storage = resources::storage_limit(container);
+    let (why, honored) = match node.storage {
+        Some(max) => ("root file systems have at most half of the memory", storage <= Some(max)),
+        None => ("what a container writes is not measured", storage.is_none()),
+    };
+    add(!honored, &field("resources.limits.ephemeral-storage"), why);
     let mounted = container.volume_mounts.as_ref().is_some_and(|mounts| {
         // Every pod has the token of its service account.
         mounts.iter().any(|m| !m.mount_path.starts_with("/var/run/secrets/kubernetes.io/"))
@@ -108,12 +112,14 @@ mod tests {
             namespaced: true,
             root: true,
             limits_cpu: true,
+            storage: Some(2 << 30),
             memory_volumes: true,
         };
         let unable = Node {
             namespaced: false,
             root: false,
             limits_cpu: false,
+            storage: None,
             memory_volumes: false,
             ..able
         };
@@ -147,6 +153,11 @@ mod tests {
             ),
             (
                 container(json!({ "resources": { "limits": { "ephemeral-storage": "1Gi" } } })),
+                None,
+                Some("containers[c].resources.limits.ephemeral-storage"),
+            ),
+            (
+                container(json!({ "resources": { "limits": { "ephemeral-storage": "3Gi" } } })),
                 Some("containers[c].resources.limits.ephemeral-storage"),
                 Some("containers[c].resources.limits.ephemeral-storage"),
             ),

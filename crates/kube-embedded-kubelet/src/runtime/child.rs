@@ -76,6 +76,8 @@ fn enter(plan: &ExecPlan, fds: Descriptors, join: Joined) -> Done {
     let Joined { pod, processes, user_namespace } = join;
     let of_pod = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
     let of_container = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
+    // While no container sees this process. What CAP_SYS_RESOURCE has set, a container cannot lower.
+    privileges::set_oom_score_adj(&plan.privileges.oom_score_adj);
     // What only the user of the cluster may open is opened before that user is left behind.
     let (mut trees, flags) = match (&plan.container, processes) {
         (None, _) => (None, 0),

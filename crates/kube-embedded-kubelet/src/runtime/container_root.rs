@@ -22,6 +22,9 @@ const DEVICES: [(&CStr, &CStr); 6] = [
     (c"/dev/urandom", c"urandom"),
     (c"/dev/tty", c"tty"),
 ];
+/// The size of `/dev`, which is in memory.
+const DEV_SIZE: &CStr = c"67108864";
+const DEV_INODES: &CStr = c"16384";
 /// What runc does not let containers change (`readonlyPaths`).
 const READ_ONLY: [&CStr; 5] =
     [c"/proc/bus", c"/proc/fs", c"/proc/irq", c"/proc/sys", c"/proc/sysrq-trigger"];
@@ -134,7 +137,9 @@ const SAFE_ATTRIBUTES: u64 = NOSUID | NODEV;
 
 /// Mounts the root file system over the scratch directory, in which this process is, and changes to it.
 fn mount_root(container: &ContainerPlan, trees: &Trees) -> Done {
-    let tmpfs = mounts::new_mount(c"tmpfs", &[(c"mode", c"0755")], SAFE_ATTRIBUTES, Step::Tmpfs)?;
+    let options: [(&CStr, &CStr); 3] =
+        [(c"mode", c"0755"), (c"size", &container.size), (c"nr_inodes", &container.inodes)];
+    let tmpfs = mounts::new_mount(c"tmpfs", &options, SAFE_ATTRIBUTES, Step::Tmpfs)?;
     check(mounts::move_mount(tmpfs, libc::AT_FDCWD), Step::Tmpfs)?;
     enter(tmpfs, Step::Tmpfs)?;
     for directory in [c"upper", c"work", c"lower", c"root"] {
@@ -157,10 +162,7 @@ fn mount_root(container: &ContainerPlan, trees: &Trees) -> Done {
             return change_directory(c"root", Step::Root);
         }
         (None, Some(directory)) => directory,
-        _ => {
-            let options = [(c"mode", c"0755")];
-            mounts::new_mount(c"tmpfs", &options, SAFE_ATTRIBUTES, Step::Tmpfs)?
-        }
+        _ => mounts::new_mount(c"tmpfs", &options, SAFE_ATTRIBUTES, Step::Tmpfs)?,
     };
     attach_at(root, c"root", Step::Root)?;
     enter(root, Step::Root)
@@ -177,7 +179,8 @@ fn attach_volume(tree: c_int, mount: &MountPlan) -> Done {
 }
 
 fn create_dev(container: &ContainerPlan, trees: &Trees) -> Done {
-    let options = [(c"mode", c"0755")];
+    // As containerd.
+    let options = [(c"mode", c"0755"), (c"size", DEV_SIZE), (c"nr_inodes", DEV_INODES)];
     let dev = mounts::new_mount(c"tmpfs", &options, NOSUID, Step::Dev)?;
     attach(dev, c"/dev", Step::Dev)?;
     // The container has not run yet, so this directory contains what is created here and nothing else.
@@ -207,7 +210,7 @@ fn create_dev(container: &ContainerPlan, trees: &Trees) -> Done {
         unsafe { libc::symlink(c"pts/ptmx".as_ptr(), c"ptmx".as_ptr()) };
     }
     syscalls::mkdir(c"shm");
-    let options = Some(c"mode=1777");
+    let options = Some(c"mode=1777,size=67108864,nr_inodes=16384");
     syscalls::mount(c"shm", c"shm", Some(c"tmpfs"), SAFE | libc::MS_NOEXEC, options, Step::Dev)?;
     change_directory(c"/", Step::Dev)
 }

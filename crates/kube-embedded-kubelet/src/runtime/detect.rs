@@ -50,6 +50,7 @@ fn attempt() -> Result<Result<(), LaunchError>, LaunchError> {
         pause: pause.process.pidfd(),
         root: RootFs::Empty,
         read_only: false,
+        storage: 1 << 20,
         scratch: std::env::temp_dir(),
         files: Vec::new(),
         mounts: Vec::new(),
@@ -69,6 +70,7 @@ fn attempt() -> Result<Result<(), LaunchError>, LaunchError> {
             capabilities: Capabilities::default(),
             no_new_privileges: true,
             seccomp: Filters::default(),
+            oom_score_adj: 1000,
         }),
         rlimits: Vec::new(),
     };

@@ -17,6 +17,7 @@ use std::{
     ptr,
 };
 
+const PAGE: u64 = 4096;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program to execute, as NUL-terminated strings.
@@ -55,8 +56,18 @@ pub(super) struct PrivilegePlan {
     pub(super) seccomp: Vec<Vec<libc::sock_filter>>,
     /// Resource, soft and hard limit.
     pub(super) limits: Vec<(u32, (u64, u64))>,
+    /// The content of `/proc/self/oom_score_adj`.
+    pub(super) oom_score_adj: CString,
 }
-wire!(PrivilegePlan { user, groups, capabilities, no_new_privileges, seccomp, limits });
+wire!(PrivilegePlan {
+    user,
+    groups,
+    capabilities,
+    no_new_privileges,
+    seccomp,
+    limits,
+    oom_score_adj
+});
 
 /// The root file system of a container to create.
 pub(super) struct ContainerPlan {
@@ -65,6 +76,9 @@ pub(super) struct ContainerPlan {
     pub(super) overlay: Option<CString>,
     pub(super) directory: Option<CString>,
     pub(super) read_only: bool,
+    /// The size of a root file system in memory, and its number of files, as mount options.
+    pub(super) size: CString,
+    pub(super) inodes: CString,
     /// Set if it enters the pid namespace of another container.
     pub(super) shares_processes: bool,
     /// Files to write.
@@ -78,6 +92,8 @@ wire!(ContainerPlan {
     overlay,
     directory,
     read_only,
+    size,
+    inodes,
     shares_processes,
     files,
     mounts,
@@ -132,7 +148,7 @@ impl ExecPlan {
             programs,
             cwd: with_parents(&cwd)?,
             container,
-            privileges: PrivilegePlan::new(launch, limit),
+            privileges: PrivilegePlan::new(launch, limit)?,
             searched,
             terminal: launch.stdio == Stdio::Terminal,
             isolated: !matches!(launch.target, LaunchTarget::Host { .. }),
@@ -177,20 +193,29 @@ impl Wire for libc::sock_filter {
 }
 
 impl PrivilegePlan {
-    fn new(launch: &Launch, limit: libc::rlimit) -> Self {
-        let Security { ids, user, group, groups, capabilities, no_new_privileges, seccomp } =
-            &*launch.security;
+    fn new(launch: &Launch, limit: libc::rlimit) -> io::Result<Self> {
+        let Security {
+            ids,
+            user,
+            group,
+            groups,
+            capabilities,
+            no_new_privileges,
+            seccomp,
+            oom_score_adj,
+        } = &*launch.security;
         #[allow(clippy::unnecessary_cast, reason = "of another type with musl")]
         let open_files = (libc::RLIMIT_NOFILE as u32, (limit.rlim_cur, limit.rlim_max));
         let more = launch.rlimits.iter().map(|(resource, soft, hard)| (*resource, (*soft, *hard)));
-        Self {
+        Ok(Self {
             user: (*ids != IdMapping::Host).then_some((*user, *group)),
             groups: matches!(ids, IdMapping::Range { .. }).then(|| groups.clone()),
             capabilities: capabilities.0,
             no_new_privileges: *no_new_privileges,
             seccomp: seccomp.to_vec(),
             limits: iter::once(open_files).chain(more).collect(),
-        }
+            oom_score_adj: c_string(oom_score_adj.to_string().as_ref())?,
+        })
     }
 }
 
@@ -220,6 +245,9 @@ impl ContainerPlan {
             overlay,
             directory,
             read_only: wanted.read_only,
+            size: c_string(wanted.storage.to_string().as_ref())?,
+            // A file without content takes memory too: about a quarter of a page.
+            inodes: c_string((wanted.storage / PAGE).max(1024).to_string().as_ref())?,
             shares_processes: wanted.shares_processes_of.is_some(),
             files: files.collect::<io::Result<_>>()?,
             mounts: mounts.collect::<io::Result<_>>()?,

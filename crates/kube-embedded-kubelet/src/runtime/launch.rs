@@ -45,6 +45,8 @@ pub(crate) struct Security {
     /// Set if no program can get more rights than it starts with.
     pub(crate) no_new_privileges: bool,
     pub(crate) seccomp: Filters,
+    /// How readily the kernel kills the program when the machine runs out of memory (`oom_score_adj`).
+    pub(crate) oom_score_adj: i32,
 }
 
 /// The place that a program is started in.
@@ -65,6 +67,8 @@ pub(crate) struct Container {
     pub(crate) shares_processes_of: Option<Arc<OwnedFd>>,
     pub(crate) root: RootFs,
     pub(crate) read_only: bool,
+    /// The most bytes that can be written to a root file system in memory.
+    pub(crate) storage: u64,
     /// An empty directory of the host to mount on. The mount is private to the container.
     pub(crate) scratch: PathBuf,
     /// Small files to write, such as `/etc/hosts`: path and content.

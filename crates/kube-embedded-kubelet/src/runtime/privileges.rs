@@ -2,8 +2,9 @@
 //! [`super::syscalls`] for the rules. Never libc's functions for ids: they change all threads of the
 //! process whose memory they run in.
 
-use super::syscalls::{Done, Step, check};
+use super::syscalls::{self, Done, Step, check};
 use libc::{c_int, c_ulong, c_void};
+use std::ffi::CStr;
 
 /// The highest capability that may exist.
 const LAST_CAPABILITY: c_ulong = 63;
@@ -95,6 +96,15 @@ pub(super) fn join_session_keyring() {
 pub(super) fn set_dumpable(dumpable: bool) {
     // SAFETY: prctl takes plain values, and cannot fail with these.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, c_ulong::from(dumpable), 0, 0, 0) };
+}
+
+/// Has the kernel prefer this process when it has to kill one for its memory. Fails only where it would be
+/// spared instead.
+pub(super) fn set_oom_score_adj(value: &CStr) {
+    // The files of a process that is not dumpable belong to root.
+    set_dumpable(true);
+    syscalls::write_file(c"/proc/self/oom_score_adj", 0, value.to_bytes());
+    set_dumpable(false);
 }
 
 /// Returns true if this process runs as root of its user namespace.

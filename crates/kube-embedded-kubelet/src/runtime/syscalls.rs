@@ -114,11 +114,17 @@ pub(super) fn report(fd: c_int, tag: u32, value: c_int) {
 /// Resets what the Rust runtime and the program set: handlers, which must not run in a child, and
 /// the ignored SIGPIPE, which `exec` would pass on to the container.
 pub(super) fn default_signals() {
+    // `struct sigaction` of the kernel, whose zeros are SIG_DFL. libc keeps two signals for itself, which a
+    // caller of the cluster may have ignored all the same.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
         // SAFETY: SIG_DFL is a valid disposition of every signal, and dispositions are this
         // process's own, because the child was cloned without CLONE_SIGHAND. SIGKILL and SIGSTOP
-        // fail with EINVAL, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // fail with EINVAL, which is fine. `default` outlives the call, and a null old action is allowed.
+        unsafe {
+            let (action, old) = (default.as_ptr(), ptr::null_mut::<c_void>());
+            libc::syscall(libc::SYS_rt_sigaction, signal, action, old, size_of::<u64>());
+        };
     }
 }
 

@@ -1,6 +1,7 @@
 //! Processes in both sandboxes, without pods around them.
 
 mod attacks;
+mod limits;
 
 use super::*;
 use crate::{
@@ -67,6 +68,7 @@ impl Fixture {
             pause: pause.process.pidfd(),
             root: RootFs::Overlay(self.root.0.clone()),
             read_only: false,
+            storage: 16 << 20,
             scratch: self.scratch.0.clone(),
             files: vec![("/etc/hosts".to_owned(), "10.244.1.7 web-0\n".to_owned())],
             mounts: Vec::new(),
@@ -102,6 +104,7 @@ impl Fixture {
             capabilities,
             no_new_privileges: true,
             seccomp: runtime_default(capabilities, ids != IdMapping::Host).unwrap(),
+            oom_score_adj: 900,
         };
         (self.change.lock().unwrap())(&mut security);
         Arc::new(security)

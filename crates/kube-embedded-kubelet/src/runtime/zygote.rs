@@ -7,6 +7,7 @@
 use super::{
     clone::{ChildMain, Stack, clone_vfork},
     fd::{memory_file, reap, socket_pair},
+    own_program,
     pause_process::{PARENT, SOCKET},
     reports::{Reports, Starter},
     scm_rights,
@@ -17,7 +18,8 @@ use super::{
 use libc::{c_char, c_int};
 use std::{
     ffi::CString,
-    fs, io,
+    fs,
+    io::{self, ErrorKind},
     os::fd::{AsRawFd, OwnedFd, RawFd},
     ptr,
     sync::Arc,
@@ -28,6 +30,9 @@ pub(super) struct Zygote {
     pid: libc::pid_t,
     socket: OwnedFd,
 }
+
+/// The descriptor of the program to execute.
+const PROGRAM: c_int = PARENT + 1;
 
 /// The zygote of the forking thread, once one was needed.
 pub(super) type Slot = Option<Arc<Zygote>>;
@@ -65,6 +70,16 @@ impl Zygote {
     /// of the cluster process.
     pub(super) fn start(stack: &Stack, parent: &OwnedFd, null: RawFd) -> io::Result<Arc<Self>> {
         zygote_process::check_hook()?;
+        let program = own_program::open(stack);
+        match &program {
+            // By cargo, for example. What containers could write to is not what will be executed next.
+            Err(error) if [ErrorKind::NotFound, ErrorKind::Other].contains(&error.kind()) => {
+                tracing::warn!(%error, "containers see the cluster's program, which was replaced, through a writable mount");
+            }
+            // Where that is not possible, no container is, either.
+            Err(error) => tracing::debug!(%error, "no read-only mount of the program"),
+            Ok(_) => {}
+        }
         let (ours, theirs) = socket_pair()?;
         // Libraries of the program are found in the same places.
         let libraries = std::env::var("LD_LIBRARY_PATH").ok();
@@ -80,6 +95,7 @@ impl Zygote {
             null,
             socket: theirs.as_raw_fd(),
             parent: parent.as_raw_fd(),
+            program: program.as_ref().map(AsRawFd::as_raw_fd).ok(),
         };
         // SAFETY: `Main::run` makes system calls on prepared memory only; the forking thread has
         // blocked all signals, and it alone uses the stack, for one child at a time.
@@ -153,6 +169,7 @@ struct Main {
     null: c_int,
     socket: c_int,
     parent: c_int,
+    program: Option<c_int>,
 }
 
 impl ChildMain for Main {
@@ -167,12 +184,23 @@ impl ChildMain for Main {
             // Copied above all targets first, because each may be one of them.
             let [null, socket, parent] =
                 [self.null, self.socket, self.parent].map(|fd| libc::fcntl(fd, libc::F_DUPFD, 10));
+            let program = self.program.map(|fd| libc::fcntl(fd, libc::F_DUPFD, 10));
             for (from, to) in [(null, 0), (null, 1), (null, 2), (socket, SOCKET), (parent, PARENT)]
             {
                 libc::dup2(from, to);
             }
-            syscalls::close_range(PARENT + 1, libc::c_uint::MAX, 0);
-            libc::execve(c"/proc/self/exe".as_ptr(), self.argv.as_ptr(), self.envp.as_ptr());
+            if let Some(program) = program {
+                libc::dup3(program, PROGRAM, libc::O_CLOEXEC);
+            }
+            syscalls::close_range(PROGRAM + 1, libc::c_uint::MAX, 0);
+            let (argv, envp) = (self.argv.as_ptr(), self.envp.as_ptr());
+            if program.is_some() {
+                let flags = libc::AT_EMPTY_PATH;
+                libc::syscall(libc::SYS_execveat, PROGRAM, c"".as_ptr(), argv, envp, flags);
+            } else {
+                syscalls::close_range(PROGRAM, PROGRAM as libc::c_uint, 0);
+                libc::execve(c"/proc/self/exe".as_ptr(), argv, envp);
+            }
         }
         syscalls::report(SOCKET, Step::Exec as u32, syscalls::errno());
         syscalls::exit_now(127)

@@ -94,6 +94,8 @@ fn is_socket(fd: c_int) -> bool {
 }
 
 fn run() -> ! {
+    // SAFETY: the string is NUL-terminated. Executed by a descriptor, it has the number of that as its name.
+    unsafe { libc::prctl(libc::PR_SET_NAME, NAME.as_ptr()) };
     // No process of a container may trace this one or its children, whatever its user id.
     privileges::set_dumpable(false);
     // Where each container cannot have a keyring of its own, it is not that of the user at least.

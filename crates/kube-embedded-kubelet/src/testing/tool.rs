@@ -60,6 +60,45 @@ fn run(args: &[&str]) {
             let lines = status.lines().filter(|l| l.split(':').next().is_some_and(|name| fields.contains(&name)));
             lines.for_each(|l| println!("{}", l.split_whitespace().collect::<Vec<_>>().join(" ")));
         }
+        // What a program inherits besides rights.
+        ["inherited"] => {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let fields = ["Umask", "SigBlk", "SigIgn"];
+            let lines = status.lines().filter(|l| l.split(':').next().is_some_and(|name| fields.contains(&name)));
+            lines.for_each(|l| println!("{}", l.split_whitespace().collect::<Vec<_>>().join(" ")));
+            // The last one is that of this listing.
+            let mut open: Vec<i32> = fs::read_dir("/proc/self/fd").unwrap().map(|e| e.unwrap().file_name().into_string().unwrap().parse().unwrap()).collect();
+            open.sort();
+            println!("descriptors {open:?}");
+            println!("cwd {}", env::current_dir().unwrap().display());
+            println!("variables {}", env::vars().map(|(name, _)| name).collect::<Vec<_>>().join(" "));
+            let limits = fs::read_to_string("/proc/self/limits").unwrap();
+            let files = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
+            println!("{}", files.split_whitespace().collect::<Vec<_>>().join(" "));
+            print!("oom_score_adj {}", fs::read_to_string("/proc/self/oom_score_adj").unwrap());
+        }
+        ["write-until-full", path] => {
+            let mut file = fs::File::create(path).unwrap();
+            let mut written = 0;
+            let error = loop {
+                match file.write(&[1; 1 << 16]) {
+                    Ok(count) => written += count,
+                    Err(error) => break error,
+                }
+                if written > 1 << 28 {
+                    println!("no limit");
+                    exit(1);
+                }
+            };
+            println!("{} KiB, then errno {}", written >> 10, error.raw_os_error().unwrap());
+        }
+        ["create-until-full", folder] => {
+            let full = (0..200_000).find_map(|n| fs::File::create(format!("{folder}/{n}")).err().map(|error| (n, error)));
+            match full {
+                Some((n, error)) => println!("{n} files, then errno {}", error.raw_os_error().unwrap()),
+                None => println!("no limit"),
+            }
+        }
         // Numbers and strings are passed on as they are.
         ["syscall", number, ref arguments @ ..] => {
             let strings: Vec<_> = arguments.iter().map(|a| std::ffi::CString::new(*a).unwrap()).collect();

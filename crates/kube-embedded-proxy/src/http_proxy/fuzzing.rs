@@ -55,6 +55,11 @@ pub fn request_heads(bytes: &[u8]) {
 
 /// The bytes of an endpoint: a client gets one framing.
 pub fn response_heads(bytes: &[u8]) {
+    response(bytes);
+}
+
+/// Returns true if the bytes are a response.
+fn response(bytes: &[u8]) -> bool {
     let bytes = bytes.to_vec();
     block_on(async move {
         let (near, mut far) = tokio::io::duplex(1 << 20);
@@ -62,24 +67,28 @@ pub fn response_heads(bytes: &[u8]) {
         builder.allow_spaces_after_header_name_in_responses(true);
         builder.max_buf_size(BODY_BUFFER).max_header_size(BODY_BUFFER).max_headers(HEAD_FIELDS);
         let Ok((mut sender, connection)) = builder.handshake(TokioIo::new(near)).await else {
-            return;
+            return false;
         };
         let ask = async move {
             let response = sender.send_request(Request::new(String::new())).await;
-            let Ok(response) = response else { return };
+            let Ok(response) = response else { return false };
             if head::check_response(response.headers()).is_ok() {
                 let (mut parts, _) = response.into_parts();
                 head::for_client(&mut parts, false);
                 check(&parts.headers);
             }
+            true
         };
         let respond = async {
+            // A response before the request is an error of its own.
+            let _ = far.read(&mut [0; 1024]).await;
             let _ = far.write_all(&bytes).await;
             let _ = far.shutdown().await;
             let _ = far.read_to_end(&mut Vec::new()).await;
         };
-        let (_, (), ()) = tokio::join!(connection, ask, respond);
-    });
+        let (_, parsed, ()) = tokio::join!(connection, ask, respond);
+        parsed
+    })
 }
 
 /// Nothing for one connection only, and at most one length.
@@ -92,10 +101,9 @@ fn check(headers: &HeaderMap) {
     assert!(codings + lengths <= 1, "{headers:?}");
 }
 
-fn block_on(work: impl Future<Output = ()>) {
-    if let Ok(runtime) = Builder::new_current_thread().enable_all().build() {
-        runtime.block_on(work);
-    }
+fn block_on<T: Default>(work: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.map_or_else(|_| T::default(), |runtime| runtime.block_on(work))
 }
 
 #[cfg(test)]
@@ -106,6 +114,19 @@ mod tests {
             &[("request_heads", super::request_heads), ("response_heads", super::response_heads)];
         for (name, target) in targets {
             test_support::corpus_passes(name, target);
+        }
+    }
+
+    #[test]
+    fn response_reaches_the_parser() {
+        for (bytes, expected) in [
+            (&b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"[..], true),
+            (b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", true),
+            (b"HTTP/1.1 200 OK\r\ncontent-length: 2, 3\r\n\r\nhi", false),
+            (b"SSH-2.0\r\n\r\n", false),
+            (b"", false),
+        ] {
+            assert_eq!(super::response(bytes), expected, "{}", bytes.escape_ascii());
         }
     }
 }

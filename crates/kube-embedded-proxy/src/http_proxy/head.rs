@@ -298,9 +298,11 @@ pub(super) fn check_response(headers: &HeaderMap) -> Result<(), Refusal> {
 /// Rewrites the head of a response for a client.
 pub(super) fn for_client(parts: &mut response::Parts, switched: bool) {
     // The coding takes precedence (RFC 9112, 6.3), and hyper writes its own: a length would cut the
-    // body.
-    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
-        parts.headers.remove(header::CONTENT_LENGTH);
+    // body. Several lengths, of which hyper accepts equal ones, become one (RFC 9110, 8.6).
+    let length = parts.headers.remove(header::CONTENT_LENGTH);
+    if let Some(length) = length.filter(|_| !parts.headers.contains_key(header::TRANSFER_ENCODING))
+    {
+        parts.headers.insert(header::CONTENT_LENGTH, length);
     }
     let upgrade = switched.then(|| parts.headers.get(header::UPGRADE).cloned()).flatten();
     strip_hop_by_hop(&mut parts.headers);

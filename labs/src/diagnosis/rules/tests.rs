@@ -52,6 +52,11 @@ const TABLE: &[(Break, Layer, &str)] = &[
         Layer::Schedule,
         "the pods of d may run on certain nodes only: nodeName node-2",
     ),
+    (
+        |f| (f.pods[0].restarted, f.failing) = (Some("its program ended".into()), Some("c".into())),
+        Layer::Pod,
+        "pod a was restarted, its program ended: it served nothing meanwhile",
+    ),
     (|f| f.samples[0].wrong = 1, Layer::App, "lb: 1 of 9 responses wrong ()"),
     (|f| f.impostors = vec!["p runs 2.0".into()], Layer::App, "p runs 2.0"),
     (
@@ -60,9 +65,17 @@ const TABLE: &[(Break, Layer, &str)] = &[
         "lb: 1 of 9 requests had no route ()",
     ),
     (
-        |f| (f.samples[0].by_ingress, f.samples[0].lost) = (true, 1),
+        |f| {
+            f.pods[0].restarted = None;
+            (f.samples[0].by_ingress, f.samples[0].lost) = (true, 1);
+        },
         Layer::Route,
         "lb: 1 of 9 requests lost ()",
+    ),
+    (
+        |f| (f.pods[0].restarted, f.samples[0].lost) = (Some("its program ended".into()), 1),
+        Layer::Pod,
+        "pod a was restarted, its program ended; lb: 1 of 9 requests lost ()",
     ),
     (
         |f| f.probes[2].failure = Some("refused".into()),
@@ -179,6 +192,11 @@ fn first_failing_layer_is_at_fault() {
 fn no_layer_is_at_fault_without_a_finding() {
     assert_eq!(healthy().fault(), None);
     assert!(healthy().needs_probes());
+    let mut restarted = healthy();
+    restarted.pods[0].restarted = Some("its program ended".into());
+    assert_eq!(restarted.fault(), None, "no request was lost");
+    restarted.samples[0].lost = 1;
+    assert!(restarted.needs_probes(), "a silent address would be the better reason");
     let mut unready = healthy();
     unready.pods.push(PodFacts { ready: false, terminating: true, ..pod("old") });
     unready.pods.push(PodFacts { ready: false, kept_unready: true, ..pod("on-purpose") });

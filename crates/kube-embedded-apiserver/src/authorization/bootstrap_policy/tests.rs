@@ -101,6 +101,14 @@ fn roles_for_users_have_the_rules_of_their_parts() {
     };
     let [view, edit, admin] =
         ["view", "edit", "admin"].map(|name| rules(&format!("system:aggregate-to-{name}")));
+    // Events are of two groups.
+    for (rules, verb) in [(&view, "watch"), (&edit, "patch")] {
+        let events = rules.iter().filter(|rule| rule["resources"] == json!(["events"]));
+        let groups: Vec<_> = events.map(|rule| (&rule["apiGroups"], &rule["verbs"])).collect();
+        assert!(matches!(groups.as_slice(), [(groups, verbs)]
+            if **groups == json!(["", "events.k8s.io"])
+                && verbs.as_array().unwrap().contains(&verb.into())));
+    }
     assert_eq!(rules("view"), view);
     assert_eq!(rules("edit"), [edit, view].concat());
     assert_eq!(rules("admin"), [rules("edit"), admin].concat());
@@ -194,8 +202,14 @@ fn default_users_have_the_permissions_of_kubernetes() {
         (User::named("n", &["system:nodes"]), &[], &["get nodes:n", "get secrets:x"]),
         (
             User::named("m", &["system:monitoring"]),
-            &["get /metrics", "get /livez/ping"],
-            &["list pods"],
+            &[
+                "get /metrics",
+                "get /livez/ping",
+                "get /statusz",
+                "get /flagz",
+                "get nodes/metrics:n",
+            ],
+            &["list pods", "get nodes:n"],
         ),
         (
             authenticated("system:kube-scheduler"),
@@ -204,15 +218,17 @@ fn default_users_have_the_permissions_of_kubernetes() {
                 "list nodes",
                 "update pods/status",
                 "create events.k8s.io|events",
+                "create coordination.k8s.io|leasecandidates",
                 "update coordination.k8s.io|leases:kube-scheduler",
-                "get configmaps:kube-scheduler",
+                "delete resource.k8s.io|resourceclaims",
+                "update pods/finalizers",
                 "get configmaps:extension-apiserver-authentication",
                 "update persistentvolumes",
             ],
             &[
-                "update coordination.k8s.io|leases:other",
+                "patch pods/finalizers",
                 "get secrets:x",
-                "get configmaps:other",
+                "get configmaps:kube-scheduler",
                 "create pods",
                 "update nodes",
             ],
@@ -223,9 +239,24 @@ fn default_users_have_the_permissions_of_kubernetes() {
                 "list secrets",
                 "watch example.com|things",
                 "create serviceaccounts/token",
-                "update configmaps:kube-controller-manager",
+                "update coordination.k8s.io|leases:kube-controller-manager",
             ],
             &["get pods:x", "update configmaps:other", "create pods", "delete serviceaccounts"],
+        ),
+        (
+            account("kube-system", "leader-election-controller"),
+            &["update coordination.k8s.io|leases:kube-scheduler"],
+            &["delete coordination.k8s.io|leases:x", "get configmaps:x"],
+        ),
+        (
+            account("kube-system", "pvc-protection-controller"),
+            &["update persistentvolumeclaims/status"],
+            &["patch persistentvolumeclaims/status"],
+        ),
+        (
+            account("kube-system", "node-controller"),
+            &["patch nodes/status", "create events.k8s.io|events"],
+            &["get coordination.k8s.io|leases:x"],
         ),
         (authenticated("system:kube-proxy"), &["watch services", "get nodes:n"], &["watch pods"]),
         (

@@ -136,8 +136,21 @@ const ARCHITECTURE: &[Syscall] = table! {
         SYS__sysctl SYS_afs_syscall SYS_getpmsg SYS_kexec_file_load SYS_putpmsg SYS_security
         SYS_sysfs SYS_tuxcall SYS_uselib SYS_ustat SYS_vserver;
 };
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: &[Syscall] = AARCH64;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ARCHITECTURE: &[Syscall] = &[];
+
+/// Those of x86-64 above that aarch64 has too, though libc has no constants for most of them there.
+#[cfg(any(test, target_arch = "aarch64"))]
+const AARCH64: &[Syscall] = &[
+    ("renameat", 38, Always),
+    ("sync_file_range", 84, Always),
+    ("getrlimit", 163, Always),
+    ("setrlimit", 164, Always),
+    ("kexec_file_load", 294, Never),
+    ("fchmodat2", 452, Always),
+];
 
 /// System calls that libc has no constants for yet. Their numbers are the same on all architectures.
 const NEW: &[Syscall] = &[
@@ -156,3 +169,40 @@ const NEW: &[Syscall] = &[
     ("listxattrat", 465, Always),
     ("removexattrat", 466, Always),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Those of x86-64 that the generic table of Linux lacks, which aarch64 has: newer calls do the same, or they
+    /// concern the processor.
+    #[rustfmt::skip]
+    const X86_64_ONLY: [&str; 53] = [
+        "_sysctl", "access", "afs_syscall", "alarm", "arch_prctl", "chmod", "chown", "creat",
+        "dup2", "epoll_create", "epoll_ctl_old", "epoll_wait", "epoll_wait_old", "eventfd",
+        "fork", "futimesat", "get_thread_area", "getdents", "getpgrp", "getpmsg", "inotify_init",
+        "ioperm", "iopl", "lchown", "link", "lstat", "mkdir", "mknod", "modify_ldt", "open",
+        "pause", "pipe", "poll", "putpmsg", "readlink", "rename", "rmdir", "security", "select",
+        "set_thread_area", "signalfd", "stat", "symlink", "sysfs", "time", "tuxcall", "unlink",
+        "uselib", "ustat", "utime", "utimes", "vfork", "vserver",
+    ];
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn architectures_differ_by_what_one_of_them_lacks() {
+        let of_x86: Vec<_> =
+            ARCHITECTURE.iter().map(|(name, _, allowed)| (*name, *allowed)).collect();
+        for (name, number, allowed) in AARCH64 {
+            assert!(of_x86.contains(&(*name, *allowed)), "{name}");
+            // The number is another one there, where it is from before both were given the same.
+            let same = *number >= 424;
+            let here = ARCHITECTURE.iter().find(|(known, _, _)| known == name).unwrap().1;
+            assert_eq!(here == *number, same, "{name}");
+        }
+        let everywhere = |name: &str| AARCH64.iter().any(|(known, _, _)| *known == name);
+        let mut only: Vec<_> =
+            of_x86.iter().map(|(name, _)| *name).filter(|name| !everywhere(name)).collect();
+        only.sort_unstable();
+        assert_eq!(only, X86_64_ONLY);
+    }
+}
