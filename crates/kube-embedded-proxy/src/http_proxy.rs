@@ -25,6 +25,7 @@ mod refusal;
 mod request_body;
 mod response;
 pub(crate) mod route_table;
+pub(crate) mod session;
 mod signals;
 mod target_encoder;
 pub(crate) mod tls_secret;
@@ -50,7 +51,7 @@ pub fn default_backend_handler(
 ) -> io::Result<Arc<dyn Handler>> {
     let default_certificate = certificates::self_signed().map_err(io::Error::other)?;
     let frontend = frontend::Frontend::new(Some(default_certificate)).map_err(io::Error::other)?;
-    let backend = Backend { name: "default backend".to_owned(), route };
+    let backend = Backend::plain("default backend".to_owned(), route);
     frontend.set_route_table(RouteTable::new([], Some(Arc::new(backend))));
     Ok(Arc::new(HttpListener::new(Arc::new(frontend), network, false, at)))
 }

@@ -77,7 +77,16 @@ api! {
         filters: Vec<Filter>,
         backend_refs: Vec<BackendRef>,
         timeouts: Option<HttpTimeouts>,
+        session_persistence: Option<SessionPersistence>,
     }
+    SessionPersistence {
+        session_name: Option<String>,
+        absolute_timeout: Option<String>,
+        idle_timeout: Option<String>,
+        r#type: Option<String>,
+        cookie_config: Option<CookieConfig>,
+    }
+    CookieConfig { lifetime_type: Option<String>, }
     HttpTimeouts { request: Option<String>, backend_request: Option<String>, }
     HttpMatch {
         path: Option<Match>,

@@ -212,8 +212,10 @@ fn convert(
     let mut resolve = |reference: &BackendRef, from: Referrer<'_>| {
         backend(&service_of(reference, from, view.grants)?)
     };
-    let convert = |rule| {
-        let mut converted = rules::convert(rule, from, &mut resolve);
+    let uid = route.metadata.uid.as_deref().unwrap_or_default();
+    let convert = |(index, rule)| {
+        let identity = format!("{uid}/{index}");
+        let mut converted = rules::convert(rule, &identity, from, &mut resolve);
         let mut matches = Vec::new();
         for result in rules::matches(rule) {
             match result {
@@ -223,7 +225,7 @@ fn convert(
         }
         (matches, converted)
     };
-    route.spec.rules.iter().map(convert).collect()
+    route.spec.rules.iter().enumerate().map(convert).collect()
 }
 
 /// Returns the listeners to which the route is attached through a parent reference, with the hosts

@@ -278,7 +278,7 @@ fn backend(
     }
     let name = format!("{}:{}", target.0, target.1);
     let route = Arc::new(Route::new(routing, Arc::default()));
-    let created = Arc::new(Backend { name, route });
+    let created = Arc::new(Backend::plain(name, route));
     backends.insert(target.clone(), created.clone());
     created
 }

@@ -1,13 +1,14 @@
 //! Rules of HTTP routes as rules of the route table.
 
 use super::{
-    api::{BackendRef, Filter, HeaderModifier, HttpMatch, HttpRule, Match, PathModifier},
+    api::{self, BackendRef, Filter, HeaderModifier, HttpMatch, HttpRule, Match, PathModifier},
     references::{Referrer, Unresolved},
 };
 use crate::http_proxy::{
     conditions::{Conditions, ValueMatch},
     filters::{Filters, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite},
     route_table::{Backend, Path, PathMatch, RouteRule, WeightedBackend},
+    session::{Carrier, SessionPersistence},
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::bytes;
@@ -27,9 +28,10 @@ pub(super) struct ConvertedRule {
     pub(super) unsupported: Vec<String>,
 }
 
-/// Converts a rule, without its matches.
+/// Converts a rule, without its matches. `identity` is that of the rule, and of no other.
 pub(super) fn convert(
     rule: &HttpRule,
+    identity: &str,
     from: Referrer<'_>,
     resolve: &mut Resolve<'_>,
 ) -> ConvertedRule {
@@ -61,12 +63,45 @@ pub(super) fn convert(
             None => converted.unsupported.push(format!("timeout {text:?} is no duration")),
         }
     }
+    match rule.session_persistence.as_ref().map(|given| session(given, identity)).transpose() {
+        Ok(session) => converted.rule.session = session.map(Box::new),
+        Err(why) => converted.unsupported.push(why),
+    }
     if !converted.unsupported.is_empty() {
         // Better an error than a request that is not filtered as it should be.
         converted.rule.backends.clear();
     }
     converted.rule.filters = Some(Box::new(filters));
     converted
+}
+
+fn session(given: &api::SessionPersistence, identity: &str) -> Result<SessionPersistence, String> {
+    if given.idle_timeout.is_some() {
+        return Err("an idleTimeout of a session is not supported; use absoluteTimeout".to_owned());
+    }
+    let timeout = given.absolute_timeout.as_ref().map(|text| {
+        duration(text).ok_or_else(|| format!("absoluteTimeout {text:?} is no duration"))
+    });
+    // As with the timeouts of a rule, zero is none.
+    let timeout = timeout.transpose()?.filter(|timeout| !timeout.is_zero());
+    let config = given.cookie_config.as_ref().and_then(|config| config.lifetime_type.as_deref());
+    let name = given.session_name.clone().filter(|name| !name.is_empty());
+    // Of a hash, so that names of two rules differ.
+    let name = name.unwrap_or_else(|| format!("session-{}", SessionPersistence::name_of(identity)));
+    // The names of cookies are those of headers (RFC 6265, 4.1.1).
+    let header = header_name(&name).map_err(|_| format!("{name:?} is no name of a session"))?;
+    let carrier = match (given.r#type.as_deref().unwrap_or("Cookie"), config.unwrap_or("Session")) {
+        ("Header", _) => Carrier::Header(header),
+        ("Cookie", "Permanent") if timeout.is_none() => {
+            return Err("a permanent cookie needs an absoluteTimeout".to_owned());
+        }
+        ("Cookie", lifetime @ ("Session" | "Permanent")) => {
+            Carrier::Cookie { permanent: lifetime == "Permanent" }
+        }
+        ("Cookie", other) => return Err(format!("cookie lifetime {other:?} is not supported")),
+        (other, _) => return Err(format!("session type {other:?} is not supported")),
+    };
+    Ok(SessionPersistence::new(name, carrier, timeout, identity))
 }
 
 /// Returns the matches of a rule; without any it matches every request.
@@ -215,8 +250,8 @@ fn path_rewrite(given: &PathModifier) -> Result<PathRewrite, String> {
 }
 
 fn header_changes(given: &HeaderModifier) -> Result<HeaderChanges, String> {
-    let fields = |fields: &[super::api::HeaderField]| {
-        let field = |field: &super::api::HeaderField| {
+    let fields = |fields: &[api::HeaderField]| {
+        let field = |field: &api::HeaderField| {
             let value = HeaderValue::try_from(&field.value);
             let value = value.map_err(|_| format!("header {} has an invalid value", field.name))?;
             Ok((header_name(&field.name)?, value))

@@ -257,3 +257,59 @@ async fn https_listener_serves_the_certificate_of_its_secret_once_it_exists() {
     assert!(response.starts_with(b"HTTP/1.1 200"));
     assert!(connect_tls(at, "b.com").await.is_err(), "no listener has this name");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn session_stays_with_its_backend_until_that_is_gone() {
+    let fixture = ClusterFixture::new().await;
+    let applied = Applied(&fixture);
+    applied.class().await;
+    service(&fixture, "stable", 1, 's').await;
+    service(&fixture, "canary", 2, 'c').await;
+    let address =
+        applied.gateway(json!([{ "name": "http", "port": 8080, "protocol": "HTTP" }])).await;
+    let at = SocketAddr::new(address, 8080);
+    let rules = |canary: u32| {
+        let backends = json!([
+            { "name": "stable", "port": 80, "weight": 100 - canary },
+            { "name": "canary", "port": 80, "weight": canary },
+        ]);
+        let session = json!({
+            "sessionName": "user", "absoluteTimeout": "1h", "cookieConfig": { "lifetimeType": "Permanent" },
+        });
+        json!([{ "matches": [{ "path": { "value": "/shop" } }],
+                 "backendRefs": backends, "sessionPersistence": session }])
+    };
+    applied.route(rules(50)).await;
+    let letter = |response: &str| response.split("\r\n\r\n").nth(1)?.chars().next();
+    let mut cookies = std::collections::BTreeMap::new();
+    while cookies.len() < 2 {
+        let response = get(at, "a.com", "/shop/cart", "").await;
+        let cookie = response.lines().find_map(|line| line.strip_prefix("set-cookie: "));
+        let (cookie, attributes) = cookie.unwrap().split_once("; ").unwrap();
+        assert!(cookie.starts_with("user="), "{cookie}");
+        assert_eq!(attributes, "Path=/shop; HttpOnly; SameSite=Strict; Max-Age=3600");
+        cookies.insert(letter(&response).unwrap(), cookie.to_owned());
+    }
+    // Whatever the weights become: at 0 a backend gets no new session, and keeps those it has.
+    for canary in [50, 0, 100] {
+        applied.route(rules(canary)).await;
+        for (backend, cookie) in &cookies {
+            for _ in 0..20 {
+                let response =
+                    get(at, "a.com", "/shop", &format!("Cookie: a=b; {cookie}\r\n")).await;
+                assert_eq!(letter(&response), Some(*backend), "{response}");
+                assert!(!response.contains("set-cookie"), "{response}");
+            }
+        }
+    }
+    // A pod that is replaced leaves the session with its Service, and the client with a new cookie.
+    fixture.endpoints("canary", &[endpoint(&fixture, 3, 'C').await]).await;
+    applied.route(rules(0)).await;
+    let cookie = format!("Cookie: {}\r\n", cookies[&'c']);
+    let response = eventually("the new endpoint", async || {
+        let response = get(at, "a.com", "/shop", &cookie).await;
+        (letter(&response) == Some('C')).then_some(response)
+    })
+    .await;
+    assert!(response.contains("set-cookie: user="), "{response}");
+}

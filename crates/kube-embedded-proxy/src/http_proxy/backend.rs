@@ -10,3 +10,10 @@ pub(crate) struct Backend {
     pub(crate) name: String,
     pub(crate) route: Arc<Route>,
 }
+
+impl Backend {
+    /// Creates a backend that speaks HTTP/1.1 without TLS.
+    pub(crate) fn plain(name: String, route: Arc<Route>) -> Self {
+        Self { name, route }
+    }
+}

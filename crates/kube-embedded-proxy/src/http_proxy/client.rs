@@ -27,6 +27,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::UNIX_EPOCH,
 };
 use tokio::time;
 
@@ -125,7 +126,15 @@ impl Client {
         if let Some((filters, redirect)) = filters.and_then(|f| Some((f, f.redirect.as_ref()?))) {
             return self.redirect(&target, redirect, entry, filters);
         }
-        let chosen = entry.rule.choose(&mut rand::rng());
+        let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        let persistence = entry.rule.session.as_deref();
+        let session = persistence.and_then(|p| p.find(headers, &entry.rule.backends, now));
+        let chosen = match session {
+            Some(session) => entry.rule.backends.get(session.backend),
+            None => entry.rule.choose(&mut rand::rng()),
+        };
+        // Only what a new session needs later.
+        let path = persistence.map(|_| entry.matched_path(target.path()).to_owned());
         let Some((chosen, backend)) = chosen.and_then(|c| Some((c, c.backend.as_ref()?))) else {
             let text = "the route of this request has no valid backend";
             return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text));
@@ -162,7 +171,8 @@ impl Client {
                 }
             });
         }
-        let forward = self.forward(backend, request, progress.as_deref());
+        let pinned = session.and_then(|session| session.endpoint);
+        let forward = self.forward(backend, pinned, request, progress.as_deref());
         let (mut response, mut connection) = match entry.rule.timeout {
             None => forward.await?,
             Some(timeout) => time::timeout(timeout, forward).await.map_err(|_| {
@@ -190,6 +200,14 @@ impl Client {
         }
         if let Some(filters) = filters {
             filters.response_headers.apply(&mut parts.headers);
+        }
+        if let (Some(persistence), Some(path)) = (persistence, path)
+            && pinned != Some(connection.endpoint)
+        {
+            let secure = self.forwarded.origin().0 == "https";
+            let at = (&*path, secure);
+            let token = persistence.issue(&backend.name, connection.endpoint, now, at);
+            parts.headers.extend(token);
         }
         let until_close = version < Version::HTTP_11;
         let timeout = self.frontend.timeouts.response;
@@ -233,7 +251,7 @@ impl Client {
         let slot = self.signals.slot.clone();
         let client = Self::new(frontend, network, self.peer, self.forwarded.clone(), slot);
         let mirrored = async move {
-            match client.forward(&backend, request, None).await {
+            match client.forward(&backend, None, request, None).await {
                 Ok((response, connection)) => {
                     let mut body = response.into_body();
                     while let Some(Ok(_)) =

@@ -23,10 +23,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_SENDS: usize = 3;
 
 impl Client {
-    /// Returns the head of the response, and the connection that it arrived on.
+    /// Returns the head of the response, and the connection that it arrived on: from the endpoint
+    /// `pinned`, unless it is not ready.
     pub(super) async fn forward(
         &self,
         backend: &Backend,
+        pinned: Option<SocketAddr>,
         mut request: Request<RequestBody>,
         progress: Option<&UploadProgress>,
     ) -> Result<(Response<Incoming>, PooledConnection), Refusal> {
@@ -36,7 +38,7 @@ impl Client {
         let mut last = None;
         loop {
             let (mut connection, reused) =
-                match self.connection(backend, &mut tried, lost > 0).await {
+                match self.connection(backend, pinned, &mut tried, lost > 0).await {
                     Ok(found) => found,
                     Err(refusal) => return Err(last.unwrap_or(refusal)),
                 };
@@ -76,13 +78,16 @@ impl Client {
     async fn connection(
         &self,
         backend: &Backend,
+        pinned: Option<SocketAddr>,
         tried: &mut Vec<SocketAddr>,
         fresh: bool,
     ) -> Result<(PooledConnection, bool), Refusal> {
         let mut since = None;
         let mut failure = None;
         loop {
-            let Some(endpoint) = backend.route.choose(self.peer.ip(), tried) else {
+            let pinned = pinned.and_then(|endpoint| backend.route.pinned(endpoint, tried));
+            let chosen = pinned.or_else(|| backend.route.choose(self.peer.ip(), tried));
+            let Some(endpoint) = chosen else {
                 return Err(unreachable(backend, tried, failure));
             };
             if !fresh

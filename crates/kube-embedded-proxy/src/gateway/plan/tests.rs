@@ -62,7 +62,7 @@ impl Fixture {
         plan(&view, &mut |(key, port)| match (&*key.name, port) {
             ("app", 80) => {
                 let route = Arc::new(Route::new(Routing::default(), Arc::default()));
-                Ok(Arc::new(Backend { name: format!("{key}:{port}"), route }))
+                Ok(Arc::new(Backend::plain(format!("{key}:{port}"), route)))
             }
             _ => Err(("BackendNotFound", format!("Service {key} does not exist"))),
         })

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 fn backend(name: &str) -> Arc<Backend> {
     let route = Arc::new(Route::new(Routing::default(), Arc::new(Affinity::default())));
-    Arc::new(Backend { name: name.into(), route })
+    Arc::new(Backend::plain(name.into(), route))
 }
 
 /// Returns a rule whose backend is called `HOST PATH (TYPE)`.
