@@ -1,16 +1,20 @@
 //! The HTTP data plane of Ingresses and Gateways: requests in over HTTP/1.1 or HTTP/2, with or
-//! without TLS; out to a ready endpoint over HTTP/1.1.
+//! without TLS; out to a ready endpoint over HTTP/1.1,
+//! or as its Service and its BackendTLSPolicy say.
 //!
 //! An endpoint is chosen for each request. Bodies are streamed, never buffered as a whole: hyper
 //! holds one chunk each way, and backpressure passes from end to end. hyper parses messages and
 //! writes them again, so that an endpoint never sees framing that a client made up; what hyper is
 //! lenient about and a proxy must not be is refused in [`head`].
 
-mod backend;
+mod attempts;
+pub(crate) mod backend;
 pub(crate) mod certificates;
 mod client;
+pub(crate) mod client_certificates;
 mod client_io;
 pub(crate) mod conditions;
+pub(crate) mod cors;
 pub(crate) mod filters;
 mod forward;
 pub(crate) mod frontend;
@@ -30,8 +34,10 @@ mod signals;
 mod target_encoder;
 pub(crate) mod tls_secret;
 mod tunnel;
+pub(crate) mod upstream_tls;
 mod x509;
 
+pub(crate) use attempts::{Retry, RuleTimeouts};
 pub(crate) use listener::HttpListener;
 
 use crate::{data_plane::Handler, route::Route};

@@ -1,10 +1,16 @@
 //! The frontends and ports of one Gateway.
 
-use super::{objects::GatewayEvent, plan::GatewayPlan};
+use super::{
+    objects::GatewayEvent,
+    plan::{GatewayPlan, PortPlan},
+};
 use crate::{
     data_plane::{BoundPort, DataPlane, ListenerHandle},
     http_proxy::{
-        HttpListener, certificates::Certificates, frontend::Frontend, route_table::RouteTable,
+        HttpListener,
+        certificates::{Certificates, TlsError},
+        frontend::Frontend,
+        route_table::RouteTable,
     },
     load_balancer::{self, AddressPool, Bind, PortResult},
     secrets::{SecretState, Secrets},
@@ -25,8 +31,26 @@ pub(super) struct GatewayFrontends {
 
 struct PortFrontend {
     frontend: Arc<Frontend>,
-    tls: bool,
+    plan: PortPlan,
     listener: Option<(SocketAddr, ListenerHandle)>,
+}
+
+impl PortFrontend {
+    fn new(tls: bool) -> Result<Self, TlsError> {
+        let frontend = Arc::new(Frontend::new(None)?);
+        let plan = PortPlan { tls, http2: false, clients: None };
+        Ok(Self { frontend, plan, listener: None })
+    }
+
+    /// Makes new connections follow the plan.
+    fn set_plan(&mut self, plan: PortPlan) -> Result<(), TlsError> {
+        if self.plan.clients != plan.clients {
+            self.frontend.set_client_validation(plan.clients.as_ref())?;
+        }
+        self.frontend.set_http2(plan.http2);
+        self.plan = plan;
+        Ok(())
+    }
 }
 
 impl GatewayFrontends {
@@ -34,9 +58,11 @@ impl GatewayFrontends {
         Self { uid, ports: BTreeMap::new() }
     }
 
-    pub(super) async fn close(self) {
-        for (_, listener) in self.ports.into_values().filter_map(|port| port.listener) {
-            listener.close().await;
+    pub(super) async fn close(&mut self) {
+        for port in mem::take(&mut self.ports).into_values() {
+            if let Some((_, listener)) = port.listener {
+                listener.close().await;
+            }
         }
     }
 
@@ -44,21 +70,28 @@ impl GatewayFrontends {
     /// as planned.
     pub(super) async fn sync(&mut self, plan: &mut GatewayPlan, secrets: &Secrets<GatewayEvent>) {
         let planned = plan.ports();
-        let gone = self.ports.extract_if(.., |port, known| planned.get(port) != Some(&known.tls));
+        let gone = self.ports.extract_if(.., |port, known| {
+            planned.get(port).is_none_or(|planned| planned.tls != known.plan.tls)
+        });
         for (_, listener) in gone.filter_map(|(_, port)| port.listener).collect::<Vec<_>>() {
             listener.close().await;
         }
-        for (port, tls) in planned {
+        for (port, of_port) in planned {
+            let tls = of_port.tls;
             let known = match self.ports.entry(port) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(vacant) => match Frontend::new(None).map(Arc::new) {
-                    Ok(frontend) => vacant.insert(PortFrontend { frontend, tls, listener: None }),
+                Entry::Vacant(vacant) => match PortFrontend::new(tls) {
+                    Ok(frontend) => vacant.insert(frontend),
                     Err(error) => {
                         tracing::error!(%error, port, "failed to serve a Gateway");
                         continue;
                     }
                 },
             };
+            if let Err(error) = known.set_plan(of_port) {
+                tracing::error!(%error, port, "failed to verify clients of a Gateway");
+                continue;
+            }
             let matches = plan.matches.get_mut(&port).map(mem::take).unwrap_or_default();
             let listeners = plan.listeners.iter().filter(|l| l.serves && l.port == port);
             let hosts = listeners.clone().map(|listener| listener.hostname.clone());
@@ -86,12 +119,17 @@ impl GatewayFrontends {
         data_plane: &DataPlane,
         network: &Arc<Network>,
     ) -> bool {
+        let requested = plan.requested.first().and_then(|address| address.parse::<IpAddr>().ok());
+        if requested.is_some_and(|address| self.address().is_some_and(|bound| bound != address)) {
+            // The others must not stay on the address that it had.
+            self.ports.values_mut().for_each(|port| port.listener = None);
+        }
         let unpublished = self.ports.iter().filter(|(_, known)| known.listener.is_none());
         let unpublished: Vec<u16> = unpublished.map(|(port, _)| *port).collect();
         if unpublished.is_empty() {
             return true;
         }
-        let candidates = pool.candidates(&plan.uid, None);
+        let candidates = pool.candidates(&plan.uid, plan.requested.first().map(String::as_str));
         let Some(published) = load_balancer::publish(&candidates, &unpublished, bind) else {
             tracing::warn!("all addresses for Gateways are in use; retrying");
             return false;
@@ -117,7 +155,7 @@ impl GatewayFrontends {
             return false;
         };
         let (frontend, network) = (known.frontend.clone(), network.clone());
-        let listener = HttpListener::new(frontend, network, known.tls, at);
+        let listener = HttpListener::new(frontend, network, known.plan.tls, at);
         known.listener = Some((at, data_plane.serve(bound, Arc::new(listener))));
         true
     }

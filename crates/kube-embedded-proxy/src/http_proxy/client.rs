@@ -2,6 +2,7 @@
 
 use super::{
     conditions::RequestFields,
+    cors::CorsResponse,
     filters::{Filters, Mirror, Received, Redirect},
     frontend::Frontend,
     head::{self, ForwardedHeaders, Target},
@@ -26,7 +27,7 @@ use std::{
     future,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
     time::UNIX_EPOCH,
 };
 use tokio::time;
@@ -37,6 +38,8 @@ pub(super) struct Client {
     pub(super) network: Arc<Network>,
     pub(super) peer: SocketAddr,
     forwarded: ForwardedHeaders,
+    /// The name that a TLS client sent.
+    pub(super) server_name: OnceLock<Option<String>>,
     pub(super) signals: Arc<ConnectionSignals>,
     /// What the connection becomes after a protocol switch.
     tunnel: Mutex<Option<Tunnel>>,
@@ -51,7 +54,8 @@ impl Client {
         slot: Arc<ConnectionSlot>,
     ) -> Self {
         let (signals, tunnel) = (Arc::new(ConnectionSignals::new(slot)), Mutex::default());
-        Self { frontend, network, peer, forwarded, signals, tunnel }
+        let server_name = OnceLock::new();
+        Self { frontend, network, peer, forwarded, server_name, signals, tunnel }
     }
 
     pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
@@ -122,7 +126,18 @@ impl Client {
         let Some(entry) = table.find(target.host(), target.path(), &fields) else {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "no rule matches this host and path"));
         };
+        if let Some(name) = self.server_name.get()
+            && table.is_misdirected(name.as_deref(), target.host())
+        {
+            let text = "this host is not served on a connection that was made with another name";
+            return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, text));
+        }
         let filters = entry.rule.filters.as_deref();
+        let cors = filters.and_then(|f| f.cors.as_ref()?.response(method, headers));
+        let cors = match cors {
+            Some(cors) if cors.is_preflight => return Ok(preflight(cors)),
+            other => other,
+        };
         if let Some((filters, redirect)) = filters.and_then(|f| Some((f, f.redirect.as_ref()?))) {
             return self.redirect(&target, redirect, entry, filters);
         }
@@ -172,14 +187,8 @@ impl Client {
             });
         }
         let pinned = session.and_then(|session| session.endpoint);
-        let forward = self.forward(backend, pinned, request, progress.as_deref());
-        let (mut response, mut connection) = match entry.rule.timeout {
-            None => forward.await?,
-            Some(timeout) => time::timeout(timeout, forward).await.map_err(|_| {
-                let text = "the timeout of the route has passed";
-                Refusal::new(StatusCode::GATEWAY_TIMEOUT, text)
-            })??,
-        };
+        let attempt = self.attempt(&entry.rule, backend, pinned, request, progress.as_deref());
+        let (mut response, mut connection) = attempt.await?;
         head::check_response(response.headers())?;
         connection.reusable = !head::has_two_lengths(response.headers());
 
@@ -190,7 +199,8 @@ impl Client {
                 let text = "the endpoint switched protocols without a request to";
                 return Err(Refusal::new(StatusCode::BAD_GATEWAY, text));
             };
-            let tunnel = Tunnel { client, endpoint: upgrade::on(&mut response) };
+            let endpoint = upgrade::on(&mut response);
+            let tunnel = Tunnel { client, endpoint };
             *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
         }
         let (mut parts, body) = response.into_parts();
@@ -200,6 +210,9 @@ impl Client {
         }
         if let Some(filters) = filters {
             filters.response_headers.apply(&mut parts.headers);
+        }
+        if let Some(cors) = cors {
+            cors.apply(&mut parts.headers);
         }
         if let (Some(persistence), Some(path)) = (persistence, path)
             && pinned != Some(connection.endpoint)
@@ -269,4 +282,12 @@ impl Client {
         };
         spawn_named("mirror", mirrored).detach();
     }
+}
+
+/// Returns the response to a preflight request, which no endpoint sees.
+fn preflight(cors: CorsResponse) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Text(None));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    cors.apply(response.headers_mut());
+    response
 }

@@ -13,13 +13,14 @@
 
 pub(crate) use super::backend::Backend;
 use super::{
+    attempts::{Retry, RuleTimeouts},
     conditions::{Conditions, RequestFields},
     filters::{Filters, HeaderChanges},
     session::SessionPersistence,
 };
 use percent_encoding::percent_decode_str;
 use rand::{Rng, RngExt};
-use std::{borrow::Cow, collections::HashMap, iter, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, iter, ptr, sync::Arc};
 
 /// The rules of hosts and paths. It is immutable, and replaced as a whole when objects change.
 #[derive(Debug, Default)]
@@ -38,8 +39,8 @@ pub(crate) struct RouteRule {
     pub(crate) backends: Vec<WeightedBackend>,
     /// Of most rules there are none.
     pub(crate) filters: Option<Box<Filters>>,
-    /// The time until the head of the response has arrived.
-    pub(crate) timeout: Option<Duration>,
+    pub(crate) timeouts: RuleTimeouts,
+    pub(crate) retry: Option<Box<Retry>>,
     pub(crate) session: Option<Box<SessionPersistence>>,
 }
 
@@ -270,6 +271,18 @@ impl RouteTable {
             false => hosts.next().and_then(|paths| paths.find(&path, fields)),
         };
         found.or(self.default.as_ref())
+    }
+}
+
+impl RouteTable {
+    /// Returns whether another listener has the host of a request than the name that its TLS connection
+    /// was made with: another Gateway's rules, or certificates, would be bypassed.
+    pub(crate) fn is_misdirected(&self, server_name: Option<&str>, host: Option<&str>) -> bool {
+        let listener = |name: Option<&str>| {
+            let name = name.map(host_name);
+            self.listeners.matching(name.as_deref(), true).next().map(ptr::from_ref)
+        };
+        self.falls_through && listener(server_name) != listener(host)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::{
-    gateway::api::{GatewayClass, HttpRoute, NamespaceLabels, ReferenceGrant},
+    gateway::api::{
+        BackendTlsPolicy, GatewayClass, HttpRoute, ListenerSet, NamespaceLabels, ReferenceGrant,
+    },
     http_proxy::{conditions::RequestFields, route_table::RouteTable},
     route::{Route, Routing},
 };
@@ -15,6 +17,8 @@ use serde_json::{Value, json};
 struct Fixture {
     gateways: Vec<Arc<Gateway>>,
     routes: Vec<Arc<HttpRoute>>,
+    listener_sets: Vec<Arc<ListenerSet>>,
+    policies: Vec<Arc<BackendTlsPolicy>>,
     grants: Vec<Arc<ReferenceGrant>>,
 }
 
@@ -55,16 +59,22 @@ impl Fixture {
             classes: &classes,
             gateways: &self.gateways,
             http_routes: &self.routes,
+            listener_sets: &self.listener_sets,
+            grpc_routes: &[],
+            policies: &self.policies,
             grants: &self.grants,
             namespaces: &namespaces,
             secret_problem: &problem,
+            authorities: &|key| Err(format!("{key} has no ca.crt")),
         };
-        plan(&view, &mut |(key, port)| match (&*key.name, port) {
+        plan(&view, &mut |target, policies| match (&*target.service.name, target.port) {
+            ("app", 80) if policies.of(&target.service, "http") == Some(None) => Ok(None),
             ("app", 80) => {
                 let route = Arc::new(Route::new(Routing::default(), Arc::default()));
-                Ok(Arc::new(Backend::plain(format!("{key}:{port}"), route)))
+                let name = format!("{}:{}", target.service, target.port);
+                Ok(Some(Arc::new(Backend::plain(name, route))))
             }
-            _ => Err(("BackendNotFound", format!("Service {key} does not exist"))),
+            (key, _) => Err(("BackendNotFound", format!("Service {key} does not exist"))),
         })
     }
 }
