@@ -1,16 +1,16 @@
-//! The Gateway API: Gateways, ListenerSets, HTTPRoutes, GRPCRoutes, BackendTLSPolicies and
-//! ReferenceGrants, each Gateway with an address of its own. Stands for an implementation such as Envoy Gateway.
+//! The Gateway API: Gateways, ListenerSets, routes of HTTP, gRPC, TLS, TCP and UDP,
+//! BackendTLSPolicies and ReferenceGrants, each Gateway with an address of its own. Stands for an implementation such as Envoy Gateway.
 //!
 //! It runs from the moment that the CustomResourceDefinitions exist, and shares its data plane with
 //! Ingresses: [`crate::http_proxy`].
 
 mod api;
 mod conditions;
+mod conversion;
 mod crds;
 mod features;
 mod frontends;
 mod gateway_tls;
-mod grpc;
 mod hostname;
 mod listener_sets;
 mod listeners;

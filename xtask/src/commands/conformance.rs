@@ -7,12 +7,7 @@
 use crate::{
     build,
     cargo::DockerClient,
-    exec::{
-        command_line::CommandLine,
-        daemon::Daemon,
-        process::Signals,
-        runner::CommandRunner,
-    },
+    exec::{command_line::CommandLine, daemon::Daemon, process::Signals, runner::CommandRunner},
     failure::Failure,
     files,
     output::{errln, outln},
@@ -74,7 +69,11 @@ pub(super) fn run(args: &Conformance) -> Result<()> {
         .with_context(|| format!("failed to create {}", folder.display()))?;
     let log = folder.join("commands.log");
     let _ = fs::remove_file(&log);
-    let suite = Suite { project: &project, folder: &folder, runner: CommandRunner::new(&signals, Some(log)) };
+    let suite = Suite {
+        project: &project,
+        folder: &folder,
+        runner: CommandRunner::new(&signals, Some(log)),
+    };
     if suite.version("go").is_err() {
         return outln!("skipped: Go is not installed; see https://go.dev/doc/install");
     }
@@ -147,7 +146,8 @@ impl Suite<'_> {
         for (program, package) in
             [("echo-basic", "sigs.k8s.io/gateway-api/conformance/echo-basic"), ("dns", "./dns")]
         {
-            let build = self.go("build -trimpath -ldflags=-s").path("-o", &self.folder.join(program));
+            let build =
+                self.go("build -trimpath -ldflags=-s").path("-o", &self.folder.join(program));
             // Static, as the images contain nothing else.
             self.query(&build.args([package]).env("CGO_ENABLED", "0"), BUILD_TIMEOUT)?;
         }
@@ -171,7 +171,8 @@ impl Suite<'_> {
         let mut process = Daemon::start("cluster", command, &self.folder.join("cluster.log"))?;
         let ready: Ready = process.wait_ready(START_TIMEOUT, signals)?;
         let block = ready.server.split('.').nth(1).and_then(|part| part.parse().ok());
-        let block = block.with_context(|| format!("{} is no address of a cluster", ready.server))?;
+        let block =
+            block.with_context(|| format!("{} is no address of a cluster", ready.server))?;
         Ok(Cluster { process, kubeconfig, block })
     }
 
@@ -248,7 +249,10 @@ fn summary(report: &Path) -> Result<()> {
     let text = fs::read_to_string(report)
         .with_context(|| format!("failed to read {}", report.display()))?;
     for line in text.lines().map(str::trim_start) {
-        if ["name:", "summary:", "Failed:", "Passed:", "Skipped:"].iter().any(|k| line.starts_with(k)) {
+        if ["name:", "summary:", "Failed:", "Passed:", "Skipped:"]
+            .iter()
+            .any(|k| line.starts_with(k))
+        {
             outln!("{line}")?;
         }
     }

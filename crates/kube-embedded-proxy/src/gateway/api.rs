@@ -13,6 +13,9 @@ pub(super) type Gateway = Object<GatewaySpec>;
 pub(super) type ListenerSet = Object<ListenerSetSpec>;
 pub(super) type HttpRoute = Object<HttpRouteSpec>;
 pub(super) type GrpcRoute = Object<GrpcRouteSpec>;
+pub(super) type TlsRoute = Object<TlsRouteSpec>;
+pub(super) type TcpRoute = Object<TcpRouteSpec>;
+pub(super) type UdpRoute = Object<UdpRouteSpec>;
 pub(super) type BackendTlsPolicy = Object<BackendTlsPolicySpec>;
 pub(super) type ReferenceGrant = Object<ReferenceGrantSpec>;
 
@@ -33,6 +36,9 @@ kinds! {
     GatewaySpec, "Gateway", "gateways", "v1", NamespaceResourceScope, GatewayStatus;
     ListenerSetSpec, "ListenerSet", "listenersets", "v1", NamespaceResourceScope, ListenerSetStatus;
     GrpcRouteSpec, "GRPCRoute", "grpcroutes", "v1", NamespaceResourceScope, RouteStatus;
+    TlsRouteSpec, "TLSRoute", "tlsroutes", "v1", NamespaceResourceScope, RouteStatus;
+    TcpRouteSpec, "TCPRoute", "tcproutes", "v1", NamespaceResourceScope, RouteStatus;
+    UdpRouteSpec, "UDPRoute", "udproutes", "v1", NamespaceResourceScope, RouteStatus;
     BackendTlsPolicySpec, "BackendTLSPolicy", "backendtlspolicies", "v1", NamespaceResourceScope, PolicyStatus;
     HttpRouteSpec, "HTTPRoute", "httproutes", "v1", NamespaceResourceScope, RouteStatus;
     ReferenceGrantSpec, "ReferenceGrant", "referencegrants", "v1beta1", NamespaceResourceScope, NoStatus;
@@ -107,6 +113,10 @@ api! {
     HttpTimeouts { request: Option<String>, backend_request: Option<String>, }
     HttpRetry { codes: Vec<u16>, attempts: Option<u32>, backoff: Option<String>, }
     GrpcRouteSpec { parent_refs: Vec<ParentRef>, hostnames: Vec<String>, rules: Vec<GrpcRule>, }
+    TlsRouteSpec { parent_refs: Vec<ParentRef>, hostnames: Vec<String>, rules: Vec<StreamRule>, }
+    TcpRouteSpec { parent_refs: Vec<ParentRef>, rules: Vec<StreamRule>, }
+    UdpRouteSpec { parent_refs: Vec<ParentRef>, rules: Vec<StreamRule>, }
+    StreamRule { backend_refs: Vec<BackendRef>, }
     GrpcRule {
         matches: Vec<GrpcMatch>,
         filters: Vec<Filter>,

@@ -31,7 +31,7 @@ struct Kind {
     columns: &'static [(&'static str, &'static str)],
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 10] = [
     Kind {
         kind: "GatewayClass",
         plural: "gatewayclasses",
@@ -70,6 +70,30 @@ const KINDS: [Kind; 7] = [
         scope: "Namespaced",
         version: "v1",
         columns: &[("Hostnames", ".spec.hostnames")],
+    },
+    Kind {
+        kind: "TLSRoute",
+        plural: "tlsroutes",
+        short: &[],
+        scope: "Namespaced",
+        version: "v1",
+        columns: &[],
+    },
+    Kind {
+        kind: "TCPRoute",
+        plural: "tcproutes",
+        short: &[],
+        scope: "Namespaced",
+        version: "v1",
+        columns: &[],
+    },
+    Kind {
+        kind: "UDPRoute",
+        plural: "udproutes",
+        short: &[],
+        scope: "Namespaced",
+        version: "v1",
+        columns: &[],
     },
     Kind {
         kind: "ListenerSet",

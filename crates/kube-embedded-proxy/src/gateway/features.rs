@@ -1,7 +1,7 @@
 //! The features of the conformance suite that are supported.
 
 /// Sorted, as `status.supportedFeatures` of a GatewayClass has them.
-pub(super) const FEATURES: [&str; 42] = [
+pub(super) const FEATURES: [&str; 47] = [
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",
@@ -44,4 +44,9 @@ pub(super) const FEATURES: [&str; 42] = [
     "HTTPRouteSchemeRedirect",
     "ListenerSet",
     "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
+    "UDPRoute",
 ];

@@ -15,6 +15,55 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube_embedded_core::informer::ObjectKey;
 use std::collections::BTreeMap;
 
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http,
+    Https,
+    /// TLS around any protocol, which is ended here or passed through.
+    Tls {
+        terminates: bool,
+    },
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    fn of(listener: &Listener) -> Option<Self> {
+        let mode = listener.tls.as_ref().and_then(|tls| tls.mode.as_deref());
+        Some(match &*listener.protocol {
+            "HTTP" => Self::Http,
+            "HTTPS" => Self::Https,
+            "TLS" => Self::Tls { terminates: mode != Some("Passthrough") },
+            "TCP" => Self::Tcp,
+            "UDP" => Self::Udp,
+            _ => return None,
+        })
+    }
+
+    /// Returns whether listeners of both can share a port.
+    pub(super) fn may_share(self, other: Self) -> bool {
+        let both_tls = matches!((self, other), (Self::Tls { .. }, Self::Tls { .. }));
+        // UDP has ports of its own.
+        self == other || both_tls || self == Self::Udp || other == Self::Udp
+    }
+
+    /// Returns the kinds of routes that may attach.
+    fn route_kinds(self) -> &'static [&'static str] {
+        match self {
+            Self::Http | Self::Https => &["HTTPRoute", "GRPCRoute"],
+            Self::Tls { .. } => &["TLSRoute"],
+            Self::Tcp => &["TCPRoute"],
+            Self::Udp => &["UDPRoute"],
+        }
+    }
+
+    /// Returns whether it needs certificates.
+    fn terminates_tls(self) -> bool {
+        matches!(self, Self::Https | Self::Tls { terminates: true })
+    }
+}
+
 /// A listener as it is served.
 #[derive(Clone, Debug)]
 pub(super) struct ListenerPlan {
@@ -22,7 +71,7 @@ pub(super) struct ListenerPlan {
     pub(super) set: Option<ObjectKey>,
     pub(super) name: String,
     pub(super) port: u16,
-    pub(super) tls: bool,
+    pub(super) protocol: Protocol,
     pub(super) hostname: Option<String>,
     /// The Secrets of its certificates that can be used.
     pub(super) certificates: Vec<ObjectKey>,
@@ -86,7 +135,11 @@ fn conflict(other: &ListenerPlan, listener: &Listener) -> Option<Unresolved> {
         return None;
     }
     let name = &other.name;
-    if other.tls != is_tls(listener) {
+    let protocol = Protocol::of(listener)?;
+    if (other.protocol == Protocol::Udp) != (protocol == Protocol::Udp) {
+        return None;
+    }
+    if !other.protocol.may_share(protocol) {
         let message = format!("listener {name:?} has the same port and another protocol");
         return Some(("ProtocolConflict", message));
     }
@@ -94,21 +147,9 @@ fn conflict(other: &ListenerPlan, listener: &Listener) -> Option<Unresolved> {
         .then(|| ("HostnameConflict", format!("listener {name:?} has the same port and hostname")))
 }
 
-fn is_tls(listener: &Listener) -> bool {
-    listener.protocol == "HTTPS"
-}
-
 fn hostname(listener: &Listener) -> Option<String> {
     let host = listener.hostname.as_deref().filter(|host| !host.is_empty());
     host.map(|host| host_name(host).into_owned())
-}
-
-/// Returns the kinds of routes for a protocol.
-fn route_kinds(protocol: &str) -> &'static [&'static str] {
-    match protocol {
-        "HTTP" | "HTTPS" => &["HTTPRoute", "GRPCRoute"],
-        _ => &[],
-    }
 }
 
 fn plan_one(
@@ -119,15 +160,17 @@ fn plan_one(
     names: &mut Names,
 ) -> ListenerPlan {
     let generation = owner.generation;
-    let supported = route_kinds(&listener.protocol);
+    let protocol = Protocol::of(listener);
+    let supported = protocol.map_or::<&[&str], _>(&[], Protocol::route_kinds);
     let (kinds, invalid_kind) = kinds(listener, supported);
-    let tls = is_tls(listener);
-    let ((certificates, unresolved), clients) = match tls {
-        true => (
-            certificates(owner, listener, view, names),
-            gateway_tls::clients(owner.gateway, listener.port, view, names),
-        ),
-        false => ((Vec::new(), None), ClientPlan::default()),
+    let tls = protocol.is_some_and(Protocol::terminates_tls);
+    let (certificates, unresolved) = match tls {
+        true => certificates(owner, listener, view, names),
+        false => (Vec::new(), None),
+    };
+    let clients = match protocol {
+        Some(Protocol::Https) => gateway_tls::clients(owner.gateway, listener.port, view, names),
+        _ => ClientPlan::default(),
     };
     let port = u16::try_from(listener.port).ok().filter(|port| *port > 0);
     let accepted = match (supported, port) {
@@ -158,7 +201,7 @@ fn plan_one(
         set: owner.set.clone(),
         name: listener.name.clone(),
         port: port.unwrap_or_default(),
-        tls,
+        protocol: protocol.unwrap_or(Protocol::Tcp),
         hostname: hostname(listener),
         certificates,
         clients: clients.validation,
@@ -261,6 +304,11 @@ impl AllowedNamespaces {
 }
 
 impl ListenerPlan {
+    /// Returns the port, and whether it is one of UDP.
+    pub(super) fn key(&self) -> (u16, bool) {
+        (self.port, self.protocol == Protocol::Udp)
+    }
+
     /// Returns whether routes of this kind and namespace may attach.
     pub(super) fn allows(&self, kind: &str, namespace: &str, labels: &NamespaceLabels) -> bool {
         self.status.supported_kinds.iter().any(|supported| supported.kind == kind)

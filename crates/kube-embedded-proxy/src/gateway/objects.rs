@@ -4,7 +4,8 @@
 use super::{
     api::{
         BackendTlsPolicySpec, Gateway, GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec,
-        ListenerSetSpec, NamespaceLabels, ReferenceGrantSpec,
+        ListenerSetSpec, NamespaceLabels, ReferenceGrantSpec, TcpRouteSpec, TlsRouteSpec,
+        UdpRouteSpec,
     },
     object::{GROUP, Gvk, Object},
     status::StatusWriter,
@@ -102,6 +103,9 @@ kinds! {
     listener_sets ListenerSet ListenerSetSpec,
     http_routes HttpRoute HttpRouteSpec,
     grpc_routes GrpcRoute GrpcRouteSpec,
+    tls_routes TlsRoute TlsRouteSpec,
+    tcp_routes TcpRoute TcpRouteSpec,
+    udp_routes UdpRoute UdpRouteSpec,
     policies Policy BackendTlsPolicySpec,
     grants Grant ReferenceGrantSpec,
 }

@@ -8,17 +8,20 @@ use super::{
     gateway_tls,
     hostname::intersection,
     listener_sets::{self, ListenerSetPlan},
-    listeners::{self, ListenerPlan},
+    listeners::{self, ListenerPlan, Protocol},
     object::{GROUP, Gvk, Object},
     policies::{Policies, precedence},
     references::{Referrer, Unresolved, service_of},
     rules::{self, ConvertedRule},
-    view::{GATEWAY_CONTROLLER, Names, Target, View},
+    view::{GATEWAY_CONTROLLER, Names, Target, TargetProtocol, View},
 };
-use crate::http_proxy::{
-    client_certificates::ClientValidation,
-    conditions::Conditions,
-    route_table::{Backend, HttpMatch, PathMatch, RouteRule},
+use crate::{
+    http_proxy::{
+        client_certificates::ClientValidation,
+        conditions::Conditions,
+        route_table::{Backend, HttpMatch, PathMatch, RouteRule},
+    },
+    streams::StreamMatch,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube_embedded_core::informer::ObjectKey;
@@ -57,6 +60,8 @@ pub(super) struct GatewayPlan {
     pub(super) attached_sets: Option<i32>,
     /// By port, in the order of precedence.
     pub(super) matches: BTreeMap<u16, Vec<HttpMatch>>,
+    /// The same of listeners that are not of HTTP.
+    pub(super) streams: BTreeMap<(u16, bool), Vec<StreamMatch>>,
     /// The ports with routes whose clients speak HTTP/2, also without TLS.
     http2: BTreeSet<u16>,
     /// The Secret of the certificate that backends are shown.
@@ -66,18 +71,26 @@ pub(super) struct GatewayPlan {
 /// A port of a Gateway.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PortPlan {
-    pub(super) tls: bool,
+    pub(super) protocol: Protocol,
     pub(super) http2: bool,
     pub(super) clients: Option<ClientValidation>,
+}
+
+impl PortPlan {
+    /// Returns whether a port that is open can become this one.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.protocol.may_share(other.protocol)
+    }
 }
 
 /// Finds the backend of a Service port, or why there is none.
 pub(super) type FindBackend<'a> =
     dyn FnMut(&Target, &Policies) -> Result<Option<Arc<Backend>>, Unresolved> + 'a;
 
-/// A route of any kind that is served by HTTP.
+/// A route of any kind.
 struct Route<'a> {
     kind: &'static str,
+    protocol: TargetProtocol,
     metadata: &'a ObjectMeta,
     spec: Cow<'a, HttpRouteSpec>,
 }
@@ -128,18 +141,24 @@ fn add_gateway(gateway: &Gateway, view: &View<'_>, plan: &mut Plan) {
 fn routes<'a>(view: &View<'a>) -> Vec<Route<'a>> {
     fn all<'a, S: Gvk>(
         routes: &'a [Arc<Object<S>>],
+        protocol: TargetProtocol,
         spec: fn(&'a S) -> Cow<'a, HttpRouteSpec>,
     ) -> impl Iterator<Item = Route<'a>> {
         let live = routes.iter().filter(|route| route.metadata.deletion_timestamp.is_none());
         live.map(move |route| Route {
             kind: S::KIND,
+            protocol,
             metadata: &route.metadata,
             spec: spec(&route.spec),
         })
     }
-    let http = all(view.http_routes, |spec| Cow::Borrowed(spec));
-    let grpc = all(view.grpc_routes, |spec| Cow::Owned(spec.into()));
-    let mut routes: Vec<Route<'_>> = http.chain(grpc).collect();
+    use TargetProtocol::{Grpc, Http, Stream, Udp};
+    let http = all(view.http_routes, Http, |spec| Cow::Borrowed(spec));
+    let grpc = all(view.grpc_routes, Grpc, |spec| Cow::Owned(spec.into()));
+    let tls = all(view.tls_routes, Stream, |spec| Cow::Owned(spec.into()));
+    let tcp = all(view.tcp_routes, Stream, |spec| Cow::Owned(spec.into()));
+    let udp = all(view.udp_routes, Udp, |spec| Cow::Owned(spec.into()));
+    let mut routes: Vec<Route<'_>> = http.chain(grpc).chain(tls).chain(tcp).chain(udp).collect();
     routes.sort_by_cached_key(|route| precedence(route.metadata));
     routes
 }
@@ -186,6 +205,7 @@ impl GatewayPlan {
             listeners,
             attached_sets: None,
             matches: BTreeMap::new(),
+            streams: BTreeMap::new(),
             http2: BTreeSet::new(),
             client,
         }
@@ -196,15 +216,15 @@ impl GatewayPlan {
         self.accepted.status == "True"
     }
 
-    /// Returns the ports to listen on.
-    pub(super) fn ports(&self) -> BTreeMap<u16, PortPlan> {
+    /// Returns the ports to listen on, and whether each is one of UDP.
+    pub(super) fn ports(&self) -> BTreeMap<(u16, bool), PortPlan> {
         let serving = self.listeners.iter().filter(|l| l.serves && self.is_accepted());
         let port = |listener: &ListenerPlan| PortPlan {
-            tls: listener.tls,
+            protocol: listener.protocol,
             http2: self.http2.contains(&listener.port),
             clients: listener.clients.clone(),
         };
-        serving.map(|listener| (listener.port, port(listener))).collect()
+        serving.map(|listener| (listener.key(), port(listener))).collect()
     }
 
     /// Returns the statuses of the listeners of a ListenerSet, or of the Gateway itself.
@@ -270,7 +290,7 @@ impl Attachment<'_, '_> {
             for (listener, hosts) in attached.unwrap_or_default() {
                 let is_accepted = accepted.status == "True";
                 gateway.add(listener, &hosts, &converted.rules, is_accepted);
-                if route.kind == "GRPCRoute" {
+                if route.protocol == TargetProtocol::Grpc {
                     gateway.http2.extend(gateway.listeners.get(listener).map(|l| l.port));
                 }
             }
@@ -298,8 +318,8 @@ impl Attachment<'_, '_> {
         let mut resolve = |reference: &BackendRef, from: Referrer<'_>| {
             let (service, port) = service_of(reference, from, self.view.grants)?;
             services.insert(service.clone());
-            let grpc = route.kind == "GRPCRoute";
-            let target = Target { service, port, grpc, client: client.cloned() };
+            let protocol = route.protocol;
+            let target = Target { service, port, protocol, client: client.cloned() };
             (self.backend)(&target, &self.policies)
         };
         let convert = |(index, rule)| {
@@ -335,6 +355,19 @@ impl GatewayPlan {
     ) {
         let Some(listener) = self.listeners.get_mut(listener) else { return };
         listener.status.attached_routes += i32::from(is_accepted);
+        if !matches!(listener.protocol, Protocol::Http | Protocol::Https) {
+            let streams = self.streams.entry(listener.key()).or_default();
+            // A route of streams has one rule, whose matches mean nothing.
+            let rules = rules.iter().take(1).map(|(_, rule)| rule);
+            streams.extend(rules.flat_map(|rule| hosts.iter().map(move |host| (host, rule))).map(
+                |(host, rule)| StreamMatch {
+                    listener: listener.hostname.clone(),
+                    host: host.clone(),
+                    rule: rule.clone(),
+                },
+            ));
+            return;
+        }
         let matches = self.matches.entry(listener.port).or_default();
         for (of_rule, rule) in rules {
             for (host, (path, conditions)) in

@@ -14,7 +14,7 @@ use super::{
     policies::Policies,
     references::Unresolved,
     status::StatusWriter,
-    view::{GATEWAY_CONTROLLER, Target, View},
+    view::{GATEWAY_CONTROLLER, Target, TargetProtocol, View},
 };
 use crate::{
     config::{Config, Topology},
@@ -129,6 +129,9 @@ impl GatewayReconciler {
             listener_sets: &kinds.listener_sets.list(),
             http_routes: &kinds.http_routes.list(),
             grpc_routes: &kinds.grpc_routes.list(),
+            tls_routes: &kinds.tls_routes.list(),
+            tcp_routes: &kinds.tcp_routes.list(),
+            udp_routes: &kinds.udp_routes.list(),
             policies: &kinds.policies.list(),
             grants: &kinds.grants.list(),
             namespaces: &objects.namespaces(),
@@ -198,8 +201,12 @@ impl GatewayReconciler {
         self.sync_classes(&plan, objects);
         self.sync_listener_sets(&plan, objects);
         self.sync_policies(&mut plan, objects);
-        sync_routes(&mut self.statuses.http_routes, &objects.kinds.http_routes, &mut plan);
-        sync_routes(&mut self.statuses.grpc_routes, &objects.kinds.grpc_routes, &mut plan);
+        let (statuses, kinds) = (&mut self.statuses, &objects.kinds);
+        sync_routes(&mut statuses.http_routes, &kinds.http_routes, &mut plan);
+        sync_routes(&mut statuses.grpc_routes, &kinds.grpc_routes, &mut plan);
+        sync_routes(&mut statuses.tls_routes, &kinds.tls_routes, &mut plan);
+        sync_routes(&mut statuses.tcp_routes, &kinds.tcp_routes, &mut plan);
+        sync_routes(&mut statuses.udp_routes, &kinds.udp_routes, &mut plan);
     }
 
     fn sync_classes(&mut self, plan: &Plan, objects: &Objects) {
@@ -300,9 +307,13 @@ fn service_port(
     if spec.type_.as_deref() == Some("ExternalName") {
         return Err(("InvalidKind", format!("Service {key} is of type ExternalName")));
     }
-    let found = spec.ports.iter().flatten().find(|known| known.port == *port);
-    let Some(found) = found.filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP") else {
-        return missing(format!("Service {key} has no TCP port {port}"));
+    let transport = if target.protocol == TargetProtocol::Udp { "UDP" } else { "TCP" };
+    // A port may be there for both.
+    let found = spec.ports.iter().flatten().find(|known| {
+        known.port == *port && known.protocol.as_deref().unwrap_or("TCP") == transport
+    });
+    let Some(found) = found else {
+        return missing(format!("Service {key} has no {transport} port {port}"));
     };
     let slices = objects.slices_of(key);
     let routing = port_routing(spec, found, slices.iter().map(|slice| &**slice), topology);
@@ -319,7 +330,11 @@ fn upstream(
     secrets: &Secrets<GatewayEvent>,
     known: Option<&Backend>,
 ) -> Option<Upstream> {
-    let http2 = target.grpc || port.app_protocol.as_deref() == Some("kubernetes.io/h2c");
+    let http2 = match target.protocol {
+        TargetProtocol::Http => port.app_protocol.as_deref() == Some("kubernetes.io/h2c"),
+        TargetProtocol::Grpc => true,
+        TargetProtocol::Stream | TargetProtocol::Udp => false,
+    };
     let Some(validation) = policies.of(&target.service, &port.name) else {
         return Some(Upstream { http2, tls: None });
     };

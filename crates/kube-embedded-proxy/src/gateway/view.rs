@@ -2,7 +2,7 @@
 
 use super::api::{
     BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, NamespaceLabels,
-    ReferenceGrant,
+    ReferenceGrant, TcpRoute, TlsRoute, UdpRoute,
 };
 use kube_embedded_core::informer::ObjectKey;
 use std::{collections::BTreeSet, sync::Arc};
@@ -16,10 +16,20 @@ pub const GATEWAY_CONTROLLER: &str = "canary-labs.dev/edge";
 pub(super) struct Target {
     pub(super) service: ObjectKey,
     pub(super) port: i32,
-    /// Whether a GRPCRoute names it, so that it speaks HTTP/2 whatever the Service says.
-    pub(super) grpc: bool,
+    pub(super) protocol: TargetProtocol,
     /// The Secret of the certificate that the Gateway shows.
     pub(super) client: Option<ObjectKey>,
+}
+
+/// What a kind of route speaks to its backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum TargetProtocol {
+    /// HTTP/1.1, or what the Service says.
+    Http,
+    /// HTTP/2, whatever the Service says.
+    Grpc,
+    Stream,
+    Udp,
 }
 
 /// The objects, and what is known of those that they name.
@@ -29,6 +39,9 @@ pub(super) struct View<'a> {
     pub(super) listener_sets: &'a [Arc<ListenerSet>],
     pub(super) http_routes: &'a [Arc<HttpRoute>],
     pub(super) grpc_routes: &'a [Arc<GrpcRoute>],
+    pub(super) tls_routes: &'a [Arc<TlsRoute>],
+    pub(super) tcp_routes: &'a [Arc<TcpRoute>],
+    pub(super) udp_routes: &'a [Arc<UdpRoute>],
     pub(super) policies: &'a [Arc<BackendTlsPolicy>],
     pub(super) grants: &'a [Arc<ReferenceGrant>],
     pub(super) namespaces: &'a NamespaceLabels,

@@ -132,8 +132,7 @@ impl Client {
         let connection = match &backend.upstream.tls {
             None => PooledConnection::new(stream, endpoint, backend, opened).await,
             Some(tls) => {
-                let handshake = tls.connector().connect(tls.server_name(), stream);
-                let stream = time::timeout(HANDSHAKE_TIMEOUT, handshake).await??;
+                let stream = time::timeout(HANDSHAKE_TIMEOUT, tls.connect(stream)).await??;
                 if backend.upstream.http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
                     return Err(io::Error::other("the endpoint does not speak HTTP/2"));
                 }

@@ -17,6 +17,9 @@ use tokio_rustls::rustls::{
     ServerConfig, crypto::ring, server::danger::ClientCertVerifier, sign::CertifiedKey,
 };
 
+/// The protocols that HTTPS listeners offer.
+const HTTP_PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
+
 /// What one Ingress address serves at the moment.
 #[derive(Debug)]
 pub(crate) struct Frontend {
@@ -57,7 +60,7 @@ impl Frontend {
     /// Fails if TLS cannot be set up.
     pub(crate) fn new(default: Option<Arc<CertifiedKey>>) -> Result<Self, TlsError> {
         let certificates = Arc::new(CertificateResolver::new(default));
-        let tls = RwLock::new(server_config(&certificates, None)?);
+        let tls = RwLock::new(server_config(&certificates, None, HTTP_PROTOCOLS)?);
         let (route_table, http2, timeouts) = Default::default();
         Ok(Self { route_table, certificates, tls, http2, timeouts })
     }
@@ -71,7 +74,7 @@ impl Frontend {
         validation: Option<&ClientValidation>,
     ) -> Result<(), TlsError> {
         let verifier = validation.map(ClientValidation::verifier).transpose()?;
-        let config = server_config(&self.certificates, verifier)?;
+        let config = server_config(&self.certificates, verifier, HTTP_PROTOCOLS)?;
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
@@ -106,9 +109,14 @@ impl Frontend {
     }
 }
 
-fn server_config(
+/// Creates the TLS configuration of a port, with the protocols that it offers (ALPN).
+///
+/// # Errors
+/// Fails if TLS cannot be set up.
+pub(crate) fn server_config(
     certificates: &Arc<CertificateResolver>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    protocols: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsError> {
     // With an explicit provider, as another library in the process may install another one.
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -118,6 +126,6 @@ fn server_config(
         Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
     let mut config = builder.with_cert_resolver(certificates.clone());
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Arc::new(config))
 }

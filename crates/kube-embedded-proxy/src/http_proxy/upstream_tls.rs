@@ -1,9 +1,11 @@
 //! TLS to endpoints, as a BackendTLSPolicy asks for it.
 
 use super::x509::Certificate;
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
+use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
+    client::TlsStream,
     rustls::{
         self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
         SignatureScheme,
@@ -90,12 +92,10 @@ impl UpstreamTls {
             && chain(self.client.as_ref()) == chain(client)
     }
 
-    pub(super) fn connector(&self) -> TlsConnector {
-        self.config.clone().into()
-    }
-
-    pub(super) fn server_name(&self) -> ServerName<'static> {
-        self.validation.hostname.clone()
+    /// Speaks TLS on a connection to an endpoint.
+    pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let connector = TlsConnector::from(self.config.clone());
+        connector.connect(self.validation.hostname.clone(), stream).await
     }
 }
 

@@ -1,6 +1,10 @@
-//! GRPCRoutes as HTTP routes: a method of a service is a path, `/<service>/<method>`.
+//! Routes of other kinds as HTTP routes. A method of a service of a GRPCRoute is a path,
+//! `/<service>/<method>`; those of TLS, TCP and UDP have backends alone.
 
-use super::api::{GrpcMatch, GrpcMethod, GrpcRouteSpec, HttpMatch, HttpRouteSpec, HttpRule, Match};
+use super::api::{
+    GrpcMatch, GrpcMethod, GrpcRouteSpec, HttpMatch, HttpRouteSpec, HttpRule, Match, ParentRef,
+    StreamRule, TcpRouteSpec, TlsRouteSpec, UdpRouteSpec,
+};
 
 impl From<&GrpcRouteSpec> for HttpRouteSpec {
     fn from(grpc: &GrpcRouteSpec) -> Self {
@@ -16,6 +20,36 @@ impl From<&GrpcRouteSpec> for HttpRouteSpec {
             hostnames: grpc.hostnames.clone(),
             rules: rules.collect(),
         }
+    }
+}
+
+impl From<&TlsRouteSpec> for HttpRouteSpec {
+    fn from(tls: &TlsRouteSpec) -> Self {
+        Self { hostnames: tls.hostnames.clone(), ..of_stream(&tls.parent_refs, &tls.rules) }
+    }
+}
+
+impl From<&TcpRouteSpec> for HttpRouteSpec {
+    fn from(tcp: &TcpRouteSpec) -> Self {
+        of_stream(&tcp.parent_refs, &tcp.rules)
+    }
+}
+
+impl From<&UdpRouteSpec> for HttpRouteSpec {
+    fn from(udp: &UdpRouteSpec) -> Self {
+        of_stream(&udp.parent_refs, &udp.rules)
+    }
+}
+
+fn of_stream(parents: &[ParentRef], rules: &[StreamRule]) -> HttpRouteSpec {
+    let rule = |rule: &StreamRule| HttpRule {
+        backend_refs: rule.backend_refs.clone(),
+        ..HttpRule::default()
+    };
+    HttpRouteSpec {
+        parent_refs: parents.to_vec(),
+        rules: rules.iter().map(rule).collect(),
+        ..HttpRouteSpec::default()
     }
 }
 
