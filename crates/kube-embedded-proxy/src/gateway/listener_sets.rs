@@ -2,7 +2,7 @@
 
 use super::{
     api::{Gateway, ListenerSet},
-    conditions::{condition, is_true},
+    conditions::condition,
     listeners::{AllowedNamespaces, ListenerPlan},
     object::GROUP,
     policies::precedence,
@@ -49,7 +49,8 @@ pub(super) fn plan(
 ) -> ListenerSetPlan {
     let key = ObjectKey::of(set);
     let own = || listeners.iter().filter(|listener| listener.set.as_ref() == Some(&key));
-    let accepted = |listener: &ListenerPlan| is_true(&listener.status.conditions, "Accepted");
+    // A listener without a certificate is accepted, but of no use.
+    let valid = |listener: &ListenerPlan| listener.serves;
     let problem = if !is_allowed {
         Some((
             "NotAllowed",
@@ -57,7 +58,7 @@ pub(super) fn plan(
         ))
     } else if !is_gateway_accepted {
         Some(("ParentNotAccepted", format!("Gateway {gateway} is not accepted")))
-    } else if !own().any(accepted) {
+    } else if !own().any(valid) {
         Some(("ListenersNotValid", "no listener is valid".to_owned()))
     } else {
         None
@@ -67,7 +68,7 @@ pub(super) fn plan(
         Some((reason, message)) => condition(r#type, false, reason, message.clone(), generation),
         None => condition(r#type, true, reason, "", generation),
     };
-    let reason = if own().all(accepted) { "Accepted" } else { "ListenersNotValid" };
+    let reason = if own().all(valid) { "Accepted" } else { "ListenersNotValid" };
     let conditions = vec![state("Accepted", reason), state("Programmed", "Programmed")];
     ListenerSetPlan { gateway, conditions }
 }
