@@ -9,6 +9,7 @@ use crate::{
         certificates::{CertificateResolver, Certificates, TlsError},
         frontend::server_config,
         route_table::{Backend, Hosts, RouteRule, host_name},
+        upstream_tls::UpstreamTls,
     },
 };
 use futures::{FutureExt, future::BoxFuture};
@@ -153,11 +154,13 @@ async fn serve(
         return Err(io::Error::other("the route has no valid backend"));
     };
     match terminates {
-        false => forward(network, stream, backend, peer).await,
+        // TLS that is passed through is the client's own, whatever the policy of the backend says.
+        false if tls => forward(network, stream, backend, None, peer).await,
+        false => forward(network, stream, backend, backend.upstream.tls.as_deref(), peer).await,
         true => {
             let handshake = TlsAcceptor::from(frontend.tls.clone()).accept(stream);
             let stream = time::timeout(HELLO_TIMEOUT, handshake).await??;
-            forward(network, stream, backend, peer).await
+            forward(network, stream, backend, backend.upstream.tls.as_deref(), peer).await
         }
     }
 }
@@ -166,6 +169,7 @@ async fn forward<C: ProxyStream>(
     network: &Network,
     client: C,
     backend: &Backend,
+    upstream: Option<&UpstreamTls>,
     peer: SocketAddr,
 ) -> io::Result<()> {
     let Some(endpoint) = connect_to_endpoint(network, &backend.route, peer).await else {
@@ -174,7 +178,7 @@ async fn forward<C: ProxyStream>(
     };
     // Nothing is lost without it, only delayed.
     let _ = endpoint.set_nodelay(true);
-    match &backend.upstream.tls {
+    match upstream {
         None => BidirectionalCopy::new(client, endpoint).await,
         Some(tls) => {
             let endpoint = time::timeout(HELLO_TIMEOUT, tls.connect(endpoint)).await??;

@@ -87,13 +87,16 @@ impl DatagramRoute for UdpRoute {
 impl PortFrontend {
     fn new(protocol: Protocol) -> Result<Self, TlsError> {
         let kind = match protocol {
-            Protocol::Http | Protocol::Https => PortKind::Http(Arc::new(Frontend::new(None)?)),
+            Protocol::Http | Protocol::Https => {
+                let frontend = Frontend::new(None)?;
+                PortKind::Http(Arc::new(frontend.with_http2()))
+            }
             Protocol::Tls { .. } | Protocol::Tcp => {
                 PortKind::Stream(Arc::new(StreamFrontend::new()?))
             }
             Protocol::Udp => PortKind::Udp(Arc::default()),
         };
-        let plan = PortPlan { protocol, http2: false, clients: None };
+        let plan = PortPlan { protocol, clients: None };
         Ok(Self { kind, plan, listener: None })
     }
 
@@ -115,7 +118,6 @@ impl PortFrontend {
                 if clients_changed {
                     frontend.set_client_validation(self.plan.clients.as_ref())?;
                 }
-                frontend.set_http2(self.plan.http2);
                 let hosts = listeners.iter().map(|listener| listener.hostname.clone());
                 let matches = plan.matches.get_mut(&key.0).map(mem::take).unwrap_or_default();
                 frontend.set_route_table(RouteTable::of_gateway(hosts, matches));

@@ -62,8 +62,6 @@ pub(super) struct GatewayPlan {
     pub(super) matches: BTreeMap<u16, Vec<HttpMatch>>,
     /// The same of listeners that are not of HTTP.
     pub(super) streams: BTreeMap<(u16, bool), Vec<StreamMatch>>,
-    /// The ports with routes whose clients speak HTTP/2, also without TLS.
-    http2: BTreeSet<u16>,
     /// The Secret of the certificate that backends are shown.
     client: Option<ObjectKey>,
 }
@@ -72,7 +70,6 @@ pub(super) struct GatewayPlan {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PortPlan {
     pub(super) protocol: Protocol,
-    pub(super) http2: bool,
     pub(super) clients: Option<ClientValidation>,
 }
 
@@ -206,7 +203,6 @@ impl GatewayPlan {
             attached_sets: None,
             matches: BTreeMap::new(),
             streams: BTreeMap::new(),
-            http2: BTreeSet::new(),
             client,
         }
     }
@@ -221,7 +217,6 @@ impl GatewayPlan {
         let serving = self.listeners.iter().filter(|l| l.serves && self.is_accepted());
         let port = |listener: &ListenerPlan| PortPlan {
             protocol: listener.protocol,
-            http2: self.http2.contains(&listener.port),
             clients: listener.clients.clone(),
         };
         serving.map(|listener| (listener.key(), port(listener))).collect()
@@ -290,9 +285,6 @@ impl Attachment<'_, '_> {
             for (listener, hosts) in attached.unwrap_or_default() {
                 let is_accepted = accepted.status == "True";
                 gateway.add(listener, &hosts, &converted.rules, is_accepted);
-                if route.protocol == TargetProtocol::Grpc {
-                    gateway.http2.extend(gateway.listeners.get(listener).map(|l| l.port));
-                }
             }
             let resolved = match converted.unresolved.clone() {
                 None => condition("ResolvedRefs", true, "ResolvedRefs", "", generation),

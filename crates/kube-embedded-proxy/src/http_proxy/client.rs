@@ -121,17 +121,17 @@ impl Client {
         }
         let target = head::target(&request)?;
         let table = self.frontend.route_table();
-        let (method, headers) = (request.method(), request.headers());
-        let fields = RequestFields { method, headers, query: target.uri().query() };
-        let Some(entry) = table.find(target.host(), target.path(), &fields) else {
-            return Err(Refusal::new(StatusCode::NOT_FOUND, "no rule matches this host and path"));
-        };
         if let Some(name) = self.server_name.get()
             && table.is_misdirected(name.as_deref(), target.host())
         {
             let text = "this host is not served on a connection that was made with another name";
             return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, text));
         }
+        let (method, headers) = (request.method(), request.headers());
+        let fields = RequestFields { method, headers, query: target.uri().query() };
+        let Some(entry) = table.find(target.host(), target.path(), &fields) else {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "no rule matches this host and path"));
+        };
         let filters = entry.rule.filters.as_deref();
         let cors = filters.and_then(|f| f.cors.as_ref()?.response(method, headers));
         let cors = match cors {

@@ -7,10 +7,7 @@ use super::{
     route_table::RouteTable,
 };
 use std::{
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 use tokio_rustls::rustls::{
@@ -27,7 +24,7 @@ pub(crate) struct Frontend {
     certificates: Arc<CertificateResolver>,
     tls: RwLock<Arc<ServerConfig>>,
     /// Whether clients without TLS may speak HTTP/2.
-    http2: AtomicBool,
+    pub(super) http2: bool,
     pub(super) timeouts: Timeouts,
 }
 
@@ -79,13 +76,10 @@ impl Frontend {
         Ok(())
     }
 
-    pub(super) fn speaks_http2(&self) -> bool {
-        self.http2.load(Ordering::Relaxed)
-    }
-
-    /// Lets new clients without TLS speak HTTP/2, or not.
-    pub(crate) fn set_http2(&self, http2: bool) {
-        self.http2.store(http2, Ordering::Relaxed);
+    /// Lets clients without TLS begin with HTTP/2, which costs each connection a system call.
+    #[must_use]
+    pub(crate) fn with_http2(self) -> Self {
+        Self { http2: true, ..self }
     }
 
     /// Returns the route table for a new request.

@@ -62,7 +62,7 @@ impl Handler for HttpListener {
         let client = Arc::new(Client::new(frontend, network, peer, forwarded, slot.clone()));
         let closed = self.closed.subscribe();
         let serve = match self.tls {
-            false if self.frontend.speaks_http2() => serve_plain(stream, client, closed).boxed(),
+            false if self.frontend.http2 => serve_plain(stream, client, closed).boxed(),
             false => serve_http1(stream, client, closed).boxed(),
             true => serve_tls(self.frontend.tls().into(), stream, client, closed).boxed(),
         };

@@ -25,6 +25,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const MAX_CLIENTS: usize = 1024;
 /// The longest datagram.
 const MAX_DATAGRAM: usize = 65_536;
+/// The time for the first datagram of a client to be sent, which is immediately unless a buffer is full.
+const SEND_TIMEOUT: Duration = Duration::from_millis(100);
 /// The delays before an address is bound again.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
@@ -111,7 +113,12 @@ pub(crate) async fn serve(
                 // No endpoint: lost, as datagrams may be.
                 let Some(to) = route.choose(from.ip()) else { continue };
                 match Client::new(to, from, &network, &socket).await {
-                    Ok(client) => clients.entry(from).insert_entry(client).get().endpoint.clone(),
+                    Ok(client) => {
+                        // A new socket is not known to be writable until the runtime has looked.
+                        let _ = timeout(SEND_TIMEOUT, client.endpoint.send(datagram)).await;
+                        clients.insert(from, client);
+                        continue;
+                    }
                     Err(error) => {
                         tracing::debug!(%at, %to, %error, "failed to reach an endpoint");
                         continue;
