@@ -40,7 +40,7 @@ const IMAGES: [(&str, &str); 4] = [
     ("registry.k8s.io/coredns/coredns:v1.12.2", "dns"),
 ];
 
-const PROFILES: &str = "GATEWAY-HTTP,GATEWAY-GRPC";
+const PROFILES: &str = "GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS,GATEWAY-TCP,GATEWAY-UDP";
 
 /// Run the official conformance suite of the Gateway API
 ///
