@@ -6,7 +6,7 @@
 
 use crate::{
     build,
-    cargo::DockerClient,
+    cargo::{self, DockerClient},
     exec::{command_line::CommandLine, daemon::Daemon, process::Signals, runner::CommandRunner},
     failure::Failure,
     files,
@@ -79,7 +79,10 @@ pub(super) fn run(args: &Conformance) -> Result<()> {
     }
     suite.version("kubectl")?;
     build::binaries(&project, DockerClient::Omitted)?;
-    suite.build()?;
+    if !cargo::prebuilt() {
+        suite.compile()?;
+    }
+    suite.pack()?;
     let began = Instant::now();
     let state = folder.join("state");
     files::private_directory(&state)?;
@@ -135,22 +138,27 @@ impl Suite<'_> {
 
     fn go(&self, arguments: &str) -> CommandLine {
         let module = self.project.root.join("conformance");
-        CommandLine::new("go").path("-C", &module).args(arguments.split_whitespace())
+        let line = CommandLine::new("go").path("-C", &module).args(arguments.split_whitespace());
+        // Static programs, for images that contain nothing else, and one build cache for all.
+        line.env("CGO_ENABLED", "0")
     }
 
-    /// Compiles the suite and the programs in its pods, and packs those as images.
-    fn build(&self) -> Result<()> {
+    /// Compiles the suite and the programs in its pods.
+    fn compile(&self) -> Result<()> {
         errln!("building the conformance suite (the first time takes minutes)…");
         let suite = self.go("test -c").path("-o", &self.folder.join("conformance.test"));
         self.query(&suite.args(["."]), BUILD_TIMEOUT)?;
         for (program, package) in
             [("echo-basic", "sigs.k8s.io/gateway-api/conformance/echo-basic"), ("dns", "./dns")]
         {
-            let build =
-                self.go("build -trimpath -ldflags=-s").path("-o", &self.folder.join(program));
-            // Static, as the images contain nothing else.
-            self.query(&build.args([package]).env("CGO_ENABLED", "0"), BUILD_TIMEOUT)?;
+            let build = self.go("build").path("-o", &self.folder.join(program));
+            self.query(&build.args([package]), BUILD_TIMEOUT)?;
         }
+        Ok(())
+    }
+
+    /// Packs the programs in the pods as images.
+    fn pack(&self) -> Result<()> {
         for (index, (name, program)) in IMAGES.iter().enumerate() {
             let archive = self.folder.join(format!("images/{index}.tar"));
             pack(name, &self.folder.join(program), &archive)?;

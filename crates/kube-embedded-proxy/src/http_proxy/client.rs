@@ -7,9 +7,10 @@ use super::{
     frontend::Frontend,
     head::{self, ForwardedHeaders, Target},
     refusal::Refusal,
-    request_body::{RequestBody, head_of},
+    request_body::{RequestBody, UploadProgress, head_of},
     response::ResponseBody,
-    route_table::{Entry, host_name},
+    route_table::{Entry, WeightedBackend, host_name},
+    session::RequestSession,
     signals::{ConnectionSignals, InFlight},
     tunnel::Tunnel,
 };
@@ -18,7 +19,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body as _, Incoming},
     ext::on_informational,
-    upgrade,
+    upgrade::{self, OnUpgrade},
 };
 use kube_embedded_core::{network::Network, task::spawn_named};
 use rand::RngExt;
@@ -28,7 +29,6 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
-    time::UNIX_EPOCH,
 };
 use tokio::time;
 
@@ -141,34 +141,70 @@ impl Client {
         if let Some((filters, redirect)) = filters.and_then(|f| Some((f, f.redirect.as_ref()?))) {
             return self.redirect(&target, redirect, entry, filters);
         }
-        let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
-        let persistence = entry.rule.session.as_deref();
-        let session = persistence.and_then(|p| p.find(headers, &entry.rule.backends, now));
-        let chosen = match session {
-            Some(session) => entry.rule.backends.get(session.backend),
+        let session = RequestSession::of(entry, target.path(), headers);
+        let chosen = match session.as_ref().and_then(RequestSession::backend) {
+            Some(backend) => Some(backend),
             None => entry.rule.choose(&mut rand::rng()),
         };
-        // Only what a new session needs later.
-        let path = persistence.map(|_| entry.matched_path(target.path()).to_owned());
         let Some((chosen, backend)) = chosen.and_then(|c| Some((c, c.backend.as_ref()?))) else {
             let text = "the route of this request has no valid backend";
             return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text));
         };
         let requested_upgrade = head::requested_upgrade(&request);
         let client_side = requested_upgrade.is_some().then(|| upgrade::on(&mut request));
+        let pinned = session.as_ref().and_then(RequestSession::endpoint);
+        let (request, progress) =
+            self.upstream_request(request, target, entry, chosen, requested_upgrade.as_ref())?;
+        let attempt = self.attempt(&entry.rule, backend, pinned, request, progress.as_deref());
+        let (mut response, mut connection) = attempt.await?;
+        head::check_response(response.headers())?;
+        connection.reusable = !head::has_two_lengths(response.headers());
+
+        let switched = self.switch_protocols(&mut response, client_side)?;
+        let (mut parts, body) = response.into_parts();
+        head::for_client(&mut parts, switched);
+        if let Some(changes) = &chosen.headers {
+            changes.1.apply(&mut parts.headers);
+        }
+        if let Some(filters) = filters {
+            filters.response_headers.apply(&mut parts.headers);
+        }
+        if let Some(cors) = cors {
+            cors.apply(&mut parts.headers);
+        }
+        if let Some(session) = session {
+            let secure = self.forwarded.origin().0 == "https";
+            parts.headers.extend(session.token(&backend.name, connection.endpoint, secure));
+        }
+        let until_close = version < Version::HTTP_11;
+        let timeout = self.frontend.timeouts.response;
+        let body = ResponseBody::new(body, connection, until_close, progress, in_flight, timeout);
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// Rewrites a request for its endpoint, and sends copies to the mirrors of its rule.
+    fn upstream_request(
+        &self,
+        request: Request<Incoming>,
+        target: Target,
+        entry: &Entry,
+        chosen: &WeightedBackend,
+        upgrade: Option<&HeaderValue>,
+    ) -> Result<(Request<RequestBody>, Option<Arc<UploadProgress>>), Refusal> {
+        let version = request.version();
         let (mut parts, body) = request.into_parts();
-        let (body, progress) = match has_body {
-            false => (RequestBody::empty(), None),
-            true => {
+        let (body, progress) = match body.is_end_stream() {
+            true => (RequestBody::empty(), None),
+            false => {
                 let (body, progress) = RequestBody::new(body, self.signals.clone());
                 (body, Some(progress))
             }
         };
-        let upgrade = requested_upgrade.as_ref();
         head::for_endpoint(&mut parts, target, &self.forwarded, upgrade, progress.is_some())?;
         if let Some(changes) = &chosen.headers {
             changes.0.apply(&mut parts.headers);
         }
+        let filters = entry.rule.filters.as_deref();
         if let Some(filters) = filters {
             filters.apply_to_request(&mut parts, entry.prefix);
         }
@@ -186,46 +222,25 @@ impl Client {
                 }
             });
         }
-        let pinned = session.and_then(|session| session.endpoint);
-        let attempt = self.attempt(&entry.rule, backend, pinned, request, progress.as_deref());
-        let (mut response, mut connection) = attempt.await?;
-        head::check_response(response.headers())?;
-        connection.reusable = !head::has_two_lengths(response.headers());
+        Ok((request, progress))
+    }
 
-        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switched {
-            let (Some(client), Some(_)) = (client_side, response.headers().get(header::UPGRADE))
-            else {
-                let text = "the endpoint switched protocols without a request to";
-                return Err(Refusal::new(StatusCode::BAD_GATEWAY, text));
-            };
-            let endpoint = upgrade::on(&mut response);
-            let tunnel = Tunnel { client, endpoint };
-            *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+    /// Makes the connection a tunnel if the endpoint has switched protocols. Returns whether it has.
+    fn switch_protocols(
+        &self,
+        response: &mut Response<Incoming>,
+        client: Option<OnUpgrade>,
+    ) -> Result<bool, Refusal> {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(false);
         }
-        let (mut parts, body) = response.into_parts();
-        head::for_client(&mut parts, switched);
-        if let Some(changes) = &chosen.headers {
-            changes.1.apply(&mut parts.headers);
-        }
-        if let Some(filters) = filters {
-            filters.response_headers.apply(&mut parts.headers);
-        }
-        if let Some(cors) = cors {
-            cors.apply(&mut parts.headers);
-        }
-        if let (Some(persistence), Some(path)) = (persistence, path)
-            && pinned != Some(connection.endpoint)
-        {
-            let secure = self.forwarded.origin().0 == "https";
-            let at = (&*path, secure);
-            let token = persistence.issue(&backend.name, connection.endpoint, now, at);
-            parts.headers.extend(token);
-        }
-        let until_close = version < Version::HTTP_11;
-        let timeout = self.frontend.timeouts.response;
-        let body = ResponseBody::new(body, connection, until_close, progress, in_flight, timeout);
-        Ok(Response::from_parts(parts, body))
+        let (Some(client), Some(_)) = (client, response.headers().get(header::UPGRADE)) else {
+            let text = "the endpoint switched protocols without a request to";
+            return Err(Refusal::new(StatusCode::BAD_GATEWAY, text));
+        };
+        let tunnel = Tunnel { client, endpoint: upgrade::on(response) };
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+        Ok(true)
     }
 
     fn redirect(

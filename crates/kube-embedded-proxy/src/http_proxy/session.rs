@@ -1,10 +1,14 @@
 //! Session persistence (GEP-1619): a token in a cookie or a header, which the proxy issues, names the
 //! backend and the endpoint of a session. The proxy keeps nothing.
 
-use super::route_table::WeightedBackend;
+use super::route_table::{Entry, WeightedBackend};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ring::hmac;
-use std::{fmt::Write, net::SocketAddr, time::Duration};
+use std::{
+    fmt::Write,
+    net::SocketAddr,
+    time::{Duration, UNIX_EPOCH},
+};
 
 /// Bytes of a tag in a token: a guess is right once in 2⁶⁴ times.
 const TAG: usize = 8;
@@ -32,11 +36,52 @@ pub(crate) enum Carrier {
 
 /// A session that a client has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Session {
+struct Session {
     /// Of the rule.
-    pub(super) backend: usize,
+    backend: usize,
     /// `None` if the endpoint is not ready any more.
-    pub(super) endpoint: Option<SocketAddr>,
+    endpoint: Option<SocketAddr>,
+}
+
+/// The session of one request, or what is needed to begin one.
+pub(super) struct RequestSession<'a> {
+    entry: &'a Entry,
+    persistence: &'a SessionPersistence,
+    found: Option<Session>,
+    /// For which a cookie is.
+    path: String,
+    now: u64,
+}
+
+impl<'a> RequestSession<'a> {
+    /// Returns `None` if sessions do not persist under this rule.
+    pub(super) fn of(entry: &'a Entry, path: &str, headers: &HeaderMap) -> Option<Self> {
+        let persistence = entry.rule.session.as_deref()?;
+        let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+        let found = persistence.find(headers, &entry.rule.backends, now);
+        let path = entry.matched_path(path).to_owned();
+        Some(Self { entry, persistence, found, path, now })
+    }
+
+    pub(super) fn backend(&self) -> Option<&'a WeightedBackend> {
+        self.entry.rule.backends.get(self.found?.backend)
+    }
+
+    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        self.found?.endpoint
+    }
+
+    /// Returns the header with a new token, unless the client has been with this endpoint before.
+    pub(super) fn token(
+        &self,
+        backend: &str,
+        endpoint: SocketAddr,
+        secure: bool,
+    ) -> Option<(HeaderName, HeaderValue)> {
+        let known = self.endpoint() == Some(endpoint);
+        (!known)
+            .then(|| self.persistence.issue(backend, endpoint, self.now, (&self.path, secure)))?
+    }
 }
 
 impl SessionPersistence {
@@ -59,12 +104,7 @@ impl SessionPersistence {
 
     /// Returns the session of a request at `now`, in seconds since 1970. A token that was not issued
     /// here, or has expired, is none.
-    pub(super) fn find(
-        &self,
-        headers: &HeaderMap,
-        backends: &[WeightedBackend],
-        now: u64,
-    ) -> Option<Session> {
+    fn find(&self, headers: &HeaderMap, backends: &[WeightedBackend], now: u64) -> Option<Session> {
         // A token of another rule may have the same name.
         self.tokens(headers).find_map(|token| self.read(token, backends, now))
     }
@@ -102,7 +142,7 @@ impl SessionPersistence {
 
     /// Returns the header with a new token for the client. A cookie is for the `path` that the rule
     /// matched.
-    pub(super) fn issue(
+    fn issue(
         &self,
         backend: &str,
         endpoint: SocketAddr,
