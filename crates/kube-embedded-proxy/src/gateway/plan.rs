@@ -150,7 +150,7 @@ fn routes<'a>(view: &View<'a>) -> Vec<Route<'a>> {
         })
     }
     use TargetProtocol::{Grpc, Http, Stream, Udp};
-    let http = all(view.http_routes, Http, |spec| Cow::Borrowed(spec));
+    let http = all(view.http_routes, Http, Cow::Borrowed);
     let grpc = all(view.grpc_routes, Grpc, |spec| Cow::Owned(spec.into()));
     let tls = all(view.tls_routes, Stream, |spec| Cow::Owned(spec.into()));
     let tcp = all(view.tcp_routes, Stream, |spec| Cow::Owned(spec.into()));

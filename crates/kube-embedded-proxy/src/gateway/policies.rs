@@ -10,7 +10,7 @@ use super::{
 use crate::http_proxy::upstream_tls::{AlternativeName, Validation};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube_embedded_core::informer::ObjectKey;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use tokio_rustls::rustls::pki_types::ServerName;
 
 /// A Service, and the name of one of its ports, or none for all others.
@@ -50,14 +50,17 @@ impl Policies {
         let mut services = BTreeSet::new();
         let targets = policy.spec.target_refs.iter();
         for target in targets.filter(|target| (&*target.group, &*target.kind) == ("", "Service")) {
-            let service = ObjectKey::new(&*key.namespace, &target.name);
+            let service = ObjectKey::new(&key.namespace, &target.name);
             services.insert(service.clone());
             let target = (service, target.section_name.clone());
-            if self.by_target.contains_key(&target) {
-                let message = "an older BackendTLSPolicy has the same target";
-                accepted = condition("Accepted", false, "Conflicted", message, generation);
-            } else {
-                self.by_target.insert(target, validation.clone().ok());
+            match self.by_target.entry(target) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(validation.clone().ok());
+                }
+                Entry::Occupied(_) => {
+                    let message = "an older BackendTLSPolicy has the same target";
+                    accepted = condition("Accepted", false, "Conflicted", message, generation);
+                }
             }
         }
         let resolved = match unresolved {

@@ -21,10 +21,11 @@ impl Tunnel {
         let Ok(client) = client.downcast::<ClientIo<S>>() else { return };
         match endpoint.downcast::<TokioIo<TcpStream>>() {
             Ok(endpoint) => copy(client, endpoint).await,
-            Err(endpoint) => match endpoint.downcast::<TokioIo<TlsStream<TcpStream>>>() {
-                Ok(endpoint) => copy(client, endpoint).await,
-                Err(_) => {}
-            },
+            Err(endpoint) => {
+                if let Ok(endpoint) = endpoint.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+                    copy(client, endpoint).await;
+                }
+            }
         }
     }
 }
