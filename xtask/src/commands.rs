@@ -2,6 +2,7 @@
 
 mod ci;
 mod completions;
+mod conformance;
 mod doctor;
 mod down;
 mod env;
@@ -56,6 +57,7 @@ enum Command {
     Kubectl(kubectl::Kubectl),
     Doctor(doctor::Doctor),
     Ci(ci::Ci),
+    Conformance(conformance::Conformance),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -115,6 +117,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Kubectl(args) => kubectl::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Ci(ci::Ci {}) => ci::run(),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),
     }

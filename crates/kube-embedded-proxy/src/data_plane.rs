@@ -19,6 +19,7 @@ pub use handler::{AcceptedConnection, Handler};
 pub use listeners::{BoundPort, DataPlane, ListenerError, ListenerHandle};
 pub(crate) use slots::ConnectionSlot;
 pub use tcp_proxy::TcpProxy;
+pub(crate) use tcp_proxy::connect_to_endpoint;
 
 pub(crate) use tcp_copy::{BidirectionalCopy, ProxyStream};
 

@@ -1,18 +1,23 @@
-//! The Gateway API: GatewayClasses, Gateways, HTTPRoutes and ReferenceGrants, each Gateway with an
-//! address of its own. Stands for an implementation such as Envoy Gateway.
+//! The Gateway API: Gateways, ListenerSets, routes of HTTP, gRPC, TLS, TCP and UDP,
+//! BackendTLSPolicies and ReferenceGrants, each Gateway with an address of its own. Stands for an implementation such as Envoy Gateway.
 //!
 //! It runs from the moment that the CustomResourceDefinitions exist, and shares its data plane with
 //! Ingresses: [`crate::http_proxy`].
 
 mod api;
 mod conditions;
+mod conversion;
 mod crds;
+mod features;
 mod frontends;
+mod gateway_tls;
 mod hostname;
+mod listener_sets;
 mod listeners;
 mod object;
 mod objects;
 mod plan;
+mod policies;
 mod reconciler;
 mod references;
 mod rules;
@@ -27,14 +32,14 @@ use crate::{
     data_plane::DataPlane,
     load_balancer::Bind,
     retry::Retry,
-    secrets::Secrets,
+    secrets::NamedObjects,
     services::ListenerErrors,
     watches::EVENTS_PER_ROUND,
 };
 use futures::{FutureExt, StreamExt};
 use kube::Client;
 use objects::{GatewayEvent, Objects, Watches};
-use reconciler::GatewayReconciler;
+use reconciler::{GatewayReconciler, References};
 use std::{iter, mem, sync::Arc};
 
 /// Reconciles listeners with Gateways until dropped. `errors` are those of listeners on their
@@ -46,9 +51,12 @@ pub(crate) async fn run(
     bind: Bind,
     mut errors: ListenerErrors,
 ) {
-    let mut reconciler = GatewayReconciler::new(client.clone(), config, data_plane, bind);
+    let mut reconciler = GatewayReconciler::new(&client, config, data_plane, bind);
     let mut watches = Watches::new();
-    let mut secrets = Secrets::new(client.clone(), GatewayEvent::Secret);
+    let mut references = References {
+        secrets: NamedObjects::new(client.clone(), GatewayEvent::Secret),
+        config_maps: NamedObjects::new(client.clone(), GatewayEvent::ConfigMap),
+    };
     let mut objects = Objects::new(client.clone(), &mut watches);
     let (mut needs_crds, mut needs_class) = match config.mode {
         Mode::Embedded { gateway_api, .. } => (gateway_api, true),
@@ -65,22 +73,15 @@ pub(crate) async fn run(
                 let more = iter::from_fn(|| watches.next().now_or_never().flatten());
                 let events: Vec<_> = iter::once(first).chain(more.take(EVENTS_PER_ROUND)).collect();
                 events.into_iter().fold(false, |due, event| {
-                    let of_secret = match &event {
-                        GatewayEvent::Secret(event) => secrets.apply(event),
+                    let of_reference = match &event {
+                        GatewayEvent::Secret(event) => references.secrets.apply(event),
+                        GatewayEvent::ConfigMap(event) => references.config_maps.apply(event),
                         _ => false,
                     };
-                    objects.apply(event, &mut watches) || of_secret || due
+                    objects.apply(event, &mut watches) || of_reference || due
                 })
             }
-            written = reconciler.classes.next(&objects.classes) => {
-                reconciler.unfinished |= !written;
-                true
-            }
-            written = reconciler.gateway_statuses.next(&objects.gateways) => {
-                reconciler.unfinished |= !written;
-                true
-            }
-            written = reconciler.http_routes.next(&objects.http_routes) => {
+            written = reconciler.statuses.next(&objects.kinds) => {
                 reconciler.unfinished |= !written;
                 true
             }
@@ -99,7 +100,7 @@ pub(crate) async fn run(
                 needs_class = !crds::create_class(&client).await;
                 reconciler.unfinished |= needs_class;
             }
-            reconciler.reconcile(&objects, &mut secrets, &mut watches).await;
+            reconciler.reconcile(&objects, &mut references, &mut watches).await;
         }
     }
 }

@@ -1,16 +1,20 @@
 //! The HTTP data plane of Ingresses and Gateways: requests in over HTTP/1.1 or HTTP/2, with or
-//! without TLS; out to a ready endpoint over HTTP/1.1.
+//! without TLS; out to a ready endpoint over HTTP/1.1,
+//! or as its Service and its BackendTLSPolicy say.
 //!
 //! An endpoint is chosen for each request. Bodies are streamed, never buffered as a whole: hyper
 //! holds one chunk each way, and backpressure passes from end to end. hyper parses messages and
 //! writes them again, so that an endpoint never sees framing that a client made up; what hyper is
 //! lenient about and a proxy must not be is refused in [`head`].
 
-mod backend;
+mod attempts;
+pub(crate) mod backend;
 pub(crate) mod certificates;
 mod client;
+pub(crate) mod client_certificates;
 mod client_io;
 pub(crate) mod conditions;
+pub(crate) mod cors;
 pub(crate) mod filters;
 mod forward;
 pub(crate) mod frontend;
@@ -25,12 +29,15 @@ mod refusal;
 mod request_body;
 mod response;
 pub(crate) mod route_table;
+pub(crate) mod session;
 mod signals;
 mod target_encoder;
 pub(crate) mod tls_secret;
 mod tunnel;
+pub(crate) mod upstream_tls;
 mod x509;
 
+pub(crate) use attempts::{Retry, RuleTimeouts};
 pub(crate) use listener::HttpListener;
 
 use crate::{data_plane::Handler, route::Route};
@@ -50,7 +57,7 @@ pub fn default_backend_handler(
 ) -> io::Result<Arc<dyn Handler>> {
     let default_certificate = certificates::self_signed().map_err(io::Error::other)?;
     let frontend = frontend::Frontend::new(Some(default_certificate)).map_err(io::Error::other)?;
-    let backend = Backend { name: "default backend".to_owned(), route };
+    let backend = Backend::plain("default backend".to_owned(), route);
     frontend.set_route_table(RouteTable::new([], Some(Arc::new(backend))));
     Ok(Arc::new(HttpListener::new(Arc::new(frontend), network, false, at)))
 }

@@ -19,6 +19,7 @@ mod retry;
 mod route;
 mod secrets;
 mod services;
+mod streams;
 mod watches;
 
 pub use config::{Config, Mode};

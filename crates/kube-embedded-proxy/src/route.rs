@@ -135,6 +135,18 @@ impl Route {
         !current.via_node_port && current.backends.contains(endpoint)
     }
 
+    /// Returns the endpoint if new connections may go to it: one of the route's, and no node port,
+    /// behind which the pod is another one each time.
+    pub(crate) fn pinned(&self, endpoint: SocketAddr, tried: &[SocketAddr]) -> Option<SocketAddr> {
+        (self.may_reuse(endpoint) && !tried.contains(&endpoint)).then_some(endpoint)
+    }
+
+    /// Returns the endpoint for which `is_it` holds.
+    pub(crate) fn find(&self, is_it: impl Fn(SocketAddr) -> bool) -> Option<SocketAddr> {
+        let routing = self.current.borrow().clone();
+        routing.backends.groups.iter().flatten().copied().find(|endpoint| is_it(*endpoint))
+    }
+
     /// Records a failed connect. A node that timed out is given up sooner than one that refused,
     /// behind which the next pod may accept.
     pub(crate) fn record_failure(

@@ -1,68 +1,111 @@
-//! The Secrets with certificates that Ingresses and Gateways name. Only these are watched, one by one,
-//! and only what is needed to serve their certificates is kept.
+//! The Secrets and ConfigMaps with certificates that Ingresses and Gateways name. Only these are watched,
+//! one by one, and only what is needed of them is kept.
 
-use crate::http_proxy::tls_secret::TlsSecret;
+use crate::http_proxy::tls_secret::{TlsSecret, authorities};
 use futures::{
     StreamExt,
     stream::{BoxStream, SelectAll},
 };
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{ConfigMap, Secret},
+};
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     runtime::{WatchStreamExt, watcher},
 };
 use kube_embedded_core::informer::ObjectKey;
-use std::collections::{BTreeMap, BTreeSet};
+use serde::de::DeserializeOwned;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+};
 use tokio::sync::oneshot;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
-/// An event of the watch of one Secret.
-pub(crate) struct SecretEvent(pub(crate) ObjectKey, watcher::Result<Option<Secret>>);
+/// A kind of object that is named, and what is kept of one.
+pub(crate) trait Named:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + 'static
+{
+    type Content;
 
-/// The state of a Secret that is named.
+    /// Reads what is needed, or returns why it cannot be used, as the rest of a sentence.
+    fn read(&self) -> Result<Self::Content, String>;
+}
+
+impl Named for Secret {
+    type Content = TlsSecret;
+
+    fn read(&self) -> Result<TlsSecret, String> {
+        TlsSecret::read(self)
+    }
+}
+
+impl Named for ConfigMap {
+    type Content = Vec<CertificateDer<'static>>;
+
+    fn read(&self) -> Result<Self::Content, String> {
+        authorities(self)
+    }
+}
+
+/// An event of the watch of one object.
+pub(crate) struct NamedEvent<K>(pub(crate) ObjectKey, watcher::Result<Option<K>>);
+
+/// The state of an object that is named.
 #[derive(Clone, Debug)]
-pub(crate) enum SecretState {
+pub(crate) enum NamedState<T> {
     Missing,
-    /// Why it cannot be used, as the rest of a sentence that begins with the Secret.
+    /// Why it cannot be used, as the rest of a sentence that begins with the object.
     Invalid(String),
-    Valid(TlsSecret),
+    Valid(T),
 }
 
-/// The Secrets that are named. `E` is the type of the events among which theirs are.
-pub(crate) struct Secrets<E> {
+/// The objects that are named. `E` is the type of the events among which theirs are.
+pub(crate) struct NamedObjects<K: Named, E> {
     client: Client,
-    watched: BTreeMap<ObjectKey, WatchedSecret>,
-    event: fn(SecretEvent) -> E,
+    watched: BTreeMap<ObjectKey, Watched<K::Content>>,
+    event: fn(NamedEvent<K>) -> E,
 }
 
-struct WatchedSecret {
+pub(crate) type SecretEvent = NamedEvent<Secret>;
+pub(crate) type SecretState = NamedState<TlsSecret>;
+pub(crate) type Secrets<E> = NamedObjects<Secret, E>;
+
+struct Watched<T> {
     /// `None` until it is known.
-    state: Option<SecretState>,
+    state: Option<NamedState<T>>,
     /// Dropping it ends the watch.
     _end: oneshot::Sender<()>,
 }
 
-impl<E: Send + 'static> Secrets<E> {
-    pub(crate) fn new(client: Client, event: fn(SecretEvent) -> E) -> Self {
+impl<K: Named, E: Send + 'static> NamedObjects<K, E> {
+    pub(crate) fn new(client: Client, event: fn(NamedEvent<K>) -> E) -> Self {
         Self { client, watched: BTreeMap::new(), event }
     }
 
-    /// Returns whether the state of the Secret may have changed.
-    pub(crate) fn apply(&mut self, SecretEvent(key, secret): &SecretEvent) -> bool {
+    /// Returns whether the state of the object may have changed.
+    pub(crate) fn apply(&mut self, NamedEvent(key, object): &NamedEvent<K>) -> bool {
         let Some(watched) = self.watched.get_mut(key) else { return false };
-        watched.state = Some(match secret {
-            Ok(None) => SecretState::Missing,
-            Ok(Some(secret)) => match TlsSecret::read(secret) {
-                Ok(certificate) => SecretState::Valid(certificate),
-                Err(why) => SecretState::Invalid(why),
+        watched.state = Some(match object {
+            Ok(None) => NamedState::Missing,
+            Ok(Some(object)) => match object.read() {
+                Ok(content) => NamedState::Valid(content),
+                Err(why) => NamedState::Invalid(why),
             },
             // What was read before is still the best that is known.
             Err(_) if watched.state.is_some() => return false,
-            Err(error) => SecretState::Invalid(format!("cannot be read: {error}")),
+            Err(error) => NamedState::Invalid(format!("cannot be read: {error}")),
         });
         true
     }
 
-    /// Watches exactly the Secrets that are named, of one namespace or of all.
+    /// Watches exactly the objects that are named, of one namespace or of all.
     pub(crate) fn sync(
         &mut self,
         namespace: Option<&str>,
@@ -76,18 +119,27 @@ impl<E: Send + 'static> Secrets<E> {
         for key in named {
             self.watched.entry(key.clone()).or_insert_with(|| {
                 let (end, ended) = oneshot::channel();
-                let api: Api<Secret> = Api::namespaced(self.client.clone(), &key.namespace);
-                let secret = watcher::watch_object(api, &key.name).default_backoff();
+                let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
+                let object = watcher::watch_object(api, &key.name).default_backoff();
                 let key = key.clone();
-                let event = secret.map(move |secret| make(SecretEvent(key.clone(), secret)));
+                let event = object.map(move |object| make(NamedEvent(key.clone(), object)));
                 watches.push(event.take_until(ended).boxed());
-                WatchedSecret { state: None, _end: end }
+                Watched { state: None, _end: end }
             });
         }
     }
 
-    /// Returns the state of a Secret, or `None` while it is not known yet.
-    pub(crate) fn get(&self, key: &ObjectKey) -> Option<&SecretState> {
+    /// Returns the state of an object, or `None` while it is not known yet.
+    pub(crate) fn get(&self, key: &ObjectKey) -> Option<&NamedState<K::Content>> {
         self.watched.get(key)?.state.as_ref()
+    }
+
+    /// Returns the content of an object, or why there is none, as the rest of a sentence.
+    pub(crate) fn content(&self, key: &ObjectKey) -> Result<&K::Content, String> {
+        match self.get(key) {
+            Some(NamedState::Valid(content)) => Ok(content),
+            Some(NamedState::Invalid(why)) => Err(why.clone()),
+            Some(NamedState::Missing) | None => Err("does not exist".to_owned()),
+        }
     }
 }

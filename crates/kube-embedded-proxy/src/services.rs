@@ -7,7 +7,7 @@ pub(crate) mod plan;
 mod pod_listeners;
 mod reconciler;
 mod state;
-mod udp;
+pub(crate) mod udp;
 
 use crate::{
     config::Config,

@@ -57,8 +57,15 @@ fn help_of_every_command() {
             "images build",
         ]
         .into_iter()
-        .chain(["images load", "images push", "doctor", "ci", "completions", "man"])
-        {
+        .chain([
+            "images load",
+            "images push",
+            "doctor",
+            "ci",
+            "conformance",
+            "completions",
+            "man",
+        ]) {
             let help = fixture.succeeds(format!("{command} --help").trim_start());
             let name = format!("help {command}");
             assert_snapshot!(name.trim_end().replace(' ', "-"), help);

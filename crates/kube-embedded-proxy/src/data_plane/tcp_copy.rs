@@ -65,6 +65,16 @@ impl ProxyStream for TlsStream<TcpStream> {
     }
 }
 
+impl ProxyStream for tokio_rustls::client::TlsStream<TcpStream> {
+    fn reset(&self) {
+        self.get_ref().0.reset();
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self).poll_shutdown(cx)
+    }
+}
+
 impl<C: ProxyStream, E: ProxyStream> BidirectionalCopy<C, E> {
     pub(crate) fn new(client: C, endpoint: E) -> Self {
         let (upload, download) = Default::default();

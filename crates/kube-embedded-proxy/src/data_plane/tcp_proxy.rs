@@ -38,7 +38,7 @@ impl Handler for TcpProxy {
         let (network, route) = (self.network.clone(), self.route.clone());
         async move {
             let AcceptedConnection { stream: client, peer, .. } = connection;
-            let Some(endpoint) = connect(&network, &route, peer).await else {
+            let Some(endpoint) = connect_to_endpoint(&network, &route, peer).await else {
                 client.reset();
                 return;
             };
@@ -60,7 +60,11 @@ impl Handler for TcpProxy {
 
 /// Connects to a random endpoint, and to another one where that fails: the client's bytes have not
 /// been read yet, so nothing is sent twice.
-async fn connect(network: &Network, route: &Route, peer: SocketAddr) -> Option<TcpStream> {
+pub(crate) async fn connect_to_endpoint(
+    network: &Network,
+    route: &Route,
+    peer: SocketAddr,
+) -> Option<TcpStream> {
     let mut tried = Vec::new();
     loop {
         let Some(to) = route.choose(peer.ip(), &tried) else {

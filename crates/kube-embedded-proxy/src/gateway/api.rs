@@ -10,7 +10,13 @@ use std::collections::BTreeMap;
 
 pub(super) type GatewayClass = Object<GatewayClassSpec>;
 pub(super) type Gateway = Object<GatewaySpec>;
+pub(super) type ListenerSet = Object<ListenerSetSpec>;
 pub(super) type HttpRoute = Object<HttpRouteSpec>;
+pub(super) type GrpcRoute = Object<GrpcRouteSpec>;
+pub(super) type TlsRoute = Object<TlsRouteSpec>;
+pub(super) type TcpRoute = Object<TcpRouteSpec>;
+pub(super) type UdpRoute = Object<UdpRouteSpec>;
+pub(super) type BackendTlsPolicy = Object<BackendTlsPolicySpec>;
 pub(super) type ReferenceGrant = Object<ReferenceGrantSpec>;
 
 macro_rules! kinds {
@@ -28,6 +34,12 @@ macro_rules! kinds {
 kinds! {
     GatewayClassSpec, "GatewayClass", "gatewayclasses", "v1", ClusterResourceScope, ClassStatus;
     GatewaySpec, "Gateway", "gateways", "v1", NamespaceResourceScope, GatewayStatus;
+    ListenerSetSpec, "ListenerSet", "listenersets", "v1", NamespaceResourceScope, ListenerSetStatus;
+    GrpcRouteSpec, "GRPCRoute", "grpcroutes", "v1", NamespaceResourceScope, RouteStatus;
+    TlsRouteSpec, "TLSRoute", "tlsroutes", "v1", NamespaceResourceScope, RouteStatus;
+    TcpRouteSpec, "TCPRoute", "tcproutes", "v1", NamespaceResourceScope, RouteStatus;
+    UdpRouteSpec, "UDPRoute", "udproutes", "v1", NamespaceResourceScope, RouteStatus;
+    BackendTlsPolicySpec, "BackendTLSPolicy", "backendtlspolicies", "v1", NamespaceResourceScope, PolicyStatus;
     HttpRouteSpec, "HTTPRoute", "httproutes", "v1", NamespaceResourceScope, RouteStatus;
     ReferenceGrantSpec, "ReferenceGrant", "referencegrants", "v1beta1", NamespaceResourceScope, NoStatus;
 }
@@ -50,7 +62,17 @@ api! {
         listeners: Vec<Listener>,
         addresses: Vec<Address>,
         infrastructure: Option<Infrastructure>,
+        allowed_listeners: Option<AllowedListeners>,
+        tls: Option<GatewayTls>,
     }
+    AllowedListeners { namespaces: Option<RouteNamespaces>, }
+    GatewayTls { backend: Option<GatewayBackendTls>, frontend: Option<FrontendTls>, }
+    GatewayBackendTls { client_certificate_ref: Option<ObjectRef>, }
+    FrontendTls { default: FrontendTlsConfig, per_port: Vec<FrontendTlsOfPort>, }
+    FrontendTlsOfPort { port: i32, tls: FrontendTlsConfig, }
+    FrontendTlsConfig { validation: Option<FrontendValidation>, }
+    FrontendValidation { ca_certificate_refs: Vec<ObjectRef>, mode: Option<String>, }
+    ListenerSetSpec { parent_ref: ObjectRef, listeners: Vec<Listener>, }
     Infrastructure { parameters_ref: Option<ObjectRef>, }
     Listener {
         name: String,
@@ -77,8 +99,32 @@ api! {
         filters: Vec<Filter>,
         backend_refs: Vec<BackendRef>,
         timeouts: Option<HttpTimeouts>,
+        retry: Option<HttpRetry>,
+        session_persistence: Option<SessionPersistence>,
     }
+    SessionPersistence {
+        session_name: Option<String>,
+        absolute_timeout: Option<String>,
+        idle_timeout: Option<String>,
+        r#type: Option<String>,
+        cookie_config: Option<CookieConfig>,
+    }
+    CookieConfig { lifetime_type: Option<String>, }
     HttpTimeouts { request: Option<String>, backend_request: Option<String>, }
+    HttpRetry { codes: Vec<u16>, attempts: Option<u32>, backoff: Option<String>, }
+    GrpcRouteSpec { parent_refs: Vec<ParentRef>, hostnames: Vec<String>, rules: Vec<GrpcRule>, }
+    TlsRouteSpec { parent_refs: Vec<ParentRef>, hostnames: Vec<String>, rules: Vec<StreamRule>, }
+    TcpRouteSpec { parent_refs: Vec<ParentRef>, rules: Vec<StreamRule>, }
+    UdpRouteSpec { parent_refs: Vec<ParentRef>, rules: Vec<StreamRule>, }
+    StreamRule { backend_refs: Vec<BackendRef>, }
+    GrpcRule {
+        matches: Vec<GrpcMatch>,
+        filters: Vec<Filter>,
+        backend_refs: Vec<BackendRef>,
+        session_persistence: Option<SessionPersistence>,
+    }
+    GrpcMatch { method: Option<GrpcMethod>, headers: Vec<Match>, }
+    GrpcMethod { r#type: Option<String>, service: Option<String>, method: Option<String>, }
     HttpMatch {
         path: Option<Match>,
         headers: Vec<Match>,
@@ -107,6 +153,15 @@ api! {
         request_redirect: Option<RequestRedirect>,
         url_rewrite: Option<UrlRewrite>,
         request_mirror: Option<RequestMirror>,
+        cors: Option<CorsFilter>,
+    }
+    CorsFilter {
+        allow_origins: Vec<String>,
+        allow_credentials: Option<bool>,
+        allow_methods: Vec<String>,
+        allow_headers: Vec<String>,
+        expose_headers: Vec<String>,
+        max_age: Option<u32>,
     }
     HeaderModifier { set: Vec<HeaderField>, add: Vec<HeaderField>, remove: Vec<String>, }
     HeaderField { name: String, value: String, }
@@ -125,6 +180,20 @@ api! {
     }
     RequestMirror { backend_ref: BackendRef, percent: Option<u32>, fraction: Option<Fraction>, }
     Fraction { numerator: u32, denominator: Option<u32>, }
+    BackendTlsPolicySpec { target_refs: Vec<PolicyTarget>, validation: BackendValidation, }
+    PolicyTarget {
+        group: String,
+        kind: String,
+        name: String,
+        section_name: Option<String>,
+    }
+    BackendValidation {
+        ca_certificate_refs: Vec<ObjectRef>,
+        well_known_ca_certificates: Option<String>,
+        hostname: String,
+        subject_alt_names: Vec<SubjectAltName>,
+    }
+    SubjectAltName { r#type: String, hostname: Option<String>, uri: Option<String>, }
     ReferenceGrantSpec { from: Vec<GrantFrom>, to: Vec<ObjectRef>, }
     GrantFrom { group: String, kind: String, namespace: String, }
     ClassStatus { conditions: Vec<Condition>, supported_features: Vec<Feature>, }
@@ -133,7 +202,11 @@ api! {
         addresses: Vec<Address>,
         conditions: Vec<Condition>,
         listeners: Vec<ListenerStatus>,
+        attached_listener_sets: Option<i32>,
     }
+    ListenerSetStatus { conditions: Vec<Condition>, listeners: Vec<ListenerStatus>, }
+    PolicyStatus { ancestors: Vec<AncestorStatus>, }
+    AncestorStatus { ancestor_ref: ParentRef, controller_name: String, conditions: Vec<Condition>, }
     ListenerStatus {
         name: String,
         supported_kinds: Vec<RouteKind>,

@@ -31,7 +31,7 @@ struct Kind {
     columns: &'static [(&'static str, &'static str)],
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 10] = [
     Kind {
         kind: "GatewayClass",
         plural: "gatewayclasses",
@@ -62,6 +62,54 @@ const KINDS: [Kind; 4] = [
         scope: "Namespaced",
         version: "v1",
         columns: &[("Hostnames", ".spec.hostnames")],
+    },
+    Kind {
+        kind: "GRPCRoute",
+        plural: "grpcroutes",
+        short: &[],
+        scope: "Namespaced",
+        version: "v1",
+        columns: &[("Hostnames", ".spec.hostnames")],
+    },
+    Kind {
+        kind: "TLSRoute",
+        plural: "tlsroutes",
+        short: &[],
+        scope: "Namespaced",
+        version: "v1",
+        columns: &[],
+    },
+    Kind {
+        kind: "TCPRoute",
+        plural: "tcproutes",
+        short: &[],
+        scope: "Namespaced",
+        version: "v1",
+        columns: &[],
+    },
+    Kind {
+        kind: "UDPRoute",
+        plural: "udproutes",
+        short: &[],
+        scope: "Namespaced",
+        version: "v1",
+        columns: &[],
+    },
+    Kind {
+        kind: "ListenerSet",
+        plural: "listenersets",
+        short: &["lset"],
+        scope: "Namespaced",
+        version: "v1",
+        columns: &[("Accepted", r#".status.conditions[?(@.type=="Accepted")].status"#)],
+    },
+    Kind {
+        kind: "BackendTLSPolicy",
+        plural: "backendtlspolicies",
+        short: &["btlspolicy"],
+        scope: "Namespaced",
+        version: "v1",
+        columns: &[],
     },
     Kind {
         kind: "ReferenceGrant",

@@ -1,51 +1,130 @@
 //! The listeners of a Gateway: what they accept, and what is wrong with them.
 
 use super::{
-    api::{Gateway, Listener, ListenerStatus, NamespaceLabels, RouteKind},
+    api::{
+        Gateway, Listener, ListenerSet, ListenerStatus, NamespaceLabels, RouteKind, RouteNamespaces,
+    },
     conditions::condition,
+    gateway_tls::{self, ClientPlan},
     object::GROUP,
-    references::{Referrer, Unresolved, secret_of},
-    view::View,
+    references::{Referrer, Unresolved, object_of},
+    view::{Names, View},
 };
-use crate::http_proxy::route_table::host_name;
+use crate::http_proxy::{client_certificates::ClientValidation, route_table::host_name};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube_embedded_core::informer::ObjectKey;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http,
+    Https,
+    /// TLS around any protocol, which is ended here or passed through.
+    Tls {
+        terminates: bool,
+    },
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    fn of(listener: &Listener) -> Option<Self> {
+        let mode = listener.tls.as_ref().and_then(|tls| tls.mode.as_deref());
+        Some(match &*listener.protocol {
+            "HTTP" => Self::Http,
+            "HTTPS" => Self::Https,
+            "TLS" => Self::Tls { terminates: mode != Some("Passthrough") },
+            "TCP" => Self::Tcp,
+            "UDP" => Self::Udp,
+            _ => return None,
+        })
+    }
+
+    /// Returns whether listeners of both can share a port.
+    pub(super) fn may_share(self, other: Self) -> bool {
+        let both_tls = matches!((self, other), (Self::Tls { .. }, Self::Tls { .. }));
+        // UDP has ports of its own.
+        self == other || both_tls || self == Self::Udp || other == Self::Udp
+    }
+
+    /// Returns the kinds of routes that may attach.
+    fn route_kinds(self) -> &'static [&'static str] {
+        match self {
+            Self::Http | Self::Https => &["HTTPRoute", "GRPCRoute"],
+            Self::Tls { .. } => &["TLSRoute"],
+            Self::Tcp => &["TCPRoute"],
+            Self::Udp => &["UDPRoute"],
+        }
+    }
+
+    /// Returns whether it needs certificates.
+    fn terminates_tls(self) -> bool {
+        matches!(self, Self::Https | Self::Tls { terminates: true })
+    }
+}
 
 /// A listener as it is served.
 #[derive(Clone, Debug)]
 pub(super) struct ListenerPlan {
+    /// The ListenerSet that has it, if the Gateway does not have it itself.
+    pub(super) set: Option<ObjectKey>,
     pub(super) name: String,
     pub(super) port: u16,
-    pub(super) tls: bool,
+    pub(super) protocol: Protocol,
     pub(super) hostname: Option<String>,
     /// The Secrets of its certificates that can be used.
     pub(super) certificates: Vec<ObjectKey>,
+    /// What the certificates of its clients must be.
+    pub(super) clients: Option<ClientValidation>,
     /// Whether it accepts connections.
     pub(super) serves: bool,
     /// Without the routes that are attached, and without times.
     pub(super) status: ListenerStatus,
     namespaces: AllowedNamespaces,
+    /// That of the Gateway or ListenerSet.
+    namespace: String,
 }
 
+/// The namespaces whose objects may attach.
 #[derive(Clone, Debug)]
-enum AllowedNamespaces {
+pub(super) enum AllowedNamespaces {
     All,
     Same,
     None,
     Selector(LabelSelector),
 }
 
-/// Plans the listeners of a Gateway. Secrets that listeners name are added to `secrets`.
+/// A Gateway or a ListenerSet.
+struct Owner<'a> {
+    gateway: &'a Gateway,
+    set: Option<ObjectKey>,
+    namespace: &'a str,
+    generation: Option<i64>,
+}
+
+/// Plans the listeners of a Gateway and of its ListenerSets, in the order of precedence. Objects that
+/// listeners name are added to `names`.
 pub(super) fn plan(
     gateway: &Gateway,
+    sets: &[&ListenerSet],
     view: &View<'_>,
-    secrets: &mut BTreeSet<ObjectKey>,
+    names: &mut Names,
 ) -> Vec<ListenerPlan> {
     let mut planned: Vec<ListenerPlan> = Vec::new();
-    for listener in &gateway.spec.listeners {
-        let conflict = planned.iter().find_map(|other| conflict(other, listener));
-        planned.push(plan_one(gateway, listener, conflict, view, secrets));
+    let mut add = |owner: &Owner<'_>, listeners: &[Listener]| {
+        for listener in listeners {
+            let conflict = planned.iter().find_map(|other| conflict(other, listener));
+            planned.push(plan_one(owner, listener, conflict, view, names));
+        }
+    };
+    let namespace = gateway.metadata.namespace.as_deref().unwrap_or_default();
+    let generation = gateway.metadata.generation;
+    add(&Owner { gateway, set: None, namespace, generation }, &gateway.spec.listeners);
+    for set in sets {
+        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+        let (generation, key) = (set.metadata.generation, Some(ObjectKey::of(*set)));
+        add(&Owner { gateway, set: key, namespace, generation }, &set.spec.listeners);
     }
     planned
 }
@@ -56,16 +135,16 @@ fn conflict(other: &ListenerPlan, listener: &Listener) -> Option<Unresolved> {
         return None;
     }
     let name = &other.name;
-    if other.tls != is_tls(listener) {
+    let protocol = Protocol::of(listener)?;
+    if (other.protocol == Protocol::Udp) != (protocol == Protocol::Udp) {
+        return None;
+    }
+    if !other.protocol.may_share(protocol) {
         let message = format!("listener {name:?} has the same port and another protocol");
         return Some(("ProtocolConflict", message));
     }
     (other.hostname == hostname(listener))
         .then(|| ("HostnameConflict", format!("listener {name:?} has the same port and hostname")))
-}
-
-fn is_tls(listener: &Listener) -> bool {
-    listener.protocol == "HTTPS"
 }
 
 fn hostname(listener: &Listener) -> Option<String> {
@@ -74,22 +153,24 @@ fn hostname(listener: &Listener) -> Option<String> {
 }
 
 fn plan_one(
-    gateway: &Gateway,
+    owner: &Owner<'_>,
     listener: &Listener,
     conflict: Option<Unresolved>,
     view: &View<'_>,
-    secrets: &mut BTreeSet<ObjectKey>,
+    names: &mut Names,
 ) -> ListenerPlan {
-    let generation = gateway.metadata.generation;
-    let supported: &[&str] = match &*listener.protocol {
-        "HTTP" | "HTTPS" => &["HTTPRoute"],
-        _ => &[],
-    };
+    let generation = owner.generation;
+    let protocol = Protocol::of(listener);
+    let supported = protocol.map_or::<&[&str], _>(&[], Protocol::route_kinds);
     let (kinds, invalid_kind) = kinds(listener, supported);
-    let tls = is_tls(listener);
+    let tls = protocol.is_some_and(Protocol::terminates_tls);
     let (certificates, unresolved) = match tls {
-        true => certificates(gateway, listener, view, secrets),
+        true => certificates(owner, listener, view, names),
         false => (Vec::new(), None),
+    };
+    let clients = match protocol {
+        Some(Protocol::Https) => gateway_tls::clients(owner.gateway, listener.port, view, names),
+        _ => ClientPlan::default(),
     };
     let port = u16::try_from(listener.port).ok().filter(|port| *port > 0);
     let accepted = match (supported, port) {
@@ -98,7 +179,7 @@ fn plan_one(
             Err(("UnsupportedProtocol", message))
         }
         (_, None) => Err(("PortUnavailable", format!("{} is no port", listener.port))),
-        _ => conflict.clone().map_or(Ok(()), Err),
+        _ => conflict.clone().or(clients.invalid).map_or(Ok(()), Err),
     };
     let unusable = tls && certificates.is_empty();
     let serves = accepted.is_ok() && !unusable;
@@ -106,9 +187,10 @@ fn plan_one(
         Ok(()) => condition(r#type, true, reason, "", generation),
         Err((reason, message)) => condition(r#type, false, reason, message, generation),
     };
-    let resolved = unresolved.or(invalid_kind).map_or(Ok(()), Err);
+    let resolved = unresolved.or(clients.unresolved).or(invalid_kind).map_or(Ok(()), Err);
     let programmed = match serves {
         true => Ok(()),
+        false if conflict.is_some() => accepted.clone(),
         false => Err(("Invalid", "the listener is not accepted or has no certificate".to_owned())),
     };
     let conflicted = match conflict {
@@ -116,11 +198,13 @@ fn plan_one(
         None => condition("Conflicted", false, "NoConflicts", "", generation),
     };
     ListenerPlan {
+        set: owner.set.clone(),
         name: listener.name.clone(),
         port: port.unwrap_or_default(),
-        tls,
+        protocol: protocol.unwrap_or(Protocol::Tcp),
         hostname: hostname(listener),
         certificates,
+        clients: clients.validation,
         serves,
         status: ListenerStatus {
             name: listener.name.clone(),
@@ -133,7 +217,11 @@ fn plan_one(
                 conflicted,
             ],
         },
-        namespaces: AllowedNamespaces::of(listener),
+        namespaces: AllowedNamespaces::of(
+            listener.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref()),
+            "Same",
+        ),
+        namespace: owner.namespace.to_owned(),
     }
 }
 
@@ -156,13 +244,13 @@ fn kinds(listener: &Listener, supported: &[&str]) -> (Vec<RouteKind>, Option<Unr
 
 /// Returns the Secrets that can be used, and the first problem of the others.
 fn certificates(
-    gateway: &Gateway,
+    owner: &Owner<'_>,
     listener: &Listener,
     view: &View<'_>,
-    secrets: &mut BTreeSet<ObjectKey>,
+    names: &mut Names,
 ) -> (Vec<ObjectKey>, Option<Unresolved>) {
-    let namespace = gateway.metadata.namespace.as_deref().unwrap_or_default();
-    let from = Referrer { kind: "Gateway", namespace };
+    let kind = if owner.set.is_some() { "ListenerSet" } else { "Gateway" };
+    let from = Referrer { kind, namespace: owner.namespace };
     let tls = listener.tls.clone().unwrap_or_default();
     let (mut usable, mut problem) = (Vec::new(), None);
     if tls.mode.as_deref().is_some_and(|mode| mode != "Terminate") {
@@ -173,11 +261,12 @@ fn certificates(
         problem = Some(("InvalidCertificateRef", "there is no certificateRef".to_owned()));
     }
     for reference in &tls.certificate_refs {
-        let found = secret_of(reference, from, view.grants).and_then(|key| {
-            secrets.insert(key.clone());
+        let invalid = "InvalidCertificateRef";
+        let found = object_of(reference, "Secret", invalid, from, view.grants).and_then(|key| {
+            names.secrets.insert(key.clone());
             match (view.secret_problem)(&key) {
                 None => Ok(key),
-                Some(why) => Err(("InvalidCertificateRef", format!("Secret {key} {why}"))),
+                Some(why) => Err((invalid, format!("Secret {key} {why}"))),
             }
         });
         match found {
@@ -189,9 +278,8 @@ fn certificates(
 }
 
 impl AllowedNamespaces {
-    fn of(listener: &Listener) -> Self {
-        let namespaces = listener.allowed_routes.as_ref().and_then(|a| a.namespaces.as_ref());
-        match namespaces.and_then(|n| n.from.as_deref()).unwrap_or("Same") {
+    pub(super) fn of(namespaces: Option<&RouteNamespaces>, default: &str) -> Self {
+        match namespaces.and_then(|n| n.from.as_deref()).unwrap_or(default) {
             "All" => Self::All,
             "Same" => Self::Same,
             "Selector" => match namespaces.and_then(|n| n.selector.clone()) {
@@ -201,26 +289,30 @@ impl AllowedNamespaces {
             _ => Self::None,
         }
     }
+
+    /// Returns whether objects of a namespace may attach to one of namespace `own`.
+    pub(super) fn allow(&self, namespace: &str, own: &str, labels: &NamespaceLabels) -> bool {
+        match self {
+            Self::All => true,
+            Self::Same => namespace == own,
+            Self::None => false,
+            Self::Selector(selector) => {
+                labels.get(namespace).is_some_and(|labels| selects(selector, labels))
+            }
+        }
+    }
 }
 
 impl ListenerPlan {
+    /// Returns the port, and whether it is one of UDP.
+    pub(super) fn key(&self) -> (u16, bool) {
+        (self.port, self.protocol == Protocol::Udp)
+    }
+
     /// Returns whether routes of this kind and namespace may attach.
-    pub(super) fn allows(
-        &self,
-        kind: &str,
-        namespace: &str,
-        gateway_namespace: &str,
-        labels: &NamespaceLabels,
-    ) -> bool {
+    pub(super) fn allows(&self, kind: &str, namespace: &str, labels: &NamespaceLabels) -> bool {
         self.status.supported_kinds.iter().any(|supported| supported.kind == kind)
-            && match &self.namespaces {
-                AllowedNamespaces::All => true,
-                AllowedNamespaces::Same => namespace == gateway_namespace,
-                AllowedNamespaces::None => false,
-                AllowedNamespaces::Selector(selector) => {
-                    labels.get(namespace).is_some_and(|labels| selects(selector, labels))
-                }
-            }
+            && self.namespaces.allow(namespace, &self.namespace, labels)
     }
 }
 

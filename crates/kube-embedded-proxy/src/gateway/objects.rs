@@ -2,12 +2,17 @@
 //! CustomResourceDefinition exists, and Services and endpoints once there is a Gateway.
 
 use super::{
-    api::{Gateway, GatewayClass, HttpRoute, NamespaceLabels, ReferenceGrant},
+    api::{
+        BackendTlsPolicySpec, Gateway, GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec,
+        ListenerSetSpec, NamespaceLabels, ReferenceGrantSpec, TcpRouteSpec, TlsRouteSpec,
+        UdpRouteSpec,
+    },
     object::{GROUP, Gvk, Object},
+    status::StatusWriter,
     view::GATEWAY_CONTROLLER,
 };
 use crate::{
-    secrets::SecretEvent,
+    secrets::{NamedEvent, SecretEvent},
     services::objects::{ObjectEvent as ServiceEvent, Objects as ServiceObjects},
     watches::events,
 };
@@ -17,7 +22,7 @@ use futures::{
 };
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Service},
+        core::v1::{ConfigMap, Namespace, Service},
         discovery::v1::EndpointSlice,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -32,26 +37,84 @@ type Crd = PartialObjectMeta<CustomResourceDefinition>;
 #[expect(clippy::large_enum_variant, reason = "one exists at a time, and is consumed at once")]
 pub(super) enum GatewayEvent {
     Crd(Event<Crd>),
-    Class(Event<GatewayClass>),
-    Gateway(Event<Gateway>),
-    HttpRoute(Event<HttpRoute>),
-    Grant(Event<ReferenceGrant>),
+    Kind(KindEvent),
     Namespace(Event<Namespace>),
     Service(ServiceEvent),
     Secret(SecretEvent),
+    ConfigMap(NamedEvent<ConfigMap>),
 }
 
 /// All watches; grows with the kinds that exist and the Secrets that are named.
 pub(super) type Watches = SelectAll<BoxStream<'static, GatewayEvent>>;
 
+/// Declares what every kind of the API has: an event, an informer and a writer of statuses.
+macro_rules! kinds {
+    ($($field:ident $variant:ident $spec:ty,)*) => {
+        /// An event of the watch of one kind.
+        #[expect(clippy::large_enum_variant, reason = "one exists at a time, and is consumed at once")]
+        pub(super) enum KindEvent { $($variant(Event<Object<$spec>>),)* }
+
+        /// The objects of each kind.
+        #[derive(Default)]
+        pub(super) struct Kinds { $(pub(super) $field: Informer<Object<$spec>>,)* }
+
+        impl Kinds {
+            fn apply(&self, event: KindEvent) {
+                match event { $(KindEvent::$variant(event) => self.$field.observe(event),)* }
+            }
+
+            /// Returns whether all kinds that are watched are known.
+            fn have_synced(&self, watched: &BTreeSet<&'static str>) -> bool {
+                true $(&& (!watched.contains(<$spec>::PLURAL) || self.$field.has_synced()))*
+            }
+        }
+
+        impl Objects {
+            /// Watches a kind if it is one of ours. Without its definition every watch would fail.
+            fn watch_kind(&mut self, plural: &str, watches: &mut Watches) {
+                $(if plural == <$spec>::PLURAL && self.watched.insert(<$spec>::PLURAL) {
+                    let events = events::<Object<$spec>>(&self.client);
+                    let event = |event| GatewayEvent::Kind(KindEvent::$variant(event));
+                    watches.push(events.map(event).boxed());
+                })*
+            }
+        }
+
+        /// Writes the statuses of each kind.
+        pub(super) struct StatusWriters { $(pub(super) $field: StatusWriter<$spec>,)* }
+
+        impl StatusWriters {
+            pub(super) fn new(client: &Client) -> Self {
+                Self { $($field: StatusWriter::new(client.clone()),)* }
+            }
+
+            /// Records a write that has ended. Returns whether it succeeded; waits forever if none is
+            /// in flight.
+            pub(super) async fn next(&mut self, kinds: &Kinds) -> bool {
+                tokio::select! { $(written = self.$field.next(&kinds.$field) => written,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    classes Class GatewayClassSpec,
+    gateways Gateway GatewaySpec,
+    listener_sets ListenerSet ListenerSetSpec,
+    http_routes HttpRoute HttpRouteSpec,
+    grpc_routes GrpcRoute GrpcRouteSpec,
+    tls_routes TlsRoute TlsRouteSpec,
+    tcp_routes TcpRoute TcpRouteSpec,
+    udp_routes UdpRoute UdpRouteSpec,
+    policies Policy BackendTlsPolicySpec,
+    grants Grant ReferenceGrantSpec,
+}
+
 /// The objects.
 pub(super) struct Objects {
     client: Client,
     watched: BTreeSet<&'static str>,
-    pub(super) classes: Informer<GatewayClass>,
-    pub(super) gateways: Informer<Gateway>,
-    pub(super) http_routes: Informer<HttpRoute>,
-    pub(super) grants: Informer<ReferenceGrant>,
+    pub(super) kinds: Kinds,
     namespaces: Informer<Namespace>,
     /// `None` until there is a Gateway to serve.
     services: Option<ServiceObjects>,
@@ -64,10 +127,7 @@ impl Objects {
         Self {
             client,
             watched: BTreeSet::new(),
-            classes: Informer::default(),
-            gateways: Informer::default(),
-            http_routes: Informer::default(),
-            grants: Informer::default(),
+            kinds: Kinds::default(),
             namespaces: Informer::default(),
             services: None,
         }
@@ -77,60 +137,39 @@ impl Objects {
     pub(super) fn apply(&mut self, event: GatewayEvent, watches: &mut Watches) -> bool {
         match event {
             GatewayEvent::Crd(Event::InitApply(crd) | Event::Apply(crd)) => {
-                self.watch_kind(crd.metadata.name.as_deref().unwrap_or_default(), watches);
+                let name = crd.metadata.name.unwrap_or_default();
+                if let Some(plural) = name.strip_suffix(GROUP).and_then(|n| n.strip_suffix('.')) {
+                    self.watch_kind(plural, watches);
+                }
                 return false;
             }
             GatewayEvent::Crd(_) => return false,
-            GatewayEvent::Class(event) => self.classes.observe(event),
-            GatewayEvent::Gateway(event) => self.gateways.observe(event),
-            GatewayEvent::HttpRoute(event) => self.http_routes.observe(event),
-            GatewayEvent::Grant(event) => self.grants.observe(event),
+            GatewayEvent::Kind(event) => self.kinds.apply(event),
             GatewayEvent::Namespace(event) => self.namespaces.observe(event),
             GatewayEvent::Service(event) => {
                 if let Some(services) = &self.services {
                     services.apply(event);
                 }
             }
-            GatewayEvent::Secret(_) => {}
+            GatewayEvent::Secret(_) | GatewayEvent::ConfigMap(_) => {}
         }
         true
-    }
-
-    /// Watches the kind that a CustomResourceDefinition defines, if it is one of ours. Without the
-    /// definition every watch would fail.
-    fn watch_kind(&mut self, crd: &str, watches: &mut Watches) {
-        let Some(plural) = crd.strip_suffix(GROUP).and_then(|name| name.strip_suffix('.')) else {
-            return;
-        };
-        self.watch(plural, GatewayEvent::Class, watches);
-        self.watch(plural, GatewayEvent::Gateway, watches);
-        self.watch(plural, GatewayEvent::HttpRoute, watches);
-        self.watch(plural, GatewayEvent::Grant, watches);
-    }
-
-    fn watch<S: Gvk>(
-        &mut self,
-        plural: &str,
-        event: fn(Event<Object<S>>) -> GatewayEvent,
-        watches: &mut Watches,
-    ) {
-        if plural == S::PLURAL && self.watched.insert(S::PLURAL) {
-            watches.push(events::<Object<S>>(&self.client).map(event).boxed());
-        }
     }
 
     /// Returns whether enough is known to plan. Watches Services, endpoints and namespaces from the
     /// first Gateway on.
     pub(super) fn synced(&mut self, watches: &mut Watches) -> bool {
-        if !self.classes.has_synced() || !self.gateways.has_synced() {
+        let Kinds { classes, gateways, .. } = &self.kinds;
+        if !classes.has_synced() || !gateways.has_synced() {
             return false;
         }
-        let known = |plural, synced| !self.watched.contains(plural) || synced;
-        let routes = known("httproutes", self.http_routes.has_synced())
-            && known("referencegrants", self.grants.has_synced());
         match &self.services {
-            Some(services) => services.synced() && self.namespaces.has_synced() && routes,
-            None if self.gateways.list().is_empty() => true,
+            Some(services) => {
+                services.synced()
+                    && self.namespaces.has_synced()
+                    && self.kinds.have_synced(&self.watched)
+            }
+            None if gateways.list().is_empty() => true,
             None => {
                 let services = events::<Service>(&self.client).map(ServiceEvent::Service);
                 let slices = events::<EndpointSlice>(&self.client).map(ServiceEvent::Slice);
@@ -147,7 +186,8 @@ impl Objects {
     /// Returns whether the class of a Gateway is served here.
     pub(super) fn is_ours(&self, gateway: &Gateway) -> bool {
         let class = ObjectKey::cluster_scoped(&gateway.spec.gateway_class_name);
-        self.classes.get(&class).is_some_and(|c| c.spec.controller_name == GATEWAY_CONTROLLER)
+        let class = self.kinds.classes.get(&class);
+        class.is_some_and(|class| class.spec.controller_name == GATEWAY_CONTROLLER)
     }
 
     pub(super) fn namespaces(&self) -> NamespaceLabels {

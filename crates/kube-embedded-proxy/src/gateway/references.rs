@@ -62,22 +62,24 @@ pub(super) fn service_of(
     }
 }
 
-/// Returns the Secret that a certificate reference names.
-pub(super) fn secret_of(
+/// Returns the object of the core group that a reference to certificates names. One to an object of
+/// another kind has the reason `invalid`.
+pub(super) fn object_of(
     reference: &ObjectRef,
+    expected: &str,
+    invalid: &'static str,
     from: Referrer<'_>,
     grants: &[Arc<ReferenceGrant>],
 ) -> Result<ObjectKey, Unresolved> {
     let group = reference.group.as_deref().unwrap_or_default();
     let kind = reference.kind.as_deref().unwrap_or("Secret");
     let key = key_of(reference.namespace.as_deref(), from, &reference.name);
-    if (group, kind) != ("", "Secret") {
-        let message = format!("certificate {kind}.{group} {key} is not a Secret");
-        return Err(("InvalidCertificateRef", message));
+    if (group, kind) != ("", expected) {
+        return Err((invalid, format!("{kind}.{group} {key} is not a {expected}")));
     }
-    match is_permitted(grants, from, ("", "Secret"), &key) {
+    match is_permitted(grants, from, ("", expected), &key) {
         true => Ok(key),
-        false => Err(("RefNotPermitted", not_permitted("Secret", &key, from))),
+        false => Err(("RefNotPermitted", not_permitted(expected, &key, from))),
     }
 }
 

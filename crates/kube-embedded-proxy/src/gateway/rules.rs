@@ -1,21 +1,25 @@
 //! Rules of HTTP routes as rules of the route table.
 
 use super::{
-    api::{BackendRef, Filter, HeaderModifier, HttpMatch, HttpRule, Match, PathModifier},
+    api::{self, BackendRef, Filter, HeaderModifier, HttpMatch, HttpRule, Match, PathModifier},
     references::{Referrer, Unresolved},
 };
 use crate::http_proxy::{
+    Retry, RuleTimeouts,
     conditions::{Conditions, ValueMatch},
+    cors::Cors,
     filters::{Filters, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite},
     route_table::{Backend, Path, PathMatch, RouteRule, WeightedBackend},
+    session::{Carrier, SessionPersistence},
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::bytes;
 use std::{sync::Arc, time::Duration};
 
-/// Finds the backend of a reference, or why there is none.
+/// Finds the backend of a reference, or why there is none. One whose policy is invalid is resolved, but
+/// cannot be used.
 pub(super) type Resolve<'a> =
-    dyn FnMut(&BackendRef, Referrer<'_>) -> Result<Arc<Backend>, Unresolved> + 'a;
+    dyn FnMut(&BackendRef, Referrer<'_>) -> Result<Option<Arc<Backend>>, Unresolved> + 'a;
 
 /// A rule, and what is wrong with it.
 #[derive(Debug, Default)]
@@ -27,9 +31,10 @@ pub(super) struct ConvertedRule {
     pub(super) unsupported: Vec<String>,
 }
 
-/// Converts a rule, without its matches.
+/// Converts a rule, without its matches. `identity` is that of the rule, and of no other.
 pub(super) fn convert(
     rule: &HttpRule,
+    identity: &str,
     from: Referrer<'_>,
     resolve: &mut Resolve<'_>,
 ) -> ConvertedRule {
@@ -37,7 +42,7 @@ pub(super) fn convert(
     let filters = converted.filters(&rule.filters, from, resolve);
     for reference in &rule.backend_refs {
         let backend = match resolve(reference, from) {
-            Ok(backend) => Some(backend),
+            Ok(backend) => backend,
             Err(unresolved) => {
                 converted.unresolved.push(unresolved);
                 None
@@ -49,17 +54,16 @@ pub(super) fn convert(
         let headers = (headers != Default::default()).then(|| Box::new(headers));
         converted.rule.backends.push(WeightedBackend { weight, backend, headers });
     }
-    let timeouts = rule.timeouts.clone().unwrap_or_default();
-    for text in [timeouts.request, timeouts.backend_request].into_iter().flatten() {
-        match duration(&text) {
-            // Zero switches a timeout off.
-            Some(Duration::ZERO) => {}
-            Some(timeout) => {
-                let shortest = converted.rule.timeout.map_or(timeout, |other| other.min(timeout));
-                converted.rule.timeout = Some(shortest);
-            }
-            None => converted.unsupported.push(format!("timeout {text:?} is no duration")),
+    match timeouts(rule) {
+        Ok((timeouts, retry)) => {
+            converted.rule.timeouts = timeouts;
+            converted.rule.retry = retry.map(Box::new);
         }
+        Err(why) => converted.unsupported.push(why),
+    }
+    match rule.session_persistence.as_ref().map(|given| session(given, identity)).transpose() {
+        Ok(session) => converted.rule.session = session.map(Box::new),
+        Err(why) => converted.unsupported.push(why),
     }
     if !converted.unsupported.is_empty() {
         // Better an error than a request that is not filtered as it should be.
@@ -67,6 +71,64 @@ pub(super) fn convert(
     }
     converted.rule.filters = Some(Box::new(filters));
     converted
+}
+
+/// The retries of a rule that has some and no number: as many as Envoy makes.
+const ATTEMPTS: u32 = 1;
+/// More would only load an endpoint that fails.
+const MAX_ATTEMPTS: u32 = 100;
+
+fn timeouts(rule: &HttpRule) -> Result<(RuleTimeouts, Option<Retry>), String> {
+    let read = |text: &Option<String>| {
+        let read = |text: &String| {
+            duration(text).ok_or_else(|| format!("timeout {text:?} is no duration"))
+        };
+        text.as_ref().map(read).transpose()
+    };
+    // Zero switches a timeout off.
+    let timeout = |text| Ok::<_, String>(read(text)?.filter(|timeout| !timeout.is_zero()));
+    let given = rule.timeouts.clone().unwrap_or_default();
+    let timeouts = RuleTimeouts {
+        request: timeout(&given.request)?,
+        backend_request: timeout(&given.backend_request)?,
+    };
+    let retry = rule.retry.as_ref().map(|retry| {
+        let attempts = retry.attempts.unwrap_or(ATTEMPTS);
+        if attempts > MAX_ATTEMPTS {
+            return Err(format!("{attempts} attempts are more than {MAX_ATTEMPTS}"));
+        }
+        Ok(Retry { codes: retry.codes.clone(), attempts, backoff: read(&retry.backoff)? })
+    });
+    Ok((timeouts, retry.transpose()?))
+}
+
+fn session(given: &api::SessionPersistence, identity: &str) -> Result<SessionPersistence, String> {
+    if given.idle_timeout.is_some() {
+        return Err("an idleTimeout of a session is not supported; use absoluteTimeout".to_owned());
+    }
+    let timeout = given.absolute_timeout.as_ref().map(|text| {
+        duration(text).ok_or_else(|| format!("absoluteTimeout {text:?} is no duration"))
+    });
+    // As with the timeouts of a rule, zero is none.
+    let timeout = timeout.transpose()?.filter(|timeout| !timeout.is_zero());
+    let config = given.cookie_config.as_ref().and_then(|config| config.lifetime_type.as_deref());
+    let name = given.session_name.clone().filter(|name| !name.is_empty());
+    // Of a hash, so that names of two rules differ.
+    let name = name.unwrap_or_else(|| format!("session-{}", SessionPersistence::name_of(identity)));
+    // The names of cookies are those of headers (RFC 6265, 4.1.1).
+    let header = header_name(&name).map_err(|_| format!("{name:?} is no name of a session"))?;
+    let carrier = match (given.r#type.as_deref().unwrap_or("Cookie"), config.unwrap_or("Session")) {
+        ("Header", _) => Carrier::Header(header),
+        ("Cookie", "Permanent") if timeout.is_none() => {
+            return Err("a permanent cookie needs an absoluteTimeout".to_owned());
+        }
+        ("Cookie", lifetime @ ("Session" | "Permanent")) => {
+            Carrier::Cookie { permanent: lifetime == "Permanent" }
+        }
+        ("Cookie", other) => return Err(format!("cookie lifetime {other:?} is not supported")),
+        (other, _) => return Err(format!("session type {other:?} is not supported")),
+    };
+    Ok(SessionPersistence::new(name, carrier, timeout, identity))
 }
 
 /// Returns the matches of a rule; without any it matches every request.
@@ -192,9 +254,23 @@ impl ConvertedRule {
                     (None, None) => (1, 1),
                 };
                 match resolve(&given.backend_ref, from) {
-                    Ok(backend) => filters.mirrors.push(Mirror { backend, numerator, denominator }),
+                    Ok(None) => {}
+                    Ok(Some(backend)) => {
+                        filters.mirrors.push(Mirror { backend, numerator, denominator });
+                    }
                     Err(unresolved) => self.unresolved.push(unresolved),
                 }
+            }
+            "CORS" => {
+                let given = filter.cors.clone().ok_or_else(missing)?;
+                filters.cors = Some(Cors {
+                    origins: given.allow_origins,
+                    methods: given.allow_methods,
+                    headers: given.allow_headers,
+                    exposed: given.expose_headers,
+                    credentials: given.allow_credentials.unwrap_or(false),
+                    max_age: given.max_age.unwrap_or(5),
+                });
             }
             other => return Err(format!("filter {other} is not supported")),
         }
@@ -215,8 +291,8 @@ fn path_rewrite(given: &PathModifier) -> Result<PathRewrite, String> {
 }
 
 fn header_changes(given: &HeaderModifier) -> Result<HeaderChanges, String> {
-    let fields = |fields: &[super::api::HeaderField]| {
-        let field = |field: &super::api::HeaderField| {
+    let fields = |fields: &[api::HeaderField]| {
+        let field = |field: &api::HeaderField| {
             let value = HeaderValue::try_from(&field.value);
             let value = value.map_err(|_| format!("header {} has an invalid value", field.name))?;
             Ok((header_name(&field.name)?, value))

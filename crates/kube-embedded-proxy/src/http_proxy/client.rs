@@ -2,13 +2,15 @@
 
 use super::{
     conditions::RequestFields,
+    cors::CorsResponse,
     filters::{Filters, Mirror, Received, Redirect},
     frontend::Frontend,
     head::{self, ForwardedHeaders, Target},
     refusal::Refusal,
-    request_body::{RequestBody, head_of},
+    request_body::{RequestBody, UploadProgress, head_of},
     response::ResponseBody,
-    route_table::{Entry, host_name},
+    route_table::{Entry, WeightedBackend, host_name},
+    session::RequestSession,
     signals::{ConnectionSignals, InFlight},
     tunnel::Tunnel,
 };
@@ -17,7 +19,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body as _, Incoming},
     ext::on_informational,
-    upgrade,
+    upgrade::{self, OnUpgrade},
 };
 use kube_embedded_core::{network::Network, task::spawn_named};
 use rand::RngExt;
@@ -26,7 +28,7 @@ use std::{
     future,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
 };
 use tokio::time;
 
@@ -36,6 +38,8 @@ pub(super) struct Client {
     pub(super) network: Arc<Network>,
     pub(super) peer: SocketAddr,
     forwarded: ForwardedHeaders,
+    /// The name that a TLS client sent.
+    pub(super) server_name: OnceLock<Option<String>>,
     pub(super) signals: Arc<ConnectionSignals>,
     /// What the connection becomes after a protocol switch.
     tunnel: Mutex<Option<Tunnel>>,
@@ -50,7 +54,8 @@ impl Client {
         slot: Arc<ConnectionSlot>,
     ) -> Self {
         let (signals, tunnel) = (Arc::new(ConnectionSignals::new(slot)), Mutex::default());
-        Self { frontend, network, peer, forwarded, signals, tunnel }
+        let server_name = OnceLock::new();
+        Self { frontend, network, peer, forwarded, server_name, signals, tunnel }
     }
 
     pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
@@ -116,35 +121,90 @@ impl Client {
         }
         let target = head::target(&request)?;
         let table = self.frontend.route_table();
+        if let Some(name) = self.server_name.get()
+            && table.is_misdirected(name.as_deref(), target.host())
+        {
+            let text = "this host is not served on a connection that was made with another name";
+            return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, text));
+        }
         let (method, headers) = (request.method(), request.headers());
         let fields = RequestFields { method, headers, query: target.uri().query() };
         let Some(entry) = table.find(target.host(), target.path(), &fields) else {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "no rule matches this host and path"));
         };
         let filters = entry.rule.filters.as_deref();
+        let cors = filters.and_then(|f| f.cors.as_ref()?.response(method, headers));
+        let cors = match cors {
+            Some(cors) if cors.is_preflight => return Ok(preflight(cors)),
+            other => other,
+        };
         if let Some((filters, redirect)) = filters.and_then(|f| Some((f, f.redirect.as_ref()?))) {
             return self.redirect(&target, redirect, entry, filters);
         }
-        let chosen = entry.rule.choose(&mut rand::rng());
+        let session = RequestSession::of(entry, target.path(), headers);
+        let chosen = match session.as_ref().and_then(RequestSession::backend) {
+            Some(backend) => Some(backend),
+            None => entry.rule.choose(&mut rand::rng()),
+        };
         let Some((chosen, backend)) = chosen.and_then(|c| Some((c, c.backend.as_ref()?))) else {
             let text = "the route of this request has no valid backend";
             return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text));
         };
         let requested_upgrade = head::requested_upgrade(&request);
         let client_side = requested_upgrade.is_some().then(|| upgrade::on(&mut request));
+        let pinned = session.as_ref().and_then(RequestSession::endpoint);
+        let (request, progress) =
+            self.upstream_request(request, target, entry, chosen, requested_upgrade.as_ref())?;
+        let attempt = self.attempt(&entry.rule, backend, pinned, request, progress.as_deref());
+        let (mut response, mut connection) = attempt.await?;
+        head::check_response(response.headers())?;
+        connection.reusable = !head::has_two_lengths(response.headers());
+
+        let switched = self.switch_protocols(&mut response, client_side)?;
+        let (mut parts, body) = response.into_parts();
+        head::for_client(&mut parts, switched);
+        if let Some(changes) = &chosen.headers {
+            changes.1.apply(&mut parts.headers);
+        }
+        if let Some(filters) = filters {
+            filters.response_headers.apply(&mut parts.headers);
+        }
+        if let Some(cors) = cors {
+            cors.apply(&mut parts.headers);
+        }
+        if let Some(session) = session {
+            let secure = self.forwarded.origin().0 == "https";
+            parts.headers.extend(session.token(&backend.name, connection.endpoint, secure));
+        }
+        let until_close = version < Version::HTTP_11;
+        let timeout = self.frontend.timeouts.response;
+        let body = ResponseBody::new(body, connection, until_close, progress, in_flight, timeout);
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// Rewrites a request for its endpoint, and sends copies to the mirrors of its rule.
+    fn upstream_request(
+        &self,
+        request: Request<Incoming>,
+        target: Target,
+        entry: &Entry,
+        chosen: &WeightedBackend,
+        upgrade: Option<&HeaderValue>,
+    ) -> Result<(Request<RequestBody>, Option<Arc<UploadProgress>>), Refusal> {
+        let version = request.version();
         let (mut parts, body) = request.into_parts();
-        let (body, progress) = match has_body {
-            false => (RequestBody::empty(), None),
-            true => {
+        let (body, progress) = match body.is_end_stream() {
+            true => (RequestBody::empty(), None),
+            false => {
                 let (body, progress) = RequestBody::new(body, self.signals.clone());
                 (body, Some(progress))
             }
         };
-        let upgrade = requested_upgrade.as_ref();
         head::for_endpoint(&mut parts, target, &self.forwarded, upgrade, progress.is_some())?;
         if let Some(changes) = &chosen.headers {
             changes.0.apply(&mut parts.headers);
         }
+        let filters = entry.rule.filters.as_deref();
         if let Some(filters) = filters {
             filters.apply_to_request(&mut parts, entry.prefix);
         }
@@ -162,39 +222,25 @@ impl Client {
                 }
             });
         }
-        let forward = self.forward(backend, request, progress.as_deref());
-        let (mut response, mut connection) = match entry.rule.timeout {
-            None => forward.await?,
-            Some(timeout) => time::timeout(timeout, forward).await.map_err(|_| {
-                let text = "the timeout of the route has passed";
-                Refusal::new(StatusCode::GATEWAY_TIMEOUT, text)
-            })??,
-        };
-        head::check_response(response.headers())?;
-        connection.reusable = !head::has_two_lengths(response.headers());
+        Ok((request, progress))
+    }
 
-        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switched {
-            let (Some(client), Some(_)) = (client_side, response.headers().get(header::UPGRADE))
-            else {
-                let text = "the endpoint switched protocols without a request to";
-                return Err(Refusal::new(StatusCode::BAD_GATEWAY, text));
-            };
-            let tunnel = Tunnel { client, endpoint: upgrade::on(&mut response) };
-            *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+    /// Makes the connection a tunnel if the endpoint has switched protocols. Returns whether it has.
+    fn switch_protocols(
+        &self,
+        response: &mut Response<Incoming>,
+        client: Option<OnUpgrade>,
+    ) -> Result<bool, Refusal> {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(false);
         }
-        let (mut parts, body) = response.into_parts();
-        head::for_client(&mut parts, switched);
-        if let Some(changes) = &chosen.headers {
-            changes.1.apply(&mut parts.headers);
-        }
-        if let Some(filters) = filters {
-            filters.response_headers.apply(&mut parts.headers);
-        }
-        let until_close = version < Version::HTTP_11;
-        let timeout = self.frontend.timeouts.response;
-        let body = ResponseBody::new(body, connection, until_close, progress, in_flight, timeout);
-        Ok(Response::from_parts(parts, body))
+        let (Some(client), Some(_)) = (client, response.headers().get(header::UPGRADE)) else {
+            let text = "the endpoint switched protocols without a request to";
+            return Err(Refusal::new(StatusCode::BAD_GATEWAY, text));
+        };
+        let tunnel = Tunnel { client, endpoint: upgrade::on(response) };
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+        Ok(true)
     }
 
     fn redirect(
@@ -233,7 +279,7 @@ impl Client {
         let slot = self.signals.slot.clone();
         let client = Self::new(frontend, network, self.peer, self.forwarded.clone(), slot);
         let mirrored = async move {
-            match client.forward(&backend, request, None).await {
+            match client.forward(&backend, None, request, None).await {
                 Ok((response, connection)) => {
                     let mut body = response.into_body();
                     while let Some(Ok(_)) =
@@ -251,4 +297,12 @@ impl Client {
         };
         spawn_named("mirror", mirrored).detach();
     }
+}
+
+/// Returns the response to a preflight request, which no endpoint sees.
+fn preflight(cors: CorsResponse) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Text(None));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    cors.apply(response.headers_mut());
+    response
 }

@@ -1,6 +1,6 @@
 //! Filters of HTTP routes: header changes, redirects, rewrites and mirrors.
 
-use super::backend::Backend;
+use super::{backend::Backend, cors::Cors};
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, request, uri::PathAndQuery,
 };
@@ -14,6 +14,7 @@ pub(crate) struct Filters {
     pub(crate) redirect: Option<Redirect>,
     pub(crate) rewrite: Option<Rewrite>,
     pub(crate) mirrors: Vec<Mirror>,
+    pub(crate) cors: Option<Cors>,
 }
 
 /// Changes of header fields, in the order of the specification: set, add, remove.

@@ -5,16 +5,16 @@
 
 use super::{
     client::Client,
-    limits::{BODY_BUFFER, HEAD_FIELDS},
+    head,
+    limits::{BODY_BUFFER, HANDSHAKE_TIMEOUT, HEAD_FIELDS},
     pool::{self, OpenCount, PooledConnection},
     refusal::Refusal,
     request_body::{RequestBody, UploadProgress, head_of},
     route_table::Backend,
 };
-use crate::route::Route;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use std::{collections::BTreeSet, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, pin::pin, time::Duration};
 use tokio::time::{self, Instant};
 
 /// The timeout of connecting, over all endpoints, each time that a request needs it.
@@ -23,29 +23,36 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_SENDS: usize = 3;
 
 impl Client {
-    /// Returns the head of the response, and the connection that it arrived on.
+    /// Returns the head of the response, and the connection that it arrived on: from the endpoint
+    /// `pinned`, unless it is not ready.
     pub(super) async fn forward(
         &self,
         backend: &Backend,
+        pinned: Option<SocketAddr>,
         mut request: Request<RequestBody>,
         progress: Option<&UploadProgress>,
     ) -> Result<(Response<Incoming>, PooledConnection), Refusal> {
+        if backend.upstream.http2 {
+            head::for_http2(&mut request, backend.upstream.tls.is_some())?;
+        }
         let may_repeat = progress.is_none() && is_idempotent(request.method());
         let mut tried = Vec::new();
         let mut lost = 0;
         let mut last = None;
         loop {
             let (mut connection, reused) =
-                match self.connection(backend, &mut tried, lost > 0).await {
+                match self.connection(backend, pinned, &mut tried, lost > 0).await {
                     Ok(found) => found,
                     Err(refusal) => return Err(last.unwrap_or(refusal)),
                 };
             let spare = may_repeat.then(|| head_of(&request));
-            let sent = pin!(connection.sender.try_send_request(request));
-            let response = wait(sent, progress, self.frontend.timeouts.response);
+            let response = {
+                let sent = pin!(connection.sender.send(request));
+                self.pass_hints(wait(sent, progress, self.frontend.timeouts.response)).await?
+            };
             // Whatever the endpoint made of half a request, its error is the client's.
             let broken = || progress.is_some_and(UploadProgress::is_broken);
-            let mut error = match self.pass_hints(response).await? {
+            let mut error = match response {
                 Ok(response) => return Ok((response, connection)),
                 Err(_) if broken() => {
                     return Err(Refusal::bad_request(
@@ -76,18 +83,19 @@ impl Client {
     async fn connection(
         &self,
         backend: &Backend,
+        pinned: Option<SocketAddr>,
         tried: &mut Vec<SocketAddr>,
         fresh: bool,
     ) -> Result<(PooledConnection, bool), Refusal> {
         let mut since = None;
         let mut failure = None;
         loop {
-            let Some(endpoint) = backend.route.choose(self.peer.ip(), tried) else {
+            let pinned = pinned.and_then(|endpoint| backend.route.pinned(endpoint, tried));
+            let chosen = pinned.or_else(|| backend.route.choose(self.peer.ip(), tried));
+            let Some(endpoint) = chosen else {
                 return Err(unreachable(backend, tried, failure));
             };
-            if !fresh
-                && let Some(connection) = PooledConnection::take_idle(endpoint, &backend.route)
-            {
+            if !fresh && let Some(connection) = PooledConnection::take_idle(endpoint, backend) {
                 return Ok((connection, true));
             }
             let Some(opened) = pool::reserve() else {
@@ -98,7 +106,7 @@ impl Client {
                 CONNECT_TIMEOUT.saturating_sub(since.get_or_insert_with(Instant::now).elapsed());
             // Boxed, because most requests need no connect, nor the memory for its state.
             let within = left.min(backend.route.connect_timeout());
-            match Box::pin(self.connect(endpoint, &backend.route, within, opened)).await {
+            match Box::pin(self.connect(endpoint, backend, within, opened)).await {
                 Ok(connection) => return Ok((connection, false)),
                 Err(error) => {
                     tracing::debug!(%endpoint, %error, "failed to connect to endpoint");
@@ -115,12 +123,22 @@ impl Client {
     async fn connect(
         &self,
         endpoint: SocketAddr,
-        route: &Arc<Route>,
+        backend: &Backend,
         within: Duration,
         opened: OpenCount,
     ) -> io::Result<PooledConnection> {
         let stream = time::timeout(within, self.network.connect(endpoint)).await??;
-        let connection = PooledConnection::new(stream, endpoint, route, opened).await;
+        let _ = stream.set_nodelay(true);
+        let connection = match &backend.upstream.tls {
+            None => PooledConnection::new(stream, endpoint, backend, opened).await,
+            Some(tls) => {
+                let stream = time::timeout(HANDSHAKE_TIMEOUT, tls.connect(stream)).await??;
+                if backend.upstream.http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+                    return Err(io::Error::other("the endpoint does not speak HTTP/2"));
+                }
+                PooledConnection::new(stream, endpoint, backend, opened).await
+            }
+        };
         connection.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }

@@ -3,20 +3,28 @@
 
 use super::{
     certificates::{CertificateResolver, Certificates, TlsError},
+    client_certificates::ClientValidation,
     route_table::RouteTable,
 };
 use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
-use tokio_rustls::rustls::{ServerConfig, crypto::ring, sign::CertifiedKey};
+use tokio_rustls::rustls::{
+    ServerConfig, crypto::ring, server::danger::ClientCertVerifier, sign::CertifiedKey,
+};
+
+/// The protocols that HTTPS listeners offer.
+const HTTP_PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// What one Ingress address serves at the moment.
 #[derive(Debug)]
 pub(crate) struct Frontend {
     route_table: RwLock<Arc<RouteTable>>,
     certificates: Arc<CertificateResolver>,
-    tls: Arc<ServerConfig>,
+    tls: RwLock<Arc<ServerConfig>>,
+    /// Whether clients without TLS may speak HTTP/2.
+    pub(super) http2: bool,
     pub(super) timeouts: Timeouts,
 }
 
@@ -49,14 +57,29 @@ impl Frontend {
     /// Fails if TLS cannot be set up.
     pub(crate) fn new(default: Option<Arc<CertifiedKey>>) -> Result<Self, TlsError> {
         let certificates = Arc::new(CertificateResolver::new(default));
-        // With an explicit provider, as another library in the process may install another one.
-        let mut tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(certificates.clone());
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let (route_table, timeouts) = Default::default();
-        Ok(Self { route_table, certificates, tls: Arc::new(tls), timeouts })
+        let tls = RwLock::new(server_config(&certificates, None, HTTP_PROTOCOLS)?);
+        let (route_table, http2, timeouts) = Default::default();
+        Ok(Self { route_table, certificates, tls, http2, timeouts })
+    }
+
+    /// Verifies certificates of the clients of new handshakes.
+    ///
+    /// # Errors
+    /// Fails if TLS cannot be set up.
+    pub(crate) fn set_client_validation(
+        &self,
+        validation: Option<&ClientValidation>,
+    ) -> Result<(), TlsError> {
+        let verifier = validation.map(ClientValidation::verifier).transpose()?;
+        let config = server_config(&self.certificates, verifier, HTTP_PROTOCOLS)?;
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
+    }
+
+    /// Lets clients without TLS begin with HTTP/2, which costs each connection a system call.
+    #[must_use]
+    pub(crate) fn with_http2(self) -> Self {
+        Self { http2: true, ..self }
     }
 
     /// Returns the route table for a new request.
@@ -71,11 +94,32 @@ impl Frontend {
 
     /// Returns the TLS configuration, which looks certificates up for each handshake.
     pub(crate) fn tls(&self) -> Arc<ServerConfig> {
-        self.tls.clone()
+        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Replaces the certificates of new handshakes.
     pub(crate) fn set_certificates(&self, certificates: Certificates) {
         self.certificates.set(certificates);
     }
+}
+
+/// Creates the TLS configuration of a port, with the protocols that it offers (ALPN).
+///
+/// # Errors
+/// Fails if TLS cannot be set up.
+pub(crate) fn server_config(
+    certificates: &Arc<CertificateResolver>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    protocols: &[&[u8]],
+) -> Result<Arc<ServerConfig>, TlsError> {
+    // With an explicit provider, as another library in the process may install another one.
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?;
+    let builder = match verifier {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+    };
+    let mut config = builder.with_cert_resolver(certificates.clone());
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
 }

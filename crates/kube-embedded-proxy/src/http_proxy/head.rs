@@ -273,6 +273,25 @@ pub(super) fn for_endpoint(
     Ok(())
 }
 
+/// Rewrites the head of a request for an endpoint that speaks HTTP/2 (RFC 9113, 8.2.2 and 8.3.1).
+pub(super) fn for_http2<B>(request: &mut Request<B>, tls: bool) -> Result<(), Refusal> {
+    if request.headers().contains_key(header::UPGRADE) {
+        return Err(Refusal::bad_request("the backend speaks HTTP/2, which has no upgrade"));
+    }
+    let headers = request.headers_mut();
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING] {
+        headers.remove(name);
+    }
+    let host = headers.remove(header::HOST);
+    let authority = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let uri = Uri::builder().scheme(if tls { "https" } else { "http" });
+    let uri = uri.authority(authority).path_and_query(path).build();
+    *request.uri_mut() = uri.map_err(|_| Refusal::bad_request("invalid Host"))?;
+    *request.version_mut() = Version::HTTP_2;
+    Ok(())
+}
+
 /// Formats an id as 32 hexadecimal digits.
 fn request_id(id: u128) -> [u8; 32] {
     std::array::from_fn(|n| {

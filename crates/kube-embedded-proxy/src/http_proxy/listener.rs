@@ -20,9 +20,12 @@ use hyper::{
 };
 use hyper_util::rt::TokioTimer;
 use kube_embedded_core::{network::Network, task::spawn_named};
-use std::{net::SocketAddr, pin::pin, sync::Arc};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, sync::watch, time};
 use tokio_rustls::TlsAcceptor;
+
+/// The interval in which a preface that came in parts is looked at again.
+const PREFACE_RETRY: Duration = Duration::from_millis(5);
 
 /// Serves HTTP on one port by its frontend. The port always listens: a host or path without endpoints
 /// gets a response, not a refused connection.
@@ -59,6 +62,7 @@ impl Handler for HttpListener {
         let client = Arc::new(Client::new(frontend, network, peer, forwarded, slot.clone()));
         let closed = self.closed.subscribe();
         let serve = match self.tls {
+            false if self.frontend.http2 => serve_plain(stream, client, closed).boxed(),
             false => serve_http1(stream, client, closed).boxed(),
             true => serve_tls(self.frontend.tls().into(), stream, client, closed).boxed(),
         };
@@ -91,9 +95,33 @@ async fn serve_tls(
             return;
         }
     };
-    match stream.get_ref().1.alpn_protocol() {
+    let session = stream.get_ref().1;
+    let _ = client.server_name.set(session.server_name().map(str::to_owned));
+    match session.alpn_protocol() {
         Some(b"h2") => serve_http2(stream, client, closed).await,
         _ => serve_http1(stream, client, closed).await,
+    }
+}
+
+/// Serves HTTP/2 to a client that begins with it (RFC 9113, 3.3), and HTTP/1.1 to others.
+async fn serve_plain(stream: TcpStream, client: Arc<Client>, closed: watch::Receiver<()>) {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let begins = async {
+        let mut read = [0; PREFACE.len()];
+        loop {
+            let length = stream.peek(&mut read).await.ok().filter(|length| *length > 0)?;
+            let read = read.get(..length)?;
+            match PREFACE.strip_prefix(read) {
+                Some([]) => return Some(()),
+                Some(_) => time::sleep(PREFACE_RETRY).await,
+                None => return None,
+            }
+        }
+    };
+    let http2 = time::timeout(HANDSHAKE_TIMEOUT, begins).await;
+    match http2.ok().flatten() {
+        Some(()) => serve_http2(stream, client, closed).await,
+        None => serve_http1(stream, client, closed).await,
     }
 }
 

@@ -5,12 +5,17 @@
 //! endpoint is no longer ready is swept out.
 
 use super::{
-    limits::{BODY_BUFFER, HEAD_FIELDS},
+    backend::Backend,
+    limits::{BODY_BUFFER, CONNECTION_WINDOW, HEAD_BYTES, HEAD_FIELDS, STREAM_WINDOW},
     request_body::RequestBody,
 };
-use crate::route::Route;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use crate::{data_plane::ProxyStream, route::Route};
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube_embedded_core::{descriptors::Shares, task::spawn_named};
 use std::{
     cell::{Cell, RefCell},
@@ -20,7 +25,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpStream, runtime::Handle, time};
+use tokio::{runtime::Handle, time};
 
 /// Idle connections of a worker to one endpoint.
 const MAX_IDLE_PER_ENDPOINT: usize = 64;
@@ -44,11 +49,14 @@ thread_local! {
 
 #[derive(Default)]
 struct Pool {
-    idle: HashMap<SocketAddr, Vec<Idle>>,
+    idle: HashMap<PoolKey, Vec<Idle>>,
     count: usize,
     sweeps: u64,
     sweeping: bool,
 }
+
+/// An endpoint, and the way it is spoken to.
+type PoolKey = (SocketAddr, u64);
 
 struct Idle {
     connection: PooledConnection,
@@ -57,32 +65,108 @@ struct Idle {
 
 /// A connection to an endpoint, for one request at a time.
 pub(super) struct PooledConnection {
-    pub(super) sender: SendRequest<RequestBody>,
+    pub(super) sender: Sender,
     pub(super) endpoint: SocketAddr,
+    pool: u64,
     route: Arc<Route>,
     /// Whether another request may follow.
     pub(super) reusable: bool,
 }
 
+/// Sends requests over a connection.
+pub(super) enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    /// Also for one request at a time: an endpoint that closes a connection ends one response.
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+impl Sender {
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match self {
+            Self::Http1(sender) => sender.try_send_request(request).await,
+            // Boxed, as most endpoints speak HTTP/1.1.
+            Self::Http2(sender) => Box::pin(sender.try_send_request(request)).await,
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_ready(),
+            Self::Http2(sender) => sender.is_ready(),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+
+    async fn ready(&mut self) -> hyper::Result<()> {
+        match self {
+            Self::Http1(sender) => sender.ready().await,
+            Self::Http2(sender) => sender.ready().await,
+        }
+    }
+}
+
 impl PooledConnection {
     /// Takes the most recently used idle connection to the endpoint.
-    pub(super) fn take_idle(endpoint: SocketAddr, route: &Arc<Route>) -> Option<Self> {
-        let mut connection =
-            POOL.try_with(|pool| pool.borrow_mut().take(endpoint)).ok().flatten()?;
-        if !Arc::ptr_eq(&connection.route, route) {
-            connection.route = route.clone();
+    pub(super) fn take_idle(endpoint: SocketAddr, backend: &Backend) -> Option<Self> {
+        let key = (endpoint, backend.pool);
+        let mut connection = POOL.try_with(|pool| pool.borrow_mut().take(key)).ok().flatten()?;
+        if !Arc::ptr_eq(&connection.route, &backend.route) {
+            connection.route = backend.route.clone();
         }
         Some(connection)
     }
 
     /// Starts HTTP on a stream, driven by a task of its own. Returns `None` if that fails.
-    pub(super) async fn new(
-        stream: TcpStream,
+    pub(super) async fn new<S: ProxyStream>(
+        stream: S,
         endpoint: SocketAddr,
-        route: &Arc<Route>,
+        backend: &Backend,
         opened: OpenCount,
     ) -> Option<Self> {
-        let _ = stream.set_nodelay(true);
+        let sender = match backend.upstream.http2 {
+            false => Self::http1(stream, endpoint, opened).await?,
+            true => Self::http2(stream, endpoint, opened).await?,
+        };
+        let (route, pool) = (backend.route.clone(), backend.pool);
+        Some(Self { sender, endpoint, pool, route, reusable: true })
+    }
+
+    async fn http2<S: ProxyStream>(
+        stream: S,
+        endpoint: SocketAddr,
+        opened: OpenCount,
+    ) -> Option<Sender> {
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .max_header_list_size(HEAD_BYTES as u32)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(TokioIo::new(stream))
+            .await
+            .ok()?;
+        let drive = async move {
+            let _opened = opened;
+            if let Err(error) = connection.await {
+                tracing::debug!(%endpoint, %error, "upstream connection failed");
+            }
+        };
+        spawn_named("upstream-connection", drive).detach();
+        Some(Sender::Http2(sender))
+    }
+
+    async fn http1<S: ProxyStream>(
+        stream: S,
+        endpoint: SocketAddr,
+        opened: OpenCount,
+    ) -> Option<Sender> {
         let mut builder = http1::Builder::new();
         // A proxy removes such spaces (RFC 9112, 5.1).
         builder.allow_spaces_after_header_name_in_responses(true);
@@ -96,7 +180,7 @@ impl PooledConnection {
             }
         };
         spawn_named("upstream-connection", drive).detach();
-        Some(Self { sender, endpoint, route: route.clone(), reusable: true })
+        Some(Sender::Http1(sender))
     }
 
     /// Returns the connection to the pool if it can take another request.
@@ -165,8 +249,8 @@ async fn sweep_until_empty() {
 }
 
 impl Pool {
-    fn take(&mut self, endpoint: SocketAddr) -> Option<PooledConnection> {
-        let idle = self.idle.get_mut(&endpoint)?;
+    fn take(&mut self, key: PoolKey) -> Option<PooledConnection> {
+        let idle = self.idle.get_mut(&key)?;
         loop {
             let Idle { connection, .. } = idle.pop()?;
             self.count -= 1;
@@ -179,7 +263,7 @@ impl Pool {
     /// Adds an idle connection, or returns it if there is no room.
     fn put(&mut self, connection: PooledConnection) -> Option<PooledConnection> {
         let since = self.sweeps;
-        let idle = self.idle.entry(connection.endpoint).or_default();
+        let idle = self.idle.entry((connection.endpoint, connection.pool)).or_default();
         if idle.len() >= MAX_IDLE_PER_ENDPOINT || self.count >= MAX_IDLE {
             return Some(connection);
         }

@@ -2,7 +2,7 @@
 
 use super::signals::ConnectionSignals;
 use bytes::Bytes;
-use http::{Request, Version};
+use http::Request;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
     pin::Pin,
@@ -95,7 +95,7 @@ pub(super) fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::empty());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = Version::HTTP_11;
+    *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
     copy
 }

@@ -13,12 +13,14 @@
 
 pub(crate) use super::backend::Backend;
 use super::{
+    attempts::{Retry, RuleTimeouts},
     conditions::{Conditions, RequestFields},
     filters::{Filters, HeaderChanges},
+    session::SessionPersistence,
 };
 use percent_encoding::percent_decode_str;
 use rand::{Rng, RngExt};
-use std::{borrow::Cow, collections::HashMap, iter, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, iter, ptr, sync::Arc};
 
 /// The rules of hosts and paths. It is immutable, and replaced as a whole when objects change.
 #[derive(Debug, Default)]
@@ -37,8 +39,9 @@ pub(crate) struct RouteRule {
     pub(crate) backends: Vec<WeightedBackend>,
     /// Of most rules there are none.
     pub(crate) filters: Option<Box<Filters>>,
-    /// The time until the head of the response has arrived.
-    pub(crate) timeout: Option<Duration>,
+    pub(crate) timeouts: RuleTimeouts,
+    pub(crate) retry: Option<Box<Retry>>,
+    pub(crate) session: Option<Box<SessionPersistence>>,
 }
 
 /// A backend that gets a share of the requests.
@@ -85,7 +88,7 @@ pub(crate) struct Entry {
     pub(crate) rule: Arc<RouteRule>,
     /// What a request must have besides host and path.
     conditions: Option<Box<Conditions>>,
-    /// The number of elements of a prefix, which a rewrite replaces.
+    /// The number of elements of a path or prefix, which a rewrite replaces.
     pub(crate) prefix: usize,
 }
 
@@ -235,9 +238,10 @@ impl RouteTable {
             match path {
                 PathMatch::Regex(regex) => paths.regexes.push((regex, entry)),
                 PathMatch::Path(path) => {
-                    if let Path::Prefix(elements) = &path {
-                        entry.prefix = elements.len();
-                    }
+                    entry.prefix = match &path {
+                        Path::Prefix(elements) | Path::Below(elements) => elements.len(),
+                        Path::Exact(path) => elements(path).count(),
+                    };
                     let leaf = paths.leaf(path);
                     let weight = entry.specificity();
                     let at = leaf.partition_point(|other| other.specificity() >= weight);
@@ -270,10 +274,33 @@ impl RouteTable {
     }
 }
 
+impl RouteTable {
+    /// Returns whether another listener has the host of a request than the name that its TLS connection
+    /// was made with: another Gateway's rules, or certificates, would be bypassed.
+    pub(crate) fn is_misdirected(&self, server_name: Option<&str>, host: Option<&str>) -> bool {
+        let listener = |name: Option<&str>| {
+            let name = name.map(host_name);
+            self.listeners.matching(name.as_deref(), true).next().map(ptr::from_ref)
+        };
+        self.falls_through && listener(server_name) != listener(host)
+    }
+}
+
 impl Entry {
     /// Returns what is compared among rules of the same host and path.
     fn specificity(&self) -> (bool, usize, usize) {
         self.conditions.as_ref().map_or_else(Default::default, |c| c.specificity())
+    }
+}
+
+impl Entry {
+    /// Returns the part of a request's path that the rule names; all of it is below `/`.
+    pub(crate) fn matched_path<'a>(&self, path: &'a str) -> &'a str {
+        let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
+        match self.prefix.checked_sub(1) {
+            Some(last) => ends.into_iter().nth(last).map_or(path, |end| &path[..end]),
+            None => "/",
+        }
     }
 }
 

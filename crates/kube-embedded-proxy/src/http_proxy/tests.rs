@@ -70,7 +70,7 @@ impl HttpFixture {
         let (errors, _) = mpsc::channel(8);
         let data_plane = DataPlane::start(errors).unwrap();
         let route = Arc::new(Route::new(routing(endpoints), Arc::new(Affinity::default())));
-        let backend = Arc::new(Backend { name: "default/app:80".into(), route: route.clone() });
+        let backend = Arc::new(Backend::plain("default/app:80".into(), route.clone()));
         let path = Path::new("Prefix", "/");
         let rule = Rule { host: Some("foo.bar".into()), path, backend };
         let mut frontend = Frontend::new(Some(self_signed().unwrap())).unwrap();

@@ -2,7 +2,7 @@
 
 use super::x509::Certificate;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use std::sync::Arc;
 use tokio_rustls::rustls::{
     client::verify_server_name,
@@ -87,6 +87,20 @@ impl TlsSecret {
             return Some(format!("has a certificate that expired at {until}"));
         }
         (now < from).then(|| format!("has a certificate that is not valid before {from}"))
+    }
+}
+
+/// Reads the certificate authorities in `ca.crt` of a ConfigMap.
+///
+/// # Errors
+/// Returns the rest of a sentence that begins with the ConfigMap.
+pub(crate) fn authorities(map: &ConfigMap) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = map.data.as_ref().and_then(|data| data.get("ca.crt")).ok_or("has no ca.crt")?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let all = all.ok().filter(|all| !all.is_empty()).ok_or("has no certificate (PEM) in ca.crt")?;
+    match all.iter().find_map(|der| ParsedCertificate::try_from(der).err()) {
+        None => Ok(all),
+        Some(error) => Err(format!("has an invalid certificate in ca.crt: {error}")),
     }
 }
 

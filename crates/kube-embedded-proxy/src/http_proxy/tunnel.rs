@@ -2,9 +2,10 @@
 
 use super::client_io::ClientIo;
 use crate::data_plane::{BidirectionalCopy, ProxyStream};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// Both ends, once hyper has released them.
 pub(super) struct Tunnel {
@@ -16,13 +17,25 @@ impl Tunnel {
     /// Copies bytes, first those that arrived along with the heads.
     pub(super) async fn copy<S: ProxyStream>(self) {
         let (Ok(client), Ok(endpoint)) = (self.client.await, self.endpoint.await) else { return };
-        let client = client.downcast::<ClientIo<S>>();
-        let endpoint = endpoint.downcast::<TokioIo<TcpStream>>();
         // They have the types that the proxy gave to hyper.
-        let (Ok(client), Ok(endpoint)) = (client, endpoint) else { return };
-        let Some(stream) = client.io.into_inner() else { return };
-        BidirectionalCopy::new(stream, endpoint.io.into_inner())
-            .with_read(client.read_buf.to_vec(), endpoint.read_buf.to_vec())
-            .await;
+        let Ok(client) = client.downcast::<ClientIo<S>>() else { return };
+        match endpoint.downcast::<TokioIo<TcpStream>>() {
+            Ok(endpoint) => copy(client, endpoint).await,
+            Err(endpoint) => {
+                if let Ok(endpoint) = endpoint.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+                    copy(client, endpoint).await;
+                }
+            }
+        }
     }
+}
+
+async fn copy<S: ProxyStream, E: ProxyStream>(
+    client: Parts<ClientIo<S>>,
+    endpoint: Parts<TokioIo<E>>,
+) {
+    let Some(stream) = client.io.into_inner() else { return };
+    BidirectionalCopy::new(stream, endpoint.io.into_inner())
+        .with_read(client.read_buf.to_vec(), endpoint.read_buf.to_vec())
+        .await;
 }

@@ -12,6 +12,8 @@ const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 /// The `dNSName` among alternative names.
 const DNS_NAME: u8 = 0x82;
+/// The `uniformResourceIdentifier` among them.
+const URI: u8 = 0x86;
 
 /// A certificate as far as it is parsed here. Its signature is not looked at.
 #[derive(Clone, Copy, Debug)]
@@ -52,13 +54,22 @@ impl<'a> Certificate<'a> {
 
     /// Returns whether an alternative name is that of a host.
     pub(super) fn has_alternative_names(&self) -> bool {
+        self.alternative_names().any(|(tag, _)| tag == DNS_NAME)
+    }
+
+    /// Returns whether an alternative name is this URI.
+    pub(super) fn has_uri(&self, uri: &[u8]) -> bool {
+        self.alternative_names().any(|(tag, name)| tag == URI && name == uri)
+    }
+
+    fn alternative_names(&self) -> impl Iterator<Item = (u8, &'a [u8])> {
         let extension = elements(self.extensions).find_map(|(_, extension)| {
             let (_, name, value) = element(extension)?;
             // There may be a flag before the value.
             (name == SUBJECT_ALT_NAME).then(|| elements(value).last())?
         });
         let names = extension.and_then(|(_, value)| Some(expect(SEQUENCE, value)?.0));
-        elements(names.unwrap_or_default()).any(|(tag, _)| tag == DNS_NAME)
+        elements(names.unwrap_or_default())
     }
 
     /// Returns the common name of the subject.

@@ -115,7 +115,7 @@ impl NamespaceState {
             Some(backend) => backend.route.set(routing),
             None => {
                 let route = Arc::new(Route::new(routing, Arc::default()));
-                let backend = Backend { name: name.clone(), route };
+                let backend = Backend::plain(name.clone(), route);
                 self.backends.insert(target.clone(), Arc::new(backend));
                 true
             }

@@ -34,6 +34,11 @@ impl AddressPool {
         matches!(address, IpAddr::V4(v4) if self.all.contains(&v4))
     }
 
+    /// Returns whether the address is in the pool and has no other owner.
+    pub(crate) fn is_available(&self, address: Ipv4Addr, owner: &str) -> bool {
+        self.all.contains(&address) && self.owners.get(&address).is_none_or(|other| other == owner)
+    }
+
     /// Assigns the address unless it has another owner. An owner has one address at most.
     pub(crate) fn assign(&mut self, address: Ipv4Addr, owner: &str) -> bool {
         let previous = self.owners.get(&address);

@@ -136,7 +136,7 @@ pub(crate) fn port_routing<'a>(
     topology: &Topology,
 ) -> Routing {
     let name = port.name.as_deref().unwrap_or_default();
-    let mut endpoints = Endpoints::of_port(slices, name, "TCP");
+    let mut endpoints = Endpoints::of_port(slices, name, port.protocol.as_deref().unwrap_or("TCP"));
     // The reconciler of Services reports them.
     endpoints.remove_unless(|at| topology.is_within(at));
     match topology {

@@ -2,7 +2,6 @@
 //! long as they keep coming and the endpoint stays, as kube-proxy's entries in conntrack do.
 
 use super::pod_listeners::PodRoute;
-use crate::route::Route;
 use kube_embedded_core::{
     backoff::Backoff,
     network::{Network, PodSockets},
@@ -11,7 +10,7 @@ use kube_embedded_core::{
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -26,6 +25,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const MAX_CLIENTS: usize = 1024;
 /// The longest datagram.
 const MAX_DATAGRAM: usize = 65_536;
+/// The time for the first datagram of a client to be sent, which is immediately unless a buffer is full.
+const SEND_TIMEOUT: Duration = Duration::from_millis(100);
 /// The delays before an address is bound again.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
@@ -34,6 +35,25 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_se
 pub(super) enum Side {
     Host,
     Pods,
+}
+
+/// Where the datagrams of clients go.
+pub(crate) trait DatagramRoute: Send + Sync + 'static {
+    /// Returns the endpoint of a client that has none.
+    fn choose(&self, client: IpAddr) -> Option<SocketAddr>;
+
+    /// Returns whether a client may stay with an endpoint.
+    fn keeps(&self, client: IpAddr, endpoint: SocketAddr) -> bool;
+}
+
+impl DatagramRoute for PodRoute {
+    fn choose(&self, client: IpAddr) -> Option<SocketAddr> {
+        self.of_client(client)?.choose(client, &[])
+    }
+
+    fn keeps(&self, client: IpAddr, endpoint: SocketAddr) -> bool {
+        self.of_client(client).is_some_and(|route| route.may_reuse(endpoint))
+    }
 }
 
 /// All UDP ports that are served.
@@ -65,10 +85,10 @@ impl UdpListeners {
 }
 
 /// Serves one address until dropped.
-async fn serve(
+pub(crate) async fn serve(
     sockets: Arc<dyn PodSockets>,
     at: SocketAddr,
-    route: PodRoute,
+    route: impl DatagramRoute,
     network: Arc<Network>,
 ) {
     let socket = bind(&*sockets, at).await;
@@ -80,21 +100,25 @@ async fn serve(
         // An error is that of an earlier datagram, whose client has closed its socket.
         let Ok((length, from)) = socket.recv_from(&mut datagram).await else { continue };
         let Some(datagram) = datagram.get(..length) else { continue };
-        let Some(route) = route.of_client(from.ip()) else { continue };
-        let known = clients.get(&from).filter(|client| client.is_served(route));
+        let known = clients.get(&from).filter(|client| client.is_served(from.ip(), &route));
         let endpoint = match known {
             Some(client) => client.endpoint.clone(),
             None => {
                 if clients.len() >= MAX_CLIENTS {
-                    clients.retain(|_, client| client.is_served(route));
+                    clients.retain(|from, client| client.is_served(from.ip(), &route));
                 }
                 if clients.len() >= MAX_CLIENTS {
                     continue;
                 }
                 // No endpoint: lost, as datagrams may be.
-                let Some(to) = route.choose(from.ip(), &[]) else { continue };
+                let Some(to) = route.choose(from.ip()) else { continue };
                 match Client::new(to, from, &network, &socket).await {
-                    Ok(client) => clients.entry(from).insert_entry(client).get().endpoint.clone(),
+                    Ok(client) => {
+                        // A new socket is not known to be writable until the runtime has looked.
+                        let _ = timeout(SEND_TIMEOUT, client.endpoint.send(datagram)).await;
+                        clients.insert(from, client);
+                        continue;
+                    }
                     Err(error) => {
                         tracing::debug!(%at, %to, %error, "failed to reach an endpoint");
                         continue;
@@ -113,7 +137,7 @@ async fn bind(sockets: &dyn PodSockets, at: SocketAddr) -> UdpSocket {
     loop {
         match sockets.bind_udp(at).await {
             Ok(socket) => return socket,
-            Err(error) => tracing::warn!(%at, %error, "failed to bind a UDP port of a Service"),
+            Err(error) => tracing::warn!(%at, %error, "failed to bind a UDP port"),
         }
         sleep(backoff.next_delay()).await;
     }
@@ -140,8 +164,8 @@ impl Client {
     }
 
     /// Returns whether the client is to stay with its endpoint.
-    fn is_served(&self, route: &Route) -> bool {
-        !self.responses.is_finished() && route.may_reuse(self.to)
+    fn is_served(&self, from: IpAddr, route: &impl DatagramRoute) -> bool {
+        !self.responses.is_finished() && route.keeps(from, self.to)
     }
 }
 

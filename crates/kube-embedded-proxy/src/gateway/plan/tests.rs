@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::{
-    gateway::api::{GatewayClass, HttpRoute, NamespaceLabels, ReferenceGrant},
+    gateway::api::{
+        BackendTlsPolicy, GatewayClass, HttpRoute, ListenerSet, NamespaceLabels, ReferenceGrant,
+    },
     http_proxy::{conditions::RequestFields, route_table::RouteTable},
     route::{Route, Routing},
 };
@@ -15,6 +17,8 @@ use serde_json::{Value, json};
 struct Fixture {
     gateways: Vec<Arc<Gateway>>,
     routes: Vec<Arc<HttpRoute>>,
+    listener_sets: Vec<Arc<ListenerSet>>,
+    policies: Vec<Arc<BackendTlsPolicy>>,
     grants: Vec<Arc<ReferenceGrant>>,
 }
 
@@ -55,16 +59,25 @@ impl Fixture {
             classes: &classes,
             gateways: &self.gateways,
             http_routes: &self.routes,
+            listener_sets: &self.listener_sets,
+            grpc_routes: &[],
+            tls_routes: &[],
+            tcp_routes: &[],
+            udp_routes: &[],
+            policies: &self.policies,
             grants: &self.grants,
             namespaces: &namespaces,
             secret_problem: &problem,
+            authorities: &|key| Err(format!("{key} has no ca.crt")),
         };
-        plan(&view, &mut |(key, port)| match (&*key.name, port) {
+        plan(&view, &mut |target, policies| match (&*target.service.name, target.port) {
+            ("app", 80) if policies.of(&target.service, "http") == Some(None) => Ok(None),
             ("app", 80) => {
                 let route = Arc::new(Route::new(Routing::default(), Arc::default()));
-                Ok(Arc::new(Backend { name: format!("{key}:{port}"), route }))
+                let name = format!("{}:{}", target.service, target.port);
+                Ok(Some(Arc::new(Backend::plain(name, route))))
             }
-            _ => Err(("BackendNotFound", format!("Service {key} does not exist"))),
+            (key, _) => Err(("BackendNotFound", format!("Service {key} does not exist"))),
         })
     }
 }
@@ -134,7 +147,7 @@ fn listener_status_says_what_is_wrong() {
     let accepted = ["Accepted=True/Accepted", "Programmed=True/Programmed"];
     let unusable = ["Accepted=True/Accepted", "Programmed=False/Invalid"];
     let table: [(Value, [&str; 2], &str, usize); 9] = [
-        (http("l", json!({})), accepted, "ResolvedRefs=True/ResolvedRefs", 1),
+        (http("l", json!({})), accepted, "ResolvedRefs=True/ResolvedRefs", 2),
         (kinds(json!([{ "kind": "X" }])), accepted, "ResolvedRefs=False/InvalidRouteKinds", 0),
         (
             kinds(json!([{ "kind": "X" }, { "kind": "HTTPRoute" }])),
@@ -142,26 +155,26 @@ fn listener_status_says_what_is_wrong() {
             "ResolvedRefs=False/InvalidRouteKinds",
             1,
         ),
-        (tls(json!([{ "name": "good" }])), accepted, "ResolvedRefs=True/ResolvedRefs", 1),
-        (tls(json!([])), unusable, "ResolvedRefs=False/InvalidCertificateRef", 1),
-        (tls(json!([{ "name": "no" }])), unusable, "ResolvedRefs=False/InvalidCertificateRef", 1),
+        (tls(json!([{ "name": "good" }])), accepted, "ResolvedRefs=True/ResolvedRefs", 2),
+        (tls(json!([])), unusable, "ResolvedRefs=False/InvalidCertificateRef", 2),
+        (tls(json!([{ "name": "no" }])), unusable, "ResolvedRefs=False/InvalidCertificateRef", 2),
         (
             tls(json!([{ "name": "good", "kind": "X" }])),
             unusable,
             "ResolvedRefs=False/InvalidCertificateRef",
-            1,
+            2,
         ),
         (
             tls(json!([{ "name": "good", "group": "x" }])),
             unusable,
             "ResolvedRefs=False/InvalidCertificateRef",
-            1,
+            2,
         ),
         (
             tls(json!([{ "name": "good", "namespace": "certificates" }])),
             unusable,
             "ResolvedRefs=False/RefNotPermitted",
-            1,
+            2,
         ),
     ];
     for (listener, [accepted, programmed], resolved, kinds) in table {
@@ -363,4 +376,108 @@ fn older_route_wins_between_equal_matches() {
     let found = table.find(Some("a.com"), "/", &RequestFields { method, headers, query: None });
     let rewrite = found.unwrap().rule.filters.as_ref().unwrap().rewrite.clone().unwrap();
     assert_eq!(rewrite.host.unwrap(), "old");
+}
+
+#[test]
+fn listener_set_attaches_where_the_gateway_allows_it() {
+    let set = |name: &str| {
+        let parent = json!({ "name": "gateway", "namespace": "infra" });
+        let listeners = json!([http("own", json!({ "hostname": "set.com" }))]);
+        object::<ListenerSet>("apps", name, json!({ "parentRef": parent, "listeners": listeners }))
+    };
+    let selector = json!({ "from": "Selector", "selector": { "matchLabels": { "team": "apps" } } });
+    for (namespaces, first, second, attached) in [
+        (json!({ "from": "All" }), "Accepted=True/Accepted", "Accepted=False/ListenersNotValid", 1),
+        (selector, "Accepted=True/Accepted", "Accepted=False/ListenersNotValid", 1),
+        (json!({ "from": "Same" }), "Accepted=False/NotAllowed", "Accepted=False/NotAllowed", 0),
+        (json!({}), "Accepted=False/NotAllowed", "Accepted=False/NotAllowed", 0),
+    ] {
+        let mut fixture = Fixture::with_spec(json!({
+            "gatewayClassName": "ours",
+            "listeners": [http("a", json!({ "hostname": "gateway.com" }))],
+            "allowedListeners": { "namespaces": namespaces },
+        }));
+        // The second one has the host of the first.
+        fixture.listener_sets = vec![set("set-1"), set("set-2")];
+        let parent = json!([{ "kind": "ListenerSet", "name": "set-1" }]);
+        let rules = json!([{ "backendRefs": [{ "name": "app", "port": 80 }] }]);
+        let plan = fixture.route("apps", json!({ "parentRefs": parent, "rules": rules })).plan();
+        let conditions = |name: &str| {
+            let set = &plan.listener_sets[&ObjectKey::new("apps", name)];
+            shown(&set.conditions)[0].clone()
+        };
+        assert_eq!([&*conditions("set-1"), &*conditions("set-2")], [first, second], "{namespaces}");
+        assert_eq!(gateway(&plan).attached_sets, Some(attached));
+        let own = gateway(&plan).statuses(Some(&ObjectKey::new("apps", "set-1")));
+        assert_eq!(own.iter().map(|status| status.attached_routes).sum::<i32>(), attached);
+        assert_eq!(gateway(&plan).statuses(None).len(), 1, "the Gateway reports its own listeners");
+        let route = &plan.routes.values().next().unwrap()[0].conditions;
+        let reason = if attached == 1 { "True/Accepted" } else { "False/NoMatchingParent" };
+        assert_eq!(shown(route)[0], format!("Accepted={reason}"), "{namespaces}");
+    }
+}
+
+#[test]
+fn policy_status_says_why_a_backend_is_not_spoken_to() {
+    let policy = |name: &str, reference: Value| {
+        let target = json!([{ "group": "", "kind": "Service", "name": "app" }]);
+        let validation = json!({ "caCertificateRefs": [reference], "hostname": "app.com" });
+        object("infra", name, json!({ "targetRefs": target, "validation": validation }))
+    };
+    let map = json!({ "group": "", "kind": "ConfigMap", "name": "absent" });
+    let other = json!({ "group": "", "kind": "Secret", "name": "absent" });
+    let no_authority = "Accepted=False/NoValidCACertificate";
+    for (reference, resolved) in [
+        (map.clone(), "ResolvedRefs=False/InvalidCACertificateRef"),
+        (other, "ResolvedRefs=False/InvalidKind"),
+    ] {
+        let mut fixture = Fixture::new(json!([http("a", json!({}))])).route(
+            "infra",
+            json!({
+                "parentRefs": [{ "name": "gateway" }],
+                "rules": [{ "backendRefs": [{ "name": "app", "port": 80 }] }],
+            }),
+        );
+        fixture.policies = vec![policy("a", reference), policy("b", map.clone())];
+        let plan = fixture.plan();
+        let conditions = |name: &str| {
+            let ancestors = &plan.policies[&ObjectKey::new("infra", name)];
+            assert_eq!(ancestors[0].ancestor_ref.name, "gateway");
+            shown(&ancestors[0].conditions)
+        };
+        assert_eq!(conditions("a"), [no_authority, resolved]);
+        assert_eq!(conditions("b")[0], "Accepted=False/Conflicted");
+        // The reference itself is fine, so the route is; its requests fail.
+        let route = &plan.routes.values().next().unwrap()[0].conditions;
+        assert_eq!(shown(route)[1], "ResolvedRefs=True/ResolvedRefs");
+        let matches = &gateway(&plan).matches[&80];
+        assert!(matches[0].rule.backends[0].backend.is_none());
+    }
+}
+
+#[test]
+fn listeners_of_one_port_speak_protocols_that_can_be_told_apart() {
+    let listener = |name: &str, protocol: &str, mode: &str| {
+        let tls = json!({ "mode": mode, "certificateRefs": [{ "name": "good" }] });
+        json!({ "name": name, "port": 443, "protocol": protocol, "hostname": format!("{name}.com"),
+                "tls": (!mode.is_empty()).then_some(tls) })
+    };
+    for (first, second, conflict) in [
+        (("TLS", "Terminate"), ("TLS", "Passthrough"), ""),
+        (("HTTPS", "Terminate"), ("TLS", "Passthrough"), "ProtocolConflict"),
+        (("TCP", ""), ("HTTP", ""), "ProtocolConflict"),
+        (("TCP", ""), ("UDP", ""), ""),
+        (("UDP", ""), ("HTTP", ""), ""),
+    ] {
+        let listeners = [listener("a", first.0, first.1), listener("b", second.0, second.1)];
+        let plan = Fixture::new(json!(listeners)).plan();
+        let [a, b] = &*gateway(&plan).listeners else { panic!("two listeners") };
+        assert!(is_true(&a.status.conditions, "Accepted"), "{first:?}");
+        let accepted = shown(&b.status.conditions)[0].clone();
+        let expected = match conflict {
+            "" => "Accepted=True/Accepted".to_owned(),
+            reason => format!("Accepted=False/{reason}"),
+        };
+        assert_eq!(accepted, expected, "{first:?} and {second:?}");
+    }
 }

@@ -31,7 +31,7 @@ fn resolve_decoded(path: &str) -> Vec<String> {
 /// Routes `/public`, and everything else to nothing.
 fn public_only() -> RouteTable {
     let route = Arc::new(Route::new(crate::route::Routing::default(), Arc::default()));
-    let backend = Arc::new(Backend { name: "public".into(), route });
+    let backend = Arc::new(Backend::plain("public".into(), route));
     let rule = Rule { host: None, path: Path::new("Prefix", "/public"), backend };
     RouteTable::new([rule], None)
 }

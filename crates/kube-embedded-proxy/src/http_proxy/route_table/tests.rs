@@ -3,11 +3,12 @@
 use super::*;
 use crate::route::{Affinity, Route, Routing};
 use proptest::{collection::vec, option, prelude::*, sample::select};
+use rand::SeedableRng;
 use std::collections::HashSet;
 
 fn backend(name: &str) -> Arc<Backend> {
     let route = Arc::new(Route::new(Routing::default(), Arc::new(Affinity::default())));
-    Arc::new(Backend { name: name.into(), route })
+    Arc::new(Backend::plain(name.into(), route))
 }
 
 /// Returns a rule whose backend is called `HOST PATH (TYPE)`.
@@ -462,4 +463,35 @@ fn weights_are_exact_shares() {
     // Five standard deviations of a binomial.
     assert!(counts[1].abs_diff(10_000) < 475, "{counts:?}");
     assert_eq!((counts[0], counts[1] + counts[9]), (0, 100_000));
+}
+
+/// Five standard deviations of a binomial, which a right choice exceeds once in two million times.
+#[test]
+fn share_of_a_weight_is_exact_at_a_million_requests() {
+    const REQUESTS: u32 = 1_000_000;
+    let rng = &mut rand::rngs::StdRng::seed_from_u64(7);
+    for weights in [&[1, 99][..], &[70, 30, 0], &[1, 999_999], &[3, 3, 1], &[1_000_000, 1_000_000]]
+    {
+        let weighted = |weight: &u32| WeightedBackend {
+            weight: *weight,
+            backend: Some(backend(&weight.to_string())),
+            headers: None,
+        };
+        let backends = weights.iter().map(weighted).collect();
+        let rule = RouteRule { backends, ..RouteRule::default() };
+        let mut counts = vec![0_u32; weights.len()];
+        for _ in 0..REQUESTS {
+            let chosen = rule.choose(rng).unwrap();
+            let index = rule.backends.iter().position(|other| std::ptr::eq(other, chosen));
+            counts[index.unwrap()] += 1;
+        }
+        let total: u32 = weights.iter().sum();
+        for (count, weight) in counts.iter().zip(weights) {
+            let share = f64::from(*weight) / f64::from(total);
+            let expected = f64::from(REQUESTS) * share;
+            let deviation = (expected * (1.0 - share)).sqrt();
+            let distance = (f64::from(*count) - expected).abs();
+            assert!(distance <= 5.0 * deviation, "{counts:?} of {weights:?}");
+        }
+    }
 }

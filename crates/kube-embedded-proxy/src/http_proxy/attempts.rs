@@ -1,0 +1,96 @@
+//! The attempts of a request: one, or as many as the retries of its rule allow, with their timeouts.
+
+use super::{
+    client::Client,
+    pool::PooledConnection,
+    refusal::Refusal,
+    request_body::{RequestBody, UploadProgress, head_of},
+    route_table::{Backend, RouteRule},
+};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use std::{net::SocketAddr, time::Duration};
+use tokio::time;
+
+/// The pause before a retry where a rule has none: that of Envoy.
+const BACKOFF: Duration = Duration::from_millis(25);
+
+/// How failed requests are sent again (GEP-1731).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Retry {
+    /// Statuses after which a request is sent again; after a failed connection it always is.
+    pub(crate) codes: Vec<u16>,
+    /// Retries, without the first attempt.
+    pub(crate) attempts: u32,
+    pub(crate) backoff: Option<Duration>,
+}
+
+/// The times that a rule allows. Zero, in the API, is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RuleTimeouts {
+    /// Until the head of the response has arrived, over all attempts.
+    pub(crate) request: Option<Duration>,
+    /// The same for one attempt.
+    pub(crate) backend_request: Option<Duration>,
+}
+
+type Forwarded = Result<(Response<Incoming>, PooledConnection), Refusal>;
+
+impl Client {
+    /// Forwards a request as its rule says.
+    pub(super) async fn attempt(
+        &self,
+        rule: &RouteRule,
+        backend: &Backend,
+        pinned: Option<SocketAddr>,
+        request: Request<RequestBody>,
+        progress: Option<&UploadProgress>,
+    ) -> Forwarded {
+        let each = rule.timeouts.backend_request;
+        // A body is gone once it was sent.
+        let retry = rule.retry.as_ref().filter(|_| progress.is_none());
+        let attempts = async {
+            match retry {
+                None => within(each, self.forward(backend, pinned, request, progress)).await,
+                Some(retry) => self.retry(retry, each, backend, pinned, request).await,
+            }
+        };
+        match rule.timeouts.request {
+            None => attempts.await,
+            // Boxed, as most rules have none.
+            timeout => Box::pin(within(timeout, attempts)).await,
+        }
+    }
+
+    async fn retry(
+        &self,
+        retry: &Retry,
+        each: Option<Duration>,
+        backend: &Backend,
+        pinned: Option<SocketAddr>,
+        mut request: Request<RequestBody>,
+    ) -> Forwarded {
+        for _ in 0..retry.attempts {
+            let again = head_of(&request);
+            match within(each, Box::pin(self.forward(backend, pinned, request, None))).await {
+                Ok((response, _)) if retry.codes.contains(&response.status().as_u16()) => {}
+                Err(refusal) if refusal.status.is_server_error() => {}
+                done => return done,
+            }
+            time::sleep(retry.backoff.unwrap_or(BACKOFF)).await;
+            request = again;
+        }
+        within(each, Box::pin(self.forward(backend, pinned, request, None))).await
+    }
+}
+
+async fn within(
+    timeout: Option<Duration>,
+    forwarded: impl Future<Output = Forwarded>,
+) -> Forwarded {
+    let Some(timeout) = timeout else { return forwarded.await };
+    time::timeout(timeout, forwarded).await.unwrap_or_else(|_| {
+        let text = "the timeout of the route has passed";
+        Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, text))
+    })
+}
