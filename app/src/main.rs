@@ -62,7 +62,10 @@ fn run() -> Result<(), String> {
         if let Some(after) = app.crash_after() {
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
-                log(&format!("kubeapp {VERSION} crashes, {} s after its start", after.as_secs_f64()));
+                log(&format!(
+                    "kubeapp {VERSION} crashes, {} s after its start",
+                    after.as_secs_f64()
+                ));
                 std::process::exit(1);
             });
         }

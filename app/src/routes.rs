@@ -89,9 +89,7 @@ impl App {
             "/version" => text(StatusCode::OK, self.version.clone()),
             "/health" if terminating => text(StatusCode::SERVICE_UNAVAILABLE, "terminating\n"),
             "/health" => Response::new(Full::default()),
-            "/served" => {
-                text(StatusCode::OK, format!("{}\n", self.served.load(Ordering::Relaxed)))
-            }
+            "/served" => text(StatusCode::OK, format!("{}\n", self.served.load(Ordering::Relaxed))),
             _ => text(StatusCode::NOT_FOUND, "not found: try /, /version or /health\n"),
         }
     }

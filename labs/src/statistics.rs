@@ -119,7 +119,9 @@ impl Plan {
     pub(crate) fn judge(&self, what: &str, alternative: &str, hits: u64, total: u64) -> Verdict {
         let Self { n, low, high, level, share, .. } = *self;
         if total != n {
-            return Verdict::fails(format!("{total} requests instead of the {n} that were planned"));
+            return Verdict::fails(format!(
+                "{total} requests instead of the {n} that were planned"
+            ));
         }
         let measured = 100.0 * hits as f64 / n as f64;
         // Truncated, so that the power is never overstated.
@@ -234,7 +236,9 @@ impl Split {
         let alternative = format!("a {} split", self.alternative);
         let verdict = self.plan.judge(&format!("{version} took"), &alternative, hits, total);
         match total == self.plan.n {
-            true => verdict.with(serde_json::json!({ "hits": hits, "total": total, "split": self })),
+            true => {
+                verdict.with(serde_json::json!({ "hits": hits, "total": total, "split": self }))
+            }
             false => verdict,
         }
     }

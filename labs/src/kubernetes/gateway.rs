@@ -264,9 +264,9 @@ fn choose_class(classes: &[DynamicObject], wanted: Option<&str>) -> Result<Strin
     let listed = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     match (wanted, &*names) {
         (Some(wanted), _) if names.iter().any(|name| name == wanted) => Ok(wanted.to_owned()),
-        (Some(wanted), _) => {
-            Err(format!("no controller serves the Gateway class `{wanted}`; those served: {listed}"))
-        }
+        (Some(wanted), _) => Err(format!(
+            "no controller serves the Gateway class `{wanted}`; those served: {listed}"
+        )),
         (None, [only]) => Ok(only.clone()),
         (None, []) => Err("no controller serves a Gateway class; see docs/gateway.md".to_owned()),
         (None, _) => Err(format!(
@@ -309,9 +309,7 @@ mod tests {
     fn route_is_accepted_once_its_newest_form_is() {
         let progress = |conditions: &[Value]| {
             let parents = json!([{"conditions": conditions}]);
-            accepted(&read(
-                json!({"metadata": {"generation": 2}, "status": {"parents": parents}}),
-            ))
+            accepted(&read(json!({"metadata": {"generation": 2}, "status": {"parents": parents}})))
         };
         let accepted_2 = condition("Accepted", "True", "Accepted", 2);
         let done = [accepted_2.clone(), condition("ResolvedRefs", "True", "ResolvedRefs", 2)];
@@ -365,11 +363,15 @@ mod tests {
 
     #[test]
     fn class_of_gateways_alone_is_set() {
-        let object = |kind: &str| json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind,
-            "spec": {"gatewayClassName": "kube-embedded"}});
-        for (kind, class, expected) in
-            [("Gateway", Some("eg"), "eg"), ("Gateway", None, "kube-embedded"), ("X", Some("eg"), "kube-embedded")]
-        {
+        let object = |kind: &str| {
+            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind,
+            "spec": {"gatewayClassName": "kube-embedded"}})
+        };
+        for (kind, class, expected) in [
+            ("Gateway", Some("eg"), "eg"),
+            ("Gateway", None, "kube-embedded"),
+            ("X", Some("eg"), "kube-embedded"),
+        ] {
             let mut changed = object(kind);
             set_class(&mut changed, class.map(str::to_owned).as_ref());
             assert_eq!(changed["spec"]["gatewayClassName"], expected, "{kind}");

@@ -223,7 +223,11 @@ impl NamespaceClient {
                 Err(source) => return Err(WaitError::Environment { awaited, source }),
                 Ok(served) if served >= count => return Ok(served),
                 Ok(served) if started.elapsed() > after => {
-                    return Err(WaitError::TimedOut { awaited, last_seen: served.to_string(), after });
+                    return Err(WaitError::TimedOut {
+                        awaited,
+                        last_seen: served.to_string(),
+                        after,
+                    });
                 }
                 Ok(_) => {}
             }

@@ -1,5 +1,6 @@
 //! What the phases with a Gateway share: its address, and routes that are applied and live.
 
+use crate::claim::Verdict;
 use crate::context::Context;
 use crate::expectation::{ExpectedDeployment, ExpectedService};
 use crate::kubernetes::{
@@ -9,7 +10,6 @@ use crate::kubernetes::{
     pods,
     wait::{WaitError, split_infra_errors},
 };
-use crate::claim::Verdict;
 use crate::sampler::Sampler;
 use anyhow::Context as _;
 use lab_environment::Environment;

@@ -22,7 +22,10 @@ pub const LAB: Lab = Lab {
     summary: "Puts a Gateway before one pod of each version and sets the canary's share by weight, header and cookie; mirrors traffic, and keeps users with one version.",
     article: "Beyond the article, which ends with “more refined control of traffic weight”: the Gateway API, which has followed Ingress.",
     claims: &[
-        Claim::new("gateway-gets-address", "A Gateway gets an address and serves its routes there."),
+        Claim::new(
+            "gateway-gets-address",
+            "A Gateway gets an address and serves its routes there.",
+        ),
         Claim::new(
             "weight-zero-gets-nothing",
             "A canary with weight 0 is in the route and gets nothing.",
@@ -66,8 +69,8 @@ pub const LAB: Lab = Lab {
 /// cheap.
 const WEIGHTS: [(&str, Ratio, Ratio, &Step); 3] = [
     ("1", Ratio::new(99, 1), Ratio::new(97, 3), &steps::HUNDREDTH),
-    ("10", Ratio::new(90, 10), Ratio::new(85, 15), &steps::TENTH),
-    ("50", Ratio::new(50, 50), Ratio::new(60, 40), &steps::HALF),
+    ("10", Ratio::new(90, 10), Ratio::new(80, 20), &steps::TENTH),
+    ("50", Ratio::new(50, 50), Ratio::new(2, 1), &steps::HALF),
 ];
 /// The weights of the changes under load.
 const CHANGES: [&str; 4] = ["1", "50", "10", "0"];

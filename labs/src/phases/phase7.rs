@@ -11,7 +11,7 @@ use crate::kubernetes::{
 use crate::lab::Lab;
 use crate::step::Step;
 use crate::verdicts;
-use release::{Outcome, promoted_share};
+use release::{Outcome, Release, promoted_share};
 use stages::{AFTER, Stages};
 
 mod release;
@@ -117,7 +117,8 @@ async fn run(context: &Context) -> anyhow::Result<()> {
         let _step = context.step(&steps::STABLE).await;
         Routed::set_up(context, environment).await?
     };
-    let mut phase = Phase7 { stages: Stages::new(routed)?, met: Vec::new(), lost: 0, sent: 0 };
+    let mut phase =
+        Phase7 { stages: Stages::new(routed)?, met: Vec::new(), requests: Tally::default() };
     for bad in &BAD {
         phase.bad(bad).await?;
     }
@@ -128,9 +129,32 @@ struct Phase7<'a> {
     stages: Stages<'a>,
     /// The users who met the fault of each bad release, with the accepted number.
     met: Vec<(&'static str, u64, u64)>,
-    /// Requests without a response of the app, where no release lost them on purpose.
-    lost: u64,
+    requests: Tally,
+}
+
+/// The requests of all releases that lose none on purpose.
+#[derive(Default)]
+struct Tally {
     sent: u64,
+    lost: Vec<String>,
+}
+
+impl Tally {
+    fn count(&mut self, what: &str, parts: &[&Release]) {
+        for part in parts {
+            self.sent += part.sent();
+            self.lost.extend(part.losses().map(|losses| format!("{what}: {losses}")));
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        let Self { sent, lost } = self;
+        let evidence = match &**lost {
+            [] => format!("all of {sent} requests got a response of the app"),
+            lost => format!("of {sent} requests, {}", lost.join("; ")),
+        };
+        Verdict::of(lost.is_empty() && *sent > 0, evidence)
+    }
 }
 
 impl Phase7<'_> {
@@ -159,15 +183,17 @@ impl Phase7<'_> {
         let met = release.met + after.met;
         let rolled_back = matches!(release.outcome, Some(Outcome::RolledBack(_)));
         let during = Verdict::of(rolled_back, release.text());
-        let left = Verdict::of(served.is_ok() && after.canary() == 0, format!(
-            "{} of {AFTER} requests got the canary{}",
-            after.canary(),
-            served.err().map(|why| format!("; {why}")).unwrap_or_default()
-        ));
+        let left = Verdict::of(
+            served.is_ok() && after.canary() == 0,
+            format!(
+                "{} of {AFTER} requests got the canary{}",
+                after.canary(),
+                served.err().map(|why| format!("; {why}")).unwrap_or_default()
+            ),
+        );
         let verdict = Verdict::all([("stages", during), ("after", left)]);
         if bad.claim != CRASHES {
-            self.lost += release.lost + after.lost;
-            self.sent += release.sent() + after.sent();
+            self.requests.count(bad.claim, &[&release, &after]);
         }
         self.met.push((bad.claim, met, bad.accepted));
         context.judge(bad.claim, with_note(verdict, ready)).await?;
@@ -204,7 +230,8 @@ impl Phase7<'_> {
         context.keep_sample(what, &during);
         let sampler = self.stages.routed.sampler();
         let sample = context.sample("after the promotion", &sampler, REQUESTS, None).await?;
-        let by_canary = verdicts::none_from(&sample, &pods::names(&namespace.pods(CANARY_PODS).await?));
+        let by_canary =
+            verdicts::none_from(&sample, &pods::names(&namespace.pods(CANARY_PODS).await?));
         let parts = [
             ("stages", Verdict::of(promoted, release.text())),
             ("after", verdicts::all_are(&sample, &image.version)),
@@ -213,12 +240,10 @@ impl Phase7<'_> {
         let verdict = with_note(Verdict::all(parts), ready.and(moved));
         context.judge(claims[0], verdict).await?;
         context.judge(claims[1], promoted_share(&release)).await?;
-        self.lost += release.lost;
-        self.sent += release.sent();
-        let evidence = format!("{} of {} got no response of the app", self.lost, self.sent);
+        self.requests.count("the good release", &[&release]);
         let parts = [
             ("the good release and its promotion", verdicts::none_failed(&during)),
-            ("all stages but of the release that crashes", Verdict::of(self.lost == 0, evidence)),
+            ("all stages but of the release that crashes", self.requests.verdict()),
         ];
         context.judge(claims[2], Verdict::all(parts)).await?;
         Ok(())
@@ -235,5 +260,8 @@ fn few(met: &[(&str, u64, u64)]) -> Verdict {
         format!("{name} {met} (at most {accepted})")
     });
     let evidence = evidence.collect::<Vec<_>>().join(", ");
-    Verdict::of(met.len() == BAD.len() && met.iter().all(|(_, met, accepted)| met <= accepted), evidence)
+    Verdict::of(
+        met.len() == BAD.len() && met.iter().all(|(_, met, accepted)| met <= accepted),
+        evidence,
+    )
 }

@@ -29,7 +29,8 @@ impl Target {
         };
         let headers = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
         let headers: String = headers.collect();
-        format!("GET {path} {version}\r\n{host}Connection: {connection}\r\n{headers}\r\n").into_bytes()
+        format!("GET {path} {version}\r\n{host}Connection: {connection}\r\n{headers}\r\n")
+            .into_bytes()
     }
 
     pub(super) async fn dial(&self) -> Result<TcpStream, Failure> {

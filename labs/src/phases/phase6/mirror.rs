@@ -23,7 +23,8 @@ impl Phase6<'_> {
             context.judge("mirror-is-silent", unrouted.verdict()).await?;
             return Ok(());
         }
-        let sample = context.sample("the mirrored traffic", &self.0.sampler(), REQUESTS, None).await?;
+        let sample =
+            context.sample("the mirrored traffic", &self.0.sampler(), REQUESTS, None).await?;
         let clients = verdicts::all_are(&sample, &context.stable()?.version);
         // Copies are sent without waiting for them, so the last ones may be on their way.
         let seen = split_infra_errors(namespace.wait_served(&pod, before + REQUESTS).await)?;

@@ -4,7 +4,8 @@ use crate::step::{Command, Step};
 use Command::{Apply, Kubectl, Look};
 
 pub(super) const ALL: &[Step] = &[
-    EMPTY, GATEWAY, ZERO, HUNDREDTH, TENTH, HALF, CHANGES, HEADER, COOKIE, MIRROR, PAGES, ONE_WAY, STICKY,
+    EMPTY, GATEWAY, ZERO, HUNDREDTH, TENTH, HALF, CHANGES, HEADER, COOKIE, MIRROR, PAGES, ONE_WAY,
+    STICKY,
 ];
 
 const COUNT: Command =
@@ -116,7 +117,9 @@ pub(super) const HEADER: Step = Step {
     article: &[],
     commands: &[
         Apply("gateway/route-header.yml"),
-        Look("curl -s -H 'x-canary: always' http://$GATEWAY/version; curl -s http://$GATEWAY/version"),
+        Look(
+            "curl -s -H 'x-canary: always' http://$GATEWAY/version; curl -s http://$GATEWAY/version",
+        ),
     ],
     look: "2.0 with the header, 1.0 without",
     hints: ["Rules may match headers.", "Apply gateway/route-header.yml."],
@@ -202,7 +205,9 @@ pub(super) const STICKY: Step = Step {
     article: &[],
     commands: &[
         Apply("gateway/route-sticky.yml"),
-        Look("rm -f /tmp/jar; for i in $(seq 50); do curl -s -b /tmp/jar -c /tmp/jar http://$GATEWAY/version; done | uniq -c"),
+        Look(
+            "rm -f /tmp/jar; for i in $(seq 50); do curl -s -b /tmp/jar -c /tmp/jar http://$GATEWAY/version; done | uniq -c",
+        ),
     ],
     look: "one line: 50 times the same version",
     hints: [

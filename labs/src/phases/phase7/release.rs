@@ -72,14 +72,16 @@ pub(super) struct Release {
     /// Users who met a failure of the canary, a slow response of it, or lost their request.
     pub(super) met: u64,
     /// Requests without a response of the app.
-    pub(super) lost: u64,
+    lost: u64,
+    /// What was seen instead, of the first of them.
+    first_loss: Option<String>,
     pub(super) outcome: Option<Outcome>,
 }
 
 impl Release {
     pub(super) fn new() -> Result<Self, InvalidInput> {
         let analysis = Analysis::with_latencies(PLAN)?;
-        Ok(Self { analysis, counts: Vec::new(), met: 0, lost: 0, outcome: None })
+        Ok(Self { analysis, counts: Vec::new(), met: 0, lost: 0, first_loss: None, outcome: None })
     }
 
     /// Begins a stage.
@@ -110,12 +112,18 @@ impl Release {
         let latencies = |server: Server, factor: f64| -> Vec<f64> {
             of(server).map(|one| one.latency / factor).collect()
         };
-        let (canary, stable) = (latencies(Server::Canary, TOLERANCE), latencies(Server::Stable, 1.0));
+        let (canary, stable) =
+            (latencies(Server::Canary, TOLERANCE), latencies(Server::Stable, 1.0));
         self.analysis.record_latencies(&canary, &stable);
         if self.analysis.decision() == Decision::RollBack {
             self.roll_back("the canary is worse");
         }
         Ok(())
+    }
+
+    /// Notes what was seen instead of a response of the app.
+    pub(super) fn note_loss(&mut self, why: String) {
+        self.first_loss.get_or_insert(why);
     }
 
     /// Ends the release, unless it has ended.
@@ -153,6 +161,12 @@ impl Release {
         self.counts.iter().map(|(_, _, all)| all).sum::<u64>() + self.lost
     }
 
+    /// The number of lost requests, and why the first was.
+    pub(super) fn losses(&self) -> Option<String> {
+        let first = self.first_loss.as_deref().unwrap_or("unknown");
+        (self.lost > 0).then(|| format!("{} lost (the first: {first})", self.lost))
+    }
+
     /// One line of what was seen, and what was decided.
     pub(super) fn text(&self) -> String {
         let (canary, stable) = self.analysis.counts();
@@ -162,7 +176,7 @@ impl Release {
             None => "not ended".to_owned(),
         };
         let at = self.counts.last().map_or(0, |(weight, ..)| *weight);
-        let lost = if self.lost > 0 { format!(", {} lost", self.lost) } else { String::new() };
+        let lost = self.losses().map(|losses| format!(", {losses}")).unwrap_or_default();
         format!(
             "{ended} at {at}% after {} requests; failed: canary {} of {}, stable {} of {}{lost}",
             self.sent(),

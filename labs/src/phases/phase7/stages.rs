@@ -2,9 +2,7 @@
 
 use super::release::{BATCH, Release, STAGE_DURATION, STAGES, Seen, Server, Stage};
 use crate::kubernetes::{pods, wait::split_infra_errors};
-use crate::phases::gateway::{
-    CANARY_PODS, CONTAINER, PRODUCTION, Routed, STABLE_PODS,
-};
+use crate::phases::gateway::{CANARY_PODS, CONTAINER, PRODUCTION, Routed, STABLE_PODS};
 use crate::sampler::{Sampler, Visit, visit};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -31,7 +29,9 @@ impl<'a> Stages<'a> {
             versions.iter().map(|image| text(&image.version).into_bytes()).collect()
         };
         let home = |version: &str| {
-            format!("Congratulations! Version {version} of your application is running on Kubernetes.\n")
+            format!(
+                "Congratulations! Version {version} of your application is running on Kubernetes.\n"
+            )
         };
         let right = vec![of(&|version| format!("{version}\n")), of(&home)];
         Ok(Self { routed, pages, right })
@@ -52,7 +52,7 @@ impl<'a> Stages<'a> {
             let started = Instant::now();
             loop {
                 let canaries = pods::names(&self.routed.namespace.pods(CANARY_PODS).await?);
-                release.record(&self.batch(BATCH, &canaries).await?)?;
+                self.send(&mut release, BATCH, &canaries).await?;
                 if let Some(why) = self.crashed().await? {
                     release.roll_back(&why);
                 }
@@ -77,7 +77,7 @@ impl<'a> Stages<'a> {
         let mut after = Release::new()?;
         after.begin(&Stage { weight: 0, requests: AFTER as u64 });
         let canaries = pods::names(&self.routed.namespace.pods(CANARY_PODS).await?);
-        after.record(&self.batch(AFTER, &canaries).await?)?;
+        self.send(&mut after, AFTER, &canaries).await?;
         Ok((after, live))
     }
 
@@ -89,15 +89,29 @@ impl<'a> Stages<'a> {
         namespace.set_image(PRODUCTION, CONTAINER, image).await?;
         let rolled = split_infra_errors(namespace.wait_rolled_out(PRODUCTION).await)?.map(drop);
         let pods = pods::names(&namespace.pods(STABLE_PODS).await?);
-        let known =
-            split_infra_errors(namespace.wait_endpoints("kubeapp-production-service", &pods).await)?;
+        let known = split_infra_errors(
+            namespace.wait_endpoints("kubeapp-production-service", &pods).await,
+        )?;
         let back = self.routed.route("0").await?.map_err(|unrouted| unrouted.why());
         Ok(all.and(rolled).and(known).and(back))
     }
 
-    async fn batch(&self, n: usize, canaries: &BTreeSet<String>) -> anyhow::Result<Vec<Seen>> {
+    /// Sends requests and records them.
+    async fn send(
+        &self,
+        release: &mut Release,
+        n: usize,
+        canaries: &BTreeSet<String>,
+    ) -> anyhow::Result<()> {
         let visits = visit(&self.pages, n).await?;
-        Ok(visits.iter().map(|visit| seen(visit, canaries, &self.right)).collect())
+        let seen: Vec<_> = visits.iter().map(|visit| seen(visit, canaries, &self.right)).collect();
+        if let Some(lost) = seen.iter().position(|one| one.server == Server::Nobody) {
+            release.note_loss(match &visits[lost].result {
+                Ok(response) => format!("status {}", response.status),
+                Err(failure) => failure.to_string(),
+            });
+        }
+        Ok(release.record(&seen)?)
     }
 
     /// Returns the reason if a container of the canary has ended.

@@ -36,7 +36,10 @@ pub(super) const STABLE: Step = Step {
         ),
     ],
     look: "every response is 1.0",
-    hints: ["As in phase 6.", "The files of ingress/, then gateway.yml and route-0.yml of gateway/."],
+    hints: [
+        "As in phase 6.",
+        "The files of ingress/, then gateway.yml and route-0.yml of gateway/.",
+    ],
     proves: &[],
 };
 
