@@ -46,8 +46,10 @@ pub const LAB: Lab = Lab {
             "good-release-promoted",
             "A release as good as stable passes every stage and becomes production.",
         ),
-        Claim::new("stages-set-share", "In each stage, the canary gets the share of the stage."),
-        Claim::new("stages-lose-nothing", "No request is lost in any stage, nor between them."),
+        Claim::new("stages-set-share", "In each stage, the canary gets the share of the stage.")
+            .needs(&["good-release-promoted"]),
+        Claim::new("stages-lose-nothing", "No request is lost in any stage, nor between them.")
+            .needs(&["good-release-promoted"]),
     ],
     steps: steps::ALL,
     uses_namespace: true,
@@ -179,16 +181,16 @@ impl Phase7<'_> {
             ready = ready.and(canary.map(drop));
         }
         let release = self.stages.release(bad.claim).await?;
-        let (after, served) = self.stages.roll_back().await?;
+        let (after, live) = self.stages.roll_back().await?;
         let met = release.met + after.met;
         let rolled_back = matches!(release.outcome, Some(Outcome::RolledBack(_)));
         let during = Verdict::of(rolled_back, release.text());
         let left = Verdict::of(
-            served.is_ok() && after.canary() == 0,
+            live.is_ok() && after.canary() == 0 && after.losses().is_none(),
             format!(
                 "{} of {AFTER} requests got the canary{}",
                 after.canary(),
-                served.err().map(|why| format!("; {why}")).unwrap_or_default()
+                live.err().map(|why| format!("; {why}")).unwrap_or_default()
             ),
         );
         let verdict = Verdict::all([("stages", during), ("after", left)]);

@@ -83,7 +83,9 @@ pub(super) const HALF: Step = Step {
     id: "half",
     title: "set the weights 50:50",
     shows: "Half of the requests reach each version. The share follows the weights and nothing else.",
-    article: &[],
+    article: &[
+        "Things can even be further developed with Multi-stage Canary deployments and more refined control of traffic weight.",
+    ],
     commands: &[Apply("gateway/route-50.yml"), COUNT],
     look: "about 100 of 200 responses are 2.0",
     hints: ["Only the weights change.", "Apply gateway/route-50.yml."],

@@ -2,9 +2,8 @@
 
 use super::release::{BATCH, Release, STAGE_DURATION, STAGES, Seen, Server, Stage};
 use crate::kubernetes::{pods, wait::split_infra_errors};
-use crate::phases::gateway::{CANARY_PODS, CONTAINER, PRODUCTION, Routed, STABLE_PODS};
+use crate::phases::gateway::{CANARY, CANARY_PODS, CONTAINER, PRODUCTION, Routed, STABLE_PODS};
 use crate::sampler::{Sampler, Visit, visit};
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 /// The number of requests after a release was rolled back.
@@ -51,8 +50,7 @@ impl<'a> Stages<'a> {
             }
             let started = Instant::now();
             loop {
-                let canaries = pods::names(&self.routed.namespace.pods(CANARY_PODS).await?);
-                self.send(&mut release, BATCH, &canaries).await?;
+                self.send(&mut release, BATCH).await?;
                 if let Some(why) = self.crashed().await? {
                     release.roll_back(&why);
                 }
@@ -76,8 +74,7 @@ impl<'a> Stages<'a> {
         let live = self.routed.route("0").await?.map_err(|unrouted| unrouted.why());
         let mut after = Release::new()?;
         after.begin(&Stage { weight: 0, requests: AFTER as u64 });
-        let canaries = pods::names(&self.routed.namespace.pods(CANARY_PODS).await?);
-        self.send(&mut after, AFTER, &canaries).await?;
+        self.send(&mut after, AFTER).await?;
         Ok((after, live))
     }
 
@@ -97,14 +94,9 @@ impl<'a> Stages<'a> {
     }
 
     /// Sends requests and records them.
-    async fn send(
-        &self,
-        release: &mut Release,
-        n: usize,
-        canaries: &BTreeSet<String>,
-    ) -> anyhow::Result<()> {
+    async fn send(&self, release: &mut Release, n: usize) -> anyhow::Result<()> {
         let visits = visit(&self.pages, n).await?;
-        let seen: Vec<_> = visits.iter().map(|visit| seen(visit, canaries, &self.right)).collect();
+        let seen: Vec<_> = visits.iter().map(|visit| seen(visit, &self.right)).collect();
         if let Some(lost) = seen.iter().position(|one| one.server == Server::Nobody) {
             release.note_loss(match &visits[lost].result {
                 Ok(response) => format!("status {}", response.status),
@@ -129,14 +121,16 @@ impl<'a> Stages<'a> {
 }
 
 /// What a visit says of the release.
-fn seen(visit: &Visit, canaries: &BTreeSet<String>, right: &[Vec<Vec<u8>>]) -> Seen {
+fn seen(visit: &Visit, right: &[Vec<Vec<u8>>]) -> Seen {
     let latency = visit.latency;
     let Ok(response) = &visit.result else {
         return Seen { server: Server::Nobody, good: false, latency };
     };
+    // By name: a pod that is being replaced serves, too.
+    let is_canary = |pod: &str| pod.strip_prefix(CANARY).is_some_and(|rest| rest.starts_with('-'));
     let server = match response.header("x-pod") {
         None => Server::Nobody,
-        Some(pod) if canaries.contains(pod) => Server::Canary,
+        Some(pod) if is_canary(pod) => Server::Canary,
         Some(_) => Server::Stable,
     };
     let pages = right.get(visit.page).map(Vec::as_slice).unwrap_or_default();
@@ -151,21 +145,20 @@ mod tests {
 
     #[test]
     fn response_is_good_only_if_it_is_the_page() {
-        let canaries = BTreeSet::from(["c".to_owned()]);
         let right = [vec![b"1.0\n".to_vec(), b"2.0\n".to_vec()], vec![b"home\n".to_vec()]];
         let visit = |page, status, pod: Option<&str>, body: &str| {
             let headers = pod.map(|pod| ("x-pod".to_owned(), pod.to_owned()));
             let headers = headers.into_iter().collect();
             let response = Response { status, headers, body: body.as_bytes().to_vec() };
-            let seen = seen(&Visit { page, latency: 0.0, result: Ok(response) }, &canaries, &right);
+            let seen = seen(&Visit { page, latency: 0.0, result: Ok(response) }, &right);
             (seen.server, seen.good)
         };
-        assert_eq!(visit(0, 200, Some("c"), "2.0\n"), (Server::Canary, true));
-        assert_eq!(visit(0, 200, Some("s"), "1.0\n"), (Server::Stable, true));
-        assert_eq!(visit(1, 200, Some("c"), "1.0\n"), (Server::Canary, false));
-        assert_eq!(visit(0, 500, Some("s"), "1.0\n"), (Server::Stable, false));
+        assert_eq!(visit(0, 200, Some("kubeapp-canary-5-a"), "2.0\n"), (Server::Canary, true));
+        assert_eq!(visit(0, 200, Some("kubeapp-production-5-a"), "1.0\n"), (Server::Stable, true));
+        assert_eq!(visit(1, 200, Some("kubeapp-canary-5-a"), "1.0\n"), (Server::Canary, false));
+        assert_eq!(visit(0, 500, Some("kubeapp-production-5-a"), "1.0\n"), (Server::Stable, false));
         assert_eq!(visit(0, 503, None, ""), (Server::Nobody, false));
         let failed = Visit { page: 0, latency: 0.0, result: Err(Failure::Timeout) };
-        assert_eq!(seen(&failed, &canaries, &right).server, Server::Nobody);
+        assert_eq!(seen(&failed, &right).server, Server::Nobody);
     }
 }

@@ -130,7 +130,9 @@ pub(super) const GOOD: Step = Step {
     id: "good",
     title: "release a canary that is as good as stable, under load",
     shows: "After each stage the evidence goes on to the next, and in the last one it is enough to promote. Production gets the canary's image while all traffic is with the canary, and then takes it back.",
-    article: &[],
+    article: &[
+        "Things can even be further developed with Multi-stage Canary deployments and more refined control of traffic weight.",
+    ],
     commands: &[
         Kubectl("set env deployment/kubeapp-canary KUBEAPP_WRONG_PATH-"),
         Apply("gateway/route-1.yml"),

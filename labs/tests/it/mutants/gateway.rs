@@ -148,13 +148,12 @@ mutants! {
             }
         };
 
-    /// Stable has no pod for a short time during the good release.
-    stages_drop: "phase7" fails ["stages-lose-nothing"], in Fixture::new(),
-        during "release a canary that is as good" |client, started| async move {
-            if started {
-                fault_injection::interrupt(client, PRODUCTION_SERVICE).await;
-            }
-        };
+    /// The canary has no pod for a short time while it has all traffic.
+    stages_drop: "phase7" fails ["stages-lose-nothing"], in Fixture::new(), while |client| {
+        fault_injection::once(client, fault_injection::promoted, |client| {
+            fault_injection::interrupt(client, CANARY_SERVICE)
+        })
+    };
 }
 
 fn set_weights(route: &mut Value, stable: u8, canary: u8) {
