@@ -1,14 +1,12 @@
 //! `kubeapp`: the web app that the labs deploy. Versions 1.0 and 2.0 are built from this source, and differ only
-//! in the build input `KUBEAPP_VERSION`. The variables in [`faults`] make a bad release of either.
+//! in the build input `KUBEAPP_VERSION`.
 //!
 //! It is pid 1 of a container that contains nothing else, so it handles signals itself. It shuts down gracefully,
 //! as Kubernetes expects of a pod: see [`server`].
 
-mod faults;
 mod routes;
 mod server;
 
-use faults::Faults;
 use routes::App;
 use std::{
     env,
@@ -42,7 +40,6 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), String> {
     let address = address(env::var("POD_IP").ok(), env::var("PORT").ok())?;
-    let faults = Faults::read(|name| env::var(name).ok())?;
     // One thread: in the labs, four pods share two cores.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -58,17 +55,7 @@ fn run() -> Result<(), String> {
             .map_err(|e| format!("failed to listen on {address}: {e}"))?;
         let address = listener.local_addr().unwrap_or(address);
         log(&format!("kubeapp {VERSION} listens on http://{address}"));
-        let app = App::new(VERSION, &pod_name(), faults);
-        if let Some(after) = app.crash_after() {
-            tokio::spawn(async move {
-                tokio::time::sleep(after).await;
-                log(&format!(
-                    "kubeapp {VERSION} crashes, {} s after its start",
-                    after.as_secs_f64()
-                ));
-                std::process::exit(1);
-            });
-        }
+        let app = App::new(VERSION, &pod_name());
         let end = server::run(listener, app, server::Stop { terminate, interrupt }).await;
         log(&format!("kubeapp {VERSION} stopped, {end}"));
         Ok(())

@@ -1,15 +1,10 @@
 //! The routes of the app, without I/O: maps a request, and whether the pod is terminating, to a response.
 
-use crate::faults::{Faults, Flaw};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Bytes,
     header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue},
-};
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
 };
 
 /// A response with its complete body.
@@ -23,14 +18,11 @@ pub(crate) struct App {
     home: Bytes,
     version: Bytes,
     pod: HeaderValue,
-    faults: Faults,
-    /// The number of requests so far, without those of probes and of `/served` itself.
-    served: AtomicU64,
 }
 
 impl App {
     /// Creates the app of `version` in the pod named `pod`.
-    pub(crate) fn new(version: &str, pod: &str, faults: Faults) -> Self {
+    pub(crate) fn new(version: &str, pod: &str) -> Self {
         Self {
             home: format!(
                 "Congratulations! Version {version} of your application is running on Kubernetes.\n"
@@ -38,32 +30,14 @@ impl App {
             .into(),
             version: format!("{version}\n").into(),
             pod: HeaderValue::from_str(pod).unwrap_or(HeaderValue::from_static("unknown")),
-            faults,
-            served: AtomicU64::new(0),
         }
     }
 
-    /// The time after which the app crashes, if it has that fault.
-    pub(crate) fn crash_after(&self) -> Option<Duration> {
-        self.faults.crash_after()
-    }
-
-    /// Returns the response to a request, and the time to wait before it. A `terminating` pod still serves, but is no
-    /// longer ready, and closes each connection after the response.
-    pub(crate) fn respond<B>(
-        &self,
-        request: &Request<B>,
-        terminating: bool,
-    ) -> (FullResponse, Option<Duration>) {
-        let path = strip_prefix(request.uri().path());
-        let flaw = if matches!(path, "/health" | "/served") {
-            Flaw::default()
-        } else {
-            self.served.fetch_add(1, Ordering::Relaxed);
-            self.faults.draw(path)
-        };
-        let mut response = match request.method() {
-            &Method::GET | &Method::HEAD => self.page(path, terminating, &flaw),
+    /// Returns the response to a request. A `terminating` pod still serves, but is no longer ready, and closes each
+    /// connection after the response.
+    pub(crate) fn respond<B>(&self, request: &Request<B>, terminating: bool) -> FullResponse {
+        let mut response = match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, path) => self.page(path, terminating),
             _ => {
                 let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD only\n");
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -74,22 +48,15 @@ impl App {
         if terminating {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        (response, flaw.delay)
+        response
     }
 
-    fn page(&self, path: &str, terminating: bool, flaw: &Flaw) -> FullResponse {
-        if let Some(status) = flaw.status {
-            return text(status, "something went wrong\n");
-        }
-        if flaw.wrong {
-            return text(StatusCode::OK, "Congratulations! You found a bug.\n");
-        }
-        match path {
+    fn page(&self, path: &str, terminating: bool) -> FullResponse {
+        match strip_prefix(path) {
             "/" => text(StatusCode::OK, self.home.clone()),
             "/version" => text(StatusCode::OK, self.version.clone()),
             "/health" if terminating => text(StatusCode::SERVICE_UNAVAILABLE, "terminating\n"),
             "/health" => Response::new(Full::default()),
-            "/served" => text(StatusCode::OK, format!("{}\n", self.served.load(Ordering::Relaxed))),
             _ => text(StatusCode::NOT_FOUND, "not found: try /, /version or /health\n"),
         }
     }
@@ -123,9 +90,7 @@ mod tests {
 
     fn status(method: Method, path: &str, terminating: bool) -> u16 {
         let request = Request::builder().method(method).uri(path).body(()).unwrap();
-        let (response, delay) =
-            App::new("1.0", "pod-1", Faults::default()).respond(&request, terminating);
-        assert_eq!(delay, None);
+        let response = App::new("1.0", "pod-1").respond(&request, terminating);
         assert_eq!(response.headers()[POD], "pod-1", "every response names its pod");
         assert_eq!(response.headers().contains_key(CONNECTION), terminating);
         response.status().as_u16()
@@ -175,43 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_affect_pages_and_not_probes() {
-        let variables = |name: &str| {
-            let value = match name {
-                "KUBEAPP_ERROR_PERCENT" => "100",
-                "KUBEAPP_SLOW_PERCENT" => "100",
-                "KUBEAPP_SLOW_MILLISECONDS" => "7",
-                _ => return None,
-            };
-            Some(value.to_owned())
-        };
-        let app = App::new("2.0", "pod-1", Faults::read(variables).unwrap());
-        let get = |path: &str| {
-            let request = Request::builder().uri(path).body(()).unwrap();
-            let (response, delay) = app.respond(&request, false);
-            assert_eq!(response.headers()[POD], "pod-1");
-            (response.status().as_u16(), delay)
-        };
-        assert_eq!(get("/version"), (500, Some(Duration::from_millis(7))));
-        assert_eq!(get("/health"), (200, None));
-        assert_eq!(get("/served"), (200, None));
-        assert_eq!(app.served.load(Ordering::Relaxed), 1);
-    }
-
-    #[test]
-    fn wrong_page_has_another_body() {
-        let variables = |name: &str| (name == "KUBEAPP_WRONG_PATH").then(|| "/".to_owned());
-        let app = App::new("2.0", "pod-1", Faults::read(variables).unwrap());
-        let home = app.home.clone();
-        for (path, wrong) in [("/", true), ("/canary/", true), ("/version", false)] {
-            let flaw = app.faults.draw(strip_prefix(path));
-            assert_eq!(flaw.wrong, wrong, "{path}");
-        }
-        assert!(home.starts_with(b"Congratulations! Version 2.0"));
-    }
-
-    #[test]
     fn pod_name_that_is_no_header_value_is_replaced() {
-        assert_eq!(App::new("1.0", "a\nb", Faults::default()).pod, "unknown");
+        assert_eq!(App::new("1.0", "a\nb").pod, "unknown");
     }
 }

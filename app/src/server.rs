@@ -145,14 +145,8 @@ impl Server {
             let has_requested = requested.clone();
             let service = service_fn(move |request: Request<Incoming>| {
                 has_requested.store(true, Ordering::Relaxed);
-                let draining = *current_stage.borrow() != Stage::Serving;
-                let (response, delay) = app.respond(&request, draining);
-                async move {
-                    if let Some(delay) = delay {
-                        sleep(delay).await;
-                    }
-                    Ok::<FullResponse, Infallible>(response)
-                }
+                let response = app.respond(&request, *current_stage.borrow() != Stage::Serving);
+                async move { Ok::<FullResponse, Infallible>(response) }
             });
             let mut connection = pin!(
                 http1::Builder::new()
