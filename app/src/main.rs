@@ -64,6 +64,13 @@ fn run() -> Result<(), String> {
         let address = listener.local_addr().unwrap_or(address);
         log(&format!("kubeapp {VERSION} listens on http://{address}"));
         let app = App::new(VERSION, &pod_name(), faults);
+        if let Some(after) = faults.crash_after {
+            tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                log(&format!("kubeapp {VERSION} crashes, {} s after its start", after.as_secs()));
+                std::process::exit(1);
+            });
+        }
         let end = server::run(listener, app, stop).await;
         log(&format!("kubeapp {VERSION} stopped, {end}"));
         Ok(())

@@ -68,11 +68,11 @@ struct Bad {
     accepted: u64,
 }
 
-const ERROR: &str = "KUBEAPP_ERROR_PERCENT";
-const SLOW: &str = "KUBEAPP_SLOW_PERCENT";
-const SLOW_BY: &str = "KUBEAPP_SLOW_MILLISECONDS";
-const CRASH: &str = "KUBEAPP_CRASH_SECONDS";
-const WRONG: &str = "KUBEAPP_WRONG_PATH";
+const ERROR: &str = "FAIL_PERCENT";
+const SLOW: &str = "DELAY_PERCENT";
+const SLOW_BY: &str = "RESPONSE_DELAY";
+const CRASH: &str = "CRASH_AFTER";
+const WRONG: &str = "WRONG_PAGE";
 
 const BAD: [Bad; 4] = [
     Bad {

@@ -64,8 +64,8 @@ pub(super) const ERRORS: Step = Step {
     shows: "Stable fails for 5% of its requests and the canary for 10%, which no threshold on the canary alone tells apart from a bad day. The analysis compares the two, and the weight goes back to 0.",
     article: &[],
     commands: stages![
-        Kubectl("set env deployment/kubeapp-production KUBEAPP_ERROR_PERCENT=5"),
-        Kubectl("set env deployment/kubeapp-canary KUBEAPP_ERROR_PERCENT=10")
+        Kubectl("set env deployment/kubeapp-production FAIL_PERCENT=5"),
+        Kubectl("set env deployment/kubeapp-canary FAIL_PERCENT=10")
     ],
     look: "twice as many 500 from the canary's pod as its share of the requests",
     hints: [
@@ -81,9 +81,9 @@ pub(super) const SLOW: Step = Step {
     shows: "Four of five responses are as fast as before, so the median shows nothing. The analysis compares the slowest tenth.",
     article: &[],
     commands: stages![
-        Kubectl("set env deployment/kubeapp-production KUBEAPP_ERROR_PERCENT-"),
+        Kubectl("set env deployment/kubeapp-production FAIL_PERCENT-"),
         Kubectl(
-            "set env deployment/kubeapp-canary KUBEAPP_ERROR_PERCENT- KUBEAPP_SLOW_PERCENT=20 KUBEAPP_SLOW_MILLISECONDS=100"
+            "set env deployment/kubeapp-canary FAIL_PERCENT- DELAY_PERCENT=20 RESPONSE_DELAY=100"
         )
     ],
     look: "some responses of the canary take 100 ms, with `curl -w '%{time_total}'`",
@@ -100,7 +100,7 @@ pub(super) const CRASH: Step = Step {
     shows: "The canary works at first, and its container ends a second later. A stage lasts long enough to see that, and a container that ended is reason enough.",
     article: &[],
     commands: stages![Kubectl(
-        "set env deployment/kubeapp-canary KUBEAPP_SLOW_PERCENT- KUBEAPP_SLOW_MILLISECONDS- KUBEAPP_CRASH_SECONDS=1"
+        "set env deployment/kubeapp-canary DELAY_PERCENT- RESPONSE_DELAY- CRASH_AFTER=1"
     )],
     look: "RESTARTS of the canary's pod is above 0",
     hints: [
@@ -115,9 +115,7 @@ pub(super) const WRONG: Step = Step {
     title: "release a canary with a wrong response on one path",
     shows: "The status is 200 and the response is quick, but the page is not the right one. Only a check of the content sees that, and it counts as a failure like any other.",
     article: &[],
-    commands: stages![Kubectl(
-        "set env deployment/kubeapp-canary KUBEAPP_CRASH_SECONDS- KUBEAPP_WRONG_PATH=/"
-    )],
+    commands: stages![Kubectl("set env deployment/kubeapp-canary CRASH_AFTER- WRONG_PAGE=/")],
     look: "`curl http://$GATEWAY/` sometimes says that you found a bug",
     hints: [
         "Statuses and times are not everything.",
@@ -134,7 +132,7 @@ pub(super) const GOOD: Step = Step {
         "Things can even be further developed with Multi-stage Canary deployments and more refined control of traffic weight.",
     ],
     commands: &[
-        Kubectl("set env deployment/kubeapp-canary KUBEAPP_WRONG_PATH-"),
+        Kubectl("set env deployment/kubeapp-canary WRONG_PAGE-"),
         Apply("gateway/route-1.yml"),
         Apply("gateway/route-5.yml"),
         Apply("gateway/route-25.yml"),

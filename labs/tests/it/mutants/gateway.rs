@@ -113,16 +113,16 @@ mutants! {
 
     /// The canary fails as often as stable.
     errors_as_stable: "phase7" fails ["doubled-errors-roll-back"], in Fixture::new(),
-        while |client| heal(client, "KUBEAPP_ERROR_PERCENT", "5");
+        while |client| heal(client, "FAIL_PERCENT", "5");
 
     not_slow: "phase7" fails ["slow-tail-rolls-back"], in Fixture::new(),
-        while |client| heal(client, "KUBEAPP_SLOW_PERCENT", "0");
+        while |client| heal(client, "DELAY_PERCENT", "0");
 
     no_crash: "phase7" fails ["crash-rolls-back"], in Fixture::new(),
-        while |client| heal(client, "KUBEAPP_CRASH_SECONDS", "3600");
+        while |client| heal(client, "CRASH_AFTER", "3600");
 
     right_answer: "phase7" fails ["wrong-answer-rolls-back"], in Fixture::new(),
-        while |client| heal(client, "KUBEAPP_WRONG_PATH", "/other");
+        while |client| heal(client, "WRONG_PAGE", "");
 
     /// The rollback takes no traffic from the canary, so that its users go on meeting the fault.
     no_rollback: "phase7"
@@ -144,7 +144,7 @@ mutants! {
     good_release_fails: "phase7" fails ["good-release-promoted"], in Fixture::new(),
         during "release a canary that is as good" |client, started| async move {
             if started {
-                set_canary(client, "KUBEAPP_ERROR_PERCENT", "90").await;
+                set_canary(client, "FAIL_PERCENT", "90").await;
             }
         };
 
