@@ -198,6 +198,22 @@ pub(crate) fn last_start_failure(pod: &str, events: &[Event]) -> Option<String> 
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl NamespaceClient {
+    /// Waits until no pod is ending.
+    ///
+    /// # Errors
+    /// See [`WaitError`].
+    pub(crate) async fn wait_none_ending(&self) -> Result<(), WaitError> {
+        let all = wait::Config::default();
+        until(self.api(), all, "end of the pods", self.rollout(), |pods: &Objects<Pod>| match pods
+            .values()
+            .find(|pod| is_terminating(pod))
+        {
+            Some(pod) => Progress::Pending(format!("{} is ending", pod.name_any())),
+            None => Progress::Done(()),
+        })
+        .await
+    }
+
     /// Returns the number of requests that a pod of the app has served, without those of probes. Sent
     /// through the API server, past every proxy that is under test.
     pub(crate) async fn served(&self, pod: &str) -> anyhow::Result<u64> {

@@ -6,6 +6,7 @@ use crate::expectation::{ExpectedDeployment, ExpectedService};
 use crate::kubernetes::{
     external::ExternalAddress,
     gateway::{Gateway, is_unsupported},
+    mutate,
     namespace_client::NamespaceClient,
     pods,
     wait::{WaitError, split_infra_errors},
@@ -56,8 +57,7 @@ pub(super) async fn environment(context: &Context) -> anyhow::Result<Option<Envi
 }
 
 impl<'a> Routed<'a> {
-    /// Applies both versions and scales stable to one pod, then the Gateway and a route that sends all
-    /// requests to stable.
+    /// Applies one pod of each version, then the Gateway and a route that sends all requests to stable.
     pub(super) async fn set_up(
         context: &'a Context,
         environment: Environment,
@@ -79,9 +79,10 @@ impl<'a> Routed<'a> {
                 let deployment = ExpectedDeployment { replicas: 1, image, labels, ready: true };
                 expected.deployments.insert(name, deployment);
             });
-            namespace.apply_file(&environment, file).await?;
             if name == PRODUCTION {
-                namespace.scale(PRODUCTION, 1).await?;
+                namespace.apply_edited(&environment, file, mutate::single).await?;
+            } else {
+                namespace.apply_file(&environment, file).await?;
             }
         }
         namespace.apply_file(&environment, "gateway/gateway.yml").await?;
@@ -89,13 +90,10 @@ impl<'a> Routed<'a> {
         for (name, ..) in versions {
             namespace.wait_rolled_out(name).await?;
         }
-        for (service, labels) in SERVICES {
-            let pods = pods::names(&namespace.pods(labels).await?);
-            namespace.wait_endpoints(service, &pods).await?;
-        }
         let found = namespace.wait_external_address::<Gateway>(GATEWAY, HTTP).await;
         let external = found.context("failed to reach the Gateway")?;
         let routed = Self { context, namespace, environment, external };
+        routed.wait_settled().await?.map_err(anyhow::Error::msg)?;
         routed.wait_live("weight-0").await?.map_err(anyhow::Error::msg)?;
         Ok(routed)
     }
@@ -129,6 +127,26 @@ impl<'a> Routed<'a> {
             }
             Err(error) => Ok(split_infra_errors(Err(error))?.map_err(Unrouted::Fails)),
         }
+    }
+
+    /// Waits until no pod is ending, and each Service has exactly the pods that are left. The inner error
+    /// says what did not happen.
+    ///
+    /// # Errors
+    /// If the cluster is lost.
+    pub(super) async fn wait_settled(&self) -> anyhow::Result<Result<(), String>> {
+        let Self { namespace, .. } = self;
+        if let Err(why) = split_infra_errors(namespace.wait_none_ending().await)? {
+            return Ok(Err(why));
+        }
+        for (service, labels) in SERVICES {
+            let pods = pods::names(&namespace.pods(labels).await?);
+            let known = namespace.wait_endpoints(service, &pods).await;
+            if let Err(why) = split_infra_errors(known)? {
+                return Ok(Err(why));
+            }
+        }
+        Ok(Ok(()))
     }
 
     async fn wait_live(&self, route: &str) -> anyhow::Result<Result<(), String>> {

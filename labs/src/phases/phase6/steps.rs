@@ -1,7 +1,7 @@
 //! The steps of phase 6.
 
 use crate::step::{Command, Step};
-use Command::{Apply, Kubectl, Look};
+use Command::{Apply, ApplyEdited, Look};
 
 pub(super) const ALL: &[Step] = &[
     EMPTY, GATEWAY, ZERO, HUNDREDTH, TENTH, HALF, CHANGES, HEADER, COOKIE, MIRROR, PAGES, ONE_WAY,
@@ -28,8 +28,7 @@ pub(super) const GATEWAY: Step = Step {
     shows: "A Gateway is the address that traffic enters by, and routes attach to it by name. Weights are between Services, so that one pod of each version is enough.",
     article: &[],
     commands: &[
-        Apply("ingress/app-production.yml"),
-        Kubectl("scale deployment/kubeapp-production --replicas=1"),
+        ApplyEdited("ingress/app-production.yml", "s/replicas: 3/replicas: 1/"),
         Apply("ingress/app-canary.yml"),
         Apply("gateway/gateway.yml"),
         Apply("gateway/route-0.yml"),

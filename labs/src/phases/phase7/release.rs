@@ -28,7 +28,7 @@ const LIMIT: u64 = 20_000;
 /// The number of requests between two looks at the analysis.
 pub(super) const BATCH: usize = 50;
 /// A response of the canary that takes this long counts as one that its user noticed, in seconds.
-const NOTICED: f64 = 0.1;
+const NOTICED: f64 = 0.25;
 /// Latencies of the canary count as if they were shorter by this factor: a pod with less traffic has less of it on open
 /// connections, which is no fault of the release.
 const TOLERANCE: f64 = 2.0;

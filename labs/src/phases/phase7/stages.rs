@@ -99,7 +99,10 @@ impl<'a> Stages<'a> {
         let seen: Vec<_> = visits.iter().map(|visit| seen(visit, &self.right)).collect();
         if let Some(lost) = seen.iter().position(|one| one.server == Server::Nobody) {
             release.note_loss(match &visits[lost].result {
-                Ok(response) => format!("status {}", response.status),
+                Ok(response) => {
+                    let text = String::from_utf8_lossy(&response.body).trim().to_owned();
+                    format!("status {}, {text}", response.status)
+                }
                 Err(failure) => failure.to_string(),
             });
         }

@@ -1,9 +1,9 @@
 //! The steps of phase 7.
 
 use crate::step::{Command, Step};
-use Command::{Apply, Kubectl, Look};
+use Command::{Apply, ApplyEdited, Kubectl, Look};
 
-pub(super) const ALL: &[Step] = &[EMPTY, STABLE, ERRORS, SLOW, CRASH, WRONG, GOOD];
+pub(super) const ALL: &[Step] = &[EMPTY, STABLE, ERRORS, SLOW, CRASH, WRONG, GOOD, PROMOTE];
 
 const COUNT: Command = Look(
     "for i in $(seq 200); do curl -s -o /dev/null -w '%{http_code} %header{x-pod}\\n' http://$GATEWAY/; done | cut -c 1-20 | sort | uniq -c",
@@ -26,8 +26,7 @@ pub(super) const STABLE: Step = Step {
     shows: "A release is ready before it gets its first user. Its weight is 0 until then.",
     article: &[],
     commands: &[
-        Apply("ingress/app-production.yml"),
-        Kubectl("scale deployment/kubeapp-production --replicas=1"),
+        ApplyEdited("ingress/app-production.yml", "s/replicas: 3/replicas: 1/"),
         Apply("ingress/app-canary.yml"),
         Apply("gateway/gateway.yml"),
         Apply("gateway/route-0.yml"),
@@ -83,10 +82,10 @@ pub(super) const SLOW: Step = Step {
     commands: stages![
         Kubectl("set env deployment/kubeapp-production FAIL_PERCENT-"),
         Kubectl(
-            "set env deployment/kubeapp-canary FAIL_PERCENT- DELAY_PERCENT=20 RESPONSE_DELAY=100"
+            "set env deployment/kubeapp-canary FAIL_PERCENT- DELAY_PERCENT=20 RESPONSE_DELAY=250"
         )
     ],
-    look: "some responses of the canary take 100 ms, with `curl -w '%{time_total}'`",
+    look: "some responses of the canary take 250 ms, with `curl -w '%{time_total}'`",
     hints: [
         "Not the mean and not the median.",
         "Compare the times that 90% of the responses of each version stay below.",
@@ -127,7 +126,7 @@ pub(super) const WRONG: Step = Step {
 pub(super) const GOOD: Step = Step {
     id: "good",
     title: "release a canary that is as good as stable, under load",
-    shows: "After each stage the evidence goes on to the next, and in the last one it is enough to promote. Production gets the canary's image while all traffic is with the canary, and then takes it back.",
+    shows: "The evidence goes on from stage to stage, and in the last one it is enough to promote. No stage loses a request.",
     article: &[
         "Things can even be further developed with Multi-stage Canary deployments and more refined control of traffic weight.",
     ],
@@ -137,6 +136,22 @@ pub(super) const GOOD: Step = Step {
         Apply("gateway/route-5.yml"),
         Apply("gateway/route-25.yml"),
         Apply("gateway/route-50.yml"),
+        COUNT,
+    ],
+    look: "about half of the responses are from the canary, and none has failed",
+    hints: [
+        "Stage by stage, as long as nothing speaks against it.",
+        "Apply route-1.yml, -5, -25 and -50 of gateway/, and look in between.",
+    ],
+    proves: &["stages-set-share"],
+};
+
+pub(super) const PROMOTE: Step = Step {
+    id: "promote",
+    title: "make the canary's image production's, still under load",
+    shows: "Production gets the canary's image while all traffic is with the canary. Then it takes the traffic back, and the canary waits for the next release.",
+    article: &[],
+    commands: &[
         Apply("gateway/route-100.yml"),
         Kubectl("set image deployment/kubeapp-production kubeapp={canary}"),
         Look("kubectl --namespace rollout status deployment/kubeapp-production"),
@@ -145,8 +160,8 @@ pub(super) const GOOD: Step = Step {
     ],
     look: "every response is 2.0, from production's pod",
     hints: [
-        "Stage by stage, then 100%, then production itself.",
+        "First 100% to the canary, then production itself.",
         "While all traffic is with the canary, `kubectl set image` updates production; then weight 0 again.",
     ],
-    proves: &["good-release-promoted", "stages-set-share", "stages-lose-nothing"],
+    proves: &["good-release-promoted", "stages-lose-nothing"],
 };

@@ -33,7 +33,7 @@ fn simulate(canary: Behavior, stable: Behavior, routed: impl Fn(u8) -> f64, seed
                     let to_canary = random.unit() < routed(stage.weight);
                     let (server, of) =
                         if to_canary { (Server::Canary, canary) } else { (Server::Stable, stable) };
-                    let slow = if random.unit() < of.slow { 0.1 } else { 0.0 };
+                    let slow = if random.unit() < of.slow { 0.25 } else { 0.0 };
                     // Most responses take 1 to 3 ms.
                     let latency = 0.001 + 0.002 * random.unit() + slow;
                     Seen { server, good: random.unit() >= of.errors, latency }
