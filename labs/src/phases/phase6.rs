@@ -68,7 +68,7 @@ pub const LAB: Lab = Lab {
 /// The weights to measure, stable to canary, each with the alternative hypothesis where requests are
 /// cheap.
 const WEIGHTS: [(&str, Ratio, Ratio, &Step); 3] = [
-    ("1", Ratio::new(99, 1), Ratio::new(97, 3), &steps::HUNDREDTH),
+    ("1", Ratio::new(99, 1), Ratio::new(96, 4), &steps::HUNDREDTH),
     ("10", Ratio::new(90, 10), Ratio::new(80, 20), &steps::TENTH),
     ("50", Ratio::new(50, 50), Ratio::new(2, 1), &steps::HALF),
 ];
@@ -77,7 +77,7 @@ const CHANGES: [&str; 4] = ["1", "50", "10", "0"];
 /// Bounds an unobserved share to 0.6%.
 const REQUESTS: u64 = 500;
 /// The sample size where several kinds of requests are tried.
-const FEW_REQUESTS: u64 = 200;
+const FEW_REQUESTS: u64 = 100;
 /// The rate limit of background traffic, in requests per second.
 const RATE: u32 = 2000;
 /// The minimum number of background requests: bounds the share of lost requests to 0.3%.

@@ -81,14 +81,14 @@ const BAD: [Bad; 4] = [
         step: &steps::ERRORS,
         canary: &[(ERROR, Some("10"))],
         stable: &[(ERROR, Some("5"))],
-        accepted: 300,
+        accepted: 450,
     },
     Bad {
         claim: "slow-tail-rolls-back",
         step: &steps::SLOW,
         canary: &[(ERROR, None), (SLOW, Some("20")), (SLOW_BY, Some("250"))],
         stable: &[(ERROR, None)],
-        accepted: 150,
+        accepted: 300,
     },
     Bad {
         claim: "crash-rolls-back",

@@ -16,8 +16,9 @@ const PAGE: u64 = 3;
 const PAGE_SHARE: f64 = 0.25 * 0.25 * 0.25 + 0.75 * 0.75 * 0.75;
 /// The requests of a user whose session drifts, and the share of users on the canary after them, at 10%.
 const DRIFT: u64 = 20;
-/// Users that stay: each sends as many requests as those that drift.
-const STICKY_USERS: u64 = 60;
+/// Users that stay, and the requests of each.
+const STICKY_USERS: u64 = 50;
+const STICKY: u64 = 10;
 
 impl Phase6<'_> {
     /// Loads pages of some requests each, which meet both versions.
@@ -26,7 +27,7 @@ impl Phase6<'_> {
         if context.omits(&["pages-mix-versions"]) {
             return Ok(());
         }
-        let plan = plan(context, PAGE_SHARE, [0.6, 0.8])?;
+        let plan = plan(context, PAGE_SHARE, [0.65, 0.8])?;
         let _step = context
             .step_as(&steps::PAGES, format!("load {} pages of {PAGE} requests at 25%", plan.n))
             .await;
@@ -54,7 +55,7 @@ impl Phase6<'_> {
             return Ok(());
         }
         let share = 1.0 - 0.9_f64.powi(DRIFT as i32);
-        let plan = plan(context, share, [0.6, 0.5])?;
+        let plan = plan(context, share, [0.5, 0.5])?;
         let _step = context
             .step_as(&steps::ONE_WAY, format!("follow {} users for {DRIFT} requests", plan.n))
             .await;
@@ -84,12 +85,12 @@ impl Phase6<'_> {
         if context.omits(&["sessions-stick"]) {
             return Ok(());
         }
-        let title = format!("follow {STICKY_USERS} users that stay for {DRIFT} requests");
+        let title = format!("follow {STICKY_USERS} users that stay for {STICKY} requests");
         let _step = context.step_as(&steps::STICKY, title).await;
         context.checking("sessions-stick");
         let verdict = match self.0.route("sticky").await? {
             Err(unrouted) => unrouted.verdict(),
-            Ok(()) => match User::crowd(&self.0.sampler(), STICKY_USERS, DRIFT).await {
+            Ok(()) => match User::crowd(&self.0.sampler(), STICKY_USERS, STICKY).await {
                 Err(failure) => Verdict::fails(failure.to_string()),
                 Ok(users) => stays(&users, &context.canary()?.version),
             },
@@ -112,8 +113,8 @@ fn stays(users: &[Vec<String>], canary: &str) -> Verdict {
     let evidence = format!(
         "{changed} of {n} users changed version; {on_canary} on {canary}, {rest} on stable"
     );
-    // A route that sends everyone to one version would keep them as well. At 25%, all of 60 users are
-    // on stable once in 3e7 runs.
+    // A route that sends everyone to one version would keep them as well. At 25%, all of 50 users are
+    // on stable once in 2e6 runs.
     Verdict::of(changed == 0 && on_canary > 0 && rest > 0, evidence)
         .with(serde_json::json!({ "users": n, "changed": changed, "onCanary": on_canary }))
 }

@@ -28,11 +28,11 @@ mutants! {
     weights_swapped: "phase6" fails ["weights-set-share"],
         in Fixture::new().edit("gateway/route-10.yml", |route| set_weights(route, 10, 90));
 
-    /// 3% where it should be 1%: only a precise sample tells them apart.
-    three_for_one: "phase6" fails ["weights-set-share"],
+    /// 4% where it should be 1%: only a precise sample tells them apart.
+    four_for_one: "phase6" fails ["weights-set-share"],
         in Fixture::new()
             .with_precise_samples()
-            .edit("gateway/route-1.yml", |route| set_weights(route, 97, 3));
+            .edit("gateway/route-1.yml", |route| set_weights(route, 96, 4));
 
     /// Stable has no pod for a short time while the weights change.
     weight_change_drops: "phase6" fails ["weight-change-loses-nothing"], in Fixture::new(),

@@ -71,8 +71,8 @@ fn good_release_is_promoted() {
 fn bad_release_is_rolled_back_before_too_many_users_meet_it() {
     let errors = |errors| Behavior { errors, ..GOOD };
     for (what, canary, stable, accepted) in [
-        ("errors", errors(0.1), errors(0.05), 300),
-        ("slow", Behavior { slow: 0.2, ..GOOD }, GOOD, 150),
+        ("errors", errors(0.1), errors(0.05), 450),
+        ("slow", Behavior { slow: 0.2, ..GOOD }, GOOD, 300),
         // A wrong response on one of two paths.
         ("wrong", errors(0.5), GOOD, 75),
     ] {
