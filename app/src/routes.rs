@@ -1,10 +1,18 @@
 //! The routes of the app, without I/O: maps a request, and whether the pod is terminating, to a response.
 
+use crate::faults::{Faults, Random};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Bytes,
     header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue},
+};
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 /// A response with its complete body.
@@ -18,12 +26,21 @@ pub(crate) struct App {
     home: Bytes,
     version: Bytes,
     pod: HeaderValue,
+    faults: Faults,
+    random: Random,
+    /// The number of pages requested so far.
+    pages: AtomicU64,
+    leaked: Mutex<Vec<Vec<u8>>>,
 }
 
 impl App {
     /// Creates the app of `version` in the pod named `pod`.
-    pub(crate) fn new(version: &str, pod: &str) -> Self {
+    pub(crate) fn new(version: &str, pod: &str, faults: Faults) -> Self {
         Self {
+            faults,
+            random: Random::default(),
+            pages: AtomicU64::new(0),
+            leaked: Mutex::default(),
             home: format!(
                 "Congratulations! Version {version} of your application is running on Kubernetes.\n"
             )
@@ -51,12 +68,47 @@ impl App {
         response
     }
 
+    /// The time that a response to this path takes.
+    pub(crate) fn delay(&self, path: &str) -> Duration {
+        let is_page = !matches!(strip_prefix(path), "/health" | "/served");
+        let delay = self.faults.response_delay;
+        if is_page && !delay.is_zero() && self.random.chance(self.faults.delay_percent) {
+            delay
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Returns true if the app finishes its requests before it exits.
+    pub(crate) fn drains(&self) -> bool {
+        self.faults.drain
+    }
+
+    /// Returns true if this page is an error by request.
+    fn fails(&self) -> bool {
+        if self.faults.leak > 0 {
+            // Memory that is written to, since other pages would not count.
+            let memory = vec![1; self.faults.leak];
+            self.leaked.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+        }
+        let before = self.pages.fetch_add(1, Ordering::Relaxed);
+        self.faults.fail_after.is_some_and(|limit| before >= limit)
+            || self.random.chance(self.faults.fail_percent)
+    }
+
     fn page(&self, path: &str, terminating: bool) -> FullResponse {
         match strip_prefix(path) {
+            "/" | "/version" if self.fails() => {
+                text(StatusCode::INTERNAL_SERVER_ERROR, "this page has failed\n")
+            }
+            page if self.faults.wrong_page == Some(page) => {
+                text(StatusCode::OK, "Congratulations! You found a bug.\n")
+            }
             "/" => text(StatusCode::OK, self.home.clone()),
             "/version" => text(StatusCode::OK, self.version.clone()),
             "/health" if terminating => text(StatusCode::SERVICE_UNAVAILABLE, "terminating\n"),
             "/health" => Response::new(Full::default()),
+            "/served" => text(StatusCode::OK, format!("{}\n", self.pages.load(Ordering::Relaxed))),
             _ => text(StatusCode::NOT_FOUND, "not found: try /, /version or /health\n"),
         }
     }
@@ -87,10 +139,11 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> FullResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::BodyExt as _;
 
     fn status(method: Method, path: &str, terminating: bool) -> u16 {
         let request = Request::builder().method(method).uri(path).body(()).unwrap();
-        let response = App::new("1.0", "pod-1").respond(&request, terminating);
+        let response = App::new("1.0", "pod-1", Faults::default()).respond(&request, terminating);
         assert_eq!(response.headers()[POD], "pod-1", "every response names its pod");
         assert_eq!(response.headers().contains_key(CONNECTION), terminating);
         response.status().as_u16()
@@ -140,7 +193,45 @@ mod tests {
     }
 
     #[test]
+    fn faults_concern_pages_and_not_health() {
+        let delay = Duration::from_millis(20);
+        let faults =
+            Faults { fail_after: Some(2), leak: 1024, response_delay: delay, ..Faults::default() };
+        let app = App::new("1.0", "pod-1", faults);
+        let status = |path: &str| {
+            let request = Request::builder().uri(path).body(()).unwrap();
+            app.respond(&request, false).status().as_u16()
+        };
+        let paths = ["/version", "/health", "/canary/", "/health", "/", "/health"];
+        assert_eq!(paths.map(status), [200, 200, 200, 200, 500, 200]);
+        assert_eq!(app.leaked.lock().unwrap().iter().map(Vec::len).sum::<usize>(), 3 * 1024);
+        assert_eq!((app.delay("/version"), app.delay("/health")), (delay, Duration::ZERO));
+        assert_eq!(app.pages.load(Ordering::Relaxed), 3, "the number at /served");
+        assert_eq!((status("/served"), app.delay("/served")), (200, Duration::ZERO));
+    }
+
+    #[test]
+    fn wrong_page_has_another_body() {
+        let faults = Faults { wrong_page: Some("/"), ..Faults::default() };
+        let app = App::new("2.0", "pod-1", faults);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let page = |path: &str| {
+            let request = Request::builder().uri(path).body(()).unwrap();
+            let body = app.respond(&request, false).into_body().collect();
+            runtime.block_on(body).unwrap().to_bytes()
+        };
+        for (path, body) in [
+            ("/", "Congratulations! You found a bug.\n"),
+            ("/canary/", "Congratulations! You found a bug.\n"),
+            ("/version", "2.0\n"),
+            ("/served", "3\n"),
+        ] {
+            assert_eq!(page(path), body, "{path}");
+        }
+    }
+
+    #[test]
     fn pod_name_that_is_no_header_value_is_replaced() {
-        assert_eq!(App::new("1.0", "a\nb").pod, "unknown");
+        assert_eq!(App::new("1.0", "a\nb", Faults::default()).pod, "unknown");
     }
 }

@@ -68,7 +68,7 @@ pub async fn check(
         "phase3" => phase3::check(&observed).await?,
         "phase4" => phase4::check(&observed).await?,
         "phase5" => phase5::check(&observed).await?,
-        name => bail!("{name} makes nothing in a namespace; prove it by `cargo xtask lab {name}`"),
+        name => bail!("{name} is not judged by hand; prove it by `cargo xtask lab {name}`"),
     };
     let after = Observed::read(observed.client.clone(), environment, namespace).await?;
     let changed = observed.pods_differ(&after);

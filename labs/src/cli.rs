@@ -148,7 +148,7 @@ struct RunFlags {
     /// Show the run on a live page in a browser on this machine, at this port if one is given
     #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true)]
     ui: Option<Option<u16>>,
-    /// Apply the manifests of this folder, with `lb/` and `ingress/` in it, instead of the environment's
+    /// Apply the manifests of this folder, with `lb/`, `ingress/` and `gateway/` in it, instead of the environment's
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
     /// Directory for diagnostics of failed labs

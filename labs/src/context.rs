@@ -12,10 +12,11 @@ use crate::namespace::OwnedNamespace;
 use crate::record::LabRecord;
 use crate::sampler::{BackgroundTraffic, Counts, Sample, Sampler};
 use crate::selection::Selection;
+use crate::statistics::{Plan, Ratio, Split};
 use crate::step::{self, Target};
 use crate::stepping::Stepping;
 use anyhow::{Context as _, bail};
-use lab_environment::{Environment, Image};
+use lab_environment::{Alternative, Environment, Image};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -305,6 +306,19 @@ impl Context {
     pub fn unsupported(&self, id: &str) -> Option<&str> {
         let unsupported = self.environment.unsupported.iter().find(|claim| claim.claim == id)?;
         Some(&unsupported.reason)
+    }
+
+    /// Plans the sample for a split. `fine` replaces the environment's alternative where requests are
+    /// cheap.
+    pub(crate) fn plan_split(&self, ratio: Ratio, fine: Option<Ratio>) -> anyhow::Result<Split> {
+        let configured = self.environment.alternative;
+        let fine = fine.filter(|_| configured == Alternative::NearestReplica);
+        let alternative = fine.unwrap_or_else(|| ratio.alternative(configured));
+        let split = Split::against(ratio, alternative)
+            .with_context(|| format!("no sample can tell a split of {ratio} from {alternative}"))?;
+        let Plan { n, low, high, .. } = split.plan;
+        tracing::info!(%ratio, %alternative, n, low, high, "sample planned");
+        Ok(split)
     }
 
     /// Sends `n` requests, each on a connection of its own, reporting progress, and keeps the sample

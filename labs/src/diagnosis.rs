@@ -5,7 +5,7 @@ use crate::context::{Context, NODE_PORT};
 use crate::event::Event;
 use crate::expectation::Expectations;
 use crate::fault::Fault;
-use crate::kubernetes::{nodes, pods, service};
+use crate::kubernetes::{gateway, nodes, pods, service};
 use crate::names::NAMESPACE;
 use crate::sampler::Sample;
 use anyhow::Context as _;
@@ -13,7 +13,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Event as ClusterEvent, Node, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
-use kube::api::{ListParams, LogParams};
+use kube::api::{DynamicObject, ListParams, LogParams};
 use kube::{Api, ResourceExt};
 use lab_environment::Environment;
 use serde::Serialize;
@@ -98,7 +98,7 @@ struct Snapshot {
     secrets: BTreeSet<String>,
     events: Vec<ClusterEvent>,
     /// Other objects as YAML, by the name of a file.
-    others: Vec<(&'static str, String)>,
+    others: Vec<(String, String)>,
     /// Logs by pod.
     logs: Vec<(String, String)>,
 }
@@ -133,10 +133,16 @@ impl Snapshot {
         snapshot.nodes = list(Api::all(client.clone())).await.unwrap_or_default();
         let sets = list::<ReplicaSet>(Api::namespaced(client.clone(), namespace)).await;
         snapshot.others = vec![
-            ("deployments", yaml(&snapshot.deployments)),
-            ("replicasets", yaml(&sets.unwrap_or_default())),
-            ("nodes", yaml(&snapshot.nodes)),
+            ("deployments".to_owned(), yaml(&snapshot.deployments)),
+            ("replicasets".to_owned(), yaml(&sets.unwrap_or_default())),
+            ("nodes".to_owned(), yaml(&snapshot.nodes)),
         ];
+        for resource in gateway::kinds() {
+            let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource);
+            if let Ok(objects) = list(api).await {
+                snapshot.others.push((resource.plural, yaml(&objects)));
+            }
+        }
         let pods: Api<Pod> = Api::namespaced(client, namespace);
         for pod in &snapshot.pods {
             let name = pod.name_any();

@@ -28,6 +28,7 @@ pub(crate) fn environment() -> Environment {
         architecture: None,
         pull_secret: None,
         ingress_class: IngressClass::Unnamed,
+        gateway_class: None,
         app: PathBuf::new(),
         docker: false,
         timeouts: Timeouts { rollout: 1, address: 1, request: 1, propagation: 0 },

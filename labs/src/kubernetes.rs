@@ -9,6 +9,7 @@ mod convergence;
 pub(crate) mod deadline;
 pub(crate) mod external;
 mod field_path;
+pub(crate) mod gateway;
 mod ingress_class;
 pub mod manifest;
 pub(crate) mod mutate;

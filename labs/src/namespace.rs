@@ -3,7 +3,7 @@
 
 use crate::{
     kubernetes::{
-        nodes,
+        gateway, nodes,
         wait::{Config, Objects, Progress, until},
     },
     lease::{self, RunLease},
@@ -15,7 +15,7 @@ use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Secret, Service},
     networking::v1::Ingress,
 };
-use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams, Preconditions};
 use kube::runtime::conditions::is_deleted;
 use kube::runtime::wait::await_condition;
 use std::{sync::OnceLock, time::Duration};
@@ -142,6 +142,14 @@ impl OwnedNamespace {
         let ingresses: Api<Ingress> = Api::namespaced(client.clone(), NAMESPACE);
         let deleted = ingresses.delete_collection(&DeleteParams::default(), &all).await;
         deleted.context("failed to delete the Ingresses")?;
+        for resource in gateway::kinds() {
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(client.clone(), NAMESPACE, &resource);
+            let deleted = api.delete_collection(&DeleteParams::default(), &all).await;
+            // Where the Gateway API is not served, there is none.
+            ignore_missing(deleted)
+                .with_context(|| format!("failed to delete the {}", resource.plural))?;
+        }
         delete_pods(client, timeout).await.context("failed to delete the pods")
     }
 

@@ -4,16 +4,27 @@
 
 use crate::lab::Lab;
 
+mod gateway;
 pub mod phase0;
 pub mod phase1;
 pub mod phase2;
 pub mod phase3;
 pub mod phase4;
 pub mod phase5;
+pub mod phase6;
+pub mod phase7;
 
-/// All labs, in the order of the article.
-pub static ALL: &[Lab] =
-    &[phase0::LAB, phase1::LAB, phase2::LAB, phase3::LAB, phase4::LAB, phase5::LAB];
+/// All labs, in the order of the article, and what comes after it.
+pub static ALL: &[Lab] = &[
+    phase0::LAB,
+    phase1::LAB,
+    phase2::LAB,
+    phase3::LAB,
+    phase4::LAB,
+    phase5::LAB,
+    phase6::LAB,
+    phase7::LAB,
+];
 
 /// Returns the lab of that name.
 pub fn find(name: &str) -> Option<&'static Lab> {

@@ -11,6 +11,8 @@ mod sample;
 mod session;
 mod target;
 mod tls;
+mod user;
+mod visit;
 
 pub(crate) use background::BackgroundTraffic;
 pub use generator::Sampler;
@@ -18,6 +20,8 @@ pub use response::{Failure, Reply, Response};
 pub use sample::{Counts, Observation, Sample};
 pub use session::Session;
 pub use tls::{Certificate, Tls};
+pub(crate) use user::User;
+pub(crate) use visit::{Visit, visit};
 
 #[cfg(test)]
 mod tests;

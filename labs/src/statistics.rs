@@ -114,6 +114,28 @@ impl Plan {
         self.rejection_probability(self.alternative).unwrap_or(0.0)
     }
 
+    /// Judges `hits` among `total` requests, or whatever is counted. A sample of another size than planned
+    /// fails: the test says nothing about it. `alternative` names the alternative hypothesis.
+    pub(crate) fn judge(&self, what: &str, alternative: &str, hits: u64, total: u64) -> Verdict {
+        let Self { n, low, high, level, share, .. } = *self;
+        if total != n {
+            return Verdict::fails(format!(
+                "{total} requests instead of the {n} that were planned"
+            ));
+        }
+        let measured = 100.0 * hits as f64 / n as f64;
+        // Truncated, so that the power is never overstated.
+        let power = (self.power() * 1000.0).floor() / 10.0;
+        let evidence = format!(
+            "{what} {hits} of {n} = {measured:.2}%; {}% accepts {low}..{high} \
+             (false alarm {:e}, {alternative} is caught with {power:.1}%)",
+            short(100.0 * share),
+            level.alpha,
+        );
+        Verdict::of(self.accepts(hits), evidence)
+            .with(serde_json::json!({ "hits": hits, "total": total, "plan": self }))
+    }
+
     fn rejection_probability(&self, share: f64) -> Option<f64> {
         let hits = Binomial::new(share, self.n).ok()?;
         let below = self.low.checked_sub(1).map_or(0.0, |k| hits.cdf(k));
@@ -211,24 +233,14 @@ impl Split {
     /// Judges `hits` of the canary among `total` requests. A sample of another size than planned fails:
     /// the test says nothing about it.
     pub(crate) fn judge(&self, version: &str, hits: u64, total: u64) -> Verdict {
-        let Plan { n, low, high, level, share, .. } = self.plan;
-        if total != n {
-            return Verdict::fails(format!(
-                "{total} requests instead of the {n} that were planned"
-            ));
+        let alternative = format!("a {} split", self.alternative);
+        let verdict = self.plan.judge(&format!("{version} took"), &alternative, hits, total);
+        match total == self.plan.n {
+            true => {
+                verdict.with(serde_json::json!({ "hits": hits, "total": total, "split": self }))
+            }
+            false => verdict,
         }
-        let measured = 100.0 * hits as f64 / n as f64;
-        // Truncated, so that the power is never overstated.
-        let power = (self.plan.power() * 1000.0).floor() / 10.0;
-        let evidence = format!(
-            "{version} took {hits} of {n} = {measured:.2}%; {}% accepts {low}..{high} \
-             (false alarm {:e}, a {} split is caught with {power:.1}%)",
-            short(100.0 * share),
-            level.alpha,
-            self.alternative,
-        );
-        Verdict::of(self.plan.accepts(hits), evidence)
-            .with(serde_json::json!({ "hits": hits, "total": total, "split": self }))
     }
 }
 

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 /// The phases in the order of the article. The labs implement them; `xtask` checks names against them
 /// before it builds the labs.
-pub const PHASES: [&str; 6] = ["phase0", "phase1", "phase2", "phase3", "phase4", "phase5"];
+pub const PHASES: [&str; 8] =
+    ["phase0", "phase1", "phase2", "phase3", "phase4", "phase5", "phase6", "phase7"];
 
 /// The number of files that a run on the embedded cluster must be allowed to open. With fewer, requests
 /// fail that have nothing to do with the claims: phase 4 needs more than 512.
@@ -25,7 +26,7 @@ pub struct Environment {
     pub kubeconfig: PathBuf,
     /// Seconds from the provider's start until the API server responded; `None` if it already ran.
     pub started_in: Option<f64>,
-    /// The folder that holds `lb/` and `ingress/`.
+    /// The folder that holds `lb/`, `ingress/` and `gateway/`.
     pub manifests: PathBuf,
     /// The two versions of the app, stable first.
     pub images: Vec<Image>,
@@ -40,6 +41,8 @@ pub struct Environment {
     pub pull_secret: Option<PathBuf>,
     /// The class of the labs' Ingress, and how the Ingress names it.
     pub ingress_class: IngressClass,
+    /// The class of the labs' Gateway; `None` for the only one that the cluster has.
+    pub gateway_class: Option<String>,
     /// The crate that both versions are built from, for the claims about its source.
     pub app: PathBuf,
     /// Whether a Docker engine is available, so that images can be run there as well.

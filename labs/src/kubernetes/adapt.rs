@@ -1,7 +1,7 @@
-//! Adapts manifests to the target cluster: image names, pull policy and secret, preStop sleep and Ingress
-//! class. Everything else is applied as written.
+//! Adapts manifests to the target cluster: image names, pull policy and secret, preStop sleep, and the
+//! classes of Ingress and Gateway. Everything else is applied as written.
 
-use super::{ingress_class, pull_secret};
+use super::{gateway, ingress_class, pull_secret};
 use lab_environment::Environment;
 use serde_json::{Map, Value, json};
 
@@ -18,6 +18,7 @@ pub(crate) fn adapt(object: &mut Value, environment: &Environment) {
     if object.get("kind").is_some_and(|kind| kind == "Ingress") {
         ingress_class::set_class(object, &environment.ingress_class);
     }
+    gateway::set_class(object, environment.gateway_class.as_ref());
 }
 
 /// Sets image name and pull policy of every container that runs one of the environment's images, and adds

@@ -49,6 +49,7 @@ pub(crate) fn manifests(environment: &Environment, file: &str) -> anyhow::Result
 const PRODUCTION: (&str, &str) = ("Deployment", "kubeapp-production");
 const CANARY: (&str, &str) = ("Deployment", "kubeapp-canary");
 const INGRESS: (&str, &str) = ("Ingress", "app-ingress");
+const ROUTE: (&str, &str) = ("HTTPRoute", "app-route");
 
 /// The objects, kind and name, that the phases and the docs refer to, by file.
 const REQUIRED: &[(&str, &[(&str, &str)])] = &[
@@ -61,6 +62,19 @@ const REQUIRED: &[(&str, &[(&str, &str)])] = &[
     ("ingress/app-ingress-canary.yml", &[INGRESS]),
     ("ingress/app-ingress-fanout.yml", &[INGRESS]),
     ("ingress/app-ingress-tls.yml", &[INGRESS]),
+    ("gateway/gateway.yml", &[("Gateway", "app-gateway")]),
+    ("gateway/route-0.yml", &[ROUTE]),
+    ("gateway/route-1.yml", &[ROUTE]),
+    ("gateway/route-5.yml", &[ROUTE]),
+    ("gateway/route-10.yml", &[ROUTE]),
+    ("gateway/route-25.yml", &[ROUTE]),
+    ("gateway/route-50.yml", &[ROUTE]),
+    ("gateway/route-100.yml", &[ROUTE]),
+    ("gateway/route-header.yml", &[ROUTE]),
+    ("gateway/route-cookie.yml", &[ROUTE]),
+    ("gateway/route-mirror.yml", &[ROUTE]),
+    ("gateway/route-one-way.yml", &[ROUTE]),
+    ("gateway/route-sticky.yml", &[ROUTE]),
 ];
 
 impl NamespaceClient {

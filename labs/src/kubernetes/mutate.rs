@@ -1,4 +1,4 @@
-//! Edits manifests on purpose, for claims about pods that do not become ready.
+//! Edits manifests on purpose: for claims about pods that do not become ready, or about single pods.
 
 use serde_json::{Value, json};
 
@@ -14,6 +14,11 @@ pub(crate) fn sibling(deployment: &mut Value, name: &str, env: &str) {
     {
         set(deployment, &format!("{labels}/env"), json!(env));
     }
+}
+
+/// Leaves a Deployment a single pod.
+pub(crate) fn single(object: &mut Value) {
+    set(object, "/spec/replicas", json!(1));
 }
 
 /// Points the readiness probe at a missing path, so that pods run but never become ready.

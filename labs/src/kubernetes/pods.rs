@@ -1,6 +1,7 @@
 //! Pods: their readiness, owners, container problems and events.
 
 use super::{
+    external::PROBE_INTERVAL,
     namespace_client::NamespaceClient,
     wait::{self, Objects, Progress, WaitError, until},
 };
@@ -20,7 +21,7 @@ use kube::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Returns true if the pod's condition `Ready` is true.
@@ -207,6 +208,58 @@ pub(crate) fn last_start_failure(pod: &str, events: &[Event]) -> Option<String> 
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl NamespaceClient {
+    /// Waits until no pod is ending.
+    ///
+    /// # Errors
+    /// See [`WaitError`].
+    pub(crate) async fn wait_none_ending(&self) -> Result<(), WaitError> {
+        let all = wait::Config::default();
+        until(self.api(), all, "end of the pods", self.rollout(), |pods: &Objects<Pod>| match pods
+            .values()
+            .find(|pod| is_terminating(pod))
+        {
+            Some(pod) => Progress::Pending(format!("{} is ending", pod.name_any())),
+            None => Progress::Done(()),
+        })
+        .await
+    }
+
+    /// Returns the number of requests that a pod of the app has served, without those of probes. Sent
+    /// through the API server, past every proxy that is under test.
+    pub(crate) async fn served(&self, pod: &str) -> anyhow::Result<u64> {
+        let namespace = self.name();
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:8080/proxy/served");
+        let request = http::Request::get(path).body(Vec::new())?;
+        let text = self.client.request_text(request).await;
+        let text = text.with_context(|| format!("failed to ask pod {pod} for /served"))?;
+        text.trim().parse().with_context(|| format!("pod {pod} responds `{}`", text.trim()))
+    }
+
+    /// Waits until a pod of the app has served as many requests, and returns their number.
+    ///
+    /// # Errors
+    /// See [`WaitError`].
+    pub(crate) async fn wait_served(&self, pod: &str, count: u64) -> Result<u64, WaitError> {
+        let awaited = format!("{count} requests at pod {pod}");
+        let (after, started) = (self.request, Instant::now());
+        let mut pace = tokio::time::interval(PROBE_INTERVAL);
+        loop {
+            pace.tick().await;
+            match self.served(pod).await {
+                Err(source) => return Err(WaitError::Environment { awaited, source }),
+                Ok(served) if served >= count => return Ok(served),
+                Ok(served) if started.elapsed() > after => {
+                    return Err(WaitError::TimedOut {
+                        awaited,
+                        last_seen: served.to_string(),
+                        after,
+                    });
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
     /// Lists the pods with these labels (`app=kubeapp,env=canary`), without terminating ones.
     pub(crate) async fn pods(&self, labels: &str) -> anyhow::Result<Vec<Pod>> {
         let pods = self.api::<Pod>().list(&ListParams::default().labels(labels)).await;

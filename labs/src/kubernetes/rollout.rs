@@ -150,6 +150,32 @@ impl NamespaceClient {
         patched.with_context(|| format!("failed to patch the template of {name}"))
     }
 
+    /// `kubectl set env deployment/NAME A=1 B-`: a variable without a value is removed.
+    pub(crate) async fn set_env(
+        &self,
+        name: &str,
+        container: &str,
+        variables: &[(&str, Option<&str>)],
+    ) -> anyhow::Result<()> {
+        let text = variables.iter().map(|(variable, value)| match value {
+            Some(value) => format!("{variable}={value}"),
+            None => format!("{variable}-"),
+        });
+        let text = text.collect::<Vec<_>>().join(" ");
+        self.performs(format!("set env deployment/{name} {text}"));
+        let env: Vec<_> = variables
+            .iter()
+            .map(|(variable, value)| match value {
+                Some(value) => json!({"name": variable, "value": value}),
+                None => json!({"name": variable, "$patch": "delete"}),
+            })
+            .collect();
+        let containers = json!([{"name": container, "env": env}]);
+        let template = json!({"spec": {"template": {"spec": {"containers": containers}}}});
+        let patched = self.patch(name, Patch::Strategic(template)).await;
+        patched.with_context(|| format!("failed to set {text} of {name}"))
+    }
+
     async fn patch(&self, name: &str, patch: Patch<serde_json::Value>) -> anyhow::Result<()> {
         self.api::<Deployment>().patch(name, &self.patch_params(), &patch).await?;
         Ok(())

@@ -234,7 +234,9 @@ mod tests {
 
     #[test]
     fn page_needs_status_200_and_the_right_body() {
-        let response = |status, body: &str| Ok(Response { status, body: body.as_bytes().to_vec() });
+        let response = |status, body: &str| {
+            Ok(Response { status, headers: Vec::new(), body: body.as_bytes().to_vec() })
+        };
         let right = |r: &Response| r.body == b"1.0\n";
         let judge = |p: Page| all([page("1.0", &p, right)].into_iter()).outcome;
         assert_eq!(judge(response(200, "1.0\n")), Outcome::Holds);

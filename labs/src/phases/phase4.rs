@@ -11,13 +11,12 @@ use crate::kubernetes::{
 };
 use crate::lab::Lab;
 use crate::sampler::Sampler;
-use crate::statistics::{Plan, Ratio, Split};
+use crate::statistics::Ratio;
 use crate::step::Step;
 use crate::verdicts;
 use anyhow::Context as _;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
 use kube::ResourceExt;
-use lab_environment::Alternative;
 use std::collections::BTreeSet;
 
 mod steps;
@@ -210,7 +209,7 @@ impl Phase4<'_> {
             return Ok(());
         }
         let version = &context.canary()?.version;
-        let split = self.plan(ARTICLE, None)?;
+        let split = context.plan_split(ARTICLE, None)?;
         let _step = context
             .step_as(&steps::QUARTER, format!("send {} requests at {ARTICLE}", split.plan.n))
             .await;
@@ -242,7 +241,7 @@ impl Phase4<'_> {
         let version = &context.canary()?.version;
         let mut verdicts = Vec::new();
         for (ratio, alternative, step) in OTHERS {
-            let split = self.plan(ratio, Some(alternative))?;
+            let split = context.plan_split(ratio, Some(alternative))?;
             let _step = context
                 .step_as(step, format!("scale to {ratio}, send {} requests", split.plan.n))
                 .await;
@@ -400,19 +399,6 @@ impl Phase4<'_> {
         let count = usize::try_from(count)?;
         Ok(split_infra_errors(self.namespace.wait_ready_pods(labels, count, &none).await)?
             .map(drop))
-    }
-
-    /// Plans the sample for a ratio. `fine` replaces the environment's alternative where requests are
-    /// cheap.
-    fn plan(&self, ratio: Ratio, fine: Option<Ratio>) -> anyhow::Result<Split> {
-        let configured = self.context.environment().alternative;
-        let fine = fine.filter(|_| configured == Alternative::NearestReplica);
-        let alternative = fine.unwrap_or_else(|| ratio.alternative(configured));
-        let split = Split::against(ratio, alternative)
-            .with_context(|| format!("no sample can tell a split of {ratio} from {alternative}"))?;
-        let Plan { n, low, high, .. } = split.plan;
-        tracing::info!(%ratio, %alternative, n, low, high, "sample planned");
-        Ok(split)
     }
 
     async fn service(&self) -> anyhow::Result<Service> {

@@ -32,7 +32,7 @@ impl Sampler {
     /// request must end within `timeout`.
     pub fn new(address: SocketAddr, host: &str, path: &str, timeout: Duration) -> Self {
         let (host, path) = (Some(host.to_owned()), path.to_owned());
-        let target = Target { address, host, path, tls: None };
+        let target = Target { address, host, path, tls: None, headers: Vec::new() };
         Self { request: target.request(false), target, timeout, in_flight: 8 }
     }
 
@@ -75,6 +75,14 @@ impl Sampler {
     #[must_use]
     pub(crate) fn path(self, path: &str) -> Self {
         let target = Target { path: path.to_owned(), ..self.target };
+        Self { request: target.request(false), target, ..self }
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub(crate) fn header(self, name: &str, value: &str) -> Self {
+        let mut target = self.target;
+        target.headers.push((name.to_owned(), value.to_owned()));
         Self { request: target.request(false), target, ..self }
     }
 

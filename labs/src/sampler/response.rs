@@ -17,8 +17,40 @@ pub struct Reply {
 pub struct Response {
     /// The status code.
     pub status: u16,
+    /// The headers, in order.
+    pub headers: Vec<(String, String)>,
     /// The body, with chunks joined.
     pub body: Vec<u8>,
+}
+
+impl Response {
+    /// The values of the headers of that name.
+    pub(crate) fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
+        let named = move |(key, _): &&(String, String)| key.eq_ignore_ascii_case(name);
+        self.headers.iter().filter(named).map(|(_, value)| &**value)
+    }
+
+    /// The value of the first header of that name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers(name).next()
+    }
+
+    /// The body without its final newline, if the response is good and its body reads like a version.
+    pub(crate) fn version(&self) -> Option<&str> {
+        let text = std::str::from_utf8(&self.body).ok().filter(|_| self.status == 200)?;
+        version_of(text)
+    }
+}
+
+/// Returns the text without its final newline if it reads like a version.
+pub(super) fn version_of(text: &str) -> Option<&str> {
+    Some(text.strip_suffix('\n').unwrap_or(text)).filter(|text| is_version(text))
+}
+
+fn is_version(text: &str) -> bool {
+    let short = !text.is_empty() && text.len() <= 32;
+    short
+        && text.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The reason why a request had no good response.
@@ -77,3 +109,22 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_must_be_dotted_digits() {
+        for (text, version) in [
+            ("1.0", true),
+            ("2", true),
+            ("1..0", false),
+            ("", false),
+            ("v1.0", false),
+            ("1.0 ", false),
+        ] {
+            assert_eq!(is_version(text), version, "{text:?}");
+        }
+    }
+}

@@ -14,6 +14,8 @@ pub(super) struct Target {
     pub(super) host: Option<String>,
     pub(super) path: String,
     pub(super) tls: Option<Tls>,
+    /// Further headers.
+    pub(super) headers: Vec<(String, String)>,
 }
 
 impl Target {
@@ -21,13 +23,14 @@ impl Target {
     pub(super) fn request(&self, keep: bool) -> Vec<u8> {
         let Self { path, .. } = self;
         let connection = if keep { "keep-alive" } else { "close" };
-        match &self.host {
-            Some(host) => {
-                format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: {connection}\r\n\r\n")
-            }
-            None => format!("GET {path} HTTP/1.0\r\nConnection: {connection}\r\n\r\n"),
-        }
-        .into_bytes()
+        let (version, host) = match &self.host {
+            Some(host) => ("HTTP/1.1", format!("Host: {host}\r\n")),
+            None => ("HTTP/1.0", String::new()),
+        };
+        let headers = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let headers: String = headers.collect();
+        format!("GET {path} {version}\r\n{host}Connection: {connection}\r\n{headers}\r\n")
+            .into_bytes()
     }
 
     pub(super) async fn dial(&self) -> Result<TcpStream, Failure> {

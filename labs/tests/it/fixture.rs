@@ -27,6 +27,7 @@ pub(crate) struct Fixture {
     /// The environment that the labs read.
     pub(crate) environment: Environment,
     nodes: u8,
+    gateway_api: bool,
     selection: Selection,
 }
 
@@ -43,7 +44,7 @@ impl Fixture {
     pub(crate) fn new() -> Self {
         let folder = Folder::new();
         let manifests = folder.0.join("manifests");
-        for kind in ["lb", "ingress"] {
+        for kind in ["lb", "ingress", "gateway"] {
             let copies = manifests.join(kind);
             fs::create_dir_all(&copies).expect("a folder for manifests");
             for file in fs::read_dir(repository().join("manifests").join(kind)).expect("manifests")
@@ -64,13 +65,14 @@ impl Fixture {
             architecture: None,
             pull_secret: None,
             ingress_class: IngressClass::Unnamed,
+            gateway_class: Some("kube-embedded".into()),
             app: repository().join("app"),
             docker: false,
             timeouts: Timeouts { rollout: 20, address: 10, request: 5, propagation: 0 },
             alternative: Alternative::Even,
             unsupported: vec![],
         };
-        Self { folder, environment, nodes: 3, selection: Selection::default() }
+        Self { folder, environment, nodes: 3, gateway_api: true, selection: Selection::default() }
     }
 
     /// Plans samples that reveal one replica too many or too few, as on a cluster where requests are cheap.
@@ -100,6 +102,12 @@ impl Fixture {
     /// Sets the Ingress class.
     pub(crate) fn with_ingress_class(mut self, class: IngressClass) -> Self {
         self.environment.ingress_class = class;
+        self
+    }
+
+    /// Has a cluster that does not serve the Gateway API.
+    pub(crate) fn without_gateway_api(mut self) -> Self {
+        (self.gateway_api, self.environment.gateway_class) = (false, None);
         self
     }
 
@@ -226,6 +234,7 @@ impl Fixture {
             nodes: self.nodes,
             images: images.collect(),
             state_dir: Some(self.folder.0.clone()),
+            gateway_api: self.gateway_api,
             ..Config::default()
         })
         .await

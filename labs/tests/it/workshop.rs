@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(90);
 async fn runner_performs_exactly_the_commands_of_the_steps() {
     let fixture = Fixture::new().with_embedded_timeouts();
     let cluster = fixture.cluster().await;
-    for name in ["phase0", "phase2", "phase3", "phase4", "phase5"] {
+    for name in ["phase0", "phase2", "phase3", "phase4", "phase5", "phase6", "phase7"] {
         let run = fixture.run(name, std::future::pending()).await;
         assert_eq!(run.exit(), Exit::Holds, "{name}: {}", run.errors());
         let lab = phases::find(name).expect("a lab");
@@ -43,11 +43,17 @@ async fn runner_performs_exactly_the_commands_of_the_steps() {
             let step = lab.steps.iter().find(|step| step.id == id).expect("a step of the lab");
             let listed: Vec<String> =
                 step.commands.iter().filter_map(|command| command.performed(target)).collect();
-            assert_eq!(commands.len(), listed.len(), "{name} {id}: {commands:?}");
-            for (command, listed) in commands.iter().zip(&listed) {
+            // A bad release goes through as many stages as it gets, so some commands may be left out.
+            let in_part = name == "phase7";
+            assert!(in_part || commands.len() == listed.len(), "{name} {id}: {commands:?}");
+            let mut rest = listed.iter();
+            for command in &commands {
                 // A name that only the cluster knows.
-                let fixed = listed.split("$(").next().unwrap_or(listed);
-                assert!(command.starts_with(fixed), "{name} {id}: {command} instead of {listed}");
+                let is = |listed: &&String| {
+                    command.starts_with(listed.split("$(").next().unwrap_or(listed))
+                };
+                let found = if in_part { rest.find(is) } else { rest.next().filter(is) };
+                assert!(found.is_some(), "{name} {id}: {command}, not one of {listed:?} in order");
             }
         }
     }

@@ -28,6 +28,9 @@ pub(crate) struct ClusterFlags {
     /// Ingress class to use in phase 5, e.g. `nginx`, `gce`, `gce-internal` (not with `embedded`)
     #[arg(long, value_name = "NAME")]
     pub(crate) ingress_class: Option<String>,
+    /// Gateway class to use in phases 6 and 7, e.g. `traefik` [default: the only one of the cluster]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) gateway_class: Option<String>,
     /// Answer yes to all prompts; required when stdin is not a terminal
     #[arg(long)]
     pub(crate) yes: bool,
@@ -89,6 +92,7 @@ impl ClusterFlags {
             edge: self.edge,
             pull_secret: self.pull_secret.clone(),
             ingress_class: self.ingress_class.clone(),
+            gateway_class: self.gateway_class.clone(),
             yes: self.yes,
             force: self.force,
             ..Self::default()
@@ -130,6 +134,7 @@ impl ClusterFlags {
             registry,
             pull_secret,
             ingress_class,
+            gateway_class,
             yes: _,
             force: _,
             create: CreateFlags { name, project, location, standard, nodes, ttl },
@@ -142,6 +147,7 @@ impl ClusterFlags {
             ("--registry", registry.is_some()),
             ("--pull-secret", pull_secret.is_some()),
             ("--ingress-class", ingress_class.is_some()),
+            ("--gateway-class", gateway_class.is_some()),
             ("--name", name.is_some()),
             ("--project", project.is_some()),
             ("--location", location.is_some()),

@@ -190,6 +190,7 @@ impl ClusterGuard {
             },
             pull_secret: pull_secret.transpose()?,
             ingress_class: self.spec.overrides.ingress_class(),
+            gateway_class: self.spec.overrides.gateway_class(provider.gateway_class()),
             app: project.root.join("app"),
             docker,
             timeouts: profile.timeouts,

@@ -57,6 +57,11 @@ pub(crate) trait Provider: Sync {
     /// Resolves the flags; invalid ones are usage errors.
     fn spec(&self, flags: &ClusterFlags) -> Result<Spec>;
 
+    /// The Gateway class that the cluster has for certain.
+    fn gateway_class(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Returns what differs from other clusters for the labs.
     fn profile(&self, spec: &Spec) -> ClusterProfile;
 

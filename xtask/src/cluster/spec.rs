@@ -10,7 +10,7 @@ use std::path;
 /// The default name of a cluster.
 pub(crate) const DEFAULT_NAME: &str = "canary-labs";
 
-/// The value `none` of `--registry`, `--pull-secret` and `--ingress-class`.
+/// The value `none` of `--registry`, `--pull-secret`, `--ingress-class` and `--gateway-class`.
 pub(crate) const NONE: &str = "none";
 
 /// A requested cluster.
@@ -60,6 +60,7 @@ pub(crate) struct Overrides {
     /// The source of the credentials that nodes pull with.
     pub(crate) pull_secret: Option<String>,
     pub(crate) ingress_class: Option<String>,
+    pub(crate) gateway_class: Option<String>,
     /// True if our edge gives load balancers and Ingresses their addresses.
     pub(crate) edge: bool,
 }
@@ -73,6 +74,7 @@ impl Overrides {
         Self {
             pull_secret: flags.pull_secret.as_deref().map(absolute_pull_secret),
             ingress_class: flags.ingress_class.clone(),
+            gateway_class: flags.gateway_class.clone(),
             edge: flags.edge,
         }
     }
@@ -86,6 +88,7 @@ impl Overrides {
         Self {
             pull_secret: merge(&self.pull_secret, &previous.pull_secret),
             ingress_class: merge(&self.ingress_class, &previous.ingress_class),
+            gateway_class: merge(&self.gateway_class, &previous.gateway_class),
             edge: self.edge || previous.edge,
         }
     }
@@ -99,6 +102,11 @@ impl Overrides {
             }
             Some(name) => IngressClass::Field(name.clone()),
         }
+    }
+
+    /// Returns the Gateway class: the requested one, else the provider's own.
+    pub(crate) fn gateway_class(&self, default: Option<&str>) -> Option<String> {
+        self.gateway_class.clone().or_else(|| default.map(Into::into))
     }
 
     /// Returns a warning for settings that need manual setup.
@@ -123,6 +131,11 @@ impl Overrides {
                 |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
             !name.is_empty() && name.chars().all(allowed)
         };
+        if let Some(name) = self.gateway_class.as_ref().filter(|name| !is_name(name)) {
+            bail!(Failure::Usage(format!(
+                "`{name}` is not a valid Gateway class; `kubectl get gatewayclass` lists them"
+            )));
+        }
         if let Some(name) = self.ingress_class.as_ref().filter(|name| !is_name(name)) {
             bail!(Failure::Usage(format!(
                 "`{name}` is not a valid Ingress class; `kubectl get ingressclass` lists them, and \
@@ -149,7 +162,7 @@ mod tests {
     fn overrides_take_precedence_and_none_unsets() {
         let overrides = |value: Option<&str>| {
             let (pull_secret, ingress_class) = (value.map(Into::into), value.map(Into::into));
-            Overrides { pull_secret, ingress_class, edge: false }
+            Overrides { pull_secret, ingress_class, gateway_class: None, edge: false }
         };
         for (new, previous, expected) in [
             (None, None, None),
@@ -177,6 +190,8 @@ mod tests {
             (class("public-2.nginx"), None, true),
             (class("Nginx"), None, false),
             (class(""), None, false),
+            (Overrides { gateway_class: Some("traefik".into()), ..secret() }, None, true),
+            (Overrides { gateway_class: Some("A b".into()), ..secret() }, None, false),
         ] {
             assert_eq!(overrides.check(registry).is_ok(), valid, "{overrides:?} {registry:?}");
         }

@@ -70,7 +70,7 @@ pub(super) struct Lab {
     junit: Option<PathBuf>,
     #[command(flatten)]
     reports: Reports,
-    /// Apply the manifests of this folder, with `lb/` and `ingress/` in it
+    /// Apply the manifests of this folder, with `lb/`, `ingress/` and `gateway/` in it
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
 }

@@ -80,7 +80,14 @@ impl Provider for Current {
     }
 
     fn flags(&self) -> &'static [&'static str] {
-        &["--context", "--edge", "--registry", "--pull-secret", "--ingress-class"]
+        &[
+            "--context",
+            "--edge",
+            "--registry",
+            "--pull-secret",
+            "--ingress-class",
+            "--gateway-class",
+        ]
     }
 
     fn checks(&self) -> &'static [Check] {

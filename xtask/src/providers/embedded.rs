@@ -105,6 +105,10 @@ impl Provider for Embedded {
         }
     }
 
+    fn gateway_class(&self) -> Option<&'static str> {
+        Some("kube-embedded")
+    }
+
     fn exists(&self, context: &ProviderContext) -> Result<bool> {
         self.is_running(context.folder)
     }
@@ -354,6 +358,7 @@ fn serve(context: &ProviderContext) -> CommandLine {
         .path("--state", &state_dir(context.folder))
         .path("--images", &context.project.images())
         .path("--status-file", &status_file(context.folder))
+        .args(["--gateway-api"])
         .opt_flag("--sandbox", context.spec.sandbox.clone());
     match context.persistent {
         true => line,

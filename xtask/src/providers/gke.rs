@@ -101,6 +101,7 @@ impl Provider for Gke {
             "--registry",
             "--pull-secret",
             "--ingress-class",
+            "--gateway-class",
             "--project",
             "--location",
             "--standard",

@@ -101,7 +101,7 @@ impl Provider for K3s {
     }
 
     fn flags(&self) -> &'static [&'static str] {
-        &["--name", "--image", "--ingress-class"]
+        &["--name", "--image", "--ingress-class", "--gateway-class"]
     }
 
     fn checks(&self) -> &'static [Check] {

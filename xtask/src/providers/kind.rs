@@ -94,7 +94,7 @@ impl Provider for Kind {
     }
 
     fn flags(&self) -> &'static [&'static str] {
-        &["--name", "--image", "--ingress-class"]
+        &["--name", "--image", "--ingress-class", "--gateway-class"]
     }
 
     fn checks(&self) -> &'static [Check] {

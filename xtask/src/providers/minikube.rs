@@ -83,7 +83,7 @@ impl Provider for Minikube {
     }
 
     fn flags(&self) -> &'static [&'static str] {
-        &["--name", "--image", "--ingress-class"]
+        &["--name", "--image", "--ingress-class", "--gateway-class"]
     }
 
     fn checks(&self) -> &'static [Check] {

@@ -141,7 +141,7 @@ fn invalid_usage_exits_2_with_a_suggestion() {
         ("lba phase4", "a similar subcommand exists: 'lab'"),
         (
             "lab",
-            "no phase given; the phases are phase0, phase1, phase2, phase3, phase4, phase5, all",
+            "no phase given; the phases are phase0, phase1, phase2, phase3, phase4, phase5, phase6, phase7, all",
         ),
         ("lab all --on kint", "a similar value exists: 'kind'"),
         ("lab all --sandbox none", "[possible values: auto, namespaced, plain]"),
