@@ -4,9 +4,11 @@
 //! It is pid 1 of a container that contains nothing else, so it handles signals itself. It shuts down gracefully,
 //! as Kubernetes expects of a pod: see [`server`].
 
+mod faults;
 mod routes;
 mod server;
 
+use faults::Faults;
 use routes::App;
 use std::{
     env,
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), String> {
     let address = address(env::var("POD_IP").ok(), env::var("PORT").ok())?;
+    let faults = Faults::read(|name| env::var(name).ok())?;
     // One thread: in the labs, four pods share two cores.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -50,13 +53,18 @@ fn run() -> Result<(), String> {
         // Before the first connection: pid 1 ignores a SIGTERM that it does not handle.
         let terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut stop = server::Stop { terminate, interrupt };
+        if !faults.start_delay.is_zero() && stop.requested_within(faults.start_delay).await {
+            log(&format!("kubeapp {VERSION} stopped before it listened"));
+            return Ok(());
+        }
         let listener = TcpListener::bind(address)
             .await
             .map_err(|e| format!("failed to listen on {address}: {e}"))?;
         let address = listener.local_addr().unwrap_or(address);
         log(&format!("kubeapp {VERSION} listens on http://{address}"));
-        let app = App::new(VERSION, &pod_name());
-        let end = server::run(listener, app, server::Stop { terminate, interrupt }).await;
+        let app = App::new(VERSION, &pod_name(), faults);
+        let end = server::run(listener, app, stop).await;
         log(&format!("kubeapp {VERSION} stopped, {end}"));
         Ok(())
     })

@@ -1,10 +1,18 @@
 //! The routes of the app, without I/O: maps a request, and whether the pod is terminating, to a response.
 
+use crate::faults::Faults;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Bytes,
     header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue},
+};
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 /// A response with its complete body.
@@ -18,12 +26,19 @@ pub(crate) struct App {
     home: Bytes,
     version: Bytes,
     pod: HeaderValue,
+    faults: Faults,
+    /// The number of pages requested so far.
+    pages: AtomicU64,
+    leaked: Mutex<Vec<Vec<u8>>>,
 }
 
 impl App {
     /// Creates the app of `version` in the pod named `pod`.
-    pub(crate) fn new(version: &str, pod: &str) -> Self {
+    pub(crate) fn new(version: &str, pod: &str, faults: Faults) -> Self {
         Self {
+            faults,
+            pages: AtomicU64::new(0),
+            leaked: Mutex::default(),
             home: format!(
                 "Congratulations! Version {version} of your application is running on Kubernetes.\n"
             )
@@ -51,8 +66,32 @@ impl App {
         response
     }
 
+    /// The time that a response to this path takes.
+    pub(crate) fn delay(&self, path: &str) -> Duration {
+        if strip_prefix(path) == "/health" { Duration::ZERO } else { self.faults.response_delay }
+    }
+
+    /// Returns true if the app finishes its requests before it exits.
+    pub(crate) fn drains(&self) -> bool {
+        self.faults.drain
+    }
+
+    /// Returns true if this page is an error by request.
+    fn fails(&self) -> bool {
+        if self.faults.leak > 0 {
+            // Memory that is written to, since other pages would not count.
+            let memory = vec![1; self.faults.leak];
+            self.leaked.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+        }
+        let before = self.pages.fetch_add(1, Ordering::Relaxed);
+        self.faults.fail_after.is_some_and(|limit| before >= limit)
+    }
+
     fn page(&self, path: &str, terminating: bool) -> FullResponse {
         match strip_prefix(path) {
+            "/" | "/version" if self.fails() => {
+                text(StatusCode::INTERNAL_SERVER_ERROR, "this page has failed\n")
+            }
             "/" => text(StatusCode::OK, self.home.clone()),
             "/version" => text(StatusCode::OK, self.version.clone()),
             "/health" if terminating => text(StatusCode::SERVICE_UNAVAILABLE, "terminating\n"),
@@ -90,7 +129,7 @@ mod tests {
 
     fn status(method: Method, path: &str, terminating: bool) -> u16 {
         let request = Request::builder().method(method).uri(path).body(()).unwrap();
-        let response = App::new("1.0", "pod-1").respond(&request, terminating);
+        let response = App::new("1.0", "pod-1", Faults::default()).respond(&request, terminating);
         assert_eq!(response.headers()[POD], "pod-1", "every response names its pod");
         assert_eq!(response.headers().contains_key(CONNECTION), terminating);
         response.status().as_u16()
@@ -140,7 +179,27 @@ mod tests {
     }
 
     #[test]
+    fn faults_concern_pages_and_not_health() {
+        let delay = Duration::from_millis(20);
+        let faults = Faults {
+            fail_after: Some(2),
+            leak: 1024,
+            response_delay: delay,
+            ..Faults::default()
+        };
+        let app = App::new("1.0", "pod-1", faults);
+        let status = |path: &str| {
+            let request = Request::builder().uri(path).body(()).unwrap();
+            app.respond(&request, false).status().as_u16()
+        };
+        let paths = ["/version", "/health", "/canary/", "/health", "/", "/health"];
+        assert_eq!(paths.map(status), [200, 200, 200, 200, 500, 200]);
+        assert_eq!(app.leaked.lock().unwrap().iter().map(Vec::len).sum::<usize>(), 3 * 1024);
+        assert_eq!((app.delay("/version"), app.delay("/health")), (delay, Duration::ZERO));
+    }
+
+    #[test]
     fn pod_name_that_is_no_header_value_is_replaced() {
-        assert_eq!(App::new("1.0", "a\nb").pod, "unknown");
+        assert_eq!(App::new("1.0", "a\nb", Faults::default()).pod, "unknown");
     }
 }

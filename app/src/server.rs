@@ -51,6 +51,11 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
+    /// Returns true if a stop is requested within this time.
+    pub(crate) async fn requested_within(&mut self, time: Duration) -> bool {
+        timeout(time, self.requested()).await.is_ok()
+    }
+
     async fn requested(&mut self) {
         race(self.terminate.recv(), self.interrupt.recv()).await;
     }
@@ -73,6 +78,9 @@ pub(crate) async fn run(listener: TcpListener, app: App, mut stop: Stop) -> &'st
         free: Arc::new(Semaphore::new(CONNECTIONS as usize)),
     };
     race(server.serve(&listener), stop.requested()).await;
+    if !server.app.drains() {
+        return "at once";
+    }
     match race(server.drain(listener), stop.requested()).await {
         Either::Left(true) => "all requests served",
         Either::Left(false) => "some requests took too long and were dropped",
@@ -146,7 +154,13 @@ impl Server {
             let service = service_fn(move |request: Request<Incoming>| {
                 has_requested.store(true, Ordering::Relaxed);
                 let response = app.respond(&request, *current_stage.borrow() != Stage::Serving);
-                async move { Ok::<FullResponse, Infallible>(response) }
+                let delay = app.delay(request.uri().path());
+                async move {
+                    if !delay.is_zero() {
+                        sleep(delay).await;
+                    }
+                    Ok::<FullResponse, Infallible>(response)
+                }
             });
             let mut connection = pin!(
                 http1::Builder::new()
