@@ -12,6 +12,21 @@ use kube::{Api, Resource, ResourceExt as _};
 /// The label of a namespace that was created for exercises, and may be emptied.
 const EXERCISES: &str = "canary-labs.dev/exercises";
 
+/// Returns an error unless the namespace was created for exercises.
+pub(crate) async fn expect_exercise_namespace(
+    client: &kube::Client,
+    name: &str,
+) -> anyhow::Result<()> {
+    let failed = || format!("failed to read namespace `{name}`");
+    let found = Api::<Namespace>::all(client.clone()).get(name).await.with_context(failed)?;
+    ensure!(
+        found.labels().contains_key(EXERCISES),
+        "namespace `{name}` was not created for exercises, and this one is judged by a rollout; start the exercise \
+         in a namespace of its own"
+    );
+    Ok(())
+}
+
 /// Creates the namespace for exercises. One that is there already has to have been created by this function: nothing
 /// else is deleted.
 pub(crate) async fn create_exercise_namespace(
