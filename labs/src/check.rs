@@ -1,27 +1,34 @@
 //! `labs check`: judges what a participant made by hand, claim by claim, as it is now. It reads and sends
 //! requests; it changes and deletes nothing.
 
+use crate::diagnosis;
+use crate::fault::Fault;
 use crate::lab::Lab;
 use crate::step::Target;
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 pub use judgment::{Judgment, State};
 use lab_environment::Environment;
 use observed::Observed;
 use std::fmt::Write as _;
 
+mod events;
+pub(crate) mod expected;
 mod judgment;
 mod observed;
 mod phase3;
 mod phase4;
 mod phase5;
 
+/// The labs that are done by hand.
+pub const BY_HAND: [&str; 3] = ["phase3", "phase4", "phase5"];
+
 /// The result of a check.
 #[derive(Debug)]
 pub struct Check {
     /// Each claim of the lab, in its order.
     pub judgments: Vec<Judgment>,
-    /// The first layer that does not work, with a command that shows it.
-    pub fault: Option<(String, String)>,
+    /// The first layer that does not work.
+    pub fault: Option<Fault>,
 }
 
 impl Check {
@@ -42,8 +49,9 @@ impl Check {
                 _ = writeln!(text, "{:14}$ {command}", "");
             }
         }
-        if let Some((why, command)) = &self.fault {
-            _ = writeln!(text, "\nat fault: {why}\n          $ {command}");
+        if let Some(fault) = &self.fault {
+            let Fault { layer, why, command } = fault;
+            _ = writeln!(text, "\nat fault: {}: {why}\n          $ {command}", layer.word());
         }
         let count = |state| self.judgments.iter().filter(|j| j.state == state).count();
         let [holds, fails, open] = [State::Holds, State::Fails, State::NotYet].map(count);
@@ -63,15 +71,29 @@ pub async fn check(
     client: kube::Client,
     namespace: &str,
 ) -> anyhow::Result<Check> {
-    let observed = Observed::read(client, environment, namespace).await?;
+    let checked = judge(lab, environment, &client, namespace).await;
+    if checked.is_err() {
+        // If the cluster or the namespace went away meanwhile, that is the reason.
+        observed::exists(&client, namespace).await?;
+    }
+    checked
+}
+
+async fn judge(
+    lab: &Lab,
+    environment: &Environment,
+    client: &kube::Client,
+    namespace: &str,
+) -> anyhow::Result<Check> {
+    let observed = Observed::read(client.clone(), environment, namespace).await?;
     let judgments = match lab.name {
         "phase3" => phase3::check(&observed).await?,
         "phase4" => phase4::check(&observed).await?,
         "phase5" => phase5::check(&observed).await?,
         name => bail!("{name} makes nothing in a namespace; prove it by `cargo xtask lab {name}`"),
     };
-    let after = Observed::read(observed.client.clone(), environment, namespace).await?;
-    let changed = observed.pods_differ(&after);
+    let after = Observed::read(client.clone(), environment, namespace).await?;
+    let changed = observed.differs(&after);
     let target = Target { namespace, environment: Some(environment) };
     let mut found = judgments.into_vec();
     let judge = |claim: &crate::claim::Claim| {
@@ -85,7 +107,7 @@ pub async fn check(
         if changed && judgment.state == State::Fails {
             judgment.state = State::NotYet;
             judgment.evidence =
-                format!("pods changed during the check, try again: {}", judgment.evidence);
+                format!("changed during the check, try again: {}", judgment.evidence);
         }
         if judgment.state == State::NotYet && judgment.command.is_empty() {
             let command = lab.step_of(claim.id).and_then(|step| step.commands.first());
@@ -94,14 +116,37 @@ pub async fn check(
         judgment
     };
     let judgments: Vec<_> = lab.claims.iter().map(judge).collect();
-    let fault = observed.fault().await.context("failed to diagnose the namespace")?;
+    let fault = if changed { None } else { fault(lab, &after, &observed, &judgments).await };
     Ok(Check { judgments, fault })
+}
+
+/// Returns the first layer that does not work.
+async fn fault(
+    lab: &Lab,
+    now: &Observed<'_>,
+    sampled: &Observed<'_>,
+    judgments: &[Judgment],
+) -> Option<Fault> {
+    let failing = judgments.iter().find(|judgment| judgment.state == State::Fails);
+    let subject = diagnosis::Subject {
+        client: now.client.clone(),
+        namespace: now.namespace.name(),
+        environment: now.environment,
+        expected: expected::of(lab, now),
+        samples: sampled.samples(),
+        failing: failing.map(|judgment| format!("{}: {}", judgment.claim, judgment.evidence)),
+        in_progress: true,
+    };
+    diagnosis::fault(&subject).await
 }
 
 /// The reason why a claim is not judged by a state of the namespace.
 fn unseen(lab: &Lab, claim: &str) -> String {
     match claim {
-        "promotion-drops-nothing" => "`cargo xtask watch` sees it while you promote".to_owned(),
+        "promotion-drops-nothing" | "ingress-promotes" => {
+            "`cargo xtask watch` sees it while you promote".to_owned()
+        }
+        "stable-unaffected" => "`cargo xtask watch` sees it while you add the rules".to_owned(),
         _ => format!("seen only while it happens: `cargo xtask lab {}` proves it", lab.name),
     }
 }

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::path::PathBuf;
+use tokio::signal::unix::{SignalKind, signal};
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
@@ -49,7 +50,22 @@ impl CheckFlags {
         let environment = read_environment(&self.environment)?;
         block_on(async {
             let client = run::client(&environment.kubeconfig).await?;
-            watch::watch(lab, &environment, client, &self.namespace).await
+            watch::watch(lab, environment, client, &self.namespace, stopped()?).await
         })
     }
+}
+
+/// Completes on SIGINT, SIGTERM or SIGHUP. There is nothing to clean up on the cluster.
+fn stopped() -> anyhow::Result<impl Future<Output = ()>> {
+    let listen = |kind| signal(kind).context("failed to listen for signals");
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
 }

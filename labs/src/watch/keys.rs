@@ -4,6 +4,9 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, t
 use std::io::Read as _;
 use tokio::sync::mpsc;
 
+/// Starts the sequence of a key such as an arrow, or is the key Esc.
+pub(super) const ESCAPE: u8 = 0x1b;
+
 /// A terminal that passes keys as they are pressed. Ctrl-C stays a signal, and output is not changed.
 pub(super) struct Keys {
     original: Option<Termios>,
@@ -22,10 +25,17 @@ impl Keys {
         let (sender, keys) = mpsc::channel(16);
         // A thread of its own: a pending read of the runtime would keep the process from exiting.
         std::thread::spawn(move || {
-            for byte in std::io::stdin().lock().bytes() {
-                let Ok(byte) = byte else { return };
-                if sender.blocking_send(byte).is_err() {
-                    return;
+            let mut read = [0; 64];
+            while let Ok(count @ 1..) = std::io::stdin().lock().read(&mut read) {
+                // A terminal sends the sequence of a key that has no character of its own in one piece.
+                let keys = match &read[..count] {
+                    [ESCAPE, _, ..] => &[],
+                    keys => keys,
+                };
+                for key in keys {
+                    if sender.blocking_send(*key).is_err() {
+                        return;
+                    }
                 }
             }
         });
