@@ -5,6 +5,7 @@ use crate::diagnosis;
 use crate::fault::Fault;
 use crate::lab::Lab;
 use crate::step::Target;
+use crate::wrap::wrap;
 use anyhow::bail;
 pub use judgment::{Judgment, State};
 use lab_environment::Environment;
@@ -37,21 +38,24 @@ impl Check {
         self.fault.is_none() && self.judgments.iter().all(|j| j.state != State::Fails)
     }
 
-    /// Formats the result.
-    pub fn text(&self, lab: &Lab) -> String {
+    /// Formats the result for that width.
+    pub fn text(&self, lab: &Lab, width: Option<usize>) -> String {
+        const INDENT: usize = 15;
         let mut text = String::new();
         for judgment in &self.judgments {
             let Judgment { claim, state, evidence, command } = judgment;
             let sentence = lab.claims.iter().find(|c| c.id == *claim).map_or("", |c| c.sentence);
-            _ = writeln!(text, "{:<14}{claim}: {sentence}", state.word());
-            _ = writeln!(text, "{:14}{evidence}", "");
+            let [sentence, evidence] = [&format!("{claim}: {sentence}"), evidence]
+                .map(|text| wrap(text, INDENT, INDENT, width));
+            _ = writeln!(text, "{:<INDENT$}{sentence}\n{:INDENT$}{evidence}", state.word(), "");
             if *state != State::Holds {
-                _ = writeln!(text, "{:14}$ {command}", "");
+                _ = writeln!(text, "{:INDENT$}$ {command}", "");
             }
         }
         if let Some(fault) = &self.fault {
             let Fault { layer, why, command } = fault;
-            _ = writeln!(text, "\nat fault: {}: {why}\n          $ {command}", layer.word());
+            let why = wrap(&format!("at fault: {}: {why}", layer.word()), 0, 10, width);
+            _ = writeln!(text, "\n{why}\n{:10}$ {command}", "");
         }
         let count = |state| self.judgments.iter().filter(|j| j.state == state).count();
         let [holds, fails, open] = [State::Holds, State::Fails, State::NotYet].map(count);

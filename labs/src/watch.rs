@@ -34,6 +34,8 @@ const TRAFFIC: Duration = Duration::from_millis(200);
 /// A change during a check starts another: what was sampled is of the past. But not within this time, or none would
 /// end while many things change.
 const RESTART: Duration = Duration::from_secs(1);
+/// The time between a change and its check: what is shown of it comes first, before requests take all cores.
+const SETTLE: Duration = Duration::from_millis(100);
 /// The requests of a prediction.
 const PREDICTED: u64 = 1000;
 
@@ -57,6 +59,8 @@ struct Watch {
     checks: JoinSet<anyhow::Result<Check>>,
     since: Instant,
     changed: bool,
+    /// When the next check begins.
+    due: Option<Instant>,
     work: JoinSet<Done>,
 }
 
@@ -100,6 +104,7 @@ pub async fn watch(
                 watch.show_status();
                 watch.begin_again();
             }
+            () = reached(watch.due) => watch.begin(),
             Some(checked) = watch.checks.join_next() => {
                 let checked = checked.context("the check panicked");
                 watch.report(checked.and_then(|checked| checked));
@@ -122,6 +127,14 @@ pub async fn watch(
     }
 }
 
+/// Completes at that time; never without one.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Watch {
     fn new(lab: &'static Lab, environment: Environment, client: Client, name: &str) -> Self {
         let namespace = NamespaceClient::new(client.clone(), name, &environment.timeouts);
@@ -141,6 +154,7 @@ impl Watch {
             checks: JoinSet::new(),
             since: Instant::now(),
             changed: false,
+            due: None,
             work: JoinSet::new(),
         }
     }
@@ -158,14 +172,14 @@ impl Watch {
         let (lab, environment, client) = (self.lab, self.environment.clone(), self.client.clone());
         let name = self.namespace.name().to_owned();
         self.checks = JoinSet::new();
-        (self.since, self.changed) = (Instant::now(), false);
+        (self.since, self.changed, self.due) = (Instant::now(), false, None);
         self.checks.spawn(async move { check(lab, &environment, client, &name).await });
     }
 
-    /// Starts a check, now or after the one in progress.
+    /// Plans a check, soon or after the one in progress.
     fn begin_again(&mut self) {
         if self.checks.is_empty() || self.since.elapsed() > RESTART {
-            self.begin();
+            self.due.get_or_insert_with(|| Instant::now() + SETTLE);
         } else {
             self.changed = true;
         }

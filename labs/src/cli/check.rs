@@ -7,6 +7,7 @@ use crate::names::NAMESPACE;
 use crate::phases;
 use crate::run::{self, Exit};
 use crate::watch;
+use crate::wrap::columns;
 use anyhow::Context as _;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -40,7 +41,7 @@ impl CheckFlags {
         block_on(async {
             let client = run::client(&environment.kubeconfig).await?;
             let check = check(lab, &environment, client, &self.namespace).await?;
-            print(&check.text(lab));
+            print(&check.text(lab, columns()));
             Ok(if check.is_clean() { Exit::Holds } else { Exit::Fails })
         })
     }
