@@ -117,7 +117,7 @@ def measure(api, labs, environment, rounds):
         began = time.monotonic()
         watch.keys("r\n")
         resets.append(watch.wait("at the start of phase4", since) - began)
-        watch.wait("production 3/3 ready", since)
+        watch.wait("production 3/3", since)
     deployment = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/kubeapp-production"
     reactions = []
     for number in range(rounds):
@@ -125,8 +125,8 @@ def measure(api, labs, environment, rounds):
         since = len(watch.seen)
         began = time.monotonic()
         api.call("PATCH", deployment, {"spec": {"replicas": replicas}}, "application/merge-patch+json")
-        reactions.append(watch.wait(f"/{replicas} ready", since) - began)
-        watch.wait(f"{replicas}/{replicas} ready", since)
+        reactions.append(watch.wait(f"/{replicas} (", since) - began)
+        watch.wait(f"{replicas}/{replicas} (", since)
         # A person is slower than the checks, which this one meets or not.
         time.sleep(random.uniform(0, 1))
     watch.keys("q")

@@ -193,10 +193,18 @@ async fn elsewhere(client: &kube::Client) -> Option<String> {
 pub(super) async fn exists(client: &kube::Client, name: &str) -> anyhow::Result<()> {
     let api: Api<Namespace> = Api::all(client.clone());
     let found = tokio::time::timeout(CONNECT, api.get_opt(name)).await;
-    let found = found
-        .map_err(anyhow::Error::from)
-        .and_then(|found| found.map_err(anyhow::Error::from))
-        .context("the cluster does not respond; is it still running? see `cargo xtask status`")?;
+    let found = found.map_err(anyhow::Error::from).and_then(|found| Ok(found?));
+    let found = found.map_err(|error| match error.downcast_ref() {
+        Some(kube::Error::Api(status)) => {
+            anyhow::anyhow!("failed to read namespace `{name}`: {}", status.message)
+        }
+        _ => {
+            let why = error.root_cause();
+            anyhow::anyhow!(
+                "the cluster does not respond ({why}); is it still running? see `cargo xtask status`"
+            )
+        }
+    })?;
     let Some(found) = found else {
         let other = elsewhere(client)
             .await

@@ -3,6 +3,9 @@
 use crate::wrap::{columns, wrap_lines};
 use std::io::{IsTerminal as _, Write as _};
 
+/// What a line about a claim or a fault begins with.
+const MARKS: [char; 3] = ['✓', '✗', '!'];
+
 /// Standard output.
 pub(super) struct Screen {
     /// Whether a line can be redrawn.
@@ -21,7 +24,10 @@ impl Screen {
 
     /// Prints lines that stay, each wrapped by itself.
     pub(super) fn say(&mut self, text: &str) {
-        let text = wrap_lines(text, 2, columns());
+        let width = columns();
+        let hang = |line: &str| if line.starts_with(MARKS) { 2 } else { 0 };
+        let lines = text.split('\n').map(|line| wrap_lines(line, hang(line), width));
+        let text = lines.collect::<Vec<_>>().join("\n");
         let erase = if std::mem::take(&mut self.drawn) { "\r\x1b[K" } else { "" };
         self.write(&format!("{erase}{text}\n"));
         self.redraw();

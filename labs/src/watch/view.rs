@@ -78,10 +78,9 @@ impl View {
         }
     }
 
-    /// One line: the pods of each Deployment with their versions, and the endpoints of each Service.
+    /// One line: the ready pods of each Deployment with their versions, and the ready endpoints of each Service.
     pub(super) fn status(&self) -> String {
-        let mut parts: Vec<String> = Vec::new();
-        for (name, deployment) in &self.deployments.objects {
+        let pods = self.deployments.objects.iter().map(|(name, deployment)| {
             let spec = deployment.spec.as_ref();
             let selector = spec.and_then(|spec| spec.selector.match_labels.as_ref());
             let own = |pod: &&Pod| selector.is_some_and(|all| selects_labels(all, pod));
@@ -93,23 +92,23 @@ impl View {
             };
             let tags: BTreeSet<String> = pods.iter().map(tag).collect();
             let tags = tags.into_iter().collect::<Vec<_>>().join(" and ");
-            let name = name.strip_prefix("kubeapp-").unwrap_or(name);
             let tags = if tags.is_empty() { tags } else { format!(" ({tags})") };
-            parts.push(format!("{name} {ready}/{wanted} ready{tags}"));
-        }
-        for (name, service) in &self.services.objects {
+            format!("{} {ready}/{wanted}{tags}", short(name))
+        });
+        let endpoints = self.services.objects.iter().map(|(name, service)| {
             let of = |slice: &&EndpointSlice| {
                 slice.labels().get("kubernetes.io/service-name") == Some(&service.name_any())
             };
             let endpoints = service::endpoints(self.slices.objects.values().filter(of));
             let ready = endpoints.values().filter(|ready| **ready).count();
-            let name = name.strip_prefix("kubeapp-").unwrap_or(name);
-            parts.push(format!("{name} -> {ready}"));
-        }
-        if parts.is_empty() {
-            return "the namespace is empty".to_owned();
-        }
-        parts.join(" · ")
+            format!("{} {ready}", short(name))
+        });
+        let listed = |what: &str, parts: Vec<String>| {
+            (!parts.is_empty()).then(|| format!("{what}: {}", parts.join(", ")))
+        };
+        let parts = [listed("pods", pods.collect()), listed("endpoints", endpoints.collect())];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        if parts.is_empty() { "the namespace is empty".to_owned() } else { parts.join(" · ") }
     }
 
     /// The pods that are not being deleted.
@@ -144,6 +143,12 @@ impl View {
         };
         address.map(|(host, port)| Published { host, port, names })
     }
+}
+
+/// The name without what those of the article have in common, for narrow terminals.
+fn short(name: &str) -> &str {
+    let name = name.strip_prefix("kubeapp-").unwrap_or(name);
+    name.strip_suffix("-service").unwrap_or(name)
 }
 
 /// The objects of one kind, by name.
@@ -200,17 +205,17 @@ mod tests {
             "metadata": {"name": "kubeapp-canary"},
             "spec": {"replicas": 2, "template": {}, "selector": {"matchLabels": {"env": "canary"}}},
         })))));
-        assert_eq!(view.status(), "canary 0/2 ready");
+        assert_eq!(view.status(), "pods: canary 0/2");
         view.apply(pod("a", "canary", "registry:5000/kubeapp:2.0", "True"));
         view.apply(pod("b", "canary", "kubeapp:1.0", "False"));
         view.apply(pod("c", "production", "kubeapp:1.0", "True"));
-        assert_eq!(view.status(), "canary 1/2 ready (1.0 and 2.0)");
+        assert_eq!(view.status(), "pods: canary 1/2 (1.0 and 2.0)");
         assert_eq!((view.ready("env=canary"), view.images("env=canary").len()), (1, 2));
         let address = json!({"loadBalancer": {"ingress": [{"ip": "127.1.1.1"}]}});
         view.apply(Change::Service(Event::Apply(object(
             json!({"metadata": {"name": "app-lb"}, "status": address}),
         ))));
-        assert_eq!(view.status(), "canary 1/2 ready (1.0 and 2.0) · app-lb -> 0");
+        assert_eq!(view.status(), "pods: canary 1/2 (1.0 and 2.0) · endpoints: app-lb 0");
         let published = view.published(phases::find("phase4").unwrap()).unwrap();
         assert_eq!((&*published.host, published.port), ("127.1.1.1", 80));
         assert_eq!(view.published(phases::find("phase5").unwrap()), None);
