@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(crate) struct Faults {
     /// `START_DELAY`, in seconds: the time before the app listens.
     pub(crate) start_delay: Duration,
-    /// `RESPONSE_DELAY`, in milliseconds: the time that a page takes.
+    /// `RESPONSE_DELAY`, in milliseconds: the time that the home page takes. `/version` stays quick to measure.
     pub(crate) response_delay: Duration,
     /// `FAIL_AFTER`: the number of pages after which all are errors. `/health` stays good.
     pub(crate) fail_after: Option<u64>,

@@ -68,7 +68,7 @@ impl App {
 
     /// The time that a response to this path takes.
     pub(crate) fn delay(&self, path: &str) -> Duration {
-        if strip_prefix(path) == "/health" { Duration::ZERO } else { self.faults.response_delay }
+        if strip_prefix(path) == "/" { self.faults.response_delay } else { Duration::ZERO }
     }
 
     /// Returns true if the app finishes its requests before it exits.
@@ -181,12 +181,8 @@ mod tests {
     #[test]
     fn faults_concern_pages_and_not_health() {
         let delay = Duration::from_millis(20);
-        let faults = Faults {
-            fail_after: Some(2),
-            leak: 1024,
-            response_delay: delay,
-            ..Faults::default()
-        };
+        let faults =
+            Faults { fail_after: Some(2), leak: 1024, response_delay: delay, ..Faults::default() };
         let app = App::new("1.0", "pod-1", faults);
         let status = |path: &str| {
             let request = Request::builder().uri(path).body(()).unwrap();
@@ -195,7 +191,8 @@ mod tests {
         let paths = ["/version", "/health", "/canary/", "/health", "/", "/health"];
         assert_eq!(paths.map(status), [200, 200, 200, 200, 500, 200]);
         assert_eq!(app.leaked.lock().unwrap().iter().map(Vec::len).sum::<usize>(), 3 * 1024);
-        assert_eq!((app.delay("/version"), app.delay("/health")), (delay, Duration::ZERO));
+        let delays = ["/", "/canary/", "/version", "/health"].map(|path| app.delay(path));
+        assert_eq!(delays, [delay, delay, Duration::ZERO, Duration::ZERO]);
     }
 
     #[test]

@@ -17,7 +17,9 @@ const IN_FLIGHT: usize = 32;
 const ROLLOUT_RATE: u32 = 4000;
 const LOAD_RATE: u32 = 500;
 /// The minimum number of requests during and right after a rollout.
-const UNDER_ROLLOUT: usize = 1000;
+const UNDER_ROLLOUT: usize = 200;
+/// What users see: unlike `/version`, it may be slow.
+const PAGE: &str = "/";
 
 /// A test of a release: no request may fail.
 #[derive(Debug, Deserialize)]
@@ -45,7 +47,7 @@ impl Trial {
             Ok(external) => external,
             Err(why) => return Ok(Some(why)),
         };
-        let sampler = namespace.sampler(&external).in_flight(IN_FLIGHT);
+        let sampler = namespace.sampler(&external).path(PAGE).in_flight(IN_FLIGHT);
         let (what, sample) = match self {
             Self::Requests(n) => {
                 let load = sampler.background(LOAD_RATE, |_| {}).wait_started().await?;
