@@ -82,7 +82,8 @@ impl BrokenFlags {
             exercise.start(environment, client, name).await?;
             let text = format!(
                 "{number}. {}\n\n{}\n\nIt is in namespace `{name}`. Find the fault and fix it with \
-                 kubectl; `cargo xtask broken {number} --check` judges it, `--hint 1` helps.\n",
+                 kubectl.\n\n  $ cargo xtask broken {number} --check     # judges it\n  \
+                 $ cargo xtask broken {number} --hint 1    # helps\n",
                 exercise.title, exercise.symptom
             );
             Ok(print(&wrap_lines(&text, 0, columns())))

@@ -9,7 +9,7 @@ const WIDTHS: [usize; 3] = [80, 120, 200];
 /// Runs `labs` on a pseudo-terminal of that width, with these keys, and returns the lines that stay.
 fn terminal(columns: usize, arguments: &str, keys: &str) -> String {
     let labs = env!("CARGO_BIN_EXE_labs");
-    let command = format!("stty cols {columns} rows 24; exec {labs} {arguments}");
+    let command = format!("stty cols {columns} rows 24 -echo; exec {labs} {arguments}");
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
     script.env("TERM", "xterm").env("NO_COLOR", "1").env("SHELL", "/bin/sh");
