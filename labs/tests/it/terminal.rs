@@ -94,7 +94,7 @@ async fn runs_fit_a_terminal_of_any_width() {
             let text = terminal(columns, &arguments, keys);
             assert_fits(&text, columns);
             assert!(text.contains("every claim holds"), "{text}");
-            assert_eq!(text.contains("Press Enter to go on"), !step.is_empty(), "{text}");
+            assert_eq!(text.contains("Look at: "), !step.is_empty(), "{text}");
         }
     }
     cluster.stop().await;
