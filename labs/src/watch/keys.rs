@@ -1,5 +1,6 @@
 //! Keys of a terminal, one at a time, without Enter. The terminal is restored when this is dropped.
 
+use rustix::fs::{FileType, fstat};
 use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use std::io::Read as _;
 use tokio::sync::mpsc;
@@ -14,7 +15,8 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Starts to read standard input. One that is no terminal is read as it is.
+    /// Starts to read standard input. One that is no terminal is read as it is; the end of a pipe, whose other end is
+    /// a program that is gone, is the key `q`.
     pub(super) fn open() -> Self {
         let stdin = std::io::stdin();
         let original = isatty(&stdin).then(|| tcgetattr(&stdin).ok()).flatten();
@@ -37,6 +39,11 @@ impl Keys {
                         return;
                     }
                 }
+            }
+            let piped = fstat(std::io::stdin())
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+            if piped {
+                _ = sender.blocking_send(b'q');
             }
         });
         Self { original, keys }
