@@ -12,7 +12,7 @@ use std::{
 pub(crate) struct Faults {
     /// `START_DELAY`, in seconds: the time before the app listens.
     pub(crate) start_delay: Duration,
-    /// `RESPONSE_DELAY`, in milliseconds: the time that a page takes.
+    /// `RESPONSE_DELAY`, in milliseconds: the time that the home page takes; `/version` stays quick to measure.
     pub(crate) response_delay: Duration,
     /// `FAIL_AFTER`: the number of pages after which all are errors. `/health` stays good.
     pub(crate) fail_after: Option<u64>,
@@ -22,8 +22,8 @@ pub(crate) struct Faults {
     pub(crate) drain: bool,
     /// `FAIL_PERCENT`: the share of pages that are errors, drawn for each.
     pub(crate) fail_percent: f64,
-    /// `DELAY_PERCENT`: the share of pages that take the time of `RESPONSE_DELAY`, drawn for each.
-    pub(crate) delay_percent: f64,
+    /// `DELAY_PERCENT`: the share of pages, `/version` included, that take the time of `RESPONSE_DELAY`, drawn for each.
+    pub(crate) delay_percent: Option<f64>,
     /// `CRASH_AFTER`, in seconds: the time from the start to an exit with code 1.
     pub(crate) crash_after: Option<Duration>,
     /// `WRONG_PAGE`: the page with another body than it should have.
@@ -43,7 +43,7 @@ impl Default for Faults {
             leak: 0,
             drain: true,
             fail_percent: 0.0,
-            delay_percent: 100.0,
+            delay_percent: None,
             crash_after: None,
             wrong_page: None,
         }
@@ -60,9 +60,9 @@ impl Faults {
             });
             parsed.transpose()
         };
-        let percent = |name: &str, default: f64| match set(name).map(|text| (text.parse(), text)) {
-            None => Ok(default),
-            Some((Ok(share), _)) if (0.0..=100.0).contains(&share) => Ok(share),
+        let percent = |name: &str| match set(name).map(|text| (text.parse(), text)) {
+            None => Ok(None),
+            Some((Ok(share), _)) if (0.0..=100.0).contains(&share) => Ok(Some(share)),
             Some((_, text)) => Err(format!("{name}={text} is not a number from 0 to 100")),
         };
         let wrong_page = set("WRONG_PAGE").map(|page| {
@@ -80,8 +80,8 @@ impl Faults {
             fail_after: number("FAIL_AFTER")?.map(Into::into),
             leak: number("LEAK")?.unwrap_or(0) as usize * 1024,
             drain,
-            fail_percent: percent("FAIL_PERCENT", 0.0)?,
-            delay_percent: percent("DELAY_PERCENT", 100.0)?,
+            fail_percent: percent("FAIL_PERCENT")?.unwrap_or(0.0),
+            delay_percent: percent("DELAY_PERCENT")?,
             crash_after: number("CRASH_AFTER")?.map(|seconds| Duration::from_secs(seconds.into())),
             wrong_page: wrong_page.transpose()?,
         })
@@ -124,7 +124,7 @@ mod tests {
         let crash_after = Some(second);
         assert_eq!(read("CRASH_AFTER", "1"), Ok(Faults { crash_after, ..none }));
         assert_eq!(read("FAIL_PERCENT", "2.5"), Ok(Faults { fail_percent: 2.5, ..none }));
-        assert_eq!(read("DELAY_PERCENT", "0"), Ok(Faults { delay_percent: 0.0, ..none }));
+        assert_eq!(read("DELAY_PERCENT", "0"), Ok(Faults { delay_percent: Some(0.0), ..none }));
         assert_eq!(read("WRONG_PAGE", "/"), Ok(Faults { wrong_page: Some("/"), ..none }));
         let error = "WRONG_PAGE=/x is neither `/` nor `/version`";
         assert_eq!(read("WRONG_PAGE", "/x"), Err(error.into()));

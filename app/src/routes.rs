@@ -70,13 +70,12 @@ impl App {
 
     /// The time that a response to this path takes.
     pub(crate) fn delay(&self, path: &str) -> Duration {
-        let is_page = !matches!(strip_prefix(path), "/health" | "/served");
-        let delay = self.faults.response_delay;
-        if is_page && !delay.is_zero() && self.random.chance(self.faults.delay_percent) {
-            delay
-        } else {
-            Duration::ZERO
-        }
+        let is_slow = match (strip_prefix(path), self.faults.delay_percent) {
+            ("/health" | "/served", _) => false,
+            (path, None) => path == "/",
+            (_, Some(percent)) => self.random.chance(percent),
+        };
+        if is_slow { self.faults.response_delay } else { Duration::ZERO }
     }
 
     /// Returns true if the app finishes its requests before it exits.
@@ -205,7 +204,8 @@ mod tests {
         let paths = ["/version", "/health", "/canary/", "/health", "/", "/health"];
         assert_eq!(paths.map(status), [200, 200, 200, 200, 500, 200]);
         assert_eq!(app.leaked.lock().unwrap().iter().map(Vec::len).sum::<usize>(), 3 * 1024);
-        assert_eq!((app.delay("/version"), app.delay("/health")), (delay, Duration::ZERO));
+        let delays = ["/", "/canary/", "/version", "/health"].map(|path| app.delay(path));
+        assert_eq!(delays, [delay, delay, Duration::ZERO, Duration::ZERO]);
         assert_eq!(app.pages.load(Ordering::Relaxed), 3, "the number at /served");
         assert_eq!((status("/served"), app.delay("/served")), (200, Duration::ZERO));
     }

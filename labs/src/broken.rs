@@ -1,18 +1,21 @@
 //! Exercises: releases with one planted fault, as data in folders `NN-name/exercise.yaml`. One is solved once
-//! the claims that it names hold.
+//! the claims that it names hold, and its trial, if it has one, fails no request.
 
 use crate::check::{State, check};
-use crate::kubernetes::{apply, manifest::Manifest, namespace_client::NamespaceClient};
+use crate::kubernetes::namespace_client::NamespaceClient;
 use crate::phases;
 use crate::reset;
 use crate::step::{Command, Target, kubectl};
 use anyhow::{Context as _, bail, ensure};
 use lab_environment::Environment;
 use serde::Deserialize;
-use serde_json::Value;
-use std::collections::BTreeMap;
+use start::Start;
 use std::fs;
 use std::path::{Path, PathBuf};
+use trial::Trial;
+
+mod start;
+mod trial;
 
 /// The exercises of this repository.
 #[must_use]
@@ -35,25 +38,14 @@ pub struct Exercise {
     pub phase: String,
     /// The claims that hold once it is solved.
     pub claims: Vec<String>,
-    /// What is applied, in order.
+    /// What is done to start it, in order.
     start: Vec<Start>,
+    /// A test under load, for a fault that no state of the cluster shows.
+    trial: Option<Trial>,
     /// Hints, the vaguer first.
     pub hints: Vec<String>,
     /// Arguments of kubectl that solve it.
     pub solution: Vec<String>,
-}
-
-/// A manifest and the faults planted in it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Start {
-    /// A file of the manifests folder, or one next to the exercise.
-    file: String,
-    /// The kind of the object to change; the first object of the file if there is none.
-    kind: Option<String>,
-    /// New values by JSON pointer; `null` removes the field.
-    #[serde(default)]
-    set: BTreeMap<String, Value>,
 }
 
 /// Reads all exercises of a folder, in the order of their names.
@@ -96,6 +88,10 @@ fn read_one(folder: &Path) -> anyhow::Result<Exercise> {
     }
     ensure!(!exercise.claims.is_empty(), "{}: `claims` is empty", file.display());
     ensure!(!exercise.solution.is_empty(), "{}: `solution` is empty", file.display());
+    exercise.start.iter_mut().for_each(|start| start.find_beside(folder));
+    for start in &exercise.start {
+        start.check().with_context(wrong)?;
+    }
     Ok(exercise)
 }
 
@@ -111,22 +107,24 @@ impl Exercise {
         namespace: &str,
     ) -> anyhow::Result<()> {
         let namespace = NamespaceClient::new(client.clone(), namespace, &environment.timeouts);
+        // All of it before anything is deleted.
         let mut manifests = Vec::new();
         for start in &self.start {
-            manifests.extend(start.manifests(environment, &self.name)?);
+            manifests.push(start.manifests(environment, &self.name)?);
         }
         reset::create_exercise_namespace(&client, namespace.name()).await?;
         reset::empty(&namespace).await?;
-        for manifest in &manifests {
-            namespace.apply(manifest).await?;
+        for (start, manifests) in self.start.iter().zip(&manifests) {
+            start.perform(&namespace, manifests).await?;
         }
         Ok(())
     }
 
-    /// Judges whether it is solved. Returns the claims that do not hold yet, with the evidence.
+    /// Judges whether it is solved. Returns the claims that do not hold yet, with the evidence; if all do, what
+    /// the trial found.
     ///
     /// # Errors
-    /// As [`check`].
+    /// As [`check`]; or if the trial would change a namespace that is not for exercises.
     pub async fn open(
         &self,
         environment: &Environment,
@@ -134,11 +132,20 @@ impl Exercise {
         namespace: &str,
     ) -> anyhow::Result<Vec<String>> {
         let lab = phases::find(&self.phase).context("no such phase")?;
-        let check = check(lab, environment, client, namespace).await?;
+        let check = check(lab, environment, client.clone(), namespace).await?;
         let open = check.judgments.iter().filter(|judgment| {
             judgment.state != State::Holds && self.claims.iter().any(|c| c == judgment.claim)
         });
-        Ok(open.map(|j| format!("{}: {}: {}", j.claim, j.state.word(), j.evidence)).collect())
+        let mut open: Vec<String> =
+            open.map(|j| format!("{}: {}: {}", j.claim, j.state.word(), j.evidence)).collect();
+        if let Some(trial) = self.trial.as_ref().filter(|_| open.is_empty()) {
+            if trial.changes_the_cluster() {
+                reset::expect_exercise_namespace(&client, namespace).await?;
+            }
+            let namespace = NamespaceClient::new(client, namespace, &environment.timeouts);
+            open.extend(trial.run(&namespace).await?);
+        }
+        Ok(open)
     }
 
     /// The commands that solve it, as a person types them.
@@ -151,39 +158,11 @@ impl Exercise {
     }
 }
 
-impl Start {
-    fn manifests(
-        &self,
-        environment: &Environment,
-        exercise: &str,
-    ) -> anyhow::Result<Vec<Manifest>> {
-        let mut manifests = apply::manifests(environment, &self.file)?;
-        let wanted = |m: &&mut Manifest| self.kind.as_deref().is_none_or(|kind| m.kind() == kind);
-        let Some(found) = manifests.iter_mut().find(wanted) else {
-            let kind = self.kind.as_deref().unwrap_or("object");
-            bail!("{exercise}: {} holds no {kind}", self.file);
-        };
-        for (pointer, value) in &self.set {
-            let place = || format!("{exercise}: {} has no place for `{pointer}`", self.file);
-            let (parent, field) = pointer.rsplit_once('/').with_context(place)?;
-            let parent = found.object.pointer_mut(parent).with_context(place)?;
-            match (parent, field.parse::<usize>()) {
-                (Value::Object(object), _) if value.is_null() => _ = object.remove(field),
-                (Value::Object(object), _) => _ = object.insert(field.to_owned(), value.clone()),
-                (Value::Array(array), Ok(index)) if index < array.len() => {
-                    array[index] = value.clone();
-                }
-                _ => bail!(place()),
-            }
-        }
-        Ok(manifests)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture::environment;
+    use crate::kubernetes::apply;
 
     #[test]
     fn exercises_of_this_repository_plant_their_faults() {
@@ -192,7 +171,8 @@ mod tests {
         for exercise in exercises {
             assert_eq!(exercise.hints.len(), 2, "{}", exercise.name);
             let changed = exercise.start.iter().filter(|start| {
-                let intact = apply::manifests(&environment(), &start.file).unwrap();
+                let Some(file) = start.file() else { return false };
+                let intact = apply::manifests(&environment(), file).unwrap();
                 let planted = start.manifests(&environment(), &exercise.name).unwrap();
                 intact.iter().zip(&planted).any(|(a, b)| a.object != b.object)
             });
@@ -217,24 +197,14 @@ mod tests {
             ("canary-retires", "canary-sings", "phase4 has no claim `canary-sings`"),
             ("[x]", "[]", "`solution` is empty"),
             ("symptom", "symptoms", "symptoms"),
+            ("start: []", "start: [{}]", "one of `file`, `certificate` and `wait`"),
+            ("start: []", "start: [{file: a, wait: b}]", "one of `file`, `certificate` and `wait`"),
+            ("start: []", "start: [{certificate: a}]", "`hosts` is empty"),
+            ("start: []", "start: []\ntrial: {walk: 3}", "walk"),
         ] {
             let error = error(&good.replace(right, wrong));
             assert!(error.contains(reason) && error.contains("01-bad"), "{error}");
         }
         assert!(read(&folder).unwrap_err().to_string().contains("failed to read the exercises"));
-    }
-
-    #[test]
-    fn fault_without_a_place_is_refused() {
-        let start = |pointer: &str| Start {
-            file: "lb/app-lb.yml".into(),
-            kind: None,
-            set: [(pointer.to_owned(), Value::from(1))].into(),
-        };
-        for pointer in ["/spec/nowhere/x", "/spec/ports/7", "spec"] {
-            let error = start(pointer).manifests(&environment(), "01-bad").map(drop).unwrap_err();
-            assert!(error.to_string().contains("01-bad: lb/app-lb.yml has no place"), "{error}");
-        }
-        assert!(start("/spec/ports/0/port").manifests(&environment(), "x").is_ok());
     }
 }

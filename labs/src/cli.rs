@@ -7,6 +7,7 @@ use crate::phases;
 use crate::report;
 use crate::run::{self, Exit, Runner};
 use crate::step;
+use crate::wrap::columns;
 use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -212,9 +213,9 @@ impl Cli {
         match self.command {
             None => print(&Self::command().render_help().to_string()),
             Some(Command::List { json: true }) => print(&(list::as_json() + "\n")),
-            Some(Command::List { json: false }) => print(&list::as_text()),
+            Some(Command::List { json: false }) => print(&list::as_text(columns())),
             Some(Command::Explain { lab }) => match phases::find(&lab) {
-                Some(lab) => print(&list::explanation(lab, TARGET)),
+                Some(lab) => print(&list::explanation(lab, TARGET, columns())),
                 None => Exit::Usage,
             },
             Some(Command::Run(flags)) => flags.run(),

@@ -1,5 +1,6 @@
-//! Diagnostics of a lab that failed: one line that names the layer at fault, and a folder with objects,
-//! events, logs and samples. Gathering is separate from judging, which is tested without a cluster.
+//! Diagnostics of a lab that failed, or of what was made by hand: one line that names the layer at fault, and
+//! for a lab a folder with objects, events, logs and samples. Gathering is separate from judging, which is
+//! tested without a cluster.
 
 use crate::context::{Context, NODE_PORT};
 use crate::event::Event;
@@ -44,6 +45,47 @@ pub(crate) struct Diagnosis {
     pub event: Event,
 }
 
+/// What is diagnosed, and the state that it should have.
+pub(crate) struct Subject<'a> {
+    /// The client of the cluster.
+    pub client: kube::Client,
+    /// The namespace.
+    pub namespace: &'a str,
+    /// The properties in which clusters differ.
+    pub environment: &'a Environment,
+    /// The state in which objects should be.
+    pub expected: Expectations,
+    /// What was sampled.
+    pub samples: Vec<(String, Sample)>,
+    /// A claim that does not hold, with the evidence.
+    pub failing: Option<String>,
+    /// Whether the objects may have been applied just now, so that what is not there yet is no fault.
+    pub in_progress: bool,
+}
+
+impl<'a> Subject<'a> {
+    fn of(context: &'a Context) -> Self {
+        let record = context.record();
+        let failing = record.first_failure();
+        Self {
+            client: context.client(),
+            namespace: NAMESPACE,
+            environment: context.environment(),
+            expected: context.expectations(),
+            samples: record.samples().to_vec(),
+            failing: failing.map(|(claim, verdict)| format!("{}: {}", claim.id, verdict.evidence)),
+            in_progress: false,
+        }
+    }
+}
+
+/// Returns the first layer that does not work in what a person has made.
+pub(crate) async fn fault(subject: &Subject<'_>) -> Option<Fault> {
+    let snapshot = Snapshot::read(subject).await;
+    let fault = snapshot.diagnose(subject).await.1;
+    fault.map(|fault| fault.in_namespace(subject.namespace))
+}
+
 /// Gathers diagnostics, writes them below `folder` and names the layer at fault: the one that `error`
 /// carries, or else the first that does not work. Whatever cannot be read is left out: something is
 /// broken already when this runs.
@@ -52,13 +94,13 @@ pub(crate) async fn gather(
     error: Option<&anyhow::Error>,
     folder: Option<&Path>,
 ) -> Diagnosis {
-    let snapshot = Snapshot::read(context).await;
-    let mut facts = snapshot.facts(context);
-    let carried = error.and_then(Fault::of).cloned();
-    if carried.is_none() && facts.needs_probes() {
-        facts.probes = snapshot.probe(context).await;
-    }
-    let fault = carried.or_else(|| facts.fault());
+    let subject = Subject::of(context);
+    let mut snapshot = Snapshot::read(&subject).await;
+    snapshot.read_logs(&subject).await;
+    let (facts, fault) = match error.and_then(Fault::of).cloned() {
+        Some(carried) => (snapshot.facts(&subject), Some(carried)),
+        None => snapshot.diagnose(&subject).await,
+    };
     let (layer, mut reason, command) = match &fault {
         Some(Fault { layer, why, command }) => (Some(*layer), why.clone(), Some(command.clone())),
         None => (None, "no faulty layer found".to_owned(), None),
@@ -104,8 +146,8 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    async fn read(context: &Context) -> Self {
-        let (client, namespace) = (context.client(), NAMESPACE);
+    async fn read(subject: &Subject<'_>) -> Self {
+        let (client, namespace) = (subject.client.clone(), subject.namespace);
         let mut snapshot = Self::default();
         match list(Api::namespaced(client.clone(), namespace)).await {
             Ok(pods) => snapshot.pods = pods,
@@ -143,24 +185,38 @@ impl Snapshot {
                 snapshot.others.push((resource.plural, yaml(&objects)));
             }
         }
-        let pods: Api<Pod> = Api::namespaced(client, namespace);
-        for pod in &snapshot.pods {
-            let name = pod.name_any();
-            let limits = LogParams { limit_bytes: Some(1 << 20), ..LogParams::default() };
-            if let Ok(log) = pods.logs(&name, &limits).await {
-                snapshot.logs.push((name.clone(), log));
-            }
-            let before = LogParams { previous: true, ..limits };
-            if let Ok(log) = pods.logs(&name, &before).await {
-                snapshot.logs.push((format!("{name}-previous"), log));
-            }
-        }
         snapshot
     }
 
-    fn facts(&self, context: &Context) -> Facts {
-        let expected = context.expectations();
-        let record = context.record();
+    async fn read_logs(&mut self, subject: &Subject<'_>) {
+        let pods: Api<Pod> = Api::namespaced(subject.client.clone(), subject.namespace);
+        for pod in &self.pods {
+            let name = pod.name_any();
+            let limits = LogParams { limit_bytes: Some(1 << 20), ..LogParams::default() };
+            if let Ok(log) = pods.logs(&name, &limits).await {
+                self.logs.push((name.clone(), log));
+            }
+            let before = LogParams { previous: true, ..limits };
+            if let Ok(log) = pods.logs(&name, &before).await {
+                self.logs.push((format!("{name}-previous"), log));
+            }
+        }
+    }
+
+    /// Returns the facts, and the fault of the first layer that does not work.
+    async fn diagnose(&self, subject: &Subject<'_>) -> (Facts, Option<Fault>) {
+        let mut facts = self.facts(subject);
+        // Requests to what is being applied would fail for no reason.
+        let settled = !subject.in_progress || subject.failing.is_some();
+        if settled && facts.needs_probes() {
+            facts.probes = self.probe(subject).await;
+        }
+        let fault = facts.fault();
+        (facts, fault)
+    }
+
+    fn facts(&self, subject: &Subject<'_>) -> Facts {
+        let expected = &subject.expected;
         let on_node = |node: &Node| {
             let name = node.name_any();
             let mut nodes =
@@ -170,40 +226,45 @@ impl Snapshot {
         let lost = self.nodes.iter().filter(|node| !nodes::is_ready(node) && on_node(node));
         let services = self.services.iter().map(|service| {
             let expected = expected.services.get(&*service.name_any());
-            ServiceFacts::of(service, &self.pods, &self.slices, expected)
+            let facts = ServiceFacts::of(service, &self.pods, &self.slices, expected);
+            ServiceFacts { awaits_address: facts.awaits_address && !subject.in_progress, ..facts }
         });
         let deployments = self.deployments.iter().map(|deployment| {
             DeploymentFacts::of(deployment, expected.deployments.get(&*deployment.name_any()))
         });
         let ingresses = self.ingresses.iter().map(|ingress| {
             let (services, secrets) = (&self.services, &self.secrets);
-            IngressFacts::of(ingress, services, secrets, &self.classes, &expected.routes)
+            let facts =
+                IngressFacts::of(ingress, services, secrets, &self.classes, &expected.routes);
+            IngressFacts { awaits_address: facts.awaits_address && !subject.in_progress, ..facts }
         });
-        let samples = record.samples().iter().map(|(what, sample)| {
+        let samples = subject.samples.iter().map(|(what, sample)| {
             let by_ingress = !self.ingresses.is_empty() && !what.starts_with(NODE_PORT);
             SampleFacts { by_ingress, ..SampleFacts::of(what, sample) }
         });
-        let failing = record.first_failure();
         Facts {
             unreachable: self.unreachable.clone(),
             lost_nodes: lost.map(ResourceExt::name_any).collect(),
             deployments: deployments.collect(),
-            pods: self.pods.iter().map(|pod| self.pod(pod, &expected)).collect(),
+            pods: self.pods.iter().map(|pod| self.pod(pod, subject)).collect(),
             services: services.collect(),
             ingresses: ingresses.collect(),
             probes: Vec::new(),
             samples: samples.collect(),
-            impostors: self.impostors(context.environment(), record.samples()),
-            failing: failing.map(|(claim, verdict)| format!("{}: {}", claim.id, verdict.evidence)),
+            impostors: self.impostors(subject.environment, &subject.samples),
+            failing: subject.failing.clone(),
         }
     }
 
-    fn pod(&self, pod: &Pod, expected: &Expectations) -> PodFacts {
+    fn pod(&self, pod: &Pod, subject: &Subject<'_>) -> PodFacts {
         let name = pod.name_any();
-        let mut unready = expected.deployments.iter().filter(|(_, deployment)| !deployment.ready);
+        let mut unready =
+            subject.expected.deployments.iter().filter(|(_, deployment)| !deployment.ready);
         let kept_unready =
             unready.any(|(of, _)| name.strip_prefix(*of).is_some_and(|rest| rest.starts_with('-')));
-        PodFacts { kept_unready, ..PodFacts::of(pod, &self.events, &self.nodes) }
+        let facts = PodFacts::of(pod, &self.events, &self.nodes);
+        let starting = subject.in_progress && facts.probe.is_none();
+        PodFacts { kept_unready: kept_unready || starting, ..facts }
     }
 
     /// Describes the pods whose responses are not of their image's version.
@@ -223,7 +284,7 @@ impl Snapshot {
     }
 
     /// Sends requests to the addresses of Services with ready endpoints, and of Ingresses.
-    async fn probe(&self, context: &Context) -> Vec<ProbeFacts> {
+    async fn probe(&self, subject: &Subject<'_>) -> Vec<ProbeFacts> {
         let has_endpoints = |service: &&Service| {
             let name = service.name_any();
             let of = |slice: &&EndpointSlice| {
@@ -233,7 +294,8 @@ impl Snapshot {
         };
         let services: Vec<&Service> = self.services.iter().filter(has_endpoints).collect();
         // Where node ports cannot be reached from here, that they do not respond means nothing.
-        let reachable = context.unsupported(NODE_PORT_CLAIM).is_none();
+        let unsupported = &subject.environment.unsupported;
+        let reachable = !unsupported.iter().any(|claim| claim.claim == NODE_PORT_CLAIM);
         let nodes = if reachable { self.nodes.as_slice() } else { &[] };
         probes::probe(&services, &self.ingresses, nodes).await
     }

@@ -109,6 +109,13 @@ impl Fault {
         Self { layer, why: why.into(), command: command.into() }
     }
 
+    /// The same fault, with a command for another namespace than the labs'.
+    pub(crate) fn in_namespace(self, name: &str) -> Self {
+        let command =
+            self.command.replacen(&kubectl(""), &format!("kubectl --namespace={name} "), 1);
+        Self { command, ..self }
+    }
+
     /// Returns the fault among an error and its causes.
     pub(crate) fn of(error: &anyhow::Error) -> Option<&Self> {
         error.chain().find_map(|cause| cause.downcast_ref())

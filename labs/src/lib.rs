@@ -42,3 +42,4 @@ mod stepping;
 mod ui;
 mod verdicts;
 pub mod watch;
+mod wrap;

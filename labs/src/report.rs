@@ -3,6 +3,7 @@
 use crate::event::Stamped;
 use crate::signature::SigningKey;
 use crate::ui;
+use crate::wrap::columns;
 use anyhow::Context as _;
 use reporter::Reporter;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -147,6 +148,5 @@ fn style() -> Style {
     let live = terminal && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
     // https://no-color.org: any value except an empty one.
     let color = live && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let width = || terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0.into());
-    Style { live, color, width: if terminal { width } else { || None } }
+    Style { live, color, width: columns }
 }

@@ -1,16 +1,38 @@
-//! Empties a participant's namespace, so that a phase or an exercise starts from nothing.
+//! Empties a participant's namespace, so that a phase or an exercise starts from nothing. Only a namespace that was
+//! created for it is emptied, or one that the participant has confirmed.
 
-use crate::kubernetes::namespace_client::NamespaceClient;
+use crate::kubernetes::wait::{self, Objects, Progress};
+use crate::kubernetes::{apply, namespace_client::NamespaceClient};
+use crate::lab::Lab;
+use crate::names::MANAGED_BY;
+use crate::step::Command;
 use anyhow::{Context as _, ensure};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, Service};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Resource, ResourceExt as _};
+use lab_environment::Environment;
+use std::time::{Duration, Instant};
 
 /// The label of a namespace that was created for exercises, and may be emptied.
 const EXERCISES: &str = "canary-labs.dev/exercises";
+
+/// Returns an error unless the namespace was created for exercises.
+pub(crate) async fn expect_exercise_namespace(
+    client: &kube::Client,
+    name: &str,
+) -> anyhow::Result<()> {
+    let failed = || format!("failed to read namespace `{name}`");
+    let found = Api::<Namespace>::all(client.clone()).get(name).await.with_context(failed)?;
+    ensure!(
+        found.labels().contains_key(EXERCISES),
+        "namespace `{name}` was not created for exercises, and this one is judged by a rollout; start the exercise \
+         in a namespace of its own"
+    );
+    Ok(())
+}
 
 /// Creates the namespace for exercises. One that is there already has to have been created by this function: nothing
 /// else is deleted.
@@ -34,27 +56,85 @@ pub(crate) async fn create_exercise_namespace(
     api.create(&PostParams::default(), &namespace).await.map(drop).with_context(failed)
 }
 
-/// Creates the namespace unless it exists.
-pub(crate) async fn create_namespace(client: &kube::Client, name: &str) -> anyhow::Result<()> {
-    let mut namespace = Namespace::default();
-    namespace.metadata.name = Some(name.to_owned());
-    match Api::all(client.clone()).create(&PostParams::default(), &namespace).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("failed to create namespace `{name}`")),
-    }
+/// Returns true if the namespace may be emptied without a question: it does not exist, or it was created for that.
+pub(crate) async fn is_ours(client: &kube::Client, name: &str) -> anyhow::Result<bool> {
+    let failed = || format!("failed to read namespace `{name}`");
+    let found = Api::<Namespace>::all(client.clone()).get_opt(name).await.with_context(failed)?;
+    Ok(found.is_none_or(|found| {
+        let (key, value) = MANAGED_BY;
+        let labels = found.labels();
+        labels.contains_key(EXERCISES) || labels.get(key).is_some_and(|found| found == value)
+    }))
 }
 
-/// Deletes what a participant makes in the namespace. Pods end at once.
+/// Empties the namespace, creating it if needed, and applies what the steps before the first claim of the lab apply.
+/// Returns the time that it took.
+pub(crate) async fn to_the_start(
+    lab: &Lab,
+    environment: &Environment,
+    client: &kube::Client,
+    namespace: &NamespaceClient,
+) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    let mut manifests = Vec::new();
+    for file in applied_before(lab) {
+        manifests.extend(apply::manifests(environment, file)?);
+    }
+    if Api::<Namespace>::all(client.clone()).get_opt(namespace.name()).await?.is_none() {
+        create_exercise_namespace(client, namespace.name()).await?;
+    }
+    empty(namespace).await?;
+    for manifest in &manifests {
+        namespace.apply(manifest).await?;
+    }
+    Ok(started.elapsed())
+}
+
+/// The files that a phase builds on: those that its steps apply as they are before the first that does anything else
+/// or proves a claim.
+fn applied_before(lab: &Lab) -> impl Iterator<Item = &'static str> {
+    let only_applies = |command: &Command| matches!(command, Command::Apply(_) | Command::Look(_));
+    let first = lab.steps.iter();
+    let first = first
+        .take_while(move |step| step.proves.is_empty() && step.commands.iter().all(only_applies));
+    first.flat_map(|step| step.commands).filter_map(|command| match command {
+        Command::Apply(file) => Some(*file),
+        _ => None,
+    })
+}
+
+/// Deletes what a participant makes in the namespace, and waits until the pods are gone. They end at once.
 pub(crate) async fn empty(namespace: &NamespaceClient) -> anyhow::Result<()> {
     let params = DeleteParams::background();
+    // Owners first: a ReplicaSet would replace its pods.
     delete_all::<Deployment>(namespace, &params).await?;
-    delete_all::<Ingress>(namespace, &params).await?;
-    delete_all::<Service>(namespace, &params).await?;
-    delete_all::<ConfigMap>(namespace, &params).await?;
-    delete_all::<Pod>(namespace, &DeleteParams::default().grace_period(0)).await?;
+    delete_all::<ReplicaSet>(namespace, &params).await?;
+    let kill = DeleteParams::default().grace_period(0);
+    tokio::try_join!(
+        delete_all::<Ingress>(namespace, &params),
+        delete_all::<Service>(namespace, &params),
+        delete_all::<ConfigMap>(namespace, &params),
+        delete_certificates(namespace, &params),
+        delete_all::<Pod>(namespace, &kill),
+    )?;
+    let no_pods = |pods: &Objects<Pod>| match pods.values().next() {
+        None => Progress::Done(()),
+        Some(pod) => Progress::Pending(format!("{} is still there", pod.name_any())),
+    };
+    let all = wait::Config::default();
+    let end = namespace.rollout();
+    wait::until(namespace.api::<Pod>(), all, "end of the pods", end, no_pods).await?;
     // A check reads them: those of deleted objects would count as done.
     delete_all::<Event>(namespace, &params).await
+}
+
+/// Deletes the Secrets that Ingresses take certificates from. Others may be the cluster's.
+async fn delete_certificates(
+    namespace: &NamespaceClient,
+    params: &DeleteParams,
+) -> anyhow::Result<()> {
+    let of_tls = ListParams::default().fields("type=kubernetes.io/tls");
+    delete_listed::<Secret>(namespace, params, &of_tls).await
 }
 
 async fn delete_all<K>(namespace: &NamespaceClient, params: &DeleteParams) -> anyhow::Result<()>
@@ -62,9 +142,21 @@ where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + k8s_openapi::Resource,
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
+    delete_listed::<K>(namespace, params, &ListParams::default()).await
+}
+
+async fn delete_listed<K>(
+    namespace: &NamespaceClient,
+    params: &DeleteParams,
+    which: &ListParams,
+) -> anyhow::Result<()>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + k8s_openapi::Resource,
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
     let api = namespace.api::<K>();
     let failed = || format!("failed to delete {}", <K as Resource>::plural(&()));
-    let found = api.list_metadata(&ListParams::default()).await.with_context(failed)?;
+    let found = api.list_metadata(which).await.with_context(failed)?;
     for name in found.items.into_iter().filter_map(|object| object.metadata.name) {
         if name == "kube-root-ca.crt" || name == "kubernetes" {
             continue;
@@ -76,4 +168,18 @@ where
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phases;
+
+    #[test]
+    fn phase_starts_with_what_it_builds_on() {
+        let of = |name: &str| applied_before(phases::find(name).unwrap()).collect::<Vec<_>>();
+        assert_eq!(of("phase3"), Vec::<&str>::new());
+        assert_eq!(of("phase4"), ["lb/app-lb.yml", "lb/app-production.yml"]);
+        assert_eq!(of("phase5"), Vec::<&str>::new());
+    }
 }

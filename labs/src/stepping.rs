@@ -1,5 +1,6 @@
 //! `--step`: a run that shows each step and waits for Enter before it acts.
 
+use crate::wrap::{columns, wrap_lines};
 use std::io::Write as _;
 use std::sync::OnceLock;
 use tokio::sync::{Mutex, mpsc};
@@ -13,6 +14,7 @@ pub(crate) struct Stepping {
 impl Stepping {
     /// Prints the step and waits for a line.
     pub(crate) async fn show(&self, step: &str) {
+        let step = wrap_lines(step, 2, columns());
         _ = write!(std::io::stderr(), "\n{step}  Press Enter to go on, Ctrl-C to stop. ");
         let lines = self.lines.get_or_init(|| Mutex::new(read_lines()));
         if lines.lock().await.recv().await.is_none() {

@@ -2,12 +2,12 @@
 
 use crate::claim::Verdict;
 use crate::kubernetes::{
-    checks,
     external::{Exposed, ExternalAddress, published_address},
     namespace_client::NamespaceClient,
     pods, service,
     wait::split_infra_errors,
 };
+use crate::reset;
 use crate::sampler::{Sample, Sampler};
 use crate::verdicts;
 use anyhow::{Context as _, bail};
@@ -20,6 +20,7 @@ use kube::{Api, Resource, ResourceExt};
 use lab_environment::Environment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// The timeout of the first request of a check.
@@ -37,6 +38,7 @@ pub(super) struct Observed<'a> {
     pub(super) ingresses: BTreeMap<String, Ingress>,
     slices: Vec<EndpointSlice>,
     pub(super) events: Vec<Event>,
+    samples: Mutex<Vec<(String, Sample)>>,
 }
 
 impl<'a> Observed<'a> {
@@ -67,6 +69,7 @@ impl<'a> Observed<'a> {
             ingresses: by_name(ingresses),
             slices,
             events,
+            samples: Mutex::default(),
         };
         observed.is_here(name).await?;
         Ok(observed)
@@ -78,12 +81,7 @@ impl<'a> Observed<'a> {
         if published || !self.deployments.is_empty() {
             return Ok(());
         }
-        let everywhere: Api<Deployment> = Api::all(self.client.clone());
-        // Not everyone may list all namespaces.
-        let Ok(found) = everywhere.list(&ListParams::default().labels("app=kubeapp")).await else {
-            return Ok(());
-        };
-        match found.items.first().and_then(ResourceExt::namespace) {
+        match elsewhere(&self.client).await {
             Some(other) => bail!(
                 "namespace `{name}` is empty, but `{other}` holds the app: it was applied there; \
                  check that one with `--namespace {other}`, or delete it there and apply it with \
@@ -93,13 +91,22 @@ impl<'a> Observed<'a> {
         }
     }
 
-    /// Returns true if other pods are there, or with another readiness.
-    pub(super) fn pods_differ(&self, other: &Self) -> bool {
-        let state = |observed: &Self| -> BTreeSet<_> {
+    /// Returns true if something was edited, or other pods or endpoints are there, or with another readiness.
+    pub(super) fn differs(&self, other: &Self) -> bool {
+        let pods = |observed: &Self| -> BTreeSet<_> {
             let pods = observed.pods.iter();
             pods.map(|pod| (pod.uid(), pods::is_ready(pod), pods::image(pod).to_owned())).collect()
         };
-        state(self) != state(other)
+        let specs = |observed: &Self| {
+            let deployments = observed.deployments.values().map(|d| d.spec.clone());
+            let services = observed.services.values().map(|s| s.spec.clone());
+            let ingresses = observed.ingresses.values().map(|i| i.spec.clone());
+            let (deployments, services): (Vec<_>, Vec<_>) =
+                (deployments.collect(), services.collect());
+            let endpoints = observed.slices.iter().map(|slice| slice.endpoints.clone());
+            (deployments, services, ingresses.collect::<Vec<_>>(), endpoints.collect::<Vec<_>>())
+        };
+        pods(self) != pods(other) || specs(self) != specs(other)
     }
 
     /// The names of ready pods with these labels.
@@ -148,7 +155,15 @@ impl<'a> Observed<'a> {
 
     /// Sends requests.
     pub(super) async fn sample(&self, sampler: &Sampler, n: u64) -> anyhow::Result<Sample> {
-        sampler.take(n, |_| {}).await
+        let sample = sampler.take(n, |_| {}).await?;
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.push(("the requests of the check".to_owned(), sample.clone()));
+        Ok(sample)
+    }
+
+    /// What was sampled so far.
+    pub(super) fn samples(&self) -> Vec<(String, Sample)> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Judges that every request gets one version.
@@ -165,47 +180,47 @@ impl<'a> Observed<'a> {
     pub(super) fn kubectl(&self, arguments: &str) -> String {
         format!("kubectl --namespace={} {arguments}", self.namespace.name())
     }
-
-    /// The first pod that is not well, with the command that shows it.
-    pub(super) async fn fault(&self) -> anyhow::Result<Option<(String, String)>> {
-        for pod in &self.pods {
-            let name = pod.name_any();
-            let describe = self.kubectl(&format!("describe pod/{name}"));
-            if let Some(why) = pods::unscheduled(pod) {
-                return Ok(Some((format!("schedule: {name}: {why}"), describe)));
-            }
-            if let Some(problem) = pods::waiting_problem(pod) {
-                let why = format!("pod: {name}: {}: {}", problem.reason, problem.message);
-                return Ok(Some((why, describe)));
-            }
-            if pods::is_running(pod)
-                && !pods::is_ready(pod)
-                && let Some(why) = pods::last_probe_failure(&name, &self.events)
-            {
-                return Ok(Some((format!("readiness: {name}: {why}"), describe)));
-            }
-        }
-        for (name, service) in &self.services {
-            let has_pods = self.pods.iter().any(|pod| checks::selects(service, pod));
-            if !has_pods && !self.pods.is_empty() {
-                let why = format!("selector: {name} selects none of {} pods", self.pods.len());
-                let show = self.kubectl("get services,pods -o wide --show-labels");
-                return Ok(Some((why, show)));
-            }
-        }
-        Ok(None)
-    }
 }
 
-async fn exists(client: &kube::Client, name: &str) -> anyhow::Result<()> {
+/// Returns another namespace that holds the app.
+async fn elsewhere(client: &kube::Client) -> Option<String> {
+    let everywhere: Api<Deployment> = Api::all(client.clone());
+    // Not everyone may list all namespaces.
+    let found = everywhere.list(&ListParams::default().labels("app=kubeapp")).await.ok()?;
+    let namespaces = found.items.iter().filter_map(ResourceExt::namespace);
+    for namespace in namespaces.collect::<BTreeSet<_>>() {
+        // An exercise left there is no mistake.
+        if !reset::is_ours(client, &namespace).await.unwrap_or(false) {
+            return Some(namespace);
+        }
+    }
+    None
+}
+
+/// Returns an error unless the cluster responds and the namespace exists.
+pub(super) async fn exists(client: &kube::Client, name: &str) -> anyhow::Result<()> {
     let api: Api<Namespace> = Api::all(client.clone());
     let found = tokio::time::timeout(CONNECT, api.get_opt(name)).await;
-    let found = found
-        .map_err(anyhow::Error::from)
-        .and_then(|found| found.map_err(anyhow::Error::from))
-        .context("the cluster does not respond; is it still running? see `cargo xtask status`")?;
+    let found = found.map_err(anyhow::Error::from).and_then(|found| Ok(found?));
+    let found = found.map_err(|error| match error.downcast_ref() {
+        Some(kube::Error::Api(status)) => {
+            anyhow::anyhow!("failed to read namespace `{name}`: {}", status.message)
+        }
+        _ => {
+            let why = error.root_cause();
+            anyhow::anyhow!(
+                "the cluster does not respond ({why}); is it still running? see `cargo xtask status`"
+            )
+        }
+    })?;
     let Some(found) = found else {
-        bail!("there is no namespace `{name}`: create it with `kubectl create namespace {name}`");
+        let other = elsewhere(client)
+            .await
+            .map(|other| format!("; `{other}` holds the app, which `--namespace {other}` checks"));
+        bail!(
+            "there is no namespace `{name}`: create it with `kubectl create namespace {name}`{}",
+            other.unwrap_or_default()
+        );
     };
     if found.metadata.deletion_timestamp.is_some() {
         bail!(

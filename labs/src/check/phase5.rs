@@ -1,9 +1,12 @@
 //! Phase 5 by hand.
 
+use super::expected::Rules;
 use super::judgment::{Judgments, State};
 use super::observed::Observed;
 use crate::claim::Verdict;
+use crate::kubernetes::certificate;
 use crate::verdicts;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::networking::v1::Ingress;
 
 const STABLE_HOST: &str = "foo.bar";
@@ -13,6 +16,7 @@ const SERVICES: [(&str, &str); 2] = [
     ("kubeapp-canary-service", "app=kubeapp,env=canary"),
 ];
 const REQUESTS: u64 = 500;
+const FEW_REQUESTS: u64 = 100;
 
 pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> {
     let mut found = Judgments::default();
@@ -33,14 +37,13 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
             "vhost-default",
             "sessions-hold",
             "fanout-paths",
+            "tls-terminates",
         ];
         found.not_yet(&claims, why, "");
         return Ok(found);
     };
     let at = |host: &str| {
-        let name =
-            if external.port == 80 { host.to_owned() } else { format!("{host}:{}", external.port) };
-        observed.namespace.sampler(&external).host(&name)
+        observed.namespace.sampler(&external).host(&host_with_port(host, external.port, 80))
     };
     if observed.ready(SERVICES[0].1).is_empty() {
         found.not_yet(&["backends-healthy-first"], "no pod of production is ready", &show);
@@ -49,11 +52,9 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
     let stable =
         &if observed.image("kubeapp-production") == Some(&new.name) { new } else { old }.version;
     let first = observed.all_are(&at(STABLE_HOST), REQUESTS, stable).await?;
-    let rules = ingress.spec.as_ref().and_then(|spec| spec.rules.clone()).unwrap_or_default();
-    let hosts: Vec<&str> = rules.iter().filter_map(|rule| rule.host.as_deref()).collect();
-    let paths = rules.iter().filter_map(|rule| rule.http.as_ref()).flat_map(|http| &http.paths);
-    let fanout = paths.filter(|path| path.path.as_deref().is_some_and(|p| p.len() > 1)).count() > 1;
-    if fanout {
+    tls(observed, ingress, &mut found).await?;
+    let rules = Rules::of(ingress);
+    if rules == Rules::Paths {
         let mut parts = Vec::new();
         for (path, version) in [("/stable", stable), ("/canary", &new.version)] {
             let sampler = at(STABLE_HOST).path(&format!("{path}/version"));
@@ -65,7 +66,7 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
     found.not_yet(&["fanout-paths"], "no rule has a path", "");
     let healthy = Verdict { evidence: format!("ready pods; {}", first.evidence), ..first.clone() };
     found.verdict("backends-healthy-first", healthy, &show);
-    if rules.is_empty() {
+    if rules == Rules::None {
         found.verdict("default-backend-takes-all", first, &show);
         let claims = ["vhost-canary", "vhost-stable", "vhost-default", "sessions-hold"];
         found.not_yet(&claims, "the Ingress has no rules", "");
@@ -78,13 +79,54 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
     found.verdict("vhost-stable", first, &show);
     found.verdict(
         "vhost-default",
-        observed.all_are(&at("nobody.example"), 100, stable).await?,
+        observed.all_are(&at("nobody.example"), FEW_REQUESTS, stable).await?,
         &show,
     );
-    if hosts.contains(&CANARY_HOST) {
-        found.verdict("sessions-hold", steady, &show);
-    }
+    found.verdict("sessions-hold", steady, &show);
     Ok(found)
+}
+
+/// The host name as clients send it: with the port unless that is the scheme's.
+fn host_with_port(host: &str, port: u16, default: u16) -> String {
+    if port == default { host.to_owned() } else { format!("{host}:{port}") }
+}
+
+/// Judges what the Ingress presents and responds over TLS, for each host with a certificate.
+async fn tls(
+    observed: &Observed<'_>,
+    ingress: &Ingress,
+    found: &mut Judgments,
+) -> anyhow::Result<()> {
+    const CLAIM: &str = "tls-terminates";
+    let show = observed.kubectl("describe ingress/app-ingress");
+    let all: Vec<_> = ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten()).collect();
+    let external = observed.external(Some(ingress), 443).await?;
+    let (false, Some(external)) = (all.is_empty(), external) else {
+        found.not_yet(&[CLAIM], "the Ingress names no certificate", "");
+        return Ok(());
+    };
+    let mut parts = Vec::new();
+    for tls in all {
+        let name = tls.secret_name.clone().unwrap_or_default();
+        let secret = observed.namespace.api::<Secret>().get_opt(&name).await?;
+        for host in tls.hosts.iter().flatten() {
+            let client = match &secret {
+                Some(secret) => certificate::trusting_secret(secret, host),
+                None => Err(anyhow::anyhow!("it does not exist")),
+            };
+            let verdict = match client {
+                Ok(client) => {
+                    let name = host_with_port(host, external.port, 443);
+                    let sampler = observed.namespace.sampler(&external).host(&name).over(client);
+                    verdicts::steady(&observed.sample(&sampler, FEW_REQUESTS).await?)
+                }
+                Err(error) => Verdict::fails(format!("the Secret `{name}`: {error:#}")),
+            };
+            parts.push((host.clone(), verdict));
+        }
+    }
+    found.verdict(CLAIM, Verdict::all(parts), &show);
+    Ok(())
 }
 
 /// Judges the Services of both versions.

@@ -4,6 +4,7 @@ use super::common::{block_on, print, read_environment};
 use crate::broken::{self, Exercise};
 use crate::run::{self, Exit};
 use crate::step::Target;
+use crate::wrap::{columns, wrap_lines};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use std::path::PathBuf;
@@ -65,6 +66,7 @@ impl BrokenFlags {
         }
         if let Some(depth) = self.action.hint {
             let hint = exercise.hints.get(depth.saturating_sub(1)).cloned();
+            let hint = hint.map(|hint| wrap_lines(&hint, 0, columns()));
             return Ok(print(&(hint.unwrap_or_else(|| solution.join("\n")) + "\n")));
         }
         block_on(async {
@@ -73,15 +75,18 @@ impl BrokenFlags {
                 let open = exercise.open(environment, client, name).await?;
                 let exit = if open.is_empty() { Exit::Holds } else { Exit::Fails };
                 let text = if open.is_empty() { "fixed".to_owned() } else { open.join("\n") };
+                let text = wrap_lines(&text, 2, columns());
                 print(&(text + "\n"));
                 return Ok(exit);
             }
             exercise.start(environment, client, name).await?;
-            Ok(print(&format!(
+            let text = format!(
                 "{number}. {}\n\n{}\n\nIt is in namespace `{name}`. Find the fault and fix it with \
-                 kubectl; `cargo xtask broken {number} --check` judges it, `--hint 1` helps.\n",
+                 kubectl.\n\n  $ cargo xtask broken {number} --check     # judges it\n  \
+                 $ cargo xtask broken {number} --hint 1    # helps\n",
                 exercise.title, exercise.symptom
-            )))
+            );
+            Ok(print(&wrap_lines(&text, 0, columns())))
         })
     }
 }

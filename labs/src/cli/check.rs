@@ -7,10 +7,12 @@ use crate::names::NAMESPACE;
 use crate::phases;
 use crate::run::{self, Exit};
 use crate::watch;
+use crate::wrap::columns;
 use anyhow::Context as _;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::path::PathBuf;
+use tokio::signal::unix::{SignalKind, signal};
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
@@ -39,7 +41,7 @@ impl CheckFlags {
         block_on(async {
             let client = run::client(&environment.kubeconfig).await?;
             let check = check(lab, &environment, client, &self.namespace).await?;
-            print(&check.text(lab));
+            print(&check.text(lab, columns()));
             Ok(if check.is_clean() { Exit::Holds } else { Exit::Fails })
         })
     }
@@ -49,7 +51,22 @@ impl CheckFlags {
         let environment = read_environment(&self.environment)?;
         block_on(async {
             let client = run::client(&environment.kubeconfig).await?;
-            watch::watch(lab, &environment, client, &self.namespace).await
+            watch::watch(lab, environment, client, &self.namespace, stopped()?).await
         })
     }
+}
+
+/// Completes on SIGINT, SIGTERM or SIGHUP. There is nothing to clean up on the cluster.
+fn stopped() -> anyhow::Result<impl Future<Output = ()>> {
+    let listen = |kind| signal(kind).context("failed to listen for signals");
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
 }

@@ -1,6 +1,7 @@
 //! What commands share.
 
 use crate::run::Exit;
+use crate::wrap::{columns, wrap_lines};
 use anyhow::Context as _;
 use lab_environment::Environment;
 use std::future::Future;
@@ -26,7 +27,8 @@ pub(super) fn read_environment(path: &Path) -> anyhow::Result<Environment> {
 /// Prints an error that is not part of a report, and returns the exit code.
 pub(super) fn exit_of(exit: anyhow::Result<Exit>) -> Exit {
     exit.unwrap_or_else(|error| {
-        _ = writeln!(std::io::stderr(), "error: {error:#}");
+        let text = wrap_lines(&format!("error: {error:#}"), 2, columns());
+        _ = writeln!(std::io::stderr(), "{text}");
         Exit::Infrastructure
     })
 }

@@ -96,13 +96,13 @@ fn help_matches_snapshot() {
 
 #[test]
 fn list_matches_snapshot() {
-    insta::assert_snapshot!("list", list::as_text());
+    insta::assert_snapshot!("list", list::as_text(None));
 }
 
 #[test]
 fn every_lab_is_explained_with_its_claims() {
     for lab in phases::ALL {
-        let text = list::explanation(lab, TARGET);
+        let text = list::explanation(lab, TARGET, None);
         assert!(text.contains(lab.summary) && text.contains(lab.article));
         assert!(help_footer().contains(lab.title));
         for claim in lab.claims {

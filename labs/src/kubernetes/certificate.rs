@@ -9,6 +9,7 @@ use kube::api::{Patch, PatchParams};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use std::time::Duration;
 use time::OffsetDateTime;
+use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 /// A self-signed certificate with its key.
 pub(crate) struct Certificate {
@@ -52,6 +53,18 @@ impl Certificate {
     pub(crate) fn as_presented(&self) -> sampler::Certificate {
         sampler::Certificate::of(&self.der)
     }
+}
+
+/// Returns a TLS client for that server name that trusts the first certificate of a Secret alone.
+///
+/// # Errors
+/// If the Secret holds none.
+pub(crate) fn trusting_secret(secret: &Secret, name: &str) -> anyhow::Result<Tls> {
+    let pem = secret.data.as_ref().and_then(|data| data.get("tls.crt"));
+    let pem = pem.context("it has no tls.crt")?;
+    let der = CertificateDer::from_pem_slice(&pem.0);
+    let der = der.map_err(|error| anyhow::anyhow!("its tls.crt is not in PEM: {error}"))?;
+    Tls::trusting(&der, name)
 }
 
 impl NamespaceClient {

@@ -19,9 +19,12 @@ pub(crate) fn selector_text(labels: &BTreeMap<String, String>) -> String {
 /// Returns true if a Service selects the pod. Without a selector it selects none.
 pub(crate) fn selects(service: &Service, pod: &Pod) -> bool {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    selector.is_some_and(|selector| {
-        selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
-    })
+    selector.is_some_and(|selector| selects_labels(selector, pod))
+}
+
+/// Returns true if the pod has all of these labels.
+pub(crate) fn selects_labels(selector: &BTreeMap<String, String>, pod: &Pod) -> bool {
+    selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
 }
 
 /// Returns the fault of a Service that does not select each of these pods.

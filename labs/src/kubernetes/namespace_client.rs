@@ -73,7 +73,7 @@ impl NamespaceClient {
     }
 
     /// The timeout of a rollout, a scaling or a pod's recreation.
-    pub(super) fn rollout(&self) -> Duration {
+    pub(crate) fn rollout(&self) -> Duration {
         self.deadline.timeout(self.rollout)
     }
 

@@ -2,9 +2,10 @@
 //! Readable without color; plain lines if standard output is not a terminal.
 
 use super::reporter::{Output, Reporter};
-use super::text::{self, wrap};
+use super::text;
 use crate::claim::{Outcome, Verdict};
 use crate::event::{Event, SampleProgress, Stamped};
+use crate::wrap::wrap;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 

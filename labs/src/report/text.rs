@@ -1,28 +1,6 @@
-//! Text for a width: lines wrapped by words, and the bar of a sample. Text for markup.
+//! Text for a width: the bar of a sample. Text for markup.
 
 use crate::event::SampleProgress;
-
-/// Wraps by words, after a first line that already has `used` columns; continued lines begin with `indent`
-/// spaces. Nothing is cut: a word that is longer than a line stays whole. Without a width, one line.
-pub(super) fn wrap(text: &str, used: usize, indent: usize, width: Option<usize>) -> String {
-    let Some(width) = width else { return text.to_owned() };
-    let (mut wrapped, mut column, mut first) = (String::new(), used, true);
-    for word in text.split(' ') {
-        let length = word.chars().count();
-        if !first && column + 1 + length > width {
-            wrapped.push('\n');
-            wrapped.extend(std::iter::repeat_n(' ', indent));
-            column = indent;
-        } else if !first {
-            wrapped.push(' ');
-            column += 1;
-        }
-        wrapped.push_str(word);
-        column += length;
-        first = false;
-    }
-    wrapped
-}
 
 /// Shortens text to `width` columns.
 fn shorten(text: &str, width: usize) -> String {
@@ -97,15 +75,6 @@ pub(super) fn escape(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::fixture::sample_progress;
-
-    #[test]
-    fn words_are_wrapped_and_never_cut() {
-        let text = "one two three four-and-a-long-word five";
-        assert_eq!(wrap(text, 0, 2, None), text);
-        let wrapped = wrap(text, 4, 2, Some(12));
-        assert_eq!(wrapped, "one two\n  three\n  four-and-a-long-word\n  five");
-        assert_eq!(wrapped.split_whitespace().collect::<Vec<_>>().join(" "), text);
-    }
 
     #[test]
     fn bar_shows_split_and_band() {

@@ -131,11 +131,6 @@ impl Counts {
         Self { recent, ..self.clone() }
     }
 
-    /// The number of requests, failed ones among them, and of failures.
-    pub(crate) fn totals(&self) -> (u64, u64) {
-        (self.by_version.values().sum::<u64>() + self.failures, self.failures)
-    }
-
     pub(super) fn add(&mut self, observation: &Observation) {
         self.recent.push(observation.latency);
         match &observation.result {

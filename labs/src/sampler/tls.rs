@@ -67,13 +67,14 @@ impl Tls {
     /// Connects to `name` and trusts only `root` (DER) and what it signed.
     pub fn trusting(root: &[u8], name: &str) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from(root).into_owned()).context("invalid root certificate")?;
+        let root = CertificateDer::from(root).into_owned();
+        roots.add(root.clone()).context("invalid root certificate")?;
         let provider = Arc::new(ring::default_provider());
         let verifier =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
                 .build()
                 .context("failed to create the certificate verifier")?;
-        let verifier = Arc::new(RecordingVerifier { verifier, seen: Mutex::default() });
+        let verifier = Arc::new(RecordingVerifier { verifier, root, seen: Mutex::default() });
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .context("failed to set up TLS")?
@@ -114,6 +115,7 @@ fn server_name(name: &str) -> anyhow::Result<ServerName<'static>> {
 #[derive(Debug)]
 struct RecordingVerifier {
     verifier: Arc<WebPkiServerVerifier>,
+    root: CertificateDer<'static>,
     /// In DER.
     seen: Mutex<BTreeSet<Vec<u8>>>,
 }
@@ -134,7 +136,16 @@ impl ServerCertVerifier for RecordingVerifier {
             }
         }
         let verifier = &self.verifier;
-        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let verified =
+            verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match verified {
+            Err(error) if *end_entity == self.root && is_only_a_ca(&error) => {
+                let end_entity = webpki::EndEntityCert::try_from(end_entity).map_err(invalid)?;
+                end_entity.verify_is_valid_for_subject_name(server_name).map_err(invalid)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
     }
 
     fn verify_tls12_signature(
@@ -158,6 +169,19 @@ impl ServerCertVerifier for RecordingVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.verifier.supported_verify_schemes()
     }
+}
+
+/// Returns true if a certificate within its validity was refused because it is one of an authority, as `openssl req
+/// -x509` makes them. Everything else about it has still to be verified.
+fn is_only_a_ca(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = error else {
+        return false;
+    };
+    matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+fn invalid(error: webpki::Error) -> rustls::Error {
+    rustls::Error::General(format!("invalid certificate: {error}"))
 }
 
 #[cfg(test)]

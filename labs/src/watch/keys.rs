@@ -1,8 +1,12 @@
 //! Keys of a terminal, one at a time, without Enter. The terminal is restored when this is dropped.
 
+use rustix::fs::{FileType, fstat};
 use rustix::termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use std::io::Read as _;
 use tokio::sync::mpsc;
+
+/// Starts the sequence of a key such as an arrow, or is the key Esc.
+pub(super) const ESCAPE: u8 = 0x1b;
 
 /// A terminal that passes keys as they are pressed. Ctrl-C stays a signal, and output is not changed.
 pub(super) struct Keys {
@@ -11,7 +15,8 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Starts to read standard input. One that is no terminal is read as it is.
+    /// Starts to read standard input. One that is no terminal is read as it is; the end of a pipe, whose other end is
+    /// a program that is gone, is the key `q`.
     pub(super) fn open() -> Self {
         let stdin = std::io::stdin();
         let original = isatty(&stdin).then(|| tcgetattr(&stdin).ok()).flatten();
@@ -22,11 +27,23 @@ impl Keys {
         let (sender, keys) = mpsc::channel(16);
         // A thread of its own: a pending read of the runtime would keep the process from exiting.
         std::thread::spawn(move || {
-            for byte in std::io::stdin().lock().bytes() {
-                let Ok(byte) = byte else { return };
-                if sender.blocking_send(byte).is_err() {
-                    return;
+            let mut read = [0; 64];
+            while let Ok(count @ 1..) = std::io::stdin().lock().read(&mut read) {
+                // A terminal sends the sequence of a key that has no character of its own in one piece.
+                let keys = match &read[..count] {
+                    [ESCAPE, _, ..] => &[],
+                    keys => keys,
+                };
+                for key in keys {
+                    if sender.blocking_send(*key).is_err() {
+                        return;
+                    }
                 }
+            }
+            let piped = fstat(std::io::stdin())
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+            if piped {
+                _ = sender.blocking_send(b'q');
             }
         });
         Self { original, keys }

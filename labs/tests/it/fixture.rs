@@ -143,6 +143,14 @@ impl Fixture {
         self
     }
 
+    /// Writes the environment as `cargo xtask` does, and returns the file.
+    pub(crate) fn write_environment(&self) -> PathBuf {
+        let file = self.environment.kubeconfig.with_file_name("environment.json");
+        let text = serde_json::to_string(&self.environment).expect("JSON");
+        fs::write(&file, text).expect("an environment");
+        file
+    }
+
     /// Sets the timeouts that `cargo xtask` sets for the embedded cluster.
     pub(crate) fn with_embedded_timeouts(mut self) -> Self {
         self.environment.timeouts =

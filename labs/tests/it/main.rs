@@ -21,4 +21,5 @@ mod mutants;
 mod page;
 mod pull_secret;
 mod schema;
+mod terminal;
 mod workshop;

@@ -2,11 +2,16 @@
 //! and `watch`; each exercise is open before its solution and solved after it.
 
 use crate::fixture::Fixture;
+use futures::StreamExt as _;
+use kube_embedded::Cluster;
+use labs::broken::{self, Exercise};
 use labs::check::{State, check};
-use labs::{broken, phases, run::Exit, step::Target};
+use labs::{phases, run::Exit, step::Target};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 const NAMESPACE: &str = "by-hand";
@@ -79,97 +84,277 @@ fn shell(fixture: &Fixture, command: &str) {
     assert!(output.status.success(), "{command}: {error}");
 }
 
-/// Types the commands of a step.
-fn type_step(fixture: &Fixture, id: &str) {
-    let lab = phases::find("phase4").expect("a lab");
+/// Types the commands of a step that change something, and those that make the files for them.
+fn type_step(fixture: &Fixture, phase: &str, id: &str) {
+    let lab = phases::find(phase).expect("a lab");
     let step = lab.steps.iter().find(|step| step.id == id).expect("a step");
     let target = Target { namespace: NAMESPACE, environment: Some(&fixture.environment) };
-    for command in step.commands.iter().filter(|command| command.performed(target).is_some()) {
-        shell(fixture, &command.text(target));
+    for command in step.commands {
+        let text = command.text(target);
+        if command.performed(target).is_some() || text.starts_with("openssl") {
+            shell(fixture, &text);
+        }
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn phase_done_by_hand_is_judged_by_check_and_watch() {
+/// A participant's `labs watch`.
+struct Watch {
+    process: Child,
+    lines: Receiver<String>,
+    ticked: BTreeSet<String>,
+}
+
+impl Watch {
+    fn start(fixture: &Fixture, phase: &str) -> Self {
+        let mut watch = Command::new(env!("CARGO_BIN_EXE_labs"));
+        watch.args(["watch", phase, "--namespace", NAMESPACE, "--environment"]);
+        watch.arg(fixture.write_environment());
+        let watch = watch.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = watch.expect("labs watch");
+        let output = BufReader::new(process.stdout.take().expect("standard output"));
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Self { process, lines, ticked: BTreeSet::new() }
+    }
+
+    fn press(&mut self, keys: &str) {
+        let input = self.process.stdin.as_mut().expect("standard input");
+        input.write_all(keys.as_bytes()).expect("a key");
+    }
+
+    /// Waits for a line with this text, and keeps the claims that are ticked meanwhile.
+    fn wait(&mut self, text: &str) {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let line =
+                self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no line with {text}"));
+            let claim = line.strip_prefix("✓ ").and_then(|line| line.split(':').next());
+            self.ticked.extend(claim.map(str::to_owned));
+            if line.contains(text) {
+                return;
+            }
+        }
+    }
+
+    fn wait_ticked(&mut self, claim: &str) {
+        if !self.ticked.contains(claim) {
+            self.wait(&format!("✓ {claim}"));
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+/// Does a phase with kubectl alone: after each of these steps `check` says that its claims hold and `watch` ticks them
+/// off, until it ends because all do.
+async fn do_by_hand(phase: &str, steps: &[(&str, &[&str])]) {
     if kubectl_is_missing() {
         return;
     }
     let fixture = Fixture::new().with_embedded_timeouts();
     let cluster = fixture.cluster().await;
-    let lab = phases::find("phase4").expect("a lab");
-    let environment = &fixture.environment;
-    let client = cluster.client();
-    let judge = || check(lab, environment, client.clone(), NAMESPACE);
-    let error = judge().await.expect_err("no namespace").to_string();
-    assert!(error.contains("kubectl create namespace by-hand"), "{error}");
+    let lab = phases::find(phase).expect("a lab");
     shell(&fixture, "kubectl create namespace by-hand");
-
-    let file = environment.kubeconfig.with_file_name("environment.json");
-    std::fs::write(&file, serde_json::to_string(environment).expect("JSON")).expect("a file");
-    let mut watch = Command::new(env!("CARGO_BIN_EXE_labs"));
-    watch.args(["watch", "phase4", "--namespace", NAMESPACE, "--environment"]).arg(&file);
-    let mut watch = watch.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("labs watch");
-    let mut keys = watch.stdin.take().expect("standard input");
-    let output = watch.stdout.take().expect("standard output");
-    let (sender, lines) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-    });
-    let seen = |text: &str| {
+    let mut watch = Watch::start(&fixture, phase);
+    watch.wait("step 1 of");
+    // What it shows of the namespace, before anything is measured.
+    watch.wait("· the namespace is empty");
+    for (step, claims) in steps {
+        type_step(&fixture, phase, step);
         let until = Instant::now() + DEADLINE;
+        let during = ["promotion-drops-nothing", "stable-unaffected", "ingress-promotes"];
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let line = lines.recv_timeout(left).unwrap_or_else(|_| panic!("no line with {text}"));
-            if line.contains(text) {
-                break;
-            }
-        }
-    };
-    for (step, claims, ticked) in [
-        ("stable", &[][..], "app-lb"),
-        (
-            "join",
-            &[
-                "canary-differs-by-env",
-                "canary-joins-untouched",
-                "sessions-flip",
-                "quarter-to-canary",
-            ],
-            "✓ quarter-to-canary",
-        ),
-        ("even", &["ratio-follows-replicas"], "✓ ratio-follows-replicas"),
-        ("back", &["quarter-to-canary"], ""),
-        ("ditch", &["canary-can-be-ditched"], "✓ canary-can-be-ditched"),
-        ("bad", &["bad-canary-contained"], "✓ bad-canary-contained"),
-        ("fix", &["quarter-to-canary"], ""),
-        ("promote", &["promotion-by-image"], "✓ promotion-drops-nothing"),
-        ("retire", &["canary-retires", "promotion-by-image"], "✓ canary-retires"),
-    ] {
-        type_step(&fixture, step);
-        let until = Instant::now() + DEADLINE;
-        loop {
-            let found = judge().await.expect("a check");
-            let open: Vec<_> = found
-                .judgments
-                .iter()
-                .filter(|j| claims.contains(&j.claim) && j.state != State::Holds)
-                .collect();
+            let found = check(lab, &fixture.environment, cluster.client(), NAMESPACE).await;
+            let mut open = found.expect("a check").judgments;
+            open.retain(|j| claims.contains(&j.claim) && j.state != State::Holds);
+            open.retain(|j| !during.contains(&j.claim));
             if open.is_empty() {
                 break;
             }
             assert!(Instant::now() < until, "{step}: {open:#?}");
         }
-        if ticked.starts_with('✓') {
-            seen(ticked);
+        for claim in *claims {
+            watch.wait_ticked(claim);
         }
     }
-    keys.write_all(b"q").expect("a key");
-    assert!(watch.wait().expect("an exit code").success());
-    shell(&fixture, "kubectl delete namespace by-hand --wait=false");
-    let error = judge().await.map(|check| check.text(lab)).expect_err("a deleted namespace");
-    let error = error.to_string();
-    assert!(error.contains("is being deleted") || error.contains("no namespace"), "{error}");
+    watch.wait("every claim holds");
+    assert!(watch.process.wait().expect("an exit code").success());
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn phase3_done_by_hand_is_judged_by_check_and_watch() {
+    let deployed =
+        ["rollout-completes", "deployment-owns-replicaset", "pods-spread", "events-tell"];
+    do_by_hand(
+        "phase3",
+        &[
+            ("deploy", &deployed),
+            ("publish", &["lb-finds-pods", "lb-gets-address"]),
+            ("balance", &["stable-serves-all", "load-spreads"]),
+            ("unready", &["readiness-gates"]),
+            ("remove-unready", &[]),
+            ("heal", &["self-heals"]),
+            ("scale", &["scales"]),
+            ("replace", &["template-is-a-cutter", "service-outlives-pods"]),
+            ("namespace", &["namespace-holds"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn phase4_done_by_hand_is_judged_by_check_and_watch() {
+    let joined =
+        ["canary-differs-by-env", "canary-joins-untouched", "sessions-flip", "quarter-to-canary"];
+    do_by_hand(
+        "phase4",
+        &[
+            ("stable", &[]),
+            ("join", &joined),
+            ("even", &["ratio-follows-replicas"]),
+            ("back", &["quarter-to-canary"]),
+            ("ditch", &["canary-can-be-ditched"]),
+            ("bad", &["bad-canary-contained"]),
+            ("fix", &["quarter-to-canary"]),
+            ("promote", &["promotion-by-image", "promotion-drops-nothing"]),
+            ("retire", &["canary-retires", "promotion-by-image"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn phase5_done_by_hand_is_judged_by_check_and_watch() {
+    if !test_support::runs("openssl", &["version"]) {
+        return test_support::missing("openssl", "install openssl");
+    }
+    do_by_hand(
+        "phase5",
+        &[
+            ("unready", &[]),
+            ("ready", &["backends-healthy-first"]),
+            ("node-port", &["nodeport-in-range"]),
+            ("default", &["default-backend-takes-all"]),
+            ("canary", &["service-internal-address"]),
+            ("rules", &["stable-unaffected"]),
+            ("hosts", &["vhost-canary", "vhost-stable", "vhost-default"]),
+            ("sessions", &["sessions-hold"]),
+            ("fanout", &["fanout-paths"]),
+            ("tls", &["tls-terminates"]),
+            ("promote", &["ingress-promotes"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reset_asks_before_it_deletes_what_it_did_not_create() {
+    if kubectl_is_missing() {
+        return;
+    }
+    let fixture = Fixture::new().with_embedded_timeouts();
+    let cluster = fixture.cluster().await;
+    shell(&fixture, "kubectl create namespace by-hand");
+    shell(&fixture, "kubectl --namespace=by-hand create configmap mine");
+    let mut watch = Watch::start(&fixture, "phase4");
+    watch.press("r3\n");
+    watch.wait("was not created for exercises");
+    watch.press("by-hand?\n");
+    watch.wait("nothing was deleted");
+    shell(&fixture, "kubectl --namespace=by-hand get configmap mine");
+    watch.press("r5\n");
+    watch.wait("was not created for exercises");
+    watch.press("by-hand\n");
+    watch.wait("at the start of phase5");
+    shell(&fixture, "! kubectl --namespace=by-hand get configmap mine");
+    // It was confirmed, and goes to what the phase builds on.
+    watch.press("r4\n");
+    watch.wait("at the start of phase4");
+    shell(&fixture, "kubectl --namespace=by-hand rollout status deployment/kubeapp-production");
+    watch.press("p1001\n");
+    watch.wait("a number from 0 to 1000");
+    watch.press("p0\n");
+    watch.wait("you said 0; 0 of 1000 got 2.0");
+    for depth in ["hint 1:", "hint 2:", "hint 3:"] {
+        watch.press("h");
+        watch.wait(depth);
+    }
+    watch.press("n");
+    watch.wait("step 2 of 11");
+    watch.press("q");
+    assert!(watch.process.wait().expect("an exit code").success());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_plainly_what_it_cannot_judge() {
+    if kubectl_is_missing() {
+        return;
+    }
+    let fixture = Fixture::new().with_embedded_timeouts();
+    let cluster = fixture.cluster().await;
+    let lab = phases::find("phase3").expect("a lab");
+    let client = cluster.client();
+    let judge = || check(lab, &fixture.environment, client.clone(), NAMESPACE);
+    let error = async || judge().await.expect_err("nothing to judge").to_string();
+    assert!(error().await.ends_with("create it with `kubectl create namespace by-hand`"));
+
+    shell(&fixture, "kubectl apply -f manifests/lb/app-production.yml");
+    let found = error().await;
+    assert!(
+        found.contains("no namespace `by-hand`") && found.contains("`default` holds"),
+        "{found}"
+    );
+    shell(&fixture, "kubectl create namespace by-hand");
+    let found = error().await;
+    assert!(found.contains("`by-hand` is empty, but `default` holds the app"), "{found}");
+
+    let apply = "kubectl --namespace=by-hand apply -f manifests/lb/";
+    let rolled = "kubectl --namespace=by-hand rollout status deployment/kubeapp-production";
+    let edit =
+        "kubectl --namespace=by-hand set image deployment/kubeapp-production kubeapp=kubeapp:2.0";
+    let until = Instant::now() + DEADLINE;
+    // Until one ends while pods of both versions are there: that is neither right nor wrong.
+    loop {
+        shell(&fixture, &format!("{apply}app-production.yml; {apply}app-lb.yml; {rolled}"));
+        let (found, ()) = tokio::join!(judge(), typed(&fixture, edit));
+        let found = found.expect("a check");
+        let serves = found.judgments.iter().find(|j| j.claim == "stable-serves-all");
+        let serves = serves.expect("a judgment");
+        if serves.evidence.contains("changed during the check, try again") {
+            assert_eq!(serves.state, State::NotYet, "{}", serves.evidence);
+            assert!(found.fault.is_none());
+            break;
+        }
+        assert!(Instant::now() < until, "{}", serves.evidence);
+    }
+    let deletion = "kubectl delete namespace by-hand --wait=false";
+    let (found, ()) = tokio::join!(judge(), typed(&fixture, deletion));
+    let found =
+        found.map(|check| check.text(lab, None)).expect_err("a deleted namespace").to_string();
+    assert!(found.contains("is being deleted") || found.contains("no namespace"), "{found}");
+
+    cluster.stop().await;
+    let mut check = Command::new(env!("CARGO_BIN_EXE_labs"));
+    check.args(["check", "phase3", "--environment"]).arg(fixture.write_environment());
+    let output = check.output().expect("labs check");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{error}");
+    assert!(error.contains("is it still running? see `cargo xtask status`"), "{error}");
+}
+
+/// Types a command on a thread of its own.
+async fn typed(fixture: &Fixture, command: &str) {
+    tokio::task::block_in_place(|| shell(fixture, command));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,28 +365,32 @@ async fn exercises_are_open_before_their_solution_and_solved_after_it() {
     let fixture = Fixture::new().with_embedded_timeouts();
     let cluster = fixture.cluster().await;
     let exercises = broken::read(&broken::folder()).expect("exercises");
-    assert!(exercises.len() >= 16);
-    for exercise in exercises {
-        let open = || exercise.open(&fixture.environment, cluster.client(), NAMESPACE);
-        let started = exercise.start(&fixture.environment, cluster.client(), NAMESPACE).await;
-        started.unwrap_or_else(|error| panic!("{}: {error:#}", exercise.name));
-        // Left unsolved, it stays open.
-        let since = Instant::now();
-        while since.elapsed() < UNSOLVED {
-            assert_ne!(open().await.expect("a check"), Vec::<String>::new(), "{}", exercise.name);
-        }
-        let target = Target { namespace: NAMESPACE, environment: Some(&fixture.environment) };
-        for command in exercise.solution(target) {
-            shell(&fixture, &command);
-        }
-        let until = Instant::now() + DEADLINE;
-        loop {
-            let open = open().await.expect("a check");
-            if open.is_empty() {
-                break;
-            }
-            assert!(Instant::now() < until, "{}: {open:?}", exercise.name);
-        }
-    }
+    assert!(exercises.len() >= 27);
+    // Each in a namespace of its own, a few at a time: most of it is waiting.
+    let proofs = exercises.iter().map(|exercise| prove(&fixture, &cluster, exercise));
+    futures::stream::iter(proofs).buffer_unordered(4).collect::<()>().await;
     cluster.stop().await;
+}
+
+/// Proves that an exercise stays open without its solution, and is solved by it.
+async fn prove(fixture: &Fixture, cluster: &Cluster, exercise: &Exercise) {
+    let (name, environment) = (&*exercise.name, &fixture.environment);
+    let open = || exercise.open(environment, cluster.client(), name);
+    let started = exercise.start(environment, cluster.client(), name).await;
+    started.unwrap_or_else(|error| panic!("{name}: {error:#}"));
+    let since = Instant::now();
+    while since.elapsed() < UNSOLVED {
+        assert_ne!(open().await.expect("a check"), Vec::<String>::new(), "{name}");
+    }
+    for command in exercise.solution(Target { namespace: name, environment: Some(environment) }) {
+        typed(fixture, &command).await;
+    }
+    let until = Instant::now() + DEADLINE;
+    loop {
+        let open = open().await.expect("a check");
+        if open.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < until, "{name}: {open:?}");
+    }
 }

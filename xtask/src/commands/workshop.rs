@@ -25,7 +25,7 @@ pub(super) struct Check {
 
 /// Judge what you make with kubectl on the cluster of `up`, at every change
 ///
-/// Keys: `h` a hint, `n` the next step, `p` predict the canary's share, `r` start over, `q` quit.
+/// Keys: `h` a hint, `n` the next step, `p` predict the canary's share, `r` start over at a phase, `q` quit.
 #[derive(Args)]
 pub(super) struct Watch {
     #[command(flatten)]
@@ -44,12 +44,14 @@ pub(super) struct ByHand {
 }
 
 pub(super) fn explain(args: &Explain) -> Result<()> {
-    let phase = phase(&args.phase)?;
+    without_cluster("explain", &[phase(&args.phase)?])
+}
+
+fn without_cluster(command: &str, args: &[String]) -> Result<()> {
     let project = Project::find()?;
     build::binaries(&project, DockerClient::Omitted)?;
     let mut labs = Command::new(project.program("labs"));
-    labs.args(["explain", &phase]);
-    Err(install::spawn_error("labs", labs.exec()))
+    Err(install::spawn_error("labs", labs.arg(command).args(args).exec()))
 }
 
 /// Runs `labs check` or `labs watch`.
@@ -71,6 +73,10 @@ pub(super) struct Broken {
 }
 
 pub(super) fn broken(args: &Broken) -> Result<()> {
+    // Neither a list nor the help needs one.
+    if !args.args.iter().any(|argument| argument.parse::<usize>().is_ok()) {
+        return without_cluster("broken", &args.args);
+    }
     on_cluster("broken", &args.provider, args.args.clone())
 }
 

@@ -133,7 +133,7 @@ pub(super) const DITCH: Step = Step {
 pub(super) const BAD: Step = Step {
     id: "bad",
     title: "apply a canary that never becomes ready",
-    shows: "A pod that fails its readiness probe gets no requests. So a canary that does not work harms nobody.",
+    shows: "A pod that fails its readiness probe gets no requests. A canary that does not work therefore affects no user.",
     article: &[
         "This effectively exposes new versions to a small set of users, which acts as an early indicator for failures that might happen.",
     ],
