@@ -2,6 +2,7 @@
 //! check`, `labs watch` and `docs/article.md` are made of the same list, so none of them can drift.
 
 use lab_environment::Environment;
+use serde::Serialize;
 use std::fmt::Write as _;
 
 /// A step of a phase.
@@ -36,6 +37,25 @@ pub enum Command {
     Kubectl(&'static str),
     /// Changes nothing: a command of the shell. `$SERVICE_URL` and `$INGRESS` are those of `cargo xtask env`.
     Look(&'static str),
+}
+
+/// A step with its commands for one cluster and namespace.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ListedStep {
+    /// [`Step::id`].
+    pub id: &'static str,
+    /// [`Step::title`].
+    pub title: &'static str,
+    /// [`Step::shows`].
+    pub shows: &'static str,
+    /// The commands that a person types, in order.
+    pub commands: Vec<String>,
+    /// [`Step::look`].
+    pub look: &'static str,
+    /// [`Step::hints`].
+    pub hints: [&'static str; 2],
+    /// [`Step::proves`].
+    pub proves: &'static [&'static str],
 }
 
 /// The names that a command depends on.
@@ -85,6 +105,13 @@ impl Command {
 }
 
 impl Step {
+    /// Returns the step with its commands for that cluster and namespace.
+    pub fn listed(&self, target: Target<'_>) -> ListedStep {
+        let Self { id, title, shows, look, hints, proves, commands, .. } = *self;
+        let commands = commands.iter().map(|command| command.text(target)).collect();
+        ListedStep { id, title, shows, commands, look, hints, proves }
+    }
+
     /// Formats everything about the step.
     pub fn text(&self, target: Target<'_>) -> String {
         let mut text = format!("{}\n  {}\n", self.title, self.shows);

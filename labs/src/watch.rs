@@ -21,7 +21,10 @@ use std::io::Write as _;
 use traffic::Traffic;
 
 mod keys;
+mod report;
 mod traffic;
+
+pub(crate) use report::report;
 
 const HELP: &str = "keys: h hint, n next step, p predict, r reset, q quit";
 

@@ -200,7 +200,8 @@ impl<W: Write> Reporter for Terminal<W> {
     fn event(&mut self, stamped: &Stamped) {
         match &stamped.event {
             Event::RunStarted { version, provider, labs, .. } => {
-                self.line(&format!("labs {version} on {provider}: {}", labs.join(", ")));
+                let labs = if labs.is_empty() { String::new() } else { format!(": {}", labs.join(", ")) };
+                self.line(&format!("labs {version} on {provider}{labs}"));
             }
             Event::LabStarted { title, claims } => {
                 let name = stamped.lab.unwrap_or("?");
@@ -222,6 +223,7 @@ impl<W: Write> Reporter for Terminal<W> {
             }
             // What the cluster does meanwhile is for the page and the HTML report.
             Event::SampleEnded(_)
+            | Event::StepsListed { .. }
             | Event::NodeObserved { .. }
             | Event::PodObserved(_)
             | Event::ClusterEvent { .. }
@@ -245,6 +247,7 @@ impl<W: Write> Reporter for Terminal<W> {
                 self.verdict(claim, verdict);
             }
             Event::LabEnded { seconds, error } => self.lab_ended(*seconds, error.as_deref()),
+            Event::Diagnosis { reason, .. } if reason.is_empty() => {}
             Event::Diagnosis { layer, reason, command, folder } => {
                 let layer = layer.map_or_else(String::new, |l| format!("at fault: {}: ", l.word()));
                 let reason = reason.replace('\n', "; ");

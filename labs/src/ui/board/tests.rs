@@ -31,6 +31,7 @@ fn frame_has_every_section_and_then_only_what_changed() {
     for section in [
         "run",
         "claims",
+        "guide",
         "steps",
         "connection",
         "nodes",
