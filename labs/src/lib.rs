@@ -24,7 +24,7 @@ mod increments;
 pub mod kubernetes;
 pub mod lab;
 mod lease;
-mod names;
+pub mod names;
 pub mod namespace;
 mod observer;
 pub mod phases;

@@ -1,6 +1,7 @@
 //! Steps: what a phase does, one after the other, as data. The runner, `labs explain`, `--step`, `labs
 //! check`, `labs watch` and `docs/article.md` are made of the same list, so none of them can drift.
 
+use crate::names;
 use lab_environment::Environment;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -53,7 +54,7 @@ pub struct ListedStep {
     /// [`Step::look`].
     pub look: &'static str,
     /// [`Step::hints`].
-    pub hints: [&'static str; 2],
+    pub hints: [String; 2],
     /// [`Step::proves`].
     pub proves: &'static [&'static str],
 }
@@ -78,7 +79,7 @@ impl Command {
             }
             Self::Kubectl(arguments) => kubectl(arguments, target),
             Self::Look(command) => {
-                let command = with_images(command, target);
+                let command = with_images(&names::in_terms_of_program(command), target);
                 let namespaced = format!("kubectl --namespace={}", target.namespace);
                 command.replace("kubectl --namespace ", &format!("{namespaced} "))
             }
@@ -109,6 +110,7 @@ impl Step {
     pub fn listed(&self, target: Target<'_>) -> ListedStep {
         let Self { id, title, shows, look, hints, proves, commands, .. } = *self;
         let commands = commands.iter().map(|command| command.text(target)).collect();
+        let hints = hints.map(|hint| names::in_terms_of_program(hint).into_owned());
         ListedStep { id, title, shows, commands, look, hints, proves }
     }
 
@@ -141,7 +143,10 @@ impl Step {
 }
 
 fn path(target: Target<'_>, file: &str) -> String {
-    match target.environment.filter(|environment| !environment.manifests.ends_with("manifests")) {
+    let is_elsewhere = |environment: &&Environment| {
+        names::is_installation() || !environment.manifests.ends_with("manifests")
+    };
+    match target.environment.filter(is_elsewhere) {
         Some(environment) => environment.manifests.join(file).display().to_string(),
         None => format!("manifests/{file}"),
     }

@@ -4,6 +4,7 @@
 use crate::check::{Check, Judgment, State, check};
 use crate::kubernetes::{apply, namespace_client::NamespaceClient};
 use crate::lab::Lab;
+use crate::names::in_terms_of_program;
 use crate::reset;
 use crate::run::Exit;
 use crate::step::{Command, Step, Target};
@@ -279,5 +280,5 @@ fn changes(client: &Client, name: &str) -> SelectAll<BoxStream<'static, ()>> {
 
 /// Prints a line. A closed pipe is no failure.
 fn say(text: &str) {
-    _ = writeln!(std::io::stdout(), "{text}");
+    _ = writeln!(std::io::stdout(), "{}", in_terms_of_program(text));
 }

@@ -10,13 +10,14 @@ mod kubectl;
 mod lab;
 mod labs;
 mod man;
+mod package;
 mod provider_flag;
 mod status;
 mod ui;
 mod up;
 mod workshop;
 
-use crate::{failure::Failure, output};
+use crate::{failure::Failure, output, project::Installation};
 use anyhow::{Result, bail};
 use clap::{
     CommandFactory, Parser, Subcommand,
@@ -58,6 +59,7 @@ enum Command {
     Ci(ci::Ci),
     Completions(completions::Completions),
     Man(man::Man),
+    Package(package::Package),
 }
 
 /// Parses the command line. Help and errors are printed here; they end the run with exit code 0 or 2.
@@ -99,6 +101,11 @@ fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a s
 
 /// Runs a command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
+    if Installation::selected().is_some()
+        && matches!(cli.command, Command::Ci(_) | Command::Package(_))
+    {
+        bail!(Failure::Usage("this command needs a checkout of the repository".into()));
+    }
     match cli.command {
         Command::Lab(args) => lab::run(&args),
         Command::Labs(args) => labs::run(&args),
@@ -117,6 +124,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Ci(ci::Ci {}) => ci::run(),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),
+        Command::Package(args) => package::run(&args),
     }
 }
 

@@ -5,6 +5,7 @@ use super::reporter::{Output, Reporter};
 use super::text::{self, wrap};
 use crate::claim::{Outcome, Verdict};
 use crate::event::{Event, SampleProgress, Stamped};
+use crate::names::in_terms_of_program;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,7 @@ impl<W: Write> Terminal<W> {
 
     fn line(&mut self, text: &str) {
         self.erase();
+        let text = in_terms_of_program(text);
         self.out.write(format!("{text}\n").as_bytes());
     }
 
@@ -200,7 +202,8 @@ impl<W: Write> Reporter for Terminal<W> {
     fn event(&mut self, stamped: &Stamped) {
         match &stamped.event {
             Event::RunStarted { version, provider, labs, .. } => {
-                let labs = if labs.is_empty() { String::new() } else { format!(": {}", labs.join(", ")) };
+                let labs =
+                    if labs.is_empty() { String::new() } else { format!(": {}", labs.join(", ")) };
                 self.line(&format!("labs {version} on {provider}{labs}"));
             }
             Event::LabStarted { title, claims } => {
