@@ -161,6 +161,24 @@ pub(crate) fn pack(
     fs::rename(&part, to).with_context(problem)
 }
 
+/// Copies a folder to a place where there is nothing yet, for a person to work with.
+pub(crate) fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let problem = || format!("failed to create {}", to.display());
+    fs::create_dir(to).with_context(problem)?;
+    for entry in fs::read_dir(from).with_context(problem)? {
+        let (path, to) = {
+            let entry = entry?;
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if path.is_dir() {
+            copy(&path, &to)?;
+        } else {
+            fs::copy(&path, &to).map(drop).with_context(problem)?;
+        }
+    }
+    Ok(())
+}
+
 /// Appends a folder, sorted, so that the same files give the same archive.
 fn append<W: io::Write>(
     archive: &mut tar::Builder<W>,

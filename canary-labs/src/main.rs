@@ -38,6 +38,10 @@ fn commands() -> ExitCode {
         _ => {}
     }
     match installation::open(env::current_exe) {
+        Ok(folder) if first.is_some_and(|first| first == "manifests") => {
+            let to = env::args_os().nth(2).unwrap_or_else(|| "manifests".into());
+            exit_of(installation::copy(&folder.join("manifests"), Path::new(&to)))
+        }
         Ok(folder) => {
             xtask::Installation { folder, program: PROGRAM }.select();
             xtask::main()
