@@ -289,4 +289,6 @@ impl Runs {
 }
 
 #[cfg(test)]
+mod pictures;
+#[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ mod lab;
 mod labs;
 mod man;
 mod package;
+mod prefetch;
 mod provider_flag;
 mod status;
 mod ui;
@@ -60,6 +61,7 @@ enum Command {
     Completions(completions::Completions),
     Man(man::Man),
     Package(package::Package),
+    Prefetch(prefetch::Prefetch),
 }
 
 /// Parses the command line. Help and errors are printed here; they end the run with exit code 0 or 2.
@@ -101,9 +103,9 @@ fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a s
 
 /// Runs a command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
-    if Installation::selected().is_some()
-        && matches!(cli.command, Command::Ci(_) | Command::Package(_))
-    {
+    let needs_checkout =
+        matches!(cli.command, Command::Ci(_) | Command::Package(_) | Command::Prefetch(_));
+    if needs_checkout && Installation::selected().is_some() {
         bail!(Failure::Usage("this command needs a checkout of the repository".into()));
     }
     match cli.command {
@@ -125,6 +127,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),
         Command::Package(args) => package::run(&args),
+        Command::Prefetch(args) => prefetch::run(&args),
     }
 }
 

@@ -50,6 +50,8 @@ fn normal(output: &str) -> Vec<String> {
         (r"\b(1\.0|2\.0)\b", "v$1"),
         (r"\b[0-9][0-9.,:/%]*(ms|m?s|m[0-9]+s)?", "N"),
         (r"v1\.0", "1.0"),
+        // Newer clients say where.
+        (r" from production namespace$", ""),
         (r" +", " "),
     ];
     let rules = rules.map(|(pattern, to)| (Regex::new(pattern).expect("a pattern"), to));

@@ -57,7 +57,7 @@ fn help_of_every_command() {
             "images build",
         ]
         .into_iter()
-        .chain(["images load", "images push", "doctor", "ci", "completions", "man"])
+        .chain(["images load", "images push", "doctor", "ci", "completions", "man", "package", "prefetch", "ui"])
         {
             let help = fixture.succeeds(format!("{command} --help").trim_start());
             let name = format!("help {command}");
