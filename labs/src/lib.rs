@@ -32,6 +32,7 @@ mod process;
 mod record;
 mod report;
 mod reset;
+mod room;
 pub mod run;
 pub mod sampler;
 pub mod selection;

@@ -50,6 +50,12 @@ pub(super) struct Flags {
     /// The port of the page
     #[arg(long)]
     port: Option<u16>,
+    /// Report the progress to a teacher's room: the address that `labs room` printed
+    #[arg(long, value_name = "URL", requires_all = ["participant", "lab"])]
+    room: Option<report::RoomAddress>,
+    /// The participant's name in the room
+    #[arg(long, value_name = "NAME")]
+    participant: Option<String>,
     /// Requests per second to the load balancer; 0 for none
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(..=5000))]
     rate: u32,
@@ -68,7 +74,8 @@ impl Flags {
         let lab = self.lab.as_deref().map(|lab| phases::find(lab).context("no such lab"));
         let lab = lab.transpose()?;
         let (events, receiver) = Events::channel();
-        let options = report::Options { ui: Some(self.port), ..report::Options::default() };
+        let (room, name) = (self.room.clone(), self.participant.clone());
+        let options = report::Options { ui: Some(self.port), room, name, ..<_>::default() };
         let reports = report::Reports::start(&options, receiver)?;
         let exit = block_on(self.show(lab, events));
         reports.join()?;

@@ -29,6 +29,12 @@ pub(super) struct Ui {
     /// Port of the page (default 8619, or another if that is taken)
     #[arg(long)]
     port: Option<u16>,
+    /// Report the progress to a teacher's room: the address that `labs room` printed
+    #[arg(long, value_name = "URL", requires_all = ["participant", "phase"])]
+    room: Option<String>,
+    /// Your name in the room
+    #[arg(long, value_name = "NAME")]
+    participant: Option<String>,
     /// Requests per second to the load balancer, 0 for none (default 50)
     #[arg(long, value_name = "N")]
     rate: Option<u32>,
@@ -51,6 +57,8 @@ pub(super) fn run(args: &Ui) -> Result<()> {
     labs.args(["--provider", provider.name()]);
     args.namespace.iter().for_each(|name| _ = labs.args(["--namespace", name]));
     args.port.iter().for_each(|port| _ = labs.args(["--port", &port.to_string()]));
+    args.room.iter().for_each(|url| _ = labs.args(["--room", url]));
+    args.participant.iter().for_each(|name| _ = labs.args(["--participant", name]));
     args.rate.iter().for_each(|rate| _ = labs.args(["--rate", &rate.to_string()]));
     // In our place, so that signals and exit code are its own.
     Err(install::spawn_error("labs", labs.exec()))

@@ -57,8 +57,17 @@ fn help_of_every_command() {
             "images build",
         ]
         .into_iter()
-        .chain(["images load", "images push", "doctor", "ci", "completions", "man", "package", "prefetch", "ui"])
-        {
+        .chain([
+            "images load",
+            "images push",
+            "doctor",
+            "ci",
+            "completions",
+            "man",
+            "package",
+            "prefetch",
+            "ui",
+        ]) {
             let help = fixture.succeeds(format!("{command} --help").trim_start());
             let name = format!("help {command}");
             assert_snapshot!(name.trim_end().replace(' ', "-"), help);
