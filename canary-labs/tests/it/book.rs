@@ -73,7 +73,7 @@ fn run(participant: &Participant, commands: &[&str]) -> Vec<String> {
     let file = participant.home.join("book.sh");
     fs::write(&file, script).expect("a script");
     let mut shell = participant.command("timeout");
-    let output = shell.args(["400", "bash"]).arg(&file).output().expect("bash");
+    let output = shell.args(["900", "bash"]).arg(&file).output().expect("bash");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let text = text.replace(&*participant.home.to_string_lossy(), "/home/you");
     text.split(MARK).skip(1).map(str::to_owned).collect()
