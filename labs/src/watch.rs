@@ -8,19 +8,17 @@ use crate::names::in_terms_of_program;
 use crate::reset;
 use crate::run::Exit;
 use crate::step::{Command, Step, Target};
-use futures::stream::{BoxStream, SelectAll, StreamExt as _};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::Ingress;
+use changes::{changes, ended};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Service;
 use keys::Keys;
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client};
+use kube::Client;
 use lab_environment::Environment;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use traffic::Traffic;
 
+mod changes;
 mod keys;
 mod report;
 mod traffic;
@@ -89,14 +87,6 @@ pub async fn watch(
             say("every claim holds");
             return Ok(Exit::Holds);
         }
-    }
-}
-
-/// The result of a check in progress; never without one.
-async fn ended<T>(checking: &mut Option<impl Future<Output = T> + Unpin>) -> T {
-    match checking {
-        Some(checking) => checking.await,
-        None => std::future::pending().await,
     }
 }
 
@@ -259,23 +249,6 @@ impl Watch<'_> {
             Err(error) => say(&format!("! nothing to measure: {error:#}")),
         }
     }
-}
-
-/// The changes of everything that a check reads, as the API server reports them.
-fn changes(client: &Client, name: &str) -> SelectAll<BoxStream<'static, ()>> {
-    let mut changes = SelectAll::new();
-    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    changes.push(watcher(namespaces, only).default_backoff().map(drop).boxed());
-    macro_rules! of {
-        ($($kind:ty),*) => {$(
-            let api: Api<$kind> = Api::namespaced(client.clone(), name);
-            let stream = watcher(api, watcher::Config::default()).default_backoff();
-            changes.push(stream.map(drop).boxed());
-        )*};
-    }
-    of!(Deployment, Pod, Service, EndpointSlice, Ingress);
-    changes
 }
 
 /// Prints a line. A closed pipe is no failure.

@@ -1,6 +1,7 @@
 //! What the page shows of a lab that is done by hand: its steps, and each claim as its state changes.
 
-use super::{changes, ended, traffic::Traffic};
+use super::changes::{changes, ended};
+use super::traffic::Traffic;
 use crate::check::{Judgment, State, check};
 use crate::claim::Verdict;
 use crate::event::{Event, Events};

@@ -107,11 +107,16 @@ fn up_to_date(stamp: &Path, inputs: &str) -> Option<Vec<Image>> {
 fn prebuilt(folder: &Path, stamp: &Path) -> Result<Vec<Image>> {
     let read: Stamp = serde_json::from_slice(&read(stamp)?)
         .with_context(|| format!("{} is damaged", stamp.display()))?;
-    let here = |image: Image| {
-        let archive = format!("kubeapp-{}.tar", image.version);
-        let binary = folder.join(format!("kubeapp-{}", image.version));
-        let (archive, rebuilt) = (folder.join(&archive), folder.join("rebuilt").join(archive));
-        Image { archive, rebuilt, binary, ..image }
+    // The stamp names where they were built.
+    let here = |recorded: PathBuf, name: String| {
+        let copied = folder.join(name);
+        if copied.is_file() { copied } else { recorded }
+    };
+    let here = |image: Image| Image {
+        archive: here(image.archive, format!("kubeapp-{}.tar", image.version)),
+        rebuilt: here(image.rebuilt, format!("rebuilt/kubeapp-{}.tar", image.version)),
+        binary: here(image.binary, format!("kubeapp-{}", image.version)),
+        ..image
     };
     let images: Vec<Image> = read.images.into_iter().map(here).collect();
     for file in images.iter().flat_map(|image| [&image.archive, &image.rebuilt, &image.binary]) {
