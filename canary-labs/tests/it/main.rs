@@ -1,5 +1,11 @@
 //! The one file, packed as `cargo xtask package` packs it, in a home of its own.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails is a failure of its test"
+)]
+
 mod book;
 mod fixture;
 
