@@ -29,6 +29,7 @@ mod interrupt;
 mod list;
 mod log;
 mod observe;
+mod room;
 mod run_file;
 mod target;
 
@@ -71,6 +72,8 @@ enum Command {
         #[arg(value_parser = PossibleValuesParser::new(target::lab_values()))]
         lab: String,
     },
+    /// Show the progress of participants side by side, for a teacher
+    Room(room::Flags),
     /// Show a cluster on a live page, while you work on it by hand
     Ui(observe::Flags),
     /// Create a key that signs run files: FILE to hand out to participants, and FILE.pub to verify with
@@ -143,9 +146,12 @@ struct RunFlags {
     /// Sign the run file with this key of `labs keygen`
     #[arg(long, value_name = "FILE", requires = "run_file")]
     key: Option<PathBuf>,
-    /// The participant's name in the run file
-    #[arg(long, value_name = "NAME", requires = "run_file")]
+    /// The participant's name in the run file and in the room
+    #[arg(long, value_name = "NAME")]
     participant: Option<String>,
+    /// Report the progress to a teacher's room: the address that `labs room` printed
+    #[arg(long, value_name = "URL", requires = "participant")]
+    room: Option<report::RoomAddress>,
     /// Show the run on a live page in a browser on this machine, at this port if one is given
     #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true)]
     ui: Option<Option<u16>>,
@@ -220,6 +226,7 @@ impl Cli {
             },
             Some(Command::Run(flags)) => flags.run(),
             Some(Command::Ui(flags)) => exit_of(flags.run()),
+            Some(Command::Room(flags)) => exit_of(flags.run()),
             Some(Command::Keygen { file }) => {
                 exit_of(run_file::keygen(&file).map(|text| print(&text)))
             }
@@ -254,6 +261,7 @@ impl RunFlags {
             run_file: self.run_file.clone(),
             key: self.key.clone(),
             name: self.participant.clone(),
+            room: self.room.clone(),
             ui: self.ui,
         }
     }

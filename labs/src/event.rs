@@ -3,6 +3,7 @@
 
 use crate::claim::{Outcome, Verdict};
 use crate::fault::Layer;
+use crate::step::ListedStep;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -47,6 +48,11 @@ pub enum Event {
         title: &'static str,
         /// The ids of the claims it judges.
         claims: Vec<&'static str>,
+    },
+    /// The steps of the lab, as a person would do them on this cluster.
+    StepsListed {
+        /// In their order.
+        steps: Vec<ListedStep>,
     },
     /// A step begins.
     StepStarted {
@@ -127,7 +133,7 @@ pub enum Event {
     Diagnosis {
         /// The layer; `null` if every layer works.
         layer: Option<Layer>,
-        /// What is wrong with it.
+        /// What is wrong with it; empty once nothing is, where a person repairs what was at fault.
         reason: String,
         /// A command that shows it.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,6 +167,7 @@ impl Event {
         matches!(
             self,
             Self::Progress { .. }
+                | Self::StepsListed { .. }
                 | Self::SampleProgress(_)
                 | Self::NodeObserved { .. }
                 | Self::PodObserved(_)

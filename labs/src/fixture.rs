@@ -4,6 +4,7 @@ use crate::claim::{Outcome, Verdict};
 use crate::event::{Band, Event, Latency, PodObserved, PodState, SampleEnded, SampleProgress};
 use crate::fault::Layer;
 use crate::statistics::{Ratio, Split};
+use crate::step::ListedStep;
 use lab_environment::{Alternative, Environment, Image, IngressClass, Timeouts};
 use std::path::PathBuf;
 
@@ -51,6 +52,17 @@ pub(crate) fn events() -> Vec<Event> {
         Event::LabStarted {
             title: "The canary",
             claims: vec!["a-claim", "a-share", "another", "third", "fourth"],
+        },
+        Event::StepsListed {
+            steps: vec![ListedStep {
+                id: "roll-out",
+                title: "roll out",
+                shows: "It rolls.",
+                commands: vec!["kubectl apply -f lb/app-lb.yml".into()],
+                look: "it is there",
+                hints: ["Roll.".into(), "Roll out.".into()],
+                proves: &["a-claim"],
+            }],
         },
         Event::StepStarted { id: "roll-out", step: "roll out".into() },
         Event::Command { command: "apply -f lb/app-lb.yml".into() },

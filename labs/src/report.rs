@@ -19,9 +19,12 @@ mod json;
 mod junit;
 mod page;
 mod reporter;
+mod room;
 mod run_file;
 mod terminal;
 mod text;
+
+pub(crate) use room::Address as RoomAddress;
 
 /// The reports of a run.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +45,8 @@ pub(crate) struct Options {
     pub key: Option<PathBuf>,
     /// The name of the participant.
     pub name: Option<String>,
+    /// The room of a teacher.
+    pub room: Option<RoomAddress>,
     /// A live page, on this port of loopback if one is given.
     pub ui: Option<Option<u16>>,
 }
@@ -114,6 +119,10 @@ fn files(options: &Options) -> anyhow::Result<Reporters> {
         let key = options.key.as_deref().map(SigningKey::read).transpose()?;
         let file = create("run file", path)?;
         reporters.push(Box::new(run_file::RunFile::new(file, key, options.name.clone())));
+    }
+    if let Some(address) = &options.room {
+        let name = options.name.clone().unwrap_or_default();
+        reporters.push(Box::new(room::Room::start(address.clone(), name)?));
     }
     if options.github {
         let path = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty());

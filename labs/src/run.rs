@@ -12,6 +12,7 @@ use crate::names::NAMESPACE;
 use crate::namespace::OwnedNamespace;
 use crate::observer::Observer;
 use crate::selection::Selection;
+use crate::step::Target;
 use crate::stepping::Stepping;
 use anyhow::{Context as _, anyhow, bail};
 use cluster_health::{ClusterLost, READYZ_TIMEOUT, probe_readyz};
@@ -219,6 +220,9 @@ impl Runner {
         let since = Instant::now();
         let claims = context.selected().map(|claim| claim.id).collect();
         context.events().send(Event::LabStarted { title: lab.title, claims });
+        let target = Target { namespace: NAMESPACE, environment: Some(&*self.environment) };
+        let steps = lab.steps.iter().map(|step| step.listed(target)).collect();
+        context.events().send(Event::StepsListed { steps });
         let Ended { mut error, environment, mut diagnosed } = self.supervise(lab, context).await;
         let mut mistake = None;
         if let Some(found) = &environment {

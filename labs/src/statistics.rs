@@ -301,4 +301,6 @@ impl Runs {
 }
 
 #[cfg(test)]
+mod pictures;
+#[cfg(test)]
 mod tests;

@@ -1,7 +1,9 @@
 //! Steps: what a phase does, one after the other, as data. The runner, `labs explain`, `--step`, `labs
 //! check`, `labs watch` and `docs/article.md` are made of the same list, so none of them can drift.
 
+use crate::names;
 use lab_environment::Environment;
+use serde::Serialize;
 use std::fmt::Write as _;
 
 /// A step of a phase.
@@ -38,6 +40,25 @@ pub enum Command {
     Look(&'static str),
 }
 
+/// A step with its commands for one cluster and namespace.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ListedStep {
+    /// [`Step::id`].
+    pub id: &'static str,
+    /// [`Step::title`].
+    pub title: &'static str,
+    /// [`Step::shows`].
+    pub shows: &'static str,
+    /// The commands that a person types, in order.
+    pub commands: Vec<String>,
+    /// [`Step::look`].
+    pub look: &'static str,
+    /// [`Step::hints`].
+    pub hints: [String; 2],
+    /// [`Step::proves`].
+    pub proves: &'static [&'static str],
+}
+
 /// The names that a command depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
@@ -58,7 +79,7 @@ impl Command {
             }
             Self::Kubectl(arguments) => kubectl(arguments, target),
             Self::Look(command) => {
-                let command = with_images(command, target);
+                let command = with_images(&names::in_terms_of_program(command), target);
                 let namespaced = format!("kubectl --namespace={}", target.namespace);
                 command.replace("kubectl --namespace ", &format!("{namespaced} "))
             }
@@ -85,6 +106,14 @@ impl Command {
 }
 
 impl Step {
+    /// Returns the step with its commands for that cluster and namespace.
+    pub fn listed(&self, target: Target<'_>) -> ListedStep {
+        let Self { id, title, shows, look, hints, proves, commands, .. } = *self;
+        let commands = commands.iter().map(|command| command.text(target)).collect();
+        let hints = hints.map(|hint| names::in_terms_of_program(hint).into_owned());
+        ListedStep { id, title, shows, commands, look, hints, proves }
+    }
+
     /// Formats everything about the step.
     pub fn text(&self, target: Target<'_>) -> String {
         let mut text = format!("{}\n  {}\n", self.title, self.shows);
@@ -114,7 +143,10 @@ impl Step {
 }
 
 fn path(target: Target<'_>, file: &str) -> String {
-    match target.environment.filter(|environment| !environment.manifests.ends_with("manifests")) {
+    let is_elsewhere = |environment: &&Environment| {
+        names::is_installation() || !environment.manifests.ends_with("manifests")
+    };
+    match target.environment.filter(is_elsewhere) {
         Some(environment) => environment.manifests.join(file).display().to_string(),
         None => format!("manifests/{file}"),
     }

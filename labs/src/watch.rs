@@ -24,9 +24,12 @@ use view::View;
 
 mod keys;
 mod prompt;
+mod report;
 mod screen;
 mod traffic;
 mod view;
+
+pub(crate) use report::report;
 
 const HELP: &str = "keys: h hint, n next step, p predict, r start over, q quit";
 /// The interval of looking at the background traffic.

@@ -1,6 +1,7 @@
 """Drives the page of `labs run --ui` in a headless Chromium, over its DevTools protocol on a pair of pipes.
 
-Usage: page.py BROWSER LABS ENVIRONMENT [FOLDER for screenshots]
+Usage: page.py run BROWSER LABS ENVIRONMENT [FOLDER for screenshots]
+       page.py hand BROWSER LABS ENVIRONMENT KUBECONFIG-OF-ANOTHER-CLUSTER [FOLDER for screenshots]
 """
 
 import base64
@@ -121,6 +122,9 @@ def drive(browser, labs, environment, shots):
         judged = "document.querySelectorAll('#claims .holds').length"
         held = browser.evaluate(judged)
         assert held >= 10, held
+        # Every step of phase 4 is done, and phase 3 is one folded group.
+        groups = "document.querySelectorAll('#claims > .group.done').length"
+        browser.wait(groups + " === 12")
         assert browser.evaluate("document.querySelectorAll('#claims .fails').length") == 0
         label = browser.evaluate("document.getElementById('squares').getAttribute('aria-label')")
         assert "1.0:" in label and "2.0:" in label and "failed: 0" in label, label
@@ -143,11 +147,62 @@ def drive(browser, labs, environment, shots):
         process.wait()
 
 
+def by_hand(browser, labs, environment, other, shots):
+    """Does the first steps of phase 4 with kubectl, and then replaces the cluster."""
+    with open(environment) as file:
+        described = json.load(file)
+    kubeconfig = environment + ".kubeconfig"
+    shutil.copy(described["kubeconfig"], kubeconfig)
+    kubectl = ["kubectl", "--kubeconfig", kubeconfig, "--namespace", "production"]
+
+    def apply(*files):
+        paths = [part for file in files for part in ("-f", os.path.join(described["manifests"], file))]
+        subprocess.run([*kubectl, "apply", *paths], check=True, stdout=subprocess.DEVNULL)
+
+    browser.size(1280, 720)
+    command = [labs, "ui", "phase4", "--environment", environment, "--kubeconfig", kubeconfig, "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        url = next(line.split()[1] for line in process.stderr if line.startswith("page: "))
+        browser.call("Page.navigate", url=url)
+        browser.wait("document.querySelectorAll('#claims > .group').length === 11")
+        browser.wait("/no namespace/.test(" + text("progress") + ")")
+        subprocess.run([*kubectl, "create", "namespace", "production"], check=True, stdout=subprocess.DEVNULL)
+        apply("lb/app-lb.yml", "lb/app-production.yml")
+        browser.wait("document.querySelectorAll('.pod.ready').length === 3")
+        # The step's commands unfold, and each can be copied.
+        browser.wait("document.querySelector('.group.current details[open] .typed')")
+        copy = "document.querySelector('.group.current .typed button')"
+        label = browser.evaluate(copy + ".getAttribute('aria-label')")
+        assert label.startswith("Copy kubectl --namespace=production apply -f "), label
+        browser.evaluate(copy + ".click()")
+        browser.wait(f"/Copied|Ctrl-C/.test({copy}.textContent)")
+        apply("lb/app-canary.yml")
+        browser.wait("document.querySelectorAll('.group.done').length >= 3")
+        browser.wait("/^step [45] of 11/.test(" + text("step") + ")")
+        assert browser.evaluate("document.documentElement.scrollHeight") <= 720
+        if shots:
+            browser.screenshot(os.path.join(shots, "hand.png"))
+        # As after `down` and `up`: another cluster takes its place, and nothing of the first one is left.
+        shutil.copy(other, kubeconfig)
+        browser.wait("document.querySelectorAll('.pod').length === 0 && document.querySelectorAll('.node').length === 2")
+        browser.wait("document.querySelectorAll('.group.done, .claim.holds').length === 0")
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def main():
-    program, labs, environment, *shots = sys.argv[1:]
+    mode, program, labs, environment, *rest = sys.argv[1:]
     browser = Browser(program)
     try:
-        drive(browser, labs, environment, shots[0] if shots else None)
+        if mode == "hand":
+            by_hand(browser, labs, environment, rest[0], *(rest[1:] or [None]))
+        else:
+            drive(browser, labs, environment, rest[0] if rest else None)
     finally:
         browser.close()
 

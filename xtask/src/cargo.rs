@@ -6,7 +6,7 @@ use crate::{
         watchdog::Watchdog,
     },
     output::errln,
-    project::Project,
+    project::{Installation, Project},
 };
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -30,7 +30,7 @@ pub(crate) enum Progress {
 /// Returns true if binaries and images are used as they are (`CANARY_PREBUILT=1`): where this program
 /// was copied to a machine without a compiler, or runs next to fakes in a test.
 pub(crate) fn prebuilt() -> bool {
-    env::var_os("CANARY_PREBUILT").is_some()
+    Installation::selected().is_some() || env::var_os("CANARY_PREBUILT").is_some()
 }
 
 /// Controls whether the labs are built with a client for Docker. It is a quarter of all that there is

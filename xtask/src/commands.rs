@@ -11,13 +11,15 @@ mod kubectl;
 mod lab;
 mod labs;
 mod man;
+mod package;
+mod prefetch;
 mod provider_flag;
 mod status;
 mod ui;
 mod up;
 mod workshop;
 
-use crate::{failure::Failure, output};
+use crate::{failure::Failure, output, project::Installation};
 use anyhow::{Result, bail};
 use clap::{
     CommandFactory, Parser, Subcommand,
@@ -60,6 +62,8 @@ enum Command {
     Conformance(conformance::Conformance),
     Completions(completions::Completions),
     Man(man::Man),
+    Package(package::Package),
+    Prefetch(prefetch::Prefetch),
 }
 
 /// Parses the command line. Help and errors are printed here; they end the run with exit code 0 or 2.
@@ -101,6 +105,11 @@ fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a s
 
 /// Runs a command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
+    let needs_checkout =
+        matches!(cli.command, Command::Ci(_) | Command::Package(_) | Command::Prefetch(_));
+    if needs_checkout && Installation::selected().is_some() {
+        bail!(Failure::Usage("this command needs a checkout of the repository".into()));
+    }
     match cli.command {
         Command::Lab(args) => lab::run(&args),
         Command::Labs(args) => labs::run(&args),
@@ -120,6 +129,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Conformance(args) => conformance::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),
+        Command::Package(args) => package::run(&args),
+        Command::Prefetch(args) => prefetch::run(&args),
     }
 }
 

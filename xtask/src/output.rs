@@ -1,6 +1,8 @@
 //! Writing to standard output and standard error without a panic, which would skip the cleanup.
 
+use crate::project::Installation;
 use anyhow::{Context, Result};
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
 
 /// Writes a line to standard output and returns an error if it cannot be written.
@@ -18,7 +20,7 @@ pub(crate) use {errln, outln};
 /// Writes to standard output. A closed pipe is no failure: its reader has seen enough. A full disk is one:
 /// scripts read what is written here.
 pub(crate) fn print(text: &str) -> Result<()> {
-    write_all(&mut io::stdout().lock(), text.as_bytes())
+    write_all(&mut io::stdout().lock(), in_terms_of_program(text).as_bytes())
 }
 
 fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<()> {
@@ -30,7 +32,17 @@ fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<()> {
 
 /// Writes a line to standard error. There is nowhere to report a failure to.
 pub(crate) fn report(line: std::fmt::Arguments) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let line = line.to_string();
+    let _ = writeln!(io::stderr(), "{}", in_terms_of_program(&line));
+}
+
+/// Names the program that the user typed. Every text names `cargo xtask`, which is the program here unless this
+/// is an installation.
+fn in_terms_of_program(text: &str) -> Cow<'_, str> {
+    match Installation::selected() {
+        Some(Installation { program, .. }) => text.replace("cargo xtask", program).into(),
+        None => text.into(),
+    }
 }
 
 /// Wraps a text at spaces to lines of `width` columns. A longer word has a line of its own, and so has a

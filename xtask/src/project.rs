@@ -1,5 +1,5 @@
 //! The directories of this checkout: the repository, what cargo built, and the state that outlives a
-//! run.
+//! run. Or those of an installation, which has the same without a repository.
 
 use crate::files;
 use anyhow::{Context, Result, ensure};
@@ -7,7 +7,31 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process,
+    sync::OnceLock,
 };
+
+/// A folder with `bin/labs`, `bin/kube-embedded`, `images/`, `manifests/` and `app/`, in place of a checkout.
+#[derive(Debug)]
+pub struct Installation {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The command that a person types, in place of `cargo xtask`.
+    pub program: &'static str,
+}
+
+static INSTALLATION: OnceLock<Installation> = OnceLock::new();
+
+impl Installation {
+    /// Lets the commands of this process work on the installation. The first call counts.
+    pub fn select(self) {
+        _ = INSTALLATION.set(self);
+    }
+
+    /// Returns the one that was selected.
+    pub(crate) fn selected() -> Option<&'static Self> {
+        INSTALLATION.get()
+    }
+}
 
 /// The directories of this checkout.
 pub(crate) struct Project {
@@ -22,6 +46,11 @@ pub(crate) struct Project {
 impl Project {
     /// Finds the checkout that this program was built from.
     pub(crate) fn find() -> Result<Self> {
+        if let Some(Installation { folder, .. }) = Installation::selected() {
+            ensure_text(folder, "set CANARY_HOME to another directory")?;
+            let (root, target) = (folder.clone(), folder.clone());
+            return Ok(Self { root, binaries: folder.join("bin"), target });
+        }
         let manifest = env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = manifest.parent().context("xtask has no parent directory")?.to_owned();
@@ -40,14 +69,15 @@ impl Project {
             ensure_text(&home, "set CANARY_HOME to another directory")?;
             return writable(&home).with_context(|| format!("CANARY_HOME={}", home.display()));
         }
-        let local = self.target.join("canary");
+        let local = Installation::selected().is_none().then(|| self.target.join("canary"));
         let user = env_path("XDG_STATE_HOME")
             .or_else(|| env_path("HOME").map(|home| home.join(".local/state")))
             .map(|state| state.join("canary-labs"))
             .filter(|state| state.to_str().is_some());
-        writable(&local).or_else(|first| match user {
+        let local = local.context("there is no checkout").and_then(|local| writable(&local));
+        local.or_else(|first| match user {
             Some(user) => writable(&user).with_context(|| format!("after {first:#}")),
-            None => Err(first),
+            None => Err(first.context("set CANARY_HOME to a writable directory")),
         })
     }
 

@@ -47,7 +47,8 @@ enum Command {
     Man,
 }
 
-pub(crate) fn main() -> ExitCode {
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
     // Wrong usage exits with 2, help and version with 0.
     match Cli::parse().command {
         Command::Serve(serve) => run(&serve.log.clone(), serve.run()),
@@ -89,7 +90,7 @@ fn run(log: &logging::Options, work: impl Future<Output = Result<(), String>>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube_embedded::Sandbox;
+    use crate::Sandbox;
     use std::path::{Path, PathBuf};
 
     fn parse(line: &str) -> Result<Command, String> {

@@ -82,6 +82,9 @@
 
 mod apply;
 mod bootstrap;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod cluster;
 mod config;
 mod dump;

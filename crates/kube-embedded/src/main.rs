@@ -1,8 +1,6 @@
 //! The `kube-embedded` program: `serve` runs a cluster for as long as the process lives, `edge` publishes
 //! the load balancers and Ingresses of an external cluster on this host.
 
-mod cli;
-
 fn main() -> std::process::ExitCode {
-    cli::main()
+    kube_embedded::cli::main()
 }

@@ -1,5 +1,6 @@
 //! What commands share.
 
+use crate::names::in_terms_of_program;
 use crate::run::Exit;
 use crate::wrap::{columns, wrap_lines};
 use anyhow::Context as _;
@@ -27,8 +28,8 @@ pub(super) fn read_environment(path: &Path) -> anyhow::Result<Environment> {
 /// Prints an error that is not part of a report, and returns the exit code.
 pub(super) fn exit_of(exit: anyhow::Result<Exit>) -> Exit {
     exit.unwrap_or_else(|error| {
-        let text = wrap_lines(&format!("error: {error:#}"), 2, columns());
-        _ = writeln!(std::io::stderr(), "{text}");
+        let text = in_terms_of_program(&format!("error: {error:#}")).into_owned();
+        _ = writeln!(std::io::stderr(), "{}", wrap_lines(&text, 2, columns()));
         Exit::Infrastructure
     })
 }
@@ -36,7 +37,7 @@ pub(super) fn exit_of(exit: anyhow::Result<Exit>) -> Exit {
 /// Prints to standard output. A closed pipe, as with `head`, is no failure.
 pub(super) fn print(text: &str) -> Exit {
     let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(in_terms_of_program(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             exit_of(Err(anyhow::anyhow!("failed to write to standard output: {error}")))
         }

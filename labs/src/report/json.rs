@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn progress_is_written_only_on_request() {
         let (all, quiet) = (lines(true), lines(false));
-        assert_eq!(all.lines().count(), quiet.lines().count() + 6);
+        assert_eq!(all.lines().count(), quiet.lines().count() + 7);
         assert!(all.contains("progress") && !quiet.contains("progress"), "{quiet}");
     }
 

@@ -5,6 +5,7 @@ use super::reporter::{Output, Reporter};
 use super::text;
 use crate::claim::{Outcome, Verdict};
 use crate::event::{Event, SampleProgress, Stamped};
+use crate::names::in_terms_of_program;
 use crate::wrap::wrap;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -74,6 +75,7 @@ impl<W: Write> Terminal<W> {
 
     fn line(&mut self, text: &str) {
         self.erase();
+        let text = in_terms_of_program(text);
         self.out.write(format!("{text}\n").as_bytes());
     }
 
@@ -201,7 +203,9 @@ impl<W: Write> Reporter for Terminal<W> {
     fn event(&mut self, stamped: &Stamped) {
         match &stamped.event {
             Event::RunStarted { version, provider, labs, .. } => {
-                self.line(&format!("labs {version} on {provider}: {}", labs.join(", ")));
+                let labs =
+                    if labs.is_empty() { String::new() } else { format!(": {}", labs.join(", ")) };
+                self.line(&format!("labs {version} on {provider}{labs}"));
             }
             Event::LabStarted { title, claims } => {
                 let name = stamped.lab.unwrap_or("?");
@@ -223,6 +227,7 @@ impl<W: Write> Reporter for Terminal<W> {
             }
             // What the cluster does meanwhile is for the page and the HTML report.
             Event::SampleEnded(_)
+            | Event::StepsListed { .. }
             | Event::NodeObserved { .. }
             | Event::PodObserved(_)
             | Event::ClusterEvent { .. }
@@ -246,6 +251,7 @@ impl<W: Write> Reporter for Terminal<W> {
                 self.verdict(claim, verdict);
             }
             Event::LabEnded { seconds, error } => self.lab_ended(*seconds, error.as_deref()),
+            Event::Diagnosis { reason, .. } if reason.is_empty() => {}
             Event::Diagnosis { layer, reason, command, folder } => {
                 let layer = layer.map_or_else(String::new, |l| format!("at fault: {}: ", l.word()));
                 let reason = reason.replace('\n', "; ");

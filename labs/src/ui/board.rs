@@ -8,6 +8,7 @@ use crate::claim::Outcome;
 use crate::event::{Event, PodObserved, PodState, SampleProgress, Stamped};
 use crate::increments::{Increments, Tally, thin};
 use crate::phases;
+use crate::step::ListedStep;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +35,7 @@ pub(crate) struct Board {
     increments: Increments,
     run: Section<Run>,
     claims: Section<Vec<Claim>>,
+    guide: Section<Guide>,
     steps: Section<Steps>,
     connection: Section<Option<Lost>>,
     nodes: Section<BTreeMap<String, bool>>,
@@ -72,8 +74,17 @@ struct Claim {
     evidence: String,
 }
 
+/// The steps of the current lab, with the commands that a person types.
+#[derive(Debug, Default, Serialize)]
+struct Guide {
+    lab: &'static str,
+    steps: Vec<ListedStep>,
+}
+
 #[derive(Debug, Default, Serialize)]
 struct Steps {
+    /// The step of the guide in progress, or the last one.
+    id: &'static str,
     /// The steps in progress, innermost last.
     steps: Vec<String>,
     progress: String,
@@ -123,13 +134,19 @@ impl Board {
         self.at = stamped.at;
         match &stamped.event {
             Event::RunStarted { version, provider, labs, .. } => {
+                self.forget();
                 let run = change(self.change, &mut self.run);
                 (run.version, run.labs) = (version, labs.clone());
                 run.provider.clone_from(provider);
             }
             Event::LabStarted { title, claims } => self.lab_started(stamped.lab, title, claims),
-            Event::StepStarted { step, .. } => {
+            Event::StepsListed { steps } => {
+                let lab = stamped.lab.unwrap_or_default();
+                *change(self.change, &mut self.guide) = Guide { lab, steps: steps.clone() };
+            }
+            Event::StepStarted { id, step } => {
                 let steps = change(self.change, &mut self.steps);
+                steps.id = id;
                 steps.steps.push(step.clone());
                 steps.progress.clear();
                 self.log("step", step.clone());
@@ -155,11 +172,15 @@ impl Board {
                     (judged.outcome, judged.evidence) = (Some(verdict.outcome), evidence);
                 }
             }
+            Event::Diagnosis { reason, .. } if reason.is_empty() => {
+                *change(self.change, &mut self.diagnosis) = None;
+            }
             Event::Diagnosis { layer, reason, command, .. } => {
                 let layer = layer.map(|layer| layer.word());
                 let value = json!({"layer": layer, "reason": reason, "command": command});
                 *change(self.change, &mut self.diagnosis) = Some(value);
-                self.log("fails", format!("at fault: {}: {reason}", layer.unwrap_or("unknown")));
+                let layer = layer.map(|layer| format!("{layer}: ")).unwrap_or_default();
+                self.log("fails", format!("at fault: {layer}{reason}"));
             }
             Event::LabEnded { error, .. } => {
                 *change(self.change, &mut self.steps) = Steps::default();
@@ -174,6 +195,18 @@ impl Board {
             }
             cluster => self.cluster(cluster),
         }
+    }
+
+    /// Forgets all that is of one cluster, since another takes its place.
+    fn forget(&mut self) {
+        *change(self.change, &mut self.run) = Run::default();
+        change(self.change, &mut self.claims).clear();
+        *change(self.change, &mut self.guide) = Guide::default();
+        *change(self.change, &mut self.steps) = Steps::default();
+        *change(self.change, &mut self.connection) = None;
+        change(self.change, &mut self.nodes).clear();
+        change(self.change, &mut self.pods).clear();
+        *change(self.change, &mut self.diagnosis) = None;
     }
 
     fn lab_started(
@@ -278,6 +311,7 @@ impl Board {
         };
         add("run", self.run.changed, json!(self.run.value));
         add("claims", self.claims.changed, json!(self.claims.value));
+        add("guide", self.guide.changed, json!(self.guide.value));
         add("steps", self.steps.changed, json!(self.steps.value));
         add("connection", self.connection.changed, json!({ "lost": self.connection.value }));
         add("nodes", self.nodes.changed, json!(self.nodes.value));

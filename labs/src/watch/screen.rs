@@ -1,5 +1,6 @@
 //! The output of `labs watch`: lines that stay, and on a terminal one below them that is redrawn.
 
+use crate::names::in_terms_of_program;
 use crate::wrap::{columns, wrap_lines};
 use std::io::{IsTerminal as _, Write as _};
 
@@ -24,6 +25,7 @@ impl Screen {
 
     /// Prints lines that stay, each wrapped by itself.
     pub(super) fn say(&mut self, text: &str) {
+        let text = &*in_terms_of_program(text);
         let width = columns();
         let hang = |line: &str| if line.starts_with(MARKS) { 2 } else { 0 };
         let lines = text.split('\n').map(|line| wrap_lines(line, hang(line), width));

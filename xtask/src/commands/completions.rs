@@ -1,6 +1,6 @@
 //! `cargo xtask completions`: completion scripts for shells.
 
-use crate::output;
+use crate::{output, project::Installation};
 use anyhow::Result;
 use clap::{Args, Command};
 use clap_complete::Shell;
@@ -13,13 +13,15 @@ use clap_complete::Shell;
 pub(super) struct Completions {
     /// Shell to complete for
     shell: Shell,
-    /// Name of the alias
-    #[arg(long, default_value = "xtask")]
-    name: String,
+    /// Name of the alias (default `xtask`)
+    #[arg(long)]
+    name: Option<String>,
 }
 
 pub(super) fn run(args: &Completions, mut cli: Command) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut cli, &args.name, &mut script);
+    let program = Installation::selected().map_or("xtask", |installation| installation.program);
+    let name = args.name.as_deref().unwrap_or(program);
+    clap_complete::generate(args.shell, &mut cli, name, &mut script);
     output::print(&String::from_utf8_lossy(&script))
 }

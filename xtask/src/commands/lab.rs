@@ -93,9 +93,12 @@ struct Reports {
     /// Sign the run file with this key of `labs keygen`
     #[arg(long, value_name = "FILE", requires = "run_file")]
     key: Option<PathBuf>,
-    /// The participant's name in the run file
-    #[arg(long = "participant", value_name = "NAME", requires = "run_file")]
+    /// The participant's name in the run file and in the room
+    #[arg(long = "participant", value_name = "NAME")]
     participant: Option<String>,
+    /// Report the progress to a teacher's room: the address that `labs room` printed
+    #[arg(long, value_name = "URL", requires = "participant")]
+    room: Option<String>,
 }
 
 impl Reports {
@@ -112,6 +115,7 @@ impl Reports {
             path.iter().for_each(|path| _ = command.arg(flag).arg(path));
         }
         self.participant.iter().for_each(|name| _ = command.arg("--participant").arg(name));
+        self.room.iter().for_each(|url| _ = command.arg("--room").arg(url));
     }
 }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask man`: man pages of all commands.
 
+use crate::project::Installation;
 use anyhow::{Context, Result};
 use clap::{Args, Command};
 use std::{fs, path::PathBuf};
@@ -16,6 +17,8 @@ pub(super) fn run(args: &Man, cli: Command) -> Result<()> {
     let problem = || format!("failed to write man pages to {}", directory.display());
     fs::create_dir_all(directory).with_context(problem)?;
     // Man pages are named after the program, which has no blank in its name.
-    let cli = cli.name("cargo-xtask").bin_name("cargo-xtask");
+    let installed = Installation::selected();
+    let name = installed.map_or("cargo-xtask", |installation| installation.program);
+    let cli = cli.name(name).bin_name(name);
     clap_mangen::generate_to(cli, directory).with_context(problem)
 }

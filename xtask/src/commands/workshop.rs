@@ -96,7 +96,7 @@ fn on_cluster(command: &str, provider: &ProviderFlag, args: Vec<String>) -> Resu
     Err(install::spawn_error("labs", labs.exec()))
 }
 
-fn phase(argument: &str) -> Result<String> {
+pub(super) fn phase(argument: &str) -> Result<String> {
     let mut phases = labs::expand_phases(&[argument.to_owned()])?;
     ensure!(phases != ["all"], "one phase at a time");
     let phase = phases.pop().unwrap_or_default();

@@ -37,6 +37,9 @@ pub(crate) fn build(project: &Project, progress: Progress) -> Result<Vec<Image>>
     let folder = project.images();
     let rebuilt = folder.join("rebuilt");
     let stamp = folder.join("stamp.json");
+    if cargo::prebuilt() {
+        return prebuilt(&folder, &stamp);
+    }
     let inputs = inputs(project)?;
     if let Some(images) = up_to_date(&stamp, &inputs) {
         return Ok(images);
@@ -97,15 +100,48 @@ fn up_to_date(stamp: &Path, inputs: &str) -> Option<Vec<Image>> {
             .all(|file| fs::metadata(file).is_ok_and(|m| m.len() == image.size))
             && image.binary.is_file()
     };
-    let current = stamp.inputs == inputs || cargo::prebuilt();
-    (current && stamp.images.iter().all(complete)).then_some(stamp.images)
+    (stamp.inputs == inputs && stamp.images.iter().all(complete)).then_some(stamp.images)
+}
+
+/// Returns the images of a folder that may have been copied from another machine.
+fn prebuilt(folder: &Path, stamp: &Path) -> Result<Vec<Image>> {
+    let read: Stamp = serde_json::from_slice(&read(stamp)?)
+        .with_context(|| format!("{} is damaged", stamp.display()))?;
+    // The stamp names where they were built.
+    let here = |recorded: PathBuf, name: String| {
+        let copied = folder.join(name);
+        if copied.is_file() { copied } else { recorded }
+    };
+    let here = |image: Image| Image {
+        archive: here(image.archive, format!("kubeapp-{}.tar", image.version)),
+        rebuilt: here(image.rebuilt, format!("rebuilt/kubeapp-{}.tar", image.version)),
+        binary: here(image.binary, format!("kubeapp-{}", image.version)),
+        ..image
+    };
+    let images: Vec<Image> = read.images.into_iter().map(here).collect();
+    for file in images.iter().flat_map(|image| [&image.archive, &image.rebuilt, &image.binary]) {
+        ensure!(file.is_file(), "{} is missing", file.display());
+    }
+    Ok(images)
 }
 
 /// Compiles the app and returns the path of its binary.
 fn compile(project: &Project, version: &str, progress: Progress) -> Result<PathBuf> {
     let host = host()?;
-    // Encoded flags take precedence over the caller's RUSTFLAGS, which would change the binary. Paths
-    // of this machine are remapped, or two checkouts would not produce the same digest.
+    let mut command = cargo::command(project);
+    command
+        .args(["build", "--package", "kubeapp", "--profile", "image", "--target", &host])
+        .arg("--target-dir")
+        .arg(&project.target)
+        .env("CARGO_ENCODED_RUSTFLAGS", static_flags(project))
+        .env("KUBEAPP_VERSION", version);
+    cargo::run(command, progress, &format!("kubeapp {version}"))?;
+    Ok(project.target.join(host).join("image/kubeapp"))
+}
+
+/// Returns the flags of static programs. Encoded flags take precedence over the caller's RUSTFLAGS, which would
+/// change the binary. Paths of this machine are remapped, or two checkouts would not produce the same digest.
+pub(crate) fn static_flags(project: &Project) -> OsString {
     let cargo_home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| env::home_dir().map(|home| home.join(".cargo")))
@@ -117,19 +153,11 @@ fn compile(project: &Project, version: &str, progress: Progress) -> Result<PathB
         rustflags.push("=");
         rustflags.push(to);
     }
-    let mut command = cargo::command(project);
-    command
-        .args(["build", "--package", "kubeapp", "--profile", "image", "--target", &host])
-        .arg("--target-dir")
-        .arg(&project.target)
-        .env("CARGO_ENCODED_RUSTFLAGS", rustflags)
-        .env("KUBEAPP_VERSION", version);
-    cargo::run(command, progress, &format!("kubeapp {version}"))?;
-    Ok(project.target.join(host).join("image/kubeapp"))
+    rustflags
 }
 
 /// Returns the compiler's own target: the only one with a standard library for certain.
-fn host() -> Result<String> {
+pub(crate) fn host() -> Result<String> {
     let shell = Shell::new()?;
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let text = cmd!(shell, "{rustc} -vV").read().context("failed to run rustc")?;

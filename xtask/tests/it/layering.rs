@@ -38,6 +38,8 @@ const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ),
     ("labs", &["lab-environment", "oci-archive"]),
     ("xtask", &["lab-environment", "oci-archive"]),
+    // One file of all programs.
+    ("canary-labs", &["kube-embedded", "labs", "xtask"]),
     // Benchmarks measure the parts by themselves.
     ("bench", &["kube-embedded", "kube-embedded-core", "kube-embedded-proxy"]),
 ];

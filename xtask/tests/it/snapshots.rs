@@ -65,6 +65,9 @@ fn help_of_every_command() {
             "conformance",
             "completions",
             "man",
+            "package",
+            "prefetch",
+            "ui",
         ]) {
             let help = fixture.succeeds(format!("{command} --help").trim_start());
             let name = format!("help {command}");

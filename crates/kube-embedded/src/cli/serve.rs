@@ -1,8 +1,8 @@
 //! `kube-embedded serve`: a cluster for as long as the process lives.
 
 use super::{logging, output::print_ready, shutdown::ShutdownSignals, status_file::StatusFile};
+use crate::{Cluster, Config, Sandbox, StartError};
 use clap::{Args, ValueEnum};
-use kube_embedded::{Cluster, Config, Sandbox, StartError};
 use kube_embedded_apiserver::credentials::write_private;
 use serde_json::json;
 use std::{fs, path::PathBuf, time::Instant};

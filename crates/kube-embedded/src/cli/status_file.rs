@@ -1,7 +1,7 @@
 //! The file in which `serve` reports that it lives, and that it loaded images again on SIGUSR1. It is removed
 //! when the cluster is stopped, so one that remains shows when the process died.
 
-use kube_embedded::Cluster;
+use crate::Cluster;
 use kube_embedded_apiserver::credentials::write_private;
 use serde_json::json;
 use std::{

@@ -31,6 +31,7 @@ fn frame_has_every_section_and_then_only_what_changed() {
     for section in [
         "run",
         "claims",
+        "guide",
         "steps",
         "connection",
         "nodes",
@@ -44,6 +45,8 @@ fn frame_has_every_section_and_then_only_what_changed() {
     }
     assert_eq!(first["claims"][2]["outcome"], "fails");
     assert_eq!(first["claims"][2]["evidence"], "6 of 7");
+    assert_eq!(first["guide"]["lab"], "phase4");
+    assert_eq!(first["guide"]["steps"][0]["proves"], json!(["a-claim"]));
     assert_eq!(first["nodes"], json!({"node-1": true}));
     assert_eq!(first["pods"][0]["reason"], "ImagePullBackOff");
     assert_eq!(first["connection"]["lost"]["reason"], "connection refused");
@@ -54,6 +57,37 @@ fn frame_has_every_section_and_then_only_what_changed() {
     board.event(&stamped(20.0, Event::NodeObserved { node: "node-1".into(), ready: None }));
     let frame = board.frame(since).unwrap();
     assert_eq!(frame, json!({"at": 20.0, "nodes": {}}));
+}
+
+/// As when a person ends a cluster and starts another, which the page follows.
+#[test]
+fn another_cluster_takes_the_place_of_the_first() {
+    let mut board = ended();
+    let since = board.change();
+    let (provider, version) = ("kind".to_owned(), "0");
+    let started = Event::RunStarted { schema: 1, version, provider, labs: vec![] };
+    board.event(&stamped(30.0, started));
+    let frame = board.frame(since).unwrap();
+    for (section, empty) in [
+        ("nodes", json!({})),
+        ("pods", json!([])),
+        ("claims", json!([])),
+        ("guide", json!({"lab": "", "steps": []})),
+        ("diagnosis", Value::Null),
+        ("connection", json!({"lost": null})),
+    ] {
+        assert_eq!(frame[section], empty, "{section}");
+    }
+    assert_eq!(frame["run"]["ended"], Value::Null);
+}
+
+#[test]
+fn fault_that_is_repaired_is_no_longer_shown() {
+    let mut board = ended();
+    let repaired =
+        Event::Diagnosis { layer: None, reason: String::new(), command: None, folder: None };
+    board.event(&stamped(30.0, repaired));
+    assert_eq!(board.frame(0).unwrap()["diagnosis"], Value::Null);
 }
 
 #[test]

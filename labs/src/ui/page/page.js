@@ -295,8 +295,6 @@ function drawCluster() {
   const names = Object.keys(nodes).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   if (pods.some((pod) => !pod.node)) names.push("");
   for (const pod of pods) if (pod.node && !names.includes(pod.node)) names.push(pod.node);
-  if (!names.length) return;
-  parent.querySelector(".none")?.remove();
   keyed(parent, names, (name) => name || "unscheduled", () => { const e = make("div", undefined, "node"); e.append(make("h3"), make("ul")); return e; }, (element, name) => {
     const down = nodes[name] === false;
     element.className = down ? "node down" : "node";
@@ -331,7 +329,7 @@ function keyed(parent, items, key, create, update) {
     const name = key(item);
     let element = before.get(name);
     if (element) before.delete(name);
-    else { element = create(); element.dataset.key = name; }
+    else { element = create(item); element.dataset.key = name; }
     update(element, item);
     if (element === place) place = place.nextSibling;
     else parent.insertBefore(element, place);
@@ -351,38 +349,150 @@ function drawRun() {
     document.title = run.lab ? `${run.lab}, Canary Labs` : "Canary Labs";
   }
   if (steps) {
-    setText("step", steps.steps.at(-1) ?? (run?.ended ? "the run has ended" : "…"));
+    const at = guide().findIndex((step) => step.id === current()), step = guide()[at];
+    const next = step ? `step ${at + 1} of ${guide().length}: ${step.title}` : "…";
+    const done = guide().length && !step ? "every claim holds" : "";
+    setText("step", steps.steps.at(-1) ?? (run?.ended ? "the run has ended" : done || next));
     setText("progress", steps.progress);
   }
   const diagnosis = state.diagnosis;
   $("diagnosis").hidden = !diagnosis;
   if (diagnosis) {
-    setText("fault", `At fault: ${diagnosis.layer ?? "unknown"}: ${diagnosis.reason}`);
-    setText("command", diagnosis.command ?? "");
-    $("command").hidden = $("copy").hidden = !diagnosis.command;
+    setText("fault", `At fault: ${diagnosis.layer ? `${diagnosis.layer}: ` : ""}${diagnosis.reason}`);
+    if ($("command").dataset.text !== (diagnosis.command ?? "")) {
+      $("command").dataset.text = diagnosis.command ?? "";
+      $("command").replaceChildren(...diagnosis.command ? [typed(diagnosis.command)] : []);
+    }
   }
 }
 
-function drawClaims() {
-  const claims = state.claims ?? [], parent = $("claims");
-  keyed(parent, claims, (claim) => `${claim.lab}/${claim.id}`, () => {
-    const item = make("li");
-    item.append(make("span", "", "mark"), make("span", "", "what"), make("span", "", "evidence"));
-    return item;
-  }, (item, claim) => {
-    const [mark, what, evidence] = item.children, word = claim.outcome ?? "open";
-    if (item.dataset.outcome === word) return;
-    item.dataset.outcome = word;
-    item.className = word;
-    mark.textContent = MARKS[word] ?? "○";
-    mark.setAttribute("role", "img");
-    mark.setAttribute("aria-label", word === "open" ? "not judged yet" : word);
-    what.textContent = claim.sentence || claim.id;
-    evidence.textContent = claim.evidence;
-    if (word !== "open") item.scrollIntoView?.({ block: "nearest" });
+/** The steps of the current lab. */
+const guide = () => state.guide?.steps ?? [];
+const isDone = (step, i) => {
+  const holds = (id) => claimsOf(state.guide.lab).some((claim) => claim.id === id && claim.outcome === "holds");
+  // A step that proves nothing is done once a later one has proved something.
+  return step.proves.length ? step.proves.every(holds) : guide().slice(i + 1).some((later) => later.proves.some(holds));
+};
+const claimsOf = (lab) => (state.claims ?? []).filter((claim) => claim.lab === lab);
+/** The id of the step in progress; of the first that is not done where a person works by hand. */
+function current() {
+  if (state.run?.ended) return "";
+  return state.steps?.id || guide().find((step, i) => !isDone(step, i))?.id;
+}
+
+/** A command, and a button that copies it. */
+function typed(text) {
+  const row = make("div", undefined, "typed"), command = make("pre", text), button = make("button", "Copy");
+  command.tabIndex = 0;
+  button.type = "button";
+  button.setAttribute("aria-label", `Copy ${text}`);
+  button.addEventListener("click", async () => {
+    let said = "Copied";
+    try { await navigator.clipboard.writeText(text); } catch { getSelection().selectAllChildren(command); said = "Press Ctrl-C"; }
+    button.textContent = said;
+    setText("live", said);
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
   });
-  const judged = claims.filter((claim) => claim.outcome), holds = judged.filter((claim) => claim.outcome === "holds");
+  row.append(command, button);
+  return row;
+}
+
+/** A paragraph whose parts between backquotes are code. */
+function prose(text) {
+  const paragraph = make("p");
+  paragraph.append(...text.split("`").map((part, i) => i % 2 ? make("code", part) : part));
+  return paragraph;
+}
+
+function about({ shows, commands, look, hints }) {
+  const about = make("div", undefined, "about");
+  about.append(prose(shows), ...commands.map(typed), prose(`Look at: ${look}`));
+  hints.forEach((hint, i) => {
+    const details = make("details");
+    details.append(make("summary", `Hint ${i + 1}`), prose(hint));
+    about.append(details);
+  });
+  return about;
+}
+
+/** Steps with the claims that they prove; other labs of the run, and claims without a step, as one group each. */
+function groups() {
+  const own = state.guide?.lab, steps = guide(), at = steps.findIndex((step) => step.id === current());
+  const ended = Boolean(state.run?.ended);
+  const all = [...new Set((state.claims ?? []).map((claim) => claim.lab))].filter((lab) => lab !== own).map((lab) => {
+    const claims = claimsOf(lab), held = claims.filter((claim) => claim.outcome === "holds").length;
+    return { key: lab, title: `${lab} (${held} of ${claims.length} hold)`, claims, word: held === claims.length ? "done" : "open", folded: true };
+  });
+  const listed = new Set(steps.flatMap((step) => step.proves));
+  steps.forEach((step, i) => {
+    const claims = claimsOf(own).filter((claim) => step.proves.includes(claim.id));
+    const past = state.steps?.id ? ended || i < at : isDone(step, i);
+    all.push({ key: `${own}/${step.id}`, title: `${i + 1}. ${step.title}`, step, claims, word: i === at ? "current" : past ? "done" : "open" });
+  });
+  const rest = claimsOf(own).filter((claim) => !listed.has(claim.id));
+  if (rest.length) all.push({ key: "rest", title: "other claims", claims: rest, word: "open" });
+  return all;
+}
+
+const STEP_MARKS = { done: ["✓", "done"], current: ["●", "now"], open: ["○", "to do"] };
+
+function newGroup({ step, folded }) {
+  const item = make("li", undefined, "group"), details = make("details"), summary = make("summary"), claims = make("ul");
+  summary.append(make("span", "", "mark"), make("span"));
+  details.append(summary);
+  if (step) details.append(about(step));
+  if (folded) details.append(claims);
+  item.append(details);
+  if (!folded) item.append(claims);
+  return item;
+}
+
+function drawClaims() {
+  const parent = $("claims"), all = groups();
+  if (!all.length) return;
+  keyed(parent, all, (group) => group.key, newGroup, (item, { title, claims, word }) => {
+    const details = item.firstChild, [mark, name] = details.firstChild.children;
+    setMark(mark, ...STEP_MARKS[word]);
+    if (name.textContent !== title) name.textContent = title;
+    keyed(item.querySelector("ul"), claims, (claim) => claim.id, newClaim, updateClaim);
+    if (item.dataset.word === word) return;
+    const before = item.dataset.word;
+    item.dataset.word = word;
+    item.className = `group ${word}`;
+    if (word === "current") {
+      reveal(parent, item);
+      // Steps that pass in a moment are not unfolded.
+      setTimeout(() => { if (item.dataset.word === "current") { details.open = true; reveal(parent, item); } }, 700);
+    } else if (before === "current") details.open = false;
+  });
+  const claims = state.claims ?? [], holds = claims.filter((claim) => claim.outcome === "holds");
+  setText("claims-name", guide().length ? "Steps and claims" : "Claims");
   setText("score", claims.length ? `(${holds.length} of ${claims.length} hold)` : "");
+}
+
+function newClaim() {
+  const item = make("li", undefined, "claim");
+  item.append(make("span", "", "mark"), make("span", "", "what"), make("span", "", "evidence"));
+  return item;
+}
+function updateClaim(item, claim) {
+  const [mark, what, evidence] = item.children, word = claim.outcome ?? "open";
+  item.className = `claim ${word}`;
+  setMark(mark, MARKS[word] ?? "○", word === "open" ? "not judged yet" : word);
+  if (!what.hasChildNodes()) what.append(...prose(claim.sentence || claim.id).childNodes);
+  if (evidence.textContent !== claim.evidence) evidence.textContent = claim.evidence;
+}
+function setMark(mark, sign, label) {
+  if (mark.textContent === sign) return;
+  mark.textContent = sign;
+  mark.setAttribute("role", "img");
+  mark.setAttribute("aria-label", label);
+}
+/** Scrolls the list, and not the page, so that the item is in view. */
+function reveal(parent, item) {
+  const top = item.offsetTop - parent.offsetTop, bottom = top + item.offsetHeight;
+  if (top < parent.scrollTop || item.offsetHeight > parent.clientHeight) parent.scrollTop = top;
+  else if (bottom > parent.scrollTop + parent.clientHeight) parent.scrollTop = bottom - parent.clientHeight;
 }
 
 function drawLog() {
@@ -397,7 +507,7 @@ function drawLog() {
 
 function draw(frame) {
   drawRun();
-  if (frame.claims) drawClaims();
+  if (frame.claims || frame.guide || frame.steps || frame.run) drawClaims();
   if (frame.nodes || frame.pods || frame.totals) drawCluster();
   drawRequests();
   if (frame.sample) { drawShare(); drawLatency(); }
@@ -436,10 +546,6 @@ function setTheme(dark) {
 }
 $("pause").addEventListener("click", togglePause);
 $("theme").addEventListener("click", () => setTheme(!document.documentElement.classList.contains("dark")));
-$("copy").addEventListener("click", async () => {
-  try { await navigator.clipboard.writeText($("command").textContent); setText("copy", "Copied"); }
-  catch { getSelection().selectAllChildren($("command")); setText("copy", "Selected: press Ctrl-C"); }
-});
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "p") togglePause();

@@ -1,0 +1,48 @@
+//! The one file, packed as `cargo xtask package` packs it, in a home of its own.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails is a failure of its test"
+)]
+
+mod book;
+mod fixture;
+
+use fixture::Participant;
+
+#[test]
+fn one_file_runs_a_lab_in_an_empty_home_and_names_itself() {
+    let Some(participant) = Participant::new("lab") else { return };
+    let (code, text) = participant.run(&["lab", "4"]);
+    assert!(code == Some(0) && text.contains("every claim holds: 10 hold"), "{text}");
+    for (arguments, expected) in [
+        (&["--help"][..], "Usage: canary-labs <COMMAND>"),
+        (&["status"], "`canary-labs up` starts one"),
+        (&["explain", "0"], "$ canary-labs up"),
+        (&["lab", "phase9"], "unknown phase `phase9`"),
+        (&["ci"], "needs a checkout"),
+        (&["package"], "needs a checkout"),
+        (&["verify", "none.json", "--key", "00"], "none.json"),
+    ] {
+        let (_, text) = participant.run(arguments);
+        assert!(text.contains(expected) && !text.contains("cargo xtask"), "{arguments:?}: {text}");
+    }
+    // A file that was moved still finds its other names.
+    participant.move_program();
+    let (code, text) = participant.run(&["up"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = participant.run(&["check", "3"]);
+    assert!(code == Some(3) && text.contains("no namespace"), "{text}");
+    let (code, text) = participant.run(&["down", "--yes"]);
+    assert!(code == Some(0) && text.contains("down"), "{text}");
+}
+
+#[test]
+fn program_without_an_installation_says_how_to_make_one() {
+    let program = env!("CARGO_BIN_EXE_canary-labs");
+    let output = std::process::Command::new(program).arg("up").output().expect("canary-labs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("carries no images; `cargo xtask package`"), "{text}");
+}
