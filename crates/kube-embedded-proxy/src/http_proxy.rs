@@ -24,12 +24,13 @@ mod hints;
 mod limits;
 mod listener;
 mod outbox;
+pub(crate) mod policies;
 mod pool;
 mod refusal;
 mod request_body;
 mod response;
 pub(crate) mod route_table;
-pub(crate) mod session;
+mod session;
 mod signals;
 mod target_encoder;
 pub(crate) mod tls_secret;
@@ -37,7 +38,6 @@ mod tunnel;
 pub(crate) mod upstream_tls;
 mod x509;
 
-pub(crate) use attempts::{Retry, RuleTimeouts};
 pub(crate) use listener::HttpListener;
 
 use crate::{data_plane::Handler, route::Route};

@@ -5,12 +5,11 @@ use super::{
     references::{Referrer, Unresolved},
 };
 use crate::http_proxy::{
-    Retry, RuleTimeouts,
     conditions::{Conditions, ValueMatch},
     cors::Cors,
     filters::{Filters, HeaderChanges, Mirror, PathRewrite, Redirect, Rewrite},
+    policies::{Carrier, Retry, RuleTimeouts, SessionPersistence},
     route_table::{Backend, Path, PathMatch, RouteRule, WeightedBackend},
-    session::{Carrier, SessionPersistence},
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::bytes;

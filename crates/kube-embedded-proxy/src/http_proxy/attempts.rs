@@ -2,6 +2,7 @@
 
 use super::{
     client::Client,
+    policies::Retry,
     pool::PooledConnection,
     refusal::Refusal,
     request_body::{RequestBody, UploadProgress, head_of},
@@ -14,25 +15,6 @@ use tokio::time;
 
 /// The pause before a retry where a rule has none: that of Envoy.
 const BACKOFF: Duration = Duration::from_millis(25);
-
-/// How failed requests are sent again (GEP-1731).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Retry {
-    /// Statuses after which a request is sent again; after a failed connection it always is.
-    pub(crate) codes: Vec<u16>,
-    /// Retries, without the first attempt.
-    pub(crate) attempts: u32,
-    pub(crate) backoff: Option<Duration>,
-}
-
-/// The times that a rule allows. Zero, in the API, is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RuleTimeouts {
-    /// Until the head of the response has arrived, over all attempts.
-    pub(crate) request: Option<Duration>,
-    /// The same for one attempt.
-    pub(crate) backend_request: Option<Duration>,
-}
 
 type Forwarded = Result<(Response<Incoming>, PooledConnection), Refusal>;
 

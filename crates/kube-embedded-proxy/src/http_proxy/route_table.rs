@@ -13,10 +13,9 @@
 
 pub(crate) use super::backend::Backend;
 use super::{
-    attempts::{Retry, RuleTimeouts},
     conditions::{Conditions, RequestFields},
     filters::{Filters, HeaderChanges},
-    session::SessionPersistence,
+    policies::{Retry, RuleTimeouts, SessionPersistence},
 };
 use percent_encoding::percent_decode_str;
 use rand::{Rng, RngExt};

@@ -1,7 +1,10 @@
 //! Session persistence (GEP-1619): a token in a cookie or a header, which the proxy issues, names the
 //! backend and the endpoint of a session. The proxy keeps nothing.
 
-use super::route_table::{Entry, WeightedBackend};
+use super::{
+    policies::{Carrier, SessionPersistence},
+    route_table::{Entry, WeightedBackend},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ring::hmac;
 use std::{
@@ -12,27 +15,6 @@ use std::{
 
 /// Bytes of a tag in a token: a guess is right once in 2⁶⁴ times.
 const TAG: usize = 8;
-
-/// How sessions of a rule persist.
-#[derive(Debug)]
-pub(crate) struct SessionPersistence {
-    name: String,
-    carrier: Carrier,
-    /// The lifetime of a session from its first request on.
-    timeout: Option<Duration>,
-    /// The same in every proxy and after a restart, so that sessions outlive both.
-    key: hmac::Key,
-}
-
-/// Where a token is.
-#[derive(Debug)]
-pub(crate) enum Carrier {
-    /// One that is permanent outlives the client.
-    Cookie {
-        permanent: bool,
-    },
-    Header(HeaderName),
-}
 
 /// A session that a client has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
