@@ -15,11 +15,11 @@ mutants! {
 
     unmodified_phase7: "phase7" fails [], in Fixture::new();
 
-    /// The listener has a protocol that no HTTP route can use.
+    /// The listener has a protocol that no implementation knows.
     listener_of_another_protocol: "phase6" fails ["gateway-gets-address"],
         in Fixture::new()
             .with_timeouts(12)
-            .set("gateway/gateway.yml", "/spec/listeners/0/protocol", json!("UDP"));
+            .set("gateway/gateway.yml", "/spec/listeners/0/protocol", json!("example.com/none"));
 
     /// The canary's weight is 10 where it should be 0.
     zero_is_ten: "phase6" fails ["weight-zero-gets-nothing"],
