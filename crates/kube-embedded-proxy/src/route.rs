@@ -177,6 +177,12 @@ impl Route {
         self.current.subscribe()
     }
 
+    /// Returns the number of those who wait for changes.
+    #[cfg(test)]
+    pub(crate) fn subscribers(&self) -> usize {
+        self.current.receiver_count()
+    }
+
     /// Returns the endpoint of a new connection of `client`, other than those `tried` for it already.
     pub fn choose(&self, client: IpAddr, tried: &[SocketAddr]) -> Option<SocketAddr> {
         let routing = self.current.borrow().clone();

@@ -19,6 +19,9 @@ use tokio::time::{self, Instant};
 
 /// The timeout of connecting, over all endpoints, each time that a request needs it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// The time to wait for other endpoints once all have refused: those of a pod that has ended are removed a moment later,
+/// and its successor's may be on their way.
+const STALE_ENDPOINTS: Duration = Duration::from_millis(500);
 /// Attempts to send a request that is lost after it was written.
 const MAX_SENDS: usize = 3;
 
@@ -90,8 +93,16 @@ impl Client {
         let mut since = None;
         let mut failure = None;
         loop {
-            let pinned = pinned.and_then(|endpoint| backend.route.pinned(endpoint, tried));
-            let chosen = pinned.or_else(|| backend.route.choose(self.peer.ip(), tried));
+            let choose = |tried: &[SocketAddr]| {
+                let pinned = pinned.and_then(|endpoint| backend.route.pinned(endpoint, tried));
+                pinned.or_else(|| backend.route.choose(self.peer.ip(), tried))
+            };
+            let chosen = match choose(tried) {
+                None if failure.as_ref().is_some_and(is_refusal) => {
+                    Box::pin(later_endpoint(backend, || choose(tried))).await
+                }
+                chosen => chosen,
+            };
             let Some(endpoint) = chosen else {
                 return Err(unreachable(backend, tried, failure));
             };
@@ -159,6 +170,27 @@ impl Client {
                 response = response.as_mut() => return response,
             }
         }
+    }
+}
+
+/// Returns whether an endpoint is not there, rather than slow.
+fn is_refusal(error: &io::Error) -> bool {
+    error.kind() != io::ErrorKind::TimedOut
+}
+
+/// Waits until there is an endpoint to choose, for as long as endpoints may be stale.
+async fn later_endpoint(
+    backend: &Backend,
+    choose: impl Fn() -> Option<SocketAddr>,
+) -> Option<SocketAddr> {
+    let mut changes = backend.route.changes();
+    let until = Instant::now() + STALE_ENDPOINTS;
+    loop {
+        // After the subscription, so that no change is missed.
+        if let Some(endpoint) = choose() {
+            return Some(endpoint);
+        }
+        time::timeout_at(until, changes.changed()).await.ok()?.ok()?;
     }
 }
 

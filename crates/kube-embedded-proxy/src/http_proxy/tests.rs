@@ -287,6 +287,20 @@ async fn stale_upstream_connection_costs_no_request() {
 }
 
 #[tokio::test]
+async fn request_waits_for_the_successor_of_an_endpoint_that_is_gone() {
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let fixture = HttpFixture::new(&[gone]);
+    let mut client = fixture.connect().await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: foo.bar\r\n\r\n").await.unwrap();
+    eventually("the request waits", async || (fixture.route.subscribers() > 0).then_some(())).await;
+    fixture.route.set(routing(&[endpoint(mirror).await]));
+    assert_eq!(status(&head(&mut client).await), 200);
+    // Without a successor it is told so.
+    fixture.route.set(routing(&[gone]));
+    assert_eq!(fixture.get().await, 502);
+}
+
+#[tokio::test]
 async fn request_that_may_have_been_processed_is_not_retried() {
     // Reads the request and closes without a response.
     let (report, mut reports) = mpsc::unbounded_channel();
