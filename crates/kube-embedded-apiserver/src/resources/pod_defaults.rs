@@ -111,12 +111,9 @@ fn http_defaults(handler: &mut Value) {
     }
 }
 
-/// Returns `Always` for the tag `latest`, explicit or implied. A name that is no image reference has no tag.
+/// Returns `Always` for the tag `latest`, explicit or implied. What is no image reference has no tag.
 fn pull_policy(image: &str) -> &'static str {
-    let is_reference = image.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
-        && image.len() <= 255
-        && !image.split(':').next().unwrap_or_default().bytes().any(|b| b.is_ascii_uppercase());
-    if !is_reference {
+    if !is_reference(image) {
         return "IfNotPresent";
     }
     let name = image.rsplit('/').next().unwrap_or_default();
@@ -129,6 +126,17 @@ fn pull_policy(image: &str) -> &'static str {
         None if !digest => "Always",
         _ => "IfNotPresent",
     }
+}
+
+/// Returns whether a text may be an image reference. Only a domain may have capitals.
+fn is_reference(image: &str) -> bool {
+    let path = match image.split_once('/') {
+        Some((domain, path)) if domain.contains(['.', ':']) || domain == "localhost" => path,
+        _ => image,
+    };
+    let name = path.split([':', '@']).next().unwrap_or_default();
+    let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/".contains(&b);
+    !name.is_empty() && name.len() <= 255 && name.bytes().all(is_allowed)
 }
 
 const MODE_0644: i64 = 0o644;
@@ -182,6 +190,8 @@ mod tests {
             ("kubeapp", "Always"),
             ("kubeapp:latest", "Always"),
             ("Not An Image!", "IfNotPresent"),
+            ("Kubeapp", "IfNotPresent"),
+            ("Example.com:5000/kubeapp", "Always"),
             ("registry:5000/kubeapp", "Always"),
             ("registry:5000/kubeapp:1.0", "IfNotPresent"),
             ("kubeapp@sha256:0123", "IfNotPresent"),
