@@ -1,7 +1,10 @@
 //! The pod failure policy: how each failure of a pod counts (Kubernetes' `matchPodFailurePolicy`).
 
 use k8s_openapi::api::{
-    batch::v1::{Job, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule},
+    batch::v1::{
+        Job, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyOnPodConditionsPattern,
+        PodFailurePolicyRule,
+    },
     core::v1::{ContainerStatus, Pod, PodStatus},
 };
 
@@ -53,11 +56,16 @@ fn matched(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<String> {
     let patterns = rule.on_pod_conditions.as_deref().unwrap_or_default();
     let matching = status.conditions.iter().flatten().find(|condition| {
         patterns.iter().any(|pattern| {
-            let wanted = pattern.status.as_deref().unwrap_or("True");
-            pattern.type_ == condition.type_ && wanted == condition.status
+            pattern.type_ == condition.type_ && wanted_status(pattern) == condition.status
         })
     })?;
     Some(format!("Pod {name} has condition {}", matching.type_))
+}
+
+#[expect(clippy::useless_conversion, reason = "the status is no Option before Kubernetes 1.35")]
+fn wanted_status(pattern: &PodFailurePolicyOnPodConditionsPattern) -> String {
+    let status: Option<String> = pattern.status.clone().into();
+    status.filter(|status| !status.is_empty()).unwrap_or_else(|| "True".to_owned())
 }
 
 /// Returns the first container, init containers last, that failed as required, with its exit code.
