@@ -37,7 +37,7 @@ pub fn patches(bytes: &[u8]) {
     };
     let Some(resource) = registry::find("apps", "v1", "deployments") else { return };
     let lenient = FieldValidation::Ignore;
-    let stored = decode::check_fields(resource, &mut object, Vec::new(), lenient, false);
+    let stored = decode::check_fields(resource, &mut object, Vec::new(), lenient);
     if !object["metadata"].is_object() || stored.is_err() {
         return;
     }

@@ -25,8 +25,7 @@ pub(crate) fn create(state: &ServerState, request: &Request<'_>) -> ApiResult<Re
     let (target, user) = (&request.target, request.user);
     let (mut review, duplicates) = decode::object(request, options.validation)?;
     let resource = &target.resource;
-    let warnings =
-        decode::check_fields(resource, &mut review, duplicates, options.validation, false)?;
+    let warnings = decode::check_fields(resource, &mut review, duplicates, options.validation)?;
     if !review["metadata"].is_object() {
         review["metadata"] = json!({});
     }

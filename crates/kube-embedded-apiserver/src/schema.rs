@@ -8,6 +8,7 @@
 //! their [`types::Structure`] or [`structural::Schema`].
 
 mod check;
+pub(crate) mod conversion;
 mod go_types;
 pub(crate) mod merge_keys;
 pub(crate) mod object_schema;

@@ -219,24 +219,32 @@ pub(crate) fn set_type(resource: &ResourceType, value: &mut Value) {
     }
 }
 
-/// Checks the types of all fields, handles unknown ones as the client requested, and prunes them as decoding into
-/// Go types does. `duplicates` are other errors of strict decoding. Returns the warnings.
+/// Checks the types of all fields, and handles unknown ones by [`check_unknown`]. Returns the warnings.
 pub(crate) fn check_fields(
     resource: &ResourceType,
     value: &mut Value,
     duplicates: Vec<String>,
     validation: FieldValidation,
-    patched: bool,
 ) -> ApiResult<Vec<String>> {
     check_types(resource, value)?;
+    check_unknown(resource, value, duplicates, validation).map_err(|why| refuse(resource, &why))
+}
+
+/// Handles unknown fields as the client requested, and prunes them as decoding into Go types does. `duplicates` are
+/// other errors of strict decoding. Returns the warnings, or else the error of strict decoding.
+pub(crate) fn check_unknown(
+    resource: &ResourceType,
+    value: &mut Value,
+    duplicates: Vec<String>,
+    validation: FieldValidation,
+) -> Result<Vec<String>, String> {
     let mut found = match validation {
         FieldValidation::Ignore => Vec::new(),
         _ => resource.object_schema().unknown_fields(value),
     };
     found.extend(duplicates);
     if validation == FieldValidation::Strict && !found.is_empty() {
-        let why = format!("strict decoding error: {}", found.join(", "));
-        return Err(if patched { ApiError::bad_request(why) } else { refuse(resource, &why) });
+        return Err(format!("strict decoding error: {}", found.join(", ")));
     }
     resource.object_schema().prune(value);
     Ok(found)

@@ -241,6 +241,11 @@ impl ApiError {
         Self::invalid_object(resource.kind, resource.group, name, errors)
     }
 
+    /// A patch makes something that is no object of the type.
+    pub(crate) fn invalid_patch(error: FieldError) -> Self {
+        Self::invalid_object("", "", "", &[error])
+    }
+
     /// A `Scale` is invalid.
     pub(crate) fn invalid_scale(name: &str, error: FieldError) -> Self {
         Self::invalid_object("Scale", "autoscaling", name, &[error])

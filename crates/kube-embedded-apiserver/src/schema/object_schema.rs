@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::schema::{
     check::{self, Pruned},
+    conversion,
     structural::Schema,
     tree::object_meta,
     types::Structure,
@@ -60,6 +61,14 @@ impl ObjectSchema<'_> {
         match self {
             Self::Typed(structure) => check::prune(structure, object, Pruned::Empty),
             Self::Unstructured(_) => prune_metadata(object, Pruned::Empty),
+        }
+    }
+
+    /// [`ObjectSchema::check_types`] of what a strategic merge patch makes.
+    pub(crate) fn check_conversion(self, object: &Value) -> Result<(), String> {
+        match self {
+            Self::Typed(structure) => conversion::types(structure, object),
+            Self::Unstructured(_) => self.check_types(object),
         }
     }
 

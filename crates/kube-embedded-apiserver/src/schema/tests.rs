@@ -10,6 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::schema::{
+    conversion::go_format,
     object_schema::ObjectSchema,
     tree::structure,
     types::{Shape, Structure, Topology},
@@ -216,6 +217,34 @@ fn named_types_and_embedded_structs_are_in_messages() {
         let expected = format!("json: cannot unmarshal {message}");
         assert_eq!(schema.check_types(&object), Err(expected));
     }
+}
+
+#[test]
+fn patch_of_another_type_is_reported_as_by_the_converter() {
+    let spec = |spec: Value| json!({ "spec": spec });
+    let pod = |spec: Value| json!({ "spec": { "template": { "spec": spec } } });
+    for (object, message) in [
+        (spec(json!({ "replicas": "three" })), "unrecognized type: int32"),
+        (spec(json!({ "replicas": 1.5 })), "cannot convert float64 to int32"),
+        (spec(json!({ "paused": 1 })), "unrecognized type: bool"),
+        (
+            spec(json!({ "strategy": { "type": 5 } })),
+            "cannot convert int64 to v1.DeploymentStrategyType",
+        ),
+        (spec(json!({ "strategy": [] })), "cannot restore struct from: slice"),
+        (json!({ "metadata": { "labels": "x" } }), "cannot restore map from string"),
+        (json!({ "metadata": { "name": {} } }), "unrecognized type: string"),
+        (pod(json!({ "containers": {} })), "cannot restore slice from map"),
+        (
+            spec(json!({ "strategy": { "rollingUpdate": { "maxSurge": true } } })),
+            "json: cannot unmarshal bool into Go value of type int32",
+        ),
+    ] {
+        assert_eq!(deployments().check_conversion(&object), Err(message.to_owned()), "{object}");
+    }
+    assert_eq!(deployments().check_conversion(&spec(json!({ "replicas": 2.0 }))), Ok(()));
+    let shown = go_format(&json!({ "b": [1, "x", null], "a": { "c": true } }));
+    assert_eq!(shown, "map[a:map[c:true] b:[1 x <nil>]]");
 }
 
 /// Fields that `k8s-openapi` merges differently from Kubernetes' markers, or has no key for.

@@ -2,6 +2,7 @@
 
 use crate::{
     authorization::filter,
+    fields::text,
     http::{
         decode, duplicates,
         path::Target,
@@ -12,8 +13,9 @@ use crate::{
     metadata,
     patch::{self, PatchError},
     resources::resource_type::ResourceType,
+    schema::conversion::go_format,
     state::ServerState,
-    validation::field_error::required,
+    validation::field_error::{invalid, required},
     verbs::pipeline::{self, Decoded, Expects, WriteRequest, WriteResult},
 };
 use jiff::Timestamp;
@@ -108,10 +110,21 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
     };
     pipeline::write(state, &write, |old| {
         let mut object = patch.patched(&target.resource, old.unwrap_or(&Value::Null))?;
-        check_address(target, &object)?;
+        // Of another type it is told below.
+        if matches!(object["metadata"], Value::Object(_) | Value::Null) {
+            check_address(target, &object)?;
+        }
         let (resource, validation) = (&target.resource, options.validation);
-        let warnings =
-            decode::check_fields(resource, &mut object, repeated.clone(), validation, true)?;
+        let schema = resource.object_schema();
+        let (types, shown) = match &patch {
+            Patch::Strategic(patch) => (schema.check_conversion(&object), go_format(patch)),
+            _ => (schema.check_types(&object), object.to_string()),
+        };
+        let checked = types.and_then(|()| {
+            decode::check_unknown(resource, &mut object, repeated.clone(), validation)
+        });
+        let warnings = checked
+            .map_err(|why| ApiError::invalid_patch(invalid("patch", &shown.into(), &why)))?;
         Ok(Decoded { object, warnings })
     })
 }
@@ -119,6 +132,12 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
 /// Checks that a patch leaves name and namespace alone.
 fn check_address(target: &Target, new: &Value) -> ApiResult<()> {
     let metadata = &new["metadata"];
+    if text(metadata, &["name"]).is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            target.name
+        )));
+    }
     if metadata["name"] != target.name {
         return Err(ApiError::bad_request(format!(
             "the name of the object ({}) does not match the name on the URL ({})",

@@ -19,7 +19,7 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
     let options = request.write_options()?;
     let (mut object, duplicates) = decode::object(request, options.validation)?;
     let warnings =
-        decode::check_fields(&target.resource, &mut object, duplicates, options.validation, false)?;
+        decode::check_fields(&target.resource, &mut object, duplicates, options.validation)?;
     metadata::set_namespace(target, &mut object)?;
     let name = text(&object, &["metadata", "name"]);
     if name.is_empty() {

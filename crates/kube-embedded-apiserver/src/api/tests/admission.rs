@@ -310,11 +310,12 @@ async fn repeated_key_of_a_patch_is_warned_of_or_refused() {
     let api = api();
     let object = "/api/v1/namespaces/default/configmaps/c";
     let applied = "apiVersion: v1\nkind: ConfigMap\ndata:\n  a: '1'\n  a: '2'\n";
-    for (media_type, manager, body, message) in [
+    for (media_type, manager, body, code, message) in [
         (
             "application/apply-patch+yaml",
             "&fieldManager=m",
             applied,
+            StatusCode::BAD_REQUEST,
             "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"a\" \
              already set in map",
         ),
@@ -322,6 +323,7 @@ async fn repeated_key_of_a_patch_is_warned_of_or_refused() {
             "application/merge-patch+json",
             "",
             r#"{"data":{"a":"1","a":"2"}}"#,
+            StatusCode::UNPROCESSABLE_ENTITY,
             "strict decoding error: duplicate field \"data.a\"",
         ),
     ] {
@@ -330,12 +332,13 @@ async fn repeated_key_of_a_patch_is_warned_of_or_refused() {
             send_text(&api, Method::PATCH, &path, media_type, body).await
         };
         // Applying creates the object.
-        let (code, patched, warnings) = patch("Warn").await;
-        assert!(code.is_success(), "{patched}");
+        let (warned, patched, warnings) = patch("Warn").await;
+        assert!(warned.is_success(), "{patched}");
         assert_eq!((&patched["data"]["a"], warnings.len()), (&json!("2"), 1), "{warnings:?}");
         assert_eq!(patch("Ignore").await.2, [""; 0]);
-        let (code, refused, _) = patch("Strict").await;
-        assert_eq!((code, &refused["message"]), (StatusCode::BAD_REQUEST, &json!(message)));
+        let (refused, status, _) = patch("Strict").await;
+        assert_eq!(refused, code);
+        assert!(status["message"].as_str().unwrap().ends_with(message), "{status}");
     }
 }
 
