@@ -53,7 +53,9 @@ pub(super) fn in_message(message: &str) -> Vec<String> {
         let rest = message.get(at + marker.len()..).unwrap_or_default();
         // `DeploymentSpec.spec.replicas`: the type, then the path.
         if let Some((_, path)) = rest.split_whitespace().next().and_then(|w| w.split_once('.')) {
-            push(&mut found, path);
+            // Embedded structs are in it as well: `spec.rules.IngressRuleValue.http`.
+            let is_field = |part: &&str| !part.starts_with(|c: char| c.is_ascii_uppercase());
+            push(&mut found, &path.split('.').filter(is_field).collect::<Vec<_>>().join("."));
         }
     }
     if found.is_empty() {
@@ -140,6 +142,11 @@ mod tests {
             (
                 "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
                 vec!["spec.replicas"],
+            ),
+            (
+                "json: cannot unmarshal object into Go struct field \
+                 HTTPIngressRuleValue.spec.rules.IngressRuleValue.http.paths of type []v1.HTTPIngressPath",
+                vec!["spec.rules.http.paths"],
             ),
             (
                 "errors:\n  .spec.a: field not declared in schema\n  .spec.b: field not declared in schema",
