@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn every_step_has_a_description() {
-        assert_eq!(STEPS.len(), Step::Link as usize + 1);
+        assert_eq!(STEPS.len(), Step::Sysctl as usize + 1);
         assert_eq!(parse(message(PID, -5)), (PID, -5));
     }
 }
