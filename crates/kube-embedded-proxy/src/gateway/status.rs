@@ -8,23 +8,33 @@ use kube::{
 };
 use kube_embedded_core::informer::{Informer, ObjectKey};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The field manager of writes.
 const FIELD_MANAGER: &str = "gateway-controller";
 
-type Written<S> = (ObjectKey, Result<Option<Object<S>>, kube::Error>);
+/// A version of an object, and the status that was written to it.
+type Attempt<S> = (Option<String>, <S as Gvk>::Status);
+type Written<S> = (ObjectKey, Attempt<S>, Result<Option<Object<S>>, kube::Error>);
 
 /// Writes the statuses of one kind.
 pub(super) struct StatusWriter<S: Gvk> {
     client: Client,
     writing: BTreeSet<ObjectKey>,
+    /// What has been tried. The same is not written to the same version again: an API server that does not keep it, or
+    /// knows a newer version, would be asked without end.
+    tried: BTreeMap<ObjectKey, Attempt<S>>,
     writes: FuturesUnordered<BoxFuture<'static, Written<S>>>,
 }
 
 impl<S: Gvk> StatusWriter<S> {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, writing: BTreeSet::new(), writes: FuturesUnordered::new() }
+        Self {
+            client,
+            writing: BTreeSet::new(),
+            tried: BTreeMap::new(),
+            writes: FuturesUnordered::new(),
+        }
     }
 
     /// Starts writing the status, and an annotation, unless the object has them or a write of it is
@@ -53,7 +63,11 @@ impl<S: Gvk> StatusWriter<S> {
                 patches.push((Some("status"), patch));
             }
         }
-        if patches.is_empty() || !self.writing.insert(key.clone()) {
+        let attempt = (version.clone(), desired.clone());
+        if patches.is_empty()
+            || self.tried.get(&key) == Some(&attempt)
+            || !self.writing.insert(key.clone())
+        {
             return;
         }
         let client = self.client.clone();
@@ -65,26 +79,38 @@ impl<S: Gvk> StatusWriter<S> {
                     break;
                 }
             }
-            (key, written)
+            (key, attempt, written)
         }));
     }
 
     /// Records a write that has ended in the informer. Returns whether it succeeded; waits forever if
     /// none is in flight.
     pub(super) async fn next(&mut self, informer: &Informer<Object<S>>) -> bool {
-        let Some((key, written)) = self.writes.next().await else {
+        let Some((key, (version, desired), written)) = self.writes.next().await else {
             return std::future::pending().await;
         };
         self.writing.remove(&key);
         match written {
             Ok(object) => {
                 if let Some(object) = object {
+                    let version = object.metadata.resource_version.clone();
+                    // An annotation is followed by the status.
+                    if object.status == desired || version.is_none() {
+                        self.tried.remove(&key);
+                    } else if self.tried.get(&key).is_some_and(|(_, last)| *last == desired) {
+                        self.tried.insert(key, (version, desired));
+                    } else {
+                        self.tried.insert(key, (None, desired));
+                    }
                     informer.observe_own_write(object);
                 }
                 true
             }
             // Another client was faster, and its change is about to be seen.
-            Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => true,
+            Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
+                self.tried.insert(key, (version, desired));
+                true
+            }
             Err(error) => {
                 let resource = S::PLURAL;
                 tracing::warn!(resource, object = %key, %error, "failed to write a status");
