@@ -98,7 +98,8 @@ impl Client {
                 pinned.or_else(|| backend.route.choose(self.peer.ip(), tried))
             };
             let chosen = match choose(tried) {
-                None if failure.as_ref().is_some_and(is_refusal) => {
+                // Those that were tried refused, or took the request and closed, as they were ending.
+                None if !tried.is_empty() && failure.as_ref().is_none_or(is_refusal) => {
                     Box::pin(later_endpoint(backend, || choose(tried))).await
                 }
                 chosen => chosen,
