@@ -15,7 +15,8 @@
 //! hold the types that callers fill in; [`wire`], [`exec_plan`], [`socket_request`] and [`netlink`] are
 //! messages; [`zygote_process`], [`pause_process`], [`router_process`] with [`socket_server`], and
 //! [`child`] with [`container_root`] run in forked processes; [`own_program`], [`zygote`], [`reports`], [`pause`],
-//! [`router`], [`starting`], [`process`] and [`pod_sockets`] are the cluster's side; [`spawner`] ties them together.
+//! [`router`], [`starting`], [`process`] and [`pod_sockets`] with [`socket_client`] are the cluster's side;
+//! [`spawner`] ties them together.
 
 mod capabilities;
 mod child;
@@ -40,6 +41,7 @@ mod router;
 mod router_process;
 mod scm_rights;
 mod seccomp;
+mod socket_client;
 mod socket_request;
 mod socket_server;
 mod spawner;

@@ -2,10 +2,10 @@
 //! connections a second, and asking the pause process for each would cost a round trip.
 
 use super::{
-    fd::owned,
     launch::LaunchError,
     pause::Pause,
-    scm_rights::{self, MAX_FDS},
+    scm_rights::MAX_FDS,
+    socket_client::SocketClient,
     socket_request::{SocketKind, SocketRequest},
     syscalls,
 };
@@ -17,7 +17,7 @@ use kube_embedded_core::{
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, OwnedFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -25,7 +25,6 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     sync::Notify,
 };
@@ -52,9 +51,8 @@ struct Shared {
     /// The size that the pool is refilled to; doubles whenever the pool ran dry.
     target: AtomicUsize,
     low: Notify,
-    /// The socket to the pause process. Locked for a request and its response, which would mix up
-    /// with others otherwise.
-    channel: tokio::sync::Mutex<AsyncFd<Arc<OwnedFd>>>,
+    /// Requests sockets of the pause process.
+    client: tokio::sync::Mutex<SocketClient>,
 }
 
 impl NamespaceSockets {
@@ -65,16 +63,12 @@ impl NamespaceSockets {
     }
 
     pub(super) fn with_idle_size(pause: &Pause, idle_size: usize) -> io::Result<Self> {
-        let both = Interest::READABLE | Interest::WRITABLE;
-        // SAFETY: `AsyncFd` holds a clone of the Arc, so the descriptor stays open, and is the same
-        // one, for as long as it is registered.
-        let channel = unsafe { AsyncFd::register_with_interest(pause.socket.clone(), both)? };
         let shared = Arc::new(Shared {
             pool: Mutex::default(),
             idle_size,
             target: AtomicUsize::new(idle_size),
             low: Notify::new(),
-            channel: tokio::sync::Mutex::new(channel),
+            client: tokio::sync::Mutex::new(SocketClient::new(pause.socket.clone())?),
         });
         let refill = spawn_named("pod socket pool", refill(shared.clone()));
         Ok(Self { shared, dns_queries: None, _refill: refill })
@@ -95,8 +89,8 @@ impl NamespaceSockets {
     ) -> Result<(), LaunchError> {
         let request =
             SocketRequest { kind: SocketKind::Link, count: 0, port: block.into(), address: pod };
-        let channel = self.shared.channel.lock().await;
-        let answer = exchange(&channel, request, &[namespace.as_raw_fd()]).await;
+        let mut client = self.shared.client.lock().await;
+        let answer = client.exchange(request, &[namespace.as_raw_fd()]).await;
         match answer.map_err(|e| LaunchError::Step("connect the pod to the network", e))? {
             (_, (syscalls::READY, _)) => Ok(()),
             (_, (step, errno)) => Err(LaunchError::from_report(step, errno, "connect the pod")),
@@ -151,9 +145,9 @@ impl Shared {
         }
     }
 
-    /// Fills the pool up to its target. A caller that had to wait for the channel finds it filled.
+    /// Fills the pool up to its target. A caller that had to wait for others finds it filled.
     async fn fill(&self) -> io::Result<()> {
-        let channel = self.channel.lock().await;
+        let mut client = self.client.lock().await;
         let missing = self.target.load(Ordering::Relaxed).saturating_sub(self.lock().len());
         if missing == 0 {
             return Ok(());
@@ -161,14 +155,14 @@ impl Shared {
         let count = missing.min(MAX_FDS) as u8;
         let address = Ipv4Addr::UNSPECIFIED;
         let request = SocketRequest { kind: SocketKind::Stream, count, port: 0, address };
-        let sockets = round_trip(&channel, request).await?;
+        let sockets = client.sockets(request).await?;
         self.lock().extend(sockets);
         Ok(())
     }
 
     /// Requests one socket.
     async fn one(&self, request: SocketRequest) -> io::Result<OwnedFd> {
-        let sockets = round_trip(&*self.channel.lock().await, request).await?;
+        let sockets = self.client.lock().await.sockets(request).await?;
         sockets.into_iter().next().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
@@ -197,45 +191,4 @@ async fn refill(shared: Arc<Shared>) {
             }
         }
     }
-}
-
-/// Sends a request for sockets and receives them.
-async fn round_trip(
-    channel: &AsyncFd<Arc<OwnedFd>>,
-    request: SocketRequest,
-) -> io::Result<Vec<OwnedFd>> {
-    let (sockets, (_, errno)) = exchange(channel, request, &[]).await?;
-    if sockets.is_empty() { Err(io::Error::from_raw_os_error(errno)) } else { Ok(sockets) }
-}
-
-/// Sends a request and receives what it is answered with.
-async fn exchange(
-    channel: &AsyncFd<Arc<OwnedFd>>,
-    request: SocketRequest,
-    fds: &[RawFd],
-) -> io::Result<Answer> {
-    let send = |fd: &Arc<OwnedFd>| {
-        let sent = scm_rights::send(fd.as_raw_fd(), &request.bytes(), fds);
-        sent.map_err(io::Error::from_raw_os_error)
-    };
-    channel.async_io(Interest::WRITABLE, send).await.map_err(pod_gone)?;
-    channel.async_io(Interest::READABLE, |fd| receive(fd.as_raw_fd())).await.map_err(pod_gone)
-}
-
-fn pod_gone(error: io::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::HostUnreachable, format!("the pod has been removed: {error}"))
-}
-
-/// Sockets, and a message.
-type Answer = (Vec<OwnedFd>, (u32, i32));
-
-fn receive(channel: RawFd) -> io::Result<Answer> {
-    let (mut text, mut fds) = ([0u8; 8], [-1; MAX_FDS]);
-    let received = scm_rights::receive(channel, &mut text, &mut fds);
-    let (read, count) = received.map_err(io::Error::from_raw_os_error)?;
-    if read == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let sockets = fds.iter().take(count).map(|fd| owned(*fd)).collect::<io::Result<_>>()?;
-    Ok((sockets, syscalls::parse(text)))
 }
