@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The field manager of writes.
 const FIELD_MANAGER: &str = "gateway-controller";
 
-/// A version of an object, and the status that was written to it.
+/// The version of an object that a write is based on, and the status that the object is to have.
 type Attempt<S> = (Option<String>, <S as Gvk>::Status);
 type Written<S> = (ObjectKey, Attempt<S>, Result<Option<Object<S>>, kube::Error>);
 
@@ -21,9 +21,9 @@ type Written<S> = (ObjectKey, Attempt<S>, Result<Option<Object<S>>, kube::Error>
 pub(super) struct StatusWriter<S: Gvk> {
     client: Client,
     writing: BTreeSet<ObjectKey>,
-    /// What has been tried. The same is not written to the same version again: an API server that does not keep it, or
-    /// knows a newer version, would be asked without end.
-    tried: BTreeMap<ObjectKey, Attempt<S>>,
+    /// The last attempt that did not make the status the desired one. It is not repeated: after a conflict the watch
+    /// brings a newer version, and an API server that does not keep a status would be asked without end.
+    futile: BTreeMap<ObjectKey, Attempt<S>>,
     writes: FuturesUnordered<BoxFuture<'static, Written<S>>>,
 }
 
@@ -32,7 +32,7 @@ impl<S: Gvk> StatusWriter<S> {
         Self {
             client,
             writing: BTreeSet::new(),
-            tried: BTreeMap::new(),
+            futile: BTreeMap::new(),
             writes: FuturesUnordered::new(),
         }
     }
@@ -65,7 +65,7 @@ impl<S: Gvk> StatusWriter<S> {
         }
         let attempt = (version.clone(), desired.clone());
         if patches.is_empty()
-            || self.tried.get(&key) == Some(&attempt)
+            || self.futile.get(&key) == Some(&attempt)
             || !self.writing.insert(key.clone())
         {
             return;
@@ -86,29 +86,25 @@ impl<S: Gvk> StatusWriter<S> {
     /// Records a write that has ended in the informer. Returns whether it succeeded; waits forever if
     /// none is in flight.
     pub(super) async fn next(&mut self, informer: &Informer<Object<S>>) -> bool {
-        let Some((key, (version, desired), written)) = self.writes.next().await else {
+        let Some((key, attempt, written)) = self.writes.next().await else {
             return std::future::pending().await;
         };
         self.writing.remove(&key);
         match written {
+            Ok(Some(object)) if object.status == attempt.1 => {
+                self.futile.remove(&key);
+                informer.observe_own_write(object);
+                true
+            }
+            // An annotation was written, and the status is next, on the new version; or the status was not kept.
             Ok(object) => {
-                if let Some(object) = object {
-                    let version = object.metadata.resource_version.clone();
-                    // An annotation is followed by the status.
-                    if object.status == desired || version.is_none() {
-                        self.tried.remove(&key);
-                    } else if self.tried.get(&key).is_some_and(|(_, last)| *last == desired) {
-                        self.tried.insert(key, (version, desired));
-                    } else {
-                        self.tried.insert(key, (None, desired));
-                    }
-                    informer.observe_own_write(object);
-                }
+                self.futile.insert(key, attempt);
+                object.into_iter().for_each(|object| informer.observe_own_write(object));
                 true
             }
             // Another client was faster, and its change is about to be seen.
             Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
-                self.tried.insert(key, (version, desired));
+                self.futile.insert(key, attempt);
                 true
             }
             Err(error) => {
@@ -136,4 +132,67 @@ async fn write<S: Gvk>(
         None => request.patch(&key.name, &params, &patch),
     };
     client.request(request.map_err(kube::Error::BuildRequest)?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::api::GatewayClassSpec, *};
+    use http::{Request, Response, StatusCode};
+    use kube::client::Body;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    /// Syncs the status of one class over and over, as a reconciler does after each write, and returns the number of
+    /// requests, each of which gets this response.
+    async fn requests(code: StatusCode, version: &'static str) -> usize {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let client = Client::new(
+            tower::service_fn(move |_: Request<Body>| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let body = match code {
+                    StatusCode::OK => class(version),
+                    _ => json!({ "kind": "Status", "code": code.as_u16(), "reason": "Conflict" }),
+                };
+                let body = Body::from(body.to_string().into_bytes());
+                async move { Response::builder().status(code).body(body) }
+            }),
+            "default",
+        );
+        let informer = Informer::default();
+        informer.observe_own_write(serde_json::from_value(class("1")).unwrap());
+        let mut writer = StatusWriter::<GatewayClassSpec>::new(client);
+        let desired = serde_json::from_value(json!({ "supportedFeatures": [{ "name": "X" }] }));
+        let desired = desired.unwrap();
+        for _ in 0..10 {
+            informer.list().iter().for_each(|object| writer.sync(object, &desired, None));
+            let next =
+                tokio::time::timeout(std::time::Duration::from_millis(50), writer.next(&informer));
+            if next.await.is_err() {
+                break;
+            }
+        }
+        count.load(Ordering::Relaxed)
+    }
+
+    fn class(version: &str) -> Value {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
+            "metadata": { "name": "c", "uid": "u", "resourceVersion": version },
+            "spec": { "controllerName": "x/y" },
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn conflict_is_not_repeated_until_there_is_another_version() {
+        assert_eq!(requests(StatusCode::CONFLICT, "").await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn status_that_is_not_kept_is_not_written_without_end() {
+        assert_eq!(requests(StatusCode::OK, "1").await, 1, "nothing changed");
+        assert_eq!(requests(StatusCode::OK, "2").await, 2, "once more on the new version");
+    }
 }
