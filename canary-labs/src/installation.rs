@@ -131,7 +131,7 @@ pub(crate) fn pack(
     to: &Path,
 ) -> anyhow::Result<()> {
     let mut source = File::open(program)?;
-    // A program that was packed before is packed anew.
+    // A program that has an archive already gets another one instead.
     let length = match Archive::find(&mut source)? {
         Some(archive) => archive.start,
         None => source.seek(SeekFrom::End(0))?,

@@ -39,7 +39,7 @@ pub(super) fn of(lab: &Lab, observed: &Observed<'_>) -> Expectations {
 /// Where the Ingress should route to, depending on the rules that it has.
 fn routes(ingress: &Ingress) -> Vec<ExpectedRoute> {
     let route = |host, path, service| ExpectedRoute { host, path, service };
-    let unknown = route("nobody.example", "/version", STABLE_SERVICE);
+    let unknown = route("unknown.example", "/version", STABLE_SERVICE);
     match Rules::of(ingress) {
         Rules::None => vec![unknown],
         Rules::Hosts => vec![

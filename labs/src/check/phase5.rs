@@ -79,7 +79,7 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
     found.verdict("vhost-stable", first, &show);
     found.verdict(
         "vhost-default",
-        observed.all_are(&at("nobody.example"), FEW_REQUESTS, stable).await?,
+        observed.all_are(&at("unknown.example"), FEW_REQUESTS, stable).await?,
         &show,
     );
     found.verdict("sessions-hold", steady, &show);

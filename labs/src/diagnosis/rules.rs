@@ -233,7 +233,7 @@ impl Facts {
         Some(Fault::new(layer, why, format!("curl http://{at}/version")))
     }
 
-    /// The requests that a program was serving when it ended are lost, whoever ended it.
+    /// The requests that a program was serving when it ended are lost, whether it crashed or was killed.
     fn restarted(&self) -> Option<Fault> {
         let (pod, why) = self.pods.iter().find_map(|pod| Some((pod, pod.restarted.as_ref()?)))?;
         let sample = self.samples.iter().find(|sample| sample.lost > 0)?;

@@ -12,6 +12,7 @@ use crate::kubernetes::{
     wait::{WaitError, split_infra_errors},
 };
 use crate::sampler::Sampler;
+use crate::step::Command;
 use anyhow::Context as _;
 use lab_environment::Environment;
 
@@ -27,6 +28,11 @@ const HTTP: u16 = 80;
 /// The Service of each version, and the labels of its pods.
 const SERVICES: [(&str, &str); 2] =
     [("kubeapp-production-service", STABLE_PODS), ("kubeapp-canary-service", CANARY_PODS)];
+
+/// Sets `$GATEWAY`, which later commands of a step use, and asks there.
+pub(super) const ADDRESS: Command = Command::Look(
+    "GATEWAY=$(kubectl --namespace get gateway/app-gateway -o jsonpath='{.status.addresses[0].value}'); curl -i http://$GATEWAY/version",
+);
 
 /// Both versions, a pod each, behind a Gateway.
 pub(super) struct Routed<'a> {

@@ -214,7 +214,7 @@ fn check<'a>(
         (Shape::IntOrString, Value::String(_)) => Ok(()),
         (Shape::IntOrString, _) if is_int32(value) => Ok(()),
         (Shape::IntOrString, _) => Err(at.mismatch(&with_digits(value), path, "int32")),
-        // Bytes are a list of numbers as well; nobody writes them so, but for an empty one.
+        // Go decodes a list of numbers as well. Clients send at most an empty one.
         (Shape::Bytes, Value::Array(items)) if items.is_empty() => Ok(()),
         (Shape::List(element), Value::Array(items)) => {
             items.iter().try_for_each(|item| check(element, item, at, path))

@@ -110,7 +110,7 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
     };
     pipeline::write(state, &write, |old| {
         let mut object = patch.patched(&target.resource, old.unwrap_or(&Value::Null))?;
-        // Of another type it is told below.
+        // Another type is reported below, with those of other fields.
         if matches!(object["metadata"], Value::Object(_) | Value::Null) {
             check_address(target, &object)?;
         }

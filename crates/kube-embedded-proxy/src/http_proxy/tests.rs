@@ -295,7 +295,7 @@ async fn request_waits_for_the_successor_of_an_endpoint_that_is_gone() {
     eventually("the request waits", async || (fixture.route.subscribers() > 0).then_some(())).await;
     fixture.route.set(routing(&[endpoint(mirror).await]));
     assert_eq!(status(&head(&mut client).await), 200);
-    // Without a successor it is told so.
+    // Without a successor the response is the refusal.
     fixture.route.set(routing(&[gone]));
     assert_eq!(fixture.get().await, 502);
 }

@@ -27,7 +27,7 @@ const MANIFEST: &str = "ingress/app-production.yml";
 /// Kubernetes' default for `--service-node-port-range`.
 const NODE_PORTS: RangeInclusive<i32> = 30000..=32767;
 /// Hosts and paths without a rule.
-const HOSTS: [&str; 3] = [STABLE_HOST, CANARY_HOST, "nobody.example"];
+const HOSTS: [&str; 3] = [STABLE_HOST, CANARY_HOST, "unknown.example"];
 const PATHS: [&str; 3] = ["/version", "/stable/version", "/canary/version"];
 
 /// Returns the address of the Ingress.

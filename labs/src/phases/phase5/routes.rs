@@ -78,7 +78,7 @@ impl Phase5<'_> {
             expected.routes = vec![
                 route(CANARY_HOST, CANARY_BACKEND.service),
                 route(STABLE_HOST, STABLE.service),
-                route("nobody.example", STABLE.service),
+                route("unknown.example", STABLE.service),
             ];
         });
     }
@@ -139,7 +139,7 @@ impl Phase5<'_> {
         for (what, sampler) in [
             ("no host".to_owned(), namespace.sampler(external).without_host()),
             (address.clone(), namespace.sampler(external).host(&address)),
-            ("nobody.example".to_owned(), self.host("nobody.example")),
+            ("unknown.example".to_owned(), self.host("unknown.example")),
         ] {
             let sample = context.sample(&what, &sampler, FEW_REQUESTS, None).await?;
             samples.push((what, sample));

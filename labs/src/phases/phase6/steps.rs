@@ -1,5 +1,6 @@
 //! The steps of phase 6.
 
+use crate::phases::gateway::ADDRESS;
 use crate::step::{Command, Step};
 use Command::{Apply, ApplyEdited, Look};
 
@@ -33,9 +34,7 @@ pub(super) const GATEWAY: Step = Step {
         Apply("gateway/gateway.yml"),
         Apply("gateway/route-0.yml"),
         Look("kubectl --namespace get gateways,httproutes"),
-        Look(
-            "GATEWAY=$(kubectl --namespace get gateway/app-gateway -o jsonpath='{.status.addresses[0].value}'); curl -i http://$GATEWAY/version",
-        ),
+        ADDRESS,
     ],
     look: "PROGRAMMED is True, and the response says x-route: weight-0",
     hints: [

@@ -42,7 +42,7 @@ pub(super) enum Server {
     Canary,
     Stable,
     /// No pod of the app: the request was lost.
-    Nobody,
+    Lost,
 }
 
 /// One request of a user.
@@ -97,7 +97,7 @@ impl Release {
             failures: of(server).filter(|one| !one.good).count() as u64,
         };
         let (canary, stable) = (counts(Server::Canary), counts(Server::Stable));
-        let lost = of(Server::Nobody).count() as u64;
+        let lost = of(Server::Lost).count() as u64;
         let noticed = of(Server::Canary).filter(|one| !one.good || one.latency >= NOTICED).count();
         self.lost += lost;
         self.met += lost + noticed as u64;

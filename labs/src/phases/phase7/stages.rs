@@ -97,7 +97,7 @@ impl<'a> Stages<'a> {
     async fn send(&self, release: &mut Release, n: usize) -> anyhow::Result<()> {
         let visits = visit(&self.pages, n).await?;
         let seen: Vec<_> = visits.iter().map(|visit| seen(visit, &self.right)).collect();
-        if let Some(lost) = seen.iter().position(|one| one.server == Server::Nobody) {
+        if let Some(lost) = seen.iter().position(|one| one.server == Server::Lost) {
             release.note_loss(match &visits[lost].result {
                 Ok(response) => {
                     let text = String::from_utf8_lossy(&response.body).trim().to_owned();
@@ -127,12 +127,12 @@ impl<'a> Stages<'a> {
 fn seen(visit: &Visit, right: &[Vec<Vec<u8>>]) -> Seen {
     let latency = visit.latency;
     let Ok(response) = &visit.result else {
-        return Seen { server: Server::Nobody, good: false, latency };
+        return Seen { server: Server::Lost, good: false, latency };
     };
     // By name: a pod that is being replaced serves, too.
     let is_canary = |pod: &str| pod.strip_prefix(CANARY).is_some_and(|rest| rest.starts_with('-'));
     let server = match response.header("x-pod") {
-        None => Server::Nobody,
+        None => Server::Lost,
         Some(pod) if is_canary(pod) => Server::Canary,
         Some(_) => Server::Stable,
     };
@@ -160,8 +160,8 @@ mod tests {
         assert_eq!(visit(0, 200, Some("kubeapp-production-5-a"), "1.0\n"), (Server::Stable, true));
         assert_eq!(visit(1, 200, Some("kubeapp-canary-5-a"), "1.0\n"), (Server::Canary, false));
         assert_eq!(visit(0, 500, Some("kubeapp-production-5-a"), "1.0\n"), (Server::Stable, false));
-        assert_eq!(visit(0, 503, None, ""), (Server::Nobody, false));
+        assert_eq!(visit(0, 503, None, ""), (Server::Lost, false));
         let failed = Visit { page: 0, latency: 0.0, result: Err(Failure::Timeout) };
-        assert_eq!(seen(&failed, &right).server, Server::Nobody);
+        assert_eq!(seen(&failed, &right).server, Server::Lost);
     }
 }

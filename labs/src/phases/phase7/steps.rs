@@ -1,5 +1,6 @@
 //! The steps of phase 7.
 
+use crate::phases::gateway::ADDRESS;
 use crate::step::{Command, Step};
 use Command::{Apply, ApplyEdited, Kubectl, Look};
 
@@ -30,9 +31,7 @@ pub(super) const STABLE: Step = Step {
         Apply("ingress/app-canary.yml"),
         Apply("gateway/gateway.yml"),
         Apply("gateway/route-0.yml"),
-        Look(
-            "GATEWAY=$(kubectl --namespace get gateway/app-gateway -o jsonpath='{.status.addresses[0].value}'); curl -i http://$GATEWAY/version",
-        ),
+        ADDRESS,
     ],
     look: "every response is 1.0",
     hints: [

@@ -178,7 +178,7 @@ fn has_node_ports(service_type: &str) -> bool {
 }
 
 /// Sets the IP families, of which this cluster has IPv4 only. A headless Service without a selector has both anywhere,
-/// since its endpoints are somebody else's.
+/// since another controller manages its endpoints.
 fn default_ip_families(service: &mut Value) {
     let Some(spec) = service.get_mut("spec") else { return };
     if text(spec, &["type"]) == "ExternalName" {
