@@ -142,6 +142,7 @@ pub(crate) fn pack(
     for (name, folder) in [
         ("manifests", &*repository.join("manifests")),
         ("app", &repository.join("app")),
+        ("book/src", &repository.join("book/src")),
         ("images", images),
     ] {
         append(&mut archive, Path::new(name), folder)
@@ -159,24 +160,6 @@ pub(crate) fn pack(
         file.write_all(part).with_context(problem)?;
     }
     fs::rename(&part, to).with_context(problem)
-}
-
-/// Copies a folder to a place where there is nothing yet, for a person to work with.
-pub(crate) fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let problem = || format!("failed to create {}", to.display());
-    fs::create_dir(to).with_context(problem)?;
-    for entry in fs::read_dir(from).with_context(problem)? {
-        let (path, to) = {
-            let entry = entry?;
-            (entry.path(), to.join(entry.file_name()))
-        };
-        if path.is_dir() {
-            copy(&path, &to)?;
-        } else {
-            fs::copy(&path, &to).map(drop).with_context(problem)?;
-        }
-    }
-    Ok(())
 }
 
 /// Appends a folder, sorted, so that the same files give the same archive.
@@ -207,9 +190,12 @@ mod tests {
     fn folder(name: &str) -> PathBuf {
         let folder = env::temp_dir().join(format!("canary-installation-{name}-{}", process::id()));
         _ = fs::remove_dir_all(&folder);
-        for file in
-            ["repository/manifests/lb/a.yml", "repository/app/src/main.rs", "images/stamp.json"]
-        {
+        for file in [
+            "repository/manifests/lb/a.yml",
+            "repository/app/src/main.rs",
+            "repository/book/src/b.md",
+            "images/stamp.json",
+        ] {
             let file = folder.join(file);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, "text").unwrap();
@@ -231,7 +217,8 @@ mod tests {
         assert_eq!(archive.start, 7);
         let installed = folder.join("home/installed");
         unpack(&archive.read(&mut file).unwrap(), &folder.join("home"), &installed).unwrap();
-        for name in ["manifests/lb/a.yml", "app/src/main.rs", "images/stamp.json"] {
+        for name in ["manifests/lb/a.yml", "app/src/main.rs", "book/src/b.md", "images/stamp.json"]
+        {
             assert_eq!(fs::read_to_string(installed.join(name)).unwrap(), "text", "{name}");
         }
         link(&once, &installed).unwrap();

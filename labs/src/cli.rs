@@ -45,6 +45,9 @@ Exit codes:
   3    The environment failed
   130  Interrupted, after cleaning up";
 
+/// The commands that `cargo xtask` leaves to the labs, since they need no cluster.
+pub const WITHOUT_CLUSTER: [&str; 3] = ["room", "keygen", "verify"];
+
 /// Prove every claim of the article on canary deployments, with numbers
 #[derive(Debug, Parser)]
 #[command(name = "labs", version, after_help = help_footer())]
@@ -195,6 +198,13 @@ fn with_suggestion(mut error: clap::Error) -> clap::Error {
         }
     }
     error
+}
+
+/// Returns the definitions of [`WITHOUT_CLUSTER`].
+pub fn without_cluster() -> Vec<clap::Command> {
+    let commands = Cli::command();
+    let commands = commands.get_subcommands();
+    commands.filter(|command| WITHOUT_CLUSTER.contains(&command.get_name())).cloned().collect()
 }
 
 /// Runs the command with these arguments, the program's name first.
