@@ -142,6 +142,7 @@ pub(crate) fn pack(
     for (name, folder) in [
         ("manifests", &*repository.join("manifests")),
         ("app", &repository.join("app")),
+        ("broken", &repository.join("labs/broken")),
         ("book/src", &repository.join("book/src")),
         ("images", images),
     ] {
@@ -194,6 +195,7 @@ mod tests {
             "repository/manifests/lb/a.yml",
             "repository/app/src/main.rs",
             "repository/book/src/b.md",
+            "repository/labs/broken/e.yaml",
             "images/stamp.json",
         ] {
             let file = folder.join(file);

@@ -10,7 +10,7 @@ use std::{
     sync::OnceLock,
 };
 
-/// A folder with `bin/labs`, `bin/kube-embedded`, `images/`, `manifests/`, `app/` and `book/`, in place of a checkout.
+/// A folder with `bin/labs`, `bin/kube-embedded`, `images/`, `manifests/`, `app/`, `broken/` and `book/`, in place of a checkout.
 #[derive(Debug)]
 pub struct Installation {
     /// The folder.

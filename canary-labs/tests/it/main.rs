@@ -57,6 +57,16 @@ fn one_file_runs_a_lab_in_an_empty_home_and_names_itself() {
     for text in [&help, &completions, &page, &man("canary-labs-env.1").expect("a page")] {
         assert!(!text.contains("cargo") && !text.contains("target/"), "{text}");
     }
+    // The exercises are those in the file, and not those of a checkout that happens to be here.
+    let (code, text) = participant.run(&["broken"]);
+    assert!(code == Some(0) && text.lines().count() >= 16, "{text}");
+    let installed = fs::read_dir(participant.home.join(".local/share/canary-labs"));
+    let installed =
+        installed.expect("a folder").next().expect("an installation").expect("it").path();
+    fs::rename(installed.join("broken"), installed.join("away")).expect("renamed");
+    let (code, text) = participant.run(&["broken"]);
+    assert!(code == Some(3) && text.contains(".local/share/canary-labs"), "{text}");
+    fs::rename(installed.join("away"), installed.join("broken")).expect("renamed");
     // Copies to work with, which replace nothing.
     for (copy, file) in [("manifests", "lb/app-lb.yml"), ("book", "canary.md")] {
         assert_eq!(participant.run(&[copy]), (Some(0), String::new()));
@@ -72,6 +82,15 @@ fn one_file_runs_a_lab_in_an_empty_home_and_names_itself() {
     assert_eq!(code, Some(0), "{text}");
     let (code, text) = participant.run(&["check", "3"]);
     assert!(code == Some(3) && text.contains("no namespace"), "{text}");
+    let (code, text) = participant.run(&["broken", "1"]);
+    assert!(code == Some(0) && text.contains("canary-labs broken 1 --check"), "{text}");
+    let (code, text) = participant.run(&["broken", "1", "--check"]);
+    assert!(code == Some(1) && text.contains("lb-finds-pods: "), "{text}");
+    // Claims of an exercise may hold in another.
+    let (code, text) = participant.run(&["broken", "2", "--check"]);
+    assert!(code == Some(3) && text.contains("has the exercise 01-selector"), "{text}");
+    let (code, text) = participant.run(&["broken", "1", "--hint", "4"]);
+    assert!(code == Some(2) && text.contains("1..=3"), "{text}");
     let (code, text) = participant.run(&["down", "--yes"]);
     assert!(code == Some(0) && text.contains("down"), "{text}");
 }
