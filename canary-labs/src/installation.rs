@@ -97,6 +97,7 @@ fn home() -> anyhow::Result<PathBuf> {
 /// Unpacks next to the folder and renames, so that no start ever sees half of it.
 fn unpack(bytes: &[u8], home: &Path, folder: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(home)?;
+    remove_parts(home)?;
     let part = folder.with_extension(format!("part-{}", process::id()));
     let unpacked = tar::Archive::new(GzDecoder::new(bytes))
         .unpack(&part)
@@ -107,6 +108,20 @@ fn unpack(bytes: &[u8], home: &Path, folder: &Path) -> anyhow::Result<()> {
     }
     // Another start may have been faster.
     if folder.is_dir() { Ok(()) } else { Ok(unpacked?) }
+}
+
+/// Removes what starts that were killed meanwhile left behind.
+fn remove_parts(home: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(home)? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let process = extension.and_then(|extension| extension.strip_prefix("part-"));
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            // Another start may be faster.
+            _ = fs::remove_dir_all(&path);
+        }
+    }
+    Ok(())
 }
 
 /// Links the other names of this program, which may have been moved since the last start.
@@ -218,6 +233,8 @@ mod tests {
         let archive = Archive::find(&mut file).unwrap().unwrap();
         assert_eq!(archive.start, 7);
         let installed = folder.join("home/installed");
+        // Of a start that was killed; no process has this number.
+        fs::create_dir_all(folder.join("home/installed.part-99999999/app")).unwrap();
         unpack(&archive.read(&mut file).unwrap(), &folder.join("home"), &installed).unwrap();
         for name in ["manifests/lb/a.yml", "app/src/main.rs", "book/src/b.md", "images/stamp.json"]
         {

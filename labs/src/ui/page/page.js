@@ -47,7 +47,14 @@ function receive(frame) {
   if (log) logged = logged.concat(log).slice(-200);
   if (frame.totals) count(frame.totals);
   announce(frame);
-  if (!paused) requestAnimationFrame(() => draw(frame));
+  if (!paused) drawSoon(sections, log);
+}
+
+/** What has changed since the last drawing. A page in the background is not drawn, and must not collect frames. */
+let undrawn = null;
+function drawSoon(sections, log) {
+  if (!undrawn) requestAnimationFrame(() => { const frame = undrawn; undrawn = null; draw(frame); });
+  undrawn = { ...undrawn, ...sections, ...log && { log } };
 }
 
 function showStatus() {
