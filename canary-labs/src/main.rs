@@ -33,7 +33,7 @@ fn commands() -> ExitCode {
     let first = env::args_os().nth(1);
     match first.as_deref().and_then(OsStr::to_str) {
         // These need no cluster, and `cargo xtask` leaves them to the labs.
-        Some(name) if labs::cli::WITHOUT_CLUSTER.contains(&name) => return labs_main(),
+        Some(name) if labs::names::WITHOUT_CLUSTER.contains(&name) => return labs_main(),
         Some("pack") => return exit_of(pack()),
         _ => {}
     }

@@ -3,6 +3,7 @@
 use crate::calibration;
 use crate::event::Events;
 use crate::lab::Lab;
+use crate::names::WITHOUT_CLUSTER;
 use crate::phases;
 use crate::report;
 use crate::run::{self, Exit, Runner};
@@ -44,9 +45,6 @@ Exit codes:
   2    Wrong usage
   3    The environment failed
   130  Interrupted, after cleaning up";
-
-/// The commands that `cargo xtask` leaves to the labs, since they need no cluster.
-pub const WITHOUT_CLUSTER: [&str; 3] = ["room", "keygen", "verify"];
 
 /// Prove every claim of the article on canary deployments, with numbers
 #[derive(Debug, Parser)]
@@ -200,7 +198,7 @@ fn with_suggestion(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Returns the definitions of [`WITHOUT_CLUSTER`].
+/// Returns the definitions of the commands [`WITHOUT_CLUSTER`].
 pub fn without_cluster() -> Vec<clap::Command> {
     let commands = Cli::command();
     let commands = commands.get_subcommands();

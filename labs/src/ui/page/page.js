@@ -203,7 +203,7 @@ function drawRequests() {
   if (!totals) return;
   const sum = Object.values(totals.counts).reduce((a, b) => a + b, totals.failures);
   const span = rates.length > 1 ? (performance.now() - rates[0][0]) / 1000 : 0;
-  const rate = span > 0.2 ? rates.reduce((all, [, n]) => all + n, 0) / span : 0;
+  const rate = span > 0.2 ? rates.slice(1).reduce((all, [, n]) => all + n, 0) / span : 0;
   setText("rate", `${number(sum)} in all, ${number(Math.round(rate))} a second`);
   const legend = $("legend"), rows = [];
   for (const version of [...versions(), ...("?" in totals.counts ? ["?"] : [])])
