@@ -218,9 +218,16 @@ def audit(browser, labs, environment, axe, report, shots):
         browser.wait("document.querySelectorAll('.pod.ready').length >= 3")
         found += accessibility.audit(browser, axe, "live", shot)
         process.kill()
+        process.wait()
+        # It may have ended during the audit; this one is killed as soon as it is seen.
+        port = url.rstrip("/").rsplit(":", 1)[1]
+        browser.wait("document.body.dataset.state !== 'live'")
+        process, _ = run(labs, environment, port)
+        browser.wait("document.body.dataset.state === 'live'")
+        process.kill()
+        process.wait()
         browser.wait("!document.getElementById('lost').hidden")
         found += accessibility.audit(browser, axe, "lost", shot)
-        port = url.rstrip("/").rsplit(":", 1)[1]
         process, _ = run(labs, environment, port, "--html", report, "--participant", "Ada", "--room", join)
         browser.wait("/^ended after/.test(" + text("status") + ")")
         browser.wait("document.querySelector('#claims .fails') && document.querySelector('#command button')")
