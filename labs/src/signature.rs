@@ -69,7 +69,10 @@ pub(crate) fn generate(path: &Path) -> anyhow::Result<(PathBuf, String)> {
         let mut options = std::fs::OpenOptions::new();
         let file = options.write(true).create_new(true).mode(mode).open(path);
         if file.as_ref().is_err_and(|error| error.kind() == ErrorKind::AlreadyExists) {
-            bail!("{} exists already, and a key is never replaced; name another file", path.display());
+            bail!(
+                "{} exists already, and a key is never replaced; name another file",
+                path.display()
+            );
         }
         let written = file.and_then(|mut file| writeln!(file, "{text}"));
         written.with_context(|| format!("failed to create the key {}", path.display()))

@@ -40,14 +40,7 @@ pub(crate) fn report(line: std::fmt::Arguments) {
 /// is an installation.
 pub(crate) fn in_terms_of_program(text: &str) -> Cow<'_, str> {
     match Installation::selected() {
-        Some(Installation { program, commands, .. }) => {
-            let text = text.replace("cargo xtask", program);
-            let name = |text: String, command: &clap::Command| {
-                let name = command.get_name();
-                text.replace(&format!("`labs {name}"), &format!("`{program} {name}"))
-            };
-            commands.iter().fold(text, name).into()
-        }
+        Some(Installation { program, .. }) => text.replace("cargo xtask", program).into(),
         None => text.into(),
     }
 }

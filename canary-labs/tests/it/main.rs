@@ -27,7 +27,7 @@ fn one_file_runs_a_lab_in_an_empty_home_and_names_itself() {
         (&["verify", "none.json", "--key", "00"], "none.json"),
         (&["keygen", "k"], ": canary-labs verify run.json --key k.pub"),
         (&["keygen", "k"], "k exists already"),
-        (&["lab", "--help"], "for `canary-labs verify`"),
+        (&["lab", "--help"], "of `keygen`"),
     ] {
         let (_, text) = participant.run(arguments);
         assert!(text.contains(expected) && !text.contains("cargo xtask"), "{arguments:?}: {text}");
