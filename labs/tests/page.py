@@ -213,22 +213,11 @@ def audit(browser, labs, environment, axe, report, shots):
     try:
         lines = [room.stdout.readline() for _ in range(4)]
         view, join = lines[0].split()[1], lines[2].split()[-1]
-        process, url = run(labs, environment, 0)
+        flags = ["--html", report, "--participant", "Ada", "--room", join]
+        process, url = run(labs, environment, 0, *flags)
         browser.call("Page.navigate", url=url)
         browser.wait("document.querySelectorAll('.pod.ready').length >= 3")
         found += accessibility.audit(browser, axe, "live", shot)
-        process.kill()
-        process.wait()
-        # It may have ended during the audit; this one is killed as soon as it is seen.
-        port = url.rstrip("/").rsplit(":", 1)[1]
-        browser.wait("document.body.dataset.state !== 'live'")
-        process, _ = run(labs, environment, port)
-        browser.wait("document.body.dataset.state === 'live'")
-        process.kill()
-        process.wait()
-        browser.wait("!document.getElementById('lost').hidden")
-        found += accessibility.audit(browser, axe, "lost", shot)
-        process, _ = run(labs, environment, port, "--html", report, "--participant", "Ada", "--room", join)
         browser.wait("/^ended after/.test(" + text("status") + ")")
         browser.wait("document.querySelector('#claims .fails') && document.querySelector('#command button')")
         browser.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
@@ -238,6 +227,12 @@ def audit(browser, labs, environment, axe, report, shots):
         accessibility.press(browser, "Enter")
         browser.wait("location.hash === '#claims'")
         process.wait(PATIENCE)
+        # The next run, which is killed as soon as it is seen.
+        process, _ = run(labs, environment, url.rstrip("/").rsplit(":", 1)[1])
+        browser.wait("document.body.dataset.state === 'live'")
+        process.kill()
+        browser.wait("!document.getElementById('lost').hidden")
+        found += accessibility.audit(browser, axe, "lost", shot)
         browser.call("Page.navigate", url="file://" + os.path.abspath(report))
         browser.wait("document.querySelector('.fault') && document.querySelector('table')")
         found += accessibility.audit(browser, axe, "report", shot) + accessibility.keyboard(browser, "report")
