@@ -159,6 +159,18 @@ impl ApiError {
         )
     }
 
+    /// A new object that names the uid of another.
+    pub(crate) fn conflict_no_object(resource: &ResourceType, name: &str, given: &str) -> Self {
+        Self::conflict_because(
+            &qualified(resource),
+            details(resource, name),
+            name,
+            &format!(
+                "uid mismatch: the provided object specified uid {given}, and no existing object was found"
+            ),
+        )
+    }
+
     /// The object has another uid than the client expects.
     pub(crate) fn conflict_uid(
         resource: &ResourceType,
@@ -174,16 +186,6 @@ impl ApiError {
                 "Precondition failed: UID in precondition: {given}, UID in object meta: {there}"
             ),
         )
-    }
-
-    /// The resource version of an update is no number.
-    pub(crate) fn bad_update_version(resource: &ResourceType, name: &str, given: &str) -> Self {
-        let error = FieldError {
-            reason: "FieldValueInvalid",
-            field: "metadata.resourceVersion".into(),
-            message: format!("Invalid value: {given:?}: must be specified as an unsigned integer"),
-        };
-        Self::invalid(resource, name, &[error])
     }
 
     /// A precondition of a deletion does not hold. Kubernetes names the kind here, not the resource.

@@ -27,7 +27,12 @@ impl Comparison {
         comparison
     }
 
-    /// Compares two values at a path. Null counts as missing.
+    /// Returns true if the objects are the same.
+    pub(crate) fn is_empty(&self) -> bool {
+        [&self.added, &self.modified, &self.removed].into_iter().all(FieldSet::is_empty)
+    }
+
+    /// Compares two values at a path.
     fn compare(
         &mut self,
         parts_here: &Parts<'_>,
@@ -35,7 +40,6 @@ impl Comparison {
         new: Option<&Value>,
         path: &mut Vec<String>,
     ) {
-        let (old, new) = (old.filter(|v| !v.is_null()), new.filter(|v| !v.is_null()));
         match (old, new) {
             (None, None) => return,
             (None, Some(_)) => self.added.insert(path),

@@ -111,3 +111,22 @@ pub(crate) fn go_format(value: &Value) -> String {
         other => other.to_string(),
     }
 }
+
+/// Prints a value as Go writes it in a program (`%#v`): `map[string]interface {}{"a":1}`.
+pub(crate) fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".to_owned(),
+        Value::String(text) => format!("{text:?}"),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(go_syntax).collect();
+            format!("[]interface {{}}{{{}}}", items.join(", "))
+        }
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(key, _)| *key);
+            let shown = fields.iter().map(|(key, value)| format!("{key:?}:{}", go_syntax(value)));
+            format!("map[string]interface {{}}{{{}}}", shown.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}

@@ -258,7 +258,9 @@ fn identify(write: &mut Write<'_, '_>) -> ApiResult<()> {
                 "create not allowed while custom resource definition is terminating",
             ));
         }
-        if new["metadata"]["resourceVersion"].as_str().is_some_and(|version| !version.is_empty()) {
+        let version = new["metadata"]["resourceVersion"].as_str();
+        // It is the storage that objects.
+        if !write.request.options.dry_run && version.is_some_and(|version| !version.is_empty()) {
             return Err(ApiError::internal(
                 "resourceVersion should not be set on objects to be created",
             ));
@@ -273,7 +275,7 @@ fn identify(write: &mut Write<'_, '_>) -> ApiResult<()> {
         return Ok(());
     };
     decode::set_type(resource, new);
-    metadata::check_identity(resource, &target.name, new, old)?;
+    metadata::check_version(resource, &target.name, new, old)?;
     metadata::preserve_system_fields(new, old);
     match &*target.subresource {
         "" if resource.separates_status() => copy_field(new, old, "status"),
@@ -302,6 +304,10 @@ fn track(write: &mut Write<'_, '_>) -> ApiResult<()> {
         let (manager, below, at) = (&options.manager, &target.subresource, Timestamp::now());
         let (old, new) = (write.old, &mut write.new);
         patch::track_update(&target.resource, old, new, manager, Operation::Update, below, at);
+    } else if write.new["metadata"]["managedFields"].as_array().is_some_and(Vec::is_empty)
+        && let Some(metadata) = write.new["metadata"].as_object_mut()
+    {
+        metadata.remove("managedFields");
     }
     Ok(())
 }

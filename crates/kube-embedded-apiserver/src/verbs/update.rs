@@ -41,8 +41,11 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
         expects: Expects::Object,
         tracks: true,
     };
-    let names_version = !text(&object, &["metadata", "resourceVersion"]).is_empty();
-    write(state, &request, |_| {
+    let names_version = !matches!(text(&object, &["metadata", "resourceVersion"]), "" | "0");
+    write(state, &request, |old| {
+        if let Some(old) = old {
+            metadata::check_uid(&target.resource, &target.name, &object, old)?;
+        }
         if target.resource.requires_version && !names_version {
             let detail = "must be specified for an update";
             let error = field_error::invalid("metadata.resourceVersion", &0.into(), detail);

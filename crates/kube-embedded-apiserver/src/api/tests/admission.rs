@@ -227,7 +227,7 @@ async fn applied_field_that_the_schema_does_not_declare_is_an_error() {
     assert_eq!(code, StatusCode::INTERNAL_SERVER_ERROR, "{refused}");
     assert_eq!(
         refused["message"],
-        "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): errors:\n  .spec.replica: field \
+        "failed to create typed patch object (/d; apps/v1, Kind=Deployment): errors:\n  .spec.replica: field \
          not declared in schema\n  .spec.template.spec.containers[name=\"c\"].imagee: field not declared in schema"
     );
 
@@ -309,14 +309,14 @@ async fn repeated_key_is_warned_of_or_refused() {
 async fn repeated_key_of_a_patch_is_warned_of_or_refused() {
     let api = api();
     let object = "/api/v1/namespaces/default/configmaps/c";
-    let applied = "apiVersion: v1\nkind: ConfigMap\ndata:\n  a: '1'\n  a: '2'\n";
+    let applied = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: c\ndata:\n  a: '1'\n  a: '2'\n";
     for (media_type, manager, body, code, message) in [
         (
             "application/apply-patch+yaml",
             "&fieldManager=m",
             applied,
             StatusCode::BAD_REQUEST,
-            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"a\" \
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 7: key \"a\" \
              already set in map",
         ),
         (
