@@ -240,7 +240,9 @@ impl ApiError {
     }
 
     pub(crate) fn invalid(resource: &ResourceType, name: &str, errors: &[FieldError]) -> Self {
-        Self::invalid_object(resource.kind, resource.group, name, errors)
+        // An event of `events.k8s.io` is one of the core group.
+        let group = if resource.is_unstructured() { resource.group } else { resource.storage.0 };
+        Self::invalid_object(resource.kind, group, name, errors)
     }
 
     /// A patch makes something that is no object of the type.
@@ -266,6 +268,11 @@ impl ApiError {
     /// The options in a query are invalid (`CreateOptions`, `PatchOptions`, ...).
     pub(crate) fn invalid_options(options: &str, error: FieldError) -> Self {
         Self::invalid_object(options, "meta.k8s.io", "", &[error])
+    }
+
+    /// An update does not name a version. Kubernetes names the resource here, not the kind.
+    pub(crate) fn invalid_version(resource: &ResourceType, name: &str, error: &FieldError) -> Self {
+        Self::invalid_object(resource.plural, resource.group, name, std::slice::from_ref(error))
     }
 
     /// The options of a list or watch contradict each other.

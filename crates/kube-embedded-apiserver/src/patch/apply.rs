@@ -192,7 +192,7 @@ fn prune_object(root: &Structure, object: &mut Value, last: &FieldSet, kept: &Fi
         match (name.as_str(), root.field(name)) {
             ("apiVersion" | "kind", _) | (_, None) => true,
             // Go encodes these even if they are empty, so they are pruned inside but never removed.
-            ("metadata" | "spec" | "status", Some(field)) => {
+            (name, Some(field)) if name == "metadata" || field.always => {
                 if let Some(last) = last.get(&step) {
                     let nothing = FieldSet::default();
                     prune(&parts_of(field), value, last, kept.get(&step).unwrap_or(&nothing));

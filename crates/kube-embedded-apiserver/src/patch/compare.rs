@@ -18,11 +18,21 @@ pub(crate) struct Comparison {
     pub(crate) added: FieldSet,
     pub(crate) modified: FieldSet,
     pub(crate) removed: FieldSet,
+    ignores_nulls: bool,
 }
 
 impl Comparison {
     pub(crate) fn between(structure: &Structure, old: &Value, new: &Value) -> Self {
-        let mut comparison = Self::default();
+        Self::default().compared(structure, old, new)
+    }
+
+    /// [`Comparison::between`] two objects of which nulls say nothing: they are encoded Go structs.
+    pub(crate) fn of_encoded(structure: &Structure, old: &Value, new: &Value) -> Self {
+        Self { ignores_nulls: true, ..Self::default() }.compared(structure, old, new)
+    }
+
+    fn compared(self, structure: &Structure, old: &Value, new: &Value) -> Self {
+        let mut comparison = self;
         comparison.compare(&Parts::Struct(structure), Some(old), Some(new), &mut Vec::new());
         comparison
     }
@@ -42,6 +52,8 @@ impl Comparison {
     ) {
         match (old, new) {
             (None, None) => return,
+            // What Go encodes as null is in an empty object, too.
+            (None, Some(Value::Null)) if self.ignores_nulls => return,
             (None, Some(_)) => self.added.insert(path),
             (Some(_), None) => self.removed.insert(path),
             (Some(_), Some(_)) => {}

@@ -127,8 +127,12 @@ impl FieldSet {
 
     /// Removes a top-level field by its name, but nothing below it.
     pub(crate) fn remove_member(&mut self, name: &str) {
-        if let Some(child) = self.children.get_mut(&format!("f:{name}")) {
+        let step = format!("f:{name}");
+        if let Some(child) = self.children.get_mut(&step) {
             child.member = false;
+            if child.is_empty() {
+                self.children.remove(&step);
+            }
         }
     }
 

@@ -40,6 +40,12 @@ pub(super) struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Returns false for the entries that are made of those of a `Scale`: they lose their times
+    /// (`ScaleHandler.ToParent`).
+    fn has_time(&self) -> bool {
+        self.subresource != "scale"
+    }
+
     /// Removes fields that have no owner, because the server sets them (`stripMeta`) or because the
     /// write does not cover them (`GetResetFields` of the strategies).
     pub(super) fn ownable(&self, mut set: FieldSet) -> FieldSet {
@@ -116,7 +122,11 @@ pub(crate) fn track_update(
         managers.write(new);
         return;
     }
-    let (changed, removed) = writer.changed_and_removed(writer.comparison(live, new));
+    let changes = match resource.is_unstructured() {
+        true => writer.comparison(live, new),
+        false => Comparison::of_encoded(resource.structure(), live, new),
+    };
+    let (changed, removed) = writer.changed_and_removed(changes);
     if changed.is_empty() && removed.is_empty() {
         managers.write(new);
         return;
@@ -127,7 +137,7 @@ pub(crate) fn track_update(
         Some(entry) => {
             entry.set = entry.set.difference(&removed).union(&changed);
             // A manager that only loses fields keeps its time.
-            if !changed.is_empty() {
+            if !changed.is_empty() && writer.has_time() {
                 entry.time = to_seconds(now);
             }
         }
@@ -163,7 +173,7 @@ impl Manager {
             operation: writer.operation,
             api_version: writer.resource.api_version(),
             subresource: writer.subresource.to_owned(),
-            time: to_seconds(writer.now),
+            time: if writer.has_time() { to_seconds(writer.now) } else { String::new() },
             set,
         }
     }
@@ -273,7 +283,7 @@ impl Managers {
         is_same: bool,
     ) {
         let mut applied = Manager::new(writer, set);
-        if is_same {
+        if is_same || !writer.has_time() {
             let before = own.and_then(|at| self.0.get(at));
             applied.time = before.map(|entry| entry.time.clone()).unwrap_or_default();
         }

@@ -5,7 +5,10 @@ use serde_json::{Map, Value};
 
 use crate::{
     patch::field_set::FieldSet,
-    schema::types::{Field, Shape, Structure, Topology},
+    schema::{
+        merge_keys::is_atomic_structure,
+        types::{Field, Shape, Structure, Topology},
+    },
 };
 
 /// The parts of a value, by its type and topology.
@@ -30,14 +33,20 @@ pub(crate) enum Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// Returns the keys and their defaults. Of built-in types, there is one in Kubernetes' schemas. Applied objects
+    /// Returns the keys and their defaults. Those of built-in types are the zero values, or `TCP`: applied objects
     /// are not defaulted, but a port without a protocol must be the same port as the stored one.
     fn each(self) -> impl Iterator<Item = (&'a str, Option<Value>)> {
         let (built_in, custom): (&[&str], &[(String, Option<Value>)]) = match self {
             Self::BuiltIn(keys) => (keys, &[]),
             Self::CustomResource(keys) => (&[], keys),
         };
-        let default = |key: &str| (key == "protocol").then(|| Value::from("TCP"));
+        let default = |key: &str| {
+            Some(match key {
+                "protocol" => "TCP".into(),
+                "containerPort" | "port" => 0.into(),
+                _ => "".into(),
+            })
+        };
         let built_in = built_in.iter().map(move |key| (*key, default(key)));
         built_in.chain(custom.iter().map(|(key, default)| (key.as_str(), default.clone())))
     }
@@ -51,6 +60,12 @@ pub(crate) fn parts_of(field: &Field) -> Parts<'_> {
 /// Returns the parts of a value; elements of maps and lists have no topology of their own.
 pub(crate) fn parts<'a>(shape: &'a Shape, topology: Option<&'a Topology>) -> Parts<'a> {
     match (shape, topology) {
+        // `+structType=atomic`, of an element. That of a field is in its topology.
+        (Shape::Struct(reference), None)
+            if reference.get().is_some_and(|structure| is_atomic_structure(&structure.name)) =>
+        {
+            Parts::Leaf
+        }
         (Shape::Struct(_) | Shape::Inline(_), None | Some(Topology::Granular)) => {
             shape.structure().map_or(Parts::Leaf, Parts::Struct)
         }

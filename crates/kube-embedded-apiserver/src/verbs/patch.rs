@@ -52,7 +52,7 @@ impl Patch {
         }
     }
 
-    /// Returns the patched object. Apply patches of `Scale` are merged; those of objects go through [`apply`].
+    /// Returns the patched object. Apply patches go through [`patch::apply`].
     pub(crate) fn patched(&self, resource: &ResourceType, object: &Value) -> ApiResult<Value> {
         let mut new = object.clone();
         match self {
@@ -64,8 +64,7 @@ impl Patch {
                 )));
             }
             Self::Json(patch) => patch::json(&mut new, patch).map_err(refusal)?,
-            Self::Merge(patch) | Self::Strategic(patch) | Self::Apply(patch, _)
-                if !patch.is_object() =>
+            Self::Merge(patch) | Self::Strategic(patch) if !patch.is_object() =>
             {
                 return Err(ApiError::bad_request(format!(
                     "error decoding patch: json: cannot unmarshal {} into Go value of type \
@@ -73,7 +72,8 @@ impl Patch {
                     decode::type_name(patch)
                 )));
             }
-            Self::Merge(patch) | Self::Apply(patch, _) => patch::merge(&mut new, patch),
+            Self::Merge(patch) => patch::merge(&mut new, patch),
+            Self::Apply(..) => {}
             Self::Strategic(patch) => {
                 patch::strategic(resource, &mut new, patch).map_err(refusal)?;
             }
@@ -82,6 +82,26 @@ impl Patch {
             return Err(ApiError::bad_request("the patch leaves no object behind"));
         }
         Ok(new)
+    }
+}
+
+impl Patch {
+    /// Checks the patched object against its schema, and removes unknown fields. Returns the warnings.
+    pub(crate) fn check(
+        &self,
+        resource: &ResourceType,
+        object: &mut Value,
+        repeated: Vec<String>,
+        validation: FieldValidation,
+    ) -> ApiResult<Vec<String>> {
+        let schema = resource.object_schema();
+        let (types, shown) = match self {
+            Self::Strategic(patch) => (schema.check_conversion(object), go_format(patch)),
+            _ => (schema.check_types(object), object.to_string()),
+        };
+        types
+            .and_then(|()| decode::check_unknown(resource, object, repeated, validation))
+            .map_err(|why| ApiError::invalid_patch(invalid("patch", &shown.into(), &why)))
     }
 }
 
@@ -121,22 +141,13 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
             check_address(target, &object)?;
         }
         let (resource, validation) = (&target.resource, options.validation);
-        let schema = resource.object_schema();
-        let (types, shown) = match &patch {
-            Patch::Strategic(patch) => (schema.check_conversion(&object), go_format(patch)),
-            _ => (schema.check_types(&object), object.to_string()),
-        };
-        let checked = types.and_then(|()| {
-            decode::check_unknown(resource, &mut object, repeated.clone(), validation)
-        });
-        let warnings = checked
-            .map_err(|why| ApiError::invalid_patch(invalid("patch", &shown.into(), &why)))?;
+        let warnings = patch.check(resource, &mut object, repeated.clone(), validation)?;
         Ok(Decoded { object, warnings })
     })
 }
 
-/// Checks that a patch leaves the name alone.
-fn check_address(target: &Target, new: &Value) -> ApiResult<()> {
+/// Checks that the object has the name of the request.
+pub(crate) fn check_address(target: &Target, new: &Value) -> ApiResult<()> {
     let metadata = &new["metadata"];
     if text(metadata, &["name"]).is_empty() {
         return Err(ApiError::bad_request(format!(
@@ -167,6 +178,27 @@ fn repeated_keys(repeated: Option<String>, validation: FieldValidation) -> ApiRe
     }
 }
 
+/// Checks an apply patch of an object of the type. Returns the warnings.
+pub(crate) fn check_apply(
+    request: &Request,
+    resource: &ResourceType,
+    applied: &Value,
+    repeated: Option<String>,
+    validation: FieldValidation,
+) -> ApiResult<Vec<String>> {
+    if request.query.get("fieldManager").is_none() {
+        let error = required("fieldManager", "is required for apply patch");
+        return Err(ApiError::invalid_options("PatchOptions", error));
+    }
+    let warnings = repeated_keys(repeated, validation)?;
+    decode::check_apply_kind(resource, applied)?;
+    if applied["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    decode::check_applied(resource, applied)?;
+    Ok(warnings)
+}
+
 /// Server-side apply, which creates the object if there is none.
 fn apply(
     state: &ServerState,
@@ -177,16 +209,8 @@ fn apply(
     let Request { target, query, .. } = request;
     let resource = &target.resource;
     let options = request.write_options()?;
-    let Some(manager) = query.get("fieldManager") else {
-        let error = required("fieldManager", "is required for apply patch");
-        return Err(ApiError::invalid_options("PatchOptions", error));
-    };
-    let warnings = repeated_keys(repeated, options.validation)?;
-    decode::check_apply_kind(resource, applied)?;
-    if applied["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
-        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
-    }
-    decode::check_applied(resource, applied)?;
+    let warnings = check_apply(request, resource, applied, repeated, options.validation)?;
+    let manager = &*options.manager;
     let (force, below) = (query.flag("force"), &*target.subresource);
     let expects = if below.is_empty() { Expects::Anything } else { Expects::Object };
     let write =

@@ -140,14 +140,21 @@ impl WriteResult {
                 encode::value(resource, form, &encode::view(resource, value))
             }
         };
-        let mut response = respond(self.code, "application/json", bytes);
-        for warning in distinct(self.warnings) {
-            if let Ok(value) = HeaderValue::from_bytes(format!("299 - {warning:?}").as_bytes()) {
-                response.headers_mut().append(header::WARNING, value);
-            }
-        }
-        Ok(response)
+        Ok(with_warnings(respond(self.code, "application/json", bytes), self.warnings))
     }
+}
+
+/// Adds the header of each warning.
+pub(crate) fn with_warnings(
+    mut response: Response<Body>,
+    warnings: Vec<String>,
+) -> Response<Body> {
+    for warning in distinct(warnings) {
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - {warning:?}").as_bytes()) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
 }
 
 /// Returns each warning once, and as many as clients accept: some have a limit of 100 headers.
@@ -290,6 +297,9 @@ fn identify(write: &mut Write<'_, '_>) -> ApiResult<()> {
 fn default(write: &mut Write<'_, '_>) -> ApiResult<()> {
     let defaults = write.changes_spec() || write.resource().is_unstructured();
     let (resource, new) = (&write.request.target.resource, &mut write.new);
+    if write.request.tracks {
+        resource.prune_nulls(new);
+    }
     if defaults {
         resource.apply_defaults(new);
     } else {
@@ -393,8 +403,10 @@ fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
         }
         check(resource, name, &errors)?;
     }
-    if is_main {
+    if is_main || target.subresource == "scale" {
         write.warnings.extend((resource.warnings)(&write.new, write.old));
+    }
+    if is_main {
         write.warnings.extend(unsupported_fields::warnings(resource, &write.new, write.old));
     }
     Ok(())
