@@ -53,12 +53,8 @@ pub(crate) fn set_namespace(target: &Target, object: &mut Value) -> ApiResult<()
 /// Sets the fields of a new object that the server owns.
 pub(crate) fn fill_system_fields(resource: &ResourceType, object: &mut Value) {
     let Some(metadata) = object["metadata"].as_object_mut() else { return };
-    for field in [
-        "resourceVersion",
-        "selfLink",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    ] {
+    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
         metadata.remove(field);
     }
     metadata.insert("uid".into(), generate::uid().into());
@@ -106,9 +102,9 @@ pub(crate) fn check_version(
         Ok(0) => Ok(()),
         Ok(_) if old["metadata"]["resourceVersion"] == given => Ok(()),
         Ok(_) => Err(ApiError::conflict(resource, name)),
-        Err(_) => Err(ApiError::unknown(format!(
-            "strconv.ParseUint: parsing {given:?}: invalid syntax"
-        ))),
+        Err(_) => {
+            Err(ApiError::unknown(format!("strconv.ParseUint: parsing {given:?}: invalid syntax")))
+        }
     }
 }
 

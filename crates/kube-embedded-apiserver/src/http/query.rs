@@ -53,12 +53,8 @@ impl Query {
 
     /// Returns true for a dry run. `options` is the kind that the error names.
     pub(crate) fn dry_run(&self, options: &str) -> ApiResult<bool> {
-        let given: Vec<&str> = self
-            .0
-            .iter()
-            .filter(|(name, _)| name == "dryRun")
-            .map(|(_, value)| &**value)
-            .collect();
+        let given: Vec<&str> =
+            self.0.iter().filter(|(name, _)| name == "dryRun").map(|(_, value)| &**value).collect();
         if given.iter().all(|value| *value == "All") {
             return Ok(!given.is_empty());
         }

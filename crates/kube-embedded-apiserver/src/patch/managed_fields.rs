@@ -149,9 +149,8 @@ pub(crate) fn track_update(
 
 /// Returns true for the empty list, or one empty entry, with which a client removes all managers.
 fn is_reset(managed_fields: &Value) -> bool {
-    let is_empty = |entry: &Value| {
-        entry.as_object().is_none_or(|fields| fields.values().all(Value::is_null))
-    };
+    let is_empty =
+        |entry: &Value| entry.as_object().is_none_or(|fields| fields.values().all(Value::is_null));
     let entries = managed_fields.as_array();
     entries.is_some_and(|entries| entries.len() < 2 && entries.iter().all(is_empty))
 }
@@ -306,9 +305,8 @@ impl Managers {
         self.sort();
         let mut merged: Vec<Manager> = Vec::new();
         for mut entry in std::mem::take(&mut self.0) {
-            let same = |first: &&mut Manager| {
-                is_update(first) && first.api_version == entry.api_version
-            };
+            let same =
+                |first: &&mut Manager| is_update(first) && first.api_version == entry.api_version;
             match merged.iter_mut().find(same) {
                 Some(first) if excess > 0 && is_update(&entry) => {
                     excess -= 1;

@@ -9,8 +9,7 @@ use crate::{
         request::{Request, WriteOptions},
         status::{ApiError, ApiResult},
     },
-    metadata,
-    patch,
+    metadata, patch,
     resources::resource_type::ResourceType,
     scope,
     state::ServerState,
@@ -88,9 +87,8 @@ fn apply(
         }
         let (manager, force) = (&options.manager, request.query.flag("force"));
         let (resource, now) = (&target.resource, Timestamp::now());
-        let mut object =
-            patch::apply(resource, Some(old), &object, manager, force, "scale", now)
-                .map_err(refusal)?;
+        let mut object = patch::apply(resource, Some(old), &object, manager, force, "scale", now)
+            .map_err(refusal)?;
         for field in ["uid", "resourceVersion"] {
             object["metadata"][field] = scaled["metadata"][field].clone();
         }

@@ -47,7 +47,7 @@ impl Patch {
             "application/apply-patch+yaml" => {
                 let (patch, repeated) = decode::apply_patch(body)?;
                 Ok(Self::Apply(patch, repeated))
-            },
+            }
             _ => Err(ApiError::unsupported_media_type("415: Unsupported Media Type")),
         }
     }
@@ -64,8 +64,7 @@ impl Patch {
                 )));
             }
             Self::Json(patch) => patch::json(&mut new, patch).map_err(refusal)?,
-            Self::Merge(patch) | Self::Strategic(patch) if !patch.is_object() =>
-            {
+            Self::Merge(patch) | Self::Strategic(patch) if !patch.is_object() => {
                 return Err(ApiError::bad_request(format!(
                     "error decoding patch: json: cannot unmarshal {} into Go value of type \
                      map[string]interface {{}}",

@@ -145,10 +145,7 @@ impl WriteResult {
 }
 
 /// Adds the header of each warning.
-pub(crate) fn with_warnings(
-    mut response: Response<Body>,
-    warnings: Vec<String>,
-) -> Response<Body> {
+pub(crate) fn with_warnings(mut response: Response<Body>, warnings: Vec<String>) -> Response<Body> {
     for warning in distinct(warnings) {
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - {warning:?}").as_bytes()) {
             response.headers_mut().append(header::WARNING, value);

@@ -361,4 +361,40 @@ mod tests {
         (EVENTS_RESOURCE.from_storage)(&mut empty);
         assert_eq!(empty.get("reportingController").or(empty.get("reportingInstance")), None);
     }
+
+    #[test]
+    fn event_with_a_time_is_validated_by_the_names_of_the_core_group() {
+        let good = json!({
+            "metadata": { "name": "e", "namespace": "n" }, "eventTime": "2026-01-01T00:00:00.000000Z",
+            "regarding": { "kind": "Pod", "name": "p", "namespace": "n" }, "type": "Normal",
+            "reportingController": "a/b", "reportingInstance": "i", "action": "A", "reason": "R",
+        });
+        assert_eq!(validate_new(&good, None), []);
+        let long = "x".repeat(129);
+        for (field, value, expected) in [
+            ("regarding", json!({}), &["involvedObject.namespace"][..]),
+            ("eventTime", Value::Null, &["eventTime"]),
+            ("type", json!("Odd"), &["type"]),
+            ("reportingController", json!(""), &["reportingController"; 3]),
+            ("reportingController", json!("-"), &["reportingController"]),
+            ("reportingInstance", json!(long), &["reportingInstance"]),
+            ("action", Value::Null, &["action"]),
+            ("note", json!("x".repeat(1025)), &["message"]),
+            ("series", json!({ "count": 1 }), &["series.count", "series.lastObservedTime"]),
+            ("deprecatedCount", json!(1), &["count"]),
+            ("deprecatedSource", json!({ "host": "h" }), &["source"]),
+        ] {
+            let mut event = good.clone();
+            event[field] = value;
+            let errors = validate_new(&event, None);
+            let fields: Vec<&str> = errors.iter().map(|error| &*error.field).collect();
+            assert_eq!(fields, expected, "{field}");
+        }
+        let mut changed = good.clone();
+        changed["note"] = "n".into();
+        changed["reason"] = "S".into();
+        let errors = validate_new(&changed, Some(&good));
+        let fields: Vec<&str> = errors.iter().map(|error| &*error.field).collect();
+        assert_eq!(fields, ["reason", "message"]);
+    }
 }

@@ -68,9 +68,11 @@ fn tls_warnings(secret: &Value, _: Option<&Value>) -> Vec<String> {
         "failed to find any PEM data in certificate input".to_owned()
     } else if !certificate.iter().any(|block| block == "CERTIFICATE") {
         match certificate.as_slice() {
-            [one] if is_key(one) => "failed to find certificate PEM data in certificate input, but did find a \
+            [one] if is_key(one) => {
+                "failed to find certificate PEM data in certificate input, but did find a \
                                      private key; PEM inputs may have been switched"
-                .to_owned(),
+                    .to_owned()
+            }
             all => format!(
                 "failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM blocks of the \
                  following types: [{}]",
@@ -99,9 +101,9 @@ fn tls_warnings(secret: &Value, _: Option<&Value>) -> Vec<String> {
 /// Returns the types of the PEM blocks of a text.
 fn pem_types(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
-    let begun = text.lines().filter_map(|line| {
-        line.trim_end().strip_prefix("-----BEGIN ")?.strip_suffix("-----")
-    });
+    let begun = text
+        .lines()
+        .filter_map(|line| line.trim_end().strip_prefix("-----BEGIN ")?.strip_suffix("-----"));
     begun.filter(|block| text.contains(&format!("-----END {block}-----"))).map(Into::into).collect()
 }
 
