@@ -158,4 +158,36 @@ mod tests {
         (RESOURCE.defaults)(&mut secret);
         assert_eq!(secret, json!({ "type": "Opaque", "data": { "a": "YQ==", "b": "Yg==" } }));
     }
+
+    #[test]
+    fn tls_secret_without_pem_is_warned_of() {
+        let pem = |block: &str| {
+            let text = format!("-----BEGIN {block}-----\nAAAA\n-----END {block}-----\n");
+            base64::engine::general_purpose::STANDARD.encode(text)
+        };
+        let (certificate, key) = (pem("CERTIFICATE"), pem("EC PRIVATE KEY"));
+        for (given_certificate, given_key, expected) in [
+            ("AAAA", "AAAA", Some("tls: failed to find any PEM data in certificate input")),
+            (&*certificate, "AAAA", Some("tls: failed to find any PEM data in key input")),
+            (
+                &certificate,
+                &certificate,
+                Some("tls: found a certificate rather than a key in the PEM for the private key"),
+            ),
+            (
+                &key,
+                &certificate,
+                Some(
+                    "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM \
+                     inputs may have been switched",
+                ),
+            ),
+            (&certificate, &key, None),
+        ] {
+            let data = json!({ "tls.crt": given_certificate, "tls.key": given_key });
+            let secret = json!({ "type": "kubernetes.io/tls", "data": data });
+            assert_eq!(tls_warnings(&secret, None), Vec::from_iter(expected));
+        }
+        assert_eq!(tls_warnings(&json!({ "type": "Opaque" }), None), [""; 0]);
+    }
 }
