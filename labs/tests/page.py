@@ -97,6 +97,7 @@ class Browser:
 def run(labs, environment, port, *flags):
     """Starts the labs, and returns the process and the address of the page."""
     command = [labs, "run", "phase3", "phase4", "--environment", environment, f"--ui={port}", *flags]
+    command += ["--failures", os.path.join(os.path.dirname(environment), "failures")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith("page: "):
