@@ -20,8 +20,13 @@ pub(super) struct Checked {
 /// All that are found, with their places.
 pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, Vec<Located>> {
     let scopes = variables.iter().map(|(name, kind)| ((*name).to_owned(), kind.clone())).collect();
-    let mut checker =
-        Checker { globals: variables.len(), scopes, errors: Vec::new(), used: BTreeSet::new() };
+    let mut checker = Checker {
+        globals: variables.len(),
+        scopes,
+        errors: Vec::new(),
+        used: BTreeSet::new(),
+        mixes: false,
+    };
     let output = checker.expr(expr);
     match checker.errors.is_empty() {
         true => Ok(Checked { output, variables: checker.used }),
@@ -36,6 +41,8 @@ struct Checker {
     globals: usize,
     errors: Vec<Located>,
     used: BTreeSet<String>,
+    /// Lists may have elements of different types: the values of `format`.
+    mixes: bool,
 }
 
 impl Checker {
@@ -113,7 +120,9 @@ impl Checker {
     }
 
     fn call(&mut self, at: usize, name: &str, method: bool, args: &[Expr]) -> Type {
+        let outer = std::mem::replace(&mut self.mixes, name == "format");
         let kinds: Vec<Type> = args.iter().map(|arg| self.expr(arg)).collect();
+        self.mixes = outer;
         let Some(function) = library::function(name) else {
             return self.error(at, format!("undeclared reference to '{name}' (in container '')"));
         };
@@ -197,6 +206,7 @@ impl Checker {
         let Some(before) = before else { return found };
         match join(&before, &found) {
             Some(both) => both,
+            None if self.mixes => Type::Dyn,
             None => self.error(at, format!("expected type '{before}' but found '{found}'")),
         }
     }

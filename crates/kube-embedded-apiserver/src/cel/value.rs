@@ -32,12 +32,20 @@ pub(crate) enum Val<'a> {
     Optional(Option<Rc<Val<'a>>>),
     Ip(IpAddr),
     Cidr(IpAddr, u8),
-    Url(Rc<http::Uri>),
+    Url(Rc<Url>),
     /// In billionths.
     Quantity(i128),
     /// The name of a format.
     Format(&'static str),
     Semver(Rc<Semver>),
+}
+
+/// A URL.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Url {
+    pub(crate) uri: http::Uri,
+    /// It has no path, not even `/`.
+    pub(crate) pathless: bool,
 }
 
 /// A semantic version: numbers, and the parts of a pre-release.

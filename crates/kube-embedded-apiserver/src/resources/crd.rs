@@ -178,7 +178,7 @@ impl CustomResource {
         }
         errors.extend(structural::validate(&self.schema, new, old));
         errors.extend(self.scale_errors(new));
-        if let Some(rules) = self.rules.get_or_init(|| Rules::of(&self.schema)) {
+        if let Some(rules) = self.rules.get_or_init(|| Rules::of(&self.schema, true)) {
             if errors.iter().any(blocks_rules) {
                 let detail = "some validation rules were not checked because the object was \
                               invalid; correct the existing errors to complete validation";

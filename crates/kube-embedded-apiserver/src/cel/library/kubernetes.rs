@@ -26,7 +26,7 @@ pub(super) const TABLE: &[Row] = &[
         budget.traverse(args[0].size())?;
         Ok(Val::Bool(quantity::check(text(&args[0])?).is_ok()))
     }),
-    Row("sign", &["quantity.() int"], |args, _| match args {
+    Row("sign", &["(quantity) int"], |args, _| match args {
         [Val::Quantity(n)] => Ok(Val::Int(i64::try_from(n.signum()).unwrap_or(0))),
         _ => Err(EvalError::Overload),
     }),

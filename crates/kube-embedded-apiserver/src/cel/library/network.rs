@@ -1,7 +1,10 @@
 //! Addresses, networks and URLs.
 
 use super::{Row, operators::text};
-use crate::cel::{budget::EvalError, value::Val};
+use crate::cel::{
+    budget::EvalError,
+    value::{Url, Val},
+};
 use std::{collections::BTreeMap, net::IpAddr, rc::Rc};
 
 type Evaluated<'a> = Result<Val<'a>, EvalError>;
@@ -63,8 +66,8 @@ pub(super) const TABLE: &[Row] = &[
         match parse_cidr(given) {
             Some((address, bits)) => Ok(Val::Cidr(address, bits)),
             None => EvalError::fail(format!(
-                "network address parse error during conversion from string: \
-                 netip.ParsePrefix({given:?}): no '/'"
+                "network address parse error during conversion from string: network address parse \
+                 error during conversion from string: netip.ParsePrefix({given:?}): no '/'"
             )),
         }
     }),
@@ -109,7 +112,7 @@ pub(super) const TABLE: &[Row] = &[
         budget.traverse(args[0].size())?;
         let given = text(&args[0])?;
         match parse_url(given) {
-            Some(url) => Ok(Val::Url(Rc::new(url))),
+            Some(url) => Ok(Val::Url(Rc::new(Url { pathless: is_pathless(given), uri: url }))),
             None => EvalError::fail(format!(
                 "URL parse error during conversion from string: parse {given:?}: invalid URI for \
                  request"
@@ -138,23 +141,15 @@ pub(super) const TABLE: &[Row] = &[
     Row("getPort", &["url.() string"], |args, _| {
         url_part(args, |url| url.port().map(|port| port.to_string()).unwrap_or_default())
     }),
-    Row("getEscapedPath", &["url.() string"], |args, _| {
-        url_part(args, |url| match url.authority().is_some() && url.path() == "/" {
-            // The path of a URL without one.
-            true if !url
-                .to_string()
-                .split_once("://")
-                .is_some_and(|(_, rest)| rest.contains('/')) =>
-            {
-                String::new()
-            }
-            _ => url.path().to_owned(),
-        })
+    Row("getEscapedPath", &["url.() string"], |args, _| match args {
+        [Val::Url(url)] if url.pathless => Ok(Val::text("")),
+        _ => url_part(args, |url| url.path().to_owned()),
     }),
     Row("getQuery", &["url.() map<string list<string>>"], |args, _| {
         let [Val::Url(url)] = args else { return Err(EvalError::Overload) };
         let mut all: BTreeMap<String, Vec<Val>> = BTreeMap::new();
-        for (name, value) in form_urlencoded::parse(url.query().unwrap_or_default().as_bytes()) {
+        for (name, value) in form_urlencoded::parse(url.uri.query().unwrap_or_default().as_bytes())
+        {
             all.entry(name.into_owned()).or_default().push(Val::text(value));
         }
         let entries = all.into_iter().map(|(name, values)| (Val::text(name), Val::list(values)));
@@ -178,7 +173,7 @@ fn is_link_local(ip: &IpAddr) -> bool {
 
 fn url_part<'a>(args: &[Val<'a>], part: fn(&http::Uri) -> String) -> Evaluated<'a> {
     match args {
-        [Val::Url(url)] => Ok(Val::text(part(url))),
+        [Val::Url(url)] => Ok(Val::text(part(&url.uri))),
         _ => Err(EvalError::Overload),
     }
 }
@@ -187,6 +182,12 @@ fn url_part<'a>(args: &[Val<'a>], part: fn(&http::Uri) -> String) -> Evaluated<'
 fn parse_url(text: &str) -> Option<http::Uri> {
     let url: http::Uri = text.parse().ok()?;
     (url.scheme().is_some() || text.starts_with('/')).then_some(url)
+}
+
+/// Returns true for an absolute URL without a path, which is no `/` in Go.
+fn is_pathless(text: &str) -> bool {
+    let after = text.split_once("://").map(|(_, after)| after);
+    after.is_some_and(|after| !after.split('?').next().unwrap_or_default().contains('/'))
 }
 
 /// An address without a zone, which is not IPv4 written as IPv6.

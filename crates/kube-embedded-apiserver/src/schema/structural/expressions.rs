@@ -43,12 +43,13 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Compiles the rules of the schema of a custom resource; `None` if there are none.
-    pub(crate) fn of(schema: &Schema) -> Option<Self> {
+    /// Compiles the rules of a schema; `None` if there are none. `root` is true for that of a custom
+    /// resource, of which rules see the name.
+    pub(crate) fn of(schema: &Schema, root: bool) -> Option<Self> {
         if !has_rules(schema) {
             return None;
         }
-        Self::at(schema, &declare(schema, true, "selfType")?, true)
+        Self::at(schema, &declare(schema, root, "selfType")?, root)
     }
 
     fn at(schema: &Schema, kind: &Type, root: bool) -> Option<Self> {

@@ -89,6 +89,7 @@ pub(super) fn compile_errors(schema: &Schema, path: &str) -> Vec<FieldError> {
                 Ok(program) => program,
                 Err(why) => {
                     errors.push(failed("rule", &why));
+                    errors.extend(unused_option(given, false, at("optionalOldSelf")));
                     continue;
                 }
             };
@@ -101,14 +102,18 @@ pub(super) fn compile_errors(schema: &Schema, path: &str) -> Vec<FieldError> {
                 );
                 errors.push(invalid(at("rule"), &given.rule.as_str().into(), &detail));
             }
-            if let (false, Some(optional)) = (program.uses("oldSelf"), given.optional_old_self) {
-                let detail = "may not be set if oldSelf is not used in rule";
-                errors.push(invalid(at("optionalOldSelf"), &optional.into(), detail));
-            }
+            errors.extend(unused_option(given, program.uses("oldSelf"), at("optionalOldSelf")));
         }
     });
     errors.extend(unseen_errors(schema, path));
     errors
+}
+
+/// `optionalOldSelf` of a rule that does not look at the old state.
+fn unused_option(given: &GivenRule, uses_old: bool, field: String) -> Option<FieldError> {
+    let detail = "may not be set if oldSelf is not used in rule";
+    let optional = given.optional_old_self.filter(|_| !uses_old)?;
+    Some(invalid(field, &optional.into(), detail))
 }
 
 /// Rules on what expressions do not see, of which Kubernetes does not run any either.
@@ -118,7 +123,8 @@ fn unseen_errors(schema: &Schema, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for_all(schema, path, &mut |node, path| {
         if !node.rules.is_empty() && !seen.iter().any(|known| known == path) {
-            let what = "failed to retrieve type information for x-kubernetes-validations";
+            let what = "failed to construct type information for x-kubernetes-validations rules: \
+                        unable to convert structural schema to CEL declarations";
             errors.push(FieldError {
                 reason: "InternalError",
                 field: format!("{path}.x-kubernetes-validations"),

@@ -8,6 +8,7 @@
 use crate::{
     pattern::Pattern,
     schema::structural::{
+        expressions::Rules as Expressions,
         rule_checks::{compile_errors, form_errors},
         schema::{DEPTH, Schema},
         validator::validate,
@@ -411,7 +412,11 @@ impl Rules {
                 self.push(invalid(&*path, default, &detail));
             }
             parsed.apply_defaults(&mut pruned);
-            for error in validate(&parsed, &pruned, None) {
+            let mut errors = validate(&parsed, &pruned, None);
+            if let Some(rules) = Expressions::of(&parsed, parsed.embedded_resource) {
+                errors.extend(rules.evaluate(&pruned, None).errors);
+            }
+            for error in errors {
                 let field = match error.field.as_str() {
                     "<nil>" => path.clone(),
                     below => format!("{path}.{below}"),
