@@ -20,9 +20,32 @@ mod tests;
 
 pub(crate) use budget::{Budget, EvalError};
 
+use checker::Refused;
 use std::collections::BTreeSet;
 use types::Type;
 use value::Val;
+
+/// Why an expression does not compile.
+#[derive(Debug, PartialEq)]
+pub(crate) enum CompileError {
+    /// Errors, each with its place.
+    Compilation(String),
+    /// A pattern that is none.
+    Instantiation(String),
+}
+
+impl CompileError {
+    /// The error as Kubernetes shows it, of an expression of some kind.
+    pub(crate) fn of(self, what: &str) -> String {
+        match self {
+            Self::Compilation(errors) if what == "program" => {
+                format!("compilation failed: {errors}")
+            }
+            Self::Compilation(errors) => format!("{what} compilation failed: {errors}"),
+            Self::Instantiation(why) => format!("{what} instantiation failed: {why}"),
+        }
+    }
+}
 
 /// A checked expression.
 #[derive(Debug)]
@@ -39,16 +62,19 @@ impl Program {
     ///
     /// # Errors
     /// Those of cel-go, each with the line and a mark below it.
-    pub(crate) fn compile(source: &str, variables: &[(&str, Type)]) -> Result<Self, String> {
+    pub(crate) fn compile(source: &str, variables: &[(&str, Type)]) -> Result<Self, CompileError> {
         let shown = |errors: Vec<(usize, String)>| {
             let mut errors = errors;
             errors.sort_by_key(|(at, _)| *at);
             let all: Vec<String> =
                 errors.into_iter().map(|(at, message)| marked(source, at, &message)).collect();
-            all.join("\n")
+            CompileError::Compilation(all.join("\n"))
         };
         let expr = parser::parse(source).map_err(shown)?;
-        let checked = checker::check(&expr, variables).map_err(shown)?;
+        let checked = checker::check(&expr, variables).map_err(|refused| match refused {
+            Refused::Errors(errors) => shown(errors),
+            Refused::Late(why) => CompileError::Instantiation(why),
+        })?;
         Ok(Self { expr, output: checked.output, variables: checked.variables })
     }
 

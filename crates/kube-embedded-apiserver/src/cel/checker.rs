@@ -14,11 +14,17 @@ pub(super) struct Checked {
     pub(super) variables: BTreeSet<String>,
 }
 
+/// Why an expression is refused.
+pub(super) enum Refused {
+    Errors(Vec<Located>),
+    Late(String),
+}
+
 /// Checks an expression over variables of given types.
 ///
 /// # Errors
 /// All that are found, with their places.
-pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, Vec<Located>> {
+pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, Refused> {
     let scopes = variables.iter().map(|(name, kind)| ((*name).to_owned(), kind.clone())).collect();
     let mut checker = Checker {
         globals: variables.len(),
@@ -26,11 +32,15 @@ pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, 
         errors: Vec::new(),
         used: BTreeSet::new(),
         mixes: false,
+        late: None,
     };
     let output = checker.expr(expr);
     match checker.errors.is_empty() {
-        true => Ok(Checked { output, variables: checker.used }),
-        false => Err(checker.errors),
+        true => match checker.late {
+            Some(late) => Err(Refused::Late(late)),
+            None => Ok(Checked { output, variables: checker.used }),
+        },
+        false => Err(Refused::Errors(checker.errors)),
     }
 }
 
@@ -43,6 +53,8 @@ struct Checker {
     used: BTreeSet<String>,
     /// Lists may have elements of different types: the values of `format`.
     mixes: bool,
+    /// An error of a program that has none of its types.
+    late: Option<String>,
 }
 
 impl Checker {
@@ -139,10 +151,13 @@ impl Checker {
                 results.push(overload.result.substitute(&bound));
             }
         }
-        if let Some((at, message)) = library::literal_error(name, args.iter().map(literal)) {
+        if let Some((at, message)) = library::literal_error(name, method, args.iter().map(literal))
+        {
             let at = args.get(at).map_or(0, |arg| arg.at);
             return self.error(at, message);
         }
+        let pattern = args.get(1).and_then(literal);
+        self.late = self.late.take().or(library::pattern_error(name, method, pattern));
         let Some(first) = results.first().cloned() else {
             let shown: Vec<String> = kinds.iter().map(Type::to_string).collect();
             let shown = match (method, shown.split_first()) {

@@ -162,19 +162,7 @@ impl<'a> Interpreter<'a, '_> {
         let mut pairs = Vec::new();
         for (n, item) in keys.into_iter().enumerate() {
             self.budget.charge(LOOP)?;
-            match (&of.second, &entries) {
-                (None, _) => self.scopes.push((&of.variable, item.clone())),
-                (Some(second), None) => {
-                    let index = Val::Int(i64::try_from(n).unwrap_or(i64::MAX));
-                    self.scopes.push((&of.variable, index));
-                    self.scopes.push((second, item.clone()));
-                }
-                (Some(second), Some(entries)) => {
-                    let value = entries.get(n).map_or(Val::Null, |(_, value)| value.clone());
-                    self.scopes.push((&of.variable, item.clone()));
-                    self.scopes.push((second, value));
-                }
-            }
+            self.bind(of, n, &item, entries.as_deref());
             let holds = match &of.condition {
                 Some(condition) => self.expr(condition),
                 None => Ok(Val::Bool(true)),
@@ -221,6 +209,33 @@ impl<'a> Interpreter<'a, '_> {
                 Ok(Val::list(pairs.into_iter().map(|(_, value)| value).collect()))
             }
             _ => Ok(Val::list(values)),
+        }
+    }
+
+    /// Binds the variables of a comprehension to its element of a number.
+    fn bind(
+        &mut self,
+        of: &'a Macro,
+        n: usize,
+        item: &Val<'a>,
+        entries: Option<&[(Val<'a>, Val<'a>)]>,
+    ) {
+        let second = match (&of.second, entries) {
+            (None, _) => None,
+            // The first variable is the index, the second the element.
+            (Some(second), None) => {
+                let index = Val::Int(i64::try_from(n).unwrap_or(i64::MAX));
+                self.scopes.push((&of.variable, index));
+                self.scopes.push((second, item.clone()));
+                return;
+            }
+            (Some(second), Some(entries)) => {
+                Some((second, entries.get(n).map_or(Val::Null, |(_, value)| value.clone())))
+            }
+        };
+        self.scopes.push((&of.variable, item.clone()));
+        if let Some((name, value)) = second {
+            self.scopes.push((name, value));
         }
     }
 

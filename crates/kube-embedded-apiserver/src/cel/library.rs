@@ -10,6 +10,7 @@ mod network;
 mod numbers;
 mod operators;
 mod strings;
+mod table;
 mod text_format;
 mod time;
 
@@ -20,12 +21,7 @@ use crate::cel::{
 };
 use crate::pattern::Pattern;
 use std::{collections::HashMap, fmt, sync::LazyLock};
-
-type Run = for<'a, 'v> fn(&'v [Val<'a>], &mut Budget) -> Result<Val<'a>, EvalError>;
-
-/// One line of the table: a name, `target.(arguments) result` for each overload, and what it does.
-/// A type in angle brackets has its parameters separated by spaces.
-struct Row(&'static str, &'static [&'static str], Run);
+use table::{Row, Run};
 
 /// A function, with its overloads of all rows.
 pub(super) struct Function {
@@ -119,16 +115,25 @@ pub(super) fn is_type(name: &str) -> bool {
     type_of_name(name).is_some()
 }
 
+/// Returns the error of a literal pattern that cel-go compiles when it makes the program: that of
+/// `find`, and of `matches` as a function.
+pub(super) fn pattern_error(function: &str, method: bool, literal: Option<&str>) -> Option<String> {
+    let early = matches!((function, method), ("find" | "findAll", _) | ("matches", false));
+    let literal = literal.filter(|_| early)?;
+    Pattern::new(literal).err().map(|error| strings::pattern_message(literal, &error))
+}
+
 /// Returns the number of the literal argument that a function cannot take, and the error. cel-go
 /// checks some literals before anything is evaluated.
 pub(super) fn literal_error<'a>(
     function: &str,
+    method: bool,
     mut args: impl Iterator<Item = Option<&'a str>>,
 ) -> Option<(usize, String)> {
-    let at = usize::from(matches!(function, "matches" | "find" | "findAll"));
+    let at = usize::from(function == "matches");
     let literal = args.nth(at)??;
     let valid = match function {
-        "matches" => Pattern::new(literal).is_ok(),
+        "matches" => !method || Pattern::new(literal).is_ok(),
         "duration" => parse_duration(literal).is_some(),
         "timestamp" => parse_timestamp(literal).is_some(),
         _ => true,

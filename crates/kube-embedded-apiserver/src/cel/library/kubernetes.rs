@@ -1,6 +1,6 @@
 //! Quantities, named formats and semantic versions.
 
-use super::{Row, operators::text};
+use super::{operators::text, table::Row};
 use crate::{
     cel::{
         budget::{Budget, EvalError},

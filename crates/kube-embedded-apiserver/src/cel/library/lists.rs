@@ -1,6 +1,6 @@
 //! Functions of lists, and of lists as sets.
 
-use super::Row;
+use super::table::Row;
 use crate::cel::{
     budget::{Budget, EvalError},
     value::{Val, compare, equal, sort},

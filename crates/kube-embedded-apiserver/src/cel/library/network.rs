@@ -1,6 +1,6 @@
 //! Addresses, networks and URLs.
 
-use super::{Row, operators::text};
+use super::{operators::text, table::Row};
 use crate::cel::{
     budget::EvalError,
     value::{Url, Val},

@@ -1,6 +1,6 @@
 //! Arithmetic, and conversions to numbers.
 
-use super::Row;
+use super::table::Row;
 use crate::cel::{
     budget::{Budget, EvalError},
     value::Val,

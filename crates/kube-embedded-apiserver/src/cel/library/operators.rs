@@ -1,6 +1,6 @@
 //! Operators, conversions and optional values.
 
-use super::Row;
+use super::table::Row;
 use crate::cel::{
     budget::{Budget, EvalError},
     types::Merge,

@@ -1,8 +1,8 @@
 //! Functions of strings and bytes. Positions count characters.
 
 use super::{
-    Row,
     operators::{part, text},
+    table::Row,
 };
 use crate::{
     cel::{
@@ -121,11 +121,7 @@ fn pattern_of(text: &str, pattern: &str, budget: &mut Budget) -> Result<Arc<Patt
     budget.charge(COMPILE)?;
     let compiled = match Pattern::new(pattern) {
         Ok(compiled) => Arc::new(compiled),
-        Err(error) => {
-            let why = error.to_string();
-            let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            return EvalError::fail(format!("error parsing regexp: {why}: `{pattern}`"));
-        }
+        Err(error) => return EvalError::fail(pattern_message(pattern, &error)),
     };
     known = PATTERNS.lock().unwrap_or_else(PoisonError::into_inner);
     if known.len() >= KEPT {
@@ -133,6 +129,13 @@ fn pattern_of(text: &str, pattern: &str, budget: &mut Budget) -> Result<Arc<Patt
     }
     known.insert(pattern.to_owned(), compiled.clone());
     Ok(compiled)
+}
+
+/// The error of a pattern.
+pub(super) fn pattern_message(pattern: &str, error: &regex::Error) -> String {
+    let why = error.to_string();
+    let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
+    format!("error parsing regexp: {why}: `{pattern}`")
 }
 
 fn find_all<'a>(args: &[Val<'a>], budget: &mut Budget) -> Evaluated<'a> {

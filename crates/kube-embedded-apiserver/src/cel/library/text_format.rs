@@ -1,6 +1,6 @@
 //! Conversion to text: `string()`, `format` and `strings.quote`.
 
-use super::{Row, operators::text};
+use super::{operators::text, table::Row};
 use crate::cel::{
     budget::{Budget, EvalError},
     value::Val,

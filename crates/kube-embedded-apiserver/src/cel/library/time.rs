@@ -1,6 +1,6 @@
 //! Timestamps and durations. Time zones other than UTC are not offered.
 
-use super::{Row, operators::text};
+use super::{operators::text, table::Row};
 use crate::cel::{
     budget::EvalError,
     value::{Val, parse_duration, parse_timestamp},

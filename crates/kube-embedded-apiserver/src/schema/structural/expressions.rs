@@ -245,40 +245,24 @@ impl Evaluation {
             self.error("FieldValueInvalid", path, Some(&of_type), OUT_OF_BUDGET);
             return Err(Exhausted);
         }
-        let shown = rule.given.shown();
-        let detail = match result {
-            Ok(Val::Bool(true)) => return Ok(()),
+        match result {
+            Ok(Val::Bool(true)) => Ok(()),
             Ok(_) => {
                 let detail = self.message(rules, rule, &variables, path)?;
                 let value = match &*rules.type_name {
                     "object" | "array" => None,
                     _ => Some(node.value.to_string()),
                 };
-                self.failed(
-                    rule,
-                    value.as_deref(),
-                    &detail,
-                    !uses_old && node.is_unchanged(),
-                    path,
-                );
-                return Ok(());
+                let unchanged = !uses_old && node.is_unchanged();
+                self.failed(rule, value.as_deref(), &detail, unchanged, path);
+                Ok(())
             }
-            Err(EvalError::CallLimit) => {
-                let detail = format!(
-                    "'operation cancelled: actual cost limit exceeded': no further validation \
-                     rules will be run due to call cost exceeds limit for rule: {shown}"
-                );
+            Err(error) => {
+                let detail = failure(&error, rule.given.shown());
                 self.error("FieldValueInvalid", path, Some(&of_type), &detail);
-                return Err(Exhausted);
+                if error == EvalError::CallLimit { Err(Exhausted) } else { Ok(()) }
             }
-            Err(EvalError::Overload) => format!(
-                "'no such overload': call arguments did not match a supported operator, function \
-                 or macro signature for rule: {shown}"
-            ),
-            Err(EvalError::Failed(why)) => format!("{why} evaluating rule: {shown}"),
-        };
-        self.error("FieldValueInvalid", path, Some(&of_type), &detail);
-        Ok(())
+        }
     }
 
     /// The message of a rule that does not hold.
@@ -362,6 +346,21 @@ impl Evaluation {
     fn push(&mut self, reason: &'static str, path: &str, message: String) {
         let field = if path.is_empty() { "<nil>" } else { path }.to_owned();
         self.outcome.errors.push(FieldError { reason, field, message });
+    }
+}
+
+/// The detail for a rule that could not be evaluated.
+fn failure(error: &EvalError, rule: &str) -> String {
+    match error {
+        EvalError::CallLimit => format!(
+            "'operation cancelled: actual cost limit exceeded': no further validation rules will \
+             be run due to call cost exceeds limit for rule: {rule}"
+        ),
+        EvalError::Overload => format!(
+            "'no such overload': call arguments did not match a supported operator, function or \
+             macro signature for rule: {rule}"
+        ),
+        EvalError::Failed(why) => format!("{why} evaluating rule: {rule}"),
     }
 }
 

@@ -44,7 +44,7 @@ impl GivenRule {
     /// Why it does not compile.
     pub(crate) fn compile(&self, kind: &Type) -> Result<Program, String> {
         let program = Program::compile(&self.rule, &self.variables(kind))
-            .map_err(|error| format!("compilation failed: {error}"))?;
+            .map_err(|error| error.of("program"))?;
         match program.output {
             Type::Bool => Ok(program),
             _ => Err("cel expression must evaluate to a bool".to_owned()),
@@ -60,7 +60,7 @@ impl GivenRule {
             return Ok(None);
         }
         let program = Program::compile(&self.message_expression, &self.variables(kind))
-            .map_err(|error| format!("messageExpression compilation failed: {error}"))?;
+            .map_err(|error| error.of("messageExpression"))?;
         match program.output {
             Type::Text => Ok(Some(program)),
             _ => Err("messageExpression must evaluate to a string".to_owned()),
