@@ -136,12 +136,8 @@ impl Type {
             (Self::Map(a), Self::Map(b)) => a.0.accepts(&b.0, bound) && a.1.accepts(&b.1, bound),
             (Self::Optional(a), Self::Optional(b)) => a.accepts(b, bound),
             (Self::Object(a), Self::Object(b)) => Arc::ptr_eq(a, b),
-            (Self::Object(_) | Self::Duration | Self::Timestamp | Self::Opaque(_), Self::Null) => {
-                true
-            }
-            (Self::Null, Self::Object(_) | Self::Duration | Self::Timestamp | Self::Opaque(_)) => {
-                true
-            }
+            (Self::Null, other) if other.is_nullable() => true,
+            (this, Self::Null) if this.is_nullable() => true,
             (Self::Opaque(a), Self::Opaque(b)) => a == b,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
@@ -156,6 +152,18 @@ impl Type {
             Self::Optional(of) => Self::optional(of.substitute(bound)),
             other => other.clone(),
         }
+    }
+
+    /// Returns true if `null` is a value of the type, as far as checking goes.
+    fn is_nullable(&self) -> bool {
+        matches!(
+            self,
+            Self::Object(_)
+                | Self::Duration
+                | Self::Timestamp
+                | Self::Opaque(_)
+                | Self::Optional(_)
+        )
     }
 
     fn is_vague(&self) -> bool {

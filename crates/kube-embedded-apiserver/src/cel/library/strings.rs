@@ -108,7 +108,7 @@ static PATTERNS: LazyLock<Mutex<HashMap<String, Arc<Pattern>>>> = LazyLock::new(
 /// How many are kept.
 const KEPT: usize = 256;
 /// What compiling one costs: large ones take milliseconds, which is free in cel-go.
-const COMPILE: usize = 2_000;
+const COMPILE: usize = 20_000;
 
 /// Compiles a pattern, and charges for its match with a text.
 fn pattern_of(text: &str, pattern: &str, budget: &mut Budget) -> Result<Arc<Pattern>, EvalError> {
