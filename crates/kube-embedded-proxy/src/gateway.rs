@@ -83,7 +83,8 @@ pub(crate) async fn run(
             }
             written = reconciler.statuses.next(&objects.kinds) => {
                 reconciler.unfinished |= !written;
-                true
+                // Not at once after a failure: it would be repeated as fast as the API server refuses it.
+                written
             }
             Some((at, error)) = errors.recv() => {
                 reconciler.listener_failed(at, error);
