@@ -8,6 +8,7 @@ use std::{
 
 /// The type of a value.
 #[derive(Clone, Debug)]
+#[expect(clippy::enum_variant_names, reason = "`type` is a type of CEL")]
 pub(crate) enum Type {
     /// Any; checked when it is evaluated.
     Dyn,

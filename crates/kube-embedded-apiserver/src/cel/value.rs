@@ -224,7 +224,7 @@ impl<'a> Val<'a> {
     }
 }
 
-fn element<'a>(kind: &'a Type) -> &'a Type {
+fn element(kind: &Type) -> &Type {
     match kind {
         Type::List(of) => &of.element,
         _ => &DYN,

@@ -184,7 +184,7 @@ fn semver(args: &[Val]) -> Result<Option<Semver>, EvalError> {
     let (given, build) = given.split_once('+').map_or((given, None), |(v, b)| (v, Some(b)));
     let (core, pre) = given.split_once('-').map_or((given, None), |(v, p)| (v, Some(p)));
     let parts: Vec<&str> = core.split('.').collect();
-    let few = parts.len() < 3 && !(lenient && !core.is_empty());
+    let few = parts.len() < 3 && (!lenient || core.is_empty());
     if few || parts.len() > 3 {
         return Ok(None);
     }

@@ -56,8 +56,8 @@ pub(super) const TABLE: &[Row] = &[
     Row("isGlobalUnicast", &["ip.() bool"], |args, _| {
         has(args, |ip| {
             let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-            !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast)
-                && !is_link_local(ip)
+            let other = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast;
+            !other && !is_link_local(ip)
         })
     }),
     Row("cidr", &["(string) cidr"], |args, budget| {

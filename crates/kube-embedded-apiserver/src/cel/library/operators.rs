@@ -40,7 +40,7 @@ pub(super) const TABLE: &[Row] = &[
     }),
     Row("@in", &["(A, list<A>) bool", "(A, map<A B>) bool"], is_in),
     Row("_[_]", &["(list<A>, int) A", "(map<A B>, A) B"], |args, budget| {
-        index(args, budget)?.map_or_else(|missing| EvalError::fail(missing), Ok)
+        index(args, budget)?.map_or_else(EvalError::fail, Ok)
     }),
     Row("_[?_]", &["(list<A>, int) optional<A>", "(map<A B>, A) optional<B>"], |args, budget| {
         Ok(Val::Optional(index(args, budget)?.ok().map(Rc::new)))
