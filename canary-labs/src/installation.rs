@@ -97,6 +97,7 @@ fn home() -> anyhow::Result<PathBuf> {
 /// Unpacks next to the folder and renames, so that no start ever sees half of it.
 fn unpack(bytes: &[u8], home: &Path, folder: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(home)?;
+    remove_parts(home)?;
     let part = folder.with_extension(format!("part-{}", process::id()));
     let unpacked = tar::Archive::new(GzDecoder::new(bytes))
         .unpack(&part)
@@ -107,6 +108,20 @@ fn unpack(bytes: &[u8], home: &Path, folder: &Path) -> anyhow::Result<()> {
     }
     // Another start may have been faster.
     if folder.is_dir() { Ok(()) } else { Ok(unpacked?) }
+}
+
+/// Removes what starts that were killed meanwhile left behind.
+fn remove_parts(home: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(home)? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let process = extension.and_then(|extension| extension.strip_prefix("part-"));
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            // Another start may be faster.
+            _ = fs::remove_dir_all(&path);
+        }
+    }
+    Ok(())
 }
 
 /// Links the other names of this program, which may have been moved since the last start.
@@ -142,6 +157,8 @@ pub(crate) fn pack(
     for (name, folder) in [
         ("manifests", &*repository.join("manifests")),
         ("app", &repository.join("app")),
+        ("broken", &repository.join("labs/broken")),
+        ("book/src", &repository.join("book/src")),
         ("images", images),
     ] {
         append(&mut archive, Path::new(name), folder)
@@ -159,24 +176,6 @@ pub(crate) fn pack(
         file.write_all(part).with_context(problem)?;
     }
     fs::rename(&part, to).with_context(problem)
-}
-
-/// Copies a folder to a place where there is nothing yet, for a person to work with.
-pub(crate) fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let problem = || format!("failed to create {}", to.display());
-    fs::create_dir(to).with_context(problem)?;
-    for entry in fs::read_dir(from).with_context(problem)? {
-        let (path, to) = {
-            let entry = entry?;
-            (entry.path(), to.join(entry.file_name()))
-        };
-        if path.is_dir() {
-            copy(&path, &to)?;
-        } else {
-            fs::copy(&path, &to).map(drop).with_context(problem)?;
-        }
-    }
-    Ok(())
 }
 
 /// Appends a folder, sorted, so that the same files give the same archive.
@@ -207,9 +206,13 @@ mod tests {
     fn folder(name: &str) -> PathBuf {
         let folder = env::temp_dir().join(format!("canary-installation-{name}-{}", process::id()));
         _ = fs::remove_dir_all(&folder);
-        for file in
-            ["repository/manifests/lb/a.yml", "repository/app/src/main.rs", "images/stamp.json"]
-        {
+        for file in [
+            "repository/manifests/lb/a.yml",
+            "repository/app/src/main.rs",
+            "repository/book/src/b.md",
+            "repository/labs/broken/e.yaml",
+            "images/stamp.json",
+        ] {
             let file = folder.join(file);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, "text").unwrap();
@@ -230,8 +233,11 @@ mod tests {
         let archive = Archive::find(&mut file).unwrap().unwrap();
         assert_eq!(archive.start, 7);
         let installed = folder.join("home/installed");
+        // Of a start that was killed; no process has this number.
+        fs::create_dir_all(folder.join("home/installed.part-99999999/app")).unwrap();
         unpack(&archive.read(&mut file).unwrap(), &folder.join("home"), &installed).unwrap();
-        for name in ["manifests/lb/a.yml", "app/src/main.rs", "images/stamp.json"] {
+        for name in ["manifests/lb/a.yml", "app/src/main.rs", "book/src/b.md", "images/stamp.json"]
+        {
             assert_eq!(fs::read_to_string(installed.join(name)).unwrap(), "text", "{name}");
         }
         link(&once, &installed).unwrap();

@@ -33,17 +33,14 @@ fn commands() -> ExitCode {
     let first = env::args_os().nth(1);
     match first.as_deref().and_then(OsStr::to_str) {
         // These need no cluster, and `cargo xtask` leaves them to the labs.
-        Some("keygen" | "verify" | "room") => return labs_main(),
+        Some(name) if labs::names::WITHOUT_CLUSTER.contains(&name) => return labs_main(),
         Some("pack") => return exit_of(pack()),
         _ => {}
     }
     match installation::open(env::current_exe) {
-        Ok(folder) if first.is_some_and(|first| first == "manifests") => {
-            let to = env::args_os().nth(2).unwrap_or_else(|| "manifests".into());
-            exit_of(installation::copy(&folder.join("manifests"), Path::new(&to)))
-        }
         Ok(folder) => {
-            xtask::Installation { folder, program: PROGRAM }.select();
+            let commands = labs::cli::without_cluster();
+            xtask::Installation { folder, program: PROGRAM, commands }.select();
             xtask::main()
         }
         Err(error) => exit_of(Err(error)),

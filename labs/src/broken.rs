@@ -114,6 +114,7 @@ impl Exercise {
         }
         reset::create_exercise_namespace(&client, namespace.name()).await?;
         reset::empty(&namespace).await?;
+        reset::record_exercise(&client, namespace.name(), &self.name).await?;
         for (start, manifests) in self.start.iter().zip(&manifests) {
             start.perform(&namespace, manifests).await?;
         }
@@ -131,6 +132,13 @@ impl Exercise {
         client: kube::Client,
         namespace: &str,
     ) -> anyhow::Result<Vec<String>> {
+        let started = reset::recorded_exercise(&client, namespace).await?;
+        if let Some(other) = started.filter(|started| *started != self.name) {
+            bail!(
+                "namespace `{namespace}` has the exercise {other}, not {}; start it first",
+                self.name
+            );
+        }
         let lab = phases::find(&self.phase).context("no such phase")?;
         let check = check(lab, environment, client.clone(), namespace).await?;
         let open = check.judgments.iter().filter(|judgment| {

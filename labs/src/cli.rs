@@ -3,6 +3,7 @@
 use crate::calibration;
 use crate::event::Events;
 use crate::lab::Lab;
+use crate::names::WITHOUT_CLUSTER;
 use crate::phases;
 use crate::report;
 use crate::run::{self, Exit, Runner};
@@ -195,6 +196,13 @@ fn with_suggestion(mut error: clap::Error) -> clap::Error {
         }
     }
     error
+}
+
+/// Returns the definitions of the commands [`WITHOUT_CLUSTER`].
+pub fn without_cluster() -> Vec<clap::Command> {
+    let commands = Cli::command();
+    let commands = commands.get_subcommands();
+    commands.filter(|command| WITHOUT_CLUSTER.contains(&command.get_name())).cloned().collect()
 }
 
 /// Runs the command with these arguments, the program's name first.

@@ -11,13 +11,38 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::Ingress;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt as _};
 use lab_environment::Environment;
 use std::time::{Duration, Instant};
 
 /// The label of a namespace that was created for exercises, and may be emptied.
 const EXERCISES: &str = "canary-labs.dev/exercises";
+
+/// The annotation of such a namespace with the exercise that was started last.
+const EXERCISE: &str = "canary-labs.dev/exercise";
+
+/// Records the exercise that was started.
+pub(crate) async fn record_exercise(
+    client: &kube::Client,
+    name: &str,
+    exercise: &str,
+) -> anyhow::Result<()> {
+    let patch = serde_json::json!({"metadata": {"annotations": {EXERCISE: exercise}}});
+    let api = Api::<Namespace>::all(client.clone());
+    let patched = api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+    patched.map(drop).with_context(|| format!("failed to annotate namespace `{name}`"))
+}
+
+/// Returns the exercise that was started last in the namespace, if it is there and one was.
+pub(crate) async fn recorded_exercise(
+    client: &kube::Client,
+    name: &str,
+) -> anyhow::Result<Option<String>> {
+    let failed = || format!("failed to read namespace `{name}`");
+    let found = Api::<Namespace>::all(client.clone()).get_opt(name).await.with_context(failed)?;
+    Ok(found.and_then(|found| found.annotations().get(EXERCISE).cloned()))
+}
 
 /// Returns an error unless the namespace was created for exercises.
 pub(crate) async fn expect_exercise_namespace(

@@ -8,7 +8,7 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -68,6 +68,12 @@ pub(crate) fn generate(path: &Path) -> anyhow::Result<(PathBuf, String)> {
     let write = |path: &Path, mode: u32, text: &str| {
         let mut options = std::fs::OpenOptions::new();
         let file = options.write(true).create_new(true).mode(mode).open(path);
+        if file.as_ref().is_err_and(|error| error.kind() == ErrorKind::AlreadyExists) {
+            bail!(
+                "{} exists already, and a key is never replaced; name another file",
+                path.display()
+            );
+        }
         let written = file.and_then(|mut file| writeln!(file, "{text}"));
         written.with_context(|| format!("failed to create the key {}", path.display()))
     };

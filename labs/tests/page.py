@@ -2,6 +2,7 @@
 
 Usage: page.py run BROWSER LABS ENVIRONMENT [FOLDER for screenshots]
        page.py hand BROWSER LABS ENVIRONMENT KUBECONFIG-OF-ANOTHER-CLUSTER [FOLDER for screenshots]
+       page.py audit BROWSER LABS ENVIRONMENT AXE.JS HTML-REPORT [FOLDER for screenshots]
 """
 
 import base64
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+import accessibility
 
 PATIENCE = 120
 
@@ -60,8 +63,9 @@ class Browser:
                     sys.exit(f"{method}: {response['error']}")
                 return response["result"]
 
-    def evaluate(self, expression):
-        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+    def evaluate(self, expression, wait=False):
+        """Returns the value of an expression, or of the promise that it is."""
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=wait)
         if "exceptionDetails" in result:
             sys.exit(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
@@ -90,9 +94,9 @@ class Browser:
         shutil.rmtree(self.profile, ignore_errors=True)
 
 
-def run(labs, environment, port):
+def run(labs, environment, port, *flags):
     """Starts the labs, and returns the process and the address of the page."""
-    command = [labs, "run", "phase3", "phase4", "--environment", environment, f"--ui={port}"]
+    command = [labs, "run", "phase3", "phase4", "--environment", environment, f"--ui={port}", *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith("page: "):
@@ -195,11 +199,60 @@ def by_hand(browser, labs, environment, other, shots):
         process.wait()
 
 
+def audit(browser, labs, environment, axe, report, shots):
+    """Audits the page in each of its states, the report of the same run, and the room that it was reported to."""
+    with open(axe) as file:
+        axe = file.read()
+
+    def shot(name):
+        if shots:
+            browser.screenshot(os.path.join(shots, name + ".png"))
+
+    room = subprocess.Popen([labs, "room", "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True)
+    process, found = None, []
+    try:
+        lines = [room.stdout.readline() for _ in range(4)]
+        view, join = lines[0].split()[1], lines[2].split()[-1]
+        flags = ["--html", report, "--participant", "Ada", "--room", join]
+        process, url = run(labs, environment, 0, *flags)
+        browser.call("Page.navigate", url=url)
+        browser.wait("document.querySelectorAll('.pod.ready').length >= 3")
+        found += accessibility.audit(browser, axe, "live", shot)
+        browser.wait("/^ended after/.test(" + text("status") + ")")
+        browser.wait("document.querySelector('#claims .fails') && document.querySelector('#command button')")
+        browser.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+        found += accessibility.audit(browser, axe, "ended", shot) + accessibility.keyboard(browser, "ended")
+        # The first stop of the keyboard leads past what cannot be operated.
+        browser.evaluate("document.querySelector('.skip').focus()")
+        accessibility.press(browser, "Enter")
+        browser.wait("location.hash === '#claims'")
+        process.wait(PATIENCE)
+        # The next run, which is killed as soon as it is seen.
+        process, _ = run(labs, environment, url.rstrip("/").rsplit(":", 1)[1])
+        browser.wait("document.body.dataset.state === 'live'")
+        process.kill()
+        browser.wait("!document.getElementById('lost').hidden")
+        found += accessibility.audit(browser, axe, "lost", shot)
+        browser.call("Page.navigate", url="file://" + os.path.abspath(report))
+        browser.wait("document.querySelector('.fault') && document.querySelector('table')")
+        found += accessibility.audit(browser, axe, "report", shot) + accessibility.keyboard(browser, "report")
+        browser.call("Page.navigate", url=view)
+        browser.wait("document.querySelectorAll('#participants tr').length === 1")
+        found += accessibility.audit(browser, axe, "room", shot) + accessibility.keyboard(browser, "room")
+    finally:
+        for started in filter(None, (process, room)):
+            started.kill()
+            started.wait()
+    assert not found, "\n".join([f"{len(found)} problems", *found])
+
+
 def main():
     mode, program, labs, environment, *rest = sys.argv[1:]
     browser = Browser(program)
     try:
-        if mode == "hand":
+        if mode == "audit":
+            audit(browser, labs, environment, *rest[:2], *(rest[2:] or [None]))
+        elif mode == "hand":
             by_hand(browser, labs, environment, rest[0], *(rest[1:] or [None]))
         else:
             drive(browser, labs, environment, rest[0] if rest else None)

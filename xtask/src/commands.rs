@@ -3,6 +3,7 @@
 mod ci;
 mod completions;
 mod conformance;
+mod copies;
 mod doctor;
 mod down;
 mod env;
@@ -22,7 +23,7 @@ mod workshop;
 use crate::{failure::Failure, output, project::Installation};
 use anyhow::{Result, bail};
 use clap::{
-    CommandFactory, Parser, Subcommand,
+    CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
 use std::ffi::OsString;
@@ -42,6 +43,17 @@ Environment variables:
   CANARY_PREBUILT  Set to use binaries and images as they are, without cargo
   DOCKER_HOST      Socket of the Docker engine";
 
+/// Those of an installation.
+const ENVIRONMENT_INSTALLED: &str = "\
+Environment variables:
+  CANARY_HOME  Directory of all that is written, instead of
+               `~/.local/share/canary-labs` for images and manifests, and
+               `~/.local/state/canary-labs` for clusters and diagnostics
+  DOCKER_HOST  Socket of the Docker engine";
+
+/// What a participant does not need, or cannot use without a checkout.
+const OF_CHECKOUTS: [&str; 4] = ["ci", "conformance", "package", "prefetch"];
+
 #[derive(Subcommand)]
 enum Command {
     Lab(lab::Lab),
@@ -55,6 +67,8 @@ enum Command {
     Status(status::Status),
     Ui(ui::Ui),
     Env(env::Env),
+    Manifests(copies::Manifests),
+    Book(copies::Book),
     Images(images::Images),
     Kubectl(kubectl::Kubectl),
     Doctor(doctor::Doctor),
@@ -66,9 +80,19 @@ enum Command {
     Prefetch(prefetch::Prefetch),
 }
 
+/// Returns the definition of the command line, which differs in an installation.
+fn definition() -> clap::Command {
+    let cli = Cli::command();
+    let Some(installation) = Installation::selected() else { return cli };
+    let cli = cli.after_help(ENVIRONMENT_INSTALLED).subcommands(installation.commands.clone());
+    let cli = cli.mut_subcommand("completions", completions::of_installation);
+    OF_CHECKOUTS.iter().fold(cli, |cli, name| cli.mut_subcommand(name, |of| of.hide(true)))
+}
+
 /// Parses the command line. Help and errors are printed here; they end the run with exit code 0 or 2.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli> {
-    let error = match Cli::try_parse_from(arguments) {
+    let parsed = definition().try_get_matches_from(arguments);
+    let error = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => return Ok(cli),
         Err(error) => with_suggestion(error),
     };
@@ -86,8 +110,11 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
 fn with_suggestion(mut error: clap::Error) -> clap::Error {
     let suggested = ContextKind::SuggestedSubcommand;
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) {
-        let command = Cli::command();
-        let names = command.get_subcommands().map(clap::Command::get_name);
+        let command = definition();
+        let names = command
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+            .map(clap::Command::get_name);
         if let Some(name) = nearest(word, names) {
             let name = name.to_owned();
             error.insert(suggested, ContextValue::Strings(vec![name]));
@@ -122,13 +149,15 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Status(args) => status::run(&args),
         Command::Ui(args) => ui::run(&args),
         Command::Env(args) => env::run(&args),
+        Command::Manifests(args) => copies::manifests(&args),
+        Command::Book(args) => copies::book(&args),
         Command::Images(args) => images::run(&args),
         Command::Kubectl(args) => kubectl::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Ci(ci::Ci {}) => ci::run(),
         Command::Conformance(args) => conformance::run(&args),
-        Command::Completions(args) => completions::run(&args, Cli::command()),
-        Command::Man(args) => man::run(&args, Cli::command()),
+        Command::Completions(args) => completions::run(&args, definition()),
+        Command::Man(args) => man::run(&args, definition()),
         Command::Package(args) => package::run(&args),
         Command::Prefetch(args) => prefetch::run(&args),
     }

@@ -38,7 +38,7 @@ pub(crate) fn report(line: std::fmt::Arguments) {
 
 /// Names the program that the user typed. Every text names `cargo xtask`, which is the program here unless this
 /// is an installation.
-fn in_terms_of_program(text: &str) -> Cow<'_, str> {
+pub(crate) fn in_terms_of_program(text: &str) -> Cow<'_, str> {
     match Installation::selected() {
         Some(Installation { program, .. }) => text.replace("cargo xtask", program).into(),
         None => text.into(),

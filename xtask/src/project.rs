@@ -10,13 +10,15 @@ use std::{
     sync::OnceLock,
 };
 
-/// A folder with `bin/labs`, `bin/kube-embedded`, `images/`, `manifests/` and `app/`, in place of a checkout.
+/// A folder with `bin/labs`, `bin/kube-embedded`, `images/`, `manifests/`, `app/`, `broken/` and `book/`, in place of a checkout.
 #[derive(Debug)]
 pub struct Installation {
     /// The folder.
     pub folder: PathBuf,
     /// The command that a person types, in place of `cargo xtask`.
     pub program: &'static str,
+    /// Its commands besides those here, for help, completions and man pages.
+    pub commands: Vec<clap::Command>,
 }
 
 static INSTALLATION: OnceLock<Installation> = OnceLock::new();

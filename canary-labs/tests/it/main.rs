@@ -10,6 +10,7 @@ mod book;
 mod fixture;
 
 use fixture::Participant;
+use std::fs;
 
 #[test]
 fn one_file_runs_a_lab_in_an_empty_home_and_names_itself() {
@@ -24,9 +25,59 @@ fn one_file_runs_a_lab_in_an_empty_home_and_names_itself() {
         (&["ci"], "needs a checkout"),
         (&["package"], "needs a checkout"),
         (&["verify", "none.json", "--key", "00"], "none.json"),
+        (&["keygen", "k"], ": canary-labs verify run.json --key k.pub"),
+        (&["keygen", "k"], "k exists already"),
+        (&["lab", "--help"], "of `keygen`"),
     ] {
         let (_, text) = participant.run(arguments);
         assert!(text.contains(expected) && !text.contains("cargo xtask"), "{arguments:?}: {text}");
+    }
+    // Its help has all of its commands, and none that needs a checkout; so do what is made of the help.
+    let (_, help) = participant.run(&["--help"]);
+    let (_, completions) = participant.run(&["completions", "bash"]);
+    assert_eq!(participant.run(&["man", "man"]), (Some(0), String::new()));
+    let man = |page: &str| fs::read_to_string(participant.home.join("man").join(page));
+    let page = man("canary-labs.1").expect("the man page");
+    for (name, is_shown) in [
+        ("room", true),
+        ("keygen", true),
+        ("verify", true),
+        ("manifests", true),
+        ("book", true),
+        ("prefetch", false),
+        ("package", false),
+        ("conformance", false),
+    ] {
+        assert_eq!(help.contains(&format!("\n  {name} ")), is_shown, "{name}: {help}");
+        assert!(!is_shown || completions.contains(&format!("canary__labs,{name})")), "{name}");
+        assert_eq!(
+            page.contains(&format!("canary\\-labs\\-{name}(1)")),
+            is_shown,
+            "{name}: {page}"
+        );
+        assert_eq!(man(&format!("canary-labs-{name}.1")).is_ok(), is_shown, "{name}");
+    }
+    for text in [&help, &completions, &page, &man("canary-labs-env.1").expect("a page")] {
+        assert!(!text.contains("cargo") && !text.contains("target/"), "{text}");
+    }
+    // The exercises are those in the file, and not those of a checkout that happens to be here.
+    let (code, text) = participant.run(&["broken"]);
+    assert!(code == Some(0) && text.lines().count() >= 16, "{text}");
+    let installed = fs::read_dir(participant.home.join(".local/share/canary-labs"));
+    let installed =
+        installed.expect("a folder").next().expect("an installation").expect("it").path();
+    fs::rename(installed.join("broken"), installed.join("away")).expect("renamed");
+    let (code, text) = participant.run(&["broken"]);
+    assert!(code == Some(3) && text.contains(".local/share/canary-labs"), "{text}");
+    fs::rename(installed.join("away"), installed.join("broken")).expect("renamed");
+    // Copies to work with, which replace nothing.
+    for (copy, file) in [("manifests", "lb/app-lb.yml"), ("book", "canary.md")] {
+        assert_eq!(participant.run(&[copy]), (Some(0), String::new()));
+        assert!(participant.home.join(copy).join(file).is_file(), "{file}");
+        let (code, text) = participant.run(&[copy]);
+        let expected = format!("{copy} exists already; name another directory");
+        assert!(code == Some(3) && text.contains(&expected), "{text}");
+        assert_eq!(participant.run(&[copy, &format!("{copy}-2")]).0, Some(0));
     }
     // A file that was moved still finds its other names.
     participant.move_program();
@@ -34,6 +85,15 @@ fn one_file_runs_a_lab_in_an_empty_home_and_names_itself() {
     assert_eq!(code, Some(0), "{text}");
     let (code, text) = participant.run(&["check", "3"]);
     assert!(code == Some(3) && text.contains("no namespace"), "{text}");
+    let (code, text) = participant.run(&["broken", "1"]);
+    assert!(code == Some(0) && text.contains("canary-labs broken 1 --check"), "{text}");
+    let (code, text) = participant.run(&["broken", "1", "--check"]);
+    assert!(code == Some(1) && text.contains("lb-finds-pods: "), "{text}");
+    // Claims of an exercise may hold in another.
+    let (code, text) = participant.run(&["broken", "2", "--check"]);
+    assert!(code == Some(3) && text.contains("has the exercise 01-selector"), "{text}");
+    let (code, text) = participant.run(&["broken", "1", "--hint", "4"]);
+    assert!(code == Some(2) && text.contains("1..=3"), "{text}");
     let (code, text) = participant.run(&["down", "--yes"]);
     assert!(code == Some(0) && text.contains("down"), "{text}");
 }

@@ -158,7 +158,9 @@ fn joining(observed: &Observed<'_>, found: &mut Judgments) {
     let (Some(production), Some(canary)) = both else {
         let missing = if both.0.is_none() { PRODUCTION } else { CANARY };
         let why = format!("there is no Deployment {missing}");
-        found.not_yet(&["canary-differs-by-env", "canary-joins-untouched"], &why, "");
+        // Without a command, it is that of the step, which applies the canary.
+        let show = if both.0.is_none() { &*show } else { "" };
+        found.not_yet(&["canary-differs-by-env", "canary-joins-untouched"], &why, show);
         return;
     };
     if observed.image(PRODUCTION) == observed.image(CANARY)

@@ -16,8 +16,8 @@ struct Action {
     #[arg(long, requires = "number")]
     check: bool,
     /// Print a hint: 1 is the vaguest
-    #[arg(long, value_name = "N", requires = "number")]
-    hint: Option<usize>,
+    #[arg(long, value_name = "N", requires = "number", value_parser = clap::value_parser!(u8).range(1..=3))]
+    hint: Option<u8>,
     /// Print the commands that fix it
     #[arg(long, requires = "number")]
     solution: bool,
@@ -65,7 +65,7 @@ impl BrokenFlags {
             return Ok(print(&(solution.join("\n") + "\n")));
         }
         if let Some(depth) = self.action.hint {
-            let hint = exercise.hints.get(depth.saturating_sub(1)).cloned();
+            let hint = exercise.hints.get(usize::from(depth) - 1).cloned();
             let hint = hint.map(|hint| wrap_lines(&hint, 0, columns()));
             return Ok(print(&(hint.unwrap_or_else(|| solution.join("\n")) + "\n")));
         }

@@ -10,7 +10,7 @@ pub(super) fn keygen(path: &Path) -> anyhow::Result<String> {
     let (public_path, public) = signature::generate(path)?;
     Ok(format!(
         "hand out {}: cargo xtask lab phase4 --run-file run.json --key {}\n\
-         verify with {}: labs verify run.json --key {public}\n",
+         verify with the public key {public}: labs verify run.json --key {}\n",
         path.display(),
         path.display(),
         public_path.display(),

@@ -85,10 +85,12 @@ impl<W: Write> Junit<W> {
 
     fn write(&self, text: &mut String, seconds: f64) -> fmt::Result {
         text.push_str("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-        let counts = counts(self.suites.iter().flat_map(|suite| &suite.cases));
+        // Jenkins' schema has the number of skipped cases in suites only.
+        let (counts, _) = counts(self.suites.iter().flat_map(|suite| &suite.cases));
         writeln!(text, "<testsuites name=\"canary-labs\" {counts} time=\"{seconds:.3}\">")?;
         for suite in &self.suites {
-            let (counts, name) = (self::counts(&suite.cases), escape(&suite.name));
+            let ((counts, skipped), name) = (self::counts(&suite.cases), escape(&suite.name));
+            let counts = format!("{counts} skipped=\"{skipped}\"");
             writeln!(text, "  <testsuite name=\"{name}\" {counts} time=\"{:.3}\">", suite.seconds)?;
             let provider = escape(&self.provider);
             text.push_str("    <properties>\n");
@@ -190,8 +192,8 @@ impl<W: Write> Reporter for Junit<W> {
     }
 }
 
-/// Formats the counts of a suite as attributes.
-fn counts<'a>(cases: impl IntoIterator<Item = &'a Case>) -> String {
+/// Formats the counts of a suite as attributes; that of skipped cases is apart.
+fn counts<'a>(cases: impl IntoIterator<Item = &'a Case>) -> (String, usize) {
     let (mut tests, mut failures, mut errors, mut skipped) = (0, 0, 0, 0);
     for case in cases {
         tests += 1;
@@ -202,7 +204,7 @@ fn counts<'a>(cases: impl IntoIterator<Item = &'a Case>) -> String {
             Result::Skipped(_) => skipped += 1,
         }
     }
-    format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"{skipped}\"")
+    (format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\""), skipped)
 }
 
 #[cfg(test)]
@@ -224,7 +226,7 @@ mod tests {
         insta::assert_snapshot!("junit_report", report(fixture::events()));
     }
 
-    /// The shape that CI systems expect: elements, their parents, and their required attributes.
+    /// The shape that CI systems expect: elements, their parents, and their attributes.
     #[test]
     fn report_has_the_shape_of_junit() {
         let text = report(fixture::events());
@@ -235,7 +237,7 @@ mod tests {
                 continue;
             }
             let name = tag.split([' ', '/']).next().unwrap();
-            let (parent, required): (Option<&str>, &[&str]) = match name {
+            let (parent, attributes): (Option<&str>, &[&str]) = match name {
                 "testsuites" => (None, &["name", "tests", "failures", "errors", "time"]),
                 "testsuite" => (
                     Some("testsuites"),
@@ -250,9 +252,10 @@ mod tests {
                 other => panic!("{other} is no element of JUnit"),
             };
             assert_eq!(open.last().copied(), parent, "{tag}");
-            for attribute in required {
+            for attribute in attributes {
                 assert!(tag.contains(&format!(" {attribute}=\"")), "{attribute} of {tag}");
             }
+            assert_eq!(tag.matches("=\"").count(), attributes.len(), "{tag}");
             if !tag.ends_with('/') {
                 open.push(name);
             }

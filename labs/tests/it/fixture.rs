@@ -415,6 +415,12 @@ pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("labs is in the repository").to_owned()
 }
 
+/// Returns the path of what `.ci/run` installs for tests.
+pub(crate) fn ci_tool(path: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_labs")).ancestors().nth(2);
+    target.expect("the target directory").join("ci-tools").join(path)
+}
+
 /// A temporary folder, removed on drop.
 struct Folder(PathBuf);
 

@@ -1,7 +1,8 @@
 //! The page of `--ui` and `labs ui`, driven in a real browser.
 
-use crate::fixture::{Fixture, repository};
+use crate::fixture::{Fixture, ci_tool, repository};
 use kube_embedded::{Cluster, Config};
+use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
@@ -31,7 +32,7 @@ async fn drive(mode: &str, browser: &str, files: &[&Path]) {
     let mut command = Command::new("python3");
     command.arg(repository().join("labs/tests/page.py")).args([mode, browser]);
     command.arg(env!("CARGO_BIN_EXE_labs")).args(files).kill_on_drop(true);
-    command.args(std::env::var_os("CANARY_SCREENSHOTS"));
+    command.env("PYTHONDONTWRITEBYTECODE", "1").args(std::env::var_os("CANARY_SCREENSHOTS"));
     let output = command.output().await.expect("python3");
     let (out, err) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}{err}", String::from_utf8_lossy(out));
@@ -61,4 +62,22 @@ async fn page_shows_what_is_done_by_hand_and_follows_the_next_cluster() {
     drive("hand", browser, &[&write_environment(&fixture), &other]).await;
     cluster.stop().await;
     next.stop().await;
+}
+
+/// Violations of axe-core, in light and dark, at 1280x720 and zoomed to 400%, and with the contrast of AAA.
+#[tokio::test(flavor = "multi_thread")]
+async fn page_report_and_room_are_accessible() {
+    let Some(browser) = browser() else { return };
+    let axe = ci_tool("npm/node_modules/axe-core/axe.min.js");
+    if !axe.is_file() {
+        return test_support::missing("axe-core", "`.ci/run` installs it");
+    }
+    // With a claim that fails, so that there is a diagnosis.
+    let fixture = Fixture::new().with_embedded_timeouts();
+    let fixture = fixture.set("lb/app-canary.yml", "/spec/replicas", json!(2));
+    let cluster = fixture.cluster().await;
+    let environment = write_environment(&fixture);
+    let report = environment.with_file_name("report.html");
+    drive("audit", browser, &[&environment, &axe, &report]).await;
+    cluster.stop().await;
 }

@@ -1,11 +1,12 @@
 //! `--json` against its documented schema: a real run, a run that could not begin, an interrupted one, and
-//! one line of each kind of event.
+//! one line of each kind of event. `--junit` against the schema that Jenkins' xunit plugin publishes.
 
-use crate::fixture::{Fixture, repository};
+use crate::fixture::{Fixture, ci_tool, repository};
 use labs::fault::Layer;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 fn schema() -> Value {
@@ -209,6 +210,63 @@ fn failed_start_is_reported_in_every_format() {
         json_of(&["run", "phase4", "--json", "--environment", missing, "--junit", unwritable]);
     assert_eq!((lines, code), (Vec::new(), Some(3)), "refused before anything is done");
     _ = fs::remove_dir_all(&folder);
+}
+
+/// Returns what xmllint says of a JUnit report; nothing if it conforms.
+fn xmllint(schema: &Path, report: &Path) -> String {
+    let mut command = Command::new("xmllint");
+    let output = command.args(["--noout", "--schema"]).args([schema, report]).output();
+    let output = output.expect("xmllint");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { String::new() } else { said }
+}
+
+/// Writes a report of one phase that holds, and one of a run that cannot begin; the snapshot has every kind of case.
+#[tokio::test(flavor = "multi_thread")]
+async fn junit_conforms_to_the_schema_of_jenkins() {
+    if !test_support::runs("xmllint", &["--version"]) {
+        return test_support::missing("xmllint", "`apt-get install libxml2-utils`");
+    }
+    let schema = ci_tool("junit/junit-10.xsd");
+    if !schema.is_file() {
+        return test_support::missing("junit-schema", "`.ci/run` installs it");
+    }
+    let fixture = Fixture::new().with_embedded_timeouts();
+    let environment = fixture.write_environment();
+    let file = |name| environment.with_file_name(name);
+    let snapshot = "labs/src/report/snapshots/labs__report__junit__tests__junit_report.snap";
+    let snapshot = fs::read_to_string(repository().join(snapshot)).expect("the snapshot");
+    let (_, every) = snapshot.split_once("<?xml").expect("a report");
+    let every = format!("<?xml{every}");
+    fs::write(file("every.xml"), &every).expect("a report");
+    for outcome in ["<failure", "<skipped", "<error", "<system-out", "<property "] {
+        assert!(every.contains(outcome), "{outcome}");
+    }
+    let cluster = fixture.cluster().await;
+    for (name, environment) in [("run.xml", &environment), ("none.xml", &file("none.json"))] {
+        let mut labs = Command::new(env!("CARGO_BIN_EXE_labs"));
+        labs.args(["run", "phase0", "--junit"])
+            .arg(file(name))
+            .arg("--environment")
+            .arg(environment);
+        labs.output().expect("labs");
+    }
+    cluster.stop().await;
+    for name in ["every.xml", "run.xml", "none.xml"] {
+        let said = xmllint(&schema, &file(name));
+        let report = fs::read_to_string(file(name)).expect("the report");
+        assert!(said.is_empty(), "{name}: {said}{report}");
+        assert!(report.contains("<testcase "), "{name}: {report}");
+    }
+    // The schema rejects an attribute, an element and a time that it does not have.
+    for (from, to) in [
+        ("<testsuites ", "<testsuites skipped=\"1\" "),
+        ("failure", "fault"),
+        ("time=\"", "time=\"a"),
+    ] {
+        fs::write(file("wrong.xml"), every.replace(from, to)).expect("a report");
+        assert!(xmllint(&schema, &file("wrong.xml")).contains("validity error"), "{to}");
+    }
 }
 
 /// A full disk is no success; a reader that has left is none's fault.

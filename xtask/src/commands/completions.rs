@@ -18,6 +18,14 @@ pub(super) struct Completions {
     name: Option<String>,
 }
 
+/// Describes the command of an installation, whose program can be completed without an alias.
+pub(super) fn of_installation(command: Command) -> Command {
+    command
+        .about("Print a completion script for a shell")
+        .long_about("Print a completion script for a shell\n\nFor example: `source <(cargo xtask completions bash)`")
+        .mut_arg("name", |name| name.help("Name of an alias to complete instead"))
+}
+
 pub(super) fn run(args: &Completions, mut cli: Command) -> Result<()> {
     let mut script = Vec::new();
     let program = Installation::selected().map_or("xtask", |installation| installation.program);

@@ -87,16 +87,16 @@ struct Reports {
     /// Write a job summary and annotations for GitHub Actions; the default there
     #[arg(long)]
     github: bool,
-    /// Write plan, counts and verdicts to a file to hand in, for `labs verify`
+    /// Write plan, counts and verdicts to a file to hand in, for `verify`
     #[arg(long, value_name = "FILE")]
     run_file: Option<PathBuf>,
-    /// Sign the run file with this key of `labs keygen`
+    /// Sign the run file with this key of `keygen`
     #[arg(long, value_name = "FILE", requires = "run_file")]
     key: Option<PathBuf>,
     /// The participant's name in the run file and in the room
     #[arg(long = "participant", value_name = "NAME")]
     participant: Option<String>,
-    /// Report the progress to a teacher's room: the address that `labs room` printed
+    /// Report the progress to a teacher's room: the address that `room` printed
     #[arg(long, value_name = "URL", requires = "participant")]
     room: Option<String>,
 }

@@ -29,7 +29,7 @@ pub(super) struct Ui {
     /// Port of the page (default 8619, or another if that is taken)
     #[arg(long)]
     port: Option<u16>,
-    /// Report the progress to a teacher's room: the address that `labs room` printed
+    /// Report the progress to a teacher's room: the address that `room` printed
     #[arg(long, value_name = "URL", requires_all = ["participant", "phase"])]
     room: Option<String>,
     /// Your name in the room

@@ -3,7 +3,11 @@
 
 use super::{labs, provider_flag::ProviderFlag};
 use crate::{
-    build, cargo::DockerClient, cluster::store::ClusterStore, exec::install, project::Project,
+    build,
+    cargo::DockerClient,
+    cluster::store::ClusterStore,
+    exec::install,
+    project::{Installation, Project},
 };
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -73,11 +77,18 @@ pub(super) struct Broken {
 }
 
 pub(super) fn broken(args: &Broken) -> Result<()> {
-    // Neither a list nor the help needs one.
-    if !args.args.iter().any(|argument| argument.parse::<usize>().is_ok()) {
-        return without_cluster("broken", &args.args);
+    let mut rest = args.args.clone();
+    let is_from = |argument: &String| argument.split('=').next() == Some("--from");
+    // The labs know those of a checkout.
+    if Installation::selected().is_some() && !rest.iter().any(is_from) {
+        let folder = Project::find()?.root.join("broken");
+        rest.push(format!("--from={}", folder.display()));
     }
-    on_cluster("broken", &args.provider, args.args.clone())
+    // Neither a list nor the help needs a cluster.
+    if !rest.iter().any(|argument| argument.parse::<usize>().is_ok()) {
+        return without_cluster("broken", &rest);
+    }
+    on_cluster("broken", &args.provider, rest)
 }
 
 fn on_cluster(command: &str, provider: &ProviderFlag, args: Vec<String>) -> Result<()> {

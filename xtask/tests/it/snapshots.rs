@@ -68,6 +68,8 @@ fn help_of_every_command() {
             "package",
             "prefetch",
             "ui",
+            "manifests",
+            "book",
         ]) {
             let help = fixture.succeeds(format!("{command} --help").trim_start());
             let name = format!("help {command}");

@@ -47,7 +47,14 @@ function receive(frame) {
   if (log) logged = logged.concat(log).slice(-200);
   if (frame.totals) count(frame.totals);
   announce(frame);
-  if (!paused) requestAnimationFrame(() => draw(frame));
+  if (!paused) drawSoon(sections, log);
+}
+
+/** What has changed since the last drawing. A page in the background is not drawn, and must not collect frames. */
+let undrawn = null;
+function drawSoon(sections, log) {
+  if (!undrawn) requestAnimationFrame(() => { const frame = undrawn; undrawn = null; draw(frame); });
+  undrawn = { ...undrawn, ...sections, ...log && { log } };
 }
 
 function showStatus() {
@@ -196,7 +203,7 @@ function drawRequests() {
   if (!totals) return;
   const sum = Object.values(totals.counts).reduce((a, b) => a + b, totals.failures);
   const span = rates.length > 1 ? (performance.now() - rates[0][0]) / 1000 : 0;
-  const rate = span > 0.2 ? rates.reduce((all, [, n]) => all + n, 0) / span : 0;
+  const rate = span > 0.2 ? rates.slice(1).reduce((all, [, n]) => all + n, 0) / span : 0;
   setText("rate", `${number(sum)} in all, ${number(Math.round(rate))} a second`);
   const legend = $("legend"), rows = [];
   for (const version of [...versions(), ...("?" in totals.counts ? ["?"] : [])])
