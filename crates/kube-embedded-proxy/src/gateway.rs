@@ -40,6 +40,7 @@ use futures::{FutureExt, StreamExt};
 use kube::Client;
 use objects::{GatewayEvent, Objects, Watches};
 use reconciler::{GatewayReconciler, References};
+use status::Written;
 use std::{iter, mem, sync::Arc};
 
 /// Reconciles listeners with Gateways until dropped. `errors` are those of listeners on their
@@ -81,9 +82,12 @@ pub(crate) async fn run(
                     objects.apply(event, &mut watches) || of_reference || due
                 })
             }
-            written = reconciler.statuses.next(&objects.kinds) => {
-                reconciler.unfinished |= !written;
-                true
+            first = reconciler.statuses.next(&objects.kinds) => {
+                let statuses = &mut reconciler.statuses;
+                let more = iter::from_fn(|| statuses.next(&objects.kinds).now_or_never());
+                let written: Vec<_> = iter::once(first).chain(more).collect();
+                reconciler.unfinished |= written.contains(&Written::Failed);
+                written.contains(&Written::Again)
             }
             Some((at, error)) = errors.recv() => {
                 reconciler.listener_failed(at, error);
