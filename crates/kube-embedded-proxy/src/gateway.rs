@@ -87,6 +87,7 @@ pub(crate) async fn run(
                 let more = iter::from_fn(|| statuses.next(&objects.kinds).now_or_never());
                 let written: Vec<_> = iter::once(first).chain(more).collect();
                 reconciler.unfinished |= written.contains(&Written::Failed);
+                // Not after a failure alone: it would be repeated as fast as the API server refuses it.
                 written.contains(&Written::Again)
             }
             Some((at, error)) = errors.recv() => {

@@ -3,11 +3,14 @@
 use super::judgment::{Judgments, State};
 use super::observed::Observed;
 use crate::claim::Verdict;
+use crate::kubernetes::pods;
 use crate::phases::phase4::differences;
+use crate::sampler::Sampler;
 use crate::statistics::{Ratio, Split};
 use crate::verdicts;
 use anyhow::Context as _;
 use kube::ResourceExt as _;
+use lab_environment::Image;
 
 const PRODUCTION: &str = "kubeapp-production";
 const CANARY: &str = "kubeapp-canary";
@@ -42,63 +45,110 @@ pub(super) async fn check(observed: &Observed<'_>) -> anyhow::Result<Judgments> 
         found.not_yet(&claims, &why, &show);
         return Ok(found);
     };
-    let sampler = observed.namespace.sampler(&external);
-    let curl = format!("curl http://{external}/version");
-    let (stable, canary) = (observed.ready(STABLE_PODS).len(), observed.ready(CANARY_PODS).len());
-    let has_canary = observed.deployments.contains_key(CANARY);
-    let promoted = observed.image(PRODUCTION) == Some(&new.name);
-    if stable > 0 && canary > 0 && !promoted {
+    let by_hand = ByHand {
+        observed,
+        sampler: observed.namespace.sampler(&external),
+        curl: format!("curl http://{external}/version"),
+        stable: observed.ready(STABLE_PODS).len(),
+        canary: observed.ready(CANARY_PODS).len(),
+        promoted: observed.image(PRODUCTION) == Some(&new.name),
+        old,
+        new,
+    };
+    by_hand.split(&mut found).await?;
+    by_hand.containment(&mut found).await?;
+    by_hand.end_of_canary(&mut found).await?;
+    Ok(found)
+}
+
+/// What there is behind the load balancer.
+struct ByHand<'a> {
+    observed: &'a Observed<'a>,
+    sampler: Sampler,
+    /// A command that shows what responds.
+    curl: String,
+    /// The numbers of ready pods.
+    stable: usize,
+    canary: usize,
+    /// Whether production runs the new image.
+    promoted: bool,
+    old: &'a Image,
+    new: &'a Image,
+}
+
+impl ByHand<'_> {
+    /// Judges how requests are split between stable and canary.
+    async fn split(&self, found: &mut Judgments) -> anyhow::Result<()> {
+        let Self { observed, sampler, curl, stable, canary, promoted, old, new } = self;
+        if *stable == 0 || *canary == 0 || *promoted {
+            let why = format!("{stable} pods of production and {canary} of the canary are ready");
+            let show = observed.kubectl("get pods -L env");
+            let claims = ["sessions-flip", "quarter-to-canary", "ratio-follows-replicas"];
+            found.not_yet(&claims, &why, &show);
+            return Ok(());
+        }
         let one = observed.sample(&sampler.clone().in_flight(1), CONNECTIONS).await?;
         let flips = verdicts::flips(&one, [&old.version, &new.version]);
-        found.verdict("sessions-flip", flips, &curl);
-        let ratio = Ratio::new(u32::try_from(stable)?, u32::try_from(canary)?);
-        let alternative = ratio.alternative(observed.environment.alternative);
-        let alternative =
-            if stable > 3 { Ratio::new(ratio.stable, ratio.canary + 1) } else { alternative };
+        found.verdict("sessions-flip", flips, curl);
+        let ratio = Ratio::new(u32::try_from(*stable)?, u32::try_from(*canary)?);
+        let alternative = match stable {
+            ..=3 => ratio.alternative(observed.environment.alternative),
+            _ => Ratio::new(ratio.stable, ratio.canary + 1),
+        };
         let split = Split::against(ratio, alternative)
             .with_context(|| format!("no sample can tell {ratio} from {alternative}"))?;
-        let sample = observed.sample(&sampler, split.plan.n).await?;
+        let sample = observed.sample(sampler, split.plan.n).await?;
         let share = verdicts::share(&sample, &split, &new.version);
         let (claim, other, wanted) = match (stable, canary) {
             (3, 1) => ("quarter-to-canary", "ratio-follows-replicas", "another ratio than 3:1"),
             _ => ("ratio-follows-replicas", "quarter-to-canary", "3:1"),
         };
         let evidence = format!("at {ratio}: {}", share.evidence);
-        found.verdict(claim, Verdict { evidence, ..share }, &curl);
+        found.verdict(claim, Verdict { evidence, ..share }, curl);
         found.not_yet(&[other], &format!("it is {ratio} now; scale to {wanted}"), "");
-    } else {
-        let why = format!("{stable} pods of production and {canary} of the canary are ready");
-        let show = observed.kubectl("get pods -L env");
-        let claims = ["sessions-flip", "quarter-to-canary", "ratio-follows-replicas"];
-        found.not_yet(&claims, &why, &show);
+        Ok(())
     }
-    let unready = has_canary
-        && canary == 0
-        && observed.pods.iter().any(|pod| {
-            crate::kubernetes::pods::has_labels(pod, CANARY_PODS)
-                && crate::kubernetes::pods::is_running(pod)
-        });
-    if unready && !promoted {
-        let verdict = observed.all_are(&sampler, REQUESTS, &old.version).await?;
+
+    /// Judges that a canary which is not ready gets no requests.
+    async fn containment(&self, found: &mut Judgments) -> anyhow::Result<()> {
+        const CLAIM: &str = "bad-canary-contained";
+        let Self { observed, sampler, curl, canary, promoted, old, .. } = self;
+        let runs = |pod| pods::has_labels(pod, CANARY_PODS) && pods::is_running(pod);
+        let runs_unready = observed.deployments.contains_key(CANARY)
+            && *canary == 0
+            && observed.pods.iter().any(runs);
+        if !runs_unready || *promoted {
+            found.not_yet(&[CLAIM], "no pod of the canary runs unready", "");
+            return Ok(());
+        }
+        let verdict = observed.all_are(sampler, REQUESTS, &old.version).await?;
         let evidence = format!("the canary's pod runs and is not ready; {}", verdict.evidence);
-        found.verdict("bad-canary-contained", Verdict { evidence, ..verdict }, &curl);
-    } else {
-        found.not_yet(&["bad-canary-contained"], "no pod of the canary runs unready", "");
+        found.verdict(CLAIM, Verdict { evidence, ..verdict }, curl);
+        Ok(())
     }
-    let gone = !has_canary && observed.existed(CANARY) && stable > 0;
-    for (claim, image, is_now) in
-        [("canary-can-be-ditched", old, !promoted), ("canary-retires", new, promoted)]
-    {
-        if gone && is_now {
-            let verdict = observed.all_are(&sampler, REQUESTS, &image.version).await?;
-            found.verdict(claim, verdict, &curl);
-        } else {
-            let why = if has_canary { "the canary is there" } else { "no canary was deleted yet" };
-            let why = if gone { "production runs the other version" } else { why };
+
+    /// Judges what responds once the canary was deleted.
+    async fn end_of_canary(&self, found: &mut Judgments) -> anyhow::Result<()> {
+        let Self { observed, sampler, curl, stable, promoted, old, new, .. } = self;
+        let has_canary = observed.deployments.contains_key(CANARY);
+        let gone = !has_canary && observed.existed(CANARY) && *stable > 0;
+        for (claim, image, is_now) in
+            [("canary-can-be-ditched", old, !promoted), ("canary-retires", new, *promoted)]
+        {
+            if gone && is_now {
+                let verdict = observed.all_are(sampler, REQUESTS, &image.version).await?;
+                found.verdict(claim, verdict, curl);
+                continue;
+            }
+            let why = match (gone, has_canary) {
+                (true, _) => "production runs the other version",
+                (false, true) => "the canary is there",
+                (false, false) => "no canary was deleted yet",
+            };
             found.not_yet(&[claim], why, &observed.kubectl("get deployments -o wide"));
         }
+        Ok(())
     }
-    Ok(found)
 }
 
 /// Judges how the canary joins.

@@ -1,13 +1,22 @@
 //! Gateways on a real API, with HTTP servers of the test instead of pods.
 
-use crate::testing::{ClusterFixture, connect_tls, eventually};
+use crate::{
+    data_plane::BoundPort,
+    testing::{ClusterFixture, connect_tls, eventually},
+};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
-    Api,
+    Api, Client,
     api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+    client::Body,
 };
+use kube_embedded_core::network::Sandbox;
 use serde_json::{Value, json};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -485,4 +494,33 @@ async fn tcp_route_forwards_bytes_to_the_oldest_route() {
     for _ in 0..20 {
         assert_eq!(first().await, Some('1'));
     }
+}
+
+/// As while the API server is ending, or away.
+#[tokio::test(flavor = "multi_thread")]
+async fn status_that_is_refused_is_not_written_without_end() {
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let seen = attempts.clone();
+    let refusing = move |client: Client| {
+        let serve = tower::service_fn(move |request: http::Request<Body>| {
+            let (client, seen) = (client.clone(), seen.clone());
+            async move {
+                if request.uri().path().ends_with("/status") {
+                    seen.lock().unwrap().push(Instant::now());
+                    let refusal = http::Response::builder().status(500);
+                    return Ok::<_, kube::Error>(refusal.body(Body::from(vec![])).unwrap());
+                }
+                client.send(request).await
+            }
+        });
+        Client::new(serve, "default")
+    };
+    let _fixture = ClusterFixture::with_client(Sandbox::Plain, BoundPort::bind, refusing).await;
+    let later = eventually("another attempt", async || {
+        let attempts = attempts.lock().unwrap();
+        let (first, last) = (attempts.first()?, attempts.last()?);
+        (last.duration_since(*first) > Duration::from_secs(1)).then_some(attempts.len())
+    });
+    // One for each list that is complete meanwhile, and one after the delay.
+    assert!(later.await < 50);
 }

@@ -49,6 +49,15 @@ impl ClusterFixture {
     }
 
     pub(crate) async fn with(sandbox: Sandbox, bind: Bind) -> Self {
+        Self::with_client(sandbox, bind, |client| client).await
+    }
+
+    /// The proxy uses the client that `wrap` makes of the cluster's.
+    pub(crate) async fn with_client(
+        sandbox: Sandbox,
+        bind: Bind,
+        wrap: impl FnOnce(Client) -> Client,
+    ) -> Self {
         let (claimed, block) = claim_block().unwrap();
         let addresses = Addresses { block, sandbox };
         let client = api::Api::new(Store::default(), addresses).client();
@@ -57,7 +66,7 @@ impl ClusterFixture {
         let network = Arc::new(Network::new(&addresses));
         let mode = Mode::Embedded { nodes, external: true, gateway_api: true };
         let config = Config { network: network.clone(), addresses, mode, namespace: None };
-        let running = tokio::spawn(run_with(client.clone(), config.clone(), bind));
+        let running = tokio::spawn(run_with(wrap(client.clone()), config.clone(), bind));
         Self { client, addresses, network, running, config, bind, _block: claimed }
     }
 

@@ -32,6 +32,9 @@ const NOTICED: f64 = 0.25;
 /// Latencies of the canary count as if they were shorter by this factor: a pod with less traffic has less of it on open
 /// connections, which is no fault of the release.
 const TOLERANCE: f64 = 2.0;
+/// Latencies below count as this one, in seconds. Nobody notices them, and on a busy machine they differ between two pods
+/// that are equal.
+const IMPERCEPTIBLE: f64 = 0.1;
 
 /// The plan of the analysis: as the default, with the tenth of requests that takes longest.
 pub(super) const PLAN: Plan = Plan { quantile: 0.9, slower: 2.0, ..Plan::DEFAULT };
@@ -110,7 +113,7 @@ impl Release {
         let share = f64::from(*weight) / 100.0;
         self.analysis.record(&Requests { share, canary, stable })?;
         let latencies = |server: Server, factor: f64| -> Vec<f64> {
-            of(server).map(|one| one.latency / factor).collect()
+            of(server).map(|one| (one.latency / factor).max(IMPERCEPTIBLE)).collect()
         };
         let (canary, stable) =
             (latencies(Server::Canary, TOLERANCE), latencies(Server::Stable, 1.0));
