@@ -166,8 +166,8 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
-    /// Syncs the status of one class over and over, as a reconciler does after each write that did not fail, and returns the number of
-    /// requests, each of which gets this response.
+    /// Syncs the status of one class over and over, as a reconciler does after each write that did not fail, and
+    /// returns the number of requests, each of which gets this response.
     async fn requests(code: StatusCode, version: &'static str) -> usize {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
@@ -204,9 +204,10 @@ mod tests {
         let client = Client::new(
             tower::service_fn(|request: Request<Body>| async {
                 let patch = request.into_body().collect_bytes().await.unwrap();
-                let mut written = class("2");
-                written["status"] =
-                    serde_json::from_slice::<Value>(&patch).unwrap()["status"].clone();
+                let patch: Value = serde_json::from_slice(&patch).unwrap();
+                let base = patch["metadata"]["resourceVersion"].as_str().unwrap();
+                let mut written = class(&format!("{base}1"));
+                written["status"] = patch["status"].clone();
                 Response::builder().body(Body::from(written.to_string().into_bytes()))
             }),
             "default",
