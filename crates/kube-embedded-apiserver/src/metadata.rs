@@ -2,7 +2,7 @@
 //! `registry/rest/{meta,update,delete}.go`).
 
 use crate::{
-    fields::copy_field,
+    fields::{copy_field, text},
     generate,
     http::{
         path::Target,
@@ -53,13 +53,8 @@ pub(crate) fn set_namespace(target: &Target, object: &mut Value) -> ApiResult<()
 /// Sets the fields of a new object that the server owns.
 pub(crate) fn fill_system_fields(resource: &ResourceType, object: &mut Value) {
     let Some(metadata) = object["metadata"].as_object_mut() else { return };
-    for field in [
-        "resourceVersion",
-        "selfLink",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-    ] {
+    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
         metadata.remove(field);
     }
     metadata.insert("uid".into(), generate::uid().into());
@@ -77,30 +72,40 @@ pub(crate) fn generated_name_prefix(object: &Value) -> Option<String> {
     (!named).then(|| base.to_owned())
 }
 
-/// Checks that the client means the stored object, in the version it has seen.
-pub(crate) fn check_identity(
+/// Checks that the client means the stored object.
+pub(crate) fn check_uid(
     resource: &ResourceType,
     name: &str,
     new: &Value,
     old: &Value,
 ) -> ApiResult<()> {
-    let (new, old) = (&new["metadata"], &old["metadata"]);
-    let given = |field: &str| new[field].as_str().filter(|text| !text.is_empty());
-    if let Some(given) = given("uid")
-        && old["uid"] != given
-    {
-        let there = old["uid"].as_str().unwrap_or_default();
-        return Err(ApiError::conflict_uid(resource, name, given, there));
+    let given = text(new, &["metadata", "uid"]);
+    let there = text(old, &["metadata", "uid"]);
+    if given.is_empty() || given == there {
+        return Ok(());
     }
-    if let Some(version) = given("resourceVersion")
-        && old["resourceVersion"] != version
-    {
-        if version.parse::<u64>().is_err() {
-            return Err(ApiError::bad_update_version(resource, name, version));
+    Err(ApiError::conflict_uid(resource, name, given, there))
+}
+
+/// Checks that the client means the version of the stored object. Without one, or with `0`, it means any.
+pub(crate) fn check_version(
+    resource: &ResourceType,
+    name: &str,
+    new: &Value,
+    old: &Value,
+) -> ApiResult<()> {
+    let given = text(new, &["metadata", "resourceVersion"]);
+    if given.is_empty() {
+        return Ok(());
+    }
+    match given.parse::<u64>() {
+        Ok(0) => Ok(()),
+        Ok(_) if old["metadata"]["resourceVersion"] == given => Ok(()),
+        Ok(_) => Err(ApiError::conflict(resource, name)),
+        Err(_) => {
+            Err(ApiError::unknown(format!("strconv.ParseUint: parsing {given:?}: invalid syntax")))
         }
-        return Err(ApiError::conflict(resource, name));
     }
-    Ok(())
 }
 
 /// Copies from the old object what clients do not write.
@@ -108,19 +113,18 @@ pub(crate) fn preserve_system_fields(new: &mut Value, old: &Value) {
     if !new["metadata"].is_object() {
         new["metadata"] = Value::Object(Map::new());
     }
-    for field in [
-        "name",
-        "namespace",
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "generateName",
-        "selfLink",
-    ] {
+    for field in ["name", "namespace", "resourceVersion", "creationTimestamp", "generation"] {
         copy_field(&mut new["metadata"], &old["metadata"], field);
+    }
+    // Validation reports another value of these.
+    for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if new["metadata"].get(field).is_none_or(|value| value.is_null() || value == "") {
+            copy_field(&mut new["metadata"], &old["metadata"], field);
+        }
+    }
+    // No update removes or moves a deadline.
+    if old["metadata"].get("deletionTimestamp").is_some() {
+        copy_field(&mut new["metadata"], &old["metadata"], "deletionTimestamp");
     }
     // Clients that do not know managed fields do not remove them.
     if new["metadata"].get("managedFields").is_none() {

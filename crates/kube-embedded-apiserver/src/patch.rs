@@ -14,14 +14,14 @@ mod last_applied;
 mod managed_fields;
 mod parts;
 mod strategic;
-mod undeclared;
+mod typed;
 
 pub(crate) use apply::apply;
 pub(crate) use error::PatchError;
 pub(crate) use json::{json, merge};
 pub(crate) use managed_fields::{Operation, track_update};
 pub(crate) use strategic::strategic;
-pub(crate) use undeclared::undeclared;
+pub(crate) use typed::errors as typed_errors;
 
 #[cfg(test)]
 mod properties;

@@ -80,7 +80,8 @@ async fn serve_resource(
     if !request.is_read() && resource.defines_resources {
         crd::reconcile_after_write(state);
     }
-    response.map(|response| with_deprecation(resource, response))
+    let response = response.unwrap_or_else(ApiError::into_response);
+    Ok(with_deprecation(resource, response))
 }
 
 async fn collection(state: &ServerState, request: &Request<'_>) -> ApiResult<Response<Body>> {

@@ -41,9 +41,35 @@ pub(crate) fn object(
     Ok((value, duplicates))
 }
 
-/// Decodes an apply patch. Returns what strict decoding objects to: keys that occur again, of which the last counts.
+/// Decodes an apply patch, of which only the first document counts. Returns what strict decoding objects to: keys that
+/// occur again, of which the last counts.
 pub(crate) fn apply_patch(body: &Bytes) -> ApiResult<(Value, Option<String>)> {
-    Ok((lenient_yaml(body)?, duplicates::of_yaml(body)))
+    let value = match lenient_yaml(first_document(body))? {
+        Value::Null => Value::Object(serde_json::Map::new()),
+        value => value,
+    };
+    if !value.is_object() {
+        return Err(ApiError::bad_request(format!(
+            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot \
+             unmarshal {} into Go value of type map[string]interface {{}}",
+            type_name(&value)
+        )));
+    }
+    Ok((value, duplicates::of_yaml(first_document(body))))
+}
+
+/// Returns the text up to the first separator that follows anything but comments.
+fn first_document(body: &[u8]) -> &[u8] {
+    let (mut end, mut is_empty) = (0, true);
+    for line in body.split_inclusive(|byte| *byte == b'\n') {
+        let is_separator = line.trim_ascii_end() == b"---" || line.starts_with(b"--- ");
+        if is_separator && !is_empty {
+            return body.get(..end).unwrap_or(body);
+        }
+        is_empty &= is_separator || matches!(line.trim_ascii_start().first(), None | Some(b'#'));
+        end += line.len();
+    }
+    body
 }
 
 /// Decodes any value: a review, options.
@@ -89,7 +115,7 @@ fn json(kind: &str, body: &Bytes) -> ApiResult<Value> {
 }
 
 /// Decodes YAML of one document. Of a key that occurs again, the last value counts.
-fn lenient_yaml(body: &Bytes) -> ApiResult<Value> {
+fn lenient_yaml(body: &[u8]) -> ApiResult<Value> {
     let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
     serde_saphyr::from_slice_with_options(body, options)
         .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))
@@ -197,18 +223,20 @@ fn check_custom_kind(resource: &ResourceType, own_version: &str, value: &Value) 
     Err(ApiError::invalid(resource, name, &[error]))
 }
 
-/// Checks that an apply patch names its kind and version, and that they are those of the type.
+/// Checks that an apply patch names the kind and version of the type.
 pub(crate) fn check_apply_kind(resource: &ResourceType, value: &Value) -> ApiResult<()> {
-    for field in ["apiVersion", "kind"] {
-        if value[field].as_str().unwrap_or_default().is_empty() {
-            return Err(ApiError::bad_request(format!(
-                "the apply patch has no {field}: expected \"apiVersion: {}\" and \"kind: {}\"",
-                resource.api_version(),
-                resource.kind
-            )));
-        }
+    let text = |field: &str| value[field].as_str().unwrap_or_default();
+    let (group, version) = match text("apiVersion") {
+        "" => ("", ""),
+        version => version.rsplit_once('/').unwrap_or(("", version)),
+    };
+    if (group, version, text("kind")) == (resource.group, resource.version, resource.kind) {
+        return Ok(());
     }
-    check_kind(resource, value)
+    Err(ApiError::bad_request(format!(
+        "invalid object type: {group}/{version}, Kind={}",
+        text("kind")
+    )))
 }
 
 /// Sets kind and version.
@@ -253,27 +281,44 @@ pub(crate) fn check_unknown(
 /// Checks the body of an apply patch. Nothing is pruned, since the manager owns even an empty map or list. What is not
 /// in the schema has no owner, so it is an error however the client wants unknown fields to be handled.
 pub(crate) fn check_applied(resource: &ResourceType, value: &Value) -> ApiResult<()> {
-    check_types(resource, value)?;
-    let undeclared = patch::undeclared(resource, value);
-    if undeclared.is_empty() {
-        return Ok(());
-    }
-    let metadata = &value["metadata"];
-    let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
-    let lines: Vec<String> =
-        undeclared.iter().map(|path| format!("{path}: field not declared in schema")).collect();
-    let why = match lines.as_slice() {
+    let why = match patch::typed_errors(resource, value).as_slice() {
+        [] => return Ok(()),
         [one] => one.clone(),
         all => format!("errors:\n  {}", all.join("\n  ")),
     };
-    Err(ApiError::unknown(format!(
-        "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {why}",
+    let what = applied_name(resource, value);
+    Err(ApiError::unknown(format!("failed to create typed patch object ({what}): {why}")))
+}
+
+/// Checks that the result of an apply patch can be converted to the type.
+pub(crate) fn check_merged(
+    resource: &ResourceType,
+    applied: &Value,
+    merged: &Value,
+) -> ApiResult<()> {
+    resource.object_schema().check_conversion(merged).map_err(|why| {
+        ApiError::unknown(format!(
+            "failed to convert new object ({}) to proper version: unable to convert unstructured \
+             object to {}/{}, Kind={}: {why}",
+            applied_name(resource, applied),
+            resource.group,
+            resource.version,
+            resource.kind
+        ))
+    })
+}
+
+/// Names an applied object by what it says of itself: `default/d; apps/v1, Kind=Deployment`.
+fn applied_name(resource: &ResourceType, applied: &Value) -> String {
+    let text = |field: &str| applied["metadata"][field].as_str().unwrap_or_default();
+    format!(
+        "{}/{}; {}/{}, Kind={}",
         text("namespace"),
         text("name"),
         resource.group,
         resource.version,
         resource.kind
-    )))
+    )
 }
 
 fn check_types(resource: &ResourceType, value: &Value) -> ApiResult<()> {

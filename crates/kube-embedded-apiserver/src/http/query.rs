@@ -53,12 +53,8 @@ impl Query {
 
     /// Returns true for a dry run. `options` is the kind that the error names.
     pub(crate) fn dry_run(&self, options: &str) -> ApiResult<bool> {
-        let given: Vec<&str> = self
-            .0
-            .iter()
-            .filter(|(name, value)| name == "dryRun" && !value.is_empty())
-            .map(|(_, value)| &**value)
-            .collect();
+        let given: Vec<&str> =
+            self.0.iter().filter(|(name, _)| name == "dryRun").map(|(_, value)| &**value).collect();
         if given.iter().all(|value| *value == "All") {
             return Ok(!given.is_empty());
         }
@@ -68,6 +64,46 @@ impl Query {
                 reason: "FieldValueNotSupported",
                 field: "dryRun".into(),
                 message: format!("Unsupported value: {given:?}: supported values: \"All\""),
+            },
+        ))
+    }
+
+    /// Checks the name of a field manager (`ValidateFieldManager`). `options` is the kind that the error names.
+    pub(crate) fn field_manager(&self, options: &str) -> ApiResult<Option<&str>> {
+        const MAX_BYTES: usize = 128;
+        let Some(manager) = self.get("fieldManager") else { return Ok(None) };
+        let refuse = |reason, message| {
+            let field = "fieldManager".into();
+            Err(ApiError::invalid_options(options, FieldError { reason, field, message }))
+        };
+        if manager.len() > MAX_BYTES {
+            let message = format!("Too long: may not be more than {MAX_BYTES} bytes");
+            return refuse("FieldValueTooLong", message);
+        }
+        if let Some((at, unprintable)) = manager.char_indices().find(|(_, c)| c.is_control()) {
+            let shown: String = manager.chars().map(go_escaped).collect();
+            return refuse(
+                "FieldValueInvalid",
+                format!(
+                    "Invalid value: \"{shown}\": invalid character U+{:04X} (at position {at})",
+                    u32::from(unprintable)
+                ),
+            );
+        }
+        Ok(Some(manager))
+    }
+
+    /// Checks that only apply patches are forced.
+    pub(crate) fn check_not_forced(&self) -> ApiResult<()> {
+        if !self.0.iter().any(|(name, _)| name == "force") {
+            return Ok(());
+        }
+        Err(ApiError::invalid_options(
+            "PatchOptions",
+            FieldError {
+                reason: "FieldValueForbidden",
+                field: "force".into(),
+                message: "Forbidden: may not be specified for non-apply patch".into(),
             },
         ))
     }
@@ -90,6 +126,16 @@ impl Query {
                 },
             )),
         }
+    }
+}
+
+/// A character as Go quotes it.
+fn go_escaped(c: char) -> String {
+    match c {
+        '\n' | '\r' | '\t' | '"' | '\\' => c.escape_default().collect(),
+        c if c.is_ascii_control() => format!("\\x{:02x}", u32::from(c)),
+        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
     }
 }
 

@@ -78,7 +78,7 @@ impl<'a, T> Request<'a, T> {
             Method::PATCH => "PatchOptions",
             _ => "CreateOptions",
         };
-        let manager = self.query.get("fieldManager").map(str::to_owned).unwrap_or_else(|| {
+        let manager = self.query.field_manager(kind)?.map(str::to_owned).unwrap_or_else(|| {
             let name = self.user_agent().split('/').next().unwrap_or_default();
             if name.is_empty() { "unknown".into() } else { name.to_owned() }
         });

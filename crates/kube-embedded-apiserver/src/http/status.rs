@@ -159,6 +159,18 @@ impl ApiError {
         )
     }
 
+    /// A new object that names the uid of another.
+    pub(crate) fn conflict_no_object(resource: &ResourceType, name: &str, given: &str) -> Self {
+        Self::conflict_because(
+            &qualified(resource),
+            details(resource, name),
+            name,
+            &format!(
+                "uid mismatch: the provided object specified uid {given}, and no existing object was found"
+            ),
+        )
+    }
+
     /// The object has another uid than the client expects.
     pub(crate) fn conflict_uid(
         resource: &ResourceType,
@@ -174,16 +186,6 @@ impl ApiError {
                 "Precondition failed: UID in precondition: {given}, UID in object meta: {there}"
             ),
         )
-    }
-
-    /// The resource version of an update is no number.
-    pub(crate) fn bad_update_version(resource: &ResourceType, name: &str, given: &str) -> Self {
-        let error = FieldError {
-            reason: "FieldValueInvalid",
-            field: "metadata.resourceVersion".into(),
-            message: format!("Invalid value: {given:?}: must be specified as an unsigned integer"),
-        };
-        Self::invalid(resource, name, &[error])
     }
 
     /// A precondition of a deletion does not hold. Kubernetes names the kind here, not the resource.
@@ -238,7 +240,9 @@ impl ApiError {
     }
 
     pub(crate) fn invalid(resource: &ResourceType, name: &str, errors: &[FieldError]) -> Self {
-        Self::invalid_object(resource.kind, resource.group, name, errors)
+        // An event of `events.k8s.io` is one of the core group.
+        let group = if resource.is_unstructured() { resource.group } else { resource.storage.0 };
+        Self::invalid_object(resource.kind, group, name, errors)
     }
 
     /// A patch makes something that is no object of the type.
@@ -264,6 +268,11 @@ impl ApiError {
     /// The options in a query are invalid (`CreateOptions`, `PatchOptions`, ...).
     pub(crate) fn invalid_options(options: &str, error: FieldError) -> Self {
         Self::invalid_object(options, "meta.k8s.io", "", &[error])
+    }
+
+    /// An update does not name a version. Kubernetes names the resource here, not the kind.
+    pub(crate) fn invalid_version(resource: &ResourceType, name: &str, error: &FieldError) -> Self {
+        Self::invalid_object(resource.plural, resource.group, name, std::slice::from_ref(error))
     }
 
     /// The options of a list or watch contradict each other.

@@ -3,7 +3,7 @@
 //! <https://kubernetes.io/docs/reference/using-api/server-side-apply/>).
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{
     patch::{
@@ -24,7 +24,7 @@ use crate::{
 /// itself.
 ///
 /// # Errors
-/// `BadRequest` if the applied object has managed fields; `Conflict` unless `force`.
+/// `Conflict` unless `force`.
 pub(crate) fn apply(
     resource: &ResourceType,
     current: Option<&Value>,
@@ -34,9 +34,6 @@ pub(crate) fn apply(
     subresource: &str,
     now: Timestamp,
 ) -> Result<Value, PatchError> {
-    if applied["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
-        return Err(PatchError::BadRequest("metadata.managedFields must be nil".to_owned()));
-    }
     let writer = Writer { resource, manager, operation: Operation::Apply, subresource, now };
     let root = resource.structure();
     let given = applied;
@@ -47,12 +44,8 @@ pub(crate) fn apply(
     if current.is_some() && managers.is_empty() {
         // Fields set before the first apply are attributed to a manager of this name, so that they
         // conflict.
-        let before = Writer {
-            manager: "before-first-apply",
-            operation: Operation::Update,
-            subresource: "",
-            ..writer
-        };
+        let before =
+            Writer { manager: "before-first-apply", operation: Operation::Update, ..writer };
         managers.push(Manager::new(&before, writer.ownable(fields_of(root, live))));
     }
     let mut object = live.clone();
@@ -65,7 +58,9 @@ pub(crate) fn apply(
         prune_object(root, &mut object, last, &kept);
     }
 
-    let (changed, removed) = writer.changes(live, &object);
+    let changes = writer.comparison(live, &object);
+    let is_same = changes.is_empty();
+    let (changed, removed) = writer.changed_and_removed(changes);
     let uncontested = last_applied::uncontested(resource, manager, live);
     let contested = managers.take_over(own, &changed.difference(&uncontested), &removed);
     if !uncontested.is_empty() {
@@ -74,16 +69,19 @@ pub(crate) fn apply(
     if !force && !contested.is_empty() {
         return Err(conflict(contested));
     }
-    managers.set_applied(own, &writer, set);
+    managers.set_applied(own, &writer, set, is_same);
     managers.write(&mut object);
+    if object["metadata"].get("managedFields").is_none() {
+        // Without the field, the managers would stay as they are.
+        object["metadata"]["managedFields"] = json!([]);
+    }
     last_applied::update(&mut object, manager, given);
     Ok(object)
 }
 
-/// Returns the applied object without the part that this write does not cover, and without nulls,
-/// which apply ignores.
+/// Returns the applied object without the part that this write does not cover.
 fn covered(writer: &Writer<'_>, applied: &Value) -> Value {
-    let mut applied = without_nulls(applied);
+    let mut applied = applied.clone();
     if let Some(object) = applied.as_object_mut() {
         if writer.subresource == "status" {
             object.remove("spec");
@@ -94,23 +92,14 @@ fn covered(writer: &Writer<'_>, applied: &Value) -> Value {
     applied
 }
 
-fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(object) => Value::Object(
-            object
-                .iter()
-                .filter(|(_, value)| !value.is_null())
-                .map(|(name, value)| (name.clone(), without_nulls(value)))
-                .collect(),
-        ),
-        Value::Array(items) => items.iter().map(without_nulls).collect(),
-        other => other.clone(),
-    }
-}
-
 /// Merges an applied value into the live one.
 fn merge(parts_here: &Parts<'_>, live: &mut Value, applied: &Value) {
     match (parts_here, applied) {
+        // Of parts, null applies none.
+        (Parts::Struct(_) | Parts::Map(_), Value::Null)
+            if live.as_object().is_some_and(|fields| !fields.is_empty()) => {}
+        (Parts::Keyed(..) | Parts::Set, Value::Null)
+            if live.as_array().is_some_and(|items| !items.is_empty()) => {}
         (Parts::Struct(_) | Parts::Map(_), Value::Object(applied)) => {
             if !live.is_object() {
                 *live = Value::Object(Map::new());
@@ -203,7 +192,7 @@ fn prune_object(root: &Structure, object: &mut Value, last: &FieldSet, kept: &Fi
         match (name.as_str(), root.field(name)) {
             ("apiVersion" | "kind", _) | (_, None) => true,
             // Go encodes these even if they are empty, so they are pruned inside but never removed.
-            ("metadata" | "spec" | "status", Some(field)) => {
+            (name, Some(field)) if name == "metadata" || field.always => {
                 if let Some(last) = last.get(&step) {
                     let nothing = FieldSet::default();
                     prune(&parts_of(field), value, last, kept.get(&step).unwrap_or(&nothing));

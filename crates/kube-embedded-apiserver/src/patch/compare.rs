@@ -18,16 +18,31 @@ pub(crate) struct Comparison {
     pub(crate) added: FieldSet,
     pub(crate) modified: FieldSet,
     pub(crate) removed: FieldSet,
+    ignores_nulls: bool,
 }
 
 impl Comparison {
     pub(crate) fn between(structure: &Structure, old: &Value, new: &Value) -> Self {
-        let mut comparison = Self::default();
+        Self::default().compared(structure, old, new)
+    }
+
+    /// [`Comparison::between`] two objects of which nulls say nothing: they are encoded Go structs.
+    pub(crate) fn of_encoded(structure: &Structure, old: &Value, new: &Value) -> Self {
+        Self { ignores_nulls: true, ..Self::default() }.compared(structure, old, new)
+    }
+
+    fn compared(self, structure: &Structure, old: &Value, new: &Value) -> Self {
+        let mut comparison = self;
         comparison.compare(&Parts::Struct(structure), Some(old), Some(new), &mut Vec::new());
         comparison
     }
 
-    /// Compares two values at a path. Null counts as missing.
+    /// Returns true if the objects are the same.
+    pub(crate) fn is_empty(&self) -> bool {
+        [&self.added, &self.modified, &self.removed].into_iter().all(FieldSet::is_empty)
+    }
+
+    /// Compares two values at a path.
     fn compare(
         &mut self,
         parts_here: &Parts<'_>,
@@ -35,9 +50,10 @@ impl Comparison {
         new: Option<&Value>,
         path: &mut Vec<String>,
     ) {
-        let (old, new) = (old.filter(|v| !v.is_null()), new.filter(|v| !v.is_null()));
         match (old, new) {
             (None, None) => return,
+            // What Go encodes as null is in an empty object, too.
+            (None, Some(Value::Null)) if self.ignores_nulls => return,
             (None, Some(_)) => self.added.insert(path),
             (Some(_), None) => self.removed.insert(path),
             (Some(_), Some(_)) => {}

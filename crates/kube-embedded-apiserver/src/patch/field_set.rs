@@ -15,20 +15,25 @@ pub(crate) struct FieldSet {
 }
 
 impl FieldSet {
-    /// Decodes `fieldsV1`.
-    pub(crate) fn from_v1(fields: &Value) -> Self {
+    /// Decodes `fieldsV1`; returns nothing if a path element is malformed.
+    pub(crate) fn from_v1(fields: &Value) -> Option<Self> {
         let mut set = Self::default();
         for (step, below) in fields.as_object().into_iter().flatten() {
             if step == "." {
                 set.member = true;
             } else {
-                let mut child = Self::from_v1(below);
+                let (kind, text) = step.split_once(':')?;
+                let is_json = || serde_json::from_str::<Value>(text).is_ok();
+                if !(kind == "f" || matches!(kind, "k" | "v" | "i") && is_json()) {
+                    return None;
+                }
+                let mut child = Self::from_v1(below)?;
                 // A leaf is a member itself.
                 child.member |= child.children.is_empty();
                 set.children.insert(step.clone(), child);
             }
         }
-        set
+        Some(set)
     }
 
     /// Encodes `fieldsV1`.
@@ -73,7 +78,7 @@ impl FieldSet {
         self
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.member |= other.member;
         for (step, child) in &other.children {
             self.child(step.clone()).add(child);
@@ -122,8 +127,12 @@ impl FieldSet {
 
     /// Removes a top-level field by its name, but nothing below it.
     pub(crate) fn remove_member(&mut self, name: &str) {
-        if let Some(child) = self.children.get_mut(&format!("f:{name}")) {
+        let step = format!("f:{name}");
+        if let Some(child) = self.children.get_mut(&step) {
             child.member = false;
+            if child.is_empty() {
+                self.children.remove(&step);
+            }
         }
     }
 
@@ -155,10 +164,23 @@ pub(crate) fn show_step(step: &str) -> String {
         Some(("k", keys)) => {
             let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
             let keys: Vec<String> =
-                keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                keys.iter().map(|(key, value)| format!("{key}={}", show_value(value))).collect();
             format!("[{}]", keys.join(","))
         }
         Some(("v", value)) => format!("[={value}]"),
         _ => step.to_owned(),
+    }
+}
+
+/// `value.ToString` of structured-merge-diff.
+fn show_value(value: &Value) -> String {
+    match value {
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(show_value).collect::<Vec<_>>().join(","))
+        }
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| format!("{name}={}", show_value(value))).collect()
+        }
+        other => other.to_string(),
     }
 }

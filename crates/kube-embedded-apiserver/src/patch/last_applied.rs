@@ -24,7 +24,7 @@ pub(super) fn uncontested(resource: &ResourceType, manager: &str, live: &Value) 
     });
     let Some(last) = last else { return FieldSet::default() };
     let root = resource.structure();
-    let Comparison { added, modified, removed } = Comparison::between(root, &last, live);
+    let Comparison { added, modified, removed, .. } = Comparison::between(root, &last, live);
     let set = fields_of(root, &last);
     set.difference(&modified).difference(&added).difference(&removed)
 }

@@ -40,6 +40,12 @@ pub(super) struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Returns false for the entries that are made of those of a `Scale`: they lose their times
+    /// (`ScaleHandler.ToParent`).
+    fn has_time(&self) -> bool {
+        self.subresource != "scale"
+    }
+
     /// Removes fields that have no owner, because the server sets them (`stripMeta`) or because the
     /// write does not cover them (`GetResetFields` of the strategies).
     pub(super) fn ownable(&self, mut set: FieldSet) -> FieldSet {
@@ -74,11 +80,14 @@ impl Writer<'_> {
         set
     }
 
+    pub(super) fn comparison(&self, old: &Value, new: &Value) -> Comparison {
+        Comparison::between(self.resource.structure(), old, new)
+    }
+
     /// Returns the fields that a write changes (added or modified), and those that it removes.
-    pub(super) fn changes(&self, old: &Value, new: &Value) -> (FieldSet, FieldSet) {
-        let comparison = Comparison::between(self.resource.structure(), old, new);
-        let changed = self.ownable(comparison.added).union(&self.ownable(comparison.modified));
-        (changed, self.ownable(comparison.removed))
+    pub(super) fn changed_and_removed(&self, changes: Comparison) -> (FieldSet, FieldSet) {
+        let changed = self.ownable(changes.added).union(&self.ownable(changes.modified));
+        (changed, self.ownable(changes.removed))
     }
 }
 
@@ -97,13 +106,27 @@ pub(crate) fn track_update(
 ) {
     let writer = Writer { resource, manager, operation, subresource, now };
     let empty = Value::Object(Map::new());
-    let old = old.unwrap_or(&empty);
-    let mut managers = Managers::of(new);
-    if managers.is_empty() {
+    let live = old.unwrap_or(&empty);
+    let mut managers = match old {
+        // Only a write of the object itself sets them.
+        Some(old) if !subresource.is_empty() => Managers::of(old),
+        _ if is_reset(&new["metadata"]["managedFields"]) => Managers(Vec::new()),
+        _ => Managers::of(new),
+    };
+    if managers.is_empty() && !is_reset(&new["metadata"]["managedFields"]) {
         // A client that leaves them out means no change.
-        managers = Managers::of(old);
+        managers = Managers::of(live);
     }
-    let (changed, removed) = writer.changes(old, new);
+    if managers.is_empty() && old.is_some() {
+        // Not tracked, until an apply.
+        managers.write(new);
+        return;
+    }
+    let changes = match resource.is_unstructured() {
+        true => writer.comparison(live, new),
+        false => Comparison::of_encoded(resource.structure(), live, new),
+    };
+    let (changed, removed) = writer.changed_and_removed(changes);
     if changed.is_empty() && removed.is_empty() {
         managers.write(new);
         return;
@@ -112,13 +135,24 @@ pub(crate) fn track_update(
     managers.take_over(own, &changed, &removed);
     match own.and_then(|at| managers.0.get_mut(at)) {
         Some(entry) => {
-            entry.set = entry.set.difference(&removed);
-            let set = entry.set.clone().union(&changed);
-            entry.replace(set, now);
+            entry.set = entry.set.difference(&removed).union(&changed);
+            // A manager that only loses fields keeps its time.
+            if !changed.is_empty() && writer.has_time() {
+                entry.time = to_seconds(now);
+            }
         }
         None => managers.0.push(Manager::new(&writer, changed)),
     }
+    managers.cap_updates();
     managers.write(new);
+}
+
+/// Returns true for the empty list, or one empty entry, with which a client removes all managers.
+fn is_reset(managed_fields: &Value) -> bool {
+    let is_empty =
+        |entry: &Value| entry.as_object().is_none_or(|fields| fields.values().all(Value::is_null));
+    let entries = managed_fields.as_array();
+    entries.is_some_and(|entries| entries.len() < 2 && entries.iter().all(is_empty))
 }
 
 /// One entry of `managedFields`.
@@ -138,24 +172,30 @@ impl Manager {
             operation: writer.operation,
             api_version: writer.resource.api_version(),
             subresource: writer.subresource.to_owned(),
-            time: to_seconds(writer.now),
+            time: if writer.has_time() { to_seconds(writer.now) } else { String::new() },
             set,
         }
     }
 
-    fn decode(entry: &Value) -> Self {
+    /// Returns nothing for an entry that is malformed.
+    fn decode(entry: &Value) -> Option<Self> {
         let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
-        Self {
+        let operation = match entry["operation"].as_str()? {
+            "Apply" => Operation::Apply,
+            "Update" => Operation::Update,
+            _ => return None,
+        };
+        if entry["fieldsType"] != "FieldsV1" || text("apiVersion").is_empty() {
+            return None;
+        }
+        Some(Self {
             name: text("manager"),
-            operation: match entry["operation"] == "Apply" {
-                true => Operation::Apply,
-                false => Operation::Update,
-            },
+            operation,
             api_version: text("apiVersion"),
             subresource: text("subresource"),
             time: text("time"),
-            set: FieldSet::from_v1(&entry["fieldsV1"]),
-        }
+            set: FieldSet::from_v1(&entry["fieldsV1"])?,
+        })
     }
 
     fn encode(&self) -> Value {
@@ -163,23 +203,16 @@ impl Manager {
             "manager": self.name,
             "operation": self.operation.name(),
             "apiVersion": self.api_version,
-            "time": self.time,
             "fieldsType": "FieldsV1",
             "fieldsV1": self.set.to_v1(),
         });
+        if !self.time.is_empty() {
+            entry["time"] = self.time.as_str().into();
+        }
         if !self.subresource.is_empty() {
             entry["subresource"] = self.subresource.as_str().into();
         }
         entry
-    }
-
-    /// Replaces the fields, and the time if they differ. A manager that only loses fields keeps its
-    /// time, as in Kubernetes.
-    fn replace(&mut self, set: FieldSet, now: Timestamp) {
-        if self.set != set {
-            self.set = set;
-            self.time = to_seconds(now);
-        }
     }
 
     /// Returns the manager as conflicts name it.
@@ -202,10 +235,10 @@ pub(super) type Contested = (String, Vec<String>);
 pub(super) struct Managers(Vec<Manager>);
 
 impl Managers {
-    /// Decodes the entries of an object.
+    /// Decodes the entries of an object: none, if any is malformed.
     pub(super) fn of(object: &Value) -> Self {
         let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
-        Self(entries.map(Manager::decode).collect())
+        Self(entries.map(Manager::decode).collect::<Option<_>>().unwrap_or_default())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -239,12 +272,53 @@ impl Managers {
         others.map(|(_, manager)| &manager.set)
     }
 
-    /// Sets the fields of an applying manager.
-    pub(super) fn set_applied(&mut self, own: Option<usize>, writer: &Writer<'_>, set: FieldSet) {
-        match own.and_then(|at| self.0.get_mut(at)) {
-            Some(entry) => entry.replace(set, writer.now),
-            None => self.push(Manager::new(writer, set)),
+    /// Sets the fields of an applying manager. If it leaves the object the same, it sets no time: a new manager
+    /// has none then, as in Kubernetes.
+    pub(super) fn set_applied(
+        &mut self,
+        own: Option<usize>,
+        writer: &Writer<'_>,
+        set: FieldSet,
+        is_same: bool,
+    ) {
+        let mut applied = Manager::new(writer, set);
+        if is_same || !writer.has_time() {
+            let before = own.and_then(|at| self.0.get(at));
+            applied.time = before.map(|entry| entry.time.clone()).unwrap_or_default();
         }
+        match own.and_then(|at| self.0.get_mut(at)) {
+            Some(entry) => *entry = applied,
+            None => self.push(applied),
+        }
+    }
+
+    /// Merges the oldest updates of each version into one if there are too many (`capManagersManager`).
+    fn cap_updates(&mut self) {
+        const MAX_UPDATES: usize = 10;
+        const MERGED: &str = "ancient-changes";
+        let is_update = |entry: &Manager| entry.operation == Operation::Update;
+        self.0.retain(|entry| !entry.set.is_empty());
+        let mut excess = self.0.iter().filter(|e| is_update(e)).count().saturating_sub(MAX_UPDATES);
+        if excess == 0 {
+            return;
+        }
+        self.sort();
+        let mut merged: Vec<Manager> = Vec::new();
+        for mut entry in std::mem::take(&mut self.0) {
+            let same =
+                |first: &&mut Manager| is_update(first) && first.api_version == entry.api_version;
+            match merged.iter_mut().find(same) {
+                Some(first) if excess > 0 && is_update(&entry) => {
+                    excess -= 1;
+                    first.set.add(&entry.set);
+                    first.time = std::mem::take(&mut entry.time);
+                    MERGED.clone_into(&mut first.name);
+                    first.subresource.clear();
+                }
+                _ => merged.push(entry),
+            }
+        }
+        self.0 = merged;
     }
 
     /// Takes changed and removed fields from all managers but the one at a position. Returns the
@@ -267,14 +341,20 @@ impl Managers {
         all_contested
     }
 
+    /// Sorts the entries as Kubernetes does (`sortEncodedManagedFields`).
+    fn sort(&mut self) {
+        self.0.sort_by_cached_key(|entry| {
+            let operation = u8::from(entry.operation == Operation::Update);
+            let Manager { time, name, api_version, subresource, .. } = entry;
+            let text = [time, name, api_version, subresource].map(Clone::clone);
+            (operation, text)
+        });
+    }
+
     /// Writes the entries to an object. Managers without fields are dropped.
     pub(super) fn write(mut self, object: &mut Value) {
         self.0.retain(|entry| !entry.set.is_empty());
-        // The order of Kubernetes (`sortEncodedManagedFields`).
-        self.0.sort_by_cached_key(|entry| {
-            let operation = u8::from(entry.operation == Operation::Update);
-            (operation, entry.time.clone(), entry.name.clone(), entry.subresource.clone())
-        });
+        self.sort();
         let entries: Vec<Value> = self.0.iter().map(Manager::encode).collect();
         if !object["metadata"].is_object() {
             object["metadata"] = json!({});

@@ -5,7 +5,10 @@ use serde_json::{Map, Value};
 
 use crate::{
     patch::field_set::FieldSet,
-    schema::types::{Field, Shape, Structure, Topology},
+    schema::{
+        merge_keys::is_atomic_structure,
+        types::{Field, Shape, Structure, Topology},
+    },
 };
 
 /// The parts of a value, by its type and topology.
@@ -26,16 +29,26 @@ pub(crate) enum Parts<'a> {
 #[derive(Clone, Copy)]
 pub(crate) enum Keys<'a> {
     BuiltIn(&'static [&'static str]),
-    CustomResource(&'a [String]),
+    CustomResource(&'a [(String, Option<Value>)]),
 }
 
 impl<'a> Keys<'a> {
-    fn each(self) -> impl Iterator<Item = &'a str> {
-        let (built_in, custom): (&[&str], &[String]) = match self {
+    /// Returns the keys and their defaults. Those of built-in types are the zero values, or `TCP`: applied objects
+    /// are not defaulted, but a port without a protocol must be the same port as the stored one.
+    fn each(self) -> impl Iterator<Item = (&'a str, Option<Value>)> {
+        let (built_in, custom): (&[&str], &[(String, Option<Value>)]) = match self {
             Self::BuiltIn(keys) => (keys, &[]),
             Self::CustomResource(keys) => (&[], keys),
         };
-        built_in.iter().copied().chain(custom.iter().map(String::as_str))
+        let default = |key: &str| {
+            Some(match key {
+                "protocol" => "TCP".into(),
+                "containerPort" | "port" => 0.into(),
+                _ => "".into(),
+            })
+        };
+        let built_in = built_in.iter().map(move |key| (*key, default(key)));
+        built_in.chain(custom.iter().map(|(key, default)| (key.as_str(), default.clone())))
     }
 }
 
@@ -47,6 +60,12 @@ pub(crate) fn parts_of(field: &Field) -> Parts<'_> {
 /// Returns the parts of a value; elements of maps and lists have no topology of their own.
 pub(crate) fn parts<'a>(shape: &'a Shape, topology: Option<&'a Topology>) -> Parts<'a> {
     match (shape, topology) {
+        // `+structType=atomic`, of an element. That of a field is in its topology.
+        (Shape::Struct(reference), None)
+            if reference.get().is_some_and(|structure| is_atomic_structure(&structure.name)) =>
+        {
+            Parts::Leaf
+        }
         (Shape::Struct(_) | Shape::Inline(_), None | Some(Topology::Granular)) => {
             shape.structure().map_or(Parts::Leaf, Parts::Struct)
         }
@@ -65,18 +84,55 @@ pub(crate) fn parts<'a>(shape: &'a Shape, topology: Option<&'a Topology>) -> Par
 
 /// Returns the path element of an element of a keyed list.
 pub(crate) fn key_step(item: &Value, keys: Keys<'_>) -> String {
+    format!("k:{}", Value::Object(key_of(item, keys)))
+}
+
+fn key_of(item: &Value, keys: Keys<'_>) -> Map<String, Value> {
     let mut step = Map::new();
-    for key in keys.each() {
-        let value = match &item[key] {
-            // The one key with a default in Kubernetes' schemas. Applied objects are not defaulted,
-            // but a port without a protocol must be the same port as the stored one.
-            Value::Null if key == "protocol" => "TCP".into(),
-            Value::Null => continue,
-            value => value.clone(),
-        };
-        step.insert(key.to_owned(), value);
+    for (key, default) in keys.each() {
+        if let Some(value) = item.get(key).cloned().or(default) {
+            step.insert(key.to_owned(), value);
+        }
     }
-    format!("k:{}", Value::Object(step))
+    step
+}
+
+/// Returns the path element of an element of a list; none if the list has one owner.
+///
+/// # Errors
+/// If nothing identifies the element, in the words of `fieldpath`.
+pub(crate) fn element_step(list: &Parts<'_>, item: &Value) -> Result<Option<String>, String> {
+    match (list, item) {
+        (Parts::Keyed(..), Value::Null) => {
+            Err("associative list with keys may not have a null element".to_owned())
+        }
+        (Parts::Keyed(_, keys), Value::Object(_)) => {
+            let step = key_of(item, *keys);
+            if step.is_empty() {
+                let keys: Vec<String> = keys.each().map(|(key, _)| format!("{key:?}")).collect();
+                return Err(format!(
+                    "associative list with keys has an element that omits all key fields [{}] (and \
+                     doesn't have default values for any key fields)",
+                    keys.join(" ")
+                ));
+            }
+            Ok(Some(format!("k:{}", Value::Object(step))))
+        }
+        (Parts::Keyed(..), _) => {
+            Err("associative list with keys may not have non-map elements".to_owned())
+        }
+        (Parts::Set, Value::Null) => {
+            Err("associative list without keys has an element that's an explicit null".to_owned())
+        }
+        (Parts::Set, Value::Object(_)) => {
+            Err("associative list without keys has an element that's a map type".to_owned())
+        }
+        (Parts::Set, Value::Array(_)) => {
+            Err("not supported: associative list with lists as elements".to_owned())
+        }
+        (Parts::Set, _) => Ok(Some(format!("v:{item}"))),
+        _ => Ok(None),
+    }
 }
 
 /// Returns the set of all fields of an object, which the manager that applies it owns.

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use super::{error::Conflict, *};
 use crate::resources::{registry, resource_type::ResourceType};
 
+mod managers;
+
 fn deployments() -> &'static ResourceType<'static> {
     registry::find("apps", "v1", "deployments").unwrap()
 }
@@ -399,4 +401,78 @@ fn kubectl_takes_over_from_client_side_apply_without_conflict() {
     let result = apply(resource, Some(&live), &applied, "kubectl", false, "", at(1));
     let Err(PatchError::Conflict { causes, .. }) = result else { panic!("{result:?}") };
     assert_eq!(causes.iter().map(|cause| &*cause.field).collect::<Vec<_>>(), [".data.b"]);
+}
+
+#[test]
+fn applied_object_is_checked_by_the_schema_of_its_type() {
+    let deployment = |template: Value| json!({ "spec": { "template": { "spec": template } } });
+    let at = ".spec.template.spec";
+    for (applied, expected) in [
+        (json!({ "spec": [] }), ".spec: expected map, got &{[]}".to_owned()),
+        (
+            json!({ "spec": { "replicas": "x" } }),
+            ".spec.replicas: expected numeric (int or float), got string".to_owned(),
+        ),
+        // A schema does not know the sizes of numbers.
+        (json!({ "spec": { "replicas": 1.5 } }), String::new()),
+        (
+            json!({ "spec": { "paused": 1 } }),
+            ".spec.paused: expected boolean, got &{1}".to_owned(),
+        ),
+        (
+            json!({ "metadata": { "labels": { "a": { "b": [1, "c"] } } } }),
+            ".metadata.labels.a: expected string, got &value.valueUnstructured{Value:map[string]interface {}\
+             {\"b\":[]interface {}{1, \"c\"}}}"
+                .to_owned(),
+        ),
+        (
+            json!({ "metadata": { "finalizers": ["a", "a"] } }),
+            ".metadata.finalizers: duplicate entries for key [=\"a\"]".to_owned(),
+        ),
+        (
+            json!({ "metadata": { "finalizers": [{}] } }),
+            ".metadata.finalizers: element 0: associative list without keys has an element that's a map type"
+                .to_owned(),
+        ),
+        (
+            deployment(json!({ "containers": [{ "name": "c", "imagee": "x" }] })),
+            format!("{at}.containers[name=\"c\"].imagee: field not declared in schema"),
+        ),
+        (
+            deployment(json!({ "containers": [{ "name": [] }] })),
+            format!(
+                "{at}.containers[name=[]].name: expected string, got \
+                 &value.valueUnstructured{{Value:[]interface {{}}{{}}}}"
+            ),
+        ),
+        (
+            deployment(json!({ "containers": [{ "name": "c" }, null] })),
+            format!(
+                "{at}.containers: element 1: associative list with keys may not have a null element"
+            ),
+        ),
+        (
+            deployment(json!({ "tolerations": [{ "nope": 1 }] })),
+            format!("{at}.tolerations[0].nope: field not declared in schema"),
+        ),
+        (
+            deployment(json!({ "volumes": [{ "name": "v", "emptyDir": { "sizeLimit": {} } }] })),
+            format!(
+                "{at}.volumes[name=\"v\"].emptyDir.sizeLimit: expected any scalar, got &{{map[]}}"
+            ),
+        ),
+        // Either side of a port's key has a default.
+        (
+            deployment(json!({ "containers": [{ "name": "c", "ports": [
+                { "containerPort": 1 }, { "containerPort": 1, "protocol": "TCP" },
+            ] }] })),
+            format!(
+                "{at}.containers[name=\"c\"].ports: duplicate entries for key \
+                 [containerPort=1,protocol=\"TCP\"]"
+            ),
+        ),
+        (json!({ "spec": null, "metadata": { "labels": null } }), String::new()),
+    ] {
+        assert_eq!(typed_errors(deployments(), &applied).join("; "), expected, "{applied}");
+    }
 }

@@ -157,6 +157,11 @@ impl CustomResource {
         self.schema.apply_defaults(object);
     }
 
+    /// Removes nulls that count as absent.
+    pub(crate) fn prune_nulls(&self, object: &mut Value) {
+        self.schema.prune_nulls(object);
+    }
+
     /// Returns all errors of an object (new, old on update).
     pub(crate) fn errors(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = metadata(new, old, dns_subdomain);

@@ -171,6 +171,13 @@ impl ResourceType<'_> {
         }
     }
 
+    /// Removes nulls that a decoder does not keep; those of an applied object have an owner, and are validated.
+    pub(crate) fn prune_nulls(&self, object: &mut Value) {
+        if let Some(crd) = self.crd {
+            crd.prune_nulls(object);
+        }
+    }
+
     /// Returns the resource that objects are stored under.
     pub fn storage_resource(&self) -> store::Resource {
         match self.crd {
@@ -190,7 +197,10 @@ impl ResourceType<'_> {
     /// Converts the stored form of an object to that in which the type shows it.
     pub(crate) fn show(&self, stored: &mut Value) {
         match self.crd {
-            Some(crd) => crd.apply_defaults(stored),
+            Some(crd) => {
+                crd.prune_nulls(stored);
+                crd.apply_defaults(stored);
+            }
             None => (self.from_storage)(stored),
         }
     }

@@ -202,10 +202,8 @@ fn check<'a>(
         (Shape::Int32, Value::Number(_)) if is_int32(value) => Ok(()),
         (Shape::Int64, Value::Number(number)) if number.is_i64() => Ok(()),
         (Shape::Bytes, Value::String(text)) => check_base64(text),
-        (Shape::Time, Value::String(text)) => check_time(text, "2006-01-02T15:04:05Z07:00"),
-        (Shape::MicroTime, Value::String(text)) => {
-            check_time(text, "2006-01-02T15:04:05.000000Z07:00")
-        }
+        (Shape::Time, Value::String(text)) => check_time(text, TIME),
+        (Shape::MicroTime, Value::String(text)) => check_time(text, MICRO_TIME),
         // Types that decode themselves, from a string or a number.
         (Shape::Time | Shape::MicroTime, _) => Err(at.mismatch(type_name(value), path, "string")),
         (Shape::Quantity, Value::String(text)) => quantity::check(text),
@@ -243,7 +241,7 @@ fn is_int32(value: &Value) -> bool {
 /// What base64 may contain anywhere, as in Go.
 const LINE_ENDS: [char; 2] = ['\r', '\n'];
 
-fn check_base64(text: &str) -> Result<(), String> {
+pub(super) fn check_base64(text: &str) -> Result<(), String> {
     let digits: Vec<(usize, u8)> =
         text.bytes().enumerate().filter(|(_, byte)| !matches!(byte, b'\r' | b'\n')).collect();
     let bytes: Vec<u8> = digits.iter().map(|(_, byte)| *byte).collect();
@@ -257,8 +255,11 @@ fn check_base64(text: &str) -> Result<(), String> {
     Err(format!("illegal base64 data at input byte {at}"))
 }
 
-/// `layout` is the format as Go writes it in its message, by a reference time.
-fn check_time(text: &str, layout: &str) -> Result<(), String> {
+/// The formats of times, as Go writes them in messages: by a reference time.
+pub(super) const TIME: &str = "2006-01-02T15:04:05Z07:00";
+pub(super) const MICRO_TIME: &str = "2006-01-02T15:04:05.000000Z07:00";
+
+pub(super) fn check_time(text: &str, layout: &str) -> Result<(), String> {
     if text.parse::<jiff::Timestamp>().is_ok() {
         return Ok(());
     }

@@ -4,7 +4,10 @@
 use kube_embedded_core::quantity;
 use serde_json::Value;
 
-use crate::schema::types::{Field, Shape, Structure, type_name};
+use crate::schema::{
+    check::{MICRO_TIME, TIME, check_base64, check_time},
+    types::{Field, Shape, Structure, type_name},
+};
 
 /// Checks the types of all values, and returns the first error as the converter reports it.
 pub(crate) fn types(structure: &Structure, value: &Value) -> Result<(), String> {
@@ -20,7 +23,10 @@ fn check(shape: &Shape, value: &Value, field: &Field) -> Result<(), String> {
     match (shape, value) {
         (_, Value::Null) | (Shape::Any | Shape::Inline(_) | Shape::Deduced, _) => Ok(()),
         (Shape::Boolean, Value::Bool(_)) | (Shape::Float, Value::Number(_)) => Ok(()),
-        (Shape::String | Shape::Bytes, Value::String(_)) => Ok(()),
+        (Shape::String, Value::String(_)) => Ok(()),
+        (Shape::Bytes, Value::String(text)) => {
+            check_base64(text).map_err(|why| format!("error decoding from json: {why}"))
+        }
         (Shape::Int32 | Shape::Int64, Value::Number(number)) if is_whole(number) => Ok(()),
         (Shape::Int32 | Shape::Int64, Value::Number(_)) => {
             Err(format!("cannot convert float64 to {}", named(shape, field)))
@@ -32,7 +38,8 @@ fn check(shape: &Shape, value: &Value, field: &Field) -> Result<(), String> {
             Err(format!("unrecognized type: {}", kind(shape)))
         }
         // These decode themselves.
-        (Shape::Time | Shape::MicroTime, Value::String(_)) => Ok(()),
+        (Shape::Time, Value::String(text)) => check_time(text, TIME),
+        (Shape::MicroTime, Value::String(text)) => check_time(text, MICRO_TIME),
         (Shape::Time | Shape::MicroTime, _) => Err(undecoded(value, "string")),
         (Shape::Quantity, Value::String(text)) => quantity::check(text),
         (Shape::Quantity, Value::Number(number)) => quantity::check(&number.to_string()),
@@ -107,6 +114,25 @@ pub(crate) fn go_format(value: &Value) -> String {
             fields.sort_by_key(|(key, _)| *key);
             let shown = fields.iter().map(|(key, value)| format!("{key}:{}", go_format(value)));
             format!("map[{}]", shown.collect::<Vec<_>>().join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Prints a value as Go writes it in a program (`%#v`): `map[string]interface {}{"a":1}`.
+pub(crate) fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".to_owned(),
+        Value::String(text) => format!("{text:?}"),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(go_syntax).collect();
+            format!("[]interface {{}}{{{}}}", items.join(", "))
+        }
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(key, _)| *key);
+            let shown = fields.iter().map(|(key, value)| format!("{key:?}:{}", go_syntax(value)));
+            format!("map[string]interface {{}}{{{}}}", shown.collect::<Vec<_>>().join(", "))
         }
         other => other.to_string(),
     }

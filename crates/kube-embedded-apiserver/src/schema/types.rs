@@ -99,8 +99,8 @@ pub(crate) enum Topology {
     Set,
     /// A list of objects that are identified by these fields (`+listType=map`).
     Keyed(&'static [&'static str]),
-    /// [`Topology::Keyed`], with keys from the schema of a custom resource.
-    KeyedBy(Arc<[String]>),
+    /// [`Topology::Keyed`], with keys and their defaults from the schema of a custom resource.
+    KeyedBy(Arc<[(String, Option<Value>)]>),
 }
 
 /// How a strategic merge patch treats a field. A list without one is replaced.

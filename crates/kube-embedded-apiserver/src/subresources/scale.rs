@@ -9,59 +9,109 @@ use crate::{
         request::{Request, WriteOptions},
         status::{ApiError, ApiResult},
     },
+    metadata, patch,
     resources::resource_type::ResourceType,
     scope,
     state::ServerState,
     validation::field_error::FieldError,
     verbs::{
-        patch::Patch,
-        pipeline::{Expects, WriteRequest, write},
+        patch::{Patch, check_address, check_apply, refusal},
+        pipeline::{Decoded, Expects, WriteRequest, with_warnings, write},
     },
 };
 use http::{Method, Response, StatusCode};
+use jiff::Timestamp;
+use k8s_openapi::api::autoscaling::v1::Scale;
 use serde_json::{Value, json};
+
+/// The type that a `Scale` is decoded by.
+static SCALE: ResourceType<'static> =
+    ResourceType::of::<Scale>("scale", "io.k8s.api.autoscaling.v1.Scale");
 
 /// `GET`, `PUT` and `PATCH` of a `Scale`.
 pub(crate) fn scale(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
     let target = &request.target;
-    let scale = match *request.method() {
-        Method::GET => scale_of(&target.resource, &scope::find(state, target)?.value),
+    let (scale, warnings) = match *request.method() {
+        Method::GET => (scale_of(&target.resource, &scope::find(state, target)?.value), Vec::new()),
         Method::PUT => {
             let options = request.write_options()?;
-            let given = decode::any(request)?;
-            rescale(state, request, &options, |_| Ok(given.clone()))?
+            let mut given = decode::any(request)?;
+            let warnings =
+                decode::check_fields(&SCALE, &mut given, Vec::new(), options.validation)?;
+            check_address(target, &given)?;
+            rescale(state, request, &options, true, |old, _| {
+                metadata::check_uid(&target.resource, &target.name, &given, old)?;
+                Ok(Decoded { object: rescaled(target, old, &given)?, warnings: warnings.clone() })
+            })?
         }
         Method::PATCH => {
             let options = request.write_options()?;
-            let patch = Patch::decode(request)?;
-            rescale(state, request, &options, |scale| patch.patched(&target.resource, scale))?
+            match Patch::decode(request)? {
+                Patch::Apply(applied, repeated) => {
+                    apply(state, request, &options, &applied, repeated)?
+                }
+                patch => {
+                    request.query.check_not_forced()?;
+                    rescale(state, request, &options, true, |old, current| {
+                        let mut scale = patch.patched(&SCALE, current)?;
+                        let warnings =
+                            patch.check(&SCALE, &mut scale, Vec::new(), options.validation)?;
+                        Ok(Decoded { object: rescaled(target, old, &scale)?, warnings })
+                    })?
+                }
+            }
         }
         _ => return Err(ApiError::method_not_allowed()),
     };
-    Ok(respond_json(StatusCode::OK, &scale))
+    Ok(with_warnings(respond_json(StatusCode::OK, &scale), warnings))
 }
 
-/// Writes the `Scale` that `decode` makes of the current one, and returns the result.
+/// Server-side apply of a `Scale`: of the replicas alone, which a manager of the subresource then owns.
+fn apply(
+    state: &ServerState,
+    request: &Request,
+    options: &WriteOptions,
+    applied: &Value,
+    repeated: Option<String>,
+) -> ApiResult<(Value, Vec<String>)> {
+    let target = &request.target;
+    let warnings = check_apply(request, &SCALE, applied, repeated, options.validation)?;
+    rescale(state, request, options, false, |old, current| {
+        let mut scale = current.clone();
+        patch::merge(&mut scale, applied);
+        check_address(target, &scale)?;
+        let scaled = rescaled(target, old, &scale)?;
+        let mut object = json!({});
+        if !applied["spec"]["replicas"].is_null() {
+            set_replicas(&target.resource, &mut object, &scale["spec"]["replicas"]);
+        }
+        let (manager, force) = (&options.manager, request.query.flag("force"));
+        let (resource, now) = (&target.resource, Timestamp::now());
+        let mut object = patch::apply(resource, Some(old), &object, manager, force, "scale", now)
+            .map_err(refusal)?;
+        for field in ["uid", "resourceVersion"] {
+            object["metadata"][field] = scaled["metadata"][field].clone();
+        }
+        Ok(Decoded { object, warnings: warnings.clone() })
+    })
+}
+
+/// Writes the object that `decode` makes of the stored one and its `Scale`. Returns the new `Scale` and the warnings.
 fn rescale(
     state: &ServerState,
     request: &Request,
     options: &WriteOptions,
-    decode: impl Fn(&Value) -> ApiResult<Value>,
-) -> ApiResult<Value> {
+    tracks: bool,
+    decode: impl Fn(&Value, &Value) -> ApiResult<Decoded>,
+) -> ApiResult<(Value, Vec<String>)> {
     let target = &request.target;
-    let write_request = WriteRequest {
-        target,
-        options,
-        user: request.user,
-        expects: Expects::Object,
-        tracks: true,
-    };
+    let expects = Expects::Object;
+    let write_request = WriteRequest { target, options, user: request.user, expects, tracks };
     let result = write(state, &write_request, |old| {
         let old = old.unwrap_or(&Value::Null);
-        let scale = decode(&scale_of(&target.resource, old))?;
-        Ok(rescaled(target, old, &scale)?.into())
+        decode(old, &scale_of(&target.resource, old))
     })?;
-    Ok(scale_of(&target.resource, result.object.value()))
+    Ok((scale_of(&target.resource, result.object.value()), result.warnings))
 }
 
 /// Returns the `Scale` of an object.
@@ -134,16 +184,7 @@ fn selector_text(selector: &Value) -> String {
 
 /// Returns the object with the replicas of a `Scale`.
 fn rescaled(target: &Target, old: &Value, scale: &Value) -> ApiResult<Value> {
-    let replicas = match &scale["spec"]["replicas"] {
-        Value::Null => 0,
-        value => value.as_i64().ok_or_else(|| {
-            ApiError::bad_request(format!(
-                "Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal {} \
-                 into Go struct field ScaleSpec.spec.replicas of type int32",
-                decode::type_name(value)
-            ))
-        })?,
-    };
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     if replicas < 0 {
         let error = FieldError {
             reason: "FieldValueInvalid",
@@ -153,16 +194,20 @@ fn rescaled(target: &Target, old: &Value, scale: &Value) -> ApiResult<Value> {
         return Err(ApiError::invalid_scale(&target.name, error));
     }
     let mut new = old.clone();
-    match target.resource.scale_paths() {
-        Some(paths) => set(&mut new, &paths.spec, replicas.into()),
-        None => new["spec"]["replicas"] = replicas.into(),
-    }
+    set_replicas(&target.resource, &mut new, &replicas.into());
     for field in ["uid", "resourceVersion"] {
         if let Some(given) = scale["metadata"][field].as_str() {
             new["metadata"][field] = given.into();
         }
     }
     Ok(new)
+}
+
+fn set_replicas(resource: &ResourceType, object: &mut Value, replicas: &Value) {
+    match resource.scale_paths() {
+        Some(paths) => set(object, &paths.spec, replicas.clone()),
+        None => object["spec"]["replicas"] = replicas.clone(),
+    }
 }
 
 /// Sets a value at a path of names, and makes the objects on the way.

@@ -40,10 +40,13 @@ pub(crate) fn metadata(
     }
     errors.extend(finalizers(list(metadata, &["finalizers"])));
     if let Some(old) = old {
-        for field in ["name", "namespace", "uid", "creationTimestamp"] {
+        for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
             let (new, old) = (&metadata[field], &old["metadata"][field]);
-            if !new.is_null() && !old.is_null() && new != old {
-                errors.push(invalid(format!("metadata.{field}"), new, IMMUTABLE));
+            if !new.is_null() && new != old {
+                // Twice, as in Kubernetes: it is validated for all types, and by each type.
+                for _ in 0..2 {
+                    errors.push(invalid(format!("metadata.{field}"), new, IMMUTABLE));
+                }
             }
         }
     }

@@ -26,7 +26,8 @@ pub(crate) enum Patch {
     Json(Value),
     Merge(Value),
     Strategic(Value),
-    Apply(Value),
+    /// And the keys that occur again in it.
+    Apply(Value, Option<String>),
 }
 
 impl Patch {
@@ -43,12 +44,15 @@ impl Patch {
             "application/json-patch+json" => Ok(Self::Json(json()?)),
             "application/merge-patch+json" => Ok(Self::Merge(json()?)),
             "application/strategic-merge-patch+json" => Ok(Self::Strategic(json()?)),
-            "application/apply-patch+yaml" => Ok(Self::Apply(decode::apply_patch(body)?.0)),
+            "application/apply-patch+yaml" => {
+                let (patch, repeated) = decode::apply_patch(body)?;
+                Ok(Self::Apply(patch, repeated))
+            }
             _ => Err(ApiError::unsupported_media_type("415: Unsupported Media Type")),
         }
     }
 
-    /// Returns the patched object. Apply patches of `Scale` are merged; those of objects go through [`apply`].
+    /// Returns the patched object. Apply patches go through [`patch::apply`].
     pub(crate) fn patched(&self, resource: &ResourceType, object: &Value) -> ApiResult<Value> {
         let mut new = object.clone();
         match self {
@@ -60,16 +64,15 @@ impl Patch {
                 )));
             }
             Self::Json(patch) => patch::json(&mut new, patch).map_err(refusal)?,
-            Self::Merge(patch) | Self::Strategic(patch) | Self::Apply(patch)
-                if !patch.is_object() =>
-            {
+            Self::Merge(patch) | Self::Strategic(patch) if !patch.is_object() => {
                 return Err(ApiError::bad_request(format!(
                     "error decoding patch: json: cannot unmarshal {} into Go value of type \
                      map[string]interface {{}}",
                     decode::type_name(patch)
                 )));
             }
-            Self::Merge(patch) | Self::Apply(patch) => patch::merge(&mut new, patch),
+            Self::Merge(patch) => patch::merge(&mut new, patch),
+            Self::Apply(..) => {}
             Self::Strategic(patch) => {
                 patch::strategic(resource, &mut new, patch).map_err(refusal)?;
             }
@@ -81,6 +84,26 @@ impl Patch {
     }
 }
 
+impl Patch {
+    /// Checks the patched object against its schema, and removes unknown fields. Returns the warnings.
+    pub(crate) fn check(
+        &self,
+        resource: &ResourceType,
+        object: &mut Value,
+        repeated: Vec<String>,
+        validation: FieldValidation,
+    ) -> ApiResult<Vec<String>> {
+        let schema = resource.object_schema();
+        let (types, shown) = match self {
+            Self::Strategic(patch) => (schema.check_conversion(object), go_format(patch)),
+            _ => (schema.check_types(object), object.to_string()),
+        };
+        types
+            .and_then(|()| decode::check_unknown(resource, object, repeated, validation))
+            .map_err(|why| ApiError::invalid_patch(invalid("patch", &shown.into(), &why)))
+    }
+}
+
 /// `PATCH` of an object or of its status.
 pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteResult> {
     let target = &request.target;
@@ -89,10 +112,11 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
     if target.resource.is_unstructured() && matches!(patch, Patch::Strategic(_)) {
         return Err(ApiError::unsupported_patch());
     }
-    if let Patch::Apply(applied) = patch {
-        return apply(state, request, applied);
+    if let Patch::Apply(applied, repeated) = patch {
+        return apply(state, request, &applied, repeated);
     }
     let options = request.write_options()?;
+    request.query.check_not_forced()?;
     let write = WriteRequest {
         target,
         options: &options,
@@ -112,25 +136,17 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
         let mut object = patch.patched(&target.resource, old.unwrap_or(&Value::Null))?;
         // Another type is reported below, with those of other fields.
         if matches!(object["metadata"], Value::Object(_) | Value::Null) {
+            metadata::set_namespace(target, &mut object)?;
             check_address(target, &object)?;
         }
         let (resource, validation) = (&target.resource, options.validation);
-        let schema = resource.object_schema();
-        let (types, shown) = match &patch {
-            Patch::Strategic(patch) => (schema.check_conversion(&object), go_format(patch)),
-            _ => (schema.check_types(&object), object.to_string()),
-        };
-        let checked = types.and_then(|()| {
-            decode::check_unknown(resource, &mut object, repeated.clone(), validation)
-        });
-        let warnings = checked
-            .map_err(|why| ApiError::invalid_patch(invalid("patch", &shown.into(), &why)))?;
+        let warnings = patch.check(resource, &mut object, repeated.clone(), validation)?;
         Ok(Decoded { object, warnings })
     })
 }
 
-/// Checks that a patch leaves name and namespace alone.
-fn check_address(target: &Target, new: &Value) -> ApiResult<()> {
+/// Checks that the object has the name of the request.
+pub(crate) fn check_address(target: &Target, new: &Value) -> ApiResult<()> {
     let metadata = &new["metadata"];
     if text(metadata, &["name"]).is_empty() {
         return Err(ApiError::bad_request(format!(
@@ -145,38 +161,55 @@ fn check_address(target: &Target, new: &Value) -> ApiResult<()> {
             target.name
         )));
     }
-    if target.resource.namespaced && metadata["namespace"] != target.namespace {
-        return Err(ApiError::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
-    }
     Ok(())
 }
 
 /// Returns the warnings of the keys of an apply patch that occur again, which are an error if validation is strict.
-fn repeated_keys(request: &Request, validation: FieldValidation) -> ApiResult<Vec<String>> {
-    let (_, repeated) = decode::apply_patch(request.body)?;
-    match repeated.map(|why| format!("error converting YAML to JSON: {why}")) {
-        Some(why) if validation == FieldValidation::Strict => {
-            Err(ApiError::bad_request(format!("error strict decoding YAML: {why}")))
+fn repeated_keys(repeated: Option<String>, validation: FieldValidation) -> ApiResult<Vec<String>> {
+    match repeated {
+        Some(why) if validation == FieldValidation::Strict => Err(ApiError::bad_request(format!(
+            "error strict decoding YAML: error converting YAML to JSON: {why}"
+        ))),
+        Some(why) if validation == FieldValidation::Warn => {
+            Ok(why.lines().skip(1).map(|line| line.trim_start().to_owned()).collect())
         }
-        Some(why) if validation == FieldValidation::Warn => Ok(vec![why]),
         _ => Ok(Vec::new()),
     }
 }
 
+/// Checks an apply patch of an object of the type. Returns the warnings.
+pub(crate) fn check_apply(
+    request: &Request,
+    resource: &ResourceType,
+    applied: &Value,
+    repeated: Option<String>,
+    validation: FieldValidation,
+) -> ApiResult<Vec<String>> {
+    if request.query.get("fieldManager").is_none() {
+        let error = required("fieldManager", "is required for apply patch");
+        return Err(ApiError::invalid_options("PatchOptions", error));
+    }
+    let warnings = repeated_keys(repeated, validation)?;
+    decode::check_apply_kind(resource, applied)?;
+    if applied["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    decode::check_applied(resource, applied)?;
+    Ok(warnings)
+}
+
 /// Server-side apply, which creates the object if there is none.
-fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResult<WriteResult> {
+fn apply(
+    state: &ServerState,
+    request: &Request,
+    applied: &Value,
+    repeated: Option<String>,
+) -> ApiResult<WriteResult> {
     let Request { target, query, .. } = request;
     let resource = &target.resource;
     let options = request.write_options()?;
-    let Some(manager) = query.get("fieldManager") else {
-        let error = required("fieldManager", "is required for apply patch");
-        return Err(ApiError::invalid_options("PatchOptions", error));
-    };
-    check_applied_object(target, &mut applied)?;
-    decode::check_applied(resource, &applied)?;
-    let warnings = repeated_keys(request, options.validation)?;
+    let warnings = check_apply(request, resource, applied, repeated, options.validation)?;
+    let manager = &*options.manager;
     let (force, below) = (query.flag("force"), &*target.subresource);
     let expects = if below.is_empty() { Expects::Anything } else { Expects::Object };
     let write =
@@ -188,32 +221,17 @@ fn apply(state: &ServerState, request: &Request, mut applied: Value) -> ApiResul
         }
         let now = Timestamp::now();
         let mut object =
-            patch::apply(resource, old, &applied, manager, force, below, now).map_err(refusal)?;
+            patch::apply(resource, old, applied, manager, force, below, now).map_err(refusal)?;
+        decode::check_merged(resource, applied, &object)?;
         resource.object_schema().prune(&mut object);
-        if old.is_none() {
-            metadata::set_namespace(target, &mut object)?;
+        let uid = text(&object, &["metadata", "uid"]);
+        if old.is_none() && !uid.is_empty() {
+            return Err(ApiError::conflict_no_object(resource, &target.name, uid));
         }
+        metadata::set_namespace(target, &mut object)?;
+        check_address(target, &object)?;
         Ok(Decoded { object, warnings: warnings.clone() })
     })
-}
-
-/// Checks the body of an apply patch and sets the name and namespace that it leaves out.
-fn check_applied_object(target: &Target, applied: &mut Value) -> ApiResult<()> {
-    if !applied.is_object() {
-        return Err(ApiError::bad_request(format!(
-            "error decoding YAML: the patch is no object but a {}",
-            decode::type_name(applied)
-        )));
-    }
-    decode::check_apply_kind(&target.resource, applied)?;
-    metadata::set_namespace(target, applied)?;
-    if applied["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
-        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
-    }
-    if applied["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
-        applied["metadata"]["name"] = target.name.clone().into();
-    }
-    check_address(target, applied)
 }
 
 /// Returns the response to a patch that cannot be applied.

@@ -140,14 +140,18 @@ impl WriteResult {
                 encode::value(resource, form, &encode::view(resource, value))
             }
         };
-        let mut response = respond(self.code, "application/json", bytes);
-        for warning in distinct(self.warnings) {
-            if let Ok(value) = HeaderValue::from_bytes(format!("299 - {warning:?}").as_bytes()) {
-                response.headers_mut().append(header::WARNING, value);
-            }
-        }
-        Ok(response)
+        Ok(with_warnings(respond(self.code, "application/json", bytes), self.warnings))
     }
+}
+
+/// Adds the header of each warning.
+pub(crate) fn with_warnings(mut response: Response<Body>, warnings: Vec<String>) -> Response<Body> {
+    for warning in distinct(warnings) {
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - {warning:?}").as_bytes()) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
 }
 
 /// Returns each warning once, and as many as clients accept: some have a limit of 100 headers.
@@ -258,7 +262,9 @@ fn identify(write: &mut Write<'_, '_>) -> ApiResult<()> {
                 "create not allowed while custom resource definition is terminating",
             ));
         }
-        if new["metadata"]["resourceVersion"].as_str().is_some_and(|version| !version.is_empty()) {
+        let version = new["metadata"]["resourceVersion"].as_str();
+        // It is the storage that objects.
+        if !write.request.options.dry_run && version.is_some_and(|version| !version.is_empty()) {
             return Err(ApiError::internal(
                 "resourceVersion should not be set on objects to be created",
             ));
@@ -273,7 +279,7 @@ fn identify(write: &mut Write<'_, '_>) -> ApiResult<()> {
         return Ok(());
     };
     decode::set_type(resource, new);
-    metadata::check_identity(resource, &target.name, new, old)?;
+    metadata::check_version(resource, &target.name, new, old)?;
     metadata::preserve_system_fields(new, old);
     match &*target.subresource {
         "" if resource.separates_status() => copy_field(new, old, "status"),
@@ -288,6 +294,9 @@ fn identify(write: &mut Write<'_, '_>) -> ApiResult<()> {
 fn default(write: &mut Write<'_, '_>) -> ApiResult<()> {
     let defaults = write.changes_spec() || write.resource().is_unstructured();
     let (resource, new) = (&write.request.target.resource, &mut write.new);
+    if write.request.tracks {
+        resource.prune_nulls(new);
+    }
     if defaults {
         resource.apply_defaults(new);
     } else {
@@ -302,6 +311,10 @@ fn track(write: &mut Write<'_, '_>) -> ApiResult<()> {
         let (manager, below, at) = (&options.manager, &target.subresource, Timestamp::now());
         let (old, new) = (write.old, &mut write.new);
         patch::track_update(&target.resource, old, new, manager, Operation::Update, below, at);
+    } else if write.new["metadata"]["managedFields"].as_array().is_some_and(Vec::is_empty)
+        && let Some(metadata) = write.new["metadata"].as_object_mut()
+    {
+        metadata.remove("managedFields");
     }
     Ok(())
 }
@@ -387,8 +400,10 @@ fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
         }
         check(resource, name, &errors)?;
     }
-    if is_main {
+    if is_main || target.subresource == "scale" {
         write.warnings.extend((resource.warnings)(&write.new, write.old));
+    }
+    if is_main {
         write.warnings.extend(unsupported_fields::warnings(resource, &write.new, write.old));
     }
     Ok(())

@@ -10,7 +10,10 @@ use crate::{
     metadata,
     state::ServerState,
     validation::field_error,
-    verbs::pipeline::{Decoded, Expects, WriteRequest, WriteResult, write},
+    verbs::{
+        patch::check_address,
+        pipeline::{Decoded, Expects, WriteRequest, WriteResult, write},
+    },
 };
 
 /// `PUT` of an object or of a part of it.
@@ -21,19 +24,7 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
     let warnings =
         decode::check_fields(&target.resource, &mut object, duplicates, options.validation)?;
     metadata::set_namespace(target, &mut object)?;
-    let name = text(&object, &["metadata", "name"]);
-    if name.is_empty() {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({} based on URL) was undeterminable: name must be provided",
-            target.name
-        )));
-    }
-    if name != target.name {
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            target.name
-        )));
-    }
+    check_address(target, &object)?;
     let request = WriteRequest {
         target,
         options: &options,
@@ -41,12 +32,15 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
         expects: Expects::Object,
         tracks: true,
     };
-    let names_version = !text(&object, &["metadata", "resourceVersion"]).is_empty();
-    write(state, &request, |_| {
+    let names_version = !matches!(text(&object, &["metadata", "resourceVersion"]), "" | "0");
+    write(state, &request, |old| {
+        if let Some(old) = old {
+            metadata::check_uid(&target.resource, &target.name, &object, old)?;
+        }
         if target.resource.requires_version && !names_version {
             let detail = "must be specified for an update";
             let error = field_error::invalid("metadata.resourceVersion", &0.into(), detail);
-            return Err(ApiError::invalid(&target.resource, &target.name, &[error]));
+            return Err(ApiError::invalid_version(&target.resource, &target.name, &error));
         }
         Ok(Decoded { object: object.clone(), warnings: warnings.clone() })
     })

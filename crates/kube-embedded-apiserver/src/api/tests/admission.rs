@@ -227,7 +227,7 @@ async fn applied_field_that_the_schema_does_not_declare_is_an_error() {
     assert_eq!(code, StatusCode::INTERNAL_SERVER_ERROR, "{refused}");
     assert_eq!(
         refused["message"],
-        "failed to create typed patch object (default/d; apps/v1, Kind=Deployment): errors:\n  .spec.replica: field \
+        "failed to create typed patch object (/d; apps/v1, Kind=Deployment): errors:\n  .spec.replica: field \
          not declared in schema\n  .spec.template.spec.containers[name=\"c\"].imagee: field not declared in schema"
     );
 
@@ -309,14 +309,15 @@ async fn repeated_key_is_warned_of_or_refused() {
 async fn repeated_key_of_a_patch_is_warned_of_or_refused() {
     let api = api();
     let object = "/api/v1/namespaces/default/configmaps/c";
-    let applied = "apiVersion: v1\nkind: ConfigMap\ndata:\n  a: '1'\n  a: '2'\n";
+    let applied =
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: c\ndata:\n  a: '1'\n  a: '2'\n";
     for (media_type, manager, body, code, message) in [
         (
             "application/apply-patch+yaml",
             "&fieldManager=m",
             applied,
             StatusCode::BAD_REQUEST,
-            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"a\" \
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 7: key \"a\" \
              already set in map",
         ),
         (
@@ -385,4 +386,124 @@ async fn later_default_appears_on_stored_custom_resources() {
     let labels = json!({ "metadata": { "labels": { "a": "b" } } });
     let (_, written) = send(&api, Method::PATCH, &format!("{collection}/t"), labels).await;
     assert_eq!(written["spec"]["size"], 3, "{written}");
+}
+
+#[tokio::test]
+async fn apply_patch_is_refused_as_in_kubernetes() {
+    let api = api();
+    let object = "/api/v1/namespaces/default/configmaps/c";
+    let map =
+        |metadata: Value| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata });
+    for (body, code, message) in [
+        (json!({}), 400, "invalid object type: /, Kind="),
+        (json!({ "apiVersion": "v1" }), 400, "invalid object type: /v1, Kind="),
+        (
+            json!({ "apiVersion": "apps/v1", "kind": "Deployment" }),
+            400,
+            "invalid object type: apps/v1, Kind=Deployment",
+        ),
+        (
+            json!([]),
+            400,
+            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go \
+             value of type map[string]interface {}",
+        ),
+        (
+            map(json!({})),
+            400,
+            "the name of the object (c based on URL) was undeterminable: name must be provided",
+        ),
+        (
+            map(json!({ "name": "c", "managedFields": [] })),
+            400,
+            "metadata.managedFields must be nil",
+        ),
+        (
+            map(json!({ "name": "c", "uid": "u" })),
+            409,
+            "Operation cannot be fulfilled on configmaps \"c\": uid mismatch: the provided object specified uid u, and \
+             no existing object was found",
+        ),
+        (
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "c" }, "binaryData": { "a": "!" } }),
+            500,
+            "failed to convert new object (/c; /v1, Kind=ConfigMap) to proper version: unable to convert unstructured \
+             object to /v1, Kind=ConfigMap: error decoding from json: illegal base64 data at input byte 0",
+        ),
+    ] {
+        let (found, status) = apply(&api, object, body.clone()).await;
+        assert_eq!((found.as_u16(), &status["message"]), (code, &json!(message)), "{body}");
+    }
+    // The first document counts.
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n---\na: b\n";
+    let path = format!("{object}?fieldManager=m");
+    let media_type = "application/apply-patch+yaml";
+    let (code, applied, _) = send_text(&api, Method::PATCH, &path, media_type, text).await;
+    assert_eq!(code, StatusCode::CREATED, "{applied}");
+}
+
+#[tokio::test]
+async fn identity_and_options_of_a_patch_are_validated() {
+    let api = api();
+    let object = "/api/v1/namespaces/default/configmaps/c";
+    let map = json!({ "metadata": { "name": "c" } });
+    let collection = "/api/v1/namespaces/default/configmaps";
+    assert_eq!(send(&api, Method::POST, collection, map).await.0, StatusCode::CREATED);
+    let long = "m".repeat(129);
+    for (query, metadata, code, field) in [
+        ("", json!({ "resourceVersion": "0" }), 200, None),
+        ("", json!({ "resourceVersion": "x" }), 500, None),
+        ("", json!({ "namespace": null }), 200, None),
+        ("", json!({ "generateName": "c" }), 200, None),
+        ("", json!({ "uid": "x" }), 422, Some("metadata.uid")),
+        (
+            "",
+            json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" }),
+            422,
+            Some("metadata.deletionTimestamp"),
+        ),
+        (
+            "",
+            json!({ "deletionGracePeriodSeconds": 1 }),
+            422,
+            Some("metadata.deletionGracePeriodSeconds"),
+        ),
+        ("?force=false", json!({}), 422, Some("force")),
+        ("?dryRun=", json!({}), 422, Some("dryRun")),
+        (&*format!("?fieldManager={long}"), json!({}), 422, Some("fieldManager")),
+        ("?fieldManager=%01", json!({}), 422, Some("fieldManager")),
+    ] {
+        let patch = json!({ "metadata": metadata }).to_string();
+        let media_type = "application/merge-patch+json";
+        let path = format!("{object}{query}");
+        let (found, body, _) = send_text(&api, Method::PATCH, &path, media_type, &patch).await;
+        assert_eq!(found.as_u16(), code, "{query} {patch}: {body}");
+        assert_eq!(body["details"]["causes"][0]["field"].as_str(), field, "{query} {patch}");
+    }
+}
+
+#[tokio::test]
+async fn applied_scale_conflicts_with_the_manager_of_the_replicas() {
+    let api = api();
+    let template = json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let spec =
+        json!({ "replicas": 1, "selector": { "matchLabels": { "a": "b" } }, "template": template });
+    let deployment = json!({ "metadata": { "name": "d" }, "spec": spec });
+    let collection = "/apis/apps/v1/namespaces/default/deployments";
+    let (code, created) = send(&api, Method::POST, collection, deployment).await;
+    assert_eq!(code, StatusCode::CREATED, "{created}");
+    let scale = |replicas: i64| json!({ "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": { "name": "d" }, "spec": { "replicas": replicas } });
+    let path = format!("{collection}/d/scale");
+    let (code, refused) = apply(&api, &path, scale(2)).await;
+    assert_eq!(code, StatusCode::CONFLICT, "{refused}");
+    assert_eq!(refused["details"]["causes"][0]["field"], ".spec.replicas");
+    let (code, same) = apply(&api, &path, scale(1)).await;
+    assert_eq!((code, &same["spec"]["replicas"]), (StatusCode::OK, &json!(1)), "{same}");
+    let (_, stored) = send(&api, Method::GET, &format!("{collection}/d"), Value::Null).await;
+    let owner = &stored["metadata"]["managedFields"][0];
+    assert_eq!((&owner["subresource"], owner.get("time")), (&json!("scale"), None), "{owner}");
+    let wrong = json!({ "apiVersion": "apps/v1", "kind": "Deployment" });
+    assert_eq!(apply(&api, &path, wrong).await.0, StatusCode::BAD_REQUEST);
+    let other = json!({ "metadata": { "name": "e" }, "spec": { "replicas": 1 } });
+    assert_eq!(send(&api, Method::PUT, &path, other).await.0, StatusCode::BAD_REQUEST);
 }

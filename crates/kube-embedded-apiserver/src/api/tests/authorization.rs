@@ -187,7 +187,9 @@ async fn request_that_does_more_than_its_verb_needs_both_verbs() {
     let rules = json!([rule(&["patch"], "", &["configmaps"]), rule(&["get"], "", &["pods/exec"])]);
     grant(&api, "bob", rules).await;
     let path = "/api/v1/namespaces/default/configmaps/m?fieldManager=me";
-    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "a": "b" } });
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "m" }, "data": { "a": "b" },
+    });
     let (code, body) = send_as(&api, &bob, &[], Method::PATCH, path, map.clone()).await;
     let message = "configmaps \"m\" is forbidden: User \"bob\" cannot create resource \"configmaps\" \
                    in API group \"\" in the namespace \"default\"";

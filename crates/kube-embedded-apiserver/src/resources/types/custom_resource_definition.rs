@@ -120,7 +120,7 @@ fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(definition, old, dns_subdomain);
     let (group, plural) = (text(spec, &["group"]), text(spec, &["names", "plural"]));
     let name = text(definition, &["metadata", "name"]);
-    if name != format!("{plural}.{group}") && !name.is_empty() {
+    if old.is_none() && name != format!("{plural}.{group}") && !name.is_empty() {
         let detail = "must be spec.names.plural+\".\"+spec.group";
         errors.push(invalid("metadata.name", &name.into(), detail));
     }

@@ -12,8 +12,8 @@ use crate::{
         table_columns::{Column, column, since, wide},
     },
     validation::{
-        field_error::{FieldError, invalid},
-        names::dns_subdomain,
+        field_error::{FieldError, IMMUTABLE, changed, invalid, required},
+        names::{dns_subdomain, qualified_name},
         object_meta::metadata,
     },
 };
@@ -64,6 +64,16 @@ pub(crate) const EVENTS_RESOURCE: ResourceType = ResourceType {
         "reportingController",
         "type",
     ],
+    defaults: |event| {
+        object(event, "regarding");
+        object(event, "deprecatedSource");
+        if let Some(event) = event.as_object_mut() {
+            for field in ["eventTime", "deprecatedFirstTimestamp", "deprecatedLastTimestamp"] {
+                event.entry(field).or_insert(Value::Null);
+            }
+        }
+    },
+    validate: validate_new,
     storage: ("", "events"),
     from_storage: |event| {
         rename(event, "v1", "events.k8s.io/v1", |(old, new)| (old, new));
@@ -112,16 +122,116 @@ fn rename(
         .collect::<Map<_, _>>();
 }
 
+/// Stands for `ValidateEventCreate` of the core group.
 fn validate(event: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(event, old, dns_subdomain);
-    let involved = &event["involvedObject"]["namespace"];
+    if event["eventTime"].is_null() {
+        errors.extend(namespace_mismatch(event, &["default", ""]));
+    } else {
+        errors.extend(common_errors(event, "reportingComponent"));
+    }
+    errors
+}
+
+/// Stands for `ValidateEventCreate` and `ValidateEventUpdate` of `events.k8s.io`, whose messages name the fields of the
+/// core group.
+fn validate_new(event: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = metadata(event, old, dns_subdomain);
+    if event["eventTime"].is_null() {
+        errors.extend(namespace_mismatch(event, &["default", ""]));
+    } else {
+        errors.extend(common_errors(event, "reportingController"));
+    }
+    let series = &event["series"];
+    if !series.is_null() && old.is_none_or(|old| old["series"] != *series) {
+        if series["count"].as_i64().unwrap_or(0) < 2 {
+            errors.push(invalid("series.count", &"".into(), "should be at least 2"));
+        }
+        if series["lastObservedTime"].is_null() {
+            errors.push(required("series.lastObservedTime", ""));
+        }
+    }
+    let Some(old) = old else {
+        errors.extend(unset_fields(event));
+        return errors;
+    };
+    for field in ["reason", "type", "action", "reportingController", "reportingInstance"] {
+        errors.extend(changed(event, old, field));
+    }
+    if event["note"] != old["note"] {
+        errors.push(invalid("message", &event["note"], IMMUTABLE));
+    }
+    errors
+}
+
+/// What a new event of `events.k8s.io` must and must not have.
+fn unset_fields(event: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if event["eventTime"].is_null() {
+        errors.push(required("eventTime", ""));
+    }
+    let given = text(event, &["type"]);
+    if !matches!(given, "Normal" | "Warning") {
+        errors.push(invalid("type", &"".into(), &format!("has invalid value: {given}")));
+    }
+    for (field, shown) in [
+        ("deprecatedFirstTimestamp", "firstTimestamp"),
+        ("deprecatedLastTimestamp", "lastTimestamp"),
+        ("deprecatedCount", "count"),
+        ("deprecatedSource", "source"),
+    ] {
+        let is_set = match &event[field] {
+            Value::Object(source) => source.values().any(|value| *value != ""),
+            Value::Number(count) => count.as_i64() != Some(0),
+            value => !value.is_null(),
+        };
+        if is_set {
+            errors.push(invalid(shown, &"".into(), "needs to be unset"));
+        }
+    }
+    errors
+}
+
+/// The involved object must be in the namespace of the event; that of a cluster-scoped one is in one of `clusterwide`.
+fn namespace_mismatch(event: &Value, clusterwide: &[&str]) -> Option<FieldError> {
+    let involved = text(either(event, "involvedObject", "regarding"), &["namespace"]);
     let namespace = text(event, &["metadata", "namespace"]);
-    let name = involved.as_str().unwrap_or_default();
-    // Events of cluster-scoped objects are in the namespace `default`.
-    let matches = name == namespace || name.is_empty() && matches!(namespace, "default" | "");
-    if !matches {
-        let shown = if involved.is_null() { &Value::from("") } else { involved };
-        errors.push(invalid("involvedObject.namespace", shown, "does not match event.namespace"));
+    if involved == namespace || involved.is_empty() && clusterwide.contains(&namespace) {
+        return None;
+    }
+    Some(invalid("involvedObject.namespace", &involved.into(), "does not match event.namespace"))
+}
+
+/// The rules for events that have a time.
+fn common_errors(event: &Value, controller_field: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if text(either(event, "involvedObject", "regarding"), &["namespace"]).is_empty() {
+        errors.extend(namespace_mismatch(event, &["default", "kube-system"]));
+    }
+    let controller = text(event, &[controller_field]);
+    if controller.is_empty() {
+        errors.push(required(controller_field, ""));
+    }
+    errors.extend(
+        qualified_name(controller)
+            .iter()
+            .map(|why| invalid(controller_field, &controller.into(), why)),
+    );
+    for (field, shown, max) in [
+        ("reportingInstance", "reportingInstance", 128),
+        ("action", "action", 128),
+        ("reason", "reason", 128),
+        ("message", "message", 1024),
+        ("note", "message", 1024),
+    ] {
+        let given = text(event, &[field]);
+        if given.is_empty() && max == 128 {
+            errors.push(required(shown, ""));
+        }
+        if given.len() > max {
+            let why = format!("can have at most {max} characters");
+            errors.push(invalid(shown, &"".into(), &why));
+        }
     }
     errors
 }
@@ -250,5 +360,41 @@ mod tests {
         empty["reportingInstance"] = "".into();
         (EVENTS_RESOURCE.from_storage)(&mut empty);
         assert_eq!(empty.get("reportingController").or(empty.get("reportingInstance")), None);
+    }
+
+    #[test]
+    fn event_with_a_time_is_validated_by_the_names_of_the_core_group() {
+        let good = json!({
+            "metadata": { "name": "e", "namespace": "n" }, "eventTime": "2026-01-01T00:00:00.000000Z",
+            "regarding": { "kind": "Pod", "name": "p", "namespace": "n" }, "type": "Normal",
+            "reportingController": "a/b", "reportingInstance": "i", "action": "A", "reason": "R",
+        });
+        assert_eq!(validate_new(&good, None), []);
+        let long = "x".repeat(129);
+        for (field, value, expected) in [
+            ("regarding", json!({}), &["involvedObject.namespace"][..]),
+            ("eventTime", Value::Null, &["eventTime"]),
+            ("type", json!("Odd"), &["type"]),
+            ("reportingController", json!(""), &["reportingController"; 3]),
+            ("reportingController", json!("-"), &["reportingController"]),
+            ("reportingInstance", json!(long), &["reportingInstance"]),
+            ("action", Value::Null, &["action"]),
+            ("note", json!("x".repeat(1025)), &["message"]),
+            ("series", json!({ "count": 1 }), &["series.count", "series.lastObservedTime"]),
+            ("deprecatedCount", json!(1), &["count"]),
+            ("deprecatedSource", json!({ "host": "h" }), &["source"]),
+        ] {
+            let mut event = good.clone();
+            event[field] = value;
+            let errors = validate_new(&event, None);
+            let fields: Vec<&str> = errors.iter().map(|error| &*error.field).collect();
+            assert_eq!(fields, expected, "{field}");
+        }
+        let mut changed = good.clone();
+        changed["note"] = "n".into();
+        changed["reason"] = "S".into();
+        let errors = validate_new(&changed, Some(&good));
+        let fields: Vec<&str> = errors.iter().map(|error| &*error.field).collect();
+        assert_eq!(fields, ["reason", "message"]);
     }
 }

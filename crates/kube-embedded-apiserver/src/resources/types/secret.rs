@@ -24,6 +24,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         encode_string_data(secret);
     },
     validate,
+    warnings: tls_warnings,
     columns: &[
         column("Type", "Used to facilitate programmatic handling of secret data.", |secret, _| {
             text(secret, &["type"]).into()
@@ -49,6 +50,61 @@ fn encode_string_data(secret: &mut Value) {
             data[key] = base64::engine::general_purpose::STANDARD.encode(bytes).into();
         }
     }
+}
+
+/// Warns of a certificate or key without the PEM that it should have (`tls.X509KeyPair`). That they are a pair is not
+/// checked.
+fn tls_warnings(secret: &Value, _: Option<&Value>) -> Vec<String> {
+    if text(secret, &["type"]) != "kubernetes.io/tls" {
+        return Vec::new();
+    }
+    let blocks = |key: &str| {
+        let bytes = secret["data"][key].as_str().unwrap_or_default();
+        pem_types(&base64::engine::general_purpose::STANDARD.decode(bytes).unwrap_or_default())
+    };
+    let is_key = |block: &String| block.ends_with("PRIVATE KEY");
+    let (certificate, key) = (blocks("tls.crt"), blocks("tls.key"));
+    let warning = if certificate.is_empty() {
+        "failed to find any PEM data in certificate input".to_owned()
+    } else if !certificate.iter().any(|block| block == "CERTIFICATE") {
+        match certificate.as_slice() {
+            [one] if is_key(one) => {
+                "failed to find certificate PEM data in certificate input, but did find a \
+                                     private key; PEM inputs may have been switched"
+                    .to_owned()
+            }
+            all => format!(
+                "failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM blocks of the \
+                 following types: [{}]",
+                all.join(" ")
+            ),
+        }
+    } else if key.is_empty() {
+        "failed to find any PEM data in key input".to_owned()
+    } else if !key.iter().any(is_key) {
+        match key.as_slice() {
+            [one] if one == "CERTIFICATE" => {
+                "found a certificate rather than a key in the PEM for the private key".to_owned()
+            }
+            all => format!(
+                "failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after skipping PEM \
+                 blocks of the following types: [{}]",
+                all.join(" ")
+            ),
+        }
+    } else {
+        return Vec::new();
+    };
+    vec![format!("tls: {warning}")]
+}
+
+/// Returns the types of the PEM blocks of a text.
+fn pem_types(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let begun = text
+        .lines()
+        .filter_map(|line| line.trim_end().strip_prefix("-----BEGIN ")?.strip_suffix("-----"));
+    begun.filter(|block| text.contains(&format!("-----END {block}-----"))).map(Into::into).collect()
 }
 
 /// Stands for `ValidateSecret` and `ValidateSecretUpdate`.
@@ -101,5 +157,37 @@ mod tests {
         let mut secret = json!({ "data": { "a": "YQ==" }, "stringData": { "b": "b" } });
         (RESOURCE.defaults)(&mut secret);
         assert_eq!(secret, json!({ "type": "Opaque", "data": { "a": "YQ==", "b": "Yg==" } }));
+    }
+
+    #[test]
+    fn tls_secret_without_pem_is_warned_of() {
+        let pem = |block: &str| {
+            let text = format!("-----BEGIN {block}-----\nAAAA\n-----END {block}-----\n");
+            base64::engine::general_purpose::STANDARD.encode(text)
+        };
+        let (certificate, key) = (pem("CERTIFICATE"), pem("EC PRIVATE KEY"));
+        for (given_certificate, given_key, expected) in [
+            ("AAAA", "AAAA", Some("tls: failed to find any PEM data in certificate input")),
+            (&*certificate, "AAAA", Some("tls: failed to find any PEM data in key input")),
+            (
+                &certificate,
+                &certificate,
+                Some("tls: found a certificate rather than a key in the PEM for the private key"),
+            ),
+            (
+                &key,
+                &certificate,
+                Some(
+                    "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM \
+                     inputs may have been switched",
+                ),
+            ),
+            (&certificate, &key, None),
+        ] {
+            let data = json!({ "tls.crt": given_certificate, "tls.key": given_key });
+            let secret = json!({ "type": "kubernetes.io/tls", "data": data });
+            assert_eq!(tls_warnings(&secret, None), Vec::from_iter(expected));
+        }
+        assert_eq!(tls_warnings(&json!({ "type": "Opaque" }), None), [""; 0]);
     }
 }

@@ -14,15 +14,29 @@ impl Schema {
         self.default.is_some() || below.into_iter().any(Self::has_defaults)
     }
 
+    /// Removes nulls from fields that are not `nullable` and have no default
+    /// (`PruneNonNullableNullsWithoutDefaults`).
+    pub(crate) fn prune_nulls(&self, value: &mut Value) {
+        match value {
+            Value::Object(fields) => fields.retain(|name, value| {
+                let Some(schema) = self.field(name) else { return true };
+                schema.prune_nulls(value);
+                !value.is_null() || schema.nullable || schema.default.is_some()
+            }),
+            Value::Array(items) => {
+                if let Some(schema) = &self.items {
+                    items.iter_mut().for_each(|item| schema.prune_nulls(item));
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Sets the defaults of missing fields. A null in a field that is not `nullable` counts as
-    /// missing; it is removed if there is no default (`PruneNonNullableNullsWithoutDefaults`).
+    /// missing.
     pub(crate) fn apply_defaults(&self, value: &mut Value) {
         match value {
             Value::Object(fields) => {
-                fields.retain(|name, value| match self.field(name) {
-                    Some(schema) => !value.is_null() || schema.nullable || schema.default.is_some(),
-                    None => true,
-                });
                 self.set_defaults(fields);
                 for (name, value) in fields {
                     if let Some(schema) = self.field(name) {

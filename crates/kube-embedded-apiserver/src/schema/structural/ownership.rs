@@ -53,17 +53,26 @@ fn shape_and_topology(schema: &Schema) -> (Shape, Topology) {
         ("object", Additional::Like(like), _) => {
             (Shape::Map(Box::new(shape_and_topology(like).0)), granular)
         }
-        ("object", ..) if schema.properties.is_empty() => (Shape::Deduced, granular),
+        ("object", ..) if schema.properties.is_empty() => {
+            (Shape::Map(Box::new(Shape::Deduced)), granular)
+        }
         ("object", ..) => (Shape::Inline(Arc::new(plain(schema))), granular),
         ("array", _, Some(items)) => {
             let topology = match &schema.list {
                 ListType::Atomic => Topology::Atomic,
                 ListType::Set => Topology::Set,
-                ListType::Map(keys) => Topology::KeyedBy(keys.clone().into()),
+                ListType::Map(keys) => {
+                    let default = |key: &str| items.properties.get(key)?.default.clone();
+                    Topology::KeyedBy(keys.iter().map(|key| (key.clone(), default(key))).collect())
+                }
             };
             (Shape::List(Box::new(shape_and_topology(items).0)), topology)
         }
         ("", ..) if schema.preserves_unknown => (Shape::Deduced, granular),
+        ("string", ..) => (Shape::String, Topology::Atomic),
+        ("boolean", ..) => (Shape::Boolean, Topology::Atomic),
+        ("integer", ..) => (Shape::Int64, Topology::Atomic),
+        ("number", ..) => (Shape::Float, Topology::Atomic),
         _ => (Shape::Any, Topology::Atomic),
     }
 }

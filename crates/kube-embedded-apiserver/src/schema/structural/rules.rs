@@ -405,6 +405,7 @@ impl Rules {
                 let detail = format!("must not have unknown fields: {}", unknown.join(", "));
                 self.push(invalid(&*path, default, &detail));
             }
+            parsed.prune_nulls(&mut pruned);
             parsed.apply_defaults(&mut pruned);
             for error in validate(&parsed, &pruned, None) {
                 let field = match error.field.as_str() {
