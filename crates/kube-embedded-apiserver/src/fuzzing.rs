@@ -2,6 +2,11 @@
 //! the bytes; what is checked besides says each function.
 
 use crate::{
+    cel::{
+        Budget, Program,
+        types::Type,
+        value::{DYN, Val},
+    },
     http::{
         decode, protobuf,
         query::{FieldValidation, Query},
@@ -107,6 +112,15 @@ pub fn websocket(bytes: &[u8]) {
     }
 }
 
+/// An expression of a rule, and after a line break the object that it is evaluated on.
+pub fn rules(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (source, object) = text.split_once('\n').unwrap_or((text, "null"));
+    let object: Value = serde_json::from_str(object).unwrap_or_default();
+    let Ok(program) = Program::compile(source, &[("self", Type::Dyn)]) else { return };
+    let _ = program.run(&[("self", Val::of(&object, &DYN))], &mut Budget::default());
+}
+
 /// A query string with selectors of labels and fields, and a pod as the object.
 pub fn selectors(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -139,6 +153,7 @@ mod tests {
             ("patches", super::patches),
             ("spdy", super::spdy),
             ("websocket", super::websocket),
+            ("rules", super::rules),
             ("selectors", super::selectors),
             ("yaml", super::yaml),
         ];

@@ -231,8 +231,9 @@ impl<K: Resource> Informer<K> {
         }
     }
 
-    /// Stores what a watch event reports.
-    pub fn observe(&self, event: watcher::Event<K>) {
+    /// Stores what a watch event reports. Returns whether that may have changed an object: the watch also reports
+    /// writes that were observed already.
+    pub fn observe(&self, event: watcher::Event<K>) -> bool {
         let mut state = self.lock();
         match event {
             watcher::Event::Init => {
@@ -240,25 +241,30 @@ impl<K: Resource> Informer<K> {
                     tracing::debug!(resource = &*self.resource, "listing again");
                 }
                 state.listing = Some(BTreeMap::new());
+                false
             }
             watcher::Event::InitApply(object) => {
                 let object = self.strip(object);
                 let listing = state.listing.get_or_insert_default();
                 listing.insert(ObjectKey::of(&*object), object);
+                false
             }
             watcher::Event::InitDone => {
                 state.replace_all();
                 drop(state);
                 self.synced.send_replace(true);
+                true
             }
             watcher::Event::Apply(object) => {
                 state.observe_version(&object);
                 let key = ObjectKey::of(&object);
                 let deleted = uid(&object).is_some_and(|uid| state.deleted.contains(uid));
                 let known = state.objects.get(&key);
-                if !deleted && known.is_none_or(|known| is_newer(&object, known)) {
+                let changes = !deleted && known.is_none_or(|known| is_newer(&object, known));
+                if changes {
                     self.insert(&mut state, key, object);
                 }
+                changes
             }
             watcher::Event::Delete(object) => {
                 state.observe_version(&object);
@@ -267,9 +273,11 @@ impl<K: Resource> Informer<K> {
                 }
                 let key = ObjectKey::of(&object);
                 let known = state.objects.get(&key);
-                if known.is_some_and(|known| uid(known.as_ref()) == uid(&object)) {
+                let changes = known.is_some_and(|known| uid(known.as_ref()) == uid(&object));
+                if changes {
                     state.remove(&key);
                 }
+                changes
             }
         }
     }
@@ -447,10 +455,10 @@ mod tests {
         informer.observe_own_write(pod("b", 5));
         informer.observe_own_write(pod("a", 6));
         assert_eq!(listed(&informer), ["a@6", "b@5"]);
-        informer.observe(Event::Apply(pod("a", 4)));
-        informer.observe(Event::Apply(pod("b", 5)));
+        assert!(!informer.observe(Event::Apply(pod("a", 4))));
+        assert!(!informer.observe(Event::Apply(pod("b", 5))), "nothing new");
         assert_eq!(listed(&informer), ["a@6", "b@5"]);
-        informer.observe(Event::Apply(pod("a", 7)));
+        assert!(informer.observe(Event::Apply(pod("a", 7))));
         assert_eq!(listed(&informer), ["a@7", "b@5"]);
     }
 
@@ -458,7 +466,7 @@ mod tests {
     fn response_that_arrives_after_the_deletion_restores_nothing() {
         let informer = Informer::default();
         informer.observe(Event::Apply(pod("a", 2)));
-        informer.observe(Event::Delete(pod("a", 3)));
+        assert!(informer.observe(Event::Delete(pod("a", 3))));
         informer.observe_own_write(pod("a", 2));
         assert_eq!(listed(&informer), [""; 0]);
     }

@@ -40,6 +40,7 @@ use futures::{FutureExt, StreamExt};
 use kube::Client;
 use objects::{GatewayEvent, Objects, Watches};
 use reconciler::{GatewayReconciler, References};
+use status::Written;
 use std::{iter, mem, sync::Arc};
 
 /// Reconciles listeners with Gateways until dropped. `errors` are those of listeners on their
@@ -81,10 +82,13 @@ pub(crate) async fn run(
                     objects.apply(event, &mut watches) || of_reference || due
                 })
             }
-            written = reconciler.statuses.next(&objects.kinds) => {
-                reconciler.unfinished |= !written;
-                // Not at once after a failure: it would be repeated as fast as the API server refuses it.
-                written
+            first = reconciler.statuses.next(&objects.kinds) => {
+                let statuses = &mut reconciler.statuses;
+                let more = iter::from_fn(|| statuses.next(&objects.kinds).now_or_never());
+                let written: Vec<_> = iter::once(first).chain(more).collect();
+                reconciler.unfinished |= written.contains(&Written::Failed);
+                // Not after a failure alone: it would be repeated as fast as the API server refuses it.
+                written.contains(&Written::Again)
             }
             Some((at, error)) = errors.recv() => {
                 reconciler.listener_failed(at, error);

@@ -61,7 +61,9 @@ pub(crate) async fn run(
             Some(first) = watches.next() => {
                 objects.apply(first);
                 let more = iter::from_fn(|| watches.next().now_or_never().flatten());
-                more.take(EVENTS_PER_ROUND).for_each(|event| objects.apply(event));
+                for event in more.take(EVENTS_PER_ROUND) {
+                    objects.apply(event);
+                }
             }
             Some(written) = reconciler.statuses.next() => {
                 reconciler.status_written(written, &objects);

@@ -6,12 +6,12 @@ use crate::{
     fields::{find_path, list, text},
     resources::table_columns::{self, Column},
     schema::{
-        structural::{self, Schema},
+        structural::{self, Rules, Schema},
         types::Structure,
     },
     store,
     validation::{
-        field_error::{FieldError, invalid},
+        field_error::{FieldError, invalid, invalid_nested},
         names::dns_subdomain,
         object_meta::metadata,
     },
@@ -19,6 +19,7 @@ use crate::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use sha2::Digest;
+use std::sync::OnceLock;
 
 pub(crate) mod conditions;
 pub(crate) mod json_path;
@@ -54,6 +55,8 @@ pub struct CustomResource {
     /// The schema in the OpenAPI v3 document.
     pub(crate) published: Value,
     pub(crate) schema: Schema,
+    /// The rules of the schema, compiled when the first object is written.
+    rules: OnceLock<Option<Rules>>,
     /// The schema has defaults, which objects that were stored before get when they are read.
     pub(crate) has_defaults: bool,
     pub(crate) structure: Structure,
@@ -148,6 +151,7 @@ impl CustomResource {
             plural,
             schema_name,
             schema,
+            rules: OnceLock::new(),
             served,
         }
     }
@@ -162,8 +166,14 @@ impl CustomResource {
         self.schema.prune_nulls(object);
     }
 
-    /// Returns all errors of an object (new, old on update).
-    pub(crate) fn errors(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    /// Returns all errors of an object (new, old on update), and adds warnings of the rules that
+    /// unchanged parts of it break.
+    pub(crate) fn errors(
+        &self,
+        new: &Value,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Vec<FieldError> {
         let mut errors = metadata(new, old, dns_subdomain);
         let expected = format!("{}/{}", self.group, self.version);
         for (field, expected) in [("kind", &self.kind), ("apiVersion", &expected)] {
@@ -173,6 +183,17 @@ impl CustomResource {
         }
         errors.extend(structural::validate(&self.schema, new, old));
         errors.extend(self.scale_errors(new));
+        if let Some(rules) = self.rules.get_or_init(|| Rules::of(&self.schema, true)) {
+            if errors.iter().any(blocks_rules) {
+                let detail = "some validation rules were not checked because the object was \
+                              invalid; correct the existing errors to complete validation";
+                errors.push(invalid_nested("<nil>", &Value::Null, detail));
+            } else {
+                let outcome = rules.evaluate(new, old);
+                errors.extend(outcome.errors);
+                warnings.extend(outcome.warnings);
+            }
+        }
         errors
     }
 
@@ -230,6 +251,18 @@ impl PrinterColumn {
             _ => Value::Null,
         }
     }
+}
+
+/// Returns true for errors after which rules would be evaluated on values of unexpected types.
+fn blocks_rules(error: &FieldError) -> bool {
+    matches!(
+        error.reason,
+        "FieldValueNotSupported"
+            | "FieldValueRequired"
+            | "FieldValueTooLong"
+            | "FieldValueTooMany"
+            | "FieldValueTypeInvalid"
+    )
 }
 
 /// Returns the hash of a storage version (`discovery.StorageVersionHash`).

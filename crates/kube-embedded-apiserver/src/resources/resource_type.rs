@@ -236,10 +236,16 @@ impl ResourceType<'_> {
         })
     }
 
-    /// Returns every error at once (new, old on update).
-    pub fn errors(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    /// Returns every error at once (new, old on update), and adds warnings of rules that unchanged
+    /// parts of a custom resource break.
+    pub fn errors(
+        &self,
+        new: &Value,
+        old: Option<&Value>,
+        warnings: &mut Vec<String>,
+    ) -> Vec<FieldError> {
         match self.crd {
-            Some(crd) => crd.errors(new, old),
+            Some(crd) => crd.errors(new, old, warnings),
             None => (self.validate)(new, old),
         }
     }

@@ -4,14 +4,18 @@
 //!
 //! Stands for `k8s.io/apiextensions-apiserver/pkg/apiserver/{schema,validation}`.
 
+mod declarations;
 mod defaulting;
+mod expressions;
+mod given_rule;
 mod ownership;
-mod pattern;
 mod pruning;
+mod rule_checks;
 mod rules;
 mod schema;
 mod validator;
 
+pub(crate) use expressions::Rules;
 pub(crate) use ownership::structure;
 pub(crate) use rules::schema_errors;
 pub(crate) use schema::Schema;

@@ -153,7 +153,7 @@ pub(crate) fn labels(value: &Value, field: &str) -> Vec<FieldError> {
 }
 
 /// Checks the value of a label.
-fn label_value(value: &str) -> Vec<&'static str> {
+pub(crate) fn label_value(value: &str) -> Vec<&'static str> {
     let mut details = Vec::new();
     if value.len() > 63 {
         details.push("must be no more than 63 bytes");

@@ -391,7 +391,7 @@ fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
         check(resource, name, &validate(&write.new, old))?;
     }
     if is_main || resource.is_unstructured() {
-        let mut errors = resource.errors(&write.new, write.old);
+        let mut errors = resource.errors(&write.new, write.old, &mut write.warnings);
         if let Some(validate) = resource.validate_addresses {
             errors.extend(validate(&write.state.addresses, &write.new, write.old));
         }

@@ -8,7 +8,7 @@ use super::{
         UdpRouteSpec,
     },
     object::{GROUP, Gvk, Object},
-    status::StatusWriter,
+    status::{StatusWriter, Written},
     view::GATEWAY_CONTROLLER,
 };
 use crate::{
@@ -59,7 +59,7 @@ macro_rules! kinds {
         pub(super) struct Kinds { $(pub(super) $field: Informer<Object<$spec>>,)* }
 
         impl Kinds {
-            fn apply(&self, event: KindEvent) {
+            fn apply(&self, event: KindEvent) -> bool {
                 match event { $(KindEvent::$variant(event) => self.$field.observe(event),)* }
             }
 
@@ -88,9 +88,8 @@ macro_rules! kinds {
                 Self { $($field: StatusWriter::new(client.clone()),)* }
             }
 
-            /// Records a write that has ended. Returns whether it succeeded; waits forever if none is
-            /// in flight.
-            pub(super) async fn next(&mut self, kinds: &Kinds) -> bool {
+            /// Records a write that has ended; waits forever if none is in flight.
+            pub(super) async fn next(&mut self, kinds: &Kinds) -> Written {
                 tokio::select! { $(written = self.$field.next(&kinds.$field) => written,)* }
             }
         }
@@ -141,19 +140,15 @@ impl Objects {
                 if let Some(plural) = name.strip_suffix(GROUP).and_then(|n| n.strip_suffix('.')) {
                     self.watch_kind(plural, watches);
                 }
-                return false;
+                false
             }
-            GatewayEvent::Crd(_) => return false,
             GatewayEvent::Kind(event) => self.kinds.apply(event),
             GatewayEvent::Namespace(event) => self.namespaces.observe(event),
             GatewayEvent::Service(event) => {
-                if let Some(services) = &self.services {
-                    services.apply(event);
-                }
+                self.services.as_ref().is_some_and(|services| services.apply(event))
             }
-            GatewayEvent::Secret(_) | GatewayEvent::ConfigMap(_) => {}
+            GatewayEvent::Crd(_) | GatewayEvent::Secret(_) | GatewayEvent::ConfigMap(_) => false,
         }
-        true
     }
 
     /// Returns whether enough is known to plan. Watches Services, endpoints and namespaces from the

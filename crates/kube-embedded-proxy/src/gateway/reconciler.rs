@@ -35,11 +35,7 @@ use kube_embedded_core::{
     informer::{Informer, ObjectKey},
     network::Network,
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// The Secrets and ConfigMaps that Gateways and policies name.
 pub(super) struct References {
@@ -138,19 +134,23 @@ impl GatewayReconciler {
             secret_problem: &|key| secrets.content(key).err(),
             authorities: &|key| config_maps.content(key).cloned(),
         };
-        let mut used = BTreeSet::new();
+        // Many routes may have the same backend.
+        let mut found: BTreeMap<Target, Result<Option<Arc<Backend>>, Unresolved>> = BTreeMap::new();
         let (backends, topology) = (&mut self.backends, &self.topology);
         let plan = plan(&view, &mut |target, policies| {
-            let port = service_port(target, objects, topology)?;
-            let known = backends.get(target).cloned();
-            let Some(upstream) = upstream(target, &port, policies, secrets, known.as_deref())
-            else {
-                return Ok(None);
-            };
-            used.insert(target.clone());
-            Ok(Some(backend(backends, target, known, port.routing, upstream)))
+            if let Some(found) = found.get(target) {
+                return found.clone();
+            }
+            let port = service_port(target, objects, topology);
+            let backend = port.map(|port| {
+                let known = backends.get(target).cloned();
+                let upstream = upstream(target, &port, policies, secrets, known.as_deref())?;
+                Some(backend(backends, target, known, port.routing, upstream))
+            });
+            found.insert(target.clone(), backend.clone());
+            backend
         });
-        self.backends.retain(|target, _| used.contains(target));
+        self.backends.retain(|target, _| matches!(found.get(target), Some(Ok(Some(_)))));
         plan
     }
 

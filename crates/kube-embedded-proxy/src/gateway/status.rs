@@ -15,23 +15,38 @@ const FIELD_MANAGER: &str = "gateway-controller";
 
 /// The version of an object that a write is based on, and the status that the object is to have.
 type Attempt<S> = (Option<String>, <S as Gvk>::Status);
-type Written<S> = (ObjectKey, Attempt<S>, Result<Option<Object<S>>, kube::Error>);
+type Ended<S> = (ObjectKey, Attempt<S>, Result<Option<Object<S>>, kube::Error>);
+
+/// What follows from a write that has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Nothing: the object has its status.
+    Done,
+    /// The status is to be looked at again.
+    Again,
+    /// The write failed, and is to be repeated later.
+    Failed,
+}
 
 /// Writes the statuses of one kind.
 pub(super) struct StatusWriter<S: Gvk> {
     client: Client,
-    writing: BTreeSet<ObjectKey>,
+    /// The statuses that are being written.
+    writing: BTreeMap<ObjectKey, S::Status>,
+    /// The objects of which another one was desired meanwhile.
+    waiting: BTreeSet<ObjectKey>,
     /// The last attempt that did not make the status the desired one. It is not repeated: after a conflict the watch
     /// brings a newer version, and an API server that does not keep a status would be asked without end.
     futile: BTreeMap<ObjectKey, Attempt<S>>,
-    writes: FuturesUnordered<BoxFuture<'static, Written<S>>>,
+    writes: FuturesUnordered<BoxFuture<'static, Ended<S>>>,
 }
 
 impl<S: Gvk> StatusWriter<S> {
     pub(super) fn new(client: Client) -> Self {
         Self {
             client,
-            writing: BTreeSet::new(),
+            writing: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             futile: BTreeMap::new(),
             writes: FuturesUnordered::new(),
         }
@@ -51,25 +66,32 @@ impl<S: Gvk> StatusWriter<S> {
         if let Some((name, value)) = annotation {
             let annotations = object.metadata.annotations.as_ref();
             if annotations.and_then(|all| all.get(name)).map(String::as_str) != value {
-                let annotations = json!({ name: value });
-                patches.push((None, json!({ "metadata": { "annotations": annotations } })));
+                let metadata =
+                    json!({ "resourceVersion": version, "annotations": { name: value } });
+                patches.push((None, json!({ "metadata": metadata })));
             }
         }
         if *desired != object.status {
-            // Of lists that other controllers write too, so an older version must not be the base.
+            // An older version must not be the base: other controllers write the lists too, and what the response has
+            // besides the status would be taken for planned.
             let patch = json!({ "metadata": { "resourceVersion": version }, "status": desired });
             // After an annotation the version is another one: the next round writes the status.
             if patches.is_empty() {
                 patches.push((Some("status"), patch));
             }
         }
-        let attempt = (version.clone(), desired.clone());
-        if patches.is_empty()
-            || self.futile.get(&key) == Some(&attempt)
-            || !self.writing.insert(key.clone())
-        {
+        if let Some(writing) = self.writing.get(&key) {
+            let annotates = patches.iter().any(|(subresource, _)| subresource.is_none());
+            if writing != desired || annotates {
+                self.waiting.insert(key);
+            }
             return;
         }
+        let attempt = (version.clone(), desired.clone());
+        if patches.is_empty() || self.futile.get(&key) == Some(&attempt) {
+            return;
+        }
+        self.writing.insert(key.clone(), desired.clone());
         let client = self.client.clone();
         self.writes.push(Box::pin(async move {
             let mut written = Ok(None);
@@ -83,34 +105,34 @@ impl<S: Gvk> StatusWriter<S> {
         }));
     }
 
-    /// Records a write that has ended in the informer. Returns whether it succeeded; waits forever if
-    /// none is in flight.
-    pub(super) async fn next(&mut self, informer: &Informer<Object<S>>) -> bool {
+    /// Records a write that has ended in the informer; waits forever if none is in flight.
+    pub(super) async fn next(&mut self, informer: &Informer<Object<S>>) -> Written {
         let Some((key, attempt, written)) = self.writes.next().await else {
             return std::future::pending().await;
         };
         self.writing.remove(&key);
+        let waits = self.waiting.remove(&key);
         match written {
             Ok(Some(object)) if object.status == attempt.1 => {
                 self.futile.remove(&key);
                 informer.observe_own_write(object);
-                true
+                if waits { Written::Again } else { Written::Done }
             }
             // An annotation was written, and the status is next, on the new version; or the status was not kept.
             Ok(object) => {
                 self.futile.insert(key, attempt);
                 object.into_iter().for_each(|object| informer.observe_own_write(object));
-                true
+                Written::Again
             }
             // Another client was faster, and its change is about to be seen.
             Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
                 self.futile.insert(key, attempt);
-                true
+                Written::Again
             }
             Err(error) => {
                 let resource = S::PLURAL;
                 tracing::warn!(resource, object = %key, %error, "failed to write a status");
-                false
+                Written::Failed
             }
         }
     }
@@ -144,8 +166,8 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
-    /// Syncs the status of one class over and over, as a reconciler does after each write that did not fail, and returns the number of
-    /// requests, each of which gets this response.
+    /// Syncs the status of one class over and over, as a reconciler does after each write that did not fail, and
+    /// returns the number of requests, each of which gets this response.
     async fn requests(code: StatusCode, version: &'static str) -> usize {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = count.clone();
@@ -170,11 +192,40 @@ mod tests {
             informer.list().iter().for_each(|object| writer.sync(object, &desired, None));
             let next =
                 tokio::time::timeout(std::time::Duration::from_millis(50), writer.next(&informer));
-            if !next.await.unwrap_or(false) {
+            if next.await.unwrap_or(Written::Failed) == Written::Failed {
                 break;
             }
         }
         count.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn status_that_changed_during_its_write_is_written_again() {
+        let client = Client::new(
+            tower::service_fn(|request: Request<Body>| async {
+                let patch = request.into_body().collect_bytes().await.unwrap();
+                let patch: Value = serde_json::from_slice(&patch).unwrap();
+                let base = patch["metadata"]["resourceVersion"].as_str().unwrap();
+                let mut written = class(&format!("{base}1"));
+                written["status"] = patch["status"].clone();
+                Response::builder().body(Body::from(written.to_string().into_bytes()))
+            }),
+            "default",
+        );
+        let informer = Informer::default();
+        informer.observe_own_write(serde_json::from_value(class("1")).unwrap());
+        let known = informer.list().remove(0);
+        let status = |feature: &str| {
+            serde_json::from_value(json!({ "supportedFeatures": [{ "name": feature }] })).unwrap()
+        };
+        let mut writer = StatusWriter::<GatewayClassSpec>::new(client);
+        writer.sync(&known, &status("X"), None);
+        writer.sync(&known, &status("Y"), None);
+        assert_eq!(writer.next(&informer).await, Written::Again);
+        let known = informer.list().remove(0);
+        writer.sync(&known, &status("Y"), None);
+        assert_eq!(writer.next(&informer).await, Written::Done, "no round for nothing");
+        assert_eq!(informer.list().remove(0).status, status("Y"));
     }
 
     fn class(version: &str) -> Value {

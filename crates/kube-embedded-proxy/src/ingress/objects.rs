@@ -94,7 +94,9 @@ impl Objects {
 
     pub(super) fn apply(&self, event: IngressEvent, secrets: &mut Secrets<IngressEvent>) {
         match event {
-            IngressEvent::Ingress(event) => self.ingresses.observe(event),
+            IngressEvent::Ingress(event) => {
+                self.ingresses.observe(event);
+            }
             IngressEvent::Class(event) => {
                 self.classes.observe(event);
                 if mem::take(&mut lock(&self.changes).classes) {

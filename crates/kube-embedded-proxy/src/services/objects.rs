@@ -79,7 +79,8 @@ impl Default for Objects {
 }
 
 impl Objects {
-    pub(crate) fn apply(&self, event: ObjectEvent) {
+    /// Stores what an event reports. Returns whether that may have changed an object.
+    pub(crate) fn apply(&self, event: ObjectEvent) -> bool {
         match event {
             ObjectEvent::Service(event) => self.services.observe(event),
             ObjectEvent::Slice(event) => self.slices.observe(event),

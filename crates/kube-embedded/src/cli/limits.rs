@@ -10,6 +10,8 @@ Refused:
   - CronJobs, DaemonSets, StatefulSets, PersistentVolumes and PersistentVolumeClaims, except as a dry
     run: they are served only so that clients find none.
   - CustomResourceDefinitions with conversion by webhook: serve all versions with strategy None.
+  - CustomResourceDefinitions with a rule (x-kubernetes-validations) that calls functions for time zones
+    other than UTC, or makes a protobuf message; all other functions of Kubernetes 1.36 are there.
   - HorizontalPodAutoscalers, ResourceQuotas and LimitRanges, except as a dry run: there are no
     metrics, and nothing is limited.
   - Protobuf responses (406): protobuf requests are accepted, responses are JSON.
@@ -28,10 +30,12 @@ Accepted but ignored:
     cannot reach other Services on that port by their cluster IP.
   - Ingress: annotations other than kubernetes.io/ingress.class, parameters of a class, and backends
     that are resources or ExternalName Services (503, and an event).
-  - Custom resources: x-kubernetes-validations (CEL rules), patternProperties, formats other than
-    date-time, date, byte, uuid, email, uri, ipv4, ipv6 and cidr.
+  - Custom resources: patternProperties, formats other than date-time, date, byte, uuid, email, uri, ipv4,
+    ipv6 and cidr.
   - Admission webhooks and network policies.
 Differences from Kubernetes:
+  - Rules of CustomResourceDefinitions (CEL) that Kubernetes refuses by its estimate of their cost are
+    accepted; a rule that costs more than its budget when it is evaluated fails, as in Kubernetes.
   - Containers without a seccomp profile get RuntimeDefault, as with seccompDefault: true.
   - Names of Services and pods are served by the cluster itself, at the Service kube-dns; there are no
     CoreDNS pods. dnsPolicy Default has that server, too, since pods cannot reach the host's. A pod that

@@ -29,6 +29,7 @@ mod port_forward;
 mod python;
 mod rbac;
 mod requests;
+mod rules;
 mod service_accounts;
 mod tables;
 mod watches;

@@ -6,8 +6,10 @@
 //! documentation of CustomResourceDefinitions.
 
 use crate::{
+    pattern::Pattern,
     schema::structural::{
-        pattern::Pattern,
+        expressions::Rules as Expressions,
+        rule_checks::{compile_errors, form_errors},
         schema::{DEPTH, Schema},
         validator::validate,
     },
@@ -26,9 +28,12 @@ pub(crate) fn schema_errors(schema: &Value, path: &str, has_status: bool) -> Vec
         rules.push(forbidden(format!("{path}.nullable"), "nullable cannot be true at the root"));
     }
     rules.node(schema, path, Level::Root, 0);
-    // Defaults are pruned and validated, which takes a schema without errors.
+    // Defaults are pruned and validated, which takes a schema without errors; so does compiling.
     if rules.errors.is_empty() {
         rules.defaults(schema, path);
+    }
+    if rules.errors.is_empty() {
+        rules.errors = compile_errors(&Schema::parse(schema), path);
     }
     rules.errors
 }
@@ -118,6 +123,7 @@ impl Rules {
         self.additional_properties(schema, path, level, depth);
         self.type_of_node(schema, type_name, path, level);
         self.extensions(fields, type_name, path);
+        self.errors.extend(form_errors(schema, path));
         if schema["uniqueItems"] == true {
             let detail = "uniqueItems cannot be set to true since the runtime complexity becomes \
                           quadratic";
@@ -407,7 +413,11 @@ impl Rules {
             }
             parsed.prune_nulls(&mut pruned);
             parsed.apply_defaults(&mut pruned);
-            for error in validate(&parsed, &pruned, None) {
+            let mut errors = validate(&parsed, &pruned, None);
+            if let Some(rules) = Expressions::of(&parsed, parsed.embedded_resource) {
+                errors.extend(rules.evaluate(&pruned, None).errors);
+            }
+            for error in errors {
                 let field = match error.field.as_str() {
                     "<nil>" => path.clone(),
                     below => format!("{path}.{below}"),

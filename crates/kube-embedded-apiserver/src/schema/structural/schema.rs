@@ -1,6 +1,7 @@
 //! A node of a structural schema, parsed from an `openAPIV3Schema`.
 
-use crate::schema::structural::pattern::Pattern;
+use crate::pattern::Pattern;
+use crate::schema::structural::given_rule::GivenRule;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -48,6 +49,8 @@ pub(crate) struct Schema {
     pub(super) any_of: Vec<Schema>,
     pub(super) one_of: Vec<Schema>,
     pub(super) not: Option<Box<Schema>>,
+    /// `x-kubernetes-validations`.
+    pub(super) rules: Vec<GivenRule>,
 }
 
 /// An inclusive range of counts.
@@ -136,6 +139,7 @@ impl Schema {
             any_of: schemas("anyOf"),
             one_of: schemas("oneOf"),
             not: object("not").map(|_| below(&given["not"])),
+            rules: GivenRule::parse(&given["x-kubernetes-validations"]),
         }
     }
 

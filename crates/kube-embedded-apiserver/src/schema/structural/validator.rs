@@ -35,6 +35,9 @@ pub(crate) fn validate(schema: &Schema, value: &Value, old: Option<&Value>) -> V
 #[derive(Default)]
 struct Validator {
     errors: Vec<FieldError>,
+    /// How many values were validated, by which go-openapi finds the alternative that is closest to
+    /// what was meant.
+    visited: usize,
 }
 
 impl Validator {
@@ -63,6 +66,7 @@ impl Validator {
         if old == Some(value) {
             return;
         }
+        self.visited += 1;
         self.type_of(schema, value, path);
         if value.is_null() {
             self.allowed(schema, value, path);
@@ -142,21 +146,22 @@ impl Validator {
         let errors_of = |schema: &Schema| {
             let mut other = Self::default();
             other.value(schema, value, None, &mut path.to_owned());
-            other.errors
+            other
         };
         let (any, one) = (&schema.any_of, &schema.one_of);
         let quoted = format!("{:?}", shown_path(path));
         let mut failed = Vec::new();
         // Each is validated once: nested alternatives would otherwise take exponential time.
-        let any_errors: Vec<_> = any.iter().map(errors_of).collect();
-        if !any_errors.is_empty() && !any_errors.iter().any(Vec::is_empty) {
+        let any: Vec<_> = any.iter().map(errors_of).collect();
+        self.visited += any.iter().map(|one| one.visited).sum::<usize>();
+        if !any.is_empty() && !any.iter().any(|one| one.errors.is_empty()) {
             failed.push(format!("{quoted} must validate at least one schema (anyOf)"));
-            // The errors of the closest alternative are reported.
-            self.errors.extend(any_errors.into_iter().min_by_key(Vec::len).unwrap_or_default());
+            self.errors.extend(closest(any));
         }
-        let one_errors: Vec<_> = one.iter().map(errors_of).collect();
-        if !one_errors.is_empty() {
-            let fit = one_errors.iter().filter(|errors| errors.is_empty()).count();
+        let one: Vec<_> = one.iter().map(errors_of).collect();
+        self.visited += one.iter().map(|one| one.visited).sum::<usize>();
+        if !one.is_empty() {
+            let fit = one.iter().filter(|one| one.errors.is_empty()).count();
             if fit != 1 {
                 let found = match fit {
                     0 => "Found none valid".to_owned(),
@@ -165,19 +170,19 @@ impl Validator {
                 let what = "must validate one and only one schema (oneOf)";
                 failed.push(format!("{quoted} {what}. {found}"));
                 if fit == 0 {
-                    self.errors
-                        .extend(one_errors.into_iter().min_by_key(Vec::len).unwrap_or_default());
+                    self.errors.extend(closest(one));
                 }
             }
         }
         if !schema.all_of.is_empty() {
-            let wrong: Vec<_> = schema.all_of.iter().flat_map(errors_of).collect();
+            let wrong: Vec<_> =
+                schema.all_of.iter().flat_map(|one| errors_of(one).errors).collect();
             if !wrong.is_empty() {
                 failed.push(format!("{quoted} must validate all the schemas (allOf)"));
                 self.errors.extend(wrong);
             }
         }
-        if schema.not.as_ref().is_some_and(|not| errors_of(not).is_empty()) {
+        if schema.not.as_ref().is_some_and(|not| errors_of(not).errors.is_empty()) {
             failed.push(format!("{quoted} must not validate the schema (not)"));
         }
         for detail in failed {
@@ -342,6 +347,12 @@ impl Validator {
             _ => {}
         }
     }
+}
+
+/// The errors of the alternative in which most was validated, the first of several.
+fn closest(alternatives: Vec<Validator>) -> Vec<FieldError> {
+    let closest = alternatives.into_iter().rev().max_by_key(|one| one.visited);
+    closest.map(|one| one.errors).unwrap_or_default()
 }
 
 fn shown_path(path: &str) -> &str {

@@ -232,3 +232,29 @@ async fn informational_responses_are_passed_on() {
         }
     }
 }
+
+#[tokio::test]
+async fn clients_that_leave_shift_no_answers_of_others() {
+    let fixture = HttpFixture::new(&[endpoint(mirror).await, endpoint(mirror).await]);
+    let ask = async |client: usize| {
+        let mut stream = fixture.connect().await;
+        for n in 0..20 {
+            let start = format!("GET /{client}/{n} HTTP/1.1\r\n");
+            let request = format!("{start}Host: foo.bar\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            if rand::random() {
+                // Anywhere between the request and the end of its answer.
+                time::sleep(Duration::from_micros(rand::random_range(0..3000))).await;
+                stream = fixture.connect().await;
+                continue;
+            }
+            let head = head(&mut stream).await;
+            let length = field(&head, "content-length").unwrap().parse().unwrap();
+            let mut body = vec![0; length];
+            within(stream.read_exact(&mut body)).await.unwrap();
+            let body = String::from_utf8(body).unwrap();
+            assert!(body.starts_with(&start), "{start:?} was answered with {body:?}");
+        }
+    };
+    futures::future::join_all((0..32).map(ask)).await;
+}

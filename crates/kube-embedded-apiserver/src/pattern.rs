@@ -1,4 +1,4 @@
-//! The patterns of a schema. Kubernetes matches them with Go's `regexp`, in which `\d`, `\w`, `\s`
+//! The patterns of schemas and of CEL expressions. Kubernetes matches them with Go's `regexp`, in which `\d`, `\w`, `\s`
 //! and `\b` are ASCII only and brackets have neither nested brackets nor set operators. Rust's
 //! `regex` differs in both, so patterns are rewritten.
 
@@ -19,6 +19,11 @@ impl Pattern {
     pub(crate) fn new(given: &str) -> Result<Self, regex::Error> {
         let regex = RegexBuilder::new(&Translation::of(given)).size_limit(SIZE).build()?;
         Ok(Self { given: given.to_owned(), regex })
+    }
+
+    /// The parts of a text that match, from left to right.
+    pub(crate) fn matches<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a str> {
+        self.regex.find_iter(text).map(|found| found.as_str())
     }
 
     pub(crate) fn is_match(&self, text: &str) -> bool {

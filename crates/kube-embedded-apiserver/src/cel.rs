@@ -1,0 +1,112 @@
+//! The Common Expression Language, as rules of CustomResourceDefinitions are written in it: parsed,
+//! checked against the types of a schema, and evaluated within a budget.
+//!
+//! Stands for `github.com/google/cel-go` with the libraries of `k8s.io/apiserver/pkg/cel`. It is our
+//! own because the crates for it neither check types, by which Kubernetes refuses a bad rule when
+//! its definition is created, nor bound what an evaluation costs. Knows no schemas.
+
+mod ast;
+mod budget;
+mod checker;
+mod interpreter;
+mod lexer;
+mod library;
+mod parser;
+pub(crate) mod types;
+pub(crate) mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use budget::{Budget, EvalError};
+
+use checker::Refused;
+use std::collections::BTreeSet;
+use types::Type;
+use value::Val;
+
+/// Why an expression does not compile.
+#[derive(Debug, PartialEq)]
+pub(crate) enum CompileError {
+    /// Errors, each with its place.
+    Compilation(String),
+    /// A pattern that is none.
+    Instantiation(String),
+}
+
+impl CompileError {
+    /// The error as Kubernetes shows it, of an expression of some kind.
+    pub(crate) fn of(self, what: &str) -> String {
+        match self {
+            Self::Compilation(errors) if what == "program" => {
+                format!("compilation failed: {errors}")
+            }
+            Self::Compilation(errors) => format!("{what} compilation failed: {errors}"),
+            Self::Instantiation(why) => format!("{what} instantiation failed: {why}"),
+        }
+    }
+}
+
+/// A checked expression.
+#[derive(Debug)]
+pub(crate) struct Program {
+    expr: ast::Expr,
+    /// The type of its value.
+    pub(crate) output: Type,
+    /// The variables that it refers to.
+    variables: BTreeSet<String>,
+}
+
+impl Program {
+    /// Compiles an expression over variables of given types.
+    ///
+    /// # Errors
+    /// Those of cel-go, each with the line and a mark below it.
+    pub(crate) fn compile(source: &str, variables: &[(&str, Type)]) -> Result<Self, CompileError> {
+        let shown = |errors: Vec<(usize, String)>| {
+            let mut errors = errors;
+            errors.sort_by_key(|(at, _)| *at);
+            let all: Vec<String> =
+                errors.into_iter().map(|(at, message)| marked(source, at, &message)).collect();
+            CompileError::Compilation(all.join("\n"))
+        };
+        let expr = parser::parse(source).map_err(shown)?;
+        let checked = checker::check(&expr, variables).map_err(|refused| match refused {
+            Refused::Errors(errors) => shown(errors),
+            Refused::Late(why) => CompileError::Instantiation(why),
+        })?;
+        Ok(Self { expr, output: checked.output, variables: checked.variables })
+    }
+
+    /// Returns true if the expression refers to a variable.
+    pub(crate) fn uses(&self, variable: &str) -> bool {
+        self.variables.contains(variable)
+    }
+
+    /// Evaluates the expression.
+    ///
+    /// # Errors
+    /// The expression failed, or the budget is spent.
+    pub(crate) fn run<'a>(
+        &'a self,
+        variables: &[(&'a str, Val<'a>)],
+        budget: &mut Budget,
+    ) -> Result<Val<'a>, EvalError> {
+        interpreter::run(&self.expr, variables, budget)
+    }
+}
+
+/// An error as cel-go displays it; `at` counts characters.
+fn marked(source: &str, at: usize, message: &str) -> String {
+    let (mut line, mut column) = (1, 0);
+    for c in source.chars().take(at) {
+        if c == '\n' {
+            (line, column) = (line + 1, 0);
+        } else {
+            column += 1;
+        }
+    }
+    let text = source.lines().nth(line - 1).unwrap_or_default().replace('\t', " ");
+    let dots = ".".repeat(column);
+    format!("ERROR: <input>:{line}:{}: {message}\n | {text}\n | {dots}^", column + 1)
+}

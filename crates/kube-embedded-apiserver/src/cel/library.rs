@@ -1,0 +1,142 @@
+//! The functions of expressions: a table of names, types and implementations.
+//!
+//! Stands for cel-go's standard library, its extensions `Strings` (version 2), `Sets`, `Lists`
+//! (version 3) and optional types, and `k8s.io/apiserver/pkg/cel/library`. What
+//! is not in the table does not compile.
+
+mod kubernetes;
+mod lists;
+mod network;
+mod numbers;
+mod operators;
+mod strings;
+mod table;
+mod text_format;
+mod time;
+
+use crate::cel::{
+    budget::{Budget, EvalError},
+    types::Type,
+    value::{Val, parse_duration, parse_timestamp},
+};
+use crate::pattern::Pattern;
+use std::{collections::HashMap, fmt, sync::LazyLock};
+use table::{Row, Run};
+
+/// A function, with its overloads of all rows.
+pub(super) struct Function {
+    overloads: Vec<Overload>,
+    runs: Vec<Run>,
+}
+
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} overloads", self.overloads.len())
+    }
+}
+
+/// The types of a function.
+pub(super) struct Overload {
+    /// The first argument stands before the dot.
+    pub(super) method: bool,
+    pub(super) args: Vec<Type>,
+    pub(super) result: Type,
+}
+
+impl Overload {
+    fn parse(text: &str) -> Self {
+        let (before, result) = text.rsplit_once(") ").unwrap_or_default();
+        let (target, args) = before.split_once('(').unwrap_or_default();
+        let target = target.strip_suffix('.');
+        let args = args.split(", ").filter(|arg| !arg.is_empty());
+        Self {
+            method: target.is_some(),
+            args: target.into_iter().chain(args).map(Type::parse).collect(),
+            result: Type::parse(result),
+        }
+    }
+}
+
+static FUNCTIONS: LazyLock<HashMap<&str, Function>> = LazyLock::new(|| {
+    let mut all: HashMap<&str, Function> = HashMap::new();
+    let tables = [
+        operators::TABLE,
+        numbers::TABLE,
+        strings::TABLE,
+        text_format::TABLE,
+        lists::TABLE,
+        time::TABLE,
+        network::TABLE,
+        kubernetes::TABLE,
+    ];
+    for Row(name, overloads, run) in tables.into_iter().flatten() {
+        let empty = || Function { overloads: Vec::new(), runs: Vec::new() };
+        let function = all.entry(*name).or_insert_with(empty);
+        function.overloads.extend(overloads.iter().map(|text| Overload::parse(text)));
+        function.runs.push(*run);
+    }
+    all
+});
+
+/// Returns the function of a name.
+pub(super) fn function(name: &str) -> Option<&'static Function> {
+    FUNCTIONS.get(name)
+}
+
+pub(super) fn overloads(function: &'static Function) -> &'static [Overload] {
+    &function.overloads
+}
+
+/// Calls a function.
+pub(super) fn run<'a>(
+    function: &Function,
+    args: &[Val<'a>],
+    budget: &mut Budget,
+) -> Result<Val<'a>, EvalError> {
+    budget.charge(1)?;
+    for run in &function.runs {
+        match run(args, budget) {
+            Err(EvalError::Overload) => {}
+            other => return other,
+        }
+    }
+    Err(EvalError::Overload)
+}
+
+/// The names of types that are values.
+const TYPES: [&str; 10] =
+    ["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type", "type"];
+
+pub(super) fn type_of_name(name: &str) -> Option<&'static str> {
+    TYPES.into_iter().find(|known| *known == name)
+}
+
+pub(super) fn is_type(name: &str) -> bool {
+    type_of_name(name).is_some()
+}
+
+/// Returns the error of a literal pattern that cel-go compiles when it makes the program: that of
+/// `find`, and of `matches` as a function.
+pub(super) fn pattern_error(function: &str, method: bool, literal: Option<&str>) -> Option<String> {
+    let early = matches!((function, method), ("find" | "findAll", _) | ("matches", false));
+    let literal = literal.filter(|_| early)?;
+    Pattern::new(literal).err().map(|error| strings::pattern_message(literal, &error))
+}
+
+/// Returns the number of the literal argument that a function cannot take, and the error. cel-go
+/// checks some literals before anything is evaluated.
+pub(super) fn literal_error<'a>(
+    function: &str,
+    method: bool,
+    mut args: impl Iterator<Item = Option<&'a str>>,
+) -> Option<(usize, String)> {
+    let at = usize::from(function == "matches");
+    let literal = args.nth(at)??;
+    let valid = match function {
+        "matches" => !method || Pattern::new(literal).is_ok(),
+        "duration" => parse_duration(literal).is_some(),
+        "timestamp" => parse_timestamp(literal).is_some(),
+        _ => true,
+    };
+    (!valid).then(|| (at, format!("invalid {function} argument")))
+}

@@ -1,0 +1,204 @@
+//! The types of expressions.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Formatter},
+    sync::Arc,
+};
+
+/// The type of a value.
+#[derive(Clone, Debug)]
+#[expect(clippy::enum_variant_names, reason = "`type` is a type of CEL")]
+pub(crate) enum Type {
+    /// Any; checked when it is evaluated.
+    Dyn,
+    Null,
+    Bool,
+    Int,
+    Uint,
+    Double,
+    Text,
+    Bytes,
+    Duration,
+    Timestamp,
+    List(Arc<ListType>),
+    Map(Arc<(Type, Type)>),
+    Object(Arc<ObjectType>),
+    Optional(Arc<Type>),
+    /// The type of a type.
+    Type,
+    /// A type of a library: `net.IP`.
+    Opaque(&'static str),
+    /// The type parameter of a function.
+    Param(u8),
+}
+
+/// A list, and how it merges: what is equal, and what `+` does, depends on it.
+#[derive(Debug)]
+pub(crate) struct ListType {
+    pub(crate) element: Type,
+    pub(crate) merge: Merge,
+}
+
+/// `x-kubernetes-list-type`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Merge {
+    Atomic,
+    Set,
+    Keyed(Vec<String>),
+}
+
+/// An object with named fields.
+#[derive(Debug)]
+pub(crate) struct ObjectType {
+    pub(crate) name: String,
+    /// By their names in expressions.
+    pub(crate) fields: BTreeMap<String, Field>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Field {
+    /// The name in the object.
+    pub(crate) name: String,
+    pub(crate) kind: Type,
+}
+
+/// The types of libraries, by their names in the table of functions.
+const OPAQUE: [(&str, &str); 7] = [
+    ("ip", "net.IP"),
+    ("cidr", "net.CIDR"),
+    ("url", "kubernetes.URL"),
+    ("quantity", "kubernetes.Quantity"),
+    ("format", "kubernetes.NamedFormat"),
+    ("semver", "kubernetes.Semver"),
+    ("regex", "regex"),
+];
+
+impl Type {
+    pub(crate) fn list(element: Self) -> Self {
+        Self::List(Arc::new(ListType { element, merge: Merge::Atomic }))
+    }
+
+    pub(crate) fn map(key: Self, value: Self) -> Self {
+        Self::Map(Arc::new((key, value)))
+    }
+
+    pub(crate) fn optional(of: Self) -> Self {
+        Self::Optional(Arc::new(of))
+    }
+
+    /// Parses a type of the table of functions: `list<A>`, `string`.
+    pub(super) fn parse(text: &str) -> Self {
+        if let Some((name, inside)) = text.strip_suffix('>').and_then(|text| text.split_once('<')) {
+            return match (name, inside.split_once(' ')) {
+                ("list", _) => Self::list(Self::parse(inside)),
+                ("optional", _) => Self::optional(Self::parse(inside)),
+                (_, Some((key, value))) => Self::map(Self::parse(key), Self::parse(value)),
+                _ => Self::Dyn,
+            };
+        }
+        match text {
+            "null" => Self::Null,
+            "bool" => Self::Bool,
+            "int" => Self::Int,
+            "uint" => Self::Uint,
+            "double" => Self::Double,
+            "string" => Self::Text,
+            "bytes" => Self::Bytes,
+            "duration" => Self::Duration,
+            "timestamp" => Self::Timestamp,
+            "type" => Self::Type,
+            "A" => Self::Param(0),
+            "B" => Self::Param(1),
+            _ => match OPAQUE.iter().find(|(name, _)| *name == text) {
+                Some((_, name)) => Self::Opaque(name),
+                None => Self::Dyn,
+            },
+        }
+    }
+
+    /// Returns true if a value of the other type is one of this type. Binds type parameters.
+    pub(super) fn accepts(&self, other: &Self, bound: &mut [Option<Self>; 2]) -> bool {
+        match (self, other) {
+            (Self::Param(n), _) => match bound.get(usize::from(*n)).cloned().flatten() {
+                // An empty list, or a value of any type, does not decide.
+                Some(known) if other.accepts(&known, &mut [None, None]) && known.is_vague() => {
+                    bound[usize::from(*n)] = Some(other.clone());
+                    true
+                }
+                Some(known) => known.accepts(other, &mut [None, None]),
+                None => {
+                    bound[usize::from(*n)] = Some(other.clone());
+                    true
+                }
+            },
+            (Self::Dyn, _) | (_, Self::Dyn) => true,
+            (Self::List(a), Self::List(b)) => a.element.accepts(&b.element, bound),
+            (Self::Map(a), Self::Map(b)) => a.0.accepts(&b.0, bound) && a.1.accepts(&b.1, bound),
+            (Self::Optional(a), Self::Optional(b)) => a.accepts(b, bound),
+            (Self::Object(a), Self::Object(b)) => Arc::ptr_eq(a, b),
+            (Self::Null, other) if other.is_nullable() => true,
+            (this, Self::Null) if this.is_nullable() => true,
+            (Self::Opaque(a), Self::Opaque(b)) => a == b,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+
+    /// Replaces type parameters.
+    pub(super) fn substitute(&self, bound: &[Option<Self>; 2]) -> Self {
+        match self {
+            Self::Param(n) => bound.get(usize::from(*n)).cloned().flatten().unwrap_or(Self::Dyn),
+            Self::List(list) => Self::list(list.element.substitute(bound)),
+            Self::Map(of) => Self::map(of.0.substitute(bound), of.1.substitute(bound)),
+            Self::Optional(of) => Self::optional(of.substitute(bound)),
+            other => other.clone(),
+        }
+    }
+
+    /// Returns true if `null` is a value of the type, as far as checking goes.
+    fn is_nullable(&self) -> bool {
+        matches!(
+            self,
+            Self::Object(_)
+                | Self::Duration
+                | Self::Timestamp
+                | Self::Opaque(_)
+                | Self::Optional(_)
+        )
+    }
+
+    fn is_vague(&self) -> bool {
+        match self {
+            Self::Dyn | Self::Null => true,
+            Self::List(list) => list.element.is_vague(),
+            Self::Map(of) => of.0.is_vague() || of.1.is_vague(),
+            Self::Optional(of) => of.is_vague(),
+            _ => false,
+        }
+    }
+}
+
+impl Display for Type {
+    /// As cel-go's messages name it.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dyn => "dyn",
+            Self::Null => "null",
+            Self::Bool => "bool",
+            Self::Int => "int",
+            Self::Uint => "uint",
+            Self::Double => "double",
+            Self::Text => "string",
+            Self::Bytes => "bytes",
+            Self::Duration => "duration",
+            Self::Timestamp => "timestamp",
+            Self::Type => "type",
+            Self::Opaque(name) => name,
+            Self::Object(of) => &of.name,
+            Self::List(list) => return write!(f, "list({})", list.element),
+            Self::Map(of) => return write!(f, "map({}, {})", of.0, of.1),
+            Self::Optional(of) => return write!(f, "optional_type({of})"),
+            Self::Param(n) => return write!(f, "{}", if *n == 0 { "A" } else { "B" }),
+        })
+    }
+}
