@@ -122,9 +122,13 @@ impl Connection {
     /// Repeats the request until the response has the text. Returns how long that took.
     pub(super) async fn until(&mut self, text: &str) -> Result<Duration> {
         let start = Instant::now();
-        while !self.get().await?.contains(text) {
+        loop {
+            let response = self.get().await?;
+            if response.contains(text) {
+                break;
+            }
             if start.elapsed() > Duration::from_secs(10) {
-                return Err(format!("not within 10 s: {text:?}").into());
+                return Err(format!("{text:?} not within 10 s, but {response:?}").into());
             }
         }
         Ok(start.elapsed())

@@ -231,6 +231,12 @@ fn marker(value: &str) -> Value {
     json!({ "type": "ResponseHeaderModifier", "responseHeaderModifier": { "set": set } })
 }
 
+/// The app responds 404 to paths that it does not know, which would count as failures.
+fn to_known_page() -> Value {
+    let path = json!({ "type": "ReplaceFullPath", "replaceFullPath": "/version" });
+    json!({ "type": "URLRewrite", "urlRewrite": { "path": path } })
+}
+
 impl Cluster {
     /// Counts the share of a canary.
     async fn share(&self, requests: i64) -> Result<()> {
@@ -417,7 +423,8 @@ fn tls_secret() -> Result<Value> {
 impl Cluster {
     /// Compares a Gateway and an Ingress with one route to others with a thousand.
     async fn routes(&self) -> Result<()> {
-        let rule = json!({ "backendRefs": [{ "name": "one", "port": 80 }] });
+        let backends = json!([{ "name": "one", "port": 80 }]);
+        let rule = json!({ "filters": [to_known_page()], "backendRefs": backends });
         let few = self.gateway("few").await?;
         self.route("few", "only", "/", &rule).await?;
         Connection::new(&few, "/").await?.until("200 OK").await?;
@@ -445,7 +452,7 @@ impl Cluster {
             let value = format!("{route}-{n}");
             let path = [json!({ "path": { "type": "PathPrefix", "value": path } })];
             let rule = json!({
-                "matches": path, "filters": [marker(&value)],
+                "matches": path, "filters": [marker(&value), to_known_page()],
                 "backendRefs": [{ "name": "one", "port": 80 }],
             });
             let patch = json!({ "spec": { "rules": [rule] } });
