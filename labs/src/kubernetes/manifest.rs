@@ -117,9 +117,12 @@ impl Manifest {
         let text = self.rejection_text(status);
         let may_not = status.code == 403 && status.message.contains("cannot");
         let no_namespace = status.code == 404 && status.message.starts_with("namespaces ");
-        let undeclared = status.code >= 500 && status.message.contains("not declared in schema");
+        // What Kubernetes says, with 500, of an applied object that does not fit its type.
+        let misfit = ["failed to create typed patch object", "failed to convert new object"]
+            .iter()
+            .any(|what| status.message.starts_with(what));
         let retry = matches!(status.code, 401 | 408 | 409 | 429) || status.code >= 500;
-        if may_not || no_namespace || (retry && !undeclared) {
+        if may_not || no_namespace || (retry && !misfit) {
             return anyhow!(text);
         }
         fault(&self.file, text).into()
@@ -396,6 +399,12 @@ spec:
                 "lb.yml:13:11: spec.template.spec.containers[name=\"kubeapp\"].imagee: failed",
             ),
             (
+                "failed to create typed patch object (production/kubeapp-production; apps/v1, Kind=Deployment): .spec.replicas: expected numeric (int or float), got string",
+                500,
+                json!(null),
+                "lb.yml:7:3: spec.replicas: failed",
+            ),
+            (
                 "Deployment.apps \"kubeapp-production\" is invalid: spec.selector: Required value",
                 422,
                 causes(&[("spec.selector", "Required value"), ("spec.replicas", "Invalid value")]),
@@ -418,8 +427,9 @@ spec:
                 json!({"message": message, "code": code, "reason": "", "details": details}),
             )
             .unwrap();
-            let error = two()[0].rejected(&status).to_string();
-            assert!(error.starts_with(expected), "{error}\n  expected {expected}");
+            let error = two()[0].rejected(&status);
+            assert_eq!(error.is::<Fault>(), code != 404, "{error}");
+            assert!(error.to_string().starts_with(expected), "{error}\n  expected {expected}");
         }
     }
 
