@@ -116,10 +116,11 @@ pub(crate) fn run_visibly(mut command: Command) -> Result<()> {
 /// Starts a program that ends with this process, and all that it starts.
 fn spawn(command: &mut Command) -> Result<(Child, Watchdog)> {
     supervise(command, Isolation::Group, Some(Signal::KILL));
+    let watchdog = Watchdog::start()?;
+    watchdog.watch(command)?;
     let child = command.spawn().with_context(|| {
         format!("failed to run {}; is it on the PATH?", command.get_program().display())
     })?;
-    let watchdog = Watchdog::watch(&child)?;
     Ok((child, watchdog))
 }
 

@@ -3,15 +3,15 @@
 #![expect(unsafe_code, reason = "`CommandExt::pre_exec` has no safe counterpart")]
 
 use rustix::{
-    io::{FdFlags, Result, fcntl_setfd},
+    io::{FdFlags, Result, fcntl_setfd, write},
     mount::{MountPropagationFlags, mount_change},
-    process::{Signal, getppid, set_parent_process_death_signal, setsid},
+    process::{Signal, getpid, getppid, set_parent_process_death_signal, setsid},
     thread::{UnshareFlags, unshare_unsafe},
 };
 use std::{
-    io,
+    io::{self, Write as _},
     os::{
-        fd::{BorrowedFd, RawFd},
+        fd::{BorrowedFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     process::Command,
@@ -21,6 +21,21 @@ use std::{
 pub(super) fn new_session(command: &mut Command) {
     // SAFETY: `setsid` is a single system call.
     unsafe { command.pre_exec(|| Ok(setsid().map(drop)?)) };
+}
+
+/// Has the child write its process id and a newline.
+pub(super) fn announce(command: &mut Command, to: OwnedFd) {
+    let set_up = move || {
+        let mut line = [0; 16];
+        let mut rest = &mut line[..];
+        writeln!(rest, "{}", getpid().as_raw_pid())?;
+        let left = rest.len();
+        let end = line.len() - left;
+        write(&to, line.get(..end).unwrap_or_default())?;
+        Ok(())
+    };
+    // SAFETY: `set_up` formats a number into memory of its own and makes two system calls; it allocates nothing.
+    unsafe { command.pre_exec(set_up) };
 }
 
 /// Keeps the child from inheriting these descriptors.
