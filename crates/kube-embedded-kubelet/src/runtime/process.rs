@@ -9,6 +9,7 @@ use std::{
     io, mem,
     os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -46,12 +47,21 @@ impl ThreadGuard {
     }
 }
 
+/// How long a dropped program may take to end before another thread waits for it.
+const PROMPT_END: Duration = Duration::from_millis(200);
+
 /// A running program. Dropped before it has exited, it is killed and reaped.
 pub(crate) struct Process {
     pub(crate) pid: libc::pid_t,
+    child: Arc<Child>,
+    streams: Mutex<Option<ParentEnds>>,
+}
+
+/// A child of this process, to be reaped once.
+struct Child {
+    pid: libc::pid_t,
     pidfd: Arc<OwnedFd>,
     scope: KillScope,
-    streams: Mutex<Option<ParentEnds>>,
     /// Set when the process is reaped. The lock is held while reaping and while signaling, so that
     /// no signal goes to a pid or a group whose number may already belong to another process.
     exit: Mutex<Option<Exit>>,
@@ -66,19 +76,14 @@ impl Process {
         streams: Option<ParentEnds>,
         thread: ThreadGuard,
     ) -> Self {
-        Self {
-            pid,
-            pidfd: Arc::new(pidfd),
-            scope,
-            streams: Mutex::new(streams),
-            exit: Mutex::new(None),
-            _thread: thread,
-        }
+        let (pidfd, exit) = (Arc::new(pidfd), Mutex::new(None));
+        let child = Child { pid, pidfd, scope, exit, _thread: thread };
+        Self { pid, child: Arc::new(child), streams: Mutex::new(streams) }
     }
 
     /// Returns the pidfd, for starting other programs in the same namespaces.
     pub(crate) fn pidfd(&self) -> Arc<OwnedFd> {
-        self.pidfd.clone()
+        self.child.pidfd.clone()
     }
 
     /// Takes the streams of the program.
@@ -94,10 +99,9 @@ impl Process {
     pub(crate) async fn wait(&self) -> io::Result<Exit> {
         // SAFETY: `AsyncFd` holds a clone of the Arc, so the descriptor stays open, and is the same
         // one, for as long as it is registered.
-        let exited =
-            unsafe { AsyncFd::register_with_interest(self.pidfd.clone(), Interest::READABLE)? };
+        let exited = unsafe { AsyncFd::register_with_interest(self.pidfd(), Interest::READABLE)? };
         loop {
-            if let Some(exit) = self.reap(libc::WNOHANG)? {
+            if let Some(exit) = self.child.reap(libc::WNOHANG)? {
                 return Ok(exit);
             }
             exited.readable().await?.clear_ready();
@@ -106,6 +110,12 @@ impl Process {
 
     /// Sends a signal. Does nothing if the program has exited.
     pub(crate) fn signal(&self, signal: i32) {
+        self.child.signal(signal);
+    }
+}
+
+impl Child {
+    fn signal(&self, signal: i32) {
         let exit = self.exit.lock().unwrap_or_else(|e| e.into_inner());
         if exit.is_some() {
             return;
@@ -172,11 +182,33 @@ impl Process {
     }
 }
 
+impl Child {
+    /// Returns whether the program exits in time.
+    fn exits_within(&self, timeout: Duration) -> bool {
+        let mut fd = libc::pollfd { fd: self.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: `fd` is one pollfd, which outlives the call.
+        unsafe { libc::poll(&mut fd, 1, timeout.as_millis() as libc::c_int) == 1 }
+    }
+
+    fn reap_in_the_end(&self) {
+        if let Err(error) = self.reap(0) {
+            tracing::warn!(pid = self.pid, %error, "failed to reap a process");
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         self.signal(libc::SIGKILL);
-        if let Err(error) = self.reap(0) {
-            tracing::warn!(pid = self.pid, %error, "failed to reap a process");
+        if self.child.exits_within(PROMPT_END) {
+            return self.child.reap_in_the_end();
+        }
+        // The first process of a pid namespace ends once all others in it are reaped: those of `kubectl exec`
+        // and of probes, by whoever has their handles, perhaps this very thread after this.
+        let child = self.child.clone();
+        let reaper = std::thread::Builder::new().name("reaper".into());
+        if let Err(error) = reaper.spawn(move || child.reap_in_the_end()) {
+            tracing::warn!(pid = self.pid, %error, "a process that was killed is not reaped");
         }
     }
 }

@@ -391,3 +391,25 @@ async fn vforked_children_leave_the_process_unchanged() {
     }
     assert_eq!((state(), caught() & handled), (before, handled));
 }
+
+/// The kernel ends the first process of a pid namespace only when all others in it are reaped.
+#[tokio::test]
+async fn container_may_be_dropped_before_what_was_executed_in_it() {
+    if !require_namespaces() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let pause = fixture.pause().await;
+    let place = LaunchTarget::Container(Box::new(fixture.container(&pause)));
+    let container = fixture.run(place, &["/tool", "wait"]).await.unwrap();
+    let place = LaunchTarget::Exec(container.pidfd());
+    let executed = fixture.run(place, &["/tool", "wait"]).await.unwrap();
+    let process = format!("/proc/{}", container.pid);
+    drop(container);
+    drop(executed);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while fs::exists(&process).unwrap() {
+        assert!(std::time::Instant::now() < end, "the container was not reaped");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
