@@ -26,6 +26,8 @@ fn terminal(columns: usize, arguments: &str, keys: &str) -> String {
 
 /// Asserts that lines fit, but for commands, which are not wrapped, and addresses.
 fn assert_fits(text: &str, columns: usize) {
+    // A key that is typed ahead may be echoed before the prompt that it is for.
+    let text = text.replace("Ctrl-C to stop. ", "Ctrl-C to stop.\n");
     for line in
         text.lines().filter(|line| !line.contains(['$', '/']) && !line.starts_with("kubectl "))
     {
