@@ -19,6 +19,7 @@ pub(crate) mod value;
 mod tests;
 
 pub(crate) use budget::{Budget, EvalError};
+pub(crate) use parser::RESERVED;
 
 use checker::Refused;
 use std::collections::BTreeSet;

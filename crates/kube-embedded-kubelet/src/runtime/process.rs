@@ -204,7 +204,7 @@ impl Drop for Process {
             return self.child.reap_in_the_end();
         }
         // The first process of a pid namespace ends once all others in it are reaped: those of `kubectl exec`
-        // and of probes, by whoever has their handles, perhaps this very thread after this.
+        // and of probes, when their handles are dropped, perhaps by this very thread after this one.
         let child = self.child.clone();
         let reaper = std::thread::Builder::new().name("reaper".into());
         if let Err(error) = reaper.spawn(move || child.reap_in_the_end()) {

@@ -32,8 +32,8 @@ const NOTICED: f64 = 0.25;
 /// Latencies of the canary count as if they were shorter by this factor: a pod with less traffic has less of it on open
 /// connections, which is no fault of the release.
 const TOLERANCE: f64 = 2.0;
-/// Latencies below count as this one, in seconds. Nobody notices them, and on a busy machine they differ between two pods
-/// that are equal.
+/// Latencies below count as this one, in seconds: users do not notice them, and on a busy machine they differ between two
+/// equal pods.
 const IMPERCEPTIBLE: f64 = 0.1;
 
 /// The plan of the analysis: as the default, with the tenth of requests that takes longest.

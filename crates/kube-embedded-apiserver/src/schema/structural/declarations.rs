@@ -1,7 +1,10 @@
 //! The types that expressions see of a schema (`SchemaDeclType` in `k8s.io/apiserver/pkg/cel/common`).
 
 use crate::{
-    cel::types::{Field, ListType as CelList, Merge, ObjectType, Type},
+    cel::{
+        RESERVED,
+        types::{Field, ListType as CelList, Merge, ObjectType, Type},
+    },
     schema::structural::schema::{Additional, ListType, Schema},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -83,37 +86,15 @@ pub(super) fn element(kind: &Type) -> Option<Type> {
     }
 }
 
-/// Words that are escaped as a whole.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+/// Words that are escaped as a whole, besides those that the language reserves.
+const LITERALS: [&str; 4] = ["true", "false", "null", "in"];
 
 /// Returns the name by which expressions access a property; `None` if they cannot.
 fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    if RESERVED.contains(&name) {
+    if LITERALS.contains(&name) || RESERVED.contains(&name) {
         return Some(format!("__{name}__"));
     }
     let mut escaped = String::new();
