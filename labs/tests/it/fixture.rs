@@ -1,7 +1,7 @@
 //! The fixture of every test: an environment with copies of the manifests and images that can be mutated,
 //! and an embedded cluster.
 
-use crate::archives;
+use crate::{archives, stalls::StallWatch};
 use kube_embedded::{Cluster, Config};
 use lab_environment::{Alternative, Environment, Image, IngressClass, Timeouts};
 use labs::{
@@ -276,6 +276,7 @@ impl Fixture {
         interrupted: impl Future<Output = ()>,
         observer: Option<tokio::sync::mpsc::UnboundedSender<Event>>,
     ) -> LabRun {
+        let _stalls = StallWatch::start();
         let (events, receiver) = Events::channel();
         let recorder = std::thread::spawn(move || {
             let lines = receiver.iter().map(|stamped| {

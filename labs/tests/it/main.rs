@@ -21,5 +21,6 @@ mod mutants;
 mod page;
 mod pull_secret;
 mod schema;
+mod stalls;
 mod terminal;
 mod workshop;
