@@ -49,14 +49,14 @@ pub(crate) enum Merge {
 }
 
 /// An object with named fields.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ObjectType {
     pub(crate) name: String,
     /// By their names in expressions.
     pub(crate) fields: BTreeMap<String, Field>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Field {
     /// The name in the object.
     pub(crate) name: String,
@@ -108,6 +108,14 @@ impl Type {
             .into_iter()
             .map(|(name, kind)| (name.to_owned(), Field { name: name.to_owned(), kind }));
         Self::Object(Arc::new(ObjectType { name: name.to_owned(), fields: fields.collect() }))
+    }
+
+    /// Adds a field to an object, or replaces the one of the name.
+    pub(crate) fn set_field(&mut self, name: &str, kind: Self) {
+        if let Self::Object(of) = self {
+            let field = Field { name: name.to_owned(), kind };
+            Arc::make_mut(of).fields.insert(name.to_owned(), field);
+        }
     }
 
     /// The type of the variable `authorizer`.

@@ -1,7 +1,7 @@
 //! What a policy decides on a request: stands for `k8s.io/apiserver/pkg/admission/plugin/policy/validating/validator.go`.
 
 use super::{
-    expressions::{Expression, Refused, VARIABLES, Validation, Variable, types},
+    expressions::{Expression, Expressions, Refused, VARIABLES, Validation, Variable, types},
     index::Policy,
 };
 use crate::cel::{
@@ -12,7 +12,7 @@ use crate::cel::{
 use serde_json::Value;
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     rc::Rc,
 };
 
@@ -82,11 +82,11 @@ fn run<'a>(policy: &'a Policy, input: Input<'a>, outcome: &mut Outcome) -> Resul
     let expressions = policy.expressions();
     let without_namespace = Input { namespace: None, ..input };
     let mut budget = Budget::of(MATCH_CONDITIONS);
-    let scope = Scope::new(without_namespace, &[]);
+    let scope = Scope::new(without_namespace, expressions);
     if !meets(&expressions.match_conditions, &scope, &mut budget)? {
         return Ok(());
     }
-    let scope = Scope::new(input, &expressions.variables);
+    let scope = Scope::new(input, expressions);
     let mut budget = Budget::default();
     let mut results = Vec::new();
     for validation in &expressions.validations {
@@ -183,6 +183,7 @@ fn decide(
 struct Scope<'a> {
     values: Vec<(&'a str, Val<'a>)>,
     variables: &'a [Variable],
+    by_name: &'a HashMap<String, Vec<usize>>,
     known: RefCell<Vec<Option<Result<Val<'a>, EvalError>>>>,
     /// How many of the variables the current expression sees: those before it.
     visible: Cell<usize>,
@@ -190,7 +191,8 @@ struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    fn new(input: Input<'a>, variables: &'a [Variable]) -> Self {
+    fn new(input: Input<'a>, expressions: &'a Expressions) -> Self {
+        let Expressions { variables, by_name, .. } = expressions;
         let (request, namespace) = types();
         let optional =
             |value: Option<&'a Value>, kind| value.map_or(Val::Null, |v| Val::of(v, kind));
@@ -210,6 +212,7 @@ impl<'a> Scope<'a> {
                 (VARIABLES, Val::Deferred),
             ],
             variables,
+            by_name,
             known: RefCell::new(vec![None; variables.len()]),
             visible: Cell::new(variables.len()),
             nesting: Cell::new(0),
@@ -275,8 +278,9 @@ impl<'a> Scope<'a> {
 
 impl<'a> Deferred<'a> for Scope<'a> {
     fn field(&self, name: &str, budget: &mut Budget) -> Option<Result<Val<'a>, EvalError>> {
-        let visible = self.variables.get(..self.visible.get()).unwrap_or_default();
-        let at = visible.iter().rposition(|known| known.name == name)?;
+        let all = self.by_name.get(name)?;
+        let visible = all.partition_point(|at| *at < self.visible.get());
+        let at = *all.get(..visible)?.last()?;
         for one in self.pending(at) {
             let value = self.variable(one, budget);
             if let Some(known) = self.known.borrow_mut().get_mut(one) {

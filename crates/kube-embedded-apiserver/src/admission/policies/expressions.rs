@@ -6,7 +6,7 @@ use crate::{
     fields::{list, text},
 };
 use serde_json::Value;
-use std::sync::LazyLock;
+use std::{collections::HashMap, sync::LazyLock};
 
 /// The variable whose fields are the `variables` of a policy.
 pub(crate) const VARIABLES: &str = "variables";
@@ -58,6 +58,8 @@ pub(crate) struct Validation {
 pub(crate) struct Expressions {
     pub(crate) match_conditions: Vec<Expression>,
     pub(crate) variables: Vec<Variable>,
+    /// Where the variables of a name are: as in Kubernetes, the last one counts.
+    pub(crate) by_name: HashMap<String, Vec<usize>>,
     pub(crate) validations: Vec<Validation>,
     /// With their keys.
     pub(crate) audit_annotations: Vec<(String, Expression)>,
@@ -82,6 +84,10 @@ impl Expressions {
         });
         let match_conditions = match_conditions.collect();
         let variables = variables(list(spec, &["variables"]), &mut scope);
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+        for (n, variable) in variables.iter().enumerate() {
+            by_name.entry(variable.name.clone()).or_default().push(n);
+        }
         let mut of_messages = scope.clone();
         of_messages.remove(without_authorizer);
         let validations = list(spec, &["validations"]).iter().map(|validation| Validation {
@@ -100,38 +106,33 @@ impl Expressions {
         Self {
             match_conditions,
             variables,
+            by_name,
             validations: validations.collect(),
             audit_annotations: audit_annotations.collect(),
         }
     }
 }
 
-/// Compiles the variables, each with those before it in scope, and adds them to the scope.
+/// Compiles the variables, each with those before it in scope, and adds them to the scope. There may be many.
 fn variables(given: &[Value], scope: &mut Vec<(&'static str, Type)>) -> Vec<Variable> {
     let mut all: Vec<Variable> = Vec::new();
-    if given.is_empty() {
-        return all;
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    if !given.is_empty() {
+        scope.push((VARIABLES, Type::object("kubernetes.variables", [])));
     }
-    let outer = scope.len();
-    let mut fields: Vec<(&str, Type)> = Vec::new();
-    for variable in given {
-        let kind = |fields: &[(&str, Type)]| Type::object("kubernetes.variables", fields.to_vec());
-        scope.truncate(outer);
-        scope.push((VARIABLES, kind(&fields)));
+    for (n, variable) in given.iter().enumerate() {
         let expression = compile(text(variable, &["expression"]), scope, Returns::Any);
-        let mut uses: Vec<usize> = Vec::new();
+        let (mut uses, mut kind) = (Vec::new(), Type::Dyn);
         if let Ok(program) = &expression.program {
-            let named = program.fields_of(VARIABLES);
-            uses.extend(named.filter_map(|name| all.iter().rposition(|known| known.name == name)));
+            uses.extend(program.fields_of(VARIABLES).filter_map(|name| known.get(name).copied()));
+            kind = program.output.clone();
         }
-        let output =
-            expression.program.as_ref().map_or(Type::Dyn, |program| program.output.clone());
         let name = text(variable, &["name"]);
-        fields.push((name, output));
-        all.push(Variable { name: name.to_owned(), expression, uses });
-        if let Some(last) = scope.last_mut() {
-            last.1 = kind(&fields);
+        known.insert(name, n);
+        if let Some((_, fields)) = scope.last_mut() {
+            fields.set_field(name, kind);
         }
+        all.push(Variable { name: name.to_owned(), expression, uses });
     }
     all
 }
