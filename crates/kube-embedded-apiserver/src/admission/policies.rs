@@ -32,6 +32,11 @@ use crate::{
 use serde_json::{Map, Value};
 use std::{cell::OnceCell, fmt, rc::Rc, sync::Arc};
 
+/// Returns true if a policy is in force, for callers that would have to make what policies see.
+pub(crate) fn are_in_force(state: &ServerState) -> bool {
+    !state.policies.current().is_empty()
+}
+
 /// Reviews a request by all policies in force; returns the warnings of those that only warn.
 ///
 /// # Errors
@@ -80,10 +85,8 @@ pub(crate) fn review_object(
 
 /// Returns the name in a refusal.
 fn shown_name<'a>(request: &Attributes<'a>) -> &'a str {
-    match (request.name, request.object) {
-        ("", Some(object)) => object["metadata"]["name"].as_str().unwrap_or("Unknown"),
-        (name, _) => name,
-    }
+    let given = request.object.and_then(|object| object["metadata"]["name"].as_str());
+    if request.name.is_empty() { given.unwrap_or("Unknown") } else { request.name }
 }
 
 fn find_namespace(state: &ServerState, request: &Attributes<'_>) -> Option<Arc<Object>> {

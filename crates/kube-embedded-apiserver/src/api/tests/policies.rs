@@ -115,7 +115,9 @@ async fn every_verb_is_refused_with_the_status_of_kubernetes() {
 
 #[tokio::test]
 async fn expressions_see_the_objects_of_each_operation() {
-    let api = api_with(policy(&["configmaps"], "variables.holds"), binding(json!({}))).await;
+    let mut given = policy(&["configmaps"], "variables.holds");
+    given["spec"]["variables"] = json!([{ "name": "holds", "expression": "true" }]);
+    let api = api_with(given, binding(json!({}))).await;
     for (method, path, body, expression) in [
         (
             Method::POST,
