@@ -244,10 +244,11 @@ impl ResourceType<'_> {
         &self,
         new: &Value,
         old: Option<&Value>,
+        subresource: &str,
         warnings: &mut Vec<String>,
     ) -> Vec<FieldError> {
         match self.crd {
-            Some(crd) => crd.errors(new, old, warnings),
+            Some(crd) => crd.errors(new, old, subresource, warnings),
             None => (self.validate)(new, old),
         }
     }

@@ -418,7 +418,8 @@ fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
         check(resource, name, &validate(&write.new, old))?;
     }
     if is_main || resource.is_unstructured() {
-        let mut errors = resource.errors(&write.new, write.old, &mut write.warnings);
+        let below = &target.subresource;
+        let mut errors = resource.errors(&write.new, write.old, below, &mut write.warnings);
         if let Some(validate) = resource.validate_addresses {
             errors.extend(validate(&write.state.addresses, &write.new, write.old));
         }
