@@ -122,11 +122,11 @@ def drive(browser, labs, environment, shots):
     process, url = run(labs, environment, 0)
     try:
         browser.call("Page.navigate", url=url)
+        browser.wait("document.querySelectorAll('.node').length === 3")
         assert browser.evaluate(SENTENCE) == "<code>a&lt;b&gt;</code> &lt;i&gt; and `c"
         # The first paint waits for no other file, and the policy lets the style of the document through.
         assert browser.evaluate("document.querySelectorAll('link[rel=stylesheet]').length") == 0
         assert browser.evaluate("getComputedStyle(document.querySelector('main')).display") == "grid"
-        browser.wait("document.querySelectorAll('.node').length === 3")
         browser.wait("document.querySelectorAll('.pod.ready').length >= 3")
         browser.wait(f"/in all/.test({text('rate')})")
         if shots:
