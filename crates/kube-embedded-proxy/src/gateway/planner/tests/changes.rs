@@ -40,7 +40,7 @@ struct Live {
 /// The objects that exist, by their position in `OBJECTS`.
 type World = BTreeMap<usize, Live>;
 
-const OBJECTS: [(&str, &str, &str); 26] = [
+const OBJECTS: [(&str, &str, &str); 27] = [
     ("GatewayClass", "", "ours"),
     ("Gateway", "infra", "one"),
     ("Gateway", "infra", "two"),
@@ -66,6 +66,7 @@ const OBJECTS: [(&str, &str, &str); 26] = [
     ("EndpointSlice", "infra", "a"),
     ("EndpointSlice", "infra", "b"),
     ("Secret", "infra", "cert"),
+    ("Secret", "apps", "cert"),
     ("ConfigMap", "infra", "ca"),
 ];
 
