@@ -5,6 +5,8 @@
 //! Ingresses: [`crate::http_proxy`].
 
 mod api;
+mod attachment;
+mod backends;
 mod conditions;
 mod conversion;
 mod crds;
@@ -17,6 +19,7 @@ mod listeners;
 mod object;
 mod objects;
 mod plan;
+mod planner;
 mod policies;
 mod reconciler;
 mod references;
@@ -74,11 +77,10 @@ pub(crate) async fn run(
                 let more = iter::from_fn(|| watches.next().now_or_never().flatten());
                 let events: Vec<_> = iter::once(first).chain(more.take(EVENTS_PER_ROUND)).collect();
                 events.into_iter().fold(false, |due, event| {
-                    let of_reference = match &event {
-                        GatewayEvent::Secret(event) => references.secrets.apply(event),
-                        GatewayEvent::ConfigMap(event) => references.config_maps.apply(event),
-                        _ => false,
-                    };
+                    let of_reference = references.apply(&event);
+                    if of_reference {
+                        objects.requeue_all();
+                    }
                     objects.apply(event, &mut watches) || of_reference || due
                 })
             }
@@ -86,9 +88,12 @@ pub(crate) async fn run(
                 let statuses = &mut reconciler.statuses;
                 let more = iter::from_fn(|| statuses.next(&objects.kinds).now_or_never());
                 let written: Vec<_> = iter::once(first).chain(more).collect();
-                reconciler.unfinished |= written.contains(&Written::Failed);
+                let any = |follows| written.iter().any(|ended| ended.follows == follows);
                 // Not after a failure alone: it would be repeated as fast as the API server refuses it.
-                written.contains(&Written::Again)
+                let (failed, again) = (any(Written::Failed), any(Written::Again));
+                reconciler.unfinished |= failed;
+                written.into_iter().for_each(|ended| objects.status_written(ended));
+                again
             }
             Some((at, error)) = errors.recv() => {
                 reconciler.listener_failed(at, error);
@@ -96,16 +101,20 @@ pub(crate) async fn run(
             }
             () = mode.nodes_changed() => {
                 reconciler.set_topology(config.topology());
+                objects.requeue_all();
                 true
             }
-            () = retry.due(reconciler.unfinished) => mem::take(&mut reconciler.unfinished),
+            () = retry.due(reconciler.unfinished) => {
+                objects.requeue_statuses();
+                mem::take(&mut reconciler.unfinished)
+            }
         };
         if is_due && objects.synced(&mut watches) {
             if needs_class {
                 needs_class = !crds::create_class(&client).await;
                 reconciler.unfinished |= needs_class;
             }
-            reconciler.reconcile(&objects, &mut references, &mut watches).await;
+            reconciler.reconcile(&mut objects, &mut references, &mut watches).await;
         }
     }
 }

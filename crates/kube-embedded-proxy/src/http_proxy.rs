@@ -31,6 +31,7 @@ mod request_body;
 mod response;
 pub(crate) mod route_table;
 mod session;
+mod shared_map;
 mod signals;
 mod target_encoder;
 pub(crate) mod tls_secret;

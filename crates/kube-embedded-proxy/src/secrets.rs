@@ -55,7 +55,11 @@ impl Named for ConfigMap {
 }
 
 /// An event of the watch of one object.
-pub(crate) struct NamedEvent<K>(pub(crate) ObjectKey, watcher::Result<Option<K>>);
+pub(crate) struct NamedEvent<K>(
+    pub(crate) ObjectKey,
+    /// `None` if there is no such object.
+    pub(crate) watcher::Result<Option<K>>,
+);
 
 /// The state of an object that is named.
 #[derive(Clone, Debug)]

@@ -34,7 +34,7 @@ const HELLO_RETRY: Duration = Duration::from_millis(5);
 const MAX_HELLO: usize = 16 * 1024;
 
 /// A route of a stream listener, for one of the hosts that both share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StreamMatch {
     pub(crate) listener: Option<String>,
     pub(crate) host: Option<String>,
@@ -47,7 +47,7 @@ pub(crate) struct StreamTable {
     listeners: Hosts<StreamHosts>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct StreamHosts {
     /// Whether TLS ends here.
     terminates: bool,

@@ -11,37 +11,38 @@ use std::collections::BTreeMap;
 pub(super) type GatewayClass = Object<GatewayClassSpec>;
 pub(super) type Gateway = Object<GatewaySpec>;
 pub(super) type ListenerSet = Object<ListenerSetSpec>;
+#[cfg(test)]
 pub(super) type HttpRoute = Object<HttpRouteSpec>;
-pub(super) type GrpcRoute = Object<GrpcRouteSpec>;
-pub(super) type TlsRoute = Object<TlsRouteSpec>;
-pub(super) type TcpRoute = Object<TcpRouteSpec>;
-pub(super) type UdpRoute = Object<UdpRouteSpec>;
 pub(super) type BackendTlsPolicy = Object<BackendTlsPolicySpec>;
 pub(super) type ReferenceGrant = Object<ReferenceGrantSpec>;
 
 macro_rules! kinds {
-    ($($spec:ty, $kind:literal, $plural:literal, $version:literal, $scope:ty, $status:ty;)*) => {$(
+    ($is_route:literal: $($spec:ty, $kind:literal, $plural:literal, $version:literal, $scope:ty, $status:ty;)*) => {$(
         impl Gvk for $spec {
             const KIND: &'static str = $kind;
             const PLURAL: &'static str = $plural;
             const VERSION: &'static str = $version;
+            const IS_ROUTE: bool = $is_route;
             type Scope = $scope;
             type Status = $status;
         }
     )*};
 }
 
-kinds! {
+kinds! { false:
     GatewayClassSpec, "GatewayClass", "gatewayclasses", "v1", ClusterResourceScope, ClassStatus;
     GatewaySpec, "Gateway", "gateways", "v1", NamespaceResourceScope, GatewayStatus;
     ListenerSetSpec, "ListenerSet", "listenersets", "v1", NamespaceResourceScope, ListenerSetStatus;
+    BackendTlsPolicySpec, "BackendTLSPolicy", "backendtlspolicies", "v1", NamespaceResourceScope, PolicyStatus;
+    ReferenceGrantSpec, "ReferenceGrant", "referencegrants", "v1beta1", NamespaceResourceScope, NoStatus;
+}
+
+kinds! { true:
+    HttpRouteSpec, "HTTPRoute", "httproutes", "v1", NamespaceResourceScope, RouteStatus;
     GrpcRouteSpec, "GRPCRoute", "grpcroutes", "v1", NamespaceResourceScope, RouteStatus;
     TlsRouteSpec, "TLSRoute", "tlsroutes", "v1", NamespaceResourceScope, RouteStatus;
     TcpRouteSpec, "TCPRoute", "tcproutes", "v1", NamespaceResourceScope, RouteStatus;
     UdpRouteSpec, "UDPRoute", "udproutes", "v1", NamespaceResourceScope, RouteStatus;
-    BackendTlsPolicySpec, "BackendTLSPolicy", "backendtlspolicies", "v1", NamespaceResourceScope, PolicyStatus;
-    HttpRouteSpec, "HTTPRoute", "httproutes", "v1", NamespaceResourceScope, RouteStatus;
-    ReferenceGrantSpec, "ReferenceGrant", "referencegrants", "v1beta1", NamespaceResourceScope, NoStatus;
 }
 
 /// Declares structs whose fields have the names of the API.

@@ -1,10 +1,70 @@
 //! Routes of other kinds as HTTP routes. A method of a service of a GRPCRoute is a path,
 //! `/<service>/<method>`; those of TLS, TCP and UDP have backends alone.
 
-use super::api::{
-    GrpcMatch, GrpcMethod, GrpcRouteSpec, HttpMatch, HttpRouteSpec, HttpRule, Match, ParentRef,
-    StreamRule, TcpRouteSpec, TlsRouteSpec, UdpRouteSpec,
+use super::{
+    api::{
+        GrpcMatch, GrpcMethod, GrpcRouteSpec, HttpMatch, HttpRouteSpec, HttpRule, Match, ParentRef,
+        StreamRule, TcpRouteSpec, TlsRouteSpec, UdpRouteSpec,
+    },
+    object::{Gvk, Object},
+    view::TargetProtocol,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::borrow::Cow;
+
+/// A route of any kind.
+pub(super) struct Route<'a> {
+    pub(super) kind: &'static str,
+    pub(super) protocol: TargetProtocol,
+    pub(super) metadata: &'a ObjectMeta,
+    pub(super) spec: Cow<'a, HttpRouteSpec>,
+}
+
+/// An object that is a route.
+pub(super) trait AnyRoute {
+    fn route(&self) -> Route<'_>;
+}
+
+/// The spec of a route.
+pub(super) trait RouteSpec: Gvk {
+    const PROTOCOL: TargetProtocol;
+
+    fn http(&self) -> Cow<'_, HttpRouteSpec>;
+}
+
+impl<S: RouteSpec> AnyRoute for Object<S> {
+    fn route(&self) -> Route<'_> {
+        let spec = self.spec.http();
+        Route { kind: S::KIND, protocol: S::PROTOCOL, metadata: &self.metadata, spec }
+    }
+}
+
+impl RouteSpec for HttpRouteSpec {
+    const PROTOCOL: TargetProtocol = TargetProtocol::Http;
+
+    fn http(&self) -> Cow<'_, HttpRouteSpec> {
+        Cow::Borrowed(self)
+    }
+}
+
+macro_rules! converted {
+    ($($spec:ty: $protocol:ident,)*) => {$(
+        impl RouteSpec for $spec {
+            const PROTOCOL: TargetProtocol = TargetProtocol::$protocol;
+
+            fn http(&self) -> Cow<'_, HttpRouteSpec> {
+                Cow::Owned(self.into())
+            }
+        }
+    )*};
+}
+
+converted! {
+    GrpcRouteSpec: Grpc,
+    TlsRouteSpec: Stream,
+    TcpRouteSpec: Stream,
+    UdpRouteSpec: Udp,
+}
 
 impl From<&GrpcRouteSpec> for HttpRouteSpec {
     fn from(grpc: &GrpcRouteSpec) -> Self {

@@ -4,6 +4,7 @@ use super::{
     listeners::{ListenerPlan, Protocol},
     objects::GatewayEvent,
     plan::{GatewayPlan, PortPlan},
+    planner::AttachedRoutes,
 };
 use crate::{
     data_plane::{BoundPort, DataPlane, Handler, ListenerHandle},
@@ -11,12 +12,12 @@ use crate::{
         HttpListener,
         certificates::{Certificates, TlsError},
         frontend::Frontend,
-        route_table::{RouteRule, RouteTable},
+        route_table::RouteRule,
     },
     load_balancer::{self, AddressPool, Bind, PortResult},
     secrets::{SecretState, Secrets},
     services::udp::{self, DatagramRoute},
-    streams::{StreamFrontend, StreamListener, StreamMatch, StreamTable},
+    streams::{StreamFrontend, StreamListener},
 };
 use kube_embedded_core::{
     network::{HostSockets, Network},
@@ -104,7 +105,8 @@ impl PortFrontend {
     fn sync(
         &mut self,
         port: PortPlan,
-        plan: &mut GatewayPlan,
+        plan: &GatewayPlan,
+        routes: &AttachedRoutes,
         key: (u16, bool),
         secrets: &Secrets<GatewayEvent>,
     ) -> Result<(), TlsError> {
@@ -118,24 +120,14 @@ impl PortFrontend {
                 if clients_changed {
                     frontend.set_client_validation(self.plan.clients.as_ref())?;
                 }
-                let hosts = listeners.iter().map(|listener| listener.hostname.clone());
-                let matches = plan.matches.get_mut(&key.0).map(mem::take).unwrap_or_default();
-                frontend.set_route_table(RouteTable::of_gateway(hosts, matches));
+                frontend.set_route_table(routes.table(key.0));
                 frontend.set_certificates(certificates);
             }
             PortKind::Stream(frontend) => {
-                let listeners = listeners.iter().map(|listener| {
-                    let terminates = listener.protocol == Protocol::Tls { terminates: true };
-                    (listener.hostname.clone(), terminates)
-                });
-                let matches = plan.streams.get_mut(&key).map(mem::take).unwrap_or_default();
-                frontend.set_table(StreamTable::new(listeners, matches));
+                frontend.set_table(routes.stream_table(listeners.iter().copied(), key));
                 frontend.set_certificates(certificates);
             }
-            PortKind::Udp(frontend) => {
-                let first = plan.streams.get(&key).and_then(|matches| matches.first());
-                frontend.set(first.map(|StreamMatch { rule, .. }| rule.clone()));
-            }
+            PortKind::Udp(frontend) => frontend.set(routes.udp_rule(key.0)),
         }
         Ok(())
     }
@@ -182,7 +174,12 @@ impl GatewayFrontends {
 
     /// Closes ports that are no longer planned, and routes new requests and handshakes of the others
     /// as planned.
-    pub(super) async fn sync(&mut self, plan: &mut GatewayPlan, secrets: &Secrets<GatewayEvent>) {
+    pub(super) async fn sync(
+        &mut self,
+        plan: &GatewayPlan,
+        routes: &AttachedRoutes,
+        secrets: &Secrets<GatewayEvent>,
+    ) {
         let planned = plan.ports();
         let gone = self.ports.extract_if(.., |port, known| {
             planned.get(port).is_none_or(|planned| !planned.is_like(&known.plan))
@@ -197,7 +194,7 @@ impl GatewayFrontends {
                     PortFrontend::new(port.protocol).map(|created| vacant.insert(created))
                 }
             };
-            let synced = known.and_then(|known| known.sync(port, plan, key, secrets));
+            let synced = known.and_then(|known| known.sync(port, plan, routes, key, secrets));
             if let Err(error) = synced {
                 tracing::error!(%error, port = key.0, "failed to serve a port of a Gateway");
             }

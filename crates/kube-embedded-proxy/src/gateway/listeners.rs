@@ -11,7 +11,7 @@ use super::{
     view::{Names, View},
 };
 use crate::http_proxy::{client_certificates::ClientValidation, route_table::host_name};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube_embedded_core::informer::ObjectKey;
 use std::collections::BTreeMap;
 
@@ -65,7 +65,7 @@ impl Protocol {
 }
 
 /// A listener as it is served.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct ListenerPlan {
     /// The ListenerSet that has it, if the Gateway does not have it itself.
     pub(super) set: Option<ObjectKey>,
@@ -79,7 +79,7 @@ pub(super) struct ListenerPlan {
     pub(super) clients: Option<ClientValidation>,
     /// Whether it accepts connections.
     pub(super) serves: bool,
-    /// Without the routes that are attached, and without times.
+    /// Without the number of attached routes, and without times.
     pub(super) status: ListenerStatus,
     namespaces: AllowedNamespaces,
     /// That of the Gateway or ListenerSet.
@@ -87,7 +87,7 @@ pub(super) struct ListenerPlan {
 }
 
 /// The namespaces whose objects may attach.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum AllowedNamespaces {
     All,
     Same,
@@ -159,7 +159,6 @@ fn plan_one(
     view: &View<'_>,
     names: &mut Names,
 ) -> ListenerPlan {
-    let generation = owner.generation;
     let protocol = Protocol::of(listener);
     let supported = protocol.map_or::<&[&str], _>(&[], Protocol::route_kinds);
     let (kinds, invalid_kind) = kinds(listener, supported);
@@ -181,22 +180,9 @@ fn plan_one(
         (_, None) => Err(("PortUnavailable", format!("{} is no port", listener.port))),
         _ => conflict.clone().or(clients.invalid).map_or(Ok(()), Err),
     };
-    let unusable = tls && certificates.is_empty();
-    let serves = accepted.is_ok() && !unusable;
-    let state = |r#type, result: Result<(), Unresolved>, reason| match result {
-        Ok(()) => condition(r#type, true, reason, "", generation),
-        Err((reason, message)) => condition(r#type, false, reason, message, generation),
-    };
+    let serves = accepted.is_ok() && !(tls && certificates.is_empty());
     let resolved = unresolved.or(clients.unresolved).or(invalid_kind).map_or(Ok(()), Err);
-    let programmed = match serves {
-        true => Ok(()),
-        false if conflict.is_some() => accepted.clone(),
-        false => Err(("Invalid", "the listener is not accepted or has no certificate".to_owned())),
-    };
-    let conflicted = match conflict {
-        Some((reason, message)) => condition("Conflicted", true, reason, message, generation),
-        None => condition("Conflicted", false, "NoConflicts", "", generation),
-    };
+    let namespaces = listener.allowed_routes.as_ref().and_then(|a| a.namespaces.as_ref());
     ListenerPlan {
         set: owner.set.clone(),
         name: listener.name.clone(),
@@ -210,19 +196,40 @@ fn plan_one(
             name: listener.name.clone(),
             supported_kinds: kinds,
             attached_routes: 0,
-            conditions: vec![
-                state("Accepted", accepted, "Accepted"),
-                state("Programmed", programmed, "Programmed"),
-                state("ResolvedRefs", resolved, "ResolvedRefs"),
-                conflicted,
-            ],
+            conditions: conditions(accepted, serves, resolved, conflict, owner.generation),
         },
-        namespaces: AllowedNamespaces::of(
-            listener.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref()),
-            "Same",
-        ),
+        namespaces: AllowedNamespaces::of(namespaces, "Same"),
         namespace: owner.namespace.to_owned(),
     }
+}
+
+/// Returns the conditions of a listener.
+fn conditions(
+    accepted: Result<(), Unresolved>,
+    serves: bool,
+    resolved: Result<(), Unresolved>,
+    conflict: Option<Unresolved>,
+    generation: Option<i64>,
+) -> Vec<Condition> {
+    let state = |r#type, result: Result<(), Unresolved>, reason| match result {
+        Ok(()) => condition(r#type, true, reason, "", generation),
+        Err((reason, message)) => condition(r#type, false, reason, message, generation),
+    };
+    let programmed = match serves {
+        true => Ok(()),
+        false if conflict.is_some() => accepted.clone(),
+        false => Err(("Invalid", "the listener is not accepted or has no certificate".to_owned())),
+    };
+    let conflicted = match conflict {
+        Some((reason, message)) => condition("Conflicted", true, reason, message, generation),
+        None => condition("Conflicted", false, "NoConflicts", "", generation),
+    };
+    vec![
+        state("Accepted", accepted, "Accepted"),
+        state("Programmed", programmed, "Programmed"),
+        state("ResolvedRefs", resolved, "ResolvedRefs"),
+        conflicted,
+    ]
 }
 
 /// Returns the kinds of routes that may attach, and whether one that is listed is not among them.

@@ -16,6 +16,8 @@ pub(super) trait Gvk:
     const KIND: &'static str;
     const PLURAL: &'static str;
     const VERSION: &'static str;
+    /// Whether its objects attach to Gateways and have backends.
+    const IS_ROUTE: bool;
     type Scope;
     type Status: Clone + Debug + Default + DeserializeOwned + Serialize + Send + Sync + PartialEq;
 }

@@ -7,7 +7,9 @@ use super::{
         ListenerSetSpec, NamespaceLabels, ReferenceGrantSpec, TcpRouteSpec, TlsRouteSpec,
         UdpRouteSpec,
     },
+    conversion::{AnyRoute, RouteSpec},
     object::{GROUP, Gvk, Object},
+    planner::RouteKey,
     status::{StatusWriter, Written},
     view::GATEWAY_CONTROLLER,
 };
@@ -29,7 +31,7 @@ use k8s_openapi::{
 };
 use kube::{Client, core::PartialObjectMeta, runtime::watcher::Event};
 use kube_embedded_core::informer::{Informer, ObjectKey};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, mem, sync::Arc};
 
 type Crd = PartialObjectMeta<CustomResourceDefinition>;
 
@@ -59,8 +61,15 @@ macro_rules! kinds {
         pub(super) struct Kinds { $(pub(super) $field: Informer<Object<$spec>>,)* }
 
         impl Kinds {
-            fn apply(&self, event: KindEvent) -> bool {
-                match event { $(KindEvent::$variant(event) => self.$field.observe(event),)* }
+            fn apply(&self, event: KindEvent, changes: &mut Changes) -> bool {
+                match event { $(KindEvent::$variant(event) => {
+                    let key = key_of(&event);
+                    let changed = self.$field.observe(event);
+                    if changed {
+                        changes.add::<$spec>(key);
+                    }
+                    changed
+                })* }
             }
 
             /// Returns whether all kinds that are watched are known.
@@ -89,8 +98,11 @@ macro_rules! kinds {
             }
 
             /// Records a write that has ended; waits forever if none is in flight.
-            pub(super) async fn next(&mut self, kinds: &Kinds) -> Written {
-                tokio::select! { $(written = self.$field.next(&kinds.$field) => written,)* }
+            pub(super) async fn next(&mut self, kinds: &Kinds) -> Ended {
+                tokio::select! { $((key, follows) = self.$field.next(&kinds.$field) => Ended {
+                    follows,
+                    route: <$spec>::IS_ROUTE.then_some((<$spec>::KIND, key)),
+                },)* }
             }
         }
     };
@@ -109,6 +121,79 @@ kinds! {
     grants Grant ReferenceGrantSpec,
 }
 
+/// A write of a status that has ended.
+pub(super) struct Ended {
+    pub(super) follows: Written,
+    /// The object, if it is a route.
+    route: Option<RouteKey>,
+}
+
+/// What has changed since the last reconcile.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Whether other objects have than those below.
+    pub(super) plan: bool,
+    /// Whether any route may have: there is a new list.
+    pub(super) all_routes: bool,
+    pub(super) routes: BTreeSet<RouteKey>,
+    /// Services that have changed, or their endpoints.
+    pub(super) services: BTreeSet<ObjectKey>,
+    /// Whether the listeners of Gateways and their statuses are to be looked at again.
+    pub(super) statuses: bool,
+}
+
+impl Changes {
+    /// Adds an object, or all of a kind.
+    fn add<S: Gvk>(&mut self, key: Option<ObjectKey>) {
+        match key {
+            _ if !S::IS_ROUTE => self.plan = true,
+            Some(key) => drop(self.routes.insert((S::KIND, key))),
+            None => self.all_routes = true,
+        }
+    }
+}
+
+/// Returns the object of an event about one.
+fn key_of<S: Gvk>(event: &Event<Object<S>>) -> Option<ObjectKey>
+where
+    Object<S>: kube::Resource,
+{
+    match event {
+        Event::Apply(object) | Event::Delete(object) => Some(ObjectKey::of(object)),
+        Event::Init | Event::InitApply(_) | Event::InitDone => None,
+    }
+}
+
+impl Kinds {
+    /// Returns a route of any kind.
+    pub(super) fn route(&self, (kind, key): &RouteKey) -> Option<Arc<dyn AnyRoute>> {
+        fn get<S: RouteSpec>(
+            of: &Informer<Object<S>>,
+            key: &ObjectKey,
+        ) -> Option<Arc<dyn AnyRoute>> {
+            of.get(key).map(|route| route as Arc<dyn AnyRoute>)
+        }
+        match *kind {
+            HttpRouteSpec::KIND => get(&self.http_routes, key),
+            GrpcRouteSpec::KIND => get(&self.grpc_routes, key),
+            TlsRouteSpec::KIND => get(&self.tls_routes, key),
+            TcpRouteSpec::KIND => get(&self.tcp_routes, key),
+            UdpRouteSpec::KIND => get(&self.udp_routes, key),
+            _ => None,
+        }
+    }
+
+    /// Returns the keys of the routes of all kinds.
+    pub(super) fn routes(&self) -> impl Iterator<Item = RouteKey> {
+        fn keys<S: RouteSpec>(of: &Informer<Object<S>>) -> impl Iterator<Item = RouteKey> + use<S> {
+            of.list().into_iter().map(|route| (S::KIND, ObjectKey::of(&*route)))
+        }
+        let streams = keys(&self.tls_routes).chain(keys(&self.tcp_routes));
+        let http = keys(&self.http_routes).chain(keys(&self.grpc_routes));
+        http.chain(streams).chain(keys(&self.udp_routes))
+    }
+}
+
 /// The objects.
 pub(super) struct Objects {
     client: Client,
@@ -117,6 +202,7 @@ pub(super) struct Objects {
     namespaces: Informer<Namespace>,
     /// `None` until there is a Gateway to serve.
     services: Option<ServiceObjects>,
+    changes: Changes,
 }
 
 impl Objects {
@@ -129,6 +215,7 @@ impl Objects {
             kinds: Kinds::default(),
             namespaces: Informer::default(),
             services: None,
+            changes: Changes::default(),
         }
     }
 
@@ -142,13 +229,43 @@ impl Objects {
                 }
                 false
             }
-            GatewayEvent::Kind(event) => self.kinds.apply(event),
-            GatewayEvent::Namespace(event) => self.namespaces.observe(event),
+            GatewayEvent::Kind(event) => self.kinds.apply(event, &mut self.changes),
+            GatewayEvent::Namespace(event) => {
+                let changed = self.namespaces.observe(event);
+                self.changes.plan |= changed;
+                changed
+            }
             GatewayEvent::Service(event) => {
                 self.services.as_ref().is_some_and(|services| services.apply(event))
             }
             GatewayEvent::Crd(_) | GatewayEvent::Secret(_) | GatewayEvent::ConfigMap(_) => false,
         }
+    }
+
+    /// Makes everything that is no route be planned again.
+    pub(super) fn requeue_all(&mut self) {
+        self.changes.plan = true;
+    }
+
+    /// Makes listeners be opened, and statuses be written, that failed.
+    pub(super) fn requeue_statuses(&mut self) {
+        self.changes.statuses = true;
+    }
+
+    /// Looks again at an object whose status did not become what it is to be.
+    pub(super) fn status_written(&mut self, ended: Ended) {
+        match (ended.follows, ended.route) {
+            (Written::Done, _) => {}
+            (_, Some(route)) => drop(self.changes.routes.insert(route)),
+            (_, None) => self.changes.statuses = true,
+        }
+    }
+
+    /// Returns what has changed, and clears it.
+    pub(super) fn take_changes(&mut self) -> Changes {
+        let services = self.services.as_ref().map(ServiceObjects::take_dirty);
+        self.changes.services.extend(services.unwrap_or_default());
+        mem::take(&mut self.changes)
     }
 
     /// Returns whether enough is known to plan. Watches Services, endpoints and namespaces from the

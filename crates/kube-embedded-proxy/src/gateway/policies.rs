@@ -16,6 +16,9 @@ use tokio_rustls::rustls::pki_types::ServerName;
 /// A Service, and the name of one of its ports, or none for all others.
 type PolicyKey = (ObjectKey, Option<String>);
 
+/// The Gateways through which each Service is reached, and by how many routes.
+pub(super) type Ancestors = BTreeMap<ObjectKey, BTreeMap<ObjectKey, usize>>;
+
 /// The policies of all Services.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
@@ -84,14 +87,14 @@ impl Policies {
     /// Returns the statuses of the policies, for the Gateways through which each Service is reached.
     pub(super) fn statuses(
         &self,
-        ancestors: &BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+        ancestors: &Ancestors,
     ) -> BTreeMap<ObjectKey, Vec<AncestorStatus>> {
         let status =
             |(key, (conditions, services)): (&ObjectKey, &(Vec<Condition>, BTreeSet<_>))| {
                 let gateways: BTreeSet<&ObjectKey> = services
                     .iter()
                     .filter_map(|service| ancestors.get(service))
-                    .flatten()
+                    .flat_map(BTreeMap::keys)
                     .collect();
                 let ancestors = gateways.into_iter().map(|gateway| AncestorStatus {
                     ancestor_ref: ParentRef {

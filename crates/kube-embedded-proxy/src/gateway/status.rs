@@ -105,14 +105,15 @@ impl<S: Gvk> StatusWriter<S> {
         }));
     }
 
-    /// Records a write that has ended in the informer; waits forever if none is in flight.
-    pub(super) async fn next(&mut self, informer: &Informer<Object<S>>) -> Written {
+    /// Records a write that has ended in the informer, and returns what follows for which object; waits forever if
+    /// none is in flight.
+    pub(super) async fn next(&mut self, informer: &Informer<Object<S>>) -> (ObjectKey, Written) {
         let Some((key, attempt, written)) = self.writes.next().await else {
             return std::future::pending().await;
         };
         self.writing.remove(&key);
         let waits = self.waiting.remove(&key);
-        match written {
+        let follows = match written {
             Ok(Some(object)) if object.status == attempt.1 => {
                 self.futile.remove(&key);
                 informer.observe_own_write(object);
@@ -120,13 +121,13 @@ impl<S: Gvk> StatusWriter<S> {
             }
             // An annotation was written, and the status is next, on the new version; or the status was not kept.
             Ok(object) => {
-                self.futile.insert(key, attempt);
+                self.futile.insert(key.clone(), attempt);
                 object.into_iter().for_each(|object| informer.observe_own_write(object));
                 Written::Again
             }
             // Another client was faster, and its change is about to be seen.
             Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
-                self.futile.insert(key, attempt);
+                self.futile.insert(key.clone(), attempt);
                 Written::Again
             }
             Err(error) => {
@@ -134,7 +135,8 @@ impl<S: Gvk> StatusWriter<S> {
                 tracing::warn!(resource, object = %key, %error, "failed to write a status");
                 Written::Failed
             }
-        }
+        };
+        (key, follows)
     }
 }
 
@@ -192,7 +194,7 @@ mod tests {
             informer.list().iter().for_each(|object| writer.sync(object, &desired, None));
             let next =
                 tokio::time::timeout(std::time::Duration::from_millis(50), writer.next(&informer));
-            if next.await.unwrap_or(Written::Failed) == Written::Failed {
+            if next.await.map_or(Written::Failed, |(_, follows)| follows) == Written::Failed {
                 break;
             }
         }
@@ -221,10 +223,10 @@ mod tests {
         let mut writer = StatusWriter::<GatewayClassSpec>::new(client);
         writer.sync(&known, &status("X"), None);
         writer.sync(&known, &status("Y"), None);
-        assert_eq!(writer.next(&informer).await, Written::Again);
+        assert_eq!(writer.next(&informer).await.1, Written::Again);
         let known = informer.list().remove(0);
         writer.sync(&known, &status("Y"), None);
-        assert_eq!(writer.next(&informer).await, Written::Done, "no round for nothing");
+        assert_eq!(writer.next(&informer).await.1, Written::Done, "no round for nothing");
         assert_eq!(informer.list().remove(0).status, status("Y"));
     }
 

@@ -1,8 +1,7 @@
-//! The objects of which a plan is made.
+//! The objects of which the plan of Gateways is made.
 
 use super::api::{
-    BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet, NamespaceLabels,
-    ReferenceGrant, TcpRoute, TlsRoute, UdpRoute,
+    BackendTlsPolicy, Gateway, GatewayClass, ListenerSet, NamespaceLabels, ReferenceGrant,
 };
 use kube_embedded_core::informer::ObjectKey;
 use std::{collections::BTreeSet, sync::Arc};
@@ -21,6 +20,14 @@ pub(super) struct Target {
     pub(super) client: Option<ObjectKey>,
 }
 
+impl Target {
+    /// Returns what precedes all targets of a Service.
+    pub(super) fn first_of(service: &ObjectKey) -> Self {
+        let (service, protocol) = (service.clone(), TargetProtocol::Http);
+        Self { service, port: i32::MIN, protocol, client: None }
+    }
+}
+
 /// What a kind of route speaks to its backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum TargetProtocol {
@@ -32,16 +39,11 @@ pub(super) enum TargetProtocol {
     Udp,
 }
 
-/// The objects, and what is known of those that they name.
+/// The objects besides routes, Services and endpoints, and what is known of those that they name.
 pub(super) struct View<'a> {
     pub(super) classes: &'a [Arc<GatewayClass>],
     pub(super) gateways: &'a [Arc<Gateway>],
     pub(super) listener_sets: &'a [Arc<ListenerSet>],
-    pub(super) http_routes: &'a [Arc<HttpRoute>],
-    pub(super) grpc_routes: &'a [Arc<GrpcRoute>],
-    pub(super) tls_routes: &'a [Arc<TlsRoute>],
-    pub(super) tcp_routes: &'a [Arc<TcpRoute>],
-    pub(super) udp_routes: &'a [Arc<UdpRoute>],
     pub(super) policies: &'a [Arc<BackendTlsPolicy>],
     pub(super) grants: &'a [Arc<ReferenceGrant>],
     pub(super) namespaces: &'a NamespaceLabels,

@@ -16,13 +16,16 @@ use super::{
     conditions::{Conditions, RequestFields},
     filters::{Filters, HeaderChanges},
     policies::{Retry, RuleTimeouts, SessionPersistence},
+    shared_map::{SharedMap, prefixes},
 };
+use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use rand::{Rng, RngExt};
-use std::{borrow::Cow, collections::HashMap, iter, ptr, sync::Arc};
+use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, iter, ptr, sync::Arc};
 
-/// The rules of hosts and paths. It is immutable, and replaced as a whole when objects change.
-#[derive(Debug, Default)]
+/// The rules of hosts and paths. Requests see one that does not change, which is replaced as a whole; a copy
+/// shares with it what is the same.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct RouteTable {
     /// Of each listener. Ingresses have one, for every host.
     listeners: Hosts<Hosts<Paths>>,
@@ -62,15 +65,39 @@ pub(crate) struct Rule {
     pub(crate) backend: Arc<Backend>,
 }
 
-/// One match of a rule of an HTTP route, for one of the hosts that its listener and the route share.
-#[derive(Debug)]
+/// One match of a rule of an HTTP route.
+#[derive(Clone, Debug)]
 pub(crate) struct HttpMatch {
-    /// The host of the listener: of several listeners of a port, the most specific takes a request.
-    pub(crate) listener: Option<String>,
-    pub(crate) host: Option<String>,
     pub(crate) path: PathMatch,
-    pub(crate) conditions: Conditions,
+    pub(crate) conditions: Option<Arc<Conditions>>,
     pub(crate) rule: Arc<RouteRule>,
+    pub(crate) rank: Rank,
+}
+
+/// Where a match counts: a host that a listener and a route have in common, or all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MatchHost<'a> {
+    /// The host of the listener: of several listeners of a port, the most specific takes a request.
+    pub(crate) listener: Option<&'a str>,
+    pub(crate) host: Option<&'a str>,
+}
+
+/// Which one counts of matches that are equally specific: the least.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    pub(crate) owner: Arc<Precedence>,
+    /// The positions of the rule and of the match.
+    pub(crate) rule: usize,
+    pub(crate) index: usize,
+}
+
+/// A route among others: the oldest comes first, then by namespace and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Precedence {
+    pub(crate) created: Option<Timestamp>,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
 }
 
 /// The path of an [`HttpMatch`].
@@ -82,13 +109,14 @@ pub(crate) enum PathMatch {
 }
 
 /// A rule in the table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) rule: Arc<RouteRule>,
     /// What a request must have besides host and path.
-    conditions: Option<Box<Conditions>>,
+    conditions: Option<Arc<Conditions>>,
     /// The number of elements of a path or prefix, which a rewrite replaces.
     pub(crate) prefix: usize,
+    rank: Rank,
 }
 
 impl RouteRule {
@@ -121,25 +149,38 @@ impl From<Arc<Backend>> for RouteRule {
 /// Values by host: exact, by wildcard, or for all.
 #[derive(Clone, Debug)]
 pub(crate) struct Hosts<T> {
-    exact: HashMap<String, T>,
+    exact: SharedMap<T>,
     /// `foo.com` for `*.foo.com`.
-    wildcards: HashMap<String, T>,
-    any: Option<T>,
+    wildcards: SharedMap<T>,
+    any: Option<Arc<T>>,
 }
 
 impl<T> Default for Hosts<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), wildcards: HashMap::new(), any: None }
+        Self { exact: SharedMap::default(), wildcards: SharedMap::default(), any: None }
     }
 }
 
-impl<T: Default> Hosts<T> {
+impl<T: Clone + Default> Hosts<T> {
     /// Returns the value of a host, of a wildcard such as `*.foo.com`, or of all hosts.
     pub(crate) fn entry(&mut self, host: Option<&str>) -> &mut T {
-        let Some(host) = host.map(host_name) else { return self.any.get_or_insert_default() };
+        let Some(host) = host.map(host_name) else {
+            return Arc::make_mut(self.any.get_or_insert_default());
+        };
         match host.strip_prefix("*.") {
-            Some(parent) => self.wildcards.entry(parent.to_owned()).or_default(),
-            None => self.exact.entry(host.into_owned()).or_default(),
+            Some(parent) => self.wildcards.entry(parent),
+            None => self.exact.entry(&host),
+        }
+    }
+
+    fn remove(&mut self, host: Option<&str>) {
+        let Some(host) = host.map(host_name) else {
+            self.any = None;
+            return;
+        };
+        match host.strip_prefix("*.") {
+            Some(parent) => self.wildcards.remove(parent),
+            None => self.exact.remove(&host),
         }
     }
 }
@@ -157,7 +198,7 @@ impl<T> Hosts<T> {
         });
         let wildcards =
             iter::from_fn(move || parents.find_map(|parent| self.wildcards.get(parent)));
-        exact.into_iter().chain(wildcards).chain(&self.any)
+        exact.into_iter().chain(wildcards).chain(self.any.as_deref())
     }
 }
 
@@ -168,10 +209,10 @@ const IMPLEMENTATION_SPECIFIC: &str = "ImplementationSpecific";
 pub(crate) enum Path {
     /// The whole path.
     Exact(String),
-    /// The first elements of the path; a trailing slash of the rule means nothing.
-    Prefix(Vec<String>),
+    /// The first elements of the path, without a trailing slash, which means nothing: `/v2`, or nothing.
+    Prefix(String),
     /// The first elements of the path, and something after them: `/v2/*` of GKE.
-    Below(Vec<String>),
+    Below(String),
 }
 
 impl Path {
@@ -179,14 +220,26 @@ impl Path {
     /// or what GKE means by it if the path ends in `/*`. An empty path matches every one.
     pub(crate) fn new(path_type: &str, path: &str) -> Self {
         let path = normalize(path);
-        let prefix = |path: &str| elements(path.trim_end_matches('/')).map(str::to_owned).collect();
+        let prefix = |path: &str| match path.trim_end_matches('/') {
+            trimmed if trimmed.is_empty() || trimmed.starts_with('/') => trimmed.to_owned(),
+            relative => format!("/{relative}"),
+        };
         match path_type {
             "Exact" => Self::Exact(path.into_owned()),
-            IMPLEMENTATION_SPECIFIC if &*path == "/*" => Self::Prefix(Vec::new()),
+            IMPLEMENTATION_SPECIFIC if &*path == "/*" => Self::Prefix(String::new()),
             IMPLEMENTATION_SPECIFIC if path.ends_with("/*") => {
                 Self::Below(prefix(path.trim_end_matches('*')))
             }
             _ => Self::Prefix(prefix(&path)),
+        }
+    }
+
+    /// Returns the number of its elements.
+    fn elements(&self) -> usize {
+        let (Self::Exact(path) | Self::Prefix(path) | Self::Below(path)) = self;
+        match path.strip_prefix('/').unwrap_or(path) {
+            "" => 0,
+            path => path.split('/').count(),
         }
     }
 }
@@ -195,8 +248,9 @@ impl std::fmt::Display for Path {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exact(path) => write!(f, "{path} (Exact)"),
-            Self::Prefix(elements) => write!(f, "/{} (Prefix)", elements.join("/")),
-            Self::Below(elements) => write!(f, "/{}/*", elements.join("/")),
+            Self::Prefix(path) if path.is_empty() => f.write_str("/ (Prefix)"),
+            Self::Prefix(path) => write!(f, "{path} (Prefix)"),
+            Self::Below(path) => write!(f, "{path}/*"),
         }
     }
 }
@@ -207,48 +261,48 @@ impl RouteTable {
         rules: impl IntoIterator<Item = Rule>,
         default: Option<Arc<Backend>>,
     ) -> Self {
-        let entry = |backend: Arc<Backend>, prefix| Entry {
+        let entry = |backend: Arc<Backend>| Entry {
             rule: Arc::new(backend.into()),
             conditions: None,
-            prefix,
+            prefix: 0,
+            rank: Rank::default(),
         };
-        let mut table = Self { default: default.map(|d| entry(d, 0)), ..Self::default() };
+        let mut table = Self { default: default.map(entry), ..Self::default() };
         let hosts = table.listeners.entry(None);
         for Rule { host, path, backend } in rules {
-            hosts.entry(host.as_deref()).leaf(path).push(entry(backend, 0));
+            hosts.entry(host.as_deref()).insert(&PathMatch::Path(path), entry(backend));
         }
         table
     }
 
-    /// Builds the table of a port of a Gateway. A listener takes the requests of its host also if it
-    /// has no routes. Of matches that are equally specific, the first one counts.
-    pub(crate) fn of_gateway(
-        listeners: impl IntoIterator<Item = Option<String>>,
-        matches: impl IntoIterator<Item = HttpMatch>,
-    ) -> Self {
+    /// Creates the table of a port of a Gateway, without routes. A listener takes the requests of its host
+    /// also if it has none.
+    pub(crate) fn of_gateway<'a>(listeners: impl IntoIterator<Item = Option<&'a str>>) -> Self {
         let mut table = Self { falls_through: true, ..Self::default() };
         for host in listeners {
-            table.listeners.entry(host.as_deref());
-        }
-        for HttpMatch { listener, host, path, conditions, rule } in matches {
-            let paths = table.listeners.entry(listener.as_deref()).entry(host.as_deref());
-            let conditions = (!conditions.is_empty()).then(|| Box::new(conditions));
-            let mut entry = Entry { rule, conditions, prefix: 0 };
-            match path {
-                PathMatch::Regex(regex) => paths.regexes.push((regex, entry)),
-                PathMatch::Path(path) => {
-                    entry.prefix = match &path {
-                        Path::Prefix(elements) | Path::Below(elements) => elements.len(),
-                        Path::Exact(path) => elements(path).count(),
-                    };
-                    let leaf = paths.leaf(path);
-                    let weight = entry.specificity();
-                    let at = leaf.partition_point(|other| other.specificity() >= weight);
-                    leaf.insert(at, entry);
-                }
-            }
+            table.listeners.entry(host);
         }
         table
+    }
+
+    pub(crate) fn insert(&mut self, at: MatchHost<'_>, added: HttpMatch) {
+        let HttpMatch { path, conditions, rule, rank } = added;
+        let prefix = match &path {
+            PathMatch::Path(path) => path.elements(),
+            PathMatch::Regex(_) => 0,
+        };
+        let paths = self.listeners.entry(at.listener).entry(at.host);
+        paths.insert(&path, Entry { rule, conditions, prefix, rank });
+    }
+
+    /// Removes what an owner has there.
+    pub(crate) fn remove(&mut self, at: MatchHost<'_>, path: &PathMatch, owner: &Precedence) {
+        let hosts = self.listeners.entry(at.listener);
+        let paths = hosts.entry(at.host);
+        paths.remove(path, owner);
+        if paths.is_empty() {
+            hosts.remove(at.host);
+        }
     }
 
     /// Returns the rule of a request, or `None` if none matches and there is no default backend. The
@@ -286,9 +340,10 @@ impl RouteTable {
 }
 
 impl Entry {
-    /// Returns what is compared among rules of the same host and path.
-    fn specificity(&self) -> (bool, usize, usize) {
-        self.conditions.as_ref().map_or_else(Default::default, |c| c.specificity())
+    /// Returns the order among rules of the same host and path.
+    fn order(&self) -> (Reverse<(bool, usize, usize)>, &Rank) {
+        let specificity = self.conditions.as_ref().map(|conditions| conditions.specificity());
+        (Reverse(specificity.unwrap_or_default()), &self.rank)
     }
 }
 
@@ -303,39 +358,78 @@ impl Entry {
     }
 }
 
-/// The paths of one host, as a tree, so that a lookup takes as many steps as the longest path has
-/// elements, however many paths there are.
-#[derive(Debug, Default)]
+/// The paths of one host. A lookup takes as many steps as the path has elements, however many rules there
+/// are.
+#[derive(Clone, Debug, Default)]
 struct Paths {
-    exact: HashMap<String, Vec<Entry>>,
+    exact: SharedMap<Vec<Entry>>,
+    /// By rank.
     regexes: Vec<(regex::Regex, Entry)>,
-    root: Node,
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    rules: Vec<Entry>,
-    /// Of paths that are longer.
-    rules_below: Vec<Entry>,
-    below: HashMap<String, Node>,
+    prefixes: SharedMap<Vec<Entry>>,
+    /// Of paths that are longer than the prefix.
+    below: SharedMap<Vec<Entry>>,
+    /// The number of prefixes of each length: of a longer path no more is looked up.
+    lengths: BTreeMap<usize, usize>,
 }
 
 impl Paths {
-    fn leaf(&mut self, path: Path) -> &mut Vec<Entry> {
+    fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.regexes.is_empty() && self.lengths.is_empty()
+    }
+
+    fn leaves(&mut self, path: &Path) -> &mut SharedMap<Vec<Entry>> {
         match path {
-            Path::Exact(path) => self.exact.entry(path).or_default(),
-            Path::Prefix(elements) => &mut self.node(elements).rules,
-            Path::Below(elements) => &mut self.node(elements).rules_below,
+            Path::Exact(_) => &mut self.exact,
+            Path::Prefix(_) => &mut self.prefixes,
+            Path::Below(_) => &mut self.below,
         }
     }
 
-    fn node(&mut self, elements: Vec<String>) -> &mut Node {
-        elements
-            .into_iter()
-            .fold(&mut self.root, |node, element| node.below.entry(element).or_default())
+    /// Adds a rule, after those for the same that it equals.
+    fn insert(&mut self, path: &PathMatch, entry: Entry) {
+        let path = match path {
+            PathMatch::Regex(regex) => {
+                let at = self.regexes.partition_point(|(_, other)| other.rank <= entry.rank);
+                return self.regexes.insert(at, (regex.clone(), entry));
+            }
+            PathMatch::Path(path) => path,
+        };
+        let (Path::Exact(text) | Path::Prefix(text) | Path::Below(text)) = path;
+        let leaf = self.leaves(path).entry(text);
+        let is_new = leaf.is_empty();
+        let at = leaf.partition_point(|other| other.order() <= entry.order());
+        leaf.insert(at, entry);
+        if is_new && !matches!(path, Path::Exact(_)) {
+            *self.lengths.entry(text.len()).or_default() += 1;
+        }
     }
 
-    fn find(&self, path: &str, fields: &RequestFields<'_>) -> Option<&Entry> {
+    fn remove(&mut self, path: &PathMatch, owner: &Precedence) {
+        let is_other = |entry: &Entry| !ptr::eq(&*entry.rank.owner, owner);
+        let path = match path {
+            PathMatch::Regex(_) => return self.regexes.retain(|(_, entry)| is_other(entry)),
+            PathMatch::Path(path) => path,
+        };
+        let (Path::Exact(text) | Path::Prefix(text) | Path::Below(text)) = path;
+        let leaves = self.leaves(path);
+        if leaves.get(text).is_none() {
+            return;
+        }
+        let leaf = leaves.entry(text);
+        leaf.retain(is_other);
+        if !leaf.is_empty() {
+            return;
+        }
+        leaves.remove(text);
+        if !matches!(path, Path::Exact(_))
+            && let Some(count) = self.lengths.get_mut(&text.len())
+        {
+            *count -= 1;
+            self.lengths.retain(|_, count| *count > 0);
+        }
+    }
+
+    fn find<'a>(&'a self, path: &str, fields: &RequestFields<'_>) -> Option<&'a Entry> {
         let matching = |entry: &&Entry| entry.conditions.as_ref().is_none_or(|c| c.hold(fields));
         // An exact match is the longest one possible.
         if let Some(entry) = self.exact.get(path).and_then(|all| all.iter().find(matching)) {
@@ -345,17 +439,59 @@ impl Paths {
         if let Some(entry) = of_regex.map(|(_, entry)| entry).find(matching) {
             return Some(entry);
         }
-        let mut node = &self.root;
-        let mut longest = node.rules.iter().find(matching);
-        for element in elements(path) {
-            longest = node.rules_below.iter().find(matching).or(longest);
-            match node.below.get(element) {
-                Some(below) => node = below,
-                None => break,
+        let (longest_prefix, _) = self.lengths.last_key_value()?;
+        let first = |leaf: Option<&'a Vec<Entry>>| leaf?.iter().find(matching);
+        let (mut found, mut above) = (None, None);
+        for prefix in prefixes(path) {
+            if let Some(above) = above.replace(prefix) {
+                found = first(self.below.get_prefix(above)).or(found);
             }
-            longest = node.rules.iter().find(matching).or(longest);
+            if prefix.text.len() > *longest_prefix {
+                break;
+            }
+            found = first(self.prefixes.get_prefix(prefix)).or(found);
         }
-        longest
+        found
+    }
+}
+
+#[cfg(test)]
+impl RouteTable {
+    /// Returns every rule with its place, sorted: two tables are equal if these are.
+    pub(crate) fn rows(&self, rule: impl Fn(&RouteRule) -> String) -> Vec<String> {
+        fn each<T>(hosts: &Hosts<T>) -> impl Iterator<Item = (String, &T)> {
+            let exact = hosts.exact.iter().map(|(host, value)| (host.to_owned(), value));
+            let wildcards =
+                hosts.wildcards.iter().map(|(host, value)| (format!("*.{host}"), value));
+            let any = hosts.any.iter().map(|value| (String::new(), &**value));
+            exact.chain(wildcards).chain(any)
+        }
+        let shown = |entry: &Entry| {
+            let Entry { rule: found, conditions, prefix, rank } = entry;
+            format!("{} {conditions:?} {prefix} {rank:?}", rule(found))
+        };
+        let mut rows = Vec::new();
+        for (listener, hosts) in each(&self.listeners) {
+            rows.push(listener.clone());
+            for (host, Paths { exact, regexes, prefixes, below, lengths }) in each(hosts) {
+                let leaves = [("exact", exact), ("prefix", prefixes), ("below", below)];
+                let leaves = leaves.iter().flat_map(|(kind, leaves)| {
+                    leaves.iter().map(move |(path, leaf)| {
+                        let leaf: Vec<String> = leaf.iter().map(shown).collect();
+                        format!("{kind} {path} {leaf:?}")
+                    })
+                });
+                let regexes: Vec<String> = regexes
+                    .iter()
+                    .map(|(regex, entry)| format!("{regex} {}", shown(entry)))
+                    .collect();
+                let regexes = [format!("regexes {regexes:?}")];
+                let all = leaves.chain(regexes).chain([format!("lengths {lengths:?}")]);
+                rows.extend(all.map(|row| format!("{listener} {host} {row}")));
+            }
+        }
+        rows.sort();
+        rows
     }
 }
 
@@ -372,11 +508,6 @@ pub(crate) fn host_name(host: &str) -> Cow<'_, str> {
         true => Cow::Owned(name.to_ascii_lowercase()),
         false => Cow::Borrowed(name),
     }
-}
-
-fn elements(path: &str) -> impl Iterator<Item = &str> {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    (!path.is_empty()).then(|| path.split('/')).into_iter().flatten()
 }
 
 /// Normalizes a path for comparison: decodes percent-encoding, except of separators, and resolves `.`

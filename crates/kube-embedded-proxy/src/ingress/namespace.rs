@@ -20,7 +20,12 @@ use crate::{
 };
 use jiff::Timestamp;
 use kube_embedded_core::{informer::ObjectKey, network::Network};
-use std::{collections::BTreeMap, mem, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    net::SocketAddr,
+    sync::Arc,
+};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 const HTTP: u16 = 80;
@@ -32,6 +37,8 @@ pub(super) struct NamespaceState {
     frontend: Arc<Frontend>,
     /// By target, as long as a rule has it, whatever becomes of its endpoints.
     backends: BTreeMap<Target, Arc<Backend>>,
+    /// Those of which no Service port is known.
+    unresolved: BTreeSet<Target>,
     /// The rules and the default backend of the current route table.
     rules: Option<(Vec<Rule>, Option<Target>)>,
     /// Where HTTP and HTTPS are published.
@@ -46,6 +53,7 @@ impl NamespaceState {
             name: name.to_owned(),
             frontend: Arc::new(Frontend::new(Some(default))?),
             backends: BTreeMap::new(),
+            unresolved: BTreeSet::new(),
             rules: None,
             ports: BTreeMap::new(),
             port_warnings: BTreeMap::new(),
@@ -67,8 +75,10 @@ impl NamespaceState {
         topology: &Topology,
     ) {
         self.backends.retain(|target, _| plan.targets.contains_key(target));
+        self.unresolved.clear();
         for (target, ingresses) in &plan.targets {
             let routing = self.routing(target, objects, topology).unwrap_or_else(|error| {
+                self.unresolved.insert(target.clone());
                 plan.problems.extend(ingresses.iter().map(|ingress| Problem {
                     ingress: ingress.clone(),
                     reason: error.reason,
@@ -89,6 +99,26 @@ impl NamespaceState {
             );
             self.frontend.set_route_table(table);
         }
+    }
+
+    /// Gives the targets of a Service their current endpoints. Returns whether nothing else follows from its
+    /// change: a problem that comes or goes is one of the Ingresses.
+    pub(super) fn sync_service(
+        &mut self,
+        service: &str,
+        objects: &Objects,
+        topology: &Topology,
+    ) -> bool {
+        let is_of =
+            |target: &&Target| matches!(target, Target::Service { name, .. } if name == service);
+        let targets: Vec<Target> = self.backends.keys().filter(is_of).cloned().collect();
+        targets.into_iter().all(|target| match self.routing(&target, objects, topology) {
+            Ok(routing) if !self.unresolved.contains(&target) => {
+                self.sync_backend(&target, routing);
+                true
+            }
+            _ => false,
+        })
     }
 
     fn routing(

@@ -55,8 +55,10 @@ pub(super) struct Objects {
 /// What has changed since the last reconcile.
 #[derive(Default)]
 struct Changes {
-    /// Namespaces whose Ingresses, classes, Services or Secrets have changed.
+    /// Namespaces whose Ingresses, classes or Secrets have changed.
     namespaces: BTreeSet<String>,
+    /// Services that have changed, or their endpoints.
+    services: BTreeSet<ObjectKey>,
     /// Ingresses of which at most the status has changed.
     statuses: BTreeSet<ObjectKey>,
     classes: bool,
@@ -107,7 +109,7 @@ impl Objects {
                 let Some(services) = &self.services else { return };
                 services.apply(event);
                 let dirty = services.take_dirty();
-                lock(&self.changes).namespaces.extend(dirty.into_iter().map(|key| key.namespace));
+                lock(&self.changes).services.extend(dirty);
             }
             IngressEvent::Secret(event) => {
                 if secrets.apply(&event) {
@@ -140,6 +142,11 @@ impl Objects {
     /// Returns the namespaces to reconcile, and clears them.
     pub(super) fn take_dirty(&self) -> BTreeSet<String> {
         mem::take(&mut lock(&self.changes).namespaces)
+    }
+
+    /// Returns the Services whose endpoints are to be looked at, and clears them.
+    pub(super) fn take_services_changed(&self) -> BTreeSet<ObjectKey> {
+        mem::take(&mut lock(&self.changes).services)
     }
 
     /// Returns the Ingresses of which at most the status has changed, and clears them.

@@ -88,7 +88,14 @@ impl IngressReconciler {
         secrets: &mut Secrets<IngressEvent>,
         watches: &mut Watches,
     ) {
-        let dirty = objects.take_dirty();
+        let mut dirty = objects.take_dirty();
+        for ObjectKey { namespace, name } in objects.take_services_changed() {
+            let state = self.namespaces.get_mut(&namespace).filter(|_| !dirty.contains(&namespace));
+            let topology = &self.ownership.topology;
+            if !state.is_some_and(|state| state.sync_service(&name, objects, topology)) {
+                dirty.insert(namespace);
+            }
+        }
         // Reserve the addresses that are recorded in status, from before a restart, before
         // allocating new ones.
         for namespace in dirty.iter().filter(|name| !self.namespaces.contains_key(*name)) {

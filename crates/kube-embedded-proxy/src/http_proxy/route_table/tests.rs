@@ -232,6 +232,15 @@ fn path_with_many_elements_is_cheap() {
     assert_eq!(found(&table, None, &format!("/a/b{}", "/..".repeat(20_000))), "nothing");
 }
 
+/// As deep as an object can make it: nothing may recurse.
+#[test]
+fn path_of_a_rule_with_many_elements_is_kept_and_dropped() {
+    let deep = "/a".repeat(200_000);
+    let table = RouteTable::new([rule(None, "Prefix", &deep)], None);
+    assert!(find(&table, None, &format!("{deep}/b")).is_some());
+    assert_eq!(found(&table, None, &deep[2..]), "nothing");
+}
+
 /// Searches as the documentation describes, rule by rule, without any order or index.
 fn naive<'a>(rules: &'a [Rule], host: &str, path: &str) -> Option<&'a str> {
     let covers = |rule: &&Rule| match rule.host.as_deref() {
@@ -250,9 +259,15 @@ fn naive<'a>(rules: &'a [Rule], host: &str, path: &str) -> Option<&'a str> {
     let request = split(path);
     let length = |rule: &&Rule| match &rule.path {
         Path::Exact(exact) => (exact == path).then_some((request.len(), 2)),
-        Path::Prefix(prefix) => request.starts_with(prefix).then_some((prefix.len(), 0)),
-        Path::Below(prefix) => (request.starts_with(prefix) && request.len() > prefix.len())
-            .then_some((prefix.len(), 1)),
+        Path::Prefix(prefix) => {
+            let prefix = split(prefix);
+            request.starts_with(&prefix).then_some((prefix.len(), 0))
+        }
+        Path::Below(prefix) => {
+            let prefix = split(prefix);
+            let is_below = request.starts_with(&prefix) && request.len() > prefix.len();
+            is_below.then_some((prefix.len(), 1))
+        }
     };
     let best = rules.iter().map(|rule| covers(&rule)).max().filter(|best| *best > 0)?;
     let rules = rules.iter().filter(|rule| covers(rule) == best);
@@ -331,6 +346,20 @@ proptest! {
     }
 }
 
+/// Returns a table with rules whose backends have these names, in this order.
+fn of_gateway<const N: usize>(
+    listeners: &[Option<&str>],
+    rules: [(MatchHost<'_>, String, PathMatch, Conditions); N],
+) -> RouteTable {
+    let mut table = RouteTable::of_gateway(listeners.iter().copied());
+    for (n, (at, name, path, conditions)) in rules.into_iter().enumerate() {
+        let conditions = (!conditions.is_empty()).then(|| Arc::new(conditions));
+        let (rule, rank) = (Arc::new(backend(&name).into()), Rank { rule: n, ..Rank::default() });
+        table.insert(at, HttpMatch { path, conditions, rule, rank });
+    }
+    table
+}
+
 /// The order of `HTTPRouteRule.matches`: host, path, method, headers, query parameters, then the order
 /// of the rules.
 #[test]
@@ -339,17 +368,13 @@ fn gateway_rule_is_the_most_specific_one_that_matches() {
     use http::{HeaderMap, HeaderName, HeaderValue, Method};
     let exact = |value: &str| ValueMatch::Exact(value.into());
     let header = |name: &'static str, value: &str| (HeaderName::from_static(name), exact(value));
-    let entry =
-        |name: &str, host: Option<&str>, (kind, path): (&str, &str), conditions| HttpMatch {
-            listener: None,
-            host: host.map(str::to_owned),
-            path: match kind {
-                "Regex" => PathMatch::Regex(regex::Regex::new(path).unwrap()),
-                kind => PathMatch::Path(Path::new(kind, path)),
-            },
-            conditions,
-            rule: Arc::new(backend(name).into()),
+    let entry = |name: &str, host: Option<&'static str>, (kind, path): (&str, &str), conditions| {
+        let path = match kind {
+            "Regex" => PathMatch::Regex(regex::Regex::new(path).unwrap()),
+            kind => PathMatch::Path(Path::new(kind, path)),
         };
+        (MatchHost { listener: None, host }, name.to_owned(), path, conditions)
+    };
     let none = Conditions::default;
     let post = || Conditions { method: Some(Method::POST), ..none() };
     let one = || Conditions { headers: vec![header("v", "2")], ..none() };
@@ -369,7 +394,7 @@ fn gateway_rule_is_the_most_specific_one_that_matches() {
         entry("wildcard", Some("*.b.com"), ("Prefix", "/"), none()),
         entry("any", None, ("Exact", "/any"), none()),
     ];
-    let table = RouteTable::of_gateway([None], rules);
+    let table = of_gateway(&[None], rules);
     for (host, method, path, fields, query, expected) in [
         ("a.com", "GET", "/", "", "", "first"),
         ("a.com:8080", "GET", "/x", "", "", "first"),
@@ -411,12 +436,9 @@ fn gateway_rule_is_the_most_specific_one_that_matches() {
 /// GEP-3155 and GatewayHTTPListenerIsolation: a request belongs to one listener.
 #[test]
 fn gateway_listener_with_the_most_specific_host_takes_the_request() {
-    let entry = |listener: Option<&str>, name: &str, path| HttpMatch {
-        listener: listener.map(str::to_owned),
-        host: listener.map(str::to_owned),
-        path: PathMatch::Path(Path::new("Prefix", path)),
-        conditions: Conditions::default(),
-        rule: Arc::new(backend(name).into()),
+    let entry = |listener: Option<&'static str>, name: &str, path| {
+        let path = PathMatch::Path(Path::new("Prefix", path));
+        (MatchHost { listener, host: listener }, name.to_owned(), path, Conditions::default())
     };
     let listeners =
         [None, Some("*.a.com"), Some("*.b.a.com"), Some("c.a.com"), Some("empty.a.com")];
@@ -426,7 +448,7 @@ fn gateway_listener_with_the_most_specific_host_takes_the_request() {
         entry(Some("*.b.a.com"), "deeper", "/deeper"),
         entry(Some("c.a.com"), "exact", "/exact"),
     ];
-    let table = RouteTable::of_gateway(listeners.map(|l| l.map(str::to_owned)), rules);
+    let table = of_gateway(&listeners, rules);
     for (host, expected) in [
         ("z.org", "any"),
         ("x.a.com", "wildcard"),

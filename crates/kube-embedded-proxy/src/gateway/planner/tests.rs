@@ -2,15 +2,25 @@
 
 use super::*;
 use crate::{
-    gateway::api::{
-        BackendTlsPolicy, GatewayClass, HttpRoute, ListenerSet, NamespaceLabels, ReferenceGrant,
+    gateway::{
+        api::{
+            AncestorStatus, BackendTlsPolicy, Gateway, GatewayClass, HttpRoute, ListenerSet,
+            NamespaceLabels, ReferenceGrant,
+        },
+        conditions::is_true,
+        object::GROUP,
+        plan::plan,
+        view::{GATEWAY_CONTROLLER, View},
     },
-    http_proxy::{conditions::RequestFields, route_table::RouteTable},
+    http_proxy::conditions::RequestFields,
     route::{Route, Routing},
 };
 use http::{HeaderMap, Method};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+mod changes;
 
 /// Objects, and a Service `app` with port 80 in every namespace.
 #[derive(Default)]
@@ -20,6 +30,29 @@ struct Fixture {
     listener_sets: Vec<Arc<ListenerSet>>,
     policies: Vec<Arc<BackendTlsPolicy>>,
     grants: Vec<Arc<ReferenceGrant>>,
+}
+
+/// What is planned, with statuses.
+struct Planned {
+    planner: Planner,
+    routes: BTreeMap<RouteKey, Vec<ParentStatus>>,
+    policies: BTreeMap<ObjectKey, Vec<AncestorStatus>>,
+}
+
+impl Planned {
+    /// Returns the only Gateway.
+    fn gateway(&self) -> (&GatewayPlan, &AttachedRoutes) {
+        let routes = self.planner.gateways.values().next().unwrap();
+        (self.planner.plan.gateways.values().next().unwrap(), routes)
+    }
+
+    /// Returns the rule of `GET /` to port 80.
+    fn rule(&self) -> Arc<RouteRule> {
+        let (method, headers) = (&Method::GET, &HeaderMap::new());
+        let fields = RequestFields { method, headers, query: None };
+        let table = self.gateway().1.table(80);
+        table.find(Some("a.com"), "/", &fields).unwrap().rule.clone()
+    }
 }
 
 fn object<T: DeserializeOwned>(namespace: &str, name: &str, spec: Value) -> Arc<T> {
@@ -43,7 +76,7 @@ impl Fixture {
         self
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self) -> Planned {
         let class = |name: &str, controller: &str| {
             object::<GatewayClass>("", name, json!({ "controllerName": controller }))
         };
@@ -58,19 +91,25 @@ impl Fixture {
         let view = View {
             classes: &classes,
             gateways: &self.gateways,
-            http_routes: &self.routes,
             listener_sets: &self.listener_sets,
-            grpc_routes: &[],
-            tls_routes: &[],
-            tcp_routes: &[],
-            udp_routes: &[],
             policies: &self.policies,
             grants: &self.grants,
             namespaces: &namespaces,
             secret_problem: &problem,
             authorities: &|key| Err(format!("{key} has no ca.crt")),
         };
-        plan(&view, &mut |target, policies| match (&*target.service.name, target.port) {
+        let route = |(_, key): &RouteKey| {
+            let mut routes = self.routes.iter().filter(|route| ObjectKey::of(&***route) == *key);
+            routes.next().cloned().map(|route| route as Arc<dyn AnyRoute>)
+        };
+        let routes = self.routes.iter().map(|route| ("HTTPRoute", ObjectKey::of(&**route)));
+        let (plan, routes) = (Some(plan(&view)), routes.collect());
+        let mut planner = Planner::default();
+        let changed = Changed { plan, routes, services: BTreeSet::new(), route: &route };
+        let replanned = planner.update(changed, &mut |target, policies, _| match (
+            &*target.service.name,
+            target.port,
+        ) {
             ("app", 80) if policies.of(&target.service, "http") == Some(None) => Ok(None),
             ("app", 80) => {
                 let route = Arc::new(Route::new(Routing::default(), Arc::default()));
@@ -78,7 +117,9 @@ impl Fixture {
                 Ok(Some(Arc::new(Backend::plain(name, route))))
             }
             (key, _) => Err(("BackendNotFound", format!("Service {key} does not exist"))),
-        })
+        });
+        let policies = planner.plan.policies.statuses(&planner.ancestors);
+        Planned { planner, routes: replanned.routes, policies }
     }
 }
 
@@ -94,8 +135,8 @@ fn http(name: &str, extra: Value) -> Value {
     listener
 }
 
-fn gateway(plan: &Plan) -> &GatewayPlan {
-    plan.gateways.values().next().unwrap()
+fn gateway(planned: &Planned) -> &GatewayPlan {
+    planned.gateway().0
 }
 
 #[test]
@@ -104,8 +145,8 @@ fn gateway_of_another_class_is_not_planned() {
     fixture.gateways.push(object("infra", "none", json!({ "gatewayClassName": "absent" })));
     let fixture = fixture.route("infra", json!({ "parentRefs": [{ "name": "gateway" }] }));
     let plan = fixture.plan();
-    assert_eq!(plan.gateways.len() + plan.routes.len(), 0);
-    assert_eq!(plan.classes.len(), 1);
+    assert_eq!(plan.planner.gateways.len() + plan.routes.values().flatten().count(), 0);
+    assert_eq!(plan.planner.plan.classes.len(), 1);
 }
 
 #[test]
@@ -200,6 +241,21 @@ fn later_of_two_conflicting_listeners_is_rejected() {
         assert!(listeners[0].serves);
         assert_eq!(listeners[1].serves, reason == "NoConflicts");
         assert_eq!(listeners[1].status.conditions[3].reason, reason, "{second}");
+    }
+}
+
+#[test]
+fn listener_that_conflicts_serves_no_route() {
+    let listeners = json!([http("a", json!({})), http("b", json!({}))]);
+    let rules = json!([{ "backendRefs": [{ "name": "app", "port": 80 }] }]);
+    let parent = |listener: &str| json!([{ "name": "gateway", "sectionName": listener }]);
+    for (listener, served) in [("a", true), ("b", false)] {
+        let spec = json!({ "parentRefs": parent(listener), "rules": rules });
+        let plan = Fixture::new(listeners.clone()).route("infra", spec).plan();
+        let (method, headers) = (&Method::GET, &HeaderMap::new());
+        let fields = RequestFields { method, headers, query: None };
+        let table = plan.gateway().1.table(80);
+        assert_eq!(table.find(Some("a.com"), "/", &fields).is_some(), served, "{listener}");
     }
 }
 
@@ -304,9 +360,7 @@ fn route_status_says_why_it_is_not_attached() {
         let shown = shown(&statuses[0].conditions);
         assert_eq!(shown[0], format!("Accepted={expected}"), "{spec}");
         assert_eq!(shown[1], "ResolvedRefs=True/ResolvedRefs");
-        let counts: Vec<_> =
-            gateway(&plan).listeners.iter().map(|l| l.status.attached_routes).collect();
-        assert_eq!(counts, attached, "{spec}");
+        assert_eq!(plan.gateway().1.counts, attached, "{spec}");
     }
 }
 
@@ -324,15 +378,15 @@ fn unresolved_backend_keeps_its_share_of_the_requests() {
         let rules =
             json!([{ "backendRefs": [backend, { "name": "app", "port": 80, "weight": 3 }] }]);
         let spec = json!({ "parentRefs": [{ "name": "gateway" }], "rules": rules });
-        let mut plan = Fixture::new(json!([http("l", json!({}))])).route("infra", spec).plan();
+        let plan = Fixture::new(json!([http("l", json!({}))])).route("infra", spec).plan();
         let expected = match reason {
             None => "ResolvedRefs=True/ResolvedRefs".to_owned(),
             Some(reason) => format!("ResolvedRefs=False/{reason}"),
         };
         let conditions = &plan.routes.values().next().unwrap()[0].conditions;
         assert_eq!(shown(conditions), ["Accepted=True/Accepted", &expected], "{backend}");
-        let matches = plan.gateways.values_mut().next().unwrap().matches.remove(&80).unwrap();
-        let backends = &matches[0].rule.backends;
+        let rule = plan.rule();
+        let backends = &rule.backends;
         let shares: Vec<_> = backends.iter().map(|b| (b.weight, b.backend.is_some())).collect();
         assert_eq!(shares, [(1, reason.is_none()), (3, true)], "{backend}");
     }
@@ -369,12 +423,8 @@ fn older_route_wins_between_equal_matches() {
         route.metadata.creation_timestamp = serde_json::from_value(json!(created)).unwrap();
         fixture.routes.push(Arc::new(route));
     }
-    let mut plan = fixture.plan();
-    let matches = plan.gateways.values_mut().next().unwrap().matches.remove(&80).unwrap();
-    let table = RouteTable::of_gateway([None], matches);
-    let (method, headers) = (&Method::GET, &HeaderMap::new());
-    let found = table.find(Some("a.com"), "/", &RequestFields { method, headers, query: None });
-    let rewrite = found.unwrap().rule.filters.as_ref().unwrap().rewrite.clone().unwrap();
+    let rule = fixture.plan().rule();
+    let rewrite = rule.filters.as_ref().unwrap().rewrite.clone().unwrap();
     assert_eq!(rewrite.host.unwrap(), "old");
 }
 
@@ -403,14 +453,19 @@ fn listener_set_attaches_where_the_gateway_allows_it() {
         let rules = json!([{ "backendRefs": [{ "name": "app", "port": 80 }] }]);
         let plan = fixture.route("apps", json!({ "parentRefs": parent, "rules": rules })).plan();
         let conditions = |name: &str| {
-            let set = &plan.listener_sets[&ObjectKey::new("apps", name)];
+            let set = &plan.planner.plan.listener_sets[&ObjectKey::new("apps", name)];
             shown(&set.conditions)[0].clone()
         };
         assert_eq!([&*conditions("set-1"), &*conditions("set-2")], [first, second], "{namespaces}");
         assert_eq!(gateway(&plan).attached_sets, Some(attached));
-        let own = gateway(&plan).statuses(Some(&ObjectKey::new("apps", "set-1")));
+        let (of_gateway, routes) = plan.gateway();
+        let own = routes.statuses(of_gateway, Some(&ObjectKey::new("apps", "set-1")));
         assert_eq!(own.iter().map(|status| status.attached_routes).sum::<i32>(), attached);
-        assert_eq!(gateway(&plan).statuses(None).len(), 1, "the Gateway reports its own listeners");
+        assert_eq!(
+            routes.statuses(of_gateway, None).len(),
+            1,
+            "the Gateway reports its own listeners"
+        );
         let route = &plan.routes.values().next().unwrap()[0].conditions;
         let reason = if attached == 1 { "True/Accepted" } else { "False/NoMatchingParent" };
         assert_eq!(shown(route)[0], format!("Accepted={reason}"), "{namespaces}");
@@ -450,8 +505,7 @@ fn policy_status_says_why_a_backend_is_not_spoken_to() {
         // The reference itself is fine, so the route is; its requests fail.
         let route = &plan.routes.values().next().unwrap()[0].conditions;
         assert_eq!(shown(route)[1], "ResolvedRefs=True/ResolvedRefs");
-        let matches = &gateway(&plan).matches[&80];
-        assert!(matches[0].rule.backends[0].backend.is_none());
+        assert!(plan.rule().backends[0].backend.is_none());
     }
 }
 
