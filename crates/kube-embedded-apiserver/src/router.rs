@@ -104,7 +104,6 @@ async fn collection(state: &ServerState, request: &Request<'_>) -> ApiResult<Res
 
 fn object(state: &ServerState, request: &Request<'_>) -> ApiResult<Response<Body>> {
     match *request.method() {
-        Method::GET if request.query.flag("watch") => watch::watch_one(state, request),
         Method::GET => get::get(state, request),
         Method::PUT => update::update(state, request)?.respond(request),
         Method::PATCH => patch::patch(state, request)?.respond(request),

@@ -4,7 +4,9 @@
 //! and descriptions are Kubernetes' own.
 
 pub(crate) mod config_map;
+pub(crate) mod cron_job;
 pub(crate) mod custom_resource_definition;
+pub(crate) mod daemon_set;
 pub(crate) mod deployment;
 pub(crate) mod endpoint_slice;
 pub(crate) mod endpoints;
@@ -28,3 +30,4 @@ pub(crate) mod role_binding;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod service_account;
+pub(crate) mod stateful_set;

@@ -6,13 +6,14 @@ use crate::{
     http::{
         body::{Body, respond_json},
         decode,
+        delete_options::DeleteOptions,
         request::Request,
         status::{self, ApiResult},
     },
     state::ServerState,
     timestamps,
     verbs::{
-        delete::{DeleteOptions, check_preconditions, delete_object},
+        delete::{check_preconditions, delete_object},
         pipeline::{Expects, WriteRequest, write},
     },
 };
@@ -22,10 +23,10 @@ use serde_json::{Value, json};
 /// Deletes a pod.
 pub(crate) fn evict(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
     let target = &request.target;
-    let mut options = DeleteOptions::from_query(&request.query)?;
-    options.merge(&decode::any(request)?["deleteOptions"])?;
-    if !options.is_dry_run() {
-        let write_options = request.write_options()?;
+    let write_options = request.write_options()?;
+    let mut options = DeleteOptions::from_object(&decode::any(request)?["deleteOptions"])?;
+    options.dry_run |= write_options.dry_run;
+    if !options.dry_run {
         let write_request = WriteRequest {
             target,
             options: &write_options,

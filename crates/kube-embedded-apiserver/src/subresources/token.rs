@@ -29,7 +29,7 @@ const YEAR: i64 = 365 * 24 * 3600;
 /// `POST …/serviceaccounts/{name}/token`.
 pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
     let target = &request.target;
-    request.query.dry_run("CreateOptions")?;
+    request.write_options()?;
     let account = scope::find(state, target)?;
     let token_request = decode::review(request)?;
     let spec = &token_request["spec"];

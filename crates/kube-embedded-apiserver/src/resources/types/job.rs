@@ -170,6 +170,7 @@ fn validate(job: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(job, old, dns_subdomain);
     errors.extend(validate_generated_labels(job));
     errors.extend(validate_spec(spec));
+    errors.extend(validate_selector(spec));
     // Pods of an indexed Job have host names from its name and their index.
     let completions = spec["completions"].as_i64().filter(|count| *count > 0);
     if let Some(count) = completions.filter(|_| spec["completionMode"] == INDEXED) {
@@ -217,8 +218,8 @@ fn validate_generated_labels(job: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Stands for `ValidateJobSpec`, apart from the generated labels.
-fn validate_spec(spec: &Value) -> Vec<FieldError> {
+/// Stands for `validateJobSpec`: all but the selector.
+pub(crate) fn validate_spec(spec: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for field in [
         "parallelism",
@@ -246,6 +247,12 @@ fn validate_spec(spec: &Value) -> Vec<FieldError> {
     errors.extend(job_policy::validate(spec));
     errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
     errors.extend(validate_restart_policy(spec));
+    errors
+}
+
+/// Validates the selector, and that it selects the pods.
+fn validate_selector(spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
     let selector = &spec["selector"];
     if selector.is_null() {
         errors.push(required("spec.selector", ""));
@@ -255,7 +262,7 @@ fn validate_spec(spec: &Value) -> Vec<FieldError> {
     let labels = at(spec, &["template", "metadata", "labels"]);
     if selector.is_null() || !selects(selector, labels) {
         let detail = "`selector` does not match template `labels`";
-        errors.push(invalid("spec.template.metadata.labels", labels, detail));
+        errors.push(invalid_nested("spec.template.metadata.labels", labels, detail));
     }
     errors
 }
@@ -319,6 +326,8 @@ fn validate_mode(spec: &Value) -> Vec<FieldError> {
                 }
             }
         }
+        // The Job of a CronJob has no defaults yet.
+        "" if mode.is_null() => {}
         _ => {
             let supported = ["NonIndexed", "Indexed"];
             errors.push(not_supported("spec.completionMode", mode, &supported));

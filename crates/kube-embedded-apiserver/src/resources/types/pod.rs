@@ -65,7 +65,11 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         "spec.hostNetwork",
         "status.phase",
         "status.podIP",
+        // May be named, and never has a value.
+        "status.podIPs=metadata.selfLink",
         "status.nominatedNodeName",
+        // Of the first versions of Kubernetes.
+        "spec.host=spec.nodeName",
     ],
     ..ResourceType::of::<Pod>("pod", "io.k8s.api.core.v1.Pod")
 };
