@@ -48,9 +48,9 @@ impl DeleteOptions {
     }
 
     fn from_query(query: &Query) -> ApiResult<Self> {
-        let propagation = query.has("propagationPolicy").then(|| {
-            query.get("propagationPolicy").unwrap_or_default().to_owned()
-        });
+        let propagation = query
+            .has("propagationPolicy")
+            .then(|| query.get("propagationPolicy").unwrap_or_default().to_owned());
         Self {
             grace: query.number("gracePeriodSeconds")?,
             orphan: query.optional_flag("orphanDependents"),

@@ -109,8 +109,7 @@ pub(crate) fn check_dry_run(given: &[String]) -> Result<bool, FieldError> {
 
 /// Go's `unicode.IsPrint`, as far as the standard library knows: no controls, no formats, and of spaces only U+0020.
 fn is_printable(c: char) -> bool {
-    let is_format =
-        matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let is_format = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     c == ' ' || !(c.is_control() || c.is_whitespace() || is_format)
 }
 
@@ -177,7 +176,10 @@ mod tests {
         for (query, expected) in [
             ("dryRun=All&dryRun=All&fieldManager=a%20b&fieldValidation=", ""),
             ("dryRun=", "Unsupported value: [\"\"]: supported values: \"All\""),
-            ("dryRun=All&dryRun=x", "Unsupported value: [\"All\",\"x\"]: supported values: \"All\""),
+            (
+                "dryRun=All&dryRun=x",
+                "Unsupported value: [\"All\",\"x\"]: supported values: \"All\"",
+            ),
             (
                 "fieldManager=%01",
                 "Invalid value: \"\\x01\": invalid character U+0001 (at position 0)",

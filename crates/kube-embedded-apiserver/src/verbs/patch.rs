@@ -206,8 +206,7 @@ fn apply(
     let manager = &*options.manager;
     let (force, below) = (query.flag("force"), &*target.subresource);
     let expects = if below.is_empty() { Expects::Anything } else { Expects::Object };
-    let write =
-        WriteRequest { target, options, user: request.user, expects, tracks: false };
+    let write = WriteRequest { target, options, user: request.user, expects, tracks: false };
     pipeline::write(state, &write, |old| {
         if old.is_none() {
             // Who may patch may not create.

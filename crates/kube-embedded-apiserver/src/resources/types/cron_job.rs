@@ -42,9 +42,12 @@ const COLUMNS: &[Column] = &[
     column("Timezone", "The time zone name for the schedule.", |cron, _| {
         or_none(text(cron, &["spec", "timeZone"]))
     }),
-    Column { kind: "boolean", ..column("Suspend", "Whether runs are suspended.", |cron, _| {
-        (at(cron, &["spec", "suspend"]) == &json!(true)).into()
-    }) },
+    Column {
+        kind: "boolean",
+        ..column("Suspend", "Whether runs are suspended.", |cron, _| {
+            (at(cron, &["spec", "suspend"]) == &json!(true)).into()
+        })
+    },
     number("Active", "Jobs that run.", |cron, _| list(cron, &["status", "active"]).len().into()),
     column("Last Schedule", "When a job was last scheduled.", |cron, now| {
         match text(cron, &["status", "lastScheduleTime"]) {

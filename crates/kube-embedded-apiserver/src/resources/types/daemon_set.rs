@@ -17,7 +17,7 @@ use crate::{
     },
     validation::{
         field_error::{FieldError, invalid, invalid_nested, not_supported, required},
-        names::{dns_subdomain, label_selector, non_negative, selects_nothing, selects},
+        names::{dns_subdomain, label_selector, non_negative, selects, selects_nothing},
         object_meta::metadata,
         pod_spec, warnings,
     },
@@ -161,9 +161,7 @@ mod tests {
 
     #[test]
     fn set_is_validated_as_in_kubernetes() {
-        let rolling = |unavailable: Value, surge: Value| {
-            json!({ "rollingUpdate": { "maxUnavailable": unavailable, "maxSurge": surge } })
-        };
+        let rolling = |unavailable: Value, surge: Value| json!({ "rollingUpdate": { "maxUnavailable": unavailable, "maxSurge": surge } });
         let (unavailable, surge) = (
             "spec.updateStrategy.rollingUpdate.maxUnavailable",
             "spec.updateStrategy.rollingUpdate.maxSurge",

@@ -15,9 +15,7 @@ use crate::{
         field_error::{
             FieldError, IMMUTABLE, forbidden, invalid, invalid_nested, not_supported, required,
         },
-        names::{
-            self, dns_subdomain, label_selector, non_negative, selects, selects_nothing,
-        },
+        names::{self, dns_subdomain, label_selector, non_negative, selects, selects_nothing},
         object_meta::metadata,
         pod_spec, warnings,
     },

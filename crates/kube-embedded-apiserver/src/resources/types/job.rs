@@ -17,11 +17,13 @@ use crate::{
     },
     validation::{
         field_error::{
-            FieldError, IMMUTABLE, invalid, invalid_nested, not_supported, required, too_long,
+            FieldError, immutable, invalid, invalid_nested, not_supported, required, too_long,
         },
+        internal_form::shown,
         job_policy,
         names::{
             dns_label, dns_subdomain, domain_prefixed_path, label_selector, non_negative, selects,
+            shown_selector,
         },
         object_meta::metadata,
         pod_spec, warnings,
@@ -363,14 +365,20 @@ fn validate_many_indexes(spec: &Value, many: i64) -> Vec<FieldError> {
 /// Validates that an update keeps what running pods depend on.
 fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
     let old_spec = &old["spec"];
-    let immutable = |field: &str| {
-        let changed = spec[field] != old_spec[field];
-        changed.then(|| invalid_nested(format!("spec.{field}"), &spec[field], IMMUTABLE))
+    let unchanged = |field: &str| {
+        let is_policy = !spec[field].is_null();
+        let shown = match field {
+            "podFailurePolicy" if is_policy => shown("PodFailurePolicy", &spec[field]),
+            "successPolicy" if is_policy => shown("SuccessPolicy", &spec[field]),
+            "selector" if is_policy => shown_selector(&spec[field]),
+            _ => spec[field].to_string(),
+        };
+        (spec[field] != old_spec[field]).then(|| immutable(format!("spec.{field}"), &shown))
     };
     // The completions of an indexed Job may change together with its parallelism (elastic indexed
     // Jobs).
     let completions = match spec["completionMode"] == INDEXED {
-        false => immutable("completions"),
+        false => unchanged("completions"),
         true => {
             let changed = spec["completions"] != old_spec["completions"];
             let is_tandem = spec["completions"] == spec["parallelism"];
@@ -386,8 +394,8 @@ fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
         "managedBy",
         "successPolicy",
     ];
-    let first = [completions, immutable("selector"), validate_template_update(spec, old)];
-    first.into_iter().chain(fields.map(immutable)).flatten().collect()
+    let first = [completions, unchanged("selector"), validate_template_update(spec, old)];
+    first.into_iter().chain(fields.map(unchanged)).flatten().collect()
 }
 
 /// Validates that the template changes only in what a suspended Job without pods may change.
@@ -402,9 +410,9 @@ fn validate_template_update(spec: &Value, old: &Value) -> Option<FieldError> {
         copy_scheduling(&mut allowed, template);
         copy_resources(&mut allowed["spec"], &template["spec"]);
         return (template["spec"] != allowed["spec"])
-            .then(|| invalid("spec.template.spec", &template["spec"], IMMUTABLE));
+            .then(|| immutable("spec.template.spec", &shown("PodSpec", &template["spec"])));
     }
-    (*template != allowed).then(|| invalid("spec.template", template, IMMUTABLE))
+    (*template != allowed).then(|| immutable("spec.template", &shown("PodTemplateSpec", template)))
 }
 
 /// Copies the resources of containers of the same name, which a suspended Job may change.

@@ -167,7 +167,11 @@ mod tests {
             ),
             ("selector", json!(null), &["spec.selector", "spec.template.metadata.labels"]),
             ("selector", json!({}), &["spec.selector"]),
-            ("template", json!({}), &["spec.template.metadata.labels", "spec.template.spec.containers"]),
+            (
+                "template",
+                json!({}),
+                &["spec.template.metadata.labels", "spec.template.spec.containers"],
+            ),
         ] {
             let mut set = json!({
                 "metadata": { "name": "s", "namespace": "d" },
