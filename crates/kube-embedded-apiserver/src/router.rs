@@ -13,7 +13,7 @@ use crate::{
     reviews,
     state::ServerState,
     subresources::{binding, eviction, log, proxy, scale, stream, token},
-    verbs::{create, delete, get, list, patch, update, watch},
+    verbs::{create, delete, get, list, patch, pipeline::with_warnings, update, watch},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
@@ -80,7 +80,10 @@ async fn serve_resource(
     if !request.is_read() && resource.defines_resources {
         crd::reconcile_after_write(state);
     }
-    let response = response.unwrap_or_else(ApiError::into_response);
+    let response = response.unwrap_or_else(|mut error| {
+        let warnings = error.take_warnings();
+        with_warnings(error.into_response(), warnings)
+    });
     Ok(with_deprecation(resource, response))
 }
 

@@ -59,7 +59,8 @@ pub(crate) fn negotiate(
                     Some("None") => Ok(Form::Table(Include::Nothing)),
                     Some("Object") => Ok(Form::Table(Include::Object)),
                     Some(other) => Err(ApiError::bad_request(format!(
-                        "unrecognized includeObject value: {other:?}"
+                        "Unable to convert to Table as requested: includeObject: Invalid value: \
+                         {other:?}: must be 'Metadata', 'Object', 'None', or empty"
                     ))),
                 };
             }

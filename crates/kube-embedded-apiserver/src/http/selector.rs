@@ -308,7 +308,7 @@ impl<'a> Parser<'a> {
             return Err(unparsed(&format!("{}: {}", why.field, why.message)));
         }
         let test = match self.peek() {
-            Token::End | Token::Sign(",") if absent => Test::Absent,
+            _ if absent => Test::Absent,
             Token::End | Token::Sign(",") => Test::Exists,
             operator => {
                 self.next();
@@ -523,6 +523,7 @@ mod tests {
             ("a=-b", of_requirement, "values[0][a]: Invalid value: \"-b\": a valid label must"),
             ("a notin (c,@)", of_requirement, "values[0][a]: Invalid value: \"@\": a valid la"),
             ("a,", "", "found '', expected: identifier after ','"),
+            ("!a=b", "", "found '=', expected: ',' or 'end of string'"),
             ("a=b c", "", "found 'c', expected: ',' or 'end of string'"),
             (",a", "", "found ',', expected: !, identifier, or 'end of string'"),
         ] {

@@ -18,6 +18,8 @@ pub(crate) struct ApiError {
     message: String,
     details: Option<Value>,
     metadata: Value,
+    /// What the request is warned of besides.
+    warnings: Vec<String>,
 }
 
 impl std::fmt::Display for ApiError {
@@ -30,7 +32,24 @@ pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None, metadata: json!({}) }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: None,
+            metadata: json!({}),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Adds the warnings of a request that was decoded before it failed.
+    pub(crate) fn with_warnings(mut self, warnings: &[String]) -> Self {
+        self.warnings.extend_from_slice(warnings);
+        self
+    }
+
+    pub(crate) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     fn with_details(mut self, details: Value) -> Self {
@@ -343,16 +362,19 @@ impl ApiError {
     }
 
     /// The resource version is newer than the newest, so it is most likely that of another server.
-    pub(crate) fn too_large_resource_version(requested: u64, current: u64) -> Self {
+    /// `retry` is for one that a server could still reach.
+    pub(crate) fn too_large_resource_version(requested: u64, current: u64, retry: bool) -> Self {
         let message =
             format!("Timeout: Too large resource version: {requested}, current: {current}");
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message).with_details(json!({
-            "causes": [{
-                "reason": "ResourceVersionTooLarge",
-                "message": "Too large resource version",
-            }],
-            "retryAfterSeconds": 1,
-        }))
+        let cause = json!({
+            "reason": "ResourceVersionTooLarge",
+            "message": "Too large resource version",
+        });
+        let mut details = json!({ "causes": [cause] });
+        if retry {
+            details["retryAfterSeconds"] = 1.into();
+        }
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message).with_details(details)
     }
 
     /// The continue token cannot be used.

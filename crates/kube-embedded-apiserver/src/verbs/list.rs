@@ -74,7 +74,8 @@ fn first_page(
     let version = list_version(query)?;
     let current = state.store.revision();
     if version > current {
-        return Err(ApiError::too_large_resource_version(version, current));
+        let exact = limit < usize::MAX || query.get("resourceVersionMatch") == Some("Exact");
+        return Err(ApiError::too_large_resource_version(version, current, !exact));
     }
     // A version with a limit means exactly that version, as before resourceVersionMatch existed.
     let exact = match query.get("resourceVersionMatch") {
@@ -118,7 +119,7 @@ impl ContinueToken {
         };
         let current = state.store.revision();
         if revision > current {
-            return Err(ApiError::too_large_resource_version(revision, current));
+            return Err(ApiError::too_large_resource_version(revision, current, false));
         }
         let page = state.store.list_at(resource, namespace, Some(&self.from), revision);
         page.map_err(|_| {

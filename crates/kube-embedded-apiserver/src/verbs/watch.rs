@@ -46,14 +46,17 @@ fn start(state: &ServerState, request: &Request, form: Form) -> ApiResult<Respon
         ListOptions::parse(&target.resource, query, true)?;
     let from = watch_version(query)?;
     let bookmarks = query.flag("allowWatchBookmarks");
-    let initial_events = query.flag("sendInitialEvents");
+    let asked_initial = query.optional_flag("sendInitialEvents");
+    let initial_events = asked_initial == Some(true);
     let timeout = match timeout_seconds.and_then(|s| u64::try_from(s).ok()) {
         None | Some(0) => Duration::from_secs(rand::random_range(1800..3600)),
         Some(seconds) => Duration::from_secs(seconds),
     };
     let resource = &target.resource;
     let mut initial = VecDeque::new();
-    let watch = if from == 0 || initial_events {
+    let watch = if from == 0 && asked_initial == Some(false) {
+        state.store.watch(resource.storage_resource(), state.store.revision())
+    } else if from == 0 || initial_events {
         let page = state.store.list(resource.storage_resource(), scope::namespace(target), None);
         initial.extend(page.objects);
         state.store.watch(resource.storage_resource(), page.revision)
