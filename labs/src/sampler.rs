@@ -4,6 +4,7 @@
 //! connection, on purpose.
 
 mod background;
+mod deadline;
 mod generator;
 mod http1;
 mod response;

@@ -1,5 +1,6 @@
 //! Traffic that continues in the background while something else changes.
 
+use super::deadline::within;
 use super::generator::{REPORT_INTERVAL, Sampler};
 use super::sample::{Counts, Sample};
 use anyhow::Context as _;
@@ -86,7 +87,7 @@ impl BackgroundTraffic {
     /// Waits until the first request has ended, successfully or not: later changes then happen under
     /// load.
     pub(crate) async fn wait_started(mut self) -> anyhow::Result<Self> {
-        let first = tokio::time::timeout(self.start_timeout, &mut self.started).await;
+        let first = within(self.start_timeout, &mut self.started).await;
         first
             .with_context(|| format!("no request ended within {:?}", self.start_timeout))?
             .context("the traffic task panicked")?;

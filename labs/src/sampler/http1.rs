@@ -1,6 +1,7 @@
 //! One HTTP/1.1 request on one connection, parsed strictly: a response that a careful client would
 //! reject is a failure, never a hit. Message framing follows RFC 9112, section 6.3.
 
+use super::deadline::within;
 use super::response::{Failure, Reply, Response, version_of};
 use super::target::Target;
 use std::borrow::Cow;
@@ -44,10 +45,7 @@ async fn exchange<T>(
             Some(tls) => round_trip(&mut tls.over(stream).await?, request, &mut bytes, keep).await,
         }
     };
-    match tokio::time::timeout(timeout, round_trip).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::Timeout),
-    }
+    within(timeout, round_trip).await.unwrap_or(Err(Failure::Timeout))
 }
 
 /// Sends a request on an open connection and reads the response into `bytes`, which must be empty.

@@ -2,6 +2,7 @@
 //! until the server closes it.
 
 use super::{
+    deadline::within,
     http1::{self, Message},
     response::{Failure, Reply},
     sample::{Observation, Sample},
@@ -40,13 +41,10 @@ impl Session {
         let mut observations = Vec::new();
         for _ in 0..n {
             let sent = Instant::now();
-            let result = match tokio::time::timeout(self.timeout, self.request()).await {
-                Ok(result) => result,
-                Err(_) => {
-                    self.connection = None;
-                    Err(Failure::Timeout)
-                }
-            };
+            let result = within(self.timeout, self.request()).await.unwrap_or_else(|| {
+                self.connection = None;
+                Err(Failure::Timeout)
+            });
             let at = sent.duration_since(started).as_secs_f64();
             observations.push(Observation { at, latency: sent.elapsed().as_secs_f64(), result });
         }

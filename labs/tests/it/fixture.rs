@@ -36,6 +36,7 @@ pub(crate) struct LabRun {
     summary: Summary,
     lab: &'static str,
     events: Vec<String>,
+    machine_stood_still: bool,
 }
 
 impl Fixture {
@@ -276,7 +277,7 @@ impl Fixture {
         interrupted: impl Future<Output = ()>,
         observer: Option<tokio::sync::mpsc::UnboundedSender<Event>>,
     ) -> LabRun {
-        let _stalls = StallWatch::start();
+        let stalls = StallWatch::start();
         let (events, receiver) = Events::channel();
         let recorder = std::thread::spawn(move || {
             let lines = receiver.iter().map(|stamped| {
@@ -306,7 +307,7 @@ impl Fixture {
         // Not on this thread: tasks that are still to be dropped hold senders.
         let recorded = tokio::task::spawn_blocking(move || recorder.join());
         let events = recorded.await.expect("a thread").expect("events");
-        LabRun { summary, lab, events }
+        LabRun { summary, lab, events, machine_stood_still: stalls.machine_stood_still() }
     }
 }
 
@@ -324,6 +325,11 @@ impl LabRun {
                 self.evidence(id)
             );
         }
+    }
+
+    /// Returns true if the machine did not run for a time.
+    pub(crate) fn machine_stood_still(&self) -> bool {
+        self.machine_stood_still
     }
 
     /// The exit code.

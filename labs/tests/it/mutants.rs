@@ -7,7 +7,7 @@ use crate::{
     fixture::Fixture,
 };
 use k8s_openapi::api::{
-    apps::v1::Deployment,
+    apps::v1::{Deployment, ReplicaSet},
     core::v1::{Pod, Service},
 };
 use kube::{Api, ResourceExt as _, api::PostParams};
@@ -92,9 +92,11 @@ mutants! {
 
     /// Another client changes the template while it rolls out, so that there are two replica sets.
     changed_while_rolling: "phase3" fails ["deployment-owns-replicaset"],
-        in Fixture::new(), while |client| fault_injection::once(
+        // So that it still rolls when the change arrives.
+        in Fixture::new().set("lb/app-production.yml", "/spec/minReadySeconds", json!(1)),
+        while |client| fault_injection::once(
             client,
-            |deployment: &Deployment| fault_injection::production(deployment, |_| true),
+            |_: &ReplicaSet| true,
             |client| async {
                 let mark = json!({"metadata": {"annotations": {"changed": "by another"}}});
                 let patch = json!({"spec": {"template": mark}});

@@ -12,6 +12,7 @@ const TOLERATED: Duration = Duration::from_secs(1);
 /// Watches the current runtime until it is dropped.
 pub(crate) struct StallWatch {
     ended: Arc<AtomicBool>,
+    machine: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -26,9 +27,15 @@ impl StallWatch {
                 tokio::time::sleep(INTERVAL).await;
             }
         });
-        let stop = Arc::clone(&ended);
-        std::thread::spawn(move || watch(&ticks, &stop));
-        Self { ended, task }
+        let machine = Arc::new(AtomicBool::new(false));
+        let (stop, stalled) = (Arc::clone(&ended), Arc::clone(&machine));
+        std::thread::spawn(move || watch(&ticks, &stop, &stalled));
+        Self { ended, machine, task }
+    }
+
+    /// Returns true if not even a thread that only sleeps has run for a time.
+    pub(crate) fn machine_stood_still(&self) -> bool {
+        self.machine.load(Ordering::Relaxed)
     }
 }
 
@@ -39,7 +46,7 @@ impl Drop for StallWatch {
     }
 }
 
-fn watch(ticks: &AtomicU64, ended: &AtomicBool) {
+fn watch(ticks: &AtomicU64, ended: &AtomicBool, machine: &AtomicBool) {
     let (mut seen, mut since) = (0, Instant::now());
     let mut reported = false;
     let mut last = Instant::now();
@@ -48,6 +55,7 @@ fn watch(ticks: &AtomicU64, ended: &AtomicBool) {
         let own = last.elapsed();
         last = Instant::now();
         if own > TOLERATED {
+            machine.store(true, Ordering::Relaxed);
             eprintln!("stall: this machine did not run a thread that only sleeps for {own:?}");
         }
         let now = ticks.load(Ordering::Relaxed);

@@ -20,7 +20,7 @@ use kube::{
 };
 use kube_embedded_core::backoff::Backoff;
 use serde_json::Value;
-use std::{fs, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -189,7 +189,8 @@ async fn finish(pod: &PodHandle, mut updates: watch::Receiver<Update>) {
         delete_object(pod, &mut updates).await;
     }
     for directory in [Some(pod.directory().to_owned()), pod.memory()].into_iter().flatten() {
-        if let Err(error) = fs::remove_dir_all(directory)
+        // On a thread that may block: a busy disk takes seconds.
+        if let Err(error) = tokio::fs::remove_dir_all(directory).await
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(%error, "failed to remove the directory of a pod");
