@@ -18,9 +18,12 @@ pub(crate) struct ApiError {
     message: String,
     details: Option<Value>,
     metadata: Value,
-    /// What the request is warned of besides.
-    warnings: Vec<String>,
+    /// What the request is warned of besides. Boxed, since errors are returned everywhere.
+    warnings: Option<Box<Warnings>>,
 }
+
+#[derive(Clone, Debug)]
+struct Warnings(Vec<String>);
 
 impl std::fmt::Display for ApiError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -38,18 +41,20 @@ impl ApiError {
             message: message.into(),
             details: None,
             metadata: json!({}),
-            warnings: Vec::new(),
+            warnings: None,
         }
     }
 
     /// Adds the warnings of a request that was decoded before it failed.
     pub(crate) fn with_warnings(mut self, warnings: &[String]) -> Self {
-        self.warnings.extend_from_slice(warnings);
+        if !warnings.is_empty() {
+            self.warnings = Some(Box::new(Warnings(warnings.to_vec())));
+        }
         self
     }
 
     pub(crate) fn take_warnings(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.warnings)
+        self.warnings.take().map(|warnings| warnings.0).unwrap_or_default()
     }
 
     fn with_details(mut self, details: Value) -> Self {

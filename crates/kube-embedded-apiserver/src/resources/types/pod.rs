@@ -36,8 +36,17 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     generation: true,
     defaults,
     prepare_create,
-    // `DefaultTolerationSeconds` runs on updates, too.
-    prepare_update: |pod, _| object(pod, "spec").into_iter().for_each(tolerate_node_failures),
+    prepare_update: |pod, old| {
+        let Some(spec) = object(pod, "spec") else { return };
+        // The admission of priorities keeps what an update leaves out.
+        for field in ["priority", "preemptionPolicy"] {
+            if spec[field].is_null() {
+                copy_field(spec, &old["spec"], field);
+            }
+        }
+        // `DefaultTolerationSeconds` runs on updates, too.
+        tolerate_node_failures(spec);
+    },
     validate,
     validate_ephemeral_containers: Some(ephemeral_containers::validate_update),
     // As in Kubernetes not on update, which people rarely do.
