@@ -2,6 +2,7 @@
 
 mod admission;
 mod authorization;
+mod options;
 
 use super::*;
 use crate::authentication::user::User;
