@@ -94,7 +94,8 @@ enum Command {
     #[command(after_help = check::EXIT_CODES)]
     Check(check::CheckFlags),
     /// Judge what is being made by hand, at every change
-    Watch(check::CheckFlags),
+    #[command(after_help = check::WATCH_EXIT_CODES)]
+    Watch(check::WatchFlags),
     /// Start a release that is broken on purpose, and judge whether it is fixed
     #[command(after_help = check::EXIT_CODES)]
     Broken(broken::BrokenFlags),

@@ -14,6 +14,7 @@ pub mod claim;
 pub mod cli;
 mod context;
 mod diagnosis;
+mod document;
 mod elf;
 pub mod event;
 mod expectation;

@@ -32,6 +32,8 @@ mod view;
 pub(crate) use report::report;
 
 const HELP: &str = "keys: h hint, n next step, p predict, r start over, q quit";
+/// In place of [`HELP`] where standard input is neither a terminal nor a pipe.
+const WITHOUT_KEYS: &str = "no keys without a terminal: ends once every claim holds, after --timeout SECONDS, or with Ctrl-C";
 /// The interval of looking at the background traffic.
 const TRAFFIC: Duration = Duration::from_millis(200);
 /// A change during a check starts another: what was sampled is of the past. But not within this time, or none would
@@ -75,7 +77,7 @@ enum Done {
     Reset(&'static Lab, Duration),
 }
 
-/// Watches until `q` or `interrupted`, or until every claim holds.
+/// Watches until `q` or `interrupted`, until every claim holds, or for `timeout`.
 ///
 /// # Errors
 /// If the lab is not done by hand.
@@ -84,6 +86,7 @@ pub async fn watch(
     environment: Environment,
     client: Client,
     name: &str,
+    timeout: Option<Duration>,
     interrupted: impl Future<Output = ()>,
 ) -> anyhow::Result<Exit> {
     ensure!(
@@ -97,7 +100,9 @@ pub async fn watch(
     let mut traffic = Traffic::default();
     let mut interrupted = std::pin::pin!(interrupted);
     let mut pace = tokio::time::interval(TRAFFIC);
-    watch.screen.say(&format!("{}: {} in namespace `{name}`\n{HELP}", lab.name, lab.title));
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let help = if keys.can_come() { HELP } else { WITHOUT_KEYS };
+    watch.screen.say(&format!("{}: {} in namespace `{name}`\n{help}", lab.name, lab.title));
     watch.show_step();
     watch.begin();
     loop {
@@ -115,6 +120,7 @@ pub async fn watch(
             Some(done) = watch.work.join_next() => watch.done(done.context("a task panicked")?),
             key = keys.next() => if watch.key(key) { return Ok(Exit::Holds) },
             _ = pace.tick() => {}
+            () = reached(deadline) => return Ok(watch.timed_out()),
             () = &mut interrupted => return Ok(Exit::Interrupted),
         }
         let timeout = Duration::from_secs(watch.environment.timeouts.request);
@@ -122,9 +128,11 @@ pub async fn watch(
             watch.judge(seen);
             watch.go_on();
         }
-        let holds = |id| watch.states.get(id) == Some(&State::Holds);
-        if watch.lab.claims.iter().all(|claim| holds(claim.id)) {
+        if watch.open().is_empty() {
             watch.screen.say("every claim holds");
+            return Ok(Exit::Holds);
+        }
+        if watch.screen.is_closed() {
             return Ok(Exit::Holds);
         }
     }
@@ -164,6 +172,23 @@ impl Watch {
 
     fn target(&self) -> Target<'_> {
         Target { namespace: self.namespace.name(), environment: Some(&self.environment) }
+    }
+
+    /// The claims that have not held.
+    fn open(&self) -> Vec<&'static str> {
+        let ids = self.lab.claims.iter().map(|claim| claim.id);
+        ids.filter(|id| self.states.get(id) != Some(&State::Holds)).collect()
+    }
+
+    fn timed_out(&mut self) -> Exit {
+        let open = self.open();
+        let all = self.lab.claims.len();
+        self.screen.say(&format!(
+            "timed out: {} of {all} claims do not hold: {}",
+            open.len(),
+            open.join(", ")
+        ));
+        Exit::Fails
     }
 
     fn current(&self) -> Option<&'static Step> {

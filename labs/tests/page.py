@@ -109,12 +109,24 @@ def text(element):
     return f"document.getElementById('{element}').textContent"
 
 
+# A sentence may come from the cluster; what is between two backquotes is code, and nothing is markup.
+SENTENCE = """(() => {
+  const p = document.createElement('p');
+  setSentence(p, '`a<b>` <i> and `c');
+  return p.innerHTML;
+})()"""
+
+
 def drive(browser, labs, environment, shots):
     browser.size(1280, 720)
     process, url = run(labs, environment, 0)
     try:
         browser.call("Page.navigate", url=url)
         browser.wait("document.querySelectorAll('.node').length === 3")
+        assert browser.evaluate(SENTENCE) == "<code>a&lt;b&gt;</code> &lt;i&gt; and `c"
+        # The first paint waits for no other file, and the policy lets the style of the document through.
+        assert browser.evaluate("document.querySelectorAll('link[rel=stylesheet]').length") == 0
+        assert browser.evaluate("getComputedStyle(document.querySelector('main')).display") == "grid"
         browser.wait("document.querySelectorAll('.pod.ready').length >= 3")
         browser.wait(f"/in all/.test({text('rate')})")
         if shots:
@@ -200,6 +212,12 @@ def by_hand(browser, labs, environment, other, shots):
         process.wait()
 
 
+def no_backquotes(browser):
+    raw = browser.evaluate("document.body.innerText").splitlines()
+    raw = [line for line in raw if "`" in line]
+    assert not raw, raw
+
+
 def audit(browser, labs, environment, axe, report, shots):
     """Audits the page in each of its states, the report of the same run, and the room that it was reported to."""
     with open(axe) as file:
@@ -222,6 +240,7 @@ def audit(browser, labs, environment, axe, report, shots):
         browser.wait("/^ended after/.test(" + text("status") + ")")
         browser.wait("document.querySelector('#claims .fails') && document.querySelector('#command button')")
         browser.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+        no_backquotes(browser)
         found += accessibility.audit(browser, axe, "ended", shot) + accessibility.keyboard(browser, "ended")
         # The first stop of the keyboard leads past what cannot be operated.
         browser.evaluate("document.querySelector('.skip').focus()")
@@ -236,6 +255,7 @@ def audit(browser, labs, environment, axe, report, shots):
         found += accessibility.audit(browser, axe, "lost", shot)
         browser.call("Page.navigate", url="file://" + os.path.abspath(report))
         browser.wait("document.querySelector('.fault') && document.querySelector('table')")
+        no_backquotes(browser)
         found += accessibility.audit(browser, axe, "report", shot) + accessibility.keyboard(browser, "report")
         browser.call("Page.navigate", url=view)
         browser.wait("document.querySelectorAll('#participants tr').length === 1")

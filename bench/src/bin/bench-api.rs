@@ -6,30 +6,25 @@
 //! target/release/bench-api [DIRECTORY OF IMAGES]
 //! ```
 
+use bench::{Result, Server};
 use futures::{StreamExt, TryStreamExt, future::try_join_all, pin_mut};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kube::{
-    Api, Client, Config,
+    Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
-    config::{KubeConfigOptions, Kubeconfig},
     runtime::{WatchStreamExt, wait::await_condition, watcher},
 };
 use serde_json::{Value, json};
 use std::{
     env,
-    error::Error,
-    fs,
-    io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
-
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const WRITES: usize = 3000;
 const ROUND_TRIPS: usize = 1000;
@@ -42,11 +37,7 @@ const MANY_PODS: i32 = 200;
 #[tokio::main]
 async fn main() -> Result<()> {
     let images = env::args().nth(1).map_or_else(|| PathBuf::from("target/images"), PathBuf::from);
-    if !images.is_dir() {
-        let images = images.display();
-        return Err(format!("{images} is not a directory; `cargo xtask images` creates it").into());
-    }
-    let server = Server::start(&images)?;
+    let server = Server::start(&images, &[])?;
     let client = server.client().await?;
     let at_rest = server.memory()?;
     println!("at rest                     {:>9.1} MiB", mib(at_rest));
@@ -60,61 +51,6 @@ async fn main() -> Result<()> {
     println!("1,000 config maps of 1 KiB  {:>9.1} MiB", each * 1000.0 / 1_048_576.0);
     watchers(&server, &client).await?;
     Ok(())
-}
-
-/// A server process, which exits when this is dropped.
-struct Server {
-    child: Child,
-    yaml: Value,
-}
-
-impl Server {
-    fn start(images: &PathBuf) -> Result<Self> {
-        // Both programs are in target/release.
-        let program = env::current_exe()?.with_file_name("kube-embedded");
-        let mut child = Command::new(&program)
-            .args(["serve", "--exit-with-stdin", "--images"])
-            .arg(images)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| {
-                let program = program.display();
-                format!(
-                    "failed to start {program}: {error}; build it with `-p kube-embedded --bins`"
-                )
-            })?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().ok_or("no standard output")?).read_line(&mut line)?;
-        let ready: Value = serde_json::from_str(&line)?;
-        let path = ready["kubeconfig"].as_str().ok_or("no kubeconfig")?;
-        let yaml = serde_saphyr::from_str(&fs::read_to_string(path)?)?;
-        Ok(Self { child, yaml })
-    }
-
-    /// Returns a client with its own connections.
-    async fn client(&self) -> Result<Client> {
-        let kubeconfig: Kubeconfig = serde_json::from_value(self.yaml.clone())?;
-        let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-        Ok(Client::try_from(config)?)
-    }
-
-    /// Returns the proportional share (`Pss`) of the process in bytes.
-    fn memory(&self) -> Result<u64> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-        let kib: u64 =
-            line.and_then(|l| l.trim().split(' ').next()?.parse().ok()).ok_or("no Pss")?;
-        Ok(kib * 1024)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
 }
 
 fn config_map(name: &str) -> Result<ConfigMap> {
@@ -145,7 +81,7 @@ async fn sequential_writes(client: &Client) -> Result<()> {
 
 /// Measures GET requests, sent by wrk with the token of the kubeconfig.
 fn get_requests(server: &Server) -> Result<()> {
-    let text = |pointer| server.yaml.pointer(pointer).and_then(Value::as_str);
+    let text = |pointer| server.kubeconfig.pointer(pointer).and_then(Value::as_str);
     let url = text("/clusters/0/cluster/server").ok_or("no server")?;
     let url = format!("{url}/api/v1/namespaces/default/configmaps/write-1");
     let token = text("/users/1/user/token").ok_or("no token")?;

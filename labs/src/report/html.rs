@@ -1,7 +1,7 @@
 //! `--html FILE`: one self-contained page, with plots as inline SVG, that a CI job can leave behind.
 
 use super::reporter::{Output, Reporter};
-use super::text::escape;
+use super::text::{escape, html};
 use crate::claim::Verdict;
 use crate::event::{Event, SampleEnded, Stamped};
 use history::History;
@@ -80,7 +80,7 @@ impl<W: Write> Html<W> {
             escape(self.version),
         )?;
         for error in *errors {
-            writeln!(page, "<p class=\"fault\">{}</p>", escape(error))?;
+            writeln!(page, "<p class=\"fault\">{}</p>", html(error))?;
         }
         for lab in &self.labs {
             lab.write(&mut page)?;
@@ -140,7 +140,7 @@ impl Lab {
         writeln!(page, "<h2>{name}: {title} <small>{seconds:.1} s</small></h2>")?;
         for Diagnosis { layer, reason, command, folder } in &self.diagnoses {
             write!(page, "<div class=\"fault\"><p>At fault: <strong>{}</strong>: ", escape(layer))?;
-            writeln!(page, "{}</p>", escape(reason))?;
+            writeln!(page, "{}</p>", html(reason))?;
             if let Some(command) = command {
                 writeln!(page, "<pre tabindex=\"0\">{}</pre>", escape(command))?;
             }
@@ -155,14 +155,14 @@ impl Lab {
             writeln!(
                 page,
                 "<li class=\"{word}\"><strong>{word}</strong> <span>{}<br><small><code>{}</code>: {}</small></span></li>",
-                escape(sentence),
+                html(sentence),
                 escape(id),
-                escape(&verdict.evidence),
+                html(&verdict.evidence),
             )?;
         }
         page.push_str("</ul>\n");
         if let Some(error) = &self.error {
-            writeln!(page, "<p class=\"fault\">stopped: {}</p>", escape(error))?;
+            writeln!(page, "<p class=\"fault\">stopped: {}</p>", html(error))?;
         }
         Ok(())
     }
@@ -279,6 +279,33 @@ mod tests {
         assert!(page.contains("&lt;script&gt;"), "{page}");
         assert!(page.contains("crash") && page.contains("kubectl describe pod p"), "{page}");
         assert!(!page.contains("NaN") && !page.contains("inf "), "{page}");
+    }
+
+    #[test]
+    fn code_in_sentences_is_marked_up() {
+        let code = "the `<app>` of it";
+        let mut events = run();
+        let verdict = Verdict::fails(code);
+        events.insert(2, Event::StepStarted { id: "step", step: code.into() });
+        events.insert(3, Event::ClaimJudged { claim: "a-claim", sentence: code, verdict });
+        let (layer, reason) = (None, code.to_owned());
+        events.insert(4, Event::Diagnosis { layer, reason, command: None, folder: None });
+        events.insert(5, Event::LabEnded { seconds: 1.0, error: Some(code.into()) });
+        for event in &mut events {
+            match event {
+                Event::LabEnded { error, .. } => *error = Some(code.into()),
+                Event::RunEnded { errors, .. } => *errors = vec![code.into()],
+                _ => {}
+            }
+        }
+        let page = page(events);
+        let marked = page.matches("the <code>&lt;app&gt;</code> of it").count();
+        // Error of the run and of the lab, fault, sentence, evidence, and the step in the list.
+        assert_eq!(marked, 6, "{page}");
+        assert!(
+            !page.contains('`') && page.contains("<title>the &lt;app&gt; of it</title>"),
+            "{page}"
+        );
     }
 
     #[test]

@@ -71,10 +71,45 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
+/// Marks up a sentence, whose parts between two backquotes are code. `escape` is applied to each part.
+pub(super) fn sentence(text: &str, escape: impl Fn(&str) -> String) -> String {
+    let parts: Vec<&str> = text.split('`').collect();
+    let mut markup = String::with_capacity(text.len());
+    for (index, part) in parts.iter().enumerate() {
+        let is_last = index + 1 == parts.len();
+        markup += &match (index % 2 == 1, is_last) {
+            (true, false) => format!("<code>{}</code>", escape(part)),
+            // A backquote without another.
+            (true, true) => escape("`") + &escape(part),
+            (false, _) => escape(part),
+        };
+    }
+    markup
+}
+
+/// Marks up a sentence for HTML.
+pub(super) fn html(text: &str) -> String {
+    sentence(text, escape)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture::sample_progress;
+
+    #[test]
+    fn text_between_backquotes_is_code_and_everything_is_escaped() {
+        for (text, expected) in [
+            ("", ""),
+            ("no <code>", "no &lt;code&gt;"),
+            ("`a<b` & `c`.", "<code>a&lt;b</code> &amp; <code>c</code>."),
+            ("one `back", "one `back"),
+            ("`a` and `b", "<code>a</code> and `b"),
+            ("</code>`<script>`", "&lt;/code&gt;<code>&lt;script&gt;</code>"),
+        ] {
+            assert_eq!(html(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn bar_shows_split_and_band() {

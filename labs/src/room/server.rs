@@ -1,6 +1,7 @@
 //! The room's server: a page, and one resource that is written with one token and read with another.
 
 use super::progress::{Participants, Progress};
+use crate::document::Document;
 use anyhow::Context as _;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
@@ -14,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use sha2::{Digest as _, Sha256};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -28,13 +29,10 @@ const CONNECTIONS: usize = 256;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
-const PAGES: [(&str, &str, &str); 3] = [
-    ("/", "text/html; charset=utf-8", include_str!("page/room.html")),
-    ("/room.js", "text/javascript; charset=utf-8", include_str!("page/room.js")),
-    ("/room.css", "text/css; charset=utf-8", include_str!("page/room.css")),
-];
-const POLICY: &str =
-    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const SCRIPT: &str = concat!(include_str!("../document/sentence.js"), include_str!("page/room.js"));
+/// The page itself.
+static DOCUMENT: LazyLock<Document> =
+    LazyLock::new(|| Document::new(include_str!("page/room.html"), include_str!("page/room.css")));
 
 struct Room {
     participants: Mutex<Participants>,
@@ -95,10 +93,13 @@ impl Room {
             }
             (&Method::POST, "/progress") if is_join => self.report(request.into_body()).await,
             (_, "/progress") => text(StatusCode::UNAUTHORIZED, "wrong token"),
-            (&Method::GET, path) => match PAGES.iter().find(|(known, _, _)| *known == path) {
-                Some((_, media_type, content)) => response(StatusCode::OK, media_type, *content),
-                None => text(StatusCode::NOT_FOUND, "no such page"),
-            },
+            (&Method::GET, "/") => {
+                response(StatusCode::OK, "text/html; charset=utf-8", &*DOCUMENT.html)
+            }
+            (&Method::GET, "/room.js") => {
+                response(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT)
+            }
+            (&Method::GET, _) => text(StatusCode::NOT_FOUND, "no such page"),
             _ => text(StatusCode::METHOD_NOT_ALLOWED, "use GET, or POST /progress"),
         }
     }
@@ -143,7 +144,7 @@ fn response(
     for (name, value) in [
         (CONTENT_TYPE, media_type),
         (CACHE_CONTROL, "no-store"),
-        (CONTENT_SECURITY_POLICY, POLICY),
+        (CONTENT_SECURITY_POLICY, &DOCUMENT.policy),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
     ] {

@@ -5,6 +5,7 @@
 //! whatever the labs do.
 
 use super::board::Board;
+use crate::document::Document;
 use crate::event::Stamped;
 use anyhow::Context as _;
 use futures::stream;
@@ -18,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -36,16 +37,18 @@ const CONNECTIONS: usize = 64;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const LAST_FRAME: Duration = Duration::from_secs(1);
 
-const FILES: [(&str, &str, &str); 4] = [
-    ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
-    ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
-    ("/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
+const FILES: [(&str, &str, &str); 2] = [
+    (
+        "/page.js",
+        "text/javascript; charset=utf-8",
+        concat!(include_str!("../document/sentence.js"), include_str!("page/page.js")),
+    ),
     ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
 ];
 
-/// Nothing but the page's own files is loaded, and no other site may frame it.
-const POLICY: &str =
-    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The page itself.
+static DOCUMENT: LazyLock<Document> =
+    LazyLock::new(|| Document::new(include_str!("page/index.html"), include_str!("page/page.css")));
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -190,9 +193,13 @@ fn respond(request: &Request<Incoming>, shared: &Arc<Shared>) -> Response<Body> 
         let since = since(of_header.or(of_query), shared.run);
         return events(shared.clone(), since);
     }
-    match FILES.iter().find(|(known, _, _)| *known == path) {
-        Some((_, media_type, content)) => {
-            response(StatusCode::OK, media_type, Full::from(*content).boxed_unsync())
+    let file = match path {
+        "/" => Some(("text/html; charset=utf-8", &*DOCUMENT.html)),
+        _ => FILES.iter().find(|(known, ..)| *known == path).map(|(_, kind, text)| (*kind, *text)),
+    };
+    match file {
+        Some((media_type, content)) => {
+            response(StatusCode::OK, media_type, Full::from(content).boxed_unsync())
         }
         None => text(StatusCode::NOT_FOUND, "no such page"),
     }
@@ -208,7 +215,7 @@ fn response(status: StatusCode, media_type: &'static str, body: Body) -> Respons
     let fixed: [(HeaderName, &'static str); 5] = [
         (CONTENT_TYPE, media_type),
         (CACHE_CONTROL, "no-store"),
-        (CONTENT_SECURITY_POLICY, POLICY),
+        (CONTENT_SECURITY_POLICY, &DOCUMENT.policy),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
@@ -343,7 +350,12 @@ mod tests {
         let server = Server::start(Some(0)).unwrap();
         let page = fetch(&server, "GET / HTTP/1.1\r\nHost: localhost");
         assert!(page.starts_with("HTTP/1.1 200") && page.contains("<!doctype html>"), "{page}");
-        assert!(page.contains("content-security-policy: default-src 'self'"), "{page}");
+        assert!(
+            page.contains("content-security-policy: default-src 'self'; style-src 'sha256-"),
+            "{page}"
+        );
+        // The first paint needs nothing but this.
+        assert!(page.contains("\n<style>/* ") && !page.contains("rel=\"stylesheet\""), "{page}");
         for (head, status) in [
             ("GET / HTTP/1.1\r\nHost: evil.example", "421"),
             ("GET /events HTTP/1.1\r\nHost: evil.example", "421"),
@@ -356,7 +368,7 @@ mod tests {
             assert!(found.split(' ').nth(1) == Some(status), "{head}: {found}");
         }
         let size: usize = FILES.iter().map(|(_, _, content)| content.len()).sum();
-        assert!(size < 100 << 10, "{size}");
+        assert!(size + page.len() < 100 << 10, "{size}");
     }
 
     #[test]

@@ -11,12 +11,14 @@ pub(super) const ESCAPE: u8 = 0x1b;
 /// A terminal that passes keys as they are pressed. Ctrl-C stays a signal, and output is not changed.
 pub(super) struct Keys {
     original: Option<Termios>,
+    can_come: bool,
     keys: mpsc::Receiver<u8>,
 }
 
 impl Keys {
     /// Starts to read standard input. One that is no terminal is read as it is; the end of a pipe, whose other end is
-    /// a program that is gone, is the key `q`.
+    /// a program that has exited, is the key `q`. The end of anything else, such as `/dev/null`, is not: a job that
+    /// has no terminal watches until the claims hold.
     pub(super) fn open() -> Self {
         let stdin = std::io::stdin();
         let original = isatty(&stdin).then(|| tcgetattr(&stdin).ok()).flatten();
@@ -24,6 +26,9 @@ impl Keys {
             changed.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
             _ = tcsetattr(&stdin, OptionalActions::Now, &changed);
         }
+        let is_pipe =
+            fstat(&stdin).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
+        let can_come = isatty(&stdin) || is_pipe;
         let (sender, keys) = mpsc::channel(16);
         // A thread of its own: a pending read of the runtime would keep the process from exiting.
         std::thread::spawn(move || {
@@ -40,13 +45,16 @@ impl Keys {
                     }
                 }
             }
-            let piped = fstat(std::io::stdin())
-                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo);
-            if piped {
+            if is_pipe {
                 _ = sender.blocking_send(b'q');
             }
         });
-        Self { original, keys }
+        Self { original, can_come, keys }
+    }
+
+    /// Returns true if a person, or another program, can press keys.
+    pub(super) fn can_come(&self) -> bool {
+        self.can_come
     }
 
     /// The next key; never at the end of input.

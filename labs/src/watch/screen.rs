@@ -2,6 +2,7 @@
 
 use crate::names::in_terms_of_program;
 use crate::wrap::{columns, wrap_lines};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{IsTerminal as _, Write as _};
 
 /// What a line about a claim or a fault begins with.
@@ -21,6 +22,14 @@ impl Screen {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let live = std::io::stdout().is_terminal() && !dumb;
         Self { live, drawn: false, line: String::new() }
+    }
+
+    /// Returns true if this is a pipe whose reader has exited.
+    pub(super) fn is_closed(&self) -> bool {
+        let out = std::io::stdout();
+        let mut pipe = [PollFd::new(&out, PollFlags::empty())];
+        let polled = poll(&mut pipe, Some(&Timespec::default())).is_ok();
+        polled && pipe.iter().any(|pipe| pipe.revents().contains(PollFlags::ERR))
     }
 
     /// Prints lines that stay, each wrapped by itself.

@@ -153,6 +153,37 @@ impl Drop for Watch {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_without_a_terminal_names_its_end_and_comes_to_it() {
+    let fixture = Fixture::new().with_embedded_timeouts();
+    let cluster = fixture.cluster().await;
+    let environment = fixture.write_environment();
+    let watch = |shell: &str| {
+        let labs = env!("CARGO_BIN_EXE_labs");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec timeout 120 {shell}"), labs, labs, "phase4"]);
+        command.arg(&environment);
+        command.output().expect("sh")
+    };
+    // As a job of CI: no keys, and no claim will hold.
+    let output = watch(r#""$1" watch "$2" --environment "$3" --timeout 1 </dev/null"#);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("no keys without a terminal: ends once every claim holds"), "{text}");
+    assert!(text.contains("timed out: 10 of 10 claims do not hold: "), "{text}");
+    // A reader that has seen enough ends it, as does a writer.
+    let output =
+        watch(r#"sh -c '"$1" watch "$2" --environment "$3" </dev/null | head -n 1' sh "$@""#);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = watch(r#"sh -c 'printf h | "$1" watch "$2" --environment "$3"' sh "$@""#);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("keys: h hint"), "{text}");
+    assert!(text.contains("hint 1: "), "{text}");
+    let output = watch(r#""$1" watch "$2" --environment "$3" --timeout 0"#);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    cluster.stop().await;
+}
+
 /// Does a phase with kubectl alone: after each of these steps `check` says that its claims hold and `watch` ticks them
 /// off, until it ends because all do.
 async fn do_by_hand(phase: &str, steps: &[(&str, &[&str])]) {

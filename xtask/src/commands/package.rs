@@ -28,16 +28,21 @@ pub(super) fn run(args: &Package) -> Result<()> {
     // With a target, its flags do not apply to build scripts and macros, which cannot be static.
     let mut command = cargo::command(&project);
     command
-        .args(["build", "--package", "canary-labs", "--release", "--locked", "--target", &host])
+        .args([
+            "build",
+            "--package",
+            "canary-labs",
+            "--profile",
+            "dist",
+            "--locked",
+            "--target",
+            &host,
+        ])
         .arg("--target-dir")
         .arg(&project.target)
-        .env("CARGO_ENCODED_RUSTFLAGS", images::build::static_flags(&project))
-        .env("CARGO_PROFILE_RELEASE_STRIP", "true")
-        // It is copied to many machines, and none of them needs its last percent of speed.
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s")
-        .env("CARGO_PROFILE_RELEASE_LTO", "off");
+        .env("CARGO_ENCODED_RUSTFLAGS", images::build::static_flags(&project));
     cargo::run(command, Progress::Shown, "canary-labs")?;
-    let program = project.target.join(host).join("release/canary-labs");
+    let program = project.target.join(host).join("dist/canary-labs");
     let out = std::path::absolute(&args.out).context("failed to find the current directory")?;
     let mut pack = Command::new(&program);
     pack.arg("pack").args([&project.root, &project.images(), &out]);

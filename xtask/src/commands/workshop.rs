@@ -24,16 +24,20 @@ pub(super) struct Explain {
 #[derive(Args)]
 pub(super) struct Check {
     #[command(flatten)]
-    pub(super) on: ByHand,
+    on: ByHand,
 }
 
 /// Judge what you make with kubectl on the cluster of `up`, at every change
 ///
-/// Keys: `h` a hint, `n` the next step, `p` predict the canary's share, `r` start over at a phase, `q` quit.
+/// Keys: `h` a hint, `n` the next step, `p` predict the canary's share, `r` start over at a phase, `q` quit. Ends once every
+/// claim holds. Without a terminal, as in a CI job, there are no keys; `--timeout` limits how long it watches.
 #[derive(Args)]
 pub(super) struct Watch {
     #[command(flatten)]
-    pub(super) on: ByHand,
+    on: ByHand,
+    /// Seconds after which to end with exit code 1, unless every claim holds before
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
 }
 
 #[derive(Args)]
@@ -58,11 +62,18 @@ fn without_cluster(command: &str, args: &[String]) -> Result<()> {
     Err(install::spawn_error("labs", labs.arg(command).args(args).exec()))
 }
 
-/// Runs `labs check` or `labs watch`.
-pub(super) fn by_hand(command: &str, args: &ByHand) -> Result<()> {
-    let phase = phase(&args.phase)?;
-    let mut rest = vec![phase];
-    rest.extend(args.namespace.iter().flat_map(|name| ["--namespace".to_owned(), name.clone()]));
+pub(super) fn check(args: &Check) -> Result<()> {
+    by_hand("check", &args.on, Vec::new())
+}
+
+pub(super) fn watch(args: &Watch) -> Result<()> {
+    let timeout = args.timeout.map(|seconds| format!("--timeout={seconds}"));
+    by_hand("watch", &args.on, timeout.into_iter().collect())
+}
+
+fn by_hand(command: &str, args: &ByHand, mut rest: Vec<String>) -> Result<()> {
+    rest.push(phase(&args.phase)?);
+    rest.extend(args.namespace.iter().map(|name| format!("--namespace={name}")));
     on_cluster(command, &args.provider, rest)
 }
 

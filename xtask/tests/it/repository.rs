@@ -1,4 +1,5 @@
-//! Rules of this repository that no compiler checks: pinned actions, and versions that two files name.
+//! Rules of this repository that no compiler checks: pinned actions, versions that two files name, links of the
+//! documentation and the tests that it names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -60,6 +61,83 @@ fn docs_name_the_pinned_versions() {
     assert!(found >= 4);
     for provider in ["embedded", "kind", "k3s", "minikube", "gke", "current"] {
         assert!(page.contains(&format!("| `{provider}` |")), "{provider}");
+    }
+}
+
+/// Returns all files with that extension but what was built or fetched.
+fn sources(extension: &str) -> Vec<PathBuf> {
+    let (mut all, mut folders) = (Vec::new(), vec![repository()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().as_encoded_bytes();
+            let is_skipped =
+                [&b"target"[..], b"node_modules"].contains(&name) || name.starts_with(b".");
+            match path.is_dir() {
+                true if is_skipped => {}
+                true => folders.push(path),
+                false if path.extension().is_some_and(|found| found == extension) => all.push(path),
+                false => {}
+            }
+        }
+    }
+    all
+}
+
+/// Returns what a link to a heading has behind its `#`.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+    heading.trim().to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
+}
+
+#[test]
+fn links_of_the_docs_lead_to_files_and_headings() {
+    let mut links = 0;
+    for file in sources("md") {
+        let text = fs::read_to_string(&file).unwrap();
+        let targets = text.split("](").skip(1).filter_map(|part| part.split_once(')'));
+        for (target, _) in targets.filter(|(target, _)| !target.contains(':')) {
+            let (path, heading) = target.split_once('#').unwrap_or((target, ""));
+            let to = match path {
+                "" => file.clone(),
+                path => file.parent().unwrap().join(path),
+            };
+            assert!(to.exists(), "{}: {target}", file.display());
+            links += 1;
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&to).unwrap();
+                let headings = text.lines().filter(|line| line.starts_with('#'));
+                let found = headings.map(|line| anchor(line.trim_start_matches('#')));
+                assert!(found.into_iter().any(|a| a == heading), "{}: {target}", file.display());
+            }
+        }
+    }
+    assert!(links > 50, "{links}");
+}
+
+#[test]
+fn tests_that_the_docs_name_exist() {
+    let functions: BTreeSet<String> = sources("rs")
+        .iter()
+        .flat_map(|file| {
+            let text = fs::read_to_string(file).unwrap();
+            let named = text.split("fn ").skip(1).filter_map(|part| part.split_once('('));
+            named.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+        })
+        .collect();
+    let text = fs::read_to_string(repository().join("SECURITY.md")).unwrap();
+    let is_test = |name: &&str| {
+        let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_…".contains(c);
+        name.matches('_').count() > 2 && name.chars().all(known)
+    };
+    let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > 40, "{named:?}");
+    for name in named {
+        let exists = match name.strip_suffix('…') {
+            Some(start) => functions.iter().any(|function| function.starts_with(start)),
+            None => functions.contains(name),
+        };
+        assert!(exists, "SECURITY.md names the test {name}");
     }
 }
 

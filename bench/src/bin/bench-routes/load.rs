@@ -1,6 +1,6 @@
 //! Clients that send requests from several connections, and count what becomes of them.
 
-use super::Result;
+use bench::Result;
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};

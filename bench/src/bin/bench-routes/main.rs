@@ -8,27 +8,21 @@
 
 mod load;
 
+use bench::{Result, Server};
 use hyper::Request;
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::Client;
 use load::{CONNECTIONS, Connection, PROTOCOLS, Protocol, load};
 use serde_json::{Value, json};
 use std::{
-    env,
-    error::Error,
-    fs,
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
+    env, fs,
+    path::Path,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
     time::{Duration, Instant},
 };
-
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const REPLACEMENTS: usize = 50;
 const ROUTES: usize = 1000;
@@ -68,37 +62,17 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// `kube-embedded serve`, which exits when this is dropped.
+/// A cluster in a process of its own.
 struct Cluster {
-    child: Child,
+    server: Server,
     client: Client,
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
 }
 
 impl Cluster {
     async fn start(images: &str) -> Result<Self> {
-        // Both programs are in target/release.
-        let program = env::current_exe()?.with_file_name("kube-embedded");
-        let mut child = Command::new(&program)
-            .args(["serve", "--gateway-api", "--exit-with-stdin", "--images", images])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("failed to start {}: {error}", program.display()))?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().ok_or("no standard output")?).read_line(&mut line)?;
-        let ready: Value = serde_json::from_str(&line)?;
-        let kubeconfig =
-            Kubeconfig::read_from(ready["kubeconfig"].as_str().ok_or("no kubeconfig")?)?;
-        let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-        Ok(Self { child, client: Client::try_from(config)? })
+        let server = Server::start(Path::new(images), &["--gateway-api"])?;
+        let client = server.client().await?;
+        Ok(Self { server, client })
     }
 
     async fn call(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
@@ -198,16 +172,14 @@ impl Cluster {
     }
 
     fn cpu_and_memory(&self) -> Result<(f64, f64)> {
-        let id = self.child.id();
+        let id = self.server.id();
         let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
         let fields: Vec<&str> =
             stat.rsplit_once(')').ok_or("no stat")?.1.split_whitespace().collect();
         let ticks =
             |n: usize| fields.get(n).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
-        let rollup = fs::read_to_string(format!("/proc/{id}/smaps_rollup"))?;
-        let pss =
-            rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next());
-        Ok(((ticks(11) + ticks(12)) / 100.0, pss.ok_or("no Pss")?.parse::<f64>()? / 1024.0))
+        let memory = self.server.memory()? as f64 / (1024.0 * 1024.0);
+        Ok(((ticks(11) + ticks(12)) / 100.0, memory))
     }
 }
 

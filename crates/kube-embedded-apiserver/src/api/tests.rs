@@ -3,6 +3,7 @@
 mod admission;
 mod authorization;
 mod options;
+mod policies;
 
 use super::*;
 use crate::authentication::user::User;

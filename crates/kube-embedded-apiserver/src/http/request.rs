@@ -98,14 +98,13 @@ impl<'a, T> Request<'a, T> {
         let (Ok(dry_run), Ok(validation), true) = (dry_run, validation, errors.is_empty()) else {
             return Err(ApiError::invalid_options(kind, &errors));
         };
-        let manager = manager.map_or_else(
-            || match self.user_agent().split('/').next() {
+        let named_manager = manager.map(str::to_owned);
+        let manager =
+            named_manager.clone().unwrap_or_else(|| match self.user_agent().split('/').next() {
                 None | Some("") => "unknown".into(),
                 Some(name) => name.to_owned(),
-            },
-            str::to_owned,
-        );
-        Ok(WriteOptions { dry_run, validation, manager })
+            });
+        Ok(WriteOptions { dry_run, validation, manager, named_manager })
     }
 
     fn user_agent(&self) -> &'a str {
@@ -120,11 +119,18 @@ pub(crate) struct WriteOptions {
     pub(crate) validation: FieldValidation,
     /// The manager of the fields that the write sets.
     pub(crate) manager: String,
+    /// The manager, if the client named one.
+    pub(crate) named_manager: Option<String>,
 }
 
 impl WriteOptions {
     /// The options of a write that the server makes by itself.
     pub(crate) fn internal(manager: &str) -> Self {
-        Self { dry_run: false, validation: FieldValidation::Ignore, manager: manager.to_owned() }
+        Self {
+            dry_run: false,
+            validation: FieldValidation::Ignore,
+            manager: manager.to_owned(),
+            named_manager: None,
+        }
     }
 }

@@ -31,3 +31,5 @@ pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod service_account;
 pub(crate) mod stateful_set;
+pub(crate) mod validating_admission_policy;
+pub(crate) mod validating_admission_policy_binding;

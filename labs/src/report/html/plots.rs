@@ -1,7 +1,7 @@
 //! Plots as inline SVG: each a figure with its text alternative.
 
 use super::history::{History, Split};
-use crate::report::text::escape;
+use crate::report::text::{escape, html};
 use std::fmt::{self, Write as _};
 
 /// The size of wide plots.
@@ -53,7 +53,7 @@ fn open(page: &mut String, label: &str, width: f64, height: f64) -> fmt::Result 
 }
 
 fn close(page: &mut String, caption: &str) -> fmt::Result {
-    writeln!(page, "</svg>\n<figcaption>{}</figcaption>\n</figure>", escape(caption))
+    writeln!(page, "</svg>\n<figcaption>{}</figcaption>\n</figure>", html(caption))
 }
 
 /// Draws the share of a sample as it converged, in the band that was planned.
@@ -146,7 +146,7 @@ fn axes(page: &mut String, history: &History, most: f64, unit: &str, height: f64
         writeln!(
             page,
             "<path class=\"moment\" d=\"M{at:.1} {TOP}V{bottom}\"><title>{}</title></path>",
-            escape(step)
+            escape(&step.replace('`', ""))
         )?;
         if at >= free {
             writeln!(page, "<text x=\"{at:.1}\" y=\"{:.0}\">{}</text>", bottom + 13.0, number + 1)?;
@@ -197,7 +197,7 @@ pub(super) fn timeline(page: &mut String, history: &History) -> fmt::Result {
     if !history.steps.is_empty() {
         page.push_str("<details><summary>The steps</summary>\n<ol>\n");
         for (at, step) in &history.steps {
-            writeln!(page, "<li>{} <small>at {at:.1} s</small></li>", escape(step))?;
+            writeln!(page, "<li>{} <small>at {at:.1} s</small></li>", html(step))?;
         }
         page.push_str("</ol>\n</details>\n");
     }

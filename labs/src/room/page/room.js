@@ -1,4 +1,3 @@
-"use strict";
 // Asks for everybody's progress once a second, with the token behind the # of this page's address.
 
 const MARKS = { holds: "✓", fails: "✗", skipped: "–", open: "○" };
@@ -10,7 +9,7 @@ function row({ progress, silent }) {
   const state = silent > 30 ? `silent for ${silent > 119 ? `${Math.floor(silent / 60)} min` : `${silent} s`}` : step;
   const cells = [["th", name], ["td", lab], ["td", ""], ["td", state]].map(([tag, text]) => {
     const cell = document.createElement(tag);
-    cell.textContent = text;
+    cell.append(...sentence(text));
     row.append(cell);
     return cell;
   });

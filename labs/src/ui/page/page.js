@@ -1,4 +1,3 @@
-"use strict";
 // Shows the state that /events sends: cumulative counts and whole sections, at most ten times a second. Frames
 // may be missed; what is drawn follows from the last one and from the one before it that this page has seen.
 
@@ -72,7 +71,7 @@ function showStatus() {
   else if (lost) alarm = `The cluster does not respond (${lost.reason}). What you see is its last known state; the lab tries again.`;
   else if (ended?.errors.length) alarm = ended.errors.join("; ");
   $("lost").hidden = !alarm;
-  setText("lost", alarm);
+  setSentence($("lost"), alarm);
   document.body.dataset.state = !connected ? "disconnected" : ended ? "ended" : "live";
 }
 
@@ -359,13 +358,13 @@ function drawRun() {
     const at = guide().findIndex((step) => step.id === current()), step = guide()[at];
     const next = step ? `step ${at + 1} of ${guide().length}: ${step.title}` : "…";
     const done = guide().length && !step ? "every claim holds" : "";
-    setText("step", steps.steps.at(-1) ?? (run?.ended ? "the run has ended" : done || next));
-    setText("progress", steps.progress);
+    setSentence($("step"), steps.steps.at(-1) ?? (run?.ended ? "the run has ended" : done || next));
+    setSentence($("progress"), steps.progress);
   }
   const diagnosis = state.diagnosis;
   $("diagnosis").hidden = !diagnosis;
   if (diagnosis) {
-    setText("fault", `At fault: ${diagnosis.layer ? `${diagnosis.layer}: ` : ""}${diagnosis.reason}`);
+    setSentence($("fault"), `At fault: ${diagnosis.layer ? `${diagnosis.layer}: ` : ""}${diagnosis.reason}`);
     if ($("command").dataset.text !== (diagnosis.command ?? "")) {
       $("command").dataset.text = diagnosis.command ?? "";
       $("command").replaceChildren(...diagnosis.command ? [typed(diagnosis.command)] : []);
@@ -404,10 +403,9 @@ function typed(text) {
   return row;
 }
 
-/** A paragraph whose parts between backquotes are code. */
 function prose(text) {
   const paragraph = make("p");
-  paragraph.append(...text.split("`").map((part, i) => i % 2 ? make("code", part) : part));
+  paragraph.append(...sentence(text));
   return paragraph;
 }
 
@@ -460,7 +458,7 @@ function drawClaims() {
   keyed(parent, all, (group) => group.key, newGroup, (item, { title, claims, word }) => {
     const details = item.firstChild, [mark, name] = details.firstChild.children;
     setMark(mark, ...STEP_MARKS[word]);
-    if (name.textContent !== title) name.textContent = title;
+    setSentence(name, title);
     keyed(item.querySelector("ul"), claims, (claim) => claim.id, newClaim, updateClaim);
     if (item.dataset.word === word) return;
     const before = item.dataset.word;
@@ -486,8 +484,8 @@ function updateClaim(item, claim) {
   const [mark, what, evidence] = item.children, word = claim.outcome ?? "open";
   item.className = `claim ${word}`;
   setMark(mark, MARKS[word] ?? "○", word === "open" ? "not judged yet" : word);
-  if (!what.hasChildNodes()) what.append(...prose(claim.sentence || claim.id).childNodes);
-  if (evidence.textContent !== claim.evidence) evidence.textContent = claim.evidence;
+  setSentence(what, claim.sentence || claim.id);
+  setSentence(evidence, claim.evidence);
 }
 function setMark(mark, sign, label) {
   if (mark.textContent === sign) return;
@@ -506,7 +504,9 @@ function drawLog() {
   const parent = $("log"), follows = parent.scrollTop + parent.clientHeight >= parent.scrollHeight - 20;
   parent.replaceChildren(...logged.map(({ at, kind, text }) => {
     const item = make("li");
-    item.append(make("span", `${at.toFixed(1)} s`, "time"), make("span", text, kind));
+    const what = make("span", undefined, kind);
+    what.append(...sentence(text));
+    item.append(make("span", `${at.toFixed(1)} s`, "time"), what);
     return item;
   }));
   if (follows) parent.scrollTop = parent.scrollHeight;
