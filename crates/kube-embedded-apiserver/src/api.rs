@@ -5,7 +5,8 @@ use crate::{
     authentication::{self, user::User},
     authorization::{bootstrap_policy, filter},
     http::{
-        body::Body,
+        body::{Body, into_yaml},
+        negotiation,
         status::{ApiError, ApiResult},
     },
     metadata,
@@ -112,6 +113,10 @@ impl Api {
         let response = match filter::check(&self.state, &mut parts) {
             Ok(()) => self.serve(&parts, body).await.unwrap_or_else(ApiError::into_response),
             Err(error) => error.into_response(),
+        };
+        let response = match negotiation::prefers_yaml(&parts.headers) {
+            true => into_yaml(response),
+            false => response,
         };
         log(&parts, &response, start);
         response

@@ -11,6 +11,7 @@ use crate::{
     authentication::user::User,
     crd::registry::ServedVersions,
     http::{
+        delete_options::DeleteOptions,
         path::Target,
         request::WriteOptions,
         status::{ApiError, ApiResult},
@@ -23,7 +24,7 @@ use crate::{
     state::ServerState,
     store::Object,
     verbs::{
-        delete::{self, DeleteOptions, Deleted},
+        delete::{self, Deleted},
         pipeline::{Decoded, Expects, Shows, WriteRequest, write},
     },
 };

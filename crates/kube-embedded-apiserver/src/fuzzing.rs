@@ -133,7 +133,7 @@ pub fn selectors(bytes: &[u8]) {
         selector.matches(&serde_json::json!({ "metadata": { "name": "x", "labels": labels } }));
         selector.matches(&Value::Null);
     }
-    let _ = (query.number("limit"), query.dry_run("fuzz"), query.field_validation("fuzz"));
+    let _ = (query.number("limit"), query.dry_run(), query.field_validation());
 }
 
 /// A manifest. What was read can be written and read again.

@@ -3,6 +3,7 @@
 pub(crate) mod body;
 pub(crate) mod chunks;
 pub(crate) mod decode;
+pub(crate) mod delete_options;
 pub(crate) mod duplicates;
 pub(crate) mod encode;
 pub(crate) mod list_options;

@@ -13,7 +13,7 @@ use crate::{
     reviews,
     state::ServerState,
     subresources::{binding, eviction, log, proxy, scale, stream, token},
-    verbs::{create, delete, get, list, patch, update, watch},
+    verbs::{create, delete, get, list, patch, pipeline::with_warnings, update, watch},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
@@ -80,7 +80,10 @@ async fn serve_resource(
     if !request.is_read() && resource.defines_resources {
         crd::reconcile_after_write(state);
     }
-    let response = response.unwrap_or_else(ApiError::into_response);
+    let response = response.unwrap_or_else(|mut error| {
+        let warnings = error.take_warnings();
+        with_warnings(error.into_response(), warnings)
+    });
     Ok(with_deprecation(resource, response))
 }
 
@@ -104,7 +107,6 @@ async fn collection(state: &ServerState, request: &Request<'_>) -> ApiResult<Res
 
 fn object(state: &ServerState, request: &Request<'_>) -> ApiResult<Response<Body>> {
     match *request.method() {
-        Method::GET if request.query.flag("watch") => watch::watch_one(state, request),
         Method::GET => get::get(state, request),
         Method::PUT => update::update(state, request)?.respond(request),
         Method::PATCH => patch::patch(state, request)?.respond(request),

@@ -4,7 +4,6 @@ use crate::{
     http::{
         encode,
         path::Target,
-        query::Query,
         selector::Selector,
         status::{ApiError, ApiResult},
     },
@@ -26,11 +25,6 @@ pub(crate) fn key(target: &Target) -> Key {
         namespace: target.namespace.clone(),
         name: target.name.clone(),
     }
-}
-
-/// Parses the selectors of a query.
-pub(crate) fn selector(target: &Target, query: &Query) -> ApiResult<Selector> {
-    Selector::parse(&target.resource, query.get("labelSelector"), query.get("fieldSelector"))
 }
 
 /// Returns the namespace of a collection, `None` for all namespaces.

@@ -231,17 +231,17 @@ impl Store {
         table.objects.get(&object_name(key)).cloned()
     }
 
-    /// Lists the objects of a resource in a namespace (in all if `None`), those that follow `after`
-    /// (namespace and name), which is how a list continues page by page.
+    /// Lists the objects of a resource in a namespace (in all if `None`), `from` a namespace and name
+    /// on, which is how a list continues page by page.
     pub fn list(
         &self,
         resource: Resource,
         namespace: Option<&str>,
-        after: Option<(String, String)>,
+        from: Option<(String, String)>,
     ) -> Page {
         let inner = self.lock();
         let objects = inner.tables.get(&resource).map_or_else(Vec::new, |table| {
-            table.range(namespace, after.as_ref()).map(|(_, object)| object.clone()).collect()
+            table.range(namespace, from.as_ref()).map(|(_, object)| object.clone()).collect()
         });
         Page { objects, revision: inner.revision }
     }
@@ -254,7 +254,7 @@ impl Store {
         &self,
         resource: Resource,
         namespace: Option<&str>,
-        after: Option<&(String, String)>,
+        from: Option<&(String, String)>,
         revision: u64,
     ) -> Result<Page, Compacted> {
         let mut inner = self.lock();
@@ -268,7 +268,7 @@ impl Store {
         table.check_compaction(revision)?;
         let is_listed = |name: &ObjectName| {
             namespace.is_none_or(|namespace| namespace == name.0)
-                && after.is_none_or(|after| name > after)
+                && from.is_none_or(|from| name >= from)
         };
         // Undo the events after the revision: an object that changed was then as before its first
         // change. Newest first, so that the oldest event is the last to set it.
@@ -280,7 +280,7 @@ impl Store {
             }
         }
         let unchanged =
-            table.range(namespace, after).filter(|(name, _)| !changed.contains_key(name));
+            table.range(namespace, from).filter(|(name, _)| !changed.contains_key(name));
         let restored = changed.iter().filter_map(|(name, object)| Some((name, object.as_ref()?)));
         let objects = merge(unchanged, restored).cloned().collect();
         Ok(Page { objects, revision })
@@ -394,14 +394,14 @@ impl Store {
 }
 
 impl Table {
-    /// Iterates over the objects of a namespace (of all if `None`) that follow a name.
+    /// Iterates over the objects of a namespace (of all if `None`) from a name on.
     fn range<'a>(
         &'a self,
         namespace: Option<&'a str>,
-        after: Option<&ObjectName>,
+        from: Option<&ObjectName>,
     ) -> impl Iterator<Item = (&'a ObjectName, &'a Arc<Object>)> + use<'a> {
-        let start = match (after, namespace) {
-            (Some(after), _) => Bound::Excluded(after.clone()),
+        let start = match (from, namespace) {
+            (Some(from), _) => Bound::Included(from.clone()),
             (None, Some(namespace)) => Bound::Included((namespace.to_owned(), String::new())),
             (None, None) => Bound::Unbounded,
         };

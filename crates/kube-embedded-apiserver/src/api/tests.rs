@@ -2,6 +2,7 @@
 
 mod admission;
 mod authorization;
+mod options;
 mod policies;
 
 use super::*;

@@ -82,6 +82,21 @@ pub(crate) fn respond(code: StatusCode, media_type: &'static str, bytes: Bytes) 
     response
 }
 
+/// Returns a response of JSON as one of YAML. Streams stay as they are.
+pub(crate) fn into_yaml(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    let is_json = parts.headers.get(header::CONTENT_TYPE).is_some_and(|t| t == "application/json");
+    let yaml = match &body.0 {
+        Inner::Whole(Some(bytes)) if is_json => serde_json::from_slice::<Value>(bytes)
+            .ok()
+            .and_then(|value| serde_saphyr::to_string(&value).ok()),
+        _ => None,
+    };
+    let Some(yaml) = yaml else { return Response::from_parts(parts, body) };
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
+    Response::from_parts(parts, Body::from(Bytes::from(yaml)))
+}
+
 /// A response of JSON.
 pub(crate) fn respond_json(code: StatusCode, value: &Value) -> Response<Body> {
     respond(code, "application/json", Bytes::from(value.to_string()))

@@ -34,7 +34,7 @@ pub(crate) fn object(
             (lenient_yaml(body)?, found.into_iter().collect())
         }
         protobuf::MEDIA_TYPE => (protobuf::decode(body)?, Vec::new()),
-        other => return Err(unknown_media_type(other)),
+        _ => return Err(unknown_media_type()),
     };
     check_kind(resource, &value)?;
     set_type(resource, &mut value);
@@ -163,11 +163,11 @@ pub(crate) fn json_error(text: &str, error: &serde_json::Error) -> String {
     format!("invalid character '{found}' {place}")
 }
 
-fn unknown_media_type(given: &str) -> ApiError {
-    ApiError::unsupported_media_type(format!(
+fn unknown_media_type() -> ApiError {
+    ApiError::unsupported_media_type(
         "the body of the request was in an unknown format - accepted media types include: \
-         application/json, application/yaml, application/vnd.kubernetes.protobuf (got {given:?})"
-    ))
+         application/json, application/yaml, application/vnd.kubernetes.protobuf",
+    )
 }
 
 /// Checks that an object is of the type; it may leave out its kind and version.

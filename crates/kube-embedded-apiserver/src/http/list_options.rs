@@ -1,28 +1,47 @@
-//! `ListOptions` that choose the state of a list or a watch: resource version and how to match it.
+//! `ListOptions` of a list, a watch, or the deletion of a collection.
 
 use crate::{
     http::{
         query::Query,
+        selector::Selector,
         status::{ApiError, ApiResult},
     },
+    resources::resource_type::ResourceType,
     validation::field_error::FieldError,
 };
 
-/// Returns the requested resource version, 0 for none.
-pub(crate) fn resource_version(query: &Query) -> ApiResult<u64> {
-    match query.get("resourceVersion") {
-        None => Ok(0),
-        Some(text) => text.parse().map_err(|_| ApiError::bad_resource_version(text)),
+/// The options, apart from the resource version, which is looked at last.
+pub(crate) struct ListOptions {
+    pub(crate) selector: Selector,
+    pub(crate) limit: Option<i64>,
+    pub(crate) timeout_seconds: Option<i64>,
+}
+
+impl ListOptions {
+    /// Parses the options, and rejects those that contradict each other, all of them at once.
+    pub(crate) fn parse(resource: &ResourceType, query: &Query, watch: bool) -> ApiResult<Self> {
+        let timeout_seconds = query.number("timeoutSeconds")?;
+        let limit = query.number("limit")?;
+        let (labels, fields) = (query.get("labelSelector"), query.get("fieldSelector"));
+        let selector = Selector::parse(resource, labels, fields)?;
+        let errors = if watch { watch_errors(query) } else { list_errors(query) };
+        if !errors.is_empty() {
+            return Err(ApiError::invalid_options("ListOptions", &errors));
+        }
+        Ok(Self { selector, limit, timeout_seconds })
     }
 }
 
-/// Rejects options that contradict each other, all of them at once.
-pub(crate) fn check(query: &Query, watch: bool) -> ApiResult<()> {
-    let errors = if watch { watch_errors(query) } else { list_errors(query) };
-    match errors.is_empty() {
-        true => Ok(()),
-        false => Err(ApiError::invalid_list_options(&errors)),
-    }
+/// Returns the resource version of a list, 0 for none.
+pub(crate) fn list_version(query: &Query) -> ApiResult<u64> {
+    let Some(text) = query.get("resourceVersion") else { return Ok(0) };
+    text.parse().map_err(|error| ApiError::bad_list_version(text, &error))
+}
+
+/// Returns the resource version of a watch, 0 for none.
+pub(crate) fn watch_version(query: &Query) -> ApiResult<u64> {
+    let Some(text) = query.get("resourceVersion") else { return Ok(0) };
+    text.parse().map_err(|error| ApiError::bad_watch_version(text, &error))
 }
 
 const MATCH: &str = "resourceVersionMatch";
@@ -47,14 +66,14 @@ fn list_errors(query: &Query) -> Vec<FieldError> {
             ),
         ]);
     }
-    let initial = query.get("sendInitialEvents").is_some();
+    let initial = query.has("sendInitialEvents");
     let why = "sendInitialEvents is forbidden for list";
     errors.push(forbidden_if(initial, "sendInitialEvents", why));
     errors.into_iter().flatten().collect()
 }
 
 fn watch_errors(query: &Query) -> Vec<FieldError> {
-    let initial = query.get("sendInitialEvents").is_some();
+    let initial = query.has("sendInitialEvents");
     let how = query.get(MATCH);
     let mut errors = vec![forbidden_if(
         initial && how != Some("NotOlderThan"),
@@ -100,6 +119,7 @@ mod tests {
 
     #[test]
     fn contradicting_options_are_rejected() {
+        let pods = crate::resources::registry::find("", "v1", "pods").unwrap();
         for (query, watch, expected) in [
             ("resourceVersion=5&resourceVersionMatch=Exact", false, ""),
             ("resourceVersion=0&resourceVersionMatch=NotOlderThan", false, ""),
@@ -110,10 +130,15 @@ mod tests {
             ("resourceVersion=5&resourceVersionMatch=No", false, "supported values: \"Exact\", "),
             ("resourceVersion=5&resourceVersionMatch=Exact", true, "is forbidden for watch unless"),
             ("sendInitialEvents=true", false, "sendInitialEvents is forbidden for list"),
+            ("sendInitialEvents=", false, "sendInitialEvents is forbidden for list"),
+            ("limit=x&timeoutSeconds=y", false, "parsing \"y\": invalid syntax"),
+            ("limit=x&labelSelector=!!", true, "parsing \"x\": invalid syntax"),
+            ("labelSelector=!!&fieldSelector=a", false, "found '!', expected: identifier"),
+            ("fieldSelector=a&sendInitialEvents=", false, "invalid selector: 'a'"),
             ("sendInitialEvents=true", true, "requires setting resourceVersionMatch"),
         ] {
-            let message = match check(&Query::parse(Some(query)), watch) {
-                Ok(()) => String::new(),
+            let message = match ListOptions::parse(pods, &Query::parse(Some(query)), watch) {
+                Ok(_) => String::new(),
                 Err(error) => error.to_value()["message"].to_string().replace("\\\"", "\""),
             };
             assert!(

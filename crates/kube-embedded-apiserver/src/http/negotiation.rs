@@ -20,6 +20,17 @@ pub(crate) enum Include {
     Object,
 }
 
+const YAML: &str = "application/yaml";
+
+/// Returns true if the client would have YAML, the other encoding of every object and list.
+pub(crate) fn prefers_yaml(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let ranges = accept.unwrap_or_default().split(',');
+    let mut names = ranges.map(|range| range.split(';').next().unwrap_or_default().trim());
+    names.find(|name| matches!(*name, "application/json" | YAML | "application/*" | "*/*"))
+        == Some(YAML)
+}
+
 /// Returns the first form of the `Accept` header that this server has. `tables`: the resource has columns.
 pub(crate) fn negotiate(
     headers: &HeaderMap,
@@ -33,7 +44,7 @@ pub(crate) fn negotiate(
     }
     for range in accept.split(',') {
         let mut parts = range.split(';').map(str::trim);
-        if !matches!(parts.next(), Some("application/json" | "application/*" | "*/*")) {
+        if !matches!(parts.next(), Some("application/json" | YAML | "application/*" | "*/*")) {
             continue;
         }
         let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
@@ -48,7 +59,8 @@ pub(crate) fn negotiate(
                     Some("None") => Ok(Form::Table(Include::Nothing)),
                     Some("Object") => Ok(Form::Table(Include::Object)),
                     Some(other) => Err(ApiError::bad_request(format!(
-                        "unrecognized includeObject value: {other:?}"
+                        "Unable to convert to Table as requested: includeObject: Invalid value: \
+                         {other:?}: must be 'Metadata', 'Object', 'None', or empty"
                     ))),
                 };
             }
@@ -77,5 +89,23 @@ mod tests {
         assert_eq!(negotiated(table, true), Ok(Form::Table(Include::Metadata)));
         assert_eq!(negotiated(table, false), Err(406));
         assert_eq!(negotiated(&format!("{table},application/json"), false), Ok(Form::Whole));
+        assert_eq!(negotiated("application/yaml", true), Ok(Form::Whole));
+        assert_eq!(negotiated("text/html", true), Err(406));
+    }
+
+    #[test]
+    fn yaml_is_for_those_who_name_it_first() {
+        for (accept, expected) in [
+            ("application/yaml", true),
+            ("text/html, application/yaml;q=0.9, application/json", true),
+            ("application/json, application/yaml", false),
+            ("*/*", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
+            assert_eq!(prefers_yaml(&headers), expected, "{accept}");
+        }
+        assert!(!prefers_yaml(&HeaderMap::new()));
     }
 }

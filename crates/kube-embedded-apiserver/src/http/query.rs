@@ -1,8 +1,8 @@
 //! The query of a request.
 
 use crate::{
-    http::status::{ApiError, ApiResult},
-    validation::field_error::FieldError,
+    http::status::{ApiError, ApiResult, go_number_error},
+    validation::field_error::{FieldError, not_supported},
 };
 
 /// A request's query.
@@ -18,11 +18,17 @@ impl Query {
 
     /// Returns the first value of a parameter, unless it is empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| &**value)
-            .filter(|value| !value.is_empty())
+        self.first(name).filter(|value| !value.is_empty())
+    }
+
+    /// Returns the first value of a parameter, which may be empty.
+    fn first(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+    }
+
+    /// Returns true if the parameter is given, even without a value.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.first(name).is_some()
     }
 
     /// Returns every value of a parameter, in order.
@@ -30,103 +36,81 @@ impl Query {
         self.0.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone()).collect()
     }
 
-    /// Returns the value of a flag. Like Kubernetes, reads everything but `false` and `0` as true, even an empty value.
-    pub(crate) fn flag(&self, name: &str) -> bool {
-        self.0
-            .iter()
-            .find(|(known, _)| known == name)
-            .is_some_and(|(_, value)| !matches!(&**value, "0" | "false" | "False" | "FALSE"))
+    /// Returns the value of a flag, `None` without one. Like Kubernetes, reads everything but `false` and `0` as true,
+    /// even an empty value.
+    pub(crate) fn optional_flag(&self, name: &str) -> Option<bool> {
+        self.first(name).map(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
     }
 
-    /// Returns a number.
+    /// Returns the value of a flag.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.optional_flag(name) == Some(true)
+    }
+
+    /// Returns a number. A parameter without a value is an error, as in Kubernetes.
     pub(crate) fn number(&self, name: &str) -> ApiResult<Option<i64>> {
-        self.get(name)
+        self.first(name)
             .map(|text| {
-                text.parse().map_err(|_| {
-                    ApiError::bad_request(format!(
-                        "strconv.ParseInt: parsing {text:?}: invalid syntax"
-                    ))
+                text.parse().map_err(|error| {
+                    let why = go_number_error(&error);
+                    ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
                 })
             })
             .transpose()
     }
 
-    /// Returns true for a dry run. `options` is the kind that the error names.
-    pub(crate) fn dry_run(&self, options: &str) -> ApiResult<bool> {
-        let given: Vec<&str> =
-            self.0.iter().filter(|(name, _)| name == "dryRun").map(|(_, value)| &**value).collect();
-        if given.iter().all(|value| *value == "All") {
-            return Ok(!given.is_empty());
-        }
-        Err(ApiError::invalid_options(
-            options,
-            FieldError {
-                reason: "FieldValueNotSupported",
-                field: "dryRun".into(),
-                message: format!("Unsupported value: {given:?}: supported values: \"All\""),
-            },
-        ))
+    /// Returns true for a dry run.
+    pub(crate) fn dry_run(&self) -> Result<bool, FieldError> {
+        check_dry_run(&self.all("dryRun"))
     }
 
-    /// Checks the name of a field manager (`ValidateFieldManager`). `options` is the kind that the error names.
-    pub(crate) fn field_manager(&self, options: &str) -> ApiResult<Option<&str>> {
+    /// Checks the name of a field manager (`ValidateFieldManager`).
+    pub(crate) fn field_manager(&self) -> Result<Option<&str>, FieldError> {
         const MAX_BYTES: usize = 128;
         let Some(manager) = self.get("fieldManager") else { return Ok(None) };
-        let refuse = |reason, message| {
-            let field = "fieldManager".into();
-            Err(ApiError::invalid_options(options, FieldError { reason, field, message }))
-        };
         if manager.len() > MAX_BYTES {
             let message = format!("Too long: may not be more than {MAX_BYTES} bytes");
-            return refuse("FieldValueTooLong", message);
+            let field = "fieldManager".into();
+            return Err(FieldError { reason: "FieldValueTooLong", field, message });
         }
-        if let Some((at, unprintable)) = manager.char_indices().find(|(_, c)| c.is_control()) {
+        if let Some((at, unprintable)) = manager.char_indices().find(|(_, c)| !is_printable(*c)) {
             let shown: String = manager.chars().map(go_escaped).collect();
-            return refuse(
-                "FieldValueInvalid",
-                format!(
-                    "Invalid value: \"{shown}\": invalid character U+{:04X} (at position {at})",
-                    u32::from(unprintable)
-                ),
+            let message = format!(
+                "Invalid value: \"{shown}\": invalid character U+{:04X} (at position {at})",
+                u32::from(unprintable)
             );
+            let field = "fieldManager".into();
+            return Err(FieldError { reason: "FieldValueInvalid", field, message });
         }
         Ok(Some(manager))
     }
 
-    /// Checks that only apply patches are forced.
-    pub(crate) fn check_not_forced(&self) -> ApiResult<()> {
-        if !self.0.iter().any(|(name, _)| name == "force") {
-            return Ok(());
-        }
-        Err(ApiError::invalid_options(
-            "PatchOptions",
-            FieldError {
-                reason: "FieldValueForbidden",
-                field: "force".into(),
-                message: "Forbidden: may not be specified for non-apply patch".into(),
-            },
-        ))
-    }
-
-    /// Returns the handling of unknown fields. `options` is the kind that the error names.
-    pub(crate) fn field_validation(&self, options: &str) -> ApiResult<FieldValidation> {
+    /// Returns the handling of unknown fields.
+    pub(crate) fn field_validation(&self) -> Result<FieldValidation, FieldError> {
         match self.get("fieldValidation") {
             None | Some("Warn") => Ok(FieldValidation::Warn),
             Some("Strict") => Ok(FieldValidation::Strict),
             Some("Ignore") => Ok(FieldValidation::Ignore),
-            Some(other) => Err(ApiError::invalid_options(
-                options,
-                FieldError {
-                    reason: "FieldValueNotSupported",
-                    field: "fieldValidation".into(),
-                    message: format!(
-                        "Unsupported value: {other:?}: supported values: \"\", \"Ignore\", \
-                         \"Strict\", \"Warn\""
-                    ),
-                },
-            )),
+            Some(other) => {
+                let known = ["", "Ignore", "Strict", "Warn"];
+                Err(not_supported("fieldValidation", &other.into(), &known))
+            }
         }
     }
+}
+
+/// Returns true if there is a dry run among the values of `dryRun`, of which only `All` is known.
+pub(crate) fn check_dry_run(given: &[String]) -> Result<bool, FieldError> {
+    if given.iter().all(|value| value == "All") {
+        return Ok(!given.is_empty());
+    }
+    Err(not_supported("dryRun", &given.into(), &["All"]))
+}
+
+/// Go's `unicode.IsPrint`, as far as the standard library knows: no controls, no formats, and of spaces only U+0020.
+fn is_printable(c: char) -> bool {
+    let is_format = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    c == ' ' || !(c.is_control() || c.is_whitespace() || is_format)
 }
 
 /// A character as Go quotes it.
@@ -134,7 +118,7 @@ fn go_escaped(c: char) -> String {
     match c {
         '\n' | '\r' | '\t' | '"' | '\\' => c.escape_default().collect(),
         c if c.is_ascii_control() => format!("\\x{:02x}", u32::from(c)),
-        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+        c if !is_printable(c) => format!("\\u{:04x}", u32::from(c)),
         c => c.to_string(),
     }
 }
@@ -157,5 +141,63 @@ mod tests {
         assert!(query.flag("watch") && !query.flag("watched") && !query.flag("absent"));
         assert_eq!(query.get("labelSelector"), Some("a=b,c in (d)"));
         assert_eq!(query.get("x"), None);
+    }
+
+    #[test]
+    fn option_that_is_no_number_is_refused_as_by_go() {
+        for (given, expected) in [
+            ("limit=5", Ok(Some(5))),
+            ("limit=%2B2", Ok(Some(2))),
+            ("limit=-1", Ok(Some(-1))),
+            ("", Ok(None)),
+            ("limit=", Err("\"\": invalid syntax")),
+            ("limit=x", Err("\"x\": invalid syntax")),
+            ("limit=1.5", Err("\"1.5\": invalid syntax")),
+            ("limit=99999999999999999999", Err("\"99999999999999999999\": value out of range")),
+        ] {
+            let number = Query::parse(Some(given)).number("limit");
+            let number = number.map_err(|error| error.to_string());
+            let expected = expected.map_err(|why| format!("strconv.ParseInt: parsing {why}"));
+            assert_eq!(number, expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn options_of_writes_are_checked_as_in_kubernetes() {
+        let refused = |query: &str| {
+            let query = Query::parse(Some(query));
+            let errors = [
+                query.field_manager().err(),
+                query.dry_run().err(),
+                query.field_validation().err(),
+            ];
+            errors.into_iter().flatten().map(|error| error.message).collect::<Vec<_>>().join("; ")
+        };
+        for (query, expected) in [
+            ("dryRun=All&dryRun=All&fieldManager=a%20b&fieldValidation=", ""),
+            ("dryRun=", "Unsupported value: [\"\"]: supported values: \"All\""),
+            (
+                "dryRun=All&dryRun=x",
+                "Unsupported value: [\"All\",\"x\"]: supported values: \"All\"",
+            ),
+            (
+                "fieldManager=%01",
+                "Invalid value: \"\\x01\": invalid character U+0001 (at position 0)",
+            ),
+            (
+                "fieldManager=a%C2%A0",
+                "Invalid value: \"a\\u00a0\": invalid character U+00A0 (at position 1)",
+            ),
+            (
+                "fieldManager=%E2%80%8B",
+                "Invalid value: \"\\u200b\": invalid character U+200B (at position 0)",
+            ),
+            (
+                "fieldValidation=strict",
+                "Unsupported value: \"strict\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"",
+            ),
+        ] {
+            assert_eq!(refused(query), expected, "{query}");
+        }
     }
 }

@@ -6,8 +6,9 @@ use crate::{
         negotiation::{self, Form},
         path::Target,
         query::{FieldValidation, Query},
-        status::ApiResult,
+        status::{ApiError, ApiResult},
     },
+    validation::field_error::{forbidden, required},
 };
 use bytes::Bytes;
 use http::{HeaderMap, Method, header, request::Parts};
@@ -71,24 +72,39 @@ impl<'a, T> Request<'a, T> {
         negotiation::negotiate(self.headers(), None, false).map(drop)
     }
 
-    /// Parses the options of a write.
+    /// Returns true for server-side apply.
+    fn is_apply(&self) -> bool {
+        *self.method() == Method::PATCH && self.content_type() == "application/apply-patch+yaml"
+    }
+
+    /// Parses the options of a write, and returns all errors at once.
     pub(crate) fn write_options(&self) -> ApiResult<WriteOptions> {
         let kind = match *self.method() {
             Method::PUT => "UpdateOptions",
             Method::PATCH => "PatchOptions",
             _ => "CreateOptions",
         };
-        let named_manager = self.query.field_manager(kind)?.map(str::to_owned);
-        let manager = named_manager.clone().unwrap_or_else(|| {
-            let name = self.user_agent().split('/').next().unwrap_or_default();
-            if name.is_empty() { "unknown".into() } else { name.to_owned() }
-        });
-        Ok(WriteOptions {
-            dry_run: self.query.dry_run(kind)?,
-            validation: self.query.field_validation(kind)?,
-            manager,
-            named_manager,
-        })
+        let query = &self.query;
+        let mut errors = Vec::new();
+        if self.is_apply() && query.get("fieldManager").is_none() {
+            errors.push(required("fieldManager", "is required for apply patch"));
+        }
+        if *self.method() == Method::PATCH && !self.is_apply() && query.has("force") {
+            errors.push(forbidden("force", "may not be specified for non-apply patch"));
+        }
+        let manager = query.field_manager().map_err(|error| errors.push(error)).ok().flatten();
+        let dry_run = query.dry_run().map_err(|error| errors.push(error));
+        let validation = query.field_validation().map_err(|error| errors.push(error));
+        let (Ok(dry_run), Ok(validation), true) = (dry_run, validation, errors.is_empty()) else {
+            return Err(ApiError::invalid_options(kind, &errors));
+        };
+        let named_manager = manager.map(str::to_owned);
+        let manager =
+            named_manager.clone().unwrap_or_else(|| match self.user_agent().split('/').next() {
+                None | Some("") => "unknown".into(),
+                Some(name) => name.to_owned(),
+            });
+        Ok(WriteOptions { dry_run, validation, manager, named_manager })
     }
 
     fn user_agent(&self) -> &'a str {

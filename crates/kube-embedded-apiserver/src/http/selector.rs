@@ -4,8 +4,13 @@ use crate::{
     http::status::{ApiError, ApiResult},
     resources::resource_type::ResourceType,
     schema::types::Shape,
+    validation::{
+        field_error::{FieldError, invalid},
+        names::{label_value, qualified_name},
+    },
 };
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// Label and field selectors of a request.
 #[derive(Clone, Debug, Default)]
@@ -120,75 +125,114 @@ fn zero(resource: &ResourceType, path: &str) -> &'static str {
     }
 }
 
+/// Parses a field selector (`fields.ParseSelector`). Its terms are looked at in their order as text.
 fn parse_fields(resource: &ResourceType, text: &str) -> ApiResult<Vec<FieldRequirement>> {
-    text.split(',')
-        .filter(|term| !term.is_empty())
-        .map(|term| {
-            let (path, equal, value) = if let Some((path, value)) = term.split_once("!=") {
-                (path, false, value)
-            } else if let Some((path, value)) = term.split_once("==") {
-                (path, true, value)
-            } else if let Some((path, value)) = term.split_once('=') {
-                (path, true, value)
-            } else {
-                return Err(ApiError::bad_request(format!(
-                    "invalid field selector: {term:?}; can't understand {term:?}"
-                )));
-            };
-            let paths = match path {
-                "metadata.name" | "metadata.namespace" => vec![path.to_owned()],
-                _ => {
-                    resource.selectable_paths(path).ok_or_else(|| unknown_field(resource, path))?
+    let mut terms = field_terms(text);
+    terms.sort_unstable();
+    let mut parsed = Vec::new();
+    for term in terms.into_iter().filter(|term| !term.is_empty()) {
+        let Some(at) = term.find("!=").into_iter().chain(term.find('=')).min() else {
+            let why = format!("invalid selector: '{text}'; can't understand '{term}'");
+            return Err(ApiError::bad_request(why));
+        };
+        let (path, rest) = term.split_at(at);
+        let operator = ["!=", "==", "="].into_iter().find(|sign| rest.starts_with(sign));
+        let operator = operator.unwrap_or_default();
+        let value = unescaped(rest.get(operator.len()..).unwrap_or_default())?;
+        parsed.push((path, operator != "!=", value));
+    }
+    let requirements = parsed.into_iter().map(|(path, equal, value)| {
+        let paths = field_paths(resource, path).ok_or_else(|| unknown_field(resource, path))?;
+        let zero = paths.first().map_or("", |path| zero(resource, path));
+        Ok(FieldRequirement { paths, zero, equal, value })
+    });
+    requirements.collect()
+}
+
+/// Splits a selector at its commas, apart from those after a backslash.
+fn field_terms(text: &str) -> Vec<&str> {
+    let mut is_escaped = false;
+    text.split(|c| {
+        let is_plain = !std::mem::replace(&mut is_escaped, false);
+        is_escaped = is_plain && c == '\\';
+        is_plain && c == ','
+    })
+    .collect()
+}
+
+/// Returns a value without the backslashes before `\`, `,` and `=`, which may not stand alone in it.
+fn unescaped(value: &str) -> ApiResult<String> {
+    let refuse = |why: String| Err(ApiError::bad_request(format!("invalid field selector: {why}")));
+    let (mut out, mut chars) = (String::with_capacity(value.len()), value.chars());
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some(c @ ('\\' | ',' | '=')) => out.push(c),
+                other => {
+                    let sequence: String = std::iter::once('\\').chain(other).collect();
+                    return refuse(format!("invalid escape sequence: {sequence}"));
                 }
-            };
-            let zero = paths.first().map_or("", |path| zero(resource, path));
-            Ok(FieldRequirement { paths, zero, equal, value: value.to_owned() })
-        })
-        .collect()
+            },
+            ',' | '=' => {
+                let code = u32::from(c);
+                return refuse(format!("unescaped character in value: {code}"));
+            }
+            c => out.push(c),
+        }
+    }
+    Ok(out)
+}
+
+/// Returns the paths of a field that may be named. What is in no namespace and has fields of its own has no
+/// `metadata.namespace`.
+fn field_paths(resource: &ResourceType, path: &str) -> Option<Vec<String>> {
+    let has_namespace = resource.namespaced || resource.selectable.is_empty();
+    match path {
+        "metadata.name" => Some(vec![path.to_owned()]),
+        "metadata.namespace" if has_namespace => Some(vec![path.to_owned()]),
+        _ => resource.selectable_paths(path),
+    }
 }
 
 /// Words the error as Kubernetes does, which depends on whether the type registers field label conversions.
 fn unknown_field(resource: &ResourceType, path: &str) -> ApiError {
-    ApiError::bad_request(if resource.selectable.is_empty() {
-        format!(
+    let registers = !resource.selectable.is_empty();
+    ApiError::bad_request(match (registers, resource.group) {
+        (true, "batch") => format!("field label {path:?} not supported for {}", resource.kind),
+        (true, _) => format!("field label not supported: {path}"),
+        (false, _) => format!(
             "{path:?} is not a known field selector: only \"metadata.name\", \
              \"metadata.namespace\""
-        )
-    } else {
-        format!("field label not supported: {path}")
+        ),
     })
 }
 
+/// Parses a label selector (`labels.Parse`).
 fn parse_labels(text: &str) -> ApiResult<Vec<Requirement>> {
     let tokens = tokens(text);
     let mut parser = Parser { tokens: &tokens, at: 0 };
     let mut requirements = Vec::new();
-    if parser.peek() == Token::End {
-        return Ok(requirements);
-    }
+    let unexpected = |token: Token, expected: &str| {
+        Err(ApiError::bad_request(format!("found '{}', expected: {expected}", token.text())))
+    };
     loop {
-        requirements.push(parser.requirement()?);
+        match parser.peek() {
+            Token::Word(_) | Token::Sign("!") => requirements.push(parser.requirement()?),
+            Token::End => return Ok(requirements),
+            other => return unexpected(other, "!, identifier, or 'end of string'"),
+        }
         match parser.next() {
             Token::End => return Ok(requirements),
             Token::Sign(",") => match parser.peek() {
                 Token::Word(_) | Token::Sign("!") => {}
-                other => {
-                    return Err(unparsed(&format!(
-                        "found '{}', expected: identifier after ','",
-                        other.text()
-                    )));
-                }
+                other => return unexpected(other, "identifier after ','"),
             },
-            other => {
-                return Err(unparsed(&format!(
-                    "found '{}', expected: ',' or 'end of string'",
-                    other.text()
-                )));
-            }
+            other => return unexpected(other, "',' or 'end of string'"),
         }
     }
 }
 
+/// An error of one requirement.
 fn unparsed(why: &str) -> ApiError {
     ApiError::bad_request(format!("unable to parse requirement: {why}"))
 }
@@ -257,18 +301,22 @@ impl<'a> Parser<'a> {
                 return Err(unparsed(&format!("found '{}', expected: identifier", other.text())));
             }
         };
-        if absent {
-            return Ok(Requirement { key, test: Test::Absent });
+        let details = qualified_name(&key);
+        if !details.is_empty() {
+            let details = details.join("; ").replace("a qualified name", "a valid label key");
+            let why = invalid("<nil>", &key.as_str().into(), &details);
+            return Err(unparsed(&format!("{}: {}", why.field, why.message)));
         }
         let test = match self.peek() {
+            _ if absent => Test::Absent,
             Token::End | Token::Sign(",") => Test::Exists,
             operator => {
                 self.next();
                 match operator {
                     Token::Sign("=" | "==") => Test::In(vec![self.value()?]),
                     Token::Sign("!=") => Test::NotIn(vec![self.value()?]),
-                    Token::Sign(">") => Test::Above(self.integer()?),
-                    Token::Sign("<") => Test::Below(self.integer()?),
+                    Token::Sign(">") => Test::Above(integer(self.value()?, &key)?),
+                    Token::Sign("<") => Test::Below(integer(self.value()?, &key)?),
                     Token::Word("in") => Test::In(self.values()?),
                     Token::Word("notin") => Test::NotIn(self.values()?),
                     other => {
@@ -280,6 +328,9 @@ impl<'a> Parser<'a> {
                 }
             }
         };
+        if let Test::In(values) | Test::NotIn(values) = &test {
+            check_values(values.iter(), &key)?;
+        }
         Ok(Requirement { key, test })
     }
 
@@ -293,11 +344,6 @@ impl<'a> Parser<'a> {
             }
             Token::Sign(other) => Err(unparsed(&format!("found '{other}', expected: identifier"))),
         }
-    }
-
-    fn integer(&mut self) -> ApiResult<i64> {
-        let value = self.value()?;
-        value.parse().map_err(|_| unparsed(&format!("found '{value}', expected: integer")))
     }
 
     fn values(&mut self) -> ApiResult<Vec<String>> {
@@ -334,6 +380,37 @@ impl<'a> Parser<'a> {
                 }
             }
         }
+    }
+}
+
+/// Parses the value of `>` or `<`.
+fn integer(value: String, key: &str) -> ApiResult<i64> {
+    let parsed = value.parse();
+    let why = "for 'Gt', 'Lt' operators, the value must be an integer";
+    let is_wrong = parsed.is_err().then(|| invalid("values[0]", &value.as_str().into(), why));
+    check(is_wrong.into_iter().chain(value_errors(0, &value, key)))?;
+    Ok(parsed.unwrap_or_default())
+}
+
+/// Checks the values of a requirement, which Kubernetes keeps as a sorted set.
+fn check_values<'v>(values: impl Iterator<Item = &'v String>, key: &str) -> ApiResult<()> {
+    let values: BTreeSet<&String> = values.collect();
+    check(values.iter().enumerate().flat_map(|(at, value)| value_errors(at, value, key)))
+}
+
+fn value_errors(at: usize, value: &str, key: &str) -> Option<FieldError> {
+    let details = label_value(value);
+    let field = format!("values[{at}][{key}]");
+    (!details.is_empty()).then(|| invalid(field, &value.into(), &details.join("; ")))
+}
+
+/// Returns the errors of a requirement as one (`utilerrors.Aggregate`).
+fn check(errors: impl Iterator<Item = FieldError>) -> ApiResult<()> {
+    let errors: Vec<_> = errors.map(|e| format!("{}: {}", e.field, e.message)).collect();
+    match errors.as_slice() {
+        [] => Ok(()),
+        [one] => Err(unparsed(one)),
+        all => Err(unparsed(&format!("[{}]", all.join(", ")))),
     }
 }
 
@@ -432,15 +509,50 @@ mod tests {
 
     #[test]
     fn invalid_label_selector_is_rejected_as_in_kubernetes() {
-        for (selector, expected) in [
-            ("app===x", "found '=', expected: identifier"),
-            ("app in x", "found 'x' expected: '('"),
-            ("a,", "found '', expected: identifier after ','"),
-            ("a in (b", "found '', expected: ',' or ')'"),
+        let of_requirement = "unable to parse requirement: ";
+        let name_part = "name part must consist of alphanumeric characters";
+        for (selector, of, expected) in [
+            ("app===x", of_requirement, "found '=', expected: identifier"),
+            ("app in x", of_requirement, "found 'x' expected: '('"),
+            ("a in (b", of_requirement, "found '', expected: ',' or ')'"),
+            ("a>", of_requirement, "values[0]: Invalid value: \"\": for 'Gt', 'Lt' operators"),
+            ("a>1.5", of_requirement, "values[0]: Invalid value: \"1.5\": for 'Gt', 'Lt' opera"),
+            ("-a", of_requirement, &format!("<nil>: Invalid value: \"-a\": {name_part}")),
+            ("/b=c", of_requirement, "<nil>: Invalid value: \"/b\": prefix part must be non-emp"),
+            ("!a/b/c", of_requirement, "<nil>: Invalid value: \"a/b/c\": a valid label key mus"),
+            ("a=-b", of_requirement, "values[0][a]: Invalid value: \"-b\": a valid label must"),
+            ("a notin (c,@)", of_requirement, "values[0][a]: Invalid value: \"@\": a valid la"),
+            ("a,", "", "found '', expected: identifier after ','"),
+            ("!a=b", "", "found '=', expected: ',' or 'end of string'"),
+            ("a=b c", "", "found 'c', expected: ',' or 'end of string'"),
+            (",a", "", "found ',', expected: !, identifier, or 'end of string'"),
         ] {
-            let error = parse_labels(selector).unwrap_err().to_value();
-            let message = format!("unable to parse requirement: {expected}");
-            assert_eq!(error["message"], message, "{selector}");
+            let message = parse_labels(selector).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("{of}{expected}")), "{selector}: {message}");
+        }
+    }
+
+    #[test]
+    fn invalid_field_selector_is_rejected_as_in_kubernetes() {
+        let find = |kind| crate::resources::registry::all().iter().find(|known| known.kind == kind);
+        let known = "is not a known field selector: only \"metadata.name\", \"metadata.namespace\"";
+        for (kind, selector, expected) in [
+            ("Pod", "metadata.name=a\\,b,,metadata.name!=c", ""),
+            ("Pod", "spec.host=n,status.podIPs=", ""),
+            ("Role", "metadata.namespace==a", ""),
+            ("ClusterRole", "metadata.namespace==a", ""),
+            ("Namespace", "metadata.namespace=a", "field label not supported: metadata.namespace"),
+            ("Pod", "b=1,a=1", "field label not supported: a"),
+            ("Job", "a=1", "field label \"a\" not supported for Job"),
+            ("ConfigMap", "a=1", &format!("\"a\" {known}")),
+            ("Pod", "z,a>b", "invalid selector: 'z,a>b'; can't understand 'a>b'"),
+            ("Pod", "a=b=c", "invalid field selector: unescaped character in value: 61"),
+            ("Pod", "a=b\\x", "invalid field selector: invalid escape sequence: \\x"),
+            ("Pod", "a=b\\", "invalid field selector: invalid escape sequence: \\"),
+        ] {
+            let found = Selector::parse(find(kind).unwrap(), None, Some(selector));
+            let message = found.err().map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(message, expected, "{kind} {selector}");
         }
     }
 }

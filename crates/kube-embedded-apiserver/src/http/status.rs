@@ -8,6 +8,7 @@ use crate::{
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
+use std::num::{IntErrorKind, ParseIntError};
 
 /// The error of a request.
 #[derive(Clone, Debug)]
@@ -17,7 +18,12 @@ pub(crate) struct ApiError {
     message: String,
     details: Option<Value>,
     metadata: Value,
+    /// What the request is warned of besides. Boxed, since errors are returned everywhere.
+    warnings: Option<Box<Warnings>>,
 }
+
+#[derive(Clone, Debug)]
+struct Warnings(Vec<String>);
 
 impl std::fmt::Display for ApiError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -29,7 +35,26 @@ pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None, metadata: json!({}) }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: None,
+            metadata: json!({}),
+            warnings: None,
+        }
+    }
+
+    /// Adds the warnings of a request that was decoded before it failed.
+    pub(crate) fn with_warnings(mut self, warnings: &[String]) -> Self {
+        if !warnings.is_empty() {
+            self.warnings = Some(Box::new(Warnings(warnings.to_vec())));
+        }
+        self
+    }
+
+    pub(crate) fn take_warnings(&mut self) -> Vec<String> {
+        self.warnings.take().map(|warnings| warnings.0).unwrap_or_default()
     }
 
     fn with_details(mut self, details: Value) -> Self {
@@ -63,12 +88,14 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
     }
 
-    /// A resource version that is no number.
-    pub(crate) fn bad_resource_version(text: &str) -> Self {
-        Self::unknown(format!(
-            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: \
-             invalid syntax"
-        ))
+    /// The resource version of a list that is no number.
+    pub(crate) fn bad_list_version(text: &str, error: &ParseIntError) -> Self {
+        Self::bad_request(format!("invalid resource version: {}", no_version(text, error)))
+    }
+
+    /// The resource version of a watch that is no number.
+    pub(crate) fn bad_watch_version(text: &str, error: &ParseIntError) -> Self {
+        Self::unknown(no_version(text, error))
     }
 
     pub(crate) fn unauthorized() -> Self {
@@ -281,18 +308,13 @@ impl ApiError {
     }
 
     /// The options in a query are invalid (`CreateOptions`, `PatchOptions`, ...).
-    pub(crate) fn invalid_options(options: &str, error: FieldError) -> Self {
-        Self::invalid_object(options, "meta.k8s.io", "", &[error])
+    pub(crate) fn invalid_options(options: &str, errors: &[FieldError]) -> Self {
+        Self::invalid_object(options, "meta.k8s.io", "", errors)
     }
 
     /// An update does not name a version. Kubernetes names the resource here, not the kind.
     pub(crate) fn invalid_version(resource: &ResourceType, name: &str, error: &FieldError) -> Self {
         Self::invalid_object(resource.plural, resource.group, name, std::slice::from_ref(error))
-    }
-
-    /// The options of a list or watch contradict each other.
-    pub(crate) fn invalid_list_options(errors: &[FieldError]) -> Self {
-        Self::invalid_object("ListOptions", "meta.k8s.io", "", errors)
     }
 
     /// A review is invalid.
@@ -360,21 +382,24 @@ impl ApiError {
     }
 
     /// The resource version is newer than the newest, so it is most likely that of another server.
-    pub(crate) fn too_large_resource_version(requested: u64, current: u64) -> Self {
+    /// `retry` is for one that a server could still reach.
+    pub(crate) fn too_large_resource_version(requested: u64, current: u64, retry: bool) -> Self {
         let message =
             format!("Timeout: Too large resource version: {requested}, current: {current}");
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message).with_details(json!({
-            "causes": [{
-                "reason": "ResourceVersionTooLarge",
-                "message": "Too large resource version",
-            }],
-            "retryAfterSeconds": 1,
-        }))
+        let cause = json!({
+            "reason": "ResourceVersionTooLarge",
+            "message": "Too large resource version",
+        });
+        let mut details = json!({ "causes": [cause] });
+        if retry {
+            details["retryAfterSeconds"] = 1.into();
+        }
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message).with_details(details)
     }
 
-    /// The continue token cannot be decoded.
-    pub(crate) fn bad_continue() -> Self {
-        Self::bad_request("continue key is not valid: cannot be decoded; start the list again")
+    /// The continue token cannot be used.
+    pub(crate) fn bad_continue(why: &str) -> Self {
+        Self::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
     }
 
     /// Returns the `Status` object.
@@ -400,6 +425,20 @@ impl ApiError {
         let text = encode(&self.to_value(), STATUS) + "\n";
         respond(self.code, "application/json", Bytes::from(text))
     }
+}
+
+/// Words the error of a number as Go does.
+pub(crate) fn go_number_error(error: &ParseIntError) -> &'static str {
+    match error.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    }
+}
+
+/// Says that a resource version is no number.
+fn no_version(text: &str, error: &ParseIntError) -> String {
+    let why = go_number_error(error);
+    format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}")
 }
 
 /// The fields of a `Status` in the order in which Kubernetes writes them: scripts compare the text.

@@ -152,7 +152,8 @@ pub(crate) fn selector(selector: &Value) -> Value {
         };
         parts.push((key.to_owned(), part));
     }
-    parts.sort();
+    // Of one key, labels come before expressions.
+    parts.sort_by(|(key, _), (other, _)| key.cmp(other));
     let parts: Vec<String> = parts.into_iter().map(|(_, part)| part).collect();
     or_none(&parts.join(","))
 }

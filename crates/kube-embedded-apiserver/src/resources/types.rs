@@ -4,7 +4,9 @@
 //! and descriptions are Kubernetes' own.
 
 pub(crate) mod config_map;
+pub(crate) mod cron_job;
 pub(crate) mod custom_resource_definition;
+pub(crate) mod daemon_set;
 pub(crate) mod deployment;
 pub(crate) mod endpoint_slice;
 pub(crate) mod endpoints;
@@ -28,5 +30,6 @@ pub(crate) mod role_binding;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod service_account;
+pub(crate) mod stateful_set;
 pub(crate) mod validating_admission_policy;
 pub(crate) mod validating_admission_policy_binding;

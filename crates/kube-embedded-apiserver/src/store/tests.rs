@@ -33,7 +33,7 @@ fn list_is_limited_to_its_namespace_and_continues_after_a_key() {
         store.create(key, |_| json!(null)).unwrap();
     }
     let names = |namespace, after: Option<(&str, &str)>| -> Vec<String> {
-        let after = after.map(|(a, b)| (a.to_owned(), b.to_owned()));
+        let after = after.map(|(a, b)| (a.to_owned(), format!("{b}\0")));
         let page = store.list(THINGS, namespace, after);
         page.objects.iter().map(|o| format!("{}/{}", o.key.namespace, o.key.name)).collect()
     };
@@ -63,7 +63,7 @@ fn list_at_revision_restores_later_changes() {
     store.replace(&of("a", "3"), again.revision, |_| json!("newer")).unwrap();
     store.remove(&of("b", "1"), 3, |_| json!("gone")).unwrap();
     let list = |namespace, after: Option<(&str, &str)>, revision| -> Vec<String> {
-        let after = after.map(|(a, b)| (a.to_owned(), b.to_owned()));
+        let after = after.map(|(a, b)| (a.to_owned(), format!("{b}\0")));
         let page = store.list_at(THINGS, namespace, after.as_ref(), revision).unwrap();
         page.objects
             .iter()
@@ -187,7 +187,8 @@ proptest! {
         loop {
             let page = store.list_at(THINGS, namespace, after.as_ref(), whole.revision).unwrap();
             let Some(first) = page.objects.first() else { break };
-            after = Some(object_name(&first.key));
+            let (namespace, name) = object_name(&first.key);
+            after = Some((namespace, format!("{name}\0")));
             paged.push(first.clone());
         }
         prop_assert_eq!(contents(&paged), contents(&whole.objects));

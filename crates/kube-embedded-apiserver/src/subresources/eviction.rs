@@ -10,13 +10,14 @@ use crate::{
     http::{
         body::{Body, respond_json},
         decode,
+        delete_options::DeleteOptions,
         request::Request,
         status::{self, ApiResult},
     },
     state::ServerState,
     timestamps,
     verbs::{
-        delete::{DeleteOptions, check_preconditions, delete_object},
+        delete::{check_preconditions, delete_object},
         pipeline::{Expects, Shows, WriteRequest, with_warnings, write},
     },
 };
@@ -26,14 +27,14 @@ use serde_json::{Value, json};
 /// Deletes a pod.
 pub(crate) fn evict(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
     let target = &request.target;
-    let mut options = DeleteOptions::from_query(&request.query)?;
-    let eviction = decode::any(request)?;
-    options.merge(&eviction["deleteOptions"])?;
     let write_options = request.write_options()?;
+    let eviction = decode::any(request)?;
+    let mut options = DeleteOptions::from_object(&eviction["deleteOptions"])?;
+    options.dry_run |= write_options.dry_run;
     let attributes = Attributes::of_write(target, Operation::Create, request.user, &write_options);
     let kind = ("policy", "v1", "Eviction");
     let warnings = policies::review_object(state, attributes, kind, &eviction)?;
-    if !options.is_dry_run() {
+    if !options.dry_run {
         let write_request = WriteRequest {
             target,
             options: &write_options,

@@ -50,15 +50,12 @@ pub(crate) fn scale(state: &ServerState, request: &Request) -> ApiResult<Respons
                 Patch::Apply(applied, repeated) => {
                     apply(state, request, &options, &applied, repeated)?
                 }
-                patch => {
-                    request.query.check_not_forced()?;
-                    rescale(state, request, &options, true, |old, current| {
-                        let mut scale = patch.patched(&SCALE, current)?;
-                        let warnings =
-                            patch.check(&SCALE, &mut scale, Vec::new(), options.validation)?;
-                        Ok(Decoded { object: rescaled(target, old, &scale)?, warnings })
-                    })?
-                }
+                patch => rescale(state, request, &options, true, |old, current| {
+                    let mut scale = patch.patched(&SCALE, current)?;
+                    let warnings =
+                        patch.check(&SCALE, &mut scale, Vec::new(), options.validation)?;
+                    Ok(Decoded { object: rescaled(target, old, &scale)?, warnings })
+                })?,
             }
         }
         _ => return Err(ApiError::method_not_allowed()),
@@ -75,7 +72,7 @@ fn apply(
     repeated: Option<String>,
 ) -> ApiResult<(Value, Vec<String>)> {
     let target = &request.target;
-    let warnings = check_apply(request, &SCALE, applied, repeated, options.validation)?;
+    let warnings = check_apply(&SCALE, applied, repeated, options.validation)?;
     rescale(state, request, options, false, |old, current| {
         let mut scale = current.clone();
         patch::merge(&mut scale, applied);

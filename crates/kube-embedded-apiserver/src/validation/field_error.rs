@@ -73,6 +73,11 @@ pub(crate) fn changed(new: &Value, old: &Value, field: &str) -> Option<FieldErro
     (new[field] != old[field]).then(|| invalid(field, &new[field], IMMUTABLE))
 }
 
+/// [`changed`] for a value that is shown in the version which kube-apiserver has for itself.
+pub(crate) fn immutable(field: impl Into<String>, shown: &str) -> FieldError {
+    error("FieldValueInvalid", field, format!("Invalid value: {shown}: {IMMUTABLE}"))
+}
+
 /// `Too many: 21: must have at most 20 items`, if there are.
 pub(crate) fn too_many(field: impl Into<String>, count: usize, max: usize) -> Option<FieldError> {
     let message = format!("Too many: {count}: must have at most {max} items");

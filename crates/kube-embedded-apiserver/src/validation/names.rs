@@ -123,7 +123,7 @@ pub(crate) fn qualified_name(key: &str) -> Vec<String> {
             let details_of_prefix = dns_subdomain(prefix).into_iter();
             details.extend(
                 details_of_prefix
-                    .map(|w| format!("prefix part {}", w.replace("characters", "bytes"))),
+                    .map(|w| format!("prefix part {}", w.replace("253 characters", "253 bytes"))),
             );
         }
         None => {}
@@ -204,6 +204,14 @@ pub(crate) fn shown_selector(selector: &Value) -> String {
     let given = fields.filter(|field| !selector[*field].is_null());
     let given: Vec<_> = given.map(|field| format!("\"{field}\":{}", selector[field])).collect();
     format!("{{{}}}", given.join(","))
+}
+
+/// Returns true if a label selector has no requirement.
+pub(crate) fn selects_nothing(selector: &Value) -> bool {
+    ["matchLabels", "matchExpressions"].iter().all(|part| {
+        selector[*part].as_object().is_none_or(serde_json::Map::is_empty)
+            && selector[*part].as_array().is_none_or(Vec::is_empty)
+    })
 }
 
 /// Returns true if a label selector matches labels. An empty selector matches all; `NotIn` also

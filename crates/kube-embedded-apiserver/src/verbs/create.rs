@@ -34,12 +34,14 @@ pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<WriteR
             tracks: true,
             shows: Shows::Object,
         };
+        let warnings = decoded.warnings.clone();
         let mut decoded = Some(decoded);
         write(state, &request, |_| {
             // The second attempt of a creation means that another one was faster.
             let taken = || ApiError::already_exists(&target.resource, &target.name);
             decoded.take().ok_or_else(taken)
         })
+        .map_err(|error| error.with_warnings(&warnings))
     };
     let Some(prefix) = metadata::generated_name_prefix(&object) else {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();

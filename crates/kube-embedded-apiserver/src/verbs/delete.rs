@@ -7,9 +7,10 @@ use crate::{
     },
     http::{
         body::{Body, respond},
-        decode, encode,
+        delete_options::DeleteOptions,
+        encode,
+        list_options::ListOptions,
         path::Target,
-        query::Query,
         request::Request,
         status::{self, ApiError, ApiResult},
     },
@@ -21,7 +22,6 @@ use crate::{
     scope,
     state::ServerState,
     store::Object,
-    validation::field_error::FieldError,
     verbs::{
         guaranteed_update::{Change, Outcome, guaranteed_update},
         pipeline::with_warnings,
@@ -36,91 +36,16 @@ use std::sync::Arc;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
-/// `DeleteOptions`, from the query and the body.
-#[derive(Clone, Default)]
-pub(crate) struct DeleteOptions {
-    grace: Option<i64>,
-    propagation: Option<Propagation>,
-    /// Deprecated `orphanDependents`; also changes the response code.
-    orphan: Option<bool>,
-    uid: Option<String>,
-    resource_version: Option<String>,
-    dry_run: bool,
-}
-
-impl DeleteOptions {
-    /// The options of a `DELETE`.
-    fn parse(request: &Request) -> ApiResult<Self> {
-        let mut options = Self::from_query(&request.query)?;
-        if !request.body.is_empty() {
-            options.merge(&decode::any(request)?)?;
-        }
-        Ok(options)
+/// Returns the `DeleteOptions` that policies see.
+fn shown(options: &DeleteOptions) -> Value {
+    let mut shown = options_of("DeleteOptions", options.dry_run);
+    if let Some(grace) = options.grace {
+        shown["gracePeriodSeconds"] = grace.into();
     }
-
-    pub(crate) fn is_dry_run(&self) -> bool {
-        self.dry_run
+    if let Some(propagation) = options.propagation {
+        shown["propagationPolicy"] = format!("{propagation:?}").into();
     }
-
-    /// Returns the `DeleteOptions` that policies see.
-    fn shown(&self) -> Value {
-        let mut shown = options_of("DeleteOptions", self.dry_run);
-        if let Some(grace) = self.grace {
-            shown["gracePeriodSeconds"] = grace.into();
-        }
-        if let Some(propagation) = self.propagation {
-            shown["propagationPolicy"] = format!("{propagation:?}").into();
-        }
-        shown
-    }
-
-    /// Returns the options for an object that was changed by this request, after its preconditions held.
-    pub(crate) fn without_resource_version(self) -> Self {
-        Self { resource_version: None, ..self }
-    }
-
-    pub(crate) fn from_query(query: &Query) -> ApiResult<Self> {
-        Ok(Self {
-            grace: query.number("gracePeriodSeconds")?,
-            orphan: query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
-            propagation: query.get("propagationPolicy").map(propagation).transpose()?,
-            dry_run: query.dry_run("DeleteOptions")?,
-            ..Self::default()
-        })
-    }
-
-    /// Adds the options of a `DeleteOptions` object.
-    pub(crate) fn merge(&mut self, given: &Value) -> ApiResult<()> {
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        self.grace = given["gracePeriodSeconds"].as_i64().or(self.grace);
-        self.orphan = given["orphanDependents"].as_bool().or(self.orphan);
-        if let Some(policy) = given["propagationPolicy"].as_str() {
-            self.propagation = Some(propagation(policy)?);
-        }
-        self.uid = text(&given["preconditions"]["uid"]);
-        self.resource_version = text(&given["preconditions"]["resourceVersion"]);
-        self.dry_run |= given["dryRun"].as_array().is_some_and(|all| !all.is_empty());
-        Ok(())
-    }
-}
-
-fn propagation(text: &str) -> ApiResult<Propagation> {
-    match text {
-        "Orphan" => Ok(Propagation::Orphan),
-        "Background" => Ok(Propagation::Background),
-        "Foreground" => Ok(Propagation::Foreground),
-        other => Err(ApiError::invalid_options(
-            "DeleteOptions",
-            FieldError {
-                reason: "FieldValueInvalid",
-                field: "propagationPolicy".into(),
-                message: format!(
-                    "Invalid value: {other:?}: valid values are \"Foreground\", \"Background\", \
-                     \"Orphan\" or nil"
-                ),
-            },
-        )),
-    }
+    shown
 }
 
 /// The result of a deletion.
@@ -178,7 +103,7 @@ fn review(
         // That of the request: a deletion of a collection has none.
         name: &request.target.name,
         dry_run: options.dry_run,
-        options: options.shown(),
+        options: shown(options),
         old: Some(view.as_ref().unwrap_or(old)),
         ..Attributes::new(target, Operation::Delete, request.user)
     };
@@ -210,7 +135,7 @@ pub(crate) fn delete_collection(
     let form = request.form()?;
     let target = &request.target;
     let resource = &target.resource;
-    let selector = scope::selector(target, &request.query)?;
+    let selector = ListOptions::parse(resource, &request.query, false)?.selector;
     let page = state.store.list(resource.storage_resource(), scope::namespace(target), None);
     let mut chosen: Vec<&Object> = page.objects.iter().map(|object| &**object).collect();
     chosen.retain(|object| scope::matches(resource, &selector, object));

@@ -7,7 +7,7 @@ use crate::{
         decode, duplicates,
         path::Target,
         query::FieldValidation,
-        request::Request,
+        request::{Request, WriteOptions},
         status::{ApiError, ApiResult},
     },
     metadata,
@@ -15,7 +15,7 @@ use crate::{
     resources::resource_type::ResourceType,
     schema::conversion::go_format,
     state::ServerState,
-    validation::field_error::{invalid, required},
+    validation::field_error::invalid,
     verbs::pipeline::{self, Decoded, Expects, Shows, WriteRequest, WriteResult},
 };
 use jiff::Timestamp;
@@ -107,16 +107,15 @@ impl Patch {
 /// `PATCH` of an object or of its status.
 pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteResult> {
     let target = &request.target;
+    let options = request.write_options()?;
     let patch = Patch::decode(request)?;
     // Merge keys are known of built-in types only.
     if target.resource.is_unstructured() && matches!(patch, Patch::Strategic(_)) {
         return Err(ApiError::unsupported_patch());
     }
     if let Patch::Apply(applied, repeated) = patch {
-        return apply(state, request, &applied, repeated);
+        return apply(state, request, &options, &applied, repeated);
     }
-    let options = request.write_options()?;
-    request.query.check_not_forced()?;
     let write = WriteRequest {
         target,
         options: &options,
@@ -180,16 +179,11 @@ fn repeated_keys(repeated: Option<String>, validation: FieldValidation) -> ApiRe
 
 /// Checks an apply patch of an object of the type. Returns the warnings.
 pub(crate) fn check_apply(
-    request: &Request,
     resource: &ResourceType,
     applied: &Value,
     repeated: Option<String>,
     validation: FieldValidation,
 ) -> ApiResult<Vec<String>> {
-    if request.query.get("fieldManager").is_none() {
-        let error = required("fieldManager", "is required for apply patch");
-        return Err(ApiError::invalid_options("PatchOptions", error));
-    }
     let warnings = repeated_keys(repeated, validation)?;
     decode::check_apply_kind(resource, applied)?;
     if applied["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
@@ -203,19 +197,19 @@ pub(crate) fn check_apply(
 fn apply(
     state: &ServerState,
     request: &Request,
+    options: &WriteOptions,
     applied: &Value,
     repeated: Option<String>,
 ) -> ApiResult<WriteResult> {
     let Request { target, query, .. } = request;
     let resource = &target.resource;
-    let options = request.write_options()?;
-    let warnings = check_apply(request, resource, applied, repeated, options.validation)?;
+    let warnings = check_apply(resource, applied, repeated, options.validation)?;
     let manager = &*options.manager;
     let (force, below) = (query.flag("force"), &*target.subresource);
     let expects = if below.is_empty() { Expects::Anything } else { Expects::Object };
     let write = WriteRequest {
         target,
-        options: &options,
+        options,
         user: request.user,
         expects,
         tracks: false,

@@ -45,4 +45,5 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
         }
         Ok(Decoded { object: object.clone(), warnings: warnings.clone() })
     })
+    .map_err(|error| error.with_warnings(&warnings))
 }

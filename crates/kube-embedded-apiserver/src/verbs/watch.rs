@@ -4,8 +4,9 @@ use crate::{
     http::{
         body::Body,
         chunks::Chunks,
-        encode, list_options,
-        negotiation::Form,
+        encode,
+        list_options::{ListOptions, watch_version},
+        negotiation::{self, Form},
         request::Request,
         selector::Selector,
         status::{ApiError, ApiResult},
@@ -33,37 +34,29 @@ const BOOKMARK: Duration = Duration::from_secs(60);
 /// `GET ...?watch=true` of a collection.
 pub(crate) fn watch(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
     let form = request.form()?;
-    let selector = scope::selector(&request.target, &request.query)?;
-    start(state, request, form, selector)
+    if negotiation::prefers_yaml(request.headers()) {
+        return Err(ApiError::not_acceptable());
+    }
+    start(state, request, form)
 }
 
-/// `GET ...?watch=true` of one object.
-pub(crate) fn watch_one(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
+fn start(state: &ServerState, request: &Request, form: Form) -> ApiResult<Response<Body>> {
     let Request { target, query, .. } = request;
-    let form = request.form()?;
-    let name = format!("metadata.name={}", target.name);
-    let selector = Selector::parse(&target.resource, query.get("labelSelector"), Some(&name))?;
-    start(state, request, form, selector)
-}
-
-fn start(
-    state: &ServerState,
-    request: &Request,
-    form: Form,
-    selector: Selector,
-) -> ApiResult<Response<Body>> {
-    let Request { target, query, .. } = request;
-    list_options::check(query, true)?;
-    let from = list_options::resource_version(query)?;
+    let ListOptions { selector, timeout_seconds, .. } =
+        ListOptions::parse(&target.resource, query, true)?;
+    let from = watch_version(query)?;
     let bookmarks = query.flag("allowWatchBookmarks");
-    let initial_events = query.flag("sendInitialEvents");
-    let timeout = match query.number("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()) {
+    let asked_initial = query.optional_flag("sendInitialEvents");
+    let initial_events = asked_initial == Some(true);
+    let timeout = match timeout_seconds.and_then(|s| u64::try_from(s).ok()) {
         None | Some(0) => Duration::from_secs(rand::random_range(1800..3600)),
         Some(seconds) => Duration::from_secs(seconds),
     };
     let resource = &target.resource;
     let mut initial = VecDeque::new();
-    let watch = if from == 0 || initial_events {
+    let watch = if from == 0 && asked_initial == Some(false) {
+        state.store.watch(resource.storage_resource(), state.store.revision())
+    } else if from == 0 || initial_events {
         let page = state.store.list(resource.storage_resource(), scope::namespace(target), None);
         initial.extend(page.objects);
         state.store.watch(resource.storage_resource(), page.revision)

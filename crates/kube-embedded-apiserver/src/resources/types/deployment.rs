@@ -15,7 +15,7 @@ use crate::{
         field_error::{
             FieldError, IMMUTABLE, forbidden, invalid, invalid_nested, not_supported, required,
         },
-        names::{self, dns_subdomain, label_selector, non_negative, selects},
+        names::{self, dns_subdomain, label_selector, non_negative, selects, selects_nothing},
         object_meta::metadata,
         pod_spec, warnings,
     },
@@ -89,7 +89,7 @@ fn validate(deployment: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &deployment["spec"];
     let mut errors = metadata(deployment, old, dns_subdomain);
     errors.extend(non_negative(&spec["replicas"], "spec.replicas"));
-    errors.extend(validate_selector(spec));
+    errors.extend(validate_selector(spec, "deployment", ": invalid label selector"));
     errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
     errors.extend(validate_restarts(spec));
     errors.extend(validate_strategy(&spec["strategy"]));
@@ -112,32 +112,28 @@ fn validate(deployment: &Value, old: Option<&Value>) -> Vec<FieldError> {
 }
 
 /// Validates that a selector selects something and matches the labels of the template: otherwise
-/// the controller would create pods without end.
-pub(crate) fn validate_selector(spec: &Value) -> Vec<FieldError> {
+/// the controller would create pods without end. `kind` and `wrong` are words of the messages.
+pub(crate) fn validate_selector(spec: &Value, kind: &str, wrong: &str) -> Vec<FieldError> {
     let selector = &spec["selector"];
     let labels = at(spec, &["template", "metadata", "labels"]);
     let mut errors = Vec::new();
-    let selects_nothing = ["matchLabels", "matchExpressions"].iter().all(|part| {
-        selector[*part].as_object().is_none_or(serde_json::Map::is_empty)
-            && selector[*part].as_array().is_none_or(Vec::is_empty)
-    });
+    let selects_nothing = selects_nothing(selector);
     if selector.is_null() {
         errors.push(required("spec.selector", ""));
     } else {
-        let wrong = label_selector(selector, "spec.selector");
-        let is_valid = wrong.is_empty();
-        errors.extend(wrong);
+        let found = label_selector(selector, "spec.selector");
+        let is_valid = found.is_empty();
+        errors.extend(found);
         if selects_nothing {
-            // Kubernetes says so of ReplicaSets, too.
-            let detail = "empty selector is invalid for deployment";
-            errors.push(invalid("spec.selector", selector, detail));
+            let detail = format!("empty selector is invalid for {kind}");
+            errors.push(invalid("spec.selector", selector, &detail));
         }
         if !is_valid {
             let shown = names::shown_selector(selector);
             errors.push(FieldError {
                 reason: "FieldValueInvalid",
                 field: "spec.selector".into(),
-                message: format!("Invalid value: {shown}: invalid label selector"),
+                message: format!("Invalid value: {shown}{wrong}"),
             });
             return errors;
         }
@@ -151,18 +147,21 @@ pub(crate) fn validate_selector(spec: &Value) -> Vec<FieldError> {
 
 /// Validates that pods of a template restart and have no deadline: the controller expects them to
 /// run forever.
-pub(crate) fn validate_restarts(spec: &Value) -> Vec<FieldError> {
-    let pod = at(spec, &["template", "spec"]);
-    let mut errors = Vec::new();
-    if !matches!(text(pod, &["restartPolicy"]), "" | "Always") {
-        let field = "spec.template.spec.restartPolicy";
-        errors.push(not_supported(field, &pod["restartPolicy"], &["Always"]));
-    }
-    if !pod["activeDeadlineSeconds"].is_null() {
-        let detail = "activeDeadlineSeconds in pod templates is not supported";
-        errors.push(forbidden("spec.template.spec.activeDeadlineSeconds", detail));
-    }
-    errors
+pub(crate) fn validate_restarts(spec: &Value) -> impl Iterator<Item = FieldError> {
+    let detail = "activeDeadlineSeconds in pod templates is not supported";
+    only_always(spec).into_iter().chain(no_deadline(spec, detail))
+}
+
+pub(crate) fn only_always(spec: &Value) -> Option<FieldError> {
+    let policy = at(spec, &["template", "spec", "restartPolicy"]);
+    let field = "spec.template.spec.restartPolicy";
+    let is_always = matches!(policy.as_str(), None | Some("" | "Always"));
+    (!is_always).then(|| not_supported(field, policy, &["Always"]))
+}
+
+pub(crate) fn no_deadline(spec: &Value, detail: &str) -> Option<FieldError> {
+    let has_deadline = !at(spec, &["template", "spec", "activeDeadlineSeconds"]).is_null();
+    has_deadline.then(|| forbidden("spec.template.spec.activeDeadlineSeconds", detail))
 }
 
 /// Stands for `ValidateDeploymentStrategy`.
@@ -190,14 +189,7 @@ fn validate_strategy(strategy: &Value) -> Vec<FieldError> {
                 let value = &rolling["maxUnavailable"];
                 errors.push(invalid(path("maxUnavailable"), value, detail));
             }
-            if percent(&rolling["maxUnavailable"]).is_some_and(|percent| percent > 100) {
-                let value = &rolling["maxUnavailable"];
-                errors.push(invalid(
-                    path("maxUnavailable"),
-                    value,
-                    "must not be greater than 100%",
-                ));
-            }
+            errors.extend(over_100_percent(&rolling["maxUnavailable"], &path("maxUnavailable")));
         }
         _ => {
             // Kubernetes prints its internal structure here, with the names of Go fields.
@@ -226,12 +218,18 @@ fn percent(value: &Value) -> Option<i64> {
     value.as_str()?.strip_suffix('%')?.parse().ok()
 }
 
-fn is_zero(value: &Value) -> bool {
+pub(crate) fn is_zero(value: &Value) -> bool {
     value == 0 || percent(value) == Some(0)
 }
 
+/// Validates that a percentage is not too much.
+pub(crate) fn over_100_percent(value: &Value, field: &str) -> Option<FieldError> {
+    let is_over = percent(value).is_some_and(|percent| percent > 100);
+    is_over.then(|| invalid(field, value, "must not be greater than 100%"))
+}
+
 /// Validates an `IntOrString` that is a count or a percentage.
-fn number_or_percent(value: &Value, field: &str) -> Option<FieldError> {
+pub(crate) fn number_or_percent(value: &Value, field: &str) -> Option<FieldError> {
     match value {
         Value::String(text) => {
             let digits = text.strip_suffix('%').unwrap_or_default();

@@ -17,11 +17,13 @@ use crate::{
     },
     validation::{
         field_error::{
-            FieldError, IMMUTABLE, invalid, invalid_nested, not_supported, required, too_long,
+            FieldError, immutable, invalid, invalid_nested, not_supported, required, too_long,
         },
+        internal_form::shown,
         job_policy,
         names::{
             dns_label, dns_subdomain, domain_prefixed_path, label_selector, non_negative, selects,
+            shown_selector,
         },
         object_meta::metadata,
         pod_spec, warnings,
@@ -170,6 +172,7 @@ fn validate(job: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(job, old, dns_subdomain);
     errors.extend(validate_generated_labels(job));
     errors.extend(validate_spec(spec));
+    errors.extend(validate_selector(spec));
     // Pods of an indexed Job have host names from its name and their index.
     let completions = spec["completions"].as_i64().filter(|count| *count > 0);
     if let Some(count) = completions.filter(|_| spec["completionMode"] == INDEXED) {
@@ -217,8 +220,8 @@ fn validate_generated_labels(job: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Stands for `ValidateJobSpec`, apart from the generated labels.
-fn validate_spec(spec: &Value) -> Vec<FieldError> {
+/// Stands for `validateJobSpec`: all but the selector.
+pub(crate) fn validate_spec(spec: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for field in [
         "parallelism",
@@ -246,6 +249,12 @@ fn validate_spec(spec: &Value) -> Vec<FieldError> {
     errors.extend(job_policy::validate(spec));
     errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
     errors.extend(validate_restart_policy(spec));
+    errors
+}
+
+/// Validates the selector, and that it selects the pods.
+fn validate_selector(spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
     let selector = &spec["selector"];
     if selector.is_null() {
         errors.push(required("spec.selector", ""));
@@ -255,7 +264,7 @@ fn validate_spec(spec: &Value) -> Vec<FieldError> {
     let labels = at(spec, &["template", "metadata", "labels"]);
     if selector.is_null() || !selects(selector, labels) {
         let detail = "`selector` does not match template `labels`";
-        errors.push(invalid("spec.template.metadata.labels", labels, detail));
+        errors.push(invalid_nested("spec.template.metadata.labels", labels, detail));
     }
     errors
 }
@@ -319,6 +328,8 @@ fn validate_mode(spec: &Value) -> Vec<FieldError> {
                 }
             }
         }
+        // The Job of a CronJob has no defaults yet.
+        "" if mode.is_null() => {}
         _ => {
             let supported = ["NonIndexed", "Indexed"];
             errors.push(not_supported("spec.completionMode", mode, &supported));
@@ -354,14 +365,20 @@ fn validate_many_indexes(spec: &Value, many: i64) -> Vec<FieldError> {
 /// Validates that an update keeps what running pods depend on.
 fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
     let old_spec = &old["spec"];
-    let immutable = |field: &str| {
-        let changed = spec[field] != old_spec[field];
-        changed.then(|| invalid_nested(format!("spec.{field}"), &spec[field], IMMUTABLE))
+    let unchanged = |field: &str| {
+        let is_policy = !spec[field].is_null();
+        let shown = match field {
+            "podFailurePolicy" if is_policy => shown("PodFailurePolicy", &spec[field]),
+            "successPolicy" if is_policy => shown("SuccessPolicy", &spec[field]),
+            "selector" if is_policy => shown_selector(&spec[field]),
+            _ => spec[field].to_string(),
+        };
+        (spec[field] != old_spec[field]).then(|| immutable(format!("spec.{field}"), &shown))
     };
     // The completions of an indexed Job may change together with its parallelism (elastic indexed
     // Jobs).
     let completions = match spec["completionMode"] == INDEXED {
-        false => immutable("completions"),
+        false => unchanged("completions"),
         true => {
             let changed = spec["completions"] != old_spec["completions"];
             let is_tandem = spec["completions"] == spec["parallelism"];
@@ -377,8 +394,8 @@ fn validate_update(spec: &Value, old: &Value) -> Vec<FieldError> {
         "managedBy",
         "successPolicy",
     ];
-    let first = [completions, immutable("selector"), validate_template_update(spec, old)];
-    first.into_iter().chain(fields.map(immutable)).flatten().collect()
+    let first = [completions, unchanged("selector"), validate_template_update(spec, old)];
+    first.into_iter().chain(fields.map(unchanged)).flatten().collect()
 }
 
 /// Validates that the template changes only in what a suspended Job without pods may change.
@@ -393,9 +410,9 @@ fn validate_template_update(spec: &Value, old: &Value) -> Option<FieldError> {
         copy_scheduling(&mut allowed, template);
         copy_resources(&mut allowed["spec"], &template["spec"]);
         return (template["spec"] != allowed["spec"])
-            .then(|| invalid("spec.template.spec", &template["spec"], IMMUTABLE));
+            .then(|| immutable("spec.template.spec", &shown("PodSpec", &template["spec"])));
     }
-    (*template != allowed).then(|| invalid("spec.template", template, IMMUTABLE))
+    (*template != allowed).then(|| immutable("spec.template", &shown("PodTemplateSpec", template)))
 }
 
 /// Copies the resources of containers of the same name, which a suspended Job may change.

@@ -6,35 +6,7 @@ use crate::{
     resources::resource_type::ResourceType,
     validation::{names::dns_subdomain, object_meta::metadata},
 };
-use k8s_openapi::api::{
-    apps::v1::{DaemonSet, StatefulSet},
-    batch::v1::CronJob,
-    core::v1::{PersistentVolume, PersistentVolumeClaim},
-};
-
-pub(crate) const CRON_JOB: ResourceType = ResourceType {
-    short_names: &["cj"],
-    categories: &["all"],
-    unsupported: Some("this cluster runs no cron jobs: create a Job"),
-    validate: |object, old| metadata(object, old, dns_subdomain),
-    ..ResourceType::of::<CronJob>("cronjob", "io.k8s.api.batch.v1.CronJob")
-};
-
-pub(crate) const DAEMON_SET: ResourceType = ResourceType {
-    short_names: &["ds"],
-    categories: &["all"],
-    unsupported: Some("this cluster runs no daemon sets: create a Deployment"),
-    validate: |object, old| metadata(object, old, dns_subdomain),
-    ..ResourceType::of::<DaemonSet>("daemonset", "io.k8s.api.apps.v1.DaemonSet")
-};
-
-pub(crate) const STATEFUL_SET: ResourceType = ResourceType {
-    short_names: &["sts"],
-    categories: &["all"],
-    unsupported: Some("this cluster runs no stateful sets: create a Deployment"),
-    validate: |object, old| metadata(object, old, dns_subdomain),
-    ..ResourceType::of::<StatefulSet>("statefulset", "io.k8s.api.apps.v1.StatefulSet")
-};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
 pub(crate) const PERSISTENT_VOLUME: ResourceType = ResourceType {
     short_names: &["pv"],

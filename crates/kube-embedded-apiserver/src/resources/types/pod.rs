@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 
 use crate::{
     admission::{host_path, pod_security, service_account, unsupported_fields},
-    fields::{at, default, default_empty, each, list, object, remove, text},
+    fields::{at, copy_field, default, default_empty, each, list, object, remove, text},
     resources::{deletion::Deletion, pod_defaults, resource_type::ResourceType},
     validation::{
         field_error::{FieldError, forbidden, invalid},
+        internal_form,
         names::dns_subdomain,
         object_meta::metadata,
         pod_spec, warnings,
@@ -35,8 +36,17 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     generation: true,
     defaults,
     prepare_create,
-    // `DefaultTolerationSeconds` runs on updates, too.
-    prepare_update: |pod, _| object(pod, "spec").into_iter().for_each(tolerate_node_failures),
+    prepare_update: |pod, old| {
+        let Some(spec) = object(pod, "spec") else { return };
+        // The admission of priorities keeps what an update leaves out.
+        for field in ["priority", "preemptionPolicy"] {
+            if spec[field].is_null() {
+                copy_field(spec, &old["spec"], field);
+            }
+        }
+        // `DefaultTolerationSeconds` runs on updates, too.
+        tolerate_node_failures(spec);
+    },
     validate,
     validate_ephemeral_containers: Some(ephemeral_containers::validate_update),
     // As in Kubernetes not on update, which people rarely do.
@@ -65,7 +75,11 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         "spec.hostNetwork",
         "status.phase",
         "status.podIP",
+        // May be named, and never has a value.
+        "status.podIPs=metadata.selfLink",
         "status.nominatedNodeName",
+        // Of the first versions of Kubernetes.
+        "spec.host=spec.nodeName",
     ],
     ..ResourceType::of::<Pod>("pod", "io.k8s.api.core.v1.Pod")
 };
@@ -174,7 +188,8 @@ fn validate_update(pod: &Value, old: &Value) -> Vec<FieldError> {
     let at = "spec.activeDeadlineSeconds";
     match (deadline(old), deadline(pod)) {
         (Some(before), Some(after)) if after > before => {
-            errors.push(invalid(at, &after.into(), "must be less than or equal to previous value"));
+            let detail = "must be less than or equal to previous value";
+            return vec![invalid(at, &after.into(), detail)];
         }
         (Some(_), None) => {
             let detail = "must not update from a positive integer to nil value";
@@ -182,43 +197,65 @@ fn validate_update(pod: &Value, old: &Value) -> Vec<FieldError> {
         }
         _ => {}
     }
-    if immutable_part(old, None) != immutable_part(pod, Some(old)) {
-        errors.push(forbidden(
-            "spec",
-            "pod updates may not change fields other than `spec.containers[*].image`,\
-             `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only \
-             additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to \
-             be set to 1 if it was previously negative)",
-        ));
+    errors.extend(only_additions(pod, old));
+    let spec = updated(pod, old);
+    if spec != old["spec"] {
+        let diff = internal_form::diff("PodSpec", &old["spec"], &spec);
+        let detail = format!("{UPDATABLE}\n{diff}");
+        errors.push(forbidden("spec", &detail));
     }
     errors
 }
 
-/// Returns the spec without the fields that an update may change. A pod that is not scheduled may
+const UPDATABLE: &str = "pod updates may not change fields other than \
+    `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
+    `spec.tolerations` (only additions to existing tolerations),\
+    `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+
+/// Validates that tolerations are only added, and scheduling gates only removed.
+fn only_additions(pod: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let given = list(pod, &["spec", "tolerations"]);
+    let is_kept = |toleration: &Value| {
+        let without_time = |toleration: &Value| {
+            let mut toleration = toleration.clone();
+            remove(&mut toleration, "tolerationSeconds");
+            toleration
+        };
+        given.iter().any(|given| without_time(given) == without_time(toleration))
+    };
+    if !list(old, &["spec", "tolerations"]).iter().all(is_kept) {
+        let detail = "existing toleration can not be modified except its tolerationSeconds";
+        errors.push(forbidden("spec.tolerations", detail));
+    }
+    let gates = list(old, &["spec", "schedulingGates"]);
+    let added = list(pod, &["spec", "schedulingGates"]).iter().find(|gate| !gates.contains(gate));
+    if let Some(gate) = added {
+        let gate = text(gate, &["name"]);
+        let detail = format!("only deletion is allowed, but found new scheduling gate '{gate}'");
+        errors.push(forbidden("spec.schedulingGates", &detail));
+    }
+    errors
+}
+
+/// Returns the spec with the old values of the fields that an update may change. A pod that is not scheduled may
 /// get a node, because the `binding` subresource updates the pod this way.
-fn immutable_part(pod: &Value, old: Option<&Value>) -> Value {
-    let mut spec = pod["spec"].clone();
-    for field in ["containers", "initContainers"] {
-        for container in each(&mut spec, field) {
-            remove(container, "image");
+fn updated(pod: &Value, old: &Value) -> Value {
+    let (mut spec, old) = (pod["spec"].clone(), &old["spec"]);
+    for part in ["containers", "initContainers"] {
+        for (new, old) in each(&mut spec, part).zip(list(old, &[part])) {
+            copy_field(new, old, "image");
         }
     }
-    remove(&mut spec, "activeDeadlineSeconds");
-    if let Some(old) = old {
-        let kept = list(old, &["spec", "tolerations"]);
-        if kept.iter().all(|toleration| list(pod, &["spec", "tolerations"]).contains(toleration)) {
-            spec["tolerations"] = old["spec"]["tolerations"].clone();
-        }
-        let grace = "terminationGracePeriodSeconds";
-        if spec[grace] == 1 && old["spec"][grace].as_i64().is_some_and(|seconds| seconds < 0) {
-            spec[grace] = old["spec"][grace].clone();
-        }
-        if text(old, &["spec", "nodeName"]).is_empty() {
-            remove(&mut spec, "nodeName");
-        }
-        if old["spec"]["tolerations"].is_null() {
-            remove(&mut spec, "tolerations");
-        }
+    for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
+        copy_field(&mut spec, old, field);
+    }
+    let grace = "terminationGracePeriodSeconds";
+    if spec[grace] == 1 && old[grace].as_i64().is_some_and(|seconds| seconds < 0) {
+        copy_field(&mut spec, old, grace);
+    }
+    if text(old, &["nodeName"]).is_empty() {
+        copy_field(&mut spec, old, "nodeName");
     }
     spec
 }

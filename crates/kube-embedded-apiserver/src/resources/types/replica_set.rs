@@ -74,7 +74,8 @@ fn validate(set: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(set, old, dns_subdomain);
     errors.extend(non_negative(&spec["replicas"], "spec.replicas"));
     errors.extend(non_negative(&spec["minReadySeconds"], "spec.minReadySeconds"));
-    errors.extend(validate_selector(spec));
+    // Kubernetes speaks of a Deployment here, too.
+    errors.extend(validate_selector(spec, "deployment", ": invalid label selector"));
     errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
     errors.extend(validate_restarts(spec));
     if let Some(old) = old

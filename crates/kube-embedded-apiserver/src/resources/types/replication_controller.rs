@@ -63,6 +63,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             |controller, _| map(at(controller, &["spec", "selector"])),
         ),
     ],
+    selectable: &["status.replicas"],
     ..ResourceType::of::<ReplicationController>(
         "replicationcontroller",
         "io.k8s.api.core.v1.ReplicationController",

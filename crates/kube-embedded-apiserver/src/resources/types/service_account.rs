@@ -4,12 +4,7 @@
 use k8s_openapi::api::core::v1::ServiceAccount;
 
 use crate::{
-    fields::list,
-    resources::{
-        deletion::Deletion,
-        resource_type::ResourceType,
-        table_columns::{AGE, column},
-    },
+    resources::{deletion::Deletion, resource_type::ResourceType, table_columns::AGE},
     validation::{names::dns_subdomain, object_meta::metadata},
 };
 
@@ -18,14 +13,6 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     subresources: &["token"],
     validate: |account, old| metadata(account, old, dns_subdomain),
     deletion: &Deletion { returns_object: true, ..Deletion::IMMEDIATE },
-    columns: &[
-        column(
-            "Secrets",
-            "Secrets is a list of the secrets in the same namespace that pods running using this \
-             ServiceAccount are allowed to use.",
-            |account, _| list(account, &["secrets"]).len().into(),
-        ),
-        AGE,
-    ],
+    columns: &[AGE],
     ..ResourceType::of::<ServiceAccount>("serviceaccount", "io.k8s.api.core.v1.ServiceAccount")
 };
