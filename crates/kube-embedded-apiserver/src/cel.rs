@@ -1,11 +1,12 @@
-//! The Common Expression Language, as rules of CustomResourceDefinitions are written in it: parsed,
-//! checked against the types of a schema, and evaluated within a budget.
+//! The Common Expression Language, as rules of CustomResourceDefinitions and admission policies are written in it:
+//! parsed, checked against types, and evaluated within a budget.
 //!
 //! Stands for `github.com/google/cel-go` with the libraries of `k8s.io/apiserver/pkg/cel`. It is our
 //! own because the crates for it neither check types, by which Kubernetes refuses a bad rule when
 //! its definition is created, nor bound what an evaluation costs. Knows no schemas.
 
 mod ast;
+pub(crate) mod authorization;
 mod budget;
 mod checker;
 mod interpreter;
@@ -19,6 +20,7 @@ pub(crate) mod value;
 mod tests;
 
 pub(crate) use budget::{Budget, EvalError};
+pub(crate) use interpreter::Deferred;
 pub(crate) use parser::RESERVED;
 
 use checker::Refused;
@@ -54,7 +56,7 @@ pub(crate) struct Program {
     expr: ast::Expr,
     /// The type of its value.
     pub(crate) output: Type,
-    /// The variables that it refers to.
+    /// The variables that it refers to, and their fields: `a`, `a.b`.
     variables: BTreeSet<String>,
 }
 
@@ -79,6 +81,12 @@ impl Program {
         Ok(Self { expr, output: checked.output, variables: checked.variables })
     }
 
+    /// Returns the fields of a variable that the expression names.
+    pub(crate) fn fields_of<'p>(&'p self, variable: &'p str) -> impl Iterator<Item = &'p str> {
+        let all = self.variables.iter().filter_map(|name| name.split_once('.'));
+        all.filter(move |(of, _)| *of == variable).map(|(_, field)| field)
+    }
+
     /// Returns true if the expression refers to a variable.
     pub(crate) fn uses(&self, variable: &str) -> bool {
         self.variables.contains(variable)
@@ -93,7 +101,20 @@ impl Program {
         variables: &[(&'a str, Val<'a>)],
         budget: &mut Budget,
     ) -> Result<Val<'a>, EvalError> {
-        interpreter::run(&self.expr, variables, budget)
+        interpreter::run(&self.expr, variables, None, budget)
+    }
+
+    /// Evaluates the expression, and what it accesses of [`Val::Deferred`].
+    ///
+    /// # Errors
+    /// Those of [`Program::run`].
+    pub(crate) fn run_with<'a>(
+        &'a self,
+        variables: &[(&'a str, Val<'a>)],
+        deferred: &dyn Deferred<'a>,
+        budget: &mut Budget,
+    ) -> Result<Val<'a>, EvalError> {
+        interpreter::run(&self.expr, variables, Some(deferred), budget)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     store::Object,
     verbs::{
         delete::{self, DeleteOptions, Deleted},
-        pipeline::{Decoded, Expects, WriteRequest, write},
+        pipeline::{Decoded, Expects, Shows, WriteRequest, write},
     },
 };
 use http::StatusCode;
@@ -151,6 +151,8 @@ fn update_definition(
         user: User::admin(),
         expects: Expects::Object,
         tracks: true,
+        // A policy does not keep a definition from being served or removed.
+        shows: Shows::Nothing,
     };
     let result =
         write(state, &request, |old| Ok(Decoded::from(change(old.unwrap_or(&Value::Null)))));
@@ -234,7 +236,7 @@ fn has_objects_left(state: &ServerState, resource: &ResourceType) -> ApiResult<b
             name: object.key.name.clone(),
             subresource: String::new(),
         };
-        match delete::delete_object(state, &target, &DeleteOptions::default()) {
+        match delete::delete_object(state, &target, &DeleteOptions::default(), &mut |_| Ok(())) {
             Ok(Deleted::Removed(_)) => {}
             Ok(_) => left = true,
             Err(error) if error.code() == StatusCode::NOT_FOUND => {}

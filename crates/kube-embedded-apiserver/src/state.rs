@@ -1,8 +1,9 @@
 //! The state behind the API of one cluster, which all requests share.
 
 use crate::{
-    authentication::signer::Signer, authorization::authorizer::Authorizer,
-    crd::registry::CrdRegistry, ip_allocator::Allocators, store::Store,
+    admission::policies::index::PolicyIndex, authentication::signer::Signer,
+    authorization::authorizer::Authorizer, crd::registry::CrdRegistry, ip_allocator::Allocators,
+    store::Store,
 };
 use kube_embedded_core::{network::Addresses, node_api::NodeApi};
 use std::{
@@ -19,6 +20,7 @@ pub(crate) struct ServerState {
     /// Signs the tokens of service accounts.
     pub(crate) signer: Signer,
     pub(crate) authorizer: Authorizer,
+    pub(crate) policies: PolicyIndex,
     pub(crate) allocators: Allocators,
     pub(crate) crds: CrdRegistry,
     /// The directories below which hostPath volumes are allowed; unset for none.
@@ -32,6 +34,7 @@ impl ServerState {
     pub(crate) fn new(store: Store, addresses: Addresses) -> Self {
         Self {
             authorizer: Authorizer::new(store.clone()),
+            policies: PolicyIndex::new(store.clone()),
             store,
             allocators: Allocators::new(addresses),
             addresses,

@@ -454,6 +454,11 @@ impl Watch {
         let _ = self.notify.wait_for(|newest| *newest > seen).await;
     }
 
+    /// Returns true if there are no events since the last call of [`Watch::take`]. Takes no lock of the store.
+    pub fn is_current(&self) -> bool {
+        *self.notify.borrow() <= self.seen
+    }
+
     /// Returns the events since the last call, at most `limit`, and the revision up to which the
     /// watch is now complete (that of a bookmark).
     ///

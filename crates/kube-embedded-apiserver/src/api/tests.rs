@@ -2,6 +2,7 @@
 
 mod admission;
 mod authorization;
+mod policies;
 
 use super::*;
 use crate::authentication::user::User;

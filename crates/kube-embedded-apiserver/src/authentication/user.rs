@@ -62,6 +62,13 @@ impl User {
         self.groups.iter().any(|group| group == MASTERS)
     }
 
+    /// Returns the user as Go prints it in messages (`%v` of `user.DefaultInfo`).
+    pub(crate) fn shown(&self) -> String {
+        let extra = self.extra.iter().map(|(key, values)| format!("{key}:[{}]", values.join(" ")));
+        let extra = extra.collect::<Vec<_>>().join(" ");
+        format!("&{{{} {} [{}] map[{extra}]}}", self.name, self.uid, self.groups.join(" "))
+    }
+
     /// Returns the `UserInfo` that reviews show (`authentication.k8s.io/v1`).
     pub(crate) fn info(&self) -> Value {
         let mut info = Map::new();

@@ -9,10 +9,15 @@ use crate::{
         index::RoleRef,
         rules::PolicyRule,
     },
+    store::Store,
+    validation::field_error::FieldError,
 };
 use serde_json::Value;
 
-/// A write of a role or a binding.
+/// Finds the plural of a kind that is served, by group, version and kind.
+pub(crate) type FindPlural<'a> = &'a dyn Fn(&str, &str, &str) -> Option<String>;
+
+/// A write of a role or a binding, or of a policy or its binding.
 pub(crate) struct Grant<'a> {
     pub(crate) user: &'a User,
     pub(crate) namespace: &'a str,
@@ -22,6 +27,9 @@ pub(crate) struct Grant<'a> {
     pub(crate) name: &'a str,
     pub(crate) new: &'a Value,
     pub(crate) old: Option<&'a Value>,
+    /// The other objects.
+    pub(crate) store: &'a Store,
+    pub(crate) find_plural: FindPlural<'a>,
 }
 
 /// The reason why a write is refused.
@@ -30,6 +38,8 @@ pub(crate) enum Refusal {
     Forbidden(String),
     /// The role of a binding does not exist.
     NoRole(RoleRef),
+    /// A field refers to what the user may not read.
+    Invalid(FieldError),
 }
 
 /// Checks the write of a role.

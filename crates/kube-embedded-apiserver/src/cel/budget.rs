@@ -1,6 +1,8 @@
 //! What an evaluation may cost, in the units of cel-go: one for each access and call, more for calls
 //! that go through text.
 
+use std::fmt::{self, Display, Formatter};
+
 /// The limit of one expression (`PerCallLimit` in `k8s.io/apiserver/pkg/apis/cel`): about a tenth
 /// of a second.
 const PER_CALL: u64 = 1_000_000;
@@ -18,6 +20,16 @@ pub(crate) enum EvalError {
     CallLimit,
 }
 
+impl Display for EvalError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Overload => "no such overload",
+            Self::Failed(why) => why,
+            Self::CallLimit => "operation cancelled: actual cost limit exceeded",
+        })
+    }
+}
+
 impl EvalError {
     pub(super) fn fail<T>(message: impl Into<String>) -> Result<T, Self> {
         Err(Self::Failed(message.into()))
@@ -29,15 +41,22 @@ impl EvalError {
 pub(crate) struct Budget {
     spent: u64,
     left: u64,
+    /// Expressions within the current one have cost more than was left.
+    overdrawn: bool,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { spent: 0, left: PER_OBJECT }
+        Self::of(PER_OBJECT)
     }
 }
 
 impl Budget {
+    /// A budget for several expressions.
+    pub(crate) fn of(left: u64) -> Self {
+        Self { spent: 0, left, overdrawn: false }
+    }
+
     /// Starts the next expression.
     pub(crate) fn start(&mut self) {
         self.spent = 0;
@@ -45,10 +64,26 @@ impl Budget {
 
     /// Books what the expression has cost; false if that is more than was left.
     pub(crate) fn settle(&mut self) -> bool {
-        let enough = self.spent <= self.left;
+        let enough = self.spent <= self.left && !self.overdrawn;
         self.left = self.left.saturating_sub(self.spent);
         self.spent = 0;
         enough
+    }
+
+    /// Evaluates an expression on which the current one depends, and that has a limit of its own.
+    pub(crate) fn nested<T>(
+        &mut self,
+        run: impl FnOnce(&mut Self) -> Result<T, EvalError>,
+    ) -> Result<T, EvalError> {
+        if self.is_spent() {
+            self.overdrawn = true;
+            return Err(EvalError::CallLimit);
+        }
+        let outer = std::mem::take(&mut self.spent);
+        let result = run(self);
+        self.overdrawn = !self.settle();
+        self.spent = outer;
+        result
     }
 
     /// Returns true if nothing is left.

@@ -112,15 +112,18 @@ impl Checker {
     }
 
     fn select(&mut self, at: usize, of: &Expr, field: &str, optional: bool) -> Type {
-        let (of, chained) = match self.expr(of) {
+        let (kind, chained) = match self.expr(of) {
             Type::Optional(inside) => ((*inside).clone(), true),
             other => (other, false),
         };
-        let found = match &of {
+        let found = match &kind {
             Type::Dyn => Type::Dyn,
             Type::Map(of) => of.1.clone(),
-            Type::Object(of) => match of.fields.get(field) {
-                Some(field) => field.kind.clone(),
+            Type::Object(kind) => match kind.fields.get(field) {
+                Some(found) => {
+                    self.note_field(of, field);
+                    found.kind.clone()
+                }
                 None => self.error(at, format!("undefined field '{field}'")),
             },
             other => self.error(at, format!("type '{other}' does not support field selection")),
@@ -128,6 +131,15 @@ impl Checker {
         match optional || chained {
             true if !matches!(found, Type::Optional(_)) => Type::optional(found),
             _ => found,
+        }
+    }
+
+    /// Notes a field of a variable of the expression.
+    fn note_field(&mut self, of: &Expr, field: &str) {
+        if let Kind::Ident(name) = &of.kind
+            && self.scopes.iter().rposition(|(known, _)| known == name) < Some(self.globals)
+        {
+            self.used.insert(format!("{name}.{field}"));
         }
     }
 

@@ -10,17 +10,25 @@ use std::rc::Rc;
 
 type Evaluated<'a> = Result<Val<'a>, EvalError>;
 
+/// The fields of [`Val::Deferred`].
+pub(crate) trait Deferred<'a> {
+    /// Evaluates a field; `None` if there is none of the name.
+    fn field(&self, name: &str, budget: &mut Budget) -> Option<Evaluated<'a>>;
+}
+
 /// Evaluates an expression with variables.
 pub(super) fn run<'a>(
     expr: &'a Expr,
     variables: &[(&'a str, Val<'a>)],
+    deferred: Option<&dyn Deferred<'a>>,
     budget: &mut Budget,
 ) -> Evaluated<'a> {
-    Interpreter { scopes: variables.to_vec(), budget }.expr(expr)
+    Interpreter { scopes: variables.to_vec(), deferred, budget }.expr(expr)
 }
 
 struct Interpreter<'a, 'b> {
     scopes: Vec<(&'a str, Val<'a>)>,
+    deferred: Option<&'b dyn Deferred<'a>>,
     budget: &'b mut Budget,
 }
 
@@ -86,7 +94,7 @@ impl<'a> Interpreter<'a, '_> {
             other => (other, false),
         };
         self.budget.charge(1)?;
-        match (of.field(field)?, optional || chained) {
+        match (self.field(&of, field)?, optional || chained) {
             (Some(found), false) => Ok(found),
             (None, false) => EvalError::fail(format!("no such key: {field}")),
             (found, true) => Ok(Val::Optional(found.map(Rc::new))),
@@ -100,7 +108,14 @@ impl<'a> Interpreter<'a, '_> {
             other => other,
         };
         self.budget.charge(1)?;
-        Ok(Val::Bool(of.field(field)?.is_some()))
+        Ok(Val::Bool(self.field(&of, field)?.is_some()))
+    }
+
+    fn field(&mut self, of: &Val<'a>, name: &str) -> Result<Option<Val<'a>>, EvalError> {
+        match (of, self.deferred) {
+            (Val::Deferred, Some(deferred)) => deferred.field(name, self.budget).transpose(),
+            _ => of.field(name),
+        }
     }
 
     /// `&&` and `||`: an operand that decides outweighs errors of others.

@@ -4,6 +4,7 @@
 //! (version 3) and optional types, and `k8s.io/apiserver/pkg/cel/library`. What
 //! is not in the table does not compile.
 
+mod authorization;
 mod kubernetes;
 mod lists;
 mod network;
@@ -68,6 +69,7 @@ static FUNCTIONS: LazyLock<HashMap<&str, Function>> = LazyLock::new(|| {
         time::TABLE,
         network::TABLE,
         kubernetes::TABLE,
+        authorization::TABLE,
     ];
     for Row(name, overloads, run) in tables.into_iter().flatten() {
         let empty = || Function { overloads: Vec::new(), runs: Vec::new() };

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Display, Formatter},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 /// The type of a value.
@@ -49,14 +49,14 @@ pub(crate) enum Merge {
 }
 
 /// An object with named fields.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ObjectType {
     pub(crate) name: String,
     /// By their names in expressions.
     pub(crate) fields: BTreeMap<String, Field>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Field {
     /// The name in the object.
     pub(crate) name: String,
@@ -64,7 +64,7 @@ pub(crate) struct Field {
 }
 
 /// The types of libraries, by their names in the table of functions.
-const OPAQUE: [(&str, &str); 7] = [
+const OPAQUE: [(&str, &str); 11] = [
     ("ip", "net.IP"),
     ("cidr", "net.CIDR"),
     ("url", "kubernetes.URL"),
@@ -72,7 +72,19 @@ const OPAQUE: [(&str, &str); 7] = [
     ("format", "kubernetes.NamedFormat"),
     ("semver", "kubernetes.Semver"),
     ("regex", "regex"),
+    ("pathcheck", "kubernetes.authorization.PathCheck"),
+    ("groupcheck", "kubernetes.authorization.GroupCheck"),
+    ("resourcecheck", RESOURCE_CHECK),
+    ("decision", "kubernetes.authorization.Decision"),
 ];
+
+const RESOURCE_CHECK: &str = "kubernetes.authorization.ResourceCheck";
+
+/// The type of the variable `authorizer`. In Kubernetes, its field is a variable of its own, with a dot in its name.
+static AUTHORIZER: LazyLock<Type> = LazyLock::new(|| {
+    let field = ("requestResource", Type::Opaque(RESOURCE_CHECK));
+    Type::object("kubernetes.authorization.Authorizer", [field])
+});
 
 impl Type {
     pub(crate) fn list(element: Self) -> Self {
@@ -85,6 +97,30 @@ impl Type {
 
     pub(crate) fn optional(of: Self) -> Self {
         Self::Optional(Arc::new(of))
+    }
+
+    /// An object whose fields have the same names in expressions.
+    pub(crate) fn object<'n>(
+        name: &str,
+        fields: impl IntoIterator<Item = (&'n str, Self)>,
+    ) -> Self {
+        let fields = fields
+            .into_iter()
+            .map(|(name, kind)| (name.to_owned(), Field { name: name.to_owned(), kind }));
+        Self::Object(Arc::new(ObjectType { name: name.to_owned(), fields: fields.collect() }))
+    }
+
+    /// Adds a field to an object, or replaces the one of the name.
+    pub(crate) fn set_field(&mut self, name: &str, kind: Self) {
+        if let Self::Object(of) = self {
+            let field = Field { name: name.to_owned(), kind };
+            Arc::make_mut(of).fields.insert(name.to_owned(), field);
+        }
+    }
+
+    /// The type of the variable `authorizer`.
+    pub(crate) fn authorizer() -> Self {
+        AUTHORIZER.clone()
     }
 
     /// Parses a type of the table of functions: `list<A>`, `string`.
@@ -108,6 +144,7 @@ impl Type {
             "duration" => Self::Duration,
             "timestamp" => Self::Timestamp,
             "type" => Self::Type,
+            "authorizer" => Self::authorizer(),
             "A" => Self::Param(0),
             "B" => Self::Param(1),
             _ => match OPAQUE.iter().find(|(name, _)| *name == text) {

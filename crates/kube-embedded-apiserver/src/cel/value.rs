@@ -1,6 +1,7 @@
 //! Values. Those of an object are not copied: they are looked up in its JSON, by its type.
 
 use crate::cel::{
+    authorization::Authorization,
     budget::{Budget, EvalError},
     types::{Field, Merge, Type},
 };
@@ -38,6 +39,9 @@ pub(crate) enum Val<'a> {
     /// The name of a format.
     Format(&'static str),
     Semver(Rc<Semver>),
+    Authorization(Authorization<'a>),
+    /// An object whose fields are expressions, evaluated when they are accessed.
+    Deferred,
 }
 
 /// A URL.
@@ -140,7 +144,8 @@ impl<'a> Val<'a> {
             Self::Duration(_) => "google.protobuf.Duration",
             Self::Timestamp(_) => "google.protobuf.Timestamp",
             Self::List(_) | Self::Json(Value::Array(_), _) => "list",
-            Self::Map(_) | Self::Json(..) => "map",
+            Self::Map(_) | Self::Json(..) | Self::Deferred => "map",
+            Self::Authorization(of) => of.type_name(),
             Self::Type(_) => "type",
             Self::Optional(_) => "optional_type",
             Self::Ip(_) => "net.IP",
@@ -219,6 +224,10 @@ impl<'a> Val<'a> {
                 .iter()
                 .find(|(key, _)| matches!(key, Self::Text(key) if **key == *name))
                 .map(|(_, value)| value.clone())),
+            Self::Authorization(Authorization::Authorizer(of)) if name == "requestResource" => {
+                let check = Authorization::Resource(of.clone(), of.request.clone());
+                Ok(Some(Self::Authorization(check)))
+            }
             _ => Err(EvalError::Overload),
         }
     }

@@ -78,7 +78,8 @@ impl<'a, T> Request<'a, T> {
             Method::PATCH => "PatchOptions",
             _ => "CreateOptions",
         };
-        let manager = self.query.field_manager(kind)?.map(str::to_owned).unwrap_or_else(|| {
+        let named_manager = self.query.field_manager(kind)?.map(str::to_owned);
+        let manager = named_manager.clone().unwrap_or_else(|| {
             let name = self.user_agent().split('/').next().unwrap_or_default();
             if name.is_empty() { "unknown".into() } else { name.to_owned() }
         });
@@ -86,6 +87,7 @@ impl<'a, T> Request<'a, T> {
             dry_run: self.query.dry_run(kind)?,
             validation: self.query.field_validation(kind)?,
             manager,
+            named_manager,
         })
     }
 
@@ -101,11 +103,18 @@ pub(crate) struct WriteOptions {
     pub(crate) validation: FieldValidation,
     /// The manager of the fields that the write sets.
     pub(crate) manager: String,
+    /// The manager, if the client named one.
+    pub(crate) named_manager: Option<String>,
 }
 
 impl WriteOptions {
     /// The options of a write that the server makes by itself.
     pub(crate) fn internal(manager: &str) -> Self {
-        Self { dry_run: false, validation: FieldValidation::Ignore, manager: manager.to_owned() }
+        Self {
+            dry_run: false,
+            validation: FieldValidation::Ignore,
+            manager: manager.to_owned(),
+            named_manager: None,
+        }
     }
 }

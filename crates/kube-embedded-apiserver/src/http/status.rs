@@ -212,6 +212,21 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).with_details(details(resource, name))
     }
 
+    /// An admission policy refuses a request, for a reason of its own.
+    pub(crate) fn denied(resource: &ResourceType, name: &str, why: &str, reason: &str) -> Self {
+        let mut error = Self::forbidden(resource, name, why);
+        (error.code, error.reason) = match reason {
+            "Unauthorized" => (StatusCode::UNAUTHORIZED, "Unauthorized"),
+            "Forbidden" => (StatusCode::FORBIDDEN, "Forbidden"),
+            "RequestEntityTooLarge" => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
+            _ => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
+        };
+        if let Some(details) = &mut error.details {
+            details["causes"] = json!([{ "message": why }]);
+        }
+        error
+    }
+
     /// The user may not make a request. Without a resource it is for another path.
     pub(crate) fn forbidden_request(group: &str, resource: &str, name: &str, why: &str) -> Self {
         let what = match (resource, name) {

@@ -172,6 +172,7 @@ impl CustomResource {
         &self,
         new: &Value,
         old: Option<&Value>,
+        subresource: &str,
         warnings: &mut Vec<String>,
     ) -> Vec<FieldError> {
         let mut errors = metadata(new, old, dns_subdomain);
@@ -181,7 +182,11 @@ impl CustomResource {
                 errors.push(invalid(field, &new[field], &format!("must be {expected}")));
             }
         }
-        errors.extend(structural::validate(&self.schema, new, old));
+        let validate = match subresource {
+            "status" => structural::validate_status,
+            _ => structural::validate,
+        };
+        errors.extend(validate(&self.schema, new, old));
         errors.extend(self.scale_errors(new));
         if let Some(rules) = self.rules.get_or_init(|| Rules::of(&self.schema, true)) {
             if errors.iter().any(blocks_rules) {

@@ -7,7 +7,7 @@ use crate::resources::{
         config_map, custom_resource_definition, deployment, endpoint_slice, endpoints, event,
         horizontal_pod_autoscaler, ingress, ingress_class, job, lease, namespace, node, not_run,
         pod, pod_template, quota, replica_set, replication_controller, role, role_binding, secret,
-        service, service_account,
+        service, service_account, validating_admission_policy, validating_admission_policy_binding,
     },
 };
 use crate::schema::tree;
@@ -46,6 +46,8 @@ static ALL: &[&ResourceType<'static>] = &[
     &role::CLUSTER_RESOURCE,
     &role_binding::RESOURCE,
     &role::RESOURCE,
+    &validating_admission_policy::RESOURCE,
+    &validating_admission_policy_binding::RESOURCE,
     &lease::RESOURCE,
     &custom_resource_definition::RESOURCE,
 ];

@@ -141,6 +141,8 @@ pub struct ResourceType<'a> {
     pub to_storage: fn(&mut Value),
     /// Objects define what else is served: their writes are followed by a reconciliation of the definitions.
     pub defines_resources: bool,
+    /// Objects decide on other requests, and no policy on them.
+    pub configures_admission: bool,
     /// The definition of a custom resource; `None` for built-in types. Only this module looks at it: generic code
     /// calls the methods below.
     pub(in crate::resources) crd: Option<&'a Arc<CustomResource>>,
@@ -242,10 +244,11 @@ impl ResourceType<'_> {
         &self,
         new: &Value,
         old: Option<&Value>,
+        subresource: &str,
         warnings: &mut Vec<String>,
     ) -> Vec<FieldError> {
         match self.crd {
-            Some(crd) => crd.errors(new, old, warnings),
+            Some(crd) => crd.errors(new, old, subresource, warnings),
             None => (self.validate)(new, old),
         }
     }
@@ -357,6 +360,7 @@ impl ResourceType<'_> {
             from_storage: |_| {},
             to_storage: |_| {},
             defines_resources: false,
+            configures_admission: false,
             crd: None,
         }
     }
@@ -418,6 +422,7 @@ impl<'a> ResourceType<'a> {
             to_storage: |_| {},
             // A definition that is being deleted waits for its objects.
             defines_resources: crd.terminating,
+            configures_admission: false,
             crd: Some(crd),
         }
     }

@@ -28,3 +28,5 @@ pub(crate) mod role_binding;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod service_account;
+pub(crate) mod validating_admission_policy;
+pub(crate) mod validating_admission_policy_binding;

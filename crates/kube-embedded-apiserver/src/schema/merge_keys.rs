@@ -85,6 +85,9 @@ const KEYED: &[Keyed] = &[
     patch_only("JobStatus", "conditions", "type"),
     apply_only("CustomResourceDefinitionStatus", "conditions", &["type"]),
     keyed("HorizontalPodAutoscalerStatus", "conditions", &["type"]),
+    apply_only("ValidatingAdmissionPolicyStatus", "conditions", &["type"]),
+    keyed("ValidatingAdmissionPolicySpec", "matchConditions", &["name"]),
+    keyed("ValidatingAdmissionPolicySpec", "variables", &["name"]),
 ];
 
 /// Lists of distinct scalars (`+listType=set`) that a strategic merge patch merges, too.
@@ -98,6 +101,7 @@ const APPLY_SETS: &[(&str, &str)] = &[
     ("PodFailurePolicyOnExitCodesRequirement", "values"),
     ("UncountedTerminatedPods", "failed"),
     ("UncountedTerminatedPods", "succeeded"),
+    ("ValidatingAdmissionPolicyBindingSpec", "validationActions"),
 ];
 
 /// Structures with one owner (`+structType=atomic`).
@@ -109,11 +113,15 @@ const ATOMIC_STRUCTURES: &[&str] = &[
     "FileKeySelector",
     "LabelSelector",
     "LocalObjectReference",
+    "MatchResources",
+    "NamedRuleWithOperations",
     "NodeSelector",
     "NodeSelectorTerm",
     "ObjectFieldSelector",
     "ObjectReference",
     "OwnerReference",
+    "ParamKind",
+    "ParamRef",
     "ResourceFieldSelector",
     "RoleRef",
     "ScopeSelector",
@@ -122,6 +130,7 @@ const ATOMIC_STRUCTURES: &[&str] = &[
     "ServiceBackendPort",
     "Subject",
     "TypedLocalObjectReference",
+    "Variable",
 ];
 
 /// Maps with one owner (`+mapType=atomic`).

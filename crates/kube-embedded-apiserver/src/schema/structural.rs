@@ -19,7 +19,7 @@ pub(crate) use expressions::Rules;
 pub(crate) use ownership::structure;
 pub(crate) use rules::schema_errors;
 pub(crate) use schema::Schema;
-pub(crate) use validator::validate;
+pub(crate) use validator::{validate, validate_status};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,10 @@
 //! The `binding` subresource of pods: a scheduler's decision.
 
 use crate::{
+    admission::policies::{
+        self,
+        attributes::{Attributes, Operation},
+    },
     http::{
         body::{Body, respond_json},
         decode,
@@ -9,7 +13,7 @@ use crate::{
     },
     state::ServerState,
     timestamps,
-    verbs::pipeline::{Expects, WriteRequest, write},
+    verbs::pipeline::{Expects, Shows, WriteRequest, with_warnings, write},
 };
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -29,11 +33,15 @@ pub(crate) fn bind(state: &ServerState, request: &Request) -> ApiResult<Response
         user: request.user,
         expects: Expects::Object,
         tracks: true,
+        shows: Shows::Nothing,
     };
+    let attributes = Attributes::of_write(target, Operation::Create, request.user, &options);
+    let kind = ("", "v1", "Binding");
+    let warnings = policies::review_object(state, attributes, kind, &binding)?;
     write(state, &write_request, |old| {
         Ok(bound(&target.name, old.unwrap_or(&Value::Null), node)?.into())
     })?;
-    Ok(respond_json(StatusCode::CREATED, &status::created()))
+    Ok(with_warnings(respond_json(StatusCode::CREATED, &status::created()), warnings))
 }
 
 /// Returns the pod on its node.

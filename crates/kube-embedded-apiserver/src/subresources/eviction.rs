@@ -2,6 +2,10 @@
 //! which the pod has a condition.
 
 use crate::{
+    admission::policies::{
+        self,
+        attributes::{Attributes, Operation},
+    },
     fields::list,
     http::{
         body::{Body, respond_json},
@@ -13,7 +17,7 @@ use crate::{
     timestamps,
     verbs::{
         delete::{DeleteOptions, check_preconditions, delete_object},
-        pipeline::{Expects, WriteRequest, write},
+        pipeline::{Expects, Shows, WriteRequest, with_warnings, write},
     },
 };
 use http::{Response, StatusCode};
@@ -23,15 +27,20 @@ use serde_json::{Value, json};
 pub(crate) fn evict(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
     let target = &request.target;
     let mut options = DeleteOptions::from_query(&request.query)?;
-    options.merge(&decode::any(request)?["deleteOptions"])?;
+    let eviction = decode::any(request)?;
+    options.merge(&eviction["deleteOptions"])?;
+    let write_options = request.write_options()?;
+    let attributes = Attributes::of_write(target, Operation::Create, request.user, &write_options);
+    let kind = ("policy", "v1", "Eviction");
+    let warnings = policies::review_object(state, attributes, kind, &eviction)?;
     if !options.is_dry_run() {
-        let write_options = request.write_options()?;
         let write_request = WriteRequest {
             target,
             options: &write_options,
             user: request.user,
             expects: Expects::Object,
             tracks: false,
+            shows: Shows::Nothing,
         };
         write(state, &write_request, |old| {
             let old = old.unwrap_or(&Value::Null);
@@ -40,8 +49,8 @@ pub(crate) fn evict(state: &ServerState, request: &Request) -> ApiResult<Respons
         })?;
         options = options.without_resource_version();
     }
-    delete_object(state, target, &options)?;
-    Ok(respond_json(StatusCode::CREATED, &status::created()))
+    delete_object(state, target, &options, &mut |_| Ok(()))?;
+    Ok(with_warnings(respond_json(StatusCode::CREATED, &status::created()), warnings))
 }
 
 /// Returns the pod with the condition by which a Job tells its failure from others.

@@ -5,6 +5,10 @@ mod html;
 mod location;
 
 use crate::{
+    admission::policies::{
+        self,
+        attributes::{Attributes, Operation},
+    },
     http::{
         body::Body,
         path::Target,
@@ -27,6 +31,7 @@ use hyper::{body::Incoming, client::conn::http1, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use kube_embedded_core::{node_api::Connection, task::spawn_named};
 use location::Location;
+use serde_json::json;
 use tokio::{
     io::copy_bidirectional,
     time::{Duration, timeout},
@@ -54,6 +59,13 @@ pub(crate) async fn proxy(
 ) -> ApiResult<Response<Body>> {
     let uri = &request.parts.uri;
     let Some((prefix, path)) = split(uri.path()) else { return Err(ApiError::no_such_resource()) };
+    let kind = format!("{}ProxyOptions", request.target.resource.kind);
+    policies::review_object(
+        state,
+        Attributes::new(&request.target, Operation::Connect, request.user),
+        ("", "v1", &kind),
+        &json!({ "kind": kind, "apiVersion": "v1", "path": path }),
+    )?;
     let location = Location::find(state, &request.target)?;
     if path.is_empty() && request.is_read() {
         return Ok(redirect_to_root(uri));

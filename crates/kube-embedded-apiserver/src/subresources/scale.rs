@@ -16,7 +16,7 @@ use crate::{
     validation::field_error::FieldError,
     verbs::{
         patch::{Patch, check_address, check_apply, refusal},
-        pipeline::{Decoded, Expects, WriteRequest, with_warnings, write},
+        pipeline::{Decoded, Expects, Shows, WriteRequest, with_warnings, write},
     },
 };
 use http::{Method, Response, StatusCode};
@@ -106,7 +106,9 @@ fn rescale(
 ) -> ApiResult<(Value, Vec<String>)> {
     let target = &request.target;
     let expects = Expects::Object;
-    let write_request = WriteRequest { target, options, user: request.user, expects, tracks };
+    let shows = Shows::Part(("autoscaling", "v1", "Scale"), scale_of);
+    let write_request =
+        WriteRequest { target, options, user: request.user, expects, tracks, shows };
     let result = write(state, &write_request, |old| {
         let old = old.unwrap_or(&Value::Null);
         decode(old, &scale_of(&target.resource, old))

@@ -11,6 +11,10 @@ mod upgrade;
 pub(crate) use upgrade::in_process;
 
 use crate::{
+    admission::policies::{
+        self,
+        attributes::{Attributes, Operation},
+    },
     authorization::filter,
     http::{
         body::Body,
@@ -26,6 +30,7 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt, future::BoxFuture, stream::BoxStream};
 use http::{Method, Response, header};
 use kube_embedded_core::node_api::{NodeApi, NodeError, StreamOptions};
+use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::watch;
 use upgrade::{Out, Protocol, Purpose, Upgrade, Wire};
@@ -44,6 +49,13 @@ pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Respon
     }
     // Clients of WebSockets connect by GET, but who may only read may not run programs (since Kubernetes 1.35).
     filter::check_verb(state, request, "create")?;
+    let (kind, options) = connect_options(request);
+    policies::review_object(
+        state,
+        Attributes::new(target, Operation::Connect, request.user),
+        ("", "v1", kind),
+        &options,
+    )?;
     let pod = scope::find(state, target)?;
     let forward = target.subresource == "portforward";
     let container = match forward {
@@ -66,6 +78,34 @@ pub(crate) fn switch(state: &ServerState, request: &Request) -> ApiResult<Respon
     } else {
         switch_to_process(request, upgrade, stopping, nodes, container)
     }
+}
+
+/// Returns the kind of a connection's options, and the options, which policies see.
+fn connect_options(request: &Request) -> (&'static str, Value) {
+    let query = &request.query;
+    let kind = match &*request.target.subresource {
+        "exec" => "PodExecOptions",
+        "attach" => "PodAttachOptions",
+        _ => "PodPortForwardOptions",
+    };
+    let mut options = json!({ "kind": kind, "apiVersion": "v1" });
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if query.flag(flag) {
+            options[flag] = true.into();
+        }
+    }
+    if let Some(container) = query.get("container") {
+        options["container"] = container.into();
+    }
+    let command = query.all("command");
+    if !command.is_empty() {
+        options["command"] = json!(command);
+    }
+    let ports: Vec<i64> = query.all("ports").iter().filter_map(|port| port.parse().ok()).collect();
+    if !ports.is_empty() {
+        options["ports"] = json!(ports);
+    }
+    (kind, options)
 }
 
 /// Returns true if the client asks for a WebSocket.

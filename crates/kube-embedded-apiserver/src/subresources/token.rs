@@ -1,6 +1,10 @@
 //! The `token` subresource of service accounts (`TokenRequest`).
 
 use crate::{
+    admission::policies::{
+        self,
+        attributes::{Attributes, Operation},
+    },
     authentication::{ISSUER, object, user::service_account_user},
     fields::strings,
     generate,
@@ -16,6 +20,7 @@ use crate::{
     state::ServerState,
     timestamps,
     validation::field_error::FieldError,
+    verbs::pipeline::with_warnings,
 };
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
@@ -29,9 +34,12 @@ const YEAR: i64 = 365 * 24 * 3600;
 /// `POST …/serviceaccounts/{name}/token`.
 pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
     let target = &request.target;
-    request.query.dry_run("CreateOptions")?;
+    let options = request.write_options()?;
     let account = scope::find(state, target)?;
     let token_request = decode::review(request)?;
+    let attributes = Attributes::of_write(target, Operation::Create, request.user, &options);
+    let kind = ("authentication.k8s.io", "v1", "TokenRequest");
+    let warnings = policies::review_object(state, attributes, kind, &token_request)?;
     let spec = &token_request["spec"];
     let seconds = lifetime(&spec["expirationSeconds"])?;
     let mut audiences = strings(&spec["audiences"]);
@@ -77,7 +85,7 @@ pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<Respon
         },
         "status": { "token": token, "expirationTimestamp": timestamps::format(reported) },
     });
-    Ok(respond_json(StatusCode::CREATED, &response))
+    Ok(with_warnings(respond_json(StatusCode::CREATED, &response), warnings))
 }
 
 fn lifetime(requested: &Value) -> ApiResult<i64> {

@@ -10,7 +10,7 @@ use crate::{
     },
     metadata,
     state::ServerState,
-    verbs::pipeline::{Decoded, Expects, WriteRequest, WriteResult, write},
+    verbs::pipeline::{Decoded, Expects, Shows, WriteRequest, WriteResult, write},
 };
 
 /// Names that are generated before a creation fails because all are taken, as in Kubernetes.
@@ -32,6 +32,7 @@ pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<WriteR
             user,
             expects: Expects::Nothing,
             tracks: true,
+            shows: Shows::Object,
         };
         let mut decoded = Some(decoded);
         write(state, &request, |_| {

@@ -1,6 +1,10 @@
 //! `delete` and `deletecollection`: at once, after a grace period, or when finalizers are removed.
 
 use crate::{
+    admission::policies::{
+        self,
+        attributes::{Attributes, Operation, options_of},
+    },
     http::{
         body::{Body, respond},
         decode, encode,
@@ -18,7 +22,10 @@ use crate::{
     state::ServerState,
     store::Object,
     validation::field_error::FieldError,
-    verbs::guaranteed_update::{Change, Outcome, guaranteed_update},
+    verbs::{
+        guaranteed_update::{Change, Outcome, guaranteed_update},
+        pipeline::with_warnings,
+    },
 };
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -53,6 +60,18 @@ impl DeleteOptions {
 
     pub(crate) fn is_dry_run(&self) -> bool {
         self.dry_run
+    }
+
+    /// Returns the `DeleteOptions` that policies see.
+    fn shown(&self) -> Value {
+        let mut shown = options_of("DeleteOptions", self.dry_run);
+        if let Some(grace) = self.grace {
+            shown["gracePeriodSeconds"] = grace.into();
+        }
+        if let Some(propagation) = self.propagation {
+            shown["propagationPolicy"] = format!("{propagation:?}").into();
+        }
+        shown
     }
 
     /// Returns the options for an object that was changed by this request, after its preconditions held.
@@ -120,7 +139,11 @@ pub(crate) fn delete(state: &ServerState, request: &Request) -> ApiResult<Respon
     let form = request.form()?;
     let target = &request.target;
     let resource = &target.resource;
-    let deleted = delete_object(state, target, &options)?;
+    let mut warnings = Vec::new();
+    let deleted = delete_object(state, target, &options, &mut |old| {
+        warnings = review(state, request, target, &options, old)?;
+        Ok(())
+    })?;
     let code = match deleted {
         Deleted::Terminating(_) if options.orphan == Some(false) => StatusCode::ACCEPTED,
         _ => StatusCode::OK,
@@ -135,8 +158,31 @@ pub(crate) fn delete(state: &ServerState, request: &Request) -> ApiResult<Respon
             encode::value(resource, form, &encode::view(resource, &object))
         }
     };
-    let response = respond(code, "application/json", bytes);
+    let response = with_warnings(respond(code, "application/json", bytes), warnings);
     Ok(with_propagation_warning(resource.deletion, &options, response))
+}
+
+/// Reviews a deletion by the policies of the cluster.
+fn review(
+    state: &ServerState,
+    request: &Request,
+    target: &Target<'_>,
+    options: &DeleteOptions,
+    old: &Value,
+) -> ApiResult<Vec<String>> {
+    if !policies::are_in_force(state) {
+        return Ok(Vec::new());
+    }
+    let view = (!target.resource.is_storage_version()).then(|| encode::view(&target.resource, old));
+    let attributes = Attributes {
+        // That of the request: a deletion of a collection has none.
+        name: &request.target.name,
+        dry_run: options.dry_run,
+        options: options.shown(),
+        old: Some(view.as_ref().unwrap_or(old)),
+        ..Attributes::new(target, Operation::Delete, request.user)
+    };
+    policies::review(state, &attributes)
 }
 
 /// Warns clients that leave the propagation to a default which is not background.
@@ -168,13 +214,18 @@ pub(crate) fn delete_collection(
     let page = state.store.list(resource.storage_resource(), scope::namespace(target), None);
     let mut chosen: Vec<&Object> = page.objects.iter().map(|object| &**object).collect();
     chosen.retain(|object| scope::matches(resource, &selector, object));
+    let mut warnings = Vec::new();
     for object in &chosen {
         let one = Target {
             namespace: object.key.namespace.clone(),
             name: object.key.name.clone(),
             ..target.clone()
         };
-        match delete_object(state, &one, &options) {
+        let deleted = delete_object(state, &one, &options, &mut |old| {
+            warnings.extend(review(state, request, &one, &options, old)?);
+            Ok(())
+        });
+        match deleted {
             Err(error) if error.code() != StatusCode::NOT_FOUND => return Err(error),
             _ => {}
         }
@@ -182,14 +233,16 @@ pub(crate) fn delete_collection(
     let meta = json!({ "resourceVersion": page.revision.to_string() });
     let response =
         respond(StatusCode::OK, "application/json", encode::list(resource, form, &chosen, meta));
+    let response = with_warnings(response, warnings);
     Ok(with_propagation_warning(resource.deletion, &options, response))
 }
 
-/// Deletes one object with these options.
+/// Deletes one object with these options, if `review` agrees, which gets the stored object.
 pub(crate) fn delete_object(
     state: &ServerState,
     target: &Target,
     options: &DeleteOptions,
+    review: &mut dyn FnMut(&Value) -> ApiResult<()>,
 ) -> ApiResult<Deleted> {
     let (resource, name) = (&target.resource, &target.name);
     let outcome = guaranteed_update(&state.store, &scope::key(target), |stored| {
@@ -200,6 +253,7 @@ pub(crate) fn delete_object(
         {
             return Err(ApiError::forbidden(resource, name, why));
         }
+        review(&stored.value)?;
         let new = deleted_state(resource, &stored.value, options);
         if metadata::is_finished(resource, &new) {
             if options.dry_run {

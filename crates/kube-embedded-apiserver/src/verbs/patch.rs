@@ -16,7 +16,7 @@ use crate::{
     schema::conversion::go_format,
     state::ServerState,
     validation::field_error::{invalid, required},
-    verbs::pipeline::{self, Decoded, Expects, WriteRequest, WriteResult},
+    verbs::pipeline::{self, Decoded, Expects, Shows, WriteRequest, WriteResult},
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -123,6 +123,7 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
         user: request.user,
         expects: Expects::Object,
         tracks: true,
+        shows: Shows::Object,
     };
     let repeated = match &patch {
         Patch::Merge(value) | Patch::Strategic(value)
@@ -212,8 +213,14 @@ fn apply(
     let manager = &*options.manager;
     let (force, below) = (query.flag("force"), &*target.subresource);
     let expects = if below.is_empty() { Expects::Anything } else { Expects::Object };
-    let write =
-        WriteRequest { target, options: &options, user: request.user, expects, tracks: false };
+    let write = WriteRequest {
+        target,
+        options: &options,
+        user: request.user,
+        expects,
+        tracks: false,
+        shows: Shows::Object,
+    };
     pipeline::write(state, &write, |old| {
         if old.is_none() {
             // Who may patch may not create.

@@ -12,7 +12,14 @@
 //! allocates nothing.
 
 use crate::{
-    admission::{namespace_lifecycle, unsupported_fields},
+    admission::{
+        namespace_lifecycle,
+        policies::{
+            self,
+            attributes::{Attributes, Kind},
+        },
+        unsupported_fields,
+    },
     authentication::user::User,
     authorization::escalation::{Grant, Refusal},
     fields::copy_field,
@@ -27,7 +34,7 @@ use crate::{
     patch::{self, Operation},
     resources::{
         registry,
-        resource_type::{Attributes, ResourceType},
+        resource_type::{self, ResourceType},
     },
     scope,
     state::ServerState,
@@ -72,6 +79,17 @@ pub(crate) enum Expects {
     Anything,
 }
 
+/// What policies see of a write.
+#[derive(Clone, Copy)]
+pub(crate) enum Shows {
+    /// The whole object.
+    Object,
+    /// An object of another kind, made of the whole one.
+    Part(Kind<'static>, fn(&ResourceType<'_>, &Value) -> Value),
+    /// Nothing: the write follows from a request that they have reviewed, or from none.
+    Nothing,
+}
+
 /// A write, as the verbs describe it.
 pub(crate) struct WriteRequest<'a> {
     pub(crate) target: &'a Target<'a>,
@@ -80,6 +98,7 @@ pub(crate) struct WriteRequest<'a> {
     pub(crate) expects: Expects,
     /// Records the changed fields as owned by the manager; apply does that itself.
     pub(crate) tracks: bool,
+    pub(crate) shows: Shows,
 }
 
 /// The object that a verb's `decode` made.
@@ -346,9 +365,10 @@ fn admit(write: &mut Write<'_, '_>) -> ApiResult<()> {
     for admit in target.resource.admission {
         (admit)(&write.state.store, new).map_err(|why| {
             // Kubernetes admits an object before it generates the rest of its name.
-            let prefix = new["metadata"]["generateName"].as_str().unwrap_or_default();
-            let is_generated = !prefix.is_empty() && target.name.starts_with(prefix);
-            let name = if is_generated { prefix } else { &target.name };
+            let name = match is_generated(target, new) {
+                true => new["metadata"]["generateName"].as_str().unwrap_or_default(),
+                false => &target.name,
+            };
             ApiError::forbidden(&target.resource, name, &why)
         })?;
     }
@@ -359,7 +379,13 @@ fn admit(write: &mut Write<'_, '_>) -> ApiResult<()> {
 fn check_grant(write: &Write<'_, '_>) -> ApiResult<()> {
     let WriteRequest { target, user, expects, .. } = write.request;
     let Some(check) = target.resource.check_grant else { return Ok(()) };
+    let find_plural = |group: &str, version: &str, kind: &str| {
+        let served = write.state.crds.served();
+        served.find_kind(group, version, kind).map(|found| found.plural.to_owned())
+    };
     let grant = Grant {
+        store: &write.state.store,
+        find_plural: &find_plural,
         user,
         namespace: &target.namespace,
         plural: target.resource.plural,
@@ -369,6 +395,7 @@ fn check_grant(write: &Write<'_, '_>) -> ApiResult<()> {
     };
     check(&write.state.authorizer, &grant).map_err(|refusal| match refusal {
         Refusal::Forbidden(why) => ApiError::forbidden(&target.resource, &target.name, &why),
+        Refusal::Invalid(error) => ApiError::invalid(&target.resource, &target.name, &[error]),
         Refusal::NoRole(role) => match registry::find(target.resource.group, "v1", role.plural()) {
             Some(roles) => ApiError::not_found(roles, &role.name),
             None => ApiError::no_such_resource(),
@@ -391,7 +418,8 @@ fn validate(write: &mut Write<'_, '_>) -> ApiResult<()> {
         check(resource, name, &validate(&write.new, old))?;
     }
     if is_main || resource.is_unstructured() {
-        let mut errors = resource.errors(&write.new, write.old, &mut write.warnings);
+        let below = &target.subresource;
+        let mut errors = resource.errors(&write.new, write.old, below, &mut write.warnings);
         if let Some(validate) = resource.validate_addresses {
             errors.extend(validate(&write.state.addresses, &write.new, write.old));
         }
@@ -416,18 +444,56 @@ fn review(write: &mut Write<'_, '_>) -> ApiResult<()> {
         let ServerState { store, host_paths, .. } = write.state;
         let host_paths = host_paths.get().map_or(&[][..], Vec::as_slice);
         let resource = &target.resource;
-        let attributes =
-            Attributes { resource, store, host_paths, old: write.old, new: &write.new };
+        let attributes = resource_type::Attributes {
+            resource,
+            store,
+            host_paths,
+            old: write.old,
+            new: &write.new,
+        };
         for review in target.resource.reviews {
             let warnings = review(&attributes)
                 .map_err(|why| ApiError::forbidden(&target.resource, &target.name, &why))?;
             write.warnings.extend(warnings);
         }
     }
+    write.warnings.extend(review_policies(write)?);
     if write.name_is_taken {
         return Err(ApiError::already_exists(&target.resource, &target.name));
     }
     Ok(())
+}
+
+/// Reviews the write by the policies of the cluster.
+fn review_policies(write: &Write<'_, '_>) -> ApiResult<Vec<String>> {
+    let WriteRequest { target, options, user, shows, .. } = *write.request;
+    if !policies::are_in_force(write.state) {
+        return Ok(Vec::new());
+    }
+    let shows = match shows {
+        Shows::Nothing => return Ok(Vec::new()),
+        Shows::Object => None,
+        Shows::Part(kind, part) => Some((kind, part)),
+    };
+    let operation = policies::operation_of(write.old);
+    let mut attributes = Attributes::of_write(target, operation, user, options);
+    if write.old.is_none() && is_generated(target, &write.new) {
+        attributes.name = "";
+    }
+    let Some((kind, part)) = shows else {
+        let (object, old) = (Some(&write.new), write.old);
+        return policies::review(write.state, &Attributes { object, old, ..attributes });
+    };
+    let (object, old) = (part(&target.resource, &write.new), write.old);
+    let old = old.map(|old| part(&target.resource, old));
+    let (object, old) = (Some(&object), old.as_ref());
+    policies::review(write.state, &Attributes { kind, object, old, ..attributes })
+}
+
+/// Returns true if the server made the name of a new object.
+fn is_generated(target: &Target<'_>, new: &Value) -> bool {
+    let prefix = new["metadata"]["generateName"].as_str().unwrap_or_default();
+    !prefix.is_empty() && target.name.starts_with(prefix)
 }
 
 fn allocate(write: &mut Write<'_, '_>) -> ApiResult<()> {

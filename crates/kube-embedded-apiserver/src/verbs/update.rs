@@ -12,7 +12,7 @@ use crate::{
     validation::field_error,
     verbs::{
         patch::check_address,
-        pipeline::{Decoded, Expects, WriteRequest, WriteResult, write},
+        pipeline::{Decoded, Expects, Shows, WriteRequest, WriteResult, write},
     },
 };
 
@@ -31,6 +31,7 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
         user: request.user,
         expects: Expects::Object,
         tracks: true,
+        shows: Shows::Object,
     };
     let names_version = !matches!(text(&object, &["metadata", "resourceVersion"]), "" | "0");
     write(state, &request, |old| {

@@ -32,10 +32,12 @@ Accepted but ignored:
     that are resources or ExternalName Services (503, and an event).
   - Custom resources: patternProperties, formats other than date-time, date, byte, uuid, email, uri, ipv4,
     ipv6 and cidr.
-  - Admission webhooks and network policies.
+  - Admission webhooks and network policies. The audits of ValidatingAdmissionPolicies go to the log.
 Differences from Kubernetes:
   - Rules of CustomResourceDefinitions (CEL) that Kubernetes refuses by its estimate of their cost are
     accepted; a rule that costs more than its budget when it is evaluated fails, as in Kubernetes.
+    So it is with ValidatingAdmissionPolicies. Their expressions are not checked against the schemas of
+    what they match, and see a new Service before its addresses are allocated.
   - Containers without a seccomp profile get RuntimeDefault, as with seccompDefault: true.
   - Names of Services and pods are served by the cluster itself, at the Service kube-dns; there are no
     CoreDNS pods. dnsPolicy Default has that server, too, since pods cannot reach the host's. A pod that

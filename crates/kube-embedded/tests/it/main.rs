@@ -25,6 +25,7 @@ mod kubectl;
 mod library;
 mod limits;
 mod pod_network;
+mod policies;
 mod port_forward;
 mod python;
 mod rbac;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Sends a request; returns the warnings in the response along with it.
-async fn send_warned(
+pub(super) async fn send_warned(
     api: &Api,
     method: Method,
     path: &str,

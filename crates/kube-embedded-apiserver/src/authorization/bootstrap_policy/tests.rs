@@ -21,7 +21,7 @@ fn objects_are_unique_and_valid() {
         assert!(seen.insert(name.clone()), "{name}");
         let resource = registry::find(GROUP, "v1", plural).unwrap();
         assert_eq!(object["kind"], resource.kind);
-        assert_eq!(resource.errors(&object, None, &mut Vec::new()), [], "{name}");
+        assert_eq!(resource.errors(&object, None, "", &mut Vec::new()), [], "{name}");
         // What is stored is as if a client had sent it.
         let stored = object.clone();
         resource.apply_defaults(&mut object);

@@ -1,6 +1,7 @@
 //! Structural schemas: validation, pruning and limits.
 
 use super::*;
+use crate::validation::field_error::FieldError;
 use serde_json::{Value, json};
 
 fn errors(schema: Value, value: Value) -> Vec<String> {
@@ -124,4 +125,33 @@ fn deeply_nested_schema_is_rejected_and_parsed_in_part() {
     }
     assert!(!schema_errors(&schema, "s", false).is_empty());
     Schema::parse(&schema);
+}
+
+/// The expected texts are those of kube-apiserver 1.36, as the tests of the Gateway API have them.
+#[test]
+fn errors_of_a_status_are_named_from_the_status_on() {
+    let schema = json!({ "type": "object", "properties": {
+        "spec": { "type": "object", "required": ["a"] },
+        "status": { "type": "object", "properties": { "addresses": {
+            "type": "array", "items": { "type": "string", "format": "ipv4" },
+        } } },
+    } });
+    let schema = Schema::parse(&schema);
+    let object = json!({ "spec": {}, "status": { "addresses": ["1.2.3.4:80"] } });
+    let shown = |errors: Vec<FieldError>| -> Vec<String> {
+        errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect()
+    };
+    let whole = shown(validate(&schema, &object, None));
+    assert_eq!(whole.len(), 2, "{whole:?}");
+    assert_eq!(
+        shown(validate_status(&schema, &object, None)),
+        [
+            "status.addresses[0]: Invalid value: \"1.2.3.4:80\": addresses[0] in body must be of type \
+          ipv4: \"1.2.3.4:80\""
+        ]
+    );
+    assert_eq!(
+        shown(validate_status(&schema, &json!({ "status": 1 }), None))[0].split(':').next(),
+        Some("status")
+    );
 }

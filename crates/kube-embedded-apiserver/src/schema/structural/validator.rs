@@ -17,6 +17,35 @@ use std::collections::{HashMap, HashSet};
 pub(crate) fn validate(schema: &Schema, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut validator = Validator::default();
     validator.value(schema, value, old, &mut String::new());
+    validator.errors.extend(duplicates(schema, value, old));
+    validator.errors
+}
+
+/// [`validate`] for a write of the status: of the object's other values, only the keys of lists count, and messages name
+/// values from the status on.
+pub(crate) fn validate_status(
+    schema: &Schema,
+    object: &Value,
+    old: Option<&Value>,
+) -> Vec<FieldError> {
+    const STATUS: &str = "status";
+    let mut validator = Validator::default();
+    if let (Some(schema), Some(status)) = (schema.properties.get(STATUS), object.get(STATUS)) {
+        let old = old.and_then(|old| old.get(STATUS));
+        validator.value(schema, status, old, &mut String::new());
+    }
+    for error in &mut validator.errors {
+        error.field = match &*error.field {
+            "" | "<nil>" => STATUS.to_owned(),
+            field => format!("{STATUS}.{field}"),
+        };
+    }
+    validator.errors.extend(duplicates(schema, object, old));
+    validator.errors
+}
+
+/// Returns the errors of lists with duplicates.
+fn duplicates(schema: &Schema, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut duplicates = Validator::default();
     duplicates.lists(schema, value, &mut String::new());
     if let Some(old) = old.filter(|_| !duplicates.errors.is_empty()) {
@@ -27,8 +56,7 @@ pub(crate) fn validate(schema: &Schema, value: &Value, old: Option<&Value>) -> V
             duplicates.errors.clear();
         }
     }
-    validator.errors.extend(duplicates.errors);
-    validator.errors
+    duplicates.errors
 }
 
 /// Collects the errors of one object.
