@@ -11,17 +11,33 @@ use super::{
 };
 use crate::rlimit;
 use kube_embedded_core::network::{Addresses, BLOCKS, Sandbox};
-use std::{fs, io, net::Ipv4Addr, sync::Arc};
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+const WORKS: &str = "user, mount, pid, uts, ipc and network namespaces work here";
 
 /// Returns the stronger sandbox that works, and the reason.
 pub(crate) fn detect() -> (Sandbox, String) {
+    // What all worked once in this process is not tried again: namespaces that end delay those that begin,
+    // by some 30 ms. What failed may have lacked memory or processes only then.
+    static ALL_WORKS: AtomicBool = AtomicBool::new(false);
+    if ALL_WORKS.load(Ordering::Relaxed) {
+        return (Sandbox::Namespaced, WORKS.to_owned());
+    }
     match attempt() {
-        Ok(network) => {
-            let works = "user, mount, pid, uts, ipc and network namespaces work here";
-            let limits = network.err().map_or_else(String::new, |error| {
-                format!("; pods reach Services, but not the addresses of each other: {error}")
-            });
-            (Sandbox::Namespaced, format!("{works}{limits}"))
+        Ok(Ok(())) => {
+            ALL_WORKS.store(true, Ordering::Relaxed);
+            (Sandbox::Namespaced, WORKS.to_owned())
+        }
+        Ok(Err(error)) => {
+            let limits = "pods reach Services, but not the addresses of each other";
+            (Sandbox::Namespaced, format!("{WORKS}; {limits}: {error}"))
         }
         Err(error) => {
             let hint = hint(&|path| fs::read_to_string(path).ok());
