@@ -36,7 +36,7 @@ pub(super) struct Watch {
     #[command(flatten)]
     on: ByHand,
     /// Seconds after which to end with exit code 1, unless every claim holds before
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
 }
 

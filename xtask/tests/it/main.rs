@@ -147,6 +147,7 @@ fn invalid_usage_exits_2_with_a_suggestion() {
         ("lab all --sandbox none", "[possible values: auto, namespaced, plain]"),
         ("lab all --verbose", "unexpected argument '--verbose' found"),
         ("lap phase4", "a similar subcommand exists: 'lab'"),
+        ("watch phase4 --timeout 0", "invalid value '0' for '--timeout <SECONDS>'"),
         ("", "Usage: cargo xtask <COMMAND>"),
     ] {
         let (code, text) = fixture.run(line);

@@ -1,6 +1,7 @@
 //! A hash map whose copies share what neither of them changes. A route table is replaced as a whole, so
 //! that a request sees one of them, but of a thousand routes mostly one changes: only the buckets on the
-//! way to it are copied.
+//! way to it are copied. Persistent maps of other crates hash a key as a whole; here one pass over a path
+//! hashes all of its prefixes, which a request looks up.
 
 use std::{
     fmt::{self, Debug, Formatter},
@@ -9,7 +10,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-/// Seeded at random, so that nobody can choose keys that share a bucket.
+/// Seeded at random, so that no author of routes can choose keys that share a bucket.
 static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// Entries a bucket, on average, at which the number of buckets is doubled.
