@@ -53,7 +53,7 @@ pub use resources::ResourceLimits;
 use kube_embedded_core::network::Sandbox;
 
 /// Returns the strongest sandbox that works on this machine, found by trying, and the reason why it
-/// is not a stronger one. Takes a few milliseconds.
+/// is not a stronger one. It starts processes, so it blocks; where everything works, only the first call does.
 pub fn detect() -> (Sandbox, String) {
     runtime::detect()
 }
