@@ -35,6 +35,8 @@ impl Fixture {
         Self { _server: server, address, credentials }
     }
 
+    /// Tries again where the server's timeout for the handshake, which a test makes short, was too short for a busy
+    /// machine.
     async fn connect(&self, protocol: &str) -> client::TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         let authority = self.credentials.authority().as_bytes();
@@ -47,7 +49,32 @@ impl Fixture {
         config.alpn_protocols = vec![protocol.as_bytes().into()];
         let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
         let connector = TlsConnector::from(Arc::new(config));
-        connector.connect(name, TcpStream::connect(self.address).await.unwrap()).await.unwrap()
+        let attempts = async {
+            loop {
+                let stream = TcpStream::connect(self.address).await.unwrap();
+                if let Ok(stream) = connector.connect(name.clone(), stream).await {
+                    return stream;
+                }
+            }
+        };
+        timeout(DEADLINE, attempts).await.expect("the server takes no connection")
+    }
+
+    /// A watch of which the head of the response was read, and nothing yet of its body.
+    async fn watch_pods(&self) -> client::TlsStream<TcpStream> {
+        let request = self.request("/api/v1/pods?watch=true", "");
+        let attempts = async {
+            loop {
+                let mut watch = self.connect("http/1.1").await;
+                if watch.write_all(request.as_bytes()).await.is_ok()
+                    && let Ok(head) = head(&mut watch).await
+                {
+                    assert!(head.contains("200 OK"), "{head}");
+                    return watch;
+                }
+            }
+        };
+        timeout(DEADLINE, attempts).await.expect("no watch begins")
     }
 
     fn request(&self, path: &str, more: &str) -> String {
@@ -77,13 +104,13 @@ async fn rest(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// Reads up to the end of a head.
-async fn head(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
+/// Reads up to the end of a head, or fails where the connection ends before.
+async fn head(stream: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap());
+        head.push(timeout(DEADLINE, stream.read_u8()).await.unwrap()?);
     }
-    String::from_utf8(head).unwrap()
+    Ok(String::from_utf8(head).unwrap())
 }
 
 #[tokio::test]
@@ -113,10 +140,7 @@ async fn connection_that_waits_for_its_client_is_closed() {
 #[tokio::test]
 async fn watch_is_not_ended_by_the_timeouts_of_others() {
     let fixture = Fixture::new(short(), 64).await;
-    let mut watch = fixture.connect("http/1.1").await;
-    let request = fixture.request("/api/v1/pods?watch=true", "");
-    watch.write_all(request.as_bytes()).await.unwrap();
-    assert!(head(&mut watch).await.contains("200 OK"));
+    let mut watch = fixture.watch_pods().await;
     // Longer than every timeout, by connections that are ended by theirs.
     for _ in 0..3 {
         rest(&mut fixture.connect("http/1.1").await).await;
@@ -128,10 +152,7 @@ async fn watch_is_not_ended_by_the_timeouts_of_others() {
 #[tokio::test]
 async fn anonymous_connections_are_closed_before_others_are_refused() {
     let fixture = Fixture::new(Timeouts::default(), 8).await;
-    let mut watch = fixture.connect("http/1.1").await;
-    let request = fixture.request("/api/v1/pods?watch=true", "");
-    watch.write_all(request.as_bytes()).await.unwrap();
-    head(&mut watch).await;
+    let mut watch = fixture.watch_pods().await;
     let mut idle = Vec::new();
     for _ in 0..40 {
         idle.push(TcpStream::connect(fixture.address).await.unwrap());
