@@ -9,6 +9,7 @@
 
 mod check;
 pub(crate) mod conversion;
+pub(crate) mod expression_types;
 mod go_types;
 pub(crate) mod merge_keys;
 pub(crate) mod object_schema;

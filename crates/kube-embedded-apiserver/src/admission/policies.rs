@@ -10,6 +10,7 @@ mod matching;
 mod params;
 #[cfg(test)]
 mod tests;
+pub(crate) mod type_checking;
 
 use crate::{
     admission::policies::{

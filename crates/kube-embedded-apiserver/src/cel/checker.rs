@@ -119,7 +119,7 @@ impl Checker {
         let found = match &kind {
             Type::Dyn => Type::Dyn,
             Type::Map(of) => of.1.clone(),
-            Type::Object(kind) => match kind.fields.get(field) {
+            Type::Object(kind) => match kind.field(field) {
                 Some(found) => {
                     self.note_field(of, field);
                     found.kind.clone()

@@ -295,3 +295,24 @@ const TOKENS: &[&str] = &[
     "lists.range(",
     ".lastIndexOf(",
 ];
+
+#[test]
+fn field_named_by_a_reserved_word_is_found_with_and_without_escapes() {
+    let mut this = Type::object("object", []);
+    if let Type::Object(of) = &mut this {
+        let namespace = super::types::Field { name: "namespace".to_owned(), kind: Type::Text };
+        std::sync::Arc::make_mut(of).fields.insert("__namespace__".to_owned(), namespace);
+    }
+    let value = json!({ "namespace": "a" });
+    for source in [
+        "self.namespace == 'a'",
+        "self.__namespace__ == 'a'",
+        "has(self.namespace) && has(self.__namespace__)",
+    ] {
+        let program = Program::compile(source, &[("self", this.clone())]).unwrap();
+        let found = program.run(&[("self", Val::of(&value, &this))], &mut Budget::default());
+        assert!(matches!(found, Ok(Val::Bool(true))), "{source}");
+    }
+    let undefined = Program::compile("self.package == 'a'", &[("self", this)]).unwrap_err();
+    assert!(undefined.of("rule").contains("undefined field 'package'"));
+}

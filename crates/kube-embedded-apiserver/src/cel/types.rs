@@ -1,5 +1,6 @@
 //! The types of expressions.
 
+use crate::cel::RESERVED;
 use std::{
     collections::BTreeMap,
     fmt::{self, Display, Formatter},
@@ -54,6 +55,16 @@ pub(crate) struct ObjectType {
     pub(crate) name: String,
     /// By their names in expressions.
     pub(crate) fields: BTreeMap<String, Field>,
+}
+
+impl ObjectType {
+    /// Returns the field of a name as an expression writes it. A reserved word need not be escaped, since Kubernetes 1.31.
+    pub(super) fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.get(name).or_else(|| {
+            let escaped = RESERVED.contains(&name).then(|| format!("__{name}__"))?;
+            self.fields.get(&escaped)
+        })
+    }
 }
 
 #[derive(Clone, Debug)]

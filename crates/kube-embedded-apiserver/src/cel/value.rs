@@ -214,7 +214,7 @@ impl<'a> Val<'a> {
     pub(super) fn field(&self, name: &str) -> Result<Option<Self>, EvalError> {
         match self {
             Self::Json(Value::Object(all), kind) => Ok(match kind {
-                Type::Object(of) => of.fields.get(name).and_then(|Field { name, kind }| {
+                Type::Object(of) => of.field(name).and_then(|Field { name, kind }| {
                     all.get(name).map(|value| Self::of(value, kind))
                 }),
                 Type::Map(of) => all.get(name).map(|value| Self::of(value, &of.1)),

@@ -3,10 +3,13 @@
 //! `k8s.io/apiextensions-apiserver/pkg/apiserver/customresource_handler.go`).
 
 use crate::{
+    cel::types::Type,
     fields::{find_path, list, text},
     resources::table_columns::{self, Column},
     schema::{
+        expression_types,
         structural::{self, Rules, Schema},
+        tree::object_meta,
         types::Structure,
     },
     store,
@@ -154,6 +157,14 @@ impl CustomResource {
             rules: OnceLock::new(),
             served,
         }
+    }
+
+    /// Returns the type of the objects in expressions of policies, which see all of `metadata`; `None` if the schema
+    /// says nothing of them.
+    pub(crate) fn expression_type(&self) -> Option<Type> {
+        let mut declared = structural::declare(&self.schema, true, &self.kind)?;
+        declared.set_field("metadata", expression_types::declare(object_meta(), "metadata"));
+        Some(declared)
     }
 
     /// Sets the defaults of the schema.

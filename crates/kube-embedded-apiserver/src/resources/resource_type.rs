@@ -7,13 +7,14 @@ use crate::{
         authorizer::Authorizer,
         escalation::{Grant, Refusal},
     },
+    cel::types::Type,
     ip_allocator::Allocators,
     resources::{
         crd::{CustomResource, PrinterColumn, ScalePaths},
         deletion::Deletion,
         table_columns::Column,
     },
-    schema::{object_schema::ObjectSchema, tree, types::Structure},
+    schema::{expression_types, object_schema::ObjectSchema, tree, types::Structure},
     store::{self, Store},
     validation::field_error::FieldError,
 };
@@ -59,6 +60,9 @@ pub type Allocate = for<'a> fn(
     Option<&Value>,
 ) -> Result<Option<MutexGuard<'a, ()>>, Vec<FieldError>>;
 
+/// Sets what a controller of Kubernetes finds out about an object, given the types that are served (new, old on update).
+pub(crate) type DeriveStatus = fn(&mut Value, Option<&Value>, &[ResourceType<'_>]);
+
 /// Checks that the user may grant the permissions that a write grants.
 pub(crate) type CheckGrant = fn(&Authorizer, &Grant<'_>) -> Result<(), Refusal>;
 
@@ -100,6 +104,8 @@ pub struct ResourceType<'a> {
     /// The strategy's `PrepareForUpdate` of the main resource: keeps what a client may not change
     /// (new, old). The pipeline itself keeps the status where `subresources` has `status`.
     pub prepare_update: fn(&mut Value, &Value),
+    /// See [`DeriveStatus`].
+    pub(crate) derive_status: Option<DeriveStatus>,
     /// The admission steps of a new object, in order.
     pub admission: &'static [Admit],
     /// See [`AwaitAdmission`].
@@ -341,6 +347,7 @@ impl ResourceType<'_> {
             defaults: |_| {},
             prepare_create: |_| {},
             prepare_update: |_, _| {},
+            derive_status: None,
             admission: &[],
             await_admission: None,
             check_grant: None,
@@ -375,6 +382,14 @@ impl<'a> ResourceType<'a> {
         }
     }
 
+    /// The type of the objects in expressions.
+    pub(crate) fn expression_type(&self) -> Option<Type> {
+        match self.crd {
+            Some(crd) => crd.expression_type(),
+            None => Some(expression_types::declare(self.structure(), self.kind)),
+        }
+    }
+
     /// The schema by which the type's objects are decoded.
     pub(crate) fn object_schema(&self) -> ObjectSchema<'a> {
         match self.crd {
@@ -402,6 +417,7 @@ impl<'a> ResourceType<'a> {
             defaults: |_| {},
             prepare_create: |_| {},
             prepare_update: |_, _| {},
+            derive_status: None,
             admission: &[],
             await_admission: None,
             check_grant: None,

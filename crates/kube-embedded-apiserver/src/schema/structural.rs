@@ -15,6 +15,7 @@ mod rules;
 mod schema;
 mod validator;
 
+pub(crate) use declarations::{declare, escape};
 pub(crate) use expressions::Rules;
 pub(crate) use ownership::structure;
 pub(crate) use rules::schema_errors;

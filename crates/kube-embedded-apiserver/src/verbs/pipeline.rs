@@ -342,16 +342,21 @@ fn prepare(write: &mut Write<'_, '_>) -> ApiResult<()> {
     let is_main = write.is_main_resource();
     let (target, new) = (write.request.target, &mut write.new);
     let resource = &target.resource;
-    let Some(old) = write.old else {
-        (resource.prepare_create)(new);
-        return Ok(());
-    };
-    if is_main {
-        (resource.prepare_update)(new, old);
+    match write.old {
+        None => (resource.prepare_create)(new),
+        Some(old) => {
+            if is_main {
+                (resource.prepare_update)(new, old);
+            }
+            // Scheduling a pod changes its spec, but not the desired state.
+            if target.subresource != "binding" {
+                metadata::bump_generation(resource, new, old);
+            }
+        }
     }
-    // Scheduling a pod changes its spec, but not the desired state.
-    if target.subresource != "binding" {
-        metadata::bump_generation(resource, new, old);
+    if let Some(derive) = resource.derive_status.filter(|_| is_main) {
+        let served = write.state.crds.served();
+        derive(new, write.old, &served.resources().collect::<Vec<_>>());
     }
     Ok(())
 }

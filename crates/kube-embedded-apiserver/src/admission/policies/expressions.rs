@@ -11,6 +11,9 @@ use std::{collections::HashMap, sync::LazyLock};
 /// The variable whose fields are the `variables` of a policy.
 pub(crate) const VARIABLES: &str = "variables";
 
+/// The variable that messages do not have.
+const AUTHORIZER: &str = "authorizer";
+
 /// The values that an expression may have.
 #[derive(Clone, Copy)]
 enum Returns {
@@ -68,17 +71,8 @@ pub(crate) struct Expressions {
 impl Expressions {
     /// Compiles the expressions in the spec of a policy.
     pub(crate) fn of(spec: &Value) -> Self {
-        let mut scope = vec![
-            ("object", Type::Dyn),
-            ("oldObject", Type::Dyn),
-            ("namespaceObject", NAMESPACE.clone()),
-            ("request", REQUEST.clone()),
-        ];
-        if !spec["paramKind"].is_null() {
-            scope.push(("params", Type::Dyn));
-        }
-        let without_authorizer = scope.len();
-        scope.push(("authorizer", Type::authorizer()));
+        let params = (!spec["paramKind"].is_null()).then_some(Type::Dyn);
+        let mut scope = scope(Type::Dyn, params);
         let match_conditions = list(spec, &["matchConditions"]).iter().map(|condition| {
             compile(text(condition, &["expression"]).trim(), &scope, Returns::Bool)
         });
@@ -89,7 +83,7 @@ impl Expressions {
             by_name.entry(variable.name.clone()).or_default().push(n);
         }
         let mut of_messages = scope.clone();
-        of_messages.remove(without_authorizer);
+        of_messages.retain(|(name, _)| *name != AUTHORIZER);
         let validations = list(spec, &["validations"]).iter().map(|validation| Validation {
             expression: compile(text(validation, &["expression"]), &scope, Returns::Bool),
             message: text(validation, &["message"]).trim().to_owned(),
@@ -113,8 +107,24 @@ impl Expressions {
     }
 }
 
+/// The variables of an expression and their types.
+pub(super) type Scope = Vec<(&'static str, Type)>;
+
+/// Returns the scope of expressions on objects of a type, with parameters if there are any, but without `variables`.
+pub(super) fn scope(object: Type, params: Option<Type>) -> Scope {
+    let mut scope = vec![
+        ("object", object.clone()),
+        ("oldObject", object),
+        ("namespaceObject", NAMESPACE.clone()),
+        ("request", REQUEST.clone()),
+        (AUTHORIZER, Type::authorizer()),
+    ];
+    scope.extend(params.map(|params| ("params", params)));
+    scope
+}
+
 /// Compiles the variables, each with those before it in scope, and adds them to the scope. There may be many.
-fn variables(given: &[Value], scope: &mut Vec<(&'static str, Type)>) -> Vec<Variable> {
+pub(super) fn variables(given: &[Value], scope: &mut Scope) -> Vec<Variable> {
     let mut all: Vec<Variable> = Vec::new();
     let mut known: HashMap<&str, usize> = HashMap::new();
     if !given.is_empty() {
@@ -125,7 +135,7 @@ fn variables(given: &[Value], scope: &mut Vec<(&'static str, Type)>) -> Vec<Vari
         let (mut uses, mut kind) = (Vec::new(), Type::Dyn);
         if let Ok(program) = &expression.program {
             uses.extend(program.fields_of(VARIABLES).filter_map(|name| known.get(name).copied()));
-            kind = program.output.clone();
+            kind = type_of_variable(&program.output);
         }
         let name = text(variable, &["name"]);
         known.insert(name, n);
@@ -135,6 +145,29 @@ fn variables(given: &[Value], scope: &mut Vec<(&'static str, Type)>) -> Vec<Vari
         all.push(Variable { name: name.to_owned(), expression, uses });
     }
     all
+}
+
+/// Returns the type of a variable: of an object or a type of a library, nothing is known (`convertCelTypeToDeclType`).
+fn type_of_variable(value: &Type) -> Type {
+    match value {
+        Type::List(list) => Type::list(type_of_variable(&list.element)),
+        Type::Map(of) => Type::map(type_of_variable(&of.0), type_of_variable(&of.1)),
+        Type::Null
+        | Type::Bool
+        | Type::Int
+        | Type::Uint
+        | Type::Double
+        | Type::Text
+        | Type::Bytes
+        | Type::Duration
+        | Type::Timestamp => value.clone(),
+        Type::Dyn
+        | Type::Object(_)
+        | Type::Optional(_)
+        | Type::Type
+        | Type::Opaque(_)
+        | Type::Param(_) => Type::Dyn,
+    }
 }
 
 fn compile(source: &str, scope: &[(&str, Type)], returns: Returns) -> Expression {

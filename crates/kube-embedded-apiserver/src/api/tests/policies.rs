@@ -371,3 +371,30 @@ async fn status_follows_the_generation() {
         assert_eq!(found["status"], status);
     }
 }
+
+#[tokio::test]
+async fn status_warns_of_fields_that_custom_resources_do_not_have() {
+    let api = api();
+    let mut things = definition("things", "Thing");
+    let size = json!({ "type": "integer" });
+    things["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({
+        "type": "object",
+        "properties": { "spec": { "type": "object", "properties": { "size": size } } },
+    });
+    create(&api, DEFINITIONS, things).await;
+    let mut given = policy(&["things"], "object.spec.size > 1 && object.metadata.labels.x == ''");
+    let rule = &mut given["spec"]["matchConstraints"]["resourceRules"][0];
+    (rule["apiGroups"], rule["apiVersions"]) = (json!(["example.com"]), json!(["v1"]));
+    let (_, created) = send(&api, Method::POST, POLICIES, given.clone()).await;
+    assert_eq!(created["status"], json!({ "observedGeneration": 1, "typeChecking": {} }));
+    given["spec"]["validations"][0]["expression"] = "object.spec.seize > 1".into();
+    let patch = json!({ "spec": { "validations": given["spec"]["validations"] } });
+    let (_, updated) = send(&api, Method::PATCH, &format!("{POLICIES}/p"), patch).await;
+    assert_eq!(updated["status"]["observedGeneration"], 2);
+    let warnings = json!([{
+        "fieldRef": "spec.validations[0].expression",
+        "warning": "example.com/v1, Kind=Thing: ERROR: <input>:1:12: undefined field 'seize'\n \
+                    | object.spec.seize > 1\n | ...........^\n",
+    }]);
+    assert_eq!(updated["status"]["typeChecking"]["expressionWarnings"], warnings);
+}

@@ -6,7 +6,10 @@ mod rules;
 pub(crate) use rules::match_resources;
 
 use crate::{
-    admission::policies::expressions::{Expression, Expressions, Refused},
+    admission::policies::{
+        expressions::{Expression, Expressions, Refused},
+        type_checking,
+    },
     authorization::{
         attributes::Attributes,
         authorizer::Authorizer,
@@ -39,13 +42,7 @@ pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
     generation: true,
     configures_admission: true,
     defaults,
-    prepare_create: |policy| policy["status"] = status(1),
-    prepare_update: |policy, old| {
-        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
-        if policy["spec"] != old["spec"] {
-            policy["status"] = status(generation + 1);
-        }
-    },
+    derive_status: Some(derive_status),
     check_grant: Some(check_param_kind),
     validate,
     validate_status: Some(|policy, _| validate_status(policy)),
@@ -78,10 +75,20 @@ const FAILURE_POLICIES: [&str; 2] = ["Fail", "Ignore"];
 const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
 const NOTHING: &str = "validations or auditAnnotations must contain at least one item";
 
-/// The status that a controller of Kubernetes writes, which also checks the types of the fields that expressions
-/// access, and warns of those that do not exist.
-fn status(generation: i64) -> Value {
-    json!({ "observedGeneration": generation, "typeChecking": {} })
+/// Sets the status as the controller of Kubernetes does once for each generation of a policy.
+fn derive_status(policy: &mut Value, old: Option<&Value>, served: &[ResourceType<'_>]) {
+    if old.is_some_and(|old| old["spec"] == policy["spec"]) {
+        return;
+    }
+    let mut type_checking = json!({});
+    let warnings = type_checking::warnings(&policy["spec"], served);
+    if !warnings.is_empty() {
+        type_checking["expressionWarnings"] = warnings.into();
+    }
+    policy["status"] = json!({
+        "observedGeneration": policy["metadata"]["generation"],
+        "typeChecking": type_checking,
+    });
 }
 
 fn defaults(policy: &mut Value) {

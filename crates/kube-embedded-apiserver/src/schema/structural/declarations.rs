@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// Returns the type of a node; `None` for what expressions do not see, since nothing is known of
 /// it. `root` is true for a resource, whose metadata has names.
-pub(super) fn declare(schema: &Schema, root: bool, name: &str) -> Option<Type> {
+pub(crate) fn declare(schema: &Schema, root: bool, name: &str) -> Option<Type> {
     if schema.int_or_string {
         return Some(Type::Dyn);
     }
@@ -90,7 +90,7 @@ pub(super) fn element(kind: &Type) -> Option<Type> {
 const LITERALS: [&str; 4] = ["true", "false", "null", "in"];
 
 /// Returns the name by which expressions access a property; `None` if they cannot.
-fn escape(name: &str) -> Option<String> {
+pub(crate) fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
