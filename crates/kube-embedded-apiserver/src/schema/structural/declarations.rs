@@ -90,7 +90,7 @@ pub(super) fn element(kind: &Type) -> Option<Type> {
 const LITERALS: [&str; 4] = ["true", "false", "null", "in"];
 
 /// Returns the name by which expressions access a property; `None` if they cannot.
-fn escape(name: &str) -> Option<String> {
+pub(super) fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
