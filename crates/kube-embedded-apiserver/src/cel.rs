@@ -9,6 +9,7 @@ mod ast;
 pub(crate) mod authorization;
 mod budget;
 mod checker;
+pub(crate) mod cost;
 mod interpreter;
 mod lexer;
 mod library;
@@ -79,6 +80,15 @@ impl Program {
             Refused::Late(why) => CompileError::Instantiation(why),
         })?;
         Ok(Self { expr, output: checked.output, variables: checked.variables })
+    }
+
+    /// Estimates what evaluating the expression over variables of given types and sizes costs.
+    pub(crate) fn estimate(&self, variables: &[(&str, Type)], sizes: &cost::Sizes) -> cost::Range {
+        match checker::check(&self.expr, variables) {
+            Ok(checked) => cost::estimate(&self.expr, &checked.types, sizes),
+            // It was checked when it was compiled.
+            Err(_) => cost::Range::UNKNOWN,
+        }
     }
 
     /// Returns the fields of a variable that the expression names.

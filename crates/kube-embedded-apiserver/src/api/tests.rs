@@ -4,6 +4,7 @@ mod admission;
 mod authorization;
 mod options;
 mod policies;
+mod rule_costs;
 
 use super::*;
 use crate::authentication::user::User;

@@ -5,6 +5,8 @@ use crate::cel::library::Function;
 /// An expression, and where it is in the source, in characters.
 #[derive(Debug)]
 pub(super) struct Expr {
+    /// Unique in the expression.
+    pub(super) id: usize,
     pub(super) at: usize,
     pub(super) kind: Kind,
     /// The nesting below it, which the parser limits.

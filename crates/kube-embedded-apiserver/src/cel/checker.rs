@@ -6,12 +6,16 @@ use crate::cel::{
     library,
     types::Type,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+
+/// The types of all parts of an expression, by their numbers.
+pub(super) type Types = HashMap<usize, Type>;
 
 /// What checking finds out.
 pub(super) struct Checked {
     pub(super) output: Type,
     pub(super) variables: BTreeSet<String>,
+    pub(super) types: Types,
 }
 
 /// Why an expression is refused.
@@ -31,6 +35,7 @@ pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, 
         scopes,
         errors: Vec::new(),
         used: BTreeSet::new(),
+        types: Types::new(),
         mixes: false,
         late: None,
     };
@@ -38,7 +43,7 @@ pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, 
     match checker.errors.is_empty() {
         true => match checker.late {
             Some(late) => Err(Refused::Late(late)),
-            None => Ok(Checked { output, variables: checker.used }),
+            None => Ok(Checked { output, variables: checker.used, types: checker.types }),
         },
         false => Err(Refused::Errors(checker.errors)),
     }
@@ -51,6 +56,7 @@ struct Checker {
     globals: usize,
     errors: Vec<Located>,
     used: BTreeSet<String>,
+    types: Types,
     /// Lists may have elements of different types: the values of `format`.
     mixes: bool,
     /// An error of a program that has none of its types.
@@ -60,7 +66,7 @@ struct Checker {
 impl Checker {
     fn error(&mut self, at: usize, message: String) -> Type {
         self.errors.push((at, message));
-        Type::Dyn
+        Type::Error
     }
 
     fn expect_bool(&mut self, expr: &Expr) {
@@ -71,6 +77,12 @@ impl Checker {
     }
 
     fn expr(&mut self, expr: &Expr) -> Type {
+        let kind = self.type_of(expr);
+        self.types.insert(expr.id, kind.clone());
+        kind
+    }
+
+    fn type_of(&mut self, expr: &Expr) -> Type {
         match &expr.kind {
             Kind::Null => Type::Null,
             Kind::Bool(_) => Type::Bool,
@@ -117,7 +129,7 @@ impl Checker {
             other => (other, false),
         };
         let found = match &kind {
-            Type::Dyn => Type::Dyn,
+            Type::Dyn | Type::Error => Type::Dyn,
             Type::Map(of) => of.1.clone(),
             Type::Object(kind) => match kind.field(field) {
                 Some(found) => {
@@ -151,17 +163,8 @@ impl Checker {
             return self.error(at, format!("undeclared reference to '{name}' (in container '')"));
         };
         let mut results: Vec<Type> = Vec::new();
-        for overload in library::overloads(function).iter().filter(|one| one.method == method) {
-            let mut bound = [None, None];
-            let fits = overload.args.len() == kinds.len()
-                && overload
-                    .args
-                    .iter()
-                    .zip(&kinds)
-                    .all(|(arg, kind)| arg.accepts(kind, &mut bound));
-            if fits {
-                results.push(overload.result.substitute(&bound));
-            }
+        for (overload, bound) in library::matching(function, method, &kinds) {
+            results.push(overload.result.substitute(&bound));
         }
         if let Some((at, message)) = library::literal_error(name, method, args.iter().map(literal))
         {
@@ -204,7 +207,7 @@ impl Checker {
             if *optional {
                 match &found {
                     Type::Optional(of) => found = (**of).clone(),
-                    Type::Dyn => {}
+                    Type::Dyn | Type::Error => {}
                     other => {
                         let what =
                             format!("expected type 'optional_type(dyn)' but found '{other}'");
@@ -252,8 +255,8 @@ impl Checker {
             _ => (Type::Dyn, Type::Dyn, false),
         };
         let for_optionals = matches!(kind, MacroKind::OptMap | MacroKind::OptFlatMap);
-        let iterable = matches!(range, Type::List(_) | Type::Map(_) | Type::Dyn);
-        if for_optionals != optional && !matches!(range, Type::Dyn) || !for_optionals && !iterable {
+        let iterable = matches!(range, Type::List(_) | Type::Map(_) | Type::Dyn | Type::Error);
+        if for_optionals != optional && !matches!(range, Type::Dyn | Type::Error) || !for_optionals && !iterable {
             let what = "cannot be range of a comprehension (must be list, map, or dynamic)";
             self.error(over.at, format!("expression of type '{range}' {what}"));
         }

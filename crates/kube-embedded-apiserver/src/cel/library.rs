@@ -85,8 +85,18 @@ pub(super) fn function(name: &str) -> Option<&'static Function> {
     FUNCTIONS.get(name)
 }
 
-pub(super) fn overloads(function: &'static Function) -> &'static [Overload] {
-    &function.overloads
+/// Returns the overloads that take arguments of given types, with the type parameters bound.
+pub(super) fn matching<'t>(
+    function: &'static Function,
+    method: bool,
+    args: &'t [Type],
+) -> impl Iterator<Item = (&'static Overload, [Option<Type>; 2])> + 't {
+    let all = function.overloads.iter().filter(move |one| one.method == method);
+    all.filter(|one| one.args.len() == args.len()).filter_map(move |one| {
+        let mut bound = [None, None];
+        let fits = one.args.iter().zip(args).all(|(arg, kind)| arg.accepts(kind, &mut bound));
+        fits.then_some((one, bound))
+    })
 }
 
 /// Calls a function.

@@ -48,7 +48,7 @@ pub(super) fn parse(source: &str) -> Result<Expr, Vec<Located>> {
         return Err(vec![(0, message)]);
     }
     let (tokens, mut errors) = tokens(&chars);
-    let mut parser = Parser { chars, tokens, next: 0, depth: 0 };
+    let mut parser = Parser { chars, tokens, next: 0, depth: 0, nodes: 0 };
     match parser.whole() {
         Ok(expr) if errors.is_empty() => Ok(expr),
         Ok(_) => Err(errors),
@@ -64,6 +64,8 @@ struct Parser {
     tokens: Vec<Token>,
     next: usize,
     depth: usize,
+    /// How many nodes were made.
+    nodes: usize,
 }
 
 /// The function and the precedence of a binary operator.
@@ -146,7 +148,7 @@ impl Parser {
     }
 
     /// Makes a node, unless it is nested too deeply.
-    fn node(at: usize, kind: Kind) -> Result<Expr, Located> {
+    fn node(&mut self, at: usize, kind: Kind) -> Result<Expr, Located> {
         let deepest = |all: &[Expr]| all.iter().map(|one| one.depth).max().unwrap_or(0);
         let depth = 1 + match &kind {
             Kind::Select { of, .. } | Kind::Has { of, .. } => of.depth,
@@ -164,7 +166,8 @@ impl Parser {
         if depth > DEPTH {
             return Err((at, format!("expression recursion limit exceeded: {DEPTH}")));
         }
-        Ok(Expr { at, kind, depth })
+        self.nodes += 1;
+        Ok(Expr { id: self.nodes, at, kind, depth })
     }
 
     fn expression(&mut self) -> Result<Expr, Located> {
@@ -179,7 +182,7 @@ impl Parser {
             let yes = self.binary(1)?;
             self.expect(":")?;
             let no = self.expression()?;
-            Self::node(at, Kind::Conditional(Box::new([condition, yes, no])))?
+            self.node(at, Kind::Conditional(Box::new([condition, yes, no])))?
         } else {
             condition
         };
@@ -202,15 +205,15 @@ impl Parser {
             left = match (symbol, left) {
                 ("&&", Expr { kind: Kind::And(mut all), at, .. }) => {
                     all.push(right);
-                    Self::node(at, Kind::And(all))?
+                    self.node(at, Kind::And(all))?
                 }
                 ("||", Expr { kind: Kind::Or(mut all), at, .. }) => {
                     all.push(right);
-                    Self::node(at, Kind::Or(all))?
+                    self.node(at, Kind::Or(all))?
                 }
-                ("&&", left) => Self::node(at, Kind::And(vec![left, right]))?,
-                ("||", left) => Self::node(at, Kind::Or(vec![left, right]))?,
-                (_, left) => Self::node(at, call(name, false, vec![left, right]))?,
+                ("&&", left) => self.node(at, Kind::And(vec![left, right]))?,
+                ("||", left) => self.node(at, Kind::Or(vec![left, right]))?,
+                (_, left) => self.node(at, call(name, false, vec![left, right]))?,
             };
         }
     }
@@ -222,23 +225,31 @@ impl Parser {
             operators.push(if self.is("!") { "!_" } else { "-_" });
             self.next += 1;
         }
-        if operators.last() == Some(&"-_")
+        // The sign of a number, unless there are more than one.
+        if matches!(&operators[..], [.., "-_"])
+            && !matches!(&operators[..], [.., "-_", "-_"])
             && let Some(kind) = self.negative()?
         {
             operators.pop();
-            let number = Self::node(at, kind)?;
+            let number = self.node(at, kind)?;
             return self.wrapped(at, operators, number);
         }
         let operand = self.postfix()?;
         self.wrapped(at, operators, operand)
     }
 
-    fn wrapped(&self, at: usize, operators: Vec<&str>, of: Expr) -> Result<Expr, Located> {
+    fn wrapped(&mut self, at: usize, operators: Vec<&str>, of: Expr) -> Result<Expr, Located> {
         // Two of the same cancel each other, as in cel-go.
-        operators
-            .into_iter()
-            .rev()
-            .try_fold(of, |of, name| Self::node(at, call(name, false, vec![of])))
+        let mut left: Vec<&str> = Vec::new();
+        for operator in operators {
+            match left.last() {
+                Some(before) if *before == operator => {
+                    left.pop();
+                }
+                _ => left.push(operator),
+            }
+        }
+        left.into_iter().rev().try_fold(of, |of, name| self.node(at, call(name, false, vec![of])))
     }
 
     /// A number after a minus: the least integer has no positive counterpart.
@@ -270,13 +281,13 @@ impl Parser {
                     let args = self.arguments(")")?;
                     self.method(paren, name, expr, args)?
                 } else {
-                    Self::node(at, Kind::Select { of: Box::new(expr), field: name, optional })?
+                    self.node(at, Kind::Select { of: Box::new(expr), field: name, optional })?
                 };
             } else if self.take("[") {
                 let function = if self.take("?") { "_[?_]" } else { "_[_]" };
                 let index = self.expression()?;
                 self.expect("]")?;
-                expr = Self::node(at, call(function, false, vec![expr, index]))?;
+                expr = self.node(at, call(function, false, vec![expr, index]))?;
             } else if self.is("{") && is_name(&expr) {
                 return Err((
                     at,
@@ -348,8 +359,8 @@ impl Parser {
                 self.expect(")")?;
                 return Ok(match inside.kind {
                     // What is in brackets is a term of its own.
-                    Kind::And(_) => Self::node(inside.at, Kind::Or(vec![inside]))?,
-                    Kind::Or(_) => Self::node(inside.at, Kind::And(vec![inside]))?,
+                    Kind::And(_) => self.node(inside.at, Kind::Or(vec![inside]))?,
+                    Kind::Or(_) => self.node(inside.at, Kind::And(vec![inside]))?,
                     _ => inside,
                 });
             }
@@ -362,7 +373,7 @@ impl Parser {
                 return Err((at, message));
             }
         };
-        Self::node(at, kind)
+        self.node(at, kind)
     }
 
     fn list(&mut self) -> Result<Kind, Located> {
@@ -397,28 +408,34 @@ impl Parser {
         let paren = self.token().at;
         if !self.take("(") {
             Self::keyword(at, &name)?;
-            return Self::node(at, Kind::Ident(name));
+            return self.node(at, Kind::Ident(name));
         }
         let mut args = self.arguments(")")?;
         if name == "has" && args.len() == 1 {
             let arg = args.remove(0);
             return match arg.kind {
                 Kind::Select { of, field, optional: false } => {
-                    Self::node(paren, Kind::Has { of, field })
+                    self.node(paren, Kind::Has { of, field })
                 }
                 _ => Err((arg.at, "invalid argument to has() macro".to_owned())),
             };
         }
-        Self::node(paren, call(&name, false, args))
+        self.node(paren, call(&name, false, args))
     }
 
     /// A method, or a macro.
-    fn method(&self, at: usize, name: String, of: Expr, args: Vec<Expr>) -> Result<Expr, Located> {
+    fn method(
+        &mut self,
+        at: usize,
+        name: String,
+        of: Expr,
+        args: Vec<Expr>,
+    ) -> Result<Expr, Located> {
         use MacroKind::{
             All, Exists, ExistsOne, Filter, Map, OptFlatMap, OptMap, SortBy, TransformMap,
         };
         if is_name(&of) && library::function(&format!("{}.{name}", path(&of))).is_some() {
-            return Self::node(at, call(&format!("{}.{name}", path(&of)), false, args));
+            return self.node(at, call(&format!("{}.{name}", path(&of)), false, args));
         }
         // The kind, whether it has a second variable, and a condition or a value after them.
         let (kind, two, condition, body) = match (&*name, args.len()) {
@@ -441,7 +458,7 @@ impl Parser {
             _ => {
                 let mut all = vec![of];
                 all.extend(args);
-                return Self::node(at, call(&name, true, all));
+                return self.node(at, call(&name, true, all));
             }
         };
         let mut args = args.into_iter();
@@ -457,7 +474,7 @@ impl Parser {
         let condition = if condition { args.next() } else { None };
         let body = if body { args.next() } else { None };
         let of = Macro { kind, over: of, variable: first, second, condition, body };
-        Self::node(at, Kind::Macro(Box::new(of)))
+        self.node(at, Kind::Macro(Box::new(of)))
     }
 }
 

@@ -13,6 +13,8 @@ use std::{
 pub(crate) enum Type {
     /// Any; checked when it is evaluated.
     Dyn,
+    /// That of a part with an error, which has no more errors because of it.
+    Error,
     Null,
     Bool,
     Int,
@@ -180,7 +182,7 @@ impl Type {
                     true
                 }
             },
-            (Self::Dyn, _) | (_, Self::Dyn) => true,
+            (Self::Dyn | Self::Error, _) | (_, Self::Dyn | Self::Error) => true,
             (Self::List(a), Self::List(b)) => a.element.accepts(&b.element, bound),
             (Self::Map(a), Self::Map(b)) => a.0.accepts(&b.0, bound) && a.1.accepts(&b.1, bound),
             (Self::Optional(a), Self::Optional(b)) => a.accepts(b, bound),
@@ -217,7 +219,7 @@ impl Type {
 
     fn is_vague(&self) -> bool {
         match self {
-            Self::Dyn | Self::Null => true,
+            Self::Dyn | Self::Error | Self::Null => true,
             Self::List(list) => list.element.is_vague(),
             Self::Map(of) => of.0.is_vague() || of.1.is_vague(),
             Self::Optional(of) => of.is_vague(),
@@ -231,6 +233,7 @@ impl Display for Type {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Dyn => "dyn",
+            Self::Error => "!error!",
             Self::Null => "null",
             Self::Bool => "bool",
             Self::Int => "int",

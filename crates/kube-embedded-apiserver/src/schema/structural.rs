@@ -11,8 +11,10 @@ mod given_rule;
 mod ownership;
 mod pruning;
 mod rule_checks;
+mod rule_costs;
 mod rules;
 mod schema;
+mod sizes;
 mod validator;
 
 pub(crate) use declarations::{declare, escape};

@@ -162,6 +162,7 @@ fn type_of_variable(value: &Type) -> Type {
         | Type::Duration
         | Type::Timestamp => value.clone(),
         Type::Dyn
+        | Type::Error
         | Type::Object(_)
         | Type::Optional(_)
         | Type::Type

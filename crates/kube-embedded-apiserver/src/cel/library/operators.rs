@@ -39,12 +39,30 @@ pub(super) const TABLE: &[Row] = &[
         _ => Err(EvalError::Overload),
     }),
     Row("@in", &["(A, list<A>) bool", "(A, map<A B>) bool"], is_in),
-    Row("_[_]", &["(list<A>, int) A", "(map<A B>, A) B"], |args, budget| {
-        index(args, budget)?.map_or_else(EvalError::fail, Ok)
-    }),
-    Row("_[?_]", &["(list<A>, int) optional<A>", "(map<A B>, A) optional<B>"], |args, budget| {
-        Ok(Val::Optional(index(args, budget)?.ok().map(Rc::new)))
-    }),
+    Row(
+        "_[_]",
+        &[
+            "(list<A>, int) A",
+            "(map<A B>, A) B",
+            "(optional<list<A>>, int) optional<A>",
+            "(optional<map<A B>>, A) optional<B>",
+        ],
+        |args, budget| match args {
+            // Once a part of a chain is optional, what follows is.
+            [Val::Optional(_), _] => optional_index(args, budget),
+            _ => index(args, budget)?.map_or_else(EvalError::fail, Ok),
+        },
+    ),
+    Row(
+        "_[?_]",
+        &[
+            "(list<A>, int) optional<A>",
+            "(map<A B>, A) optional<B>",
+            "(optional<list<A>>, int) optional<A>",
+            "(optional<map<A B>>, A) optional<B>",
+        ],
+        optional_index,
+    ),
     Row(
         "size",
         &[
@@ -158,10 +176,17 @@ fn is_in<'a>(args: &[Val<'a>], budget: &mut Budget) -> Evaluated<'a> {
 }
 
 /// An element of a list or map, or why there is none.
+fn optional_index<'a>(args: &[Val<'a>], budget: &mut Budget) -> Evaluated<'a> {
+    let found = match args {
+        [Val::Optional(None), _] => None,
+        [Val::Optional(Some(of)), key] => index(&[(**of).clone(), key.clone()], budget)?.ok(),
+        _ => index(args, budget)?.ok(),
+    };
+    Ok(Val::Optional(found.map(Rc::new)))
+}
+
 fn index<'a>(args: &[Val<'a>], budget: &mut Budget) -> Result<Result<Val<'a>, String>, EvalError> {
     match args {
-        [Val::Optional(None), _] => Ok(Err("optional.none() dereference".to_owned())),
-        [Val::Optional(Some(of)), key] => index(&[(**of).clone(), key.clone()], budget),
         [of @ (Val::List(_) | Val::Json(serde_json::Value::Array(_), _)), at] => {
             let at = match at {
                 Val::Int(at) => *at,

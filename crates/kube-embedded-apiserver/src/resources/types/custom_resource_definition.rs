@@ -133,7 +133,7 @@ fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
         _ => {}
     }
-    errors.extend(versions(spec));
+    errors.extend(versions(spec, old));
     for field in ["plural", "singular", "kind", "listKind"] {
         if text(spec, &["names", field]).is_empty() {
             errors.push(required(format!("spec.names.{field}"), ""));
@@ -201,7 +201,7 @@ fn validate_approval(definition: &Value, group: &str) -> Option<FieldError> {
 }
 
 /// Validates the versions. Missing schemas come first, as in Kubernetes' list of errors.
-fn versions(spec: &Value) -> Vec<FieldError> {
+fn versions(spec: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let all = &spec["versions"];
     let versions = list(spec, &["versions"]);
     let mut errors = Vec::new();
@@ -229,7 +229,9 @@ fn versions(spec: &Value) -> Vec<FieldError> {
         let schema = &version["schema"]["openAPIV3Schema"];
         if let Some(path) = place("schema", "validation").filter(|_| schema.is_object()) {
             let has_status = version["subresources"]["status"].is_object();
-            errors.extend(schema_errors(schema, &format!("{path}.openAPIV3Schema"), has_status));
+            let path = format!("{path}.openAPIV3Schema");
+            let unchanged = old_schema(old, version) == Some(schema);
+            errors.extend(schema_errors(schema, &path, has_status, unchanged));
         }
         if let Some(path) = place("subresources", "subresources") {
             errors.extend(scale(&version["subresources"]["scale"], &path));
@@ -250,6 +252,13 @@ fn versions(spec: &Value) -> Vec<FieldError> {
         errors.push(invalid("spec.versions", all, detail));
     }
     errors
+}
+
+/// Returns the schema that a version had before an update.
+fn old_schema<'o>(old: Option<&'o Value>, version: &Value) -> Option<&'o Value> {
+    let versions = list(old?, &["spec", "versions"]);
+    let before = versions.iter().find(|before| before["name"] == version["name"])?;
+    Some(&before["schema"]["openAPIV3Schema"])
 }
 
 /// Returns true if all versions have the same in a field.

@@ -416,15 +416,30 @@ fn field_path(given: &str) -> Option<String> {
     Some(path)
 }
 
-/// Returns the path of each node with rules, its rules and its type, children first, as validation
-/// of a definition reports them.
-pub(crate) fn each_node<'a>(
+/// A node with rules.
+pub(super) struct Place<'a, 'p> {
+    pub(super) schema: &'a Schema,
+    /// The type of `self`.
+    pub(super) kind: &'p Type,
+    /// It is a resource, whose metadata has names.
+    pub(super) root: bool,
+    pub(super) path: &'p str,
+    /// The list or map whose elements have no old state, within which it is.
+    pub(super) uncorrelatable: Option<&'p str>,
+    /// How many such values an object may have; `None` if there is a list or map without a limit
+    /// around it.
+    pub(super) count: Option<u64>,
+}
+
+/// Visits each node with rules, children first, as validation of a definition reports them.
+pub(super) fn each_node<'a>(
     schema: &'a Schema,
     path: &str,
-    visit: &mut impl FnMut(&'a Schema, &Type, &str, Option<&str>),
+    visit: &mut impl FnMut(&Place<'a, '_>),
 ) {
     let Some(kind) = declare(schema, true, "selfType") else { return };
-    walk(schema, (&kind, true), path, None, visit);
+    let (root, uncorrelatable, count) = (true, None, Some(1));
+    walk(&Place { schema, kind: &kind, root, path, uncorrelatable, count }, visit);
 }
 
 /// The type of `self` in the rules of a node: it is named after the node, as messages show.
@@ -435,46 +450,39 @@ fn self_type(schema: &Schema, kind: &Type, root: bool) -> Type {
     }
 }
 
-fn walk<'a>(
-    schema: &'a Schema,
-    (kind, root): (&Type, bool),
-    path: &str,
-    uncorrelatable: Option<&str>,
-    visit: &mut impl FnMut(&'a Schema, &Type, &str, Option<&str>),
-) {
-    if let (Additional::Like(below), Some(kind)) = (&schema.additional, element(kind)) {
-        walk(
-            below,
-            (&kind, below.embedded_resource),
-            &format!("{path}.additionalProperties"),
-            uncorrelatable,
-            visit,
-        );
+fn walk<'a>(place: &Place<'a, '_>, visit: &mut impl FnMut(&Place<'a, '_>)) {
+    let Place { schema, kind, path, .. } = *place;
+    let count = place.count.and_then(|count| Some(count.saturating_mul(max_elements(schema)?)));
+    let mut below = |below: &'a Schema, kind: Option<Type>, path: &str, lost: Option<&str>| {
+        let Some(kind) = kind else { return };
+        let (kind, root) = (&kind, below.embedded_resource);
+        walk(&Place { schema: below, kind, root, path, uncorrelatable: lost, count }, visit);
+    };
+    if let Additional::Like(values) = &schema.additional {
+        let path = format!("{path}.additionalProperties");
+        below(values, element(kind), &path, place.uncorrelatable);
     }
-    for (name, below) in &schema.properties {
-        if let Some(kind) = child(kind, name, below) {
-            walk(
-                below,
-                (&kind, below.embedded_resource),
-                &format!("{path}.properties[{name}]"),
-                uncorrelatable,
-                visit,
-            );
-        }
+    for (name, field) in &schema.properties {
+        let path = format!("{path}.properties[{name}]");
+        below(field, child(kind, name, field), &path, place.uncorrelatable);
     }
-    if let (Some(below), Some(kind)) = (&schema.items, element(kind)) {
+    if let Some(items) = &schema.items {
         // Only the elements of lists with keys have an old state.
         let lost = !matches!(schema.list, ListType::Map(_));
-        let uncorrelatable = uncorrelatable.or(lost.then_some(path));
-        walk(
-            below,
-            (&kind, below.embedded_resource),
-            &format!("{path}.items"),
-            uncorrelatable,
-            visit,
-        );
+        let lost = place.uncorrelatable.or(lost.then_some(path));
+        below(items, element(kind), &format!("{path}.items"), lost);
     }
     if !schema.rules.is_empty() {
-        visit(schema, &self_type(schema, kind, root), path, uncorrelatable);
+        visit(&Place { kind: &self_type(schema, kind, place.root), ..*place });
+    }
+}
+
+/// How many values of the schema below a node there may be in one of the node; `None` if the
+/// schema does not limit them.
+fn max_elements(schema: &Schema) -> Option<u64> {
+    match (&*schema.type_name, &schema.additional) {
+        ("array", _) => schema.items_count.max,
+        ("object", Additional::Any | Additional::Like(_)) => schema.properties_count.max,
+        _ => Some(1),
     }
 }

@@ -67,7 +67,8 @@ impl GivenRule {
         }
     }
 
-    fn variables(&self, kind: &Type) -> [(&'static str, Type); 2] {
+    /// The variables of both expressions, for values of a type.
+    pub(super) fn variables(&self, kind: &Type) -> [(&'static str, Type); 2] {
         let old = match self.optional_old_self {
             Some(true) => Type::optional(kind.clone()),
             _ => kind.clone(),

@@ -1,11 +1,13 @@
 //! Validation of `x-kubernetes-validations` in a CustomResourceDefinition: a rule that does not
-//! compile is refused with it.
+//! compile, or may cost too much, is refused with it.
 
 use crate::{
     schema::structural::{
-        expressions::each_node,
+        expressions::{Place, each_node},
         given_rule::{GivenRule, path_steps},
+        rule_costs::Costs,
         schema::{Additional, Schema},
+        sizes::declare_sizes,
     },
     validation::field_error::{FieldError, invalid, not_supported, required},
 };
@@ -74,38 +76,59 @@ fn leads_to_field(schema: &Value, path: &str) -> bool {
     true
 }
 
-/// Returns the errors of compiling the rules of a schema that is valid otherwise.
-pub(super) fn compile_errors(schema: &Schema, path: &str) -> Vec<FieldError> {
+/// Returns the errors of compiling the rules of a schema that is valid otherwise, and of those
+/// that may cost too much. In a schema that is `unchanged`, a single rule may.
+pub(super) fn compile_errors(schema: &Schema, path: &str, unchanged: bool) -> Vec<FieldError> {
+    let mut costs = Costs::new(unchanged);
     let mut errors = Vec::new();
-    each_node(schema, path, &mut |node, kind, path, uncorrelatable| {
-        for (n, given) in node.rules.iter().enumerate() {
-            let at = |field: &str| format!("{path}.x-kubernetes-validations[{n}].{field}");
-            let failed = |field: &str, why: &str| FieldError {
-                reason: "FieldValueInvalid",
-                field: at(field),
-                message: format!("Invalid value: {}: {why}", shown(given)),
-            };
-            let program = match given.compile(kind) {
-                Ok(program) => program,
-                Err(why) => {
-                    errors.push(failed("rule", &why));
-                    errors.extend(unused_option(given, false, at("optionalOldSelf")));
-                    continue;
-                }
-            };
-            if let Err(why) = given.compile_message(kind) {
-                errors.push(failed("messageExpression", &why));
-            }
-            if let (true, Some(lost)) = (program.uses("oldSelf"), uncorrelatable) {
-                let detail = format!(
-                    "oldSelf cannot be used on the uncorrelatable portion of the schema within {lost}"
-                );
-                errors.push(invalid(at("rule"), &given.rule.as_str().into(), &detail));
-            }
-            errors.extend(unused_option(given, program.uses("oldSelf"), at("optionalOldSelf")));
+    each_node(schema, path, &mut |place| {
+        for (n, given) in place.schema.rules.iter().enumerate() {
+            errors.extend(rule_errors(place, n, given, &mut costs));
         }
     });
     errors.extend(unseen_errors(schema, path));
+    errors.extend(costs.total_errors(path));
+    errors
+}
+
+/// Returns the errors of a rule of a node.
+fn rule_errors(place: &Place, n: usize, given: &GivenRule, costs: &mut Costs) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let at = |field: &str| format!("{}.x-kubernetes-validations[{n}].{field}", place.path);
+    let failed = |field: &str, why: &str| FieldError {
+        reason: "FieldValueInvalid",
+        field: at(field),
+        message: format!("Invalid value: {}: {why}", shown(given)),
+    };
+    let program = match given.compile(place.kind) {
+        Ok(program) => program,
+        Err(why) => {
+            errors.push(failed("rule", &why));
+            errors.extend(unused_option(given, false, at("optionalOldSelf")));
+            return errors;
+        }
+    };
+    let sizes = declare_sizes(place.schema, place.root);
+    if let Some(sizes) = &sizes {
+        let once = program.estimate(&given.variables(place.kind), &sizes.sizes).max;
+        let count = place.count.unwrap_or_else(|| sizes.count_in_request());
+        errors.extend(costs.add("rule", at("rule"), once.saturating_mul(count)));
+    }
+    match (given.compile_message(place.kind), &sizes) {
+        (Err(why), _) => errors.push(failed("messageExpression", &why)),
+        (Ok(Some(message)), Some(sizes)) => {
+            let once = message.estimate(&given.variables(place.kind), &sizes.sizes).max;
+            errors.extend(costs.add("messageExpression", at("messageExpression"), once));
+        }
+        _ => {}
+    }
+    if let (true, Some(lost)) = (program.uses("oldSelf"), place.uncorrelatable) {
+        let detail = format!(
+            "oldSelf cannot be used on the uncorrelatable portion of the schema within {lost}"
+        );
+        errors.push(invalid(at("rule"), &given.rule.as_str().into(), &detail));
+    }
+    errors.extend(unused_option(given, program.uses("oldSelf"), at("optionalOldSelf")));
     errors
 }
 
@@ -119,7 +142,7 @@ fn unused_option(given: &GivenRule, uses_old: bool, field: String) -> Option<Fie
 /// Rules on what expressions do not see, of which Kubernetes does not run any either.
 fn unseen_errors(schema: &Schema, path: &str) -> Vec<FieldError> {
     let mut seen = Vec::new();
-    each_node(schema, path, &mut |_, _, path, _| seen.push(path.to_owned()));
+    each_node(schema, path, &mut |place| seen.push(place.path.to_owned()));
     let mut errors = Vec::new();
     for_all(schema, path, &mut |node, path| {
         if !node.rules.is_empty() && !seen.iter().any(|known| known == path) {

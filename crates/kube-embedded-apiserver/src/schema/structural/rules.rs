@@ -18,8 +18,13 @@ use crate::{
 use serde_json::{Map, Value, json};
 
 /// Returns the errors of a schema at a path in its CustomResourceDefinition. `has_status` says that
-/// the version has the `status` subresource.
-pub(crate) fn schema_errors(schema: &Value, path: &str, has_status: bool) -> Vec<FieldError> {
+/// the version has the `status` subresource, `unchanged` that an update leaves the schema as it was.
+pub(crate) fn schema_errors(
+    schema: &Value,
+    path: &str,
+    has_status: bool,
+    unchanged: bool,
+) -> Vec<FieldError> {
     let mut rules = Rules { errors: Vec::new() };
     if has_status {
         rules.root_with_status(schema, path);
@@ -33,7 +38,7 @@ pub(crate) fn schema_errors(schema: &Value, path: &str, has_status: bool) -> Vec
         rules.defaults(schema, path);
     }
     if rules.errors.is_empty() {
-        rules.errors = compile_errors(&Schema::parse(schema), path);
+        rules.errors = compile_errors(&Schema::parse(schema), path, unchanged);
     }
     rules.errors
 }

@@ -98,8 +98,9 @@ impl Schema {
         let list = |field: &str| given[field].as_array().into_iter().flatten();
         let texts = |field: &str| list(field).filter_map(Value::as_str).map(str::to_owned);
         let schemas = |field: &str| list(field).map(|one| Self::at(one, depth + 1)).collect();
-        let bounds =
-            |min: &str, max: &str| Bounds { min: given[min].as_u64(), max: given[max].as_u64() };
+        // A negative limit allows nothing.
+        let limit = |max: &str| given[max].as_i64().map(|max| u64::try_from(max).unwrap_or(0));
+        let bounds = |min: &str, max: &str| Bounds { min: given[min].as_u64(), max: limit(max) };
         let bound = |limit: &str, exclusive: &str| Some((given[limit].as_f64()?, flag(exclusive)));
         Self {
             type_name: text("type"),
