@@ -34,18 +34,18 @@ pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, 
         globals: variables.len(),
         scopes,
         errors: Vec::new(),
+        mixed: Vec::new(),
         used: BTreeSet::new(),
         types: Types::new(),
         mixes: false,
         late: None,
     };
     let output = checker.expr(expr);
-    match checker.errors.is_empty() {
-        true => match checker.late {
-            Some(late) => Err(Refused::Late(late)),
-            None => Ok(Checked { output, variables: checker.used, types: checker.types }),
-        },
-        false => Err(Refused::Errors(checker.errors)),
+    let errors = if checker.errors.is_empty() { checker.mixed } else { checker.errors };
+    match (errors.is_empty(), checker.late) {
+        (false, _) => Err(Refused::Errors(errors)),
+        (true, Some(late)) => Err(Refused::Late(late)),
+        (true, None) => Ok(Checked { output, variables: checker.used, types: checker.types }),
     }
 }
 
@@ -55,6 +55,8 @@ struct Checker {
     /// How many of them are variables of the expression.
     globals: usize,
     errors: Vec<Located>,
+    /// Elements of literals that are of another type than those before. They count where nothing else is wrong.
+    mixed: Vec<Located>,
     used: BTreeSet<String>,
     types: Types,
     /// Lists may have elements of different types: the values of `format`.
@@ -69,11 +71,21 @@ impl Checker {
         Type::Error
     }
 
-    fn expect_bool(&mut self, expr: &Expr) {
+    fn expect_bool(&mut self, expr: &Expr) -> Type {
         let found = self.expr(expr);
-        if !Type::Bool.accepts(&found, &mut [None, None]) {
-            self.error(expr.at, format!("expected type 'bool' but found '{found}'"));
+        match Type::Bool.accepts(&found, &mut [None, None]) {
+            true => Type::Bool,
+            false => self.error(expr.at, format!("expected type 'bool' but found '{found}'")),
         }
+    }
+
+    fn expect_bools(&mut self, all: &[Expr]) -> Type {
+        // One alone stands for parentheses.
+        if let [one] = all {
+            return self.expr(one);
+        }
+        let found: Vec<Type> = all.iter().map(|one| self.expect_bool(one)).collect();
+        found.into_iter().find(|one| matches!(one, Type::Error)).unwrap_or(Type::Bool)
     }
 
     fn expr(&mut self, expr: &Expr) -> Type {
@@ -98,10 +110,7 @@ impl Checker {
                 Type::Bool
             }
             Kind::Call { name, method, args, .. } => self.call(expr.at, name, *method, args),
-            Kind::And(all) | Kind::Or(all) => {
-                all.iter().for_each(|one| self.expect_bool(one));
-                Type::Bool
-            }
+            Kind::And(all) | Kind::Or(all) => self.expect_bools(all),
             Kind::Conditional(of) => self.conditional(expr.at, of),
             Kind::List(all) => self.list(all),
             Kind::Map(all) => self.map(all),
@@ -237,13 +246,17 @@ impl Checker {
         match join(&before, &found) {
             Some(both) => both,
             None if self.mixes => Type::Dyn,
-            None => self.error(at, format!("expected type '{before}' but found '{found}'")),
+            None => {
+                self.mixed.push((at, format!("expected type '{before}' but found '{found}'")));
+                Type::Dyn
+            }
         }
     }
 
     fn comprehension(&mut self, of: &Macro) -> Type {
         let Macro { kind, over, variable, second, condition, body } = of;
         let range = self.expr(over);
+        let for_optionals = matches!(kind, MacroKind::OptMap | MacroKind::OptFlatMap);
         let (first, value, optional) = match &range {
             Type::List(list) => match second {
                 Some(_) => (Type::Int, list.element.clone(), false),
@@ -251,12 +264,13 @@ impl Checker {
             },
             Type::Map(of) => (of.0.clone(), of.1.clone(), false),
             Type::Dyn => (Type::Dyn, Type::Dyn, false),
-            Type::Optional(of) => ((**of).clone(), Type::Dyn, true),
-            _ => (Type::Dyn, Type::Dyn, false),
+            Type::Optional(of) if for_optionals => ((**of).clone(), Type::Dyn, true),
+            _ => (Type::Error, Type::Error, false),
         };
-        let for_optionals = matches!(kind, MacroKind::OptMap | MacroKind::OptFlatMap);
         let iterable = matches!(range, Type::List(_) | Type::Map(_) | Type::Dyn | Type::Error);
-        if for_optionals != optional && !matches!(range, Type::Dyn | Type::Error) || !for_optionals && !iterable {
+        if for_optionals != optional && !matches!(range, Type::Dyn | Type::Error)
+            || !for_optionals && !iterable
+        {
             let what = "cannot be range of a comprehension (must be list, map, or dynamic)";
             self.error(over.at, format!("expression of type '{range}' {what}"));
         }

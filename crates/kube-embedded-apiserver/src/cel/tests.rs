@@ -40,6 +40,9 @@ fn expressions_have_the_values_of_kubernetes() {
         "['b', 'a'].sortBy(x, x) == ['a', 'b'] && [3, 1].sort() == [1, 3]",
         "timestamp(self.time).getFullYear() == 2024 && timestamp(self.time).getDayOfWeek() == 1",
         "timestamp(self.time) + duration('1h') > timestamp(self.time)",
+        "timestamp(self.time).getHours('+02:30') == 9 && timestamp(self.time).getMinutes('+02:30') == 38",
+        "timestamp(self.time).getHours('-7:30') == 23 && timestamp(self.time).getDate('-7:30') == 5",
+        "timestamp(self.time).getHours('UTC') == 7 && timestamp(self.time).getHours('') == 7",
         "duration('1h30m') == duration('90m') && duration('1h30m').getMinutes() == 90",
         "string(duration('1.5s')) == '1.5s' && string(1e100) == '1e+100' && string(2.5) == '2.5'",
         "'hello'.charAt(5) == '' && 'hello'.substring(1, 3) == 'el' && 'hello'.lastIndexOf('l') == 3",
@@ -59,6 +62,8 @@ fn expressions_have_the_values_of_kubernetes() {
         "format.dns1123Label().validate('Abc').hasValue() && !format.named('x').hasValue()",
         "semver('1.2.3-alpha').isLessThan(semver('1.2.3')) && !isSemver('v1.2') && isSemver('v1.2', true)",
         "self.?a.orValue(1) == 5 && self.?zz.?y.orValue(7) == 7 && self.l[?9].orValue('z') == 'z'",
+        "self.?m['k'].orValue(2) == 1 && self.?m['z'].orValue(2) == 2 && self.?l[?0].orValue('') == 'a'",
+        "!self.?zz['k'].hasValue() && self.?l[9].orValue('z') == 'z' && has(self.?m.k)",
         "[?self.?a, ?self.?zz] == [5] && self.?a.optMap(x, x + 1).value() == 6",
         "type(self.a) == int && type(self.l) == list && type(type(1)) == type",
         "{'a': 1}.a == 1 && dyn({'a': [1]}) == dyn({'a': [1.0]}) && b'\\x41' == bytes('A')",
@@ -83,6 +88,7 @@ fn failures_are_worded_as_in_kubernetes() {
         ("self.a.startsWith('x')", "no such overload"),
         ("self.text + 1 == 2", "no such overload"),
         ("optional.none().value() == 1", "optional.none() dereference"),
+        ("timestamp(0).getHours('Mars/Olympus') == 1", "unknown time zone Mars/Olympus"),
         ("'a'.charAt(5) == ''", "index out of range: 5"),
         ("self.l.all(x, x)", "no such overload"),
         (
@@ -317,4 +323,33 @@ fn field_named_by_a_reserved_word_is_found_with_and_without_escapes() {
     }
     let undefined = Program::compile("self.package == 'a'", &[("self", this)]).unwrap_err();
     assert!(undefined.of("rule").contains("undefined field 'package'"));
+}
+
+#[test]
+fn message_names_what_is_wrong_once() {
+    for (source, errors) in [
+        // An operand with an error causes no other, but shows in those that it meets.
+        ("self.n.trim() + 1", vec!["'trim' applied to 'int.()'"]),
+        (
+            "(self.n.trim() + 1).trim()",
+            vec!["'trim' applied to 'int.()'", "'trim' applied to 'int.()'"],
+        ),
+        (
+            "'a' - self.n.trim()",
+            vec!["'_-_' applied to '(string, !error!)'", "'trim' applied to 'int.()'"],
+        ),
+        ("(1 && true).trim()", vec!["expected type 'bool' but found 'int'"]),
+        ("1.map(x, x.y) == [2]", vec!["expression of type 'int' cannot be range"]),
+        // Literals of several types count where nothing else is wrong.
+        ("[1, 'a', 2u] == []", vec!["expected type 'int' but found 'string'"]),
+        ("[1, 'a'].size() + 'a'", vec!["'_+_' applied to '(int, string)'"]),
+    ] {
+        let this = Type::object("object", [("n", Type::Int)]);
+        let refused = Program::compile(source, &[("self", this)]).unwrap_err().of("rule");
+        let found: Vec<&str> = refused.lines().filter(|line| line.contains("ERROR: ")).collect();
+        assert_eq!(found.len(), errors.len(), "{source}: {found:?}");
+        for (found, error) in found.iter().zip(errors) {
+            assert!(found.contains(error), "{source}: {found}");
+        }
+    }
 }

@@ -1,15 +1,22 @@
-//! Timestamps and durations. Time zones other than UTC are not offered.
+//! Timestamps and durations. Names of time zones are looked up in the host's database.
 
 use super::{operators::text, table::Row};
 use crate::cel::{
     budget::EvalError,
     value::{Val, parse_duration, parse_timestamp},
 };
-use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
+use jiff::{
+    SignedDuration, Timestamp,
+    civil::DateTime,
+    tz::{Offset, TimeZone},
+};
 
 type Evaluated<'a> = Result<Val<'a>, EvalError>;
 
 const SECOND: i64 = 1_000_000_000;
+
+const OF_TIMESTAMP: &[&str] = &["timestamp.() int", "timestamp.(string) int"];
+const OF_BOTH: &[&str] = &["timestamp.() int", "timestamp.(string) int", "duration.() int"];
 
 pub(super) const TABLE: &[Row] = &[
     Row(
@@ -79,26 +86,18 @@ pub(super) const TABLE: &[Row] = &[
             _ => Err(EvalError::Overload),
         },
     ),
-    Row("getFullYear", &["timestamp.() int"], |args, _| part(args, |at| at.year().into())),
-    Row("getMonth", &["timestamp.() int"], |args, _| part(args, |at| i64::from(at.month()) - 1)),
-    Row("getDate", &["timestamp.() int"], |args, _| part(args, |at| at.day().into())),
-    Row("getDayOfMonth", &["timestamp.() int"], |args, _| part(args, |at| i64::from(at.day()) - 1)),
-    Row("getDayOfYear", &["timestamp.() int"], |args, _| {
-        part(args, |at| i64::from(at.day_of_year()) - 1)
-    }),
-    Row("getDayOfWeek", &["timestamp.() int"], |args, _| {
+    Row("getFullYear", OF_TIMESTAMP, |args, _| part(args, |at| at.year().into())),
+    Row("getMonth", OF_TIMESTAMP, |args, _| part(args, |at| i64::from(at.month()) - 1)),
+    Row("getDate", OF_TIMESTAMP, |args, _| part(args, |at| at.day().into())),
+    Row("getDayOfMonth", OF_TIMESTAMP, |args, _| part(args, |at| i64::from(at.day()) - 1)),
+    Row("getDayOfYear", OF_TIMESTAMP, |args, _| part(args, |at| i64::from(at.day_of_year()) - 1)),
+    Row("getDayOfWeek", OF_TIMESTAMP, |args, _| {
         part(args, |at| at.weekday().to_sunday_zero_offset().into())
     }),
-    Row("getHours", &["timestamp.() int", "duration.() int"], |args, _| {
-        part_or(args, |at| at.hour().into(), 3600 * SECOND)
-    }),
-    Row("getMinutes", &["timestamp.() int", "duration.() int"], |args, _| {
-        part_or(args, |at| at.minute().into(), 60 * SECOND)
-    }),
-    Row("getSeconds", &["timestamp.() int", "duration.() int"], |args, _| {
-        part_or(args, |at| at.second().into(), SECOND)
-    }),
-    Row("getMilliseconds", &["timestamp.() int", "duration.() int"], |args, _| {
+    Row("getHours", OF_BOTH, |args, _| part_or(args, |at| at.hour().into(), 3600 * SECOND)),
+    Row("getMinutes", OF_BOTH, |args, _| part_or(args, |at| at.minute().into(), 60 * SECOND)),
+    Row("getSeconds", OF_BOTH, |args, _| part_or(args, |at| at.second().into(), SECOND)),
+    Row("getMilliseconds", OF_BOTH, |args, _| {
         part_or(args, |at| at.millisecond().into(), SECOND / 1000)
     }),
 ];
@@ -114,8 +113,26 @@ fn duration<'a>(found: Option<i64>) -> Evaluated<'a> {
 fn part<'a>(args: &[Val<'a>], of: fn(DateTime) -> i64) -> Evaluated<'a> {
     match args {
         [Val::Timestamp(at)] => Ok(Val::Int(of(TimeZone::UTC.to_datetime(*at)))),
+        [Val::Timestamp(at), name] => {
+            let name = text(name)?;
+            match time_zone(name) {
+                Some(zone) => Ok(Val::Int(of(zone.to_datetime(*at)))),
+                None => EvalError::fail(format!("unknown time zone {name}")),
+            }
+        }
         _ => Err(EvalError::Overload),
     }
+}
+
+/// Returns the time zone of a name (`Europe/Berlin`) or of an offset (`-02:30`).
+fn time_zone(name: &str) -> Option<TimeZone> {
+    let Some((hours, minutes)) = name.split_once(':') else {
+        return if name.is_empty() { Some(TimeZone::UTC) } else { TimeZone::get(name).ok() };
+    };
+    let (hours, minutes): (i32, i32) = (hours.parse().ok()?, minutes.parse().ok()?);
+    let sign = if hours < 0 { -1 } else { 1 };
+    let seconds = hours.checked_mul(3600)?.checked_add(minutes.checked_mul(60 * sign)?)?;
+    Some(TimeZone::fixed(Offset::from_seconds(seconds).ok()?))
 }
 
 /// A part of a timestamp, or a duration in a unit.

@@ -173,17 +173,3 @@ fn variables_and_parameters_have_types() {
         assert_eq!(found, expected, "{expression}");
     }
 }
-
-#[test]
-fn zz_temporary_differential() {
-    let text = std::fs::read_to_string(std::env::var("EXPR").unwrap()).unwrap();
-    let all: Vec<Value> = serde_json::from_str(&text).unwrap();
-    let registry = ResourceRegistry::default();
-    let served: Vec<_> = registry.resources().collect();
-    let mut out = String::new();
-    for policy in all {
-        out += &Value::from(warnings(&policy["spec"], &served)).to_string();
-        out.push('\n');
-    }
-    std::fs::write("/tmp/expr.ours", out).unwrap();
-}
