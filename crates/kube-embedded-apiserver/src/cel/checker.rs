@@ -16,6 +16,8 @@ pub(super) struct Checked {
     pub(super) output: Type,
     pub(super) variables: BTreeSet<String>,
     pub(super) types: Types,
+    /// The calls whose overload is chosen when they are evaluated, by their numbers.
+    pub(super) dynamic: BTreeSet<usize>,
 }
 
 /// Why an expression is refused.
@@ -36,6 +38,7 @@ pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, 
         errors: Vec::new(),
         used: BTreeSet::new(),
         types: Types::new(),
+        dynamic: BTreeSet::new(),
         mixes: false,
         late: None,
     };
@@ -43,7 +46,10 @@ pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, 
     match checker.errors.is_empty() {
         true => match checker.late {
             Some(late) => Err(Refused::Late(late)),
-            None => Ok(Checked { output, variables: checker.used, types: checker.types }),
+            None => {
+                let Checker { used: variables, types, dynamic, .. } = checker;
+                Ok(Checked { output, variables, types, dynamic })
+            }
         },
         false => Err(Refused::Errors(checker.errors)),
     }
@@ -57,6 +63,7 @@ struct Checker {
     errors: Vec<Located>,
     used: BTreeSet<String>,
     types: Types,
+    dynamic: BTreeSet<usize>,
     /// Lists may have elements of different types: the values of `format`.
     mixes: bool,
     /// An error of a program that has none of its types.
@@ -97,7 +104,7 @@ impl Checker {
                 self.select(expr.at, of, field, false);
                 Type::Bool
             }
-            Kind::Call { name, method, args, .. } => self.call(expr.at, name, *method, args),
+            Kind::Call { name, method, args, .. } => self.call(expr, name, *method, args),
             Kind::And(all) | Kind::Or(all) => {
                 all.iter().for_each(|one| self.expect_bool(one));
                 Type::Bool
@@ -155,7 +162,8 @@ impl Checker {
         }
     }
 
-    fn call(&mut self, at: usize, name: &str, method: bool, args: &[Expr]) -> Type {
+    fn call(&mut self, call: &Expr, name: &str, method: bool, args: &[Expr]) -> Type {
+        let at = call.at;
         let outer = std::mem::replace(&mut self.mixes, name == "format");
         let kinds: Vec<Type> = args.iter().map(|arg| self.expr(arg)).collect();
         self.mixes = outer;
@@ -182,6 +190,9 @@ impl Checker {
             let what = "found no matching overload for";
             return self.error(at, format!("{what} '{name}' applied to '{shown}'"));
         };
+        if results.len() > 1 {
+            self.dynamic.insert(call.id);
+        }
         // An argument of any type decides only when it is evaluated.
         let same = results.iter().all(|one| one.to_string() == first.to_string());
         if same { first } else { Type::Dyn }
