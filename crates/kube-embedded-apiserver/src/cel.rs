@@ -55,6 +55,8 @@ impl CompileError {
 #[derive(Debug)]
 pub(crate) struct Program {
     expr: ast::Expr,
+    /// The calls whose overload is chosen when they are evaluated.
+    dynamic: BTreeSet<usize>,
     /// The type of its value.
     pub(crate) output: Type,
     /// The variables that it refers to, and their fields: `a`, `a.b`.
@@ -79,7 +81,8 @@ impl Program {
             Refused::Errors(errors) => shown(errors),
             Refused::Late(why) => CompileError::Instantiation(why),
         })?;
-        Ok(Self { expr, output: checked.output, variables: checked.variables })
+        let checker::Checked { output, variables, dynamic, .. } = checked;
+        Ok(Self { expr, dynamic, output, variables })
     }
 
     /// Estimates what evaluating the expression over variables of given types and sizes costs.
@@ -111,7 +114,7 @@ impl Program {
         variables: &[(&'a str, Val<'a>)],
         budget: &mut Budget,
     ) -> Result<Val<'a>, EvalError> {
-        interpreter::run(&self.expr, variables, None, budget)
+        interpreter::run((&self.expr, &self.dynamic), variables, None, budget)
     }
 
     /// Evaluates the expression, and what it accesses of [`Val::Deferred`].
@@ -124,7 +127,7 @@ impl Program {
         deferred: &dyn Deferred<'a>,
         budget: &mut Budget,
     ) -> Result<Val<'a>, EvalError> {
-        interpreter::run(&self.expr, variables, Some(deferred), budget)
+        interpreter::run((&self.expr, &self.dynamic), variables, Some(deferred), budget)
     }
 }
 

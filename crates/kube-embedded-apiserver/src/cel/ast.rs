@@ -1,6 +1,6 @@
 //! The syntax tree.
 
-use crate::cel::library::Function;
+use crate::cel::library::{self, Function};
 
 /// An expression, and where it is in the source, in characters.
 #[derive(Debug)]
@@ -9,8 +9,55 @@ pub(super) struct Expr {
     pub(super) id: usize,
     pub(super) at: usize,
     pub(super) kind: Kind,
+    /// It has the same value always, and costs nothing, because cel-go evaluates it beforehand.
+    pub(super) is_constant: bool,
     /// The nesting below it, which the parser limits.
     pub(super) depth: usize,
+}
+
+impl Expr {
+    /// Returns true for what cel-go calls an attribute: a variable, and selections and indices
+    /// after any value. Their costs are those of their parts.
+    pub(super) fn is_attribute(&self) -> bool {
+        match &self.kind {
+            Kind::Ident(_) => !self.is_constant,
+            Kind::Select { .. } | Kind::Conditional(_) => true,
+            Kind::Call { name, .. } => matches!(&**name, "_[_]" | "_[?_]"),
+            _ => false,
+        }
+    }
+
+    /// Returns true for an attribute that costs an access of its own, which is not counted where
+    /// the attribute is part of another.
+    pub(super) fn has_own_access(&self) -> bool {
+        self.is_attribute() && !matches!(self.kind, Kind::Conditional(_))
+    }
+}
+
+/// Functions that cel-go calls beforehand if their argument is a constant.
+const CONVERSIONS: [&str; 10] =
+    ["bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint"];
+
+impl Kind {
+    /// Returns true if it has the same value always.
+    pub(super) fn is_constant(&self) -> bool {
+        match self {
+            Self::Null
+            | Self::Bool(_)
+            | Self::Int(_)
+            | Self::Uint(_)
+            | Self::Double(_)
+            | Self::Text(_)
+            | Self::Bytes(_) => true,
+            Self::Ident(name) => library::is_type(name),
+            Self::List(all) => all.iter().all(|(one, optional)| one.is_constant && !optional),
+            Self::Map(all) => all.iter().all(|(key, value)| key.is_constant && value.is_constant),
+            Self::Call { name, args, .. } => {
+                CONVERSIONS.contains(&&**name) && matches!(&args[..], [one] if one.is_constant)
+            }
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug)]

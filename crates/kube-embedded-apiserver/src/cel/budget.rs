@@ -1,11 +1,14 @@
 //! What an evaluation may cost, in the units of cel-go: one for each access and call, more for calls
-//! that go through text.
+//! that go through text. What cel-go does not count, such as comparing what is inside lists, is
+//! counted apart from it, and limited generously.
 
 use std::fmt::{self, Display, Formatter};
 
 /// The limit of one expression (`PerCallLimit` in `k8s.io/apiserver/pkg/apis/cel`): about a tenth
 /// of a second.
 const PER_CALL: u64 = 1_000_000;
+/// How much more may be done than what is counted as cost.
+const SLACK: u64 = 4;
 /// What all expressions on one object may cost together (`RuntimeCELCostBudget`).
 const PER_OBJECT: u64 = 10_000_000;
 
@@ -39,7 +42,10 @@ impl EvalError {
 /// Counts what evaluations cost.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    /// The cost of the expression.
     spent: u64,
+    /// All that was done for it.
+    work: u64,
     left: u64,
     /// Expressions within the current one have cost more than was left.
     overdrawn: bool,
@@ -54,19 +60,20 @@ impl Default for Budget {
 impl Budget {
     /// A budget for several expressions.
     pub(crate) fn of(left: u64) -> Self {
-        Self { spent: 0, left, overdrawn: false }
+        Self { spent: 0, work: 0, left, overdrawn: false }
     }
 
     /// Starts the next expression.
     pub(crate) fn start(&mut self) {
-        self.spent = 0;
+        (self.spent, self.work) = (0, 0);
     }
 
     /// Books what the expression has cost; false if that is more than was left.
     pub(crate) fn settle(&mut self) -> bool {
-        let enough = self.spent <= self.left && !self.overdrawn;
-        self.left = self.left.saturating_sub(self.spent);
-        self.spent = 0;
+        let spent = self.spent.max(self.work / SLACK);
+        let enough = spent <= self.left && !self.overdrawn;
+        self.left = self.left.saturating_sub(spent);
+        self.start();
         enough
     }
 
@@ -79,11 +86,18 @@ impl Budget {
             self.overdrawn = true;
             return Err(EvalError::CallLimit);
         }
-        let outer = std::mem::take(&mut self.spent);
+        let outer = (self.spent, self.work);
+        self.start();
         let result = run(self);
         self.overdrawn = !self.settle();
-        self.spent = outer;
+        (self.spent, self.work) = outer;
         result
+    }
+
+    /// Returns the cost of the expression that was evaluated.
+    #[cfg(test)]
+    pub(crate) fn cost(&self) -> u64 {
+        self.spent
     }
 
     /// Returns true if nothing is left.
@@ -92,9 +106,33 @@ impl Budget {
     }
 
     /// Charges a cost to the expression.
-    pub(super) fn charge(&mut self, cost: usize) -> Result<(), EvalError> {
-        self.spent = self.spent.saturating_add(cost as u64);
-        if self.spent > PER_CALL { Err(EvalError::CallLimit) } else { Ok(()) }
+    pub(super) fn spend(&mut self, cost: u64) -> Result<(), EvalError> {
+        self.spent = self.spent.saturating_add(cost);
+        self.work = self.work.saturating_add(cost);
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), EvalError> {
+        match self.spent > PER_CALL || self.work > PER_CALL * SLACK {
+            true => Err(EvalError::CallLimit),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns the cost of the expression so far.
+    pub(super) fn spent(&self) -> u64 {
+        self.spent
+    }
+
+    /// Takes back what a part of the expression has cost, if that is not counted.
+    pub(super) fn refund(&mut self, cost: u64) {
+        self.spent = self.spent.saturating_sub(cost);
+    }
+
+    /// Limits work that is no cost in cel-go.
+    pub(super) fn charge(&mut self, work: usize) -> Result<(), EvalError> {
+        self.work = self.work.saturating_add(work as u64);
+        self.check()
     }
 
     /// Charges for going through so many bytes or elements.

@@ -16,6 +16,8 @@ pub(super) struct Checked {
     pub(super) output: Type,
     pub(super) variables: BTreeSet<String>,
     pub(super) types: Types,
+    /// The calls whose overload is chosen when they are evaluated, by their numbers.
+    pub(super) dynamic: BTreeSet<usize>,
 }
 
 /// Why an expression is refused.
@@ -37,6 +39,7 @@ pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, 
         mixed: Vec::new(),
         used: BTreeSet::new(),
         types: Types::new(),
+        dynamic: BTreeSet::new(),
         mixes: false,
         late: None,
     };
@@ -45,7 +48,10 @@ pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, 
     match (errors.is_empty(), checker.late) {
         (false, _) => Err(Refused::Errors(errors)),
         (true, Some(late)) => Err(Refused::Late(late)),
-        (true, None) => Ok(Checked { output, variables: checker.used, types: checker.types }),
+        (true, None) => {
+            let Checker { used: variables, types, dynamic, .. } = checker;
+            Ok(Checked { output, variables, types, dynamic })
+        }
     }
 }
 
@@ -59,6 +65,7 @@ struct Checker {
     mixed: Vec<Located>,
     used: BTreeSet<String>,
     types: Types,
+    dynamic: BTreeSet<usize>,
     /// Lists may have elements of different types: the values of `format`.
     mixes: bool,
     /// An error of a program that has none of its types.
@@ -109,7 +116,7 @@ impl Checker {
                 self.select(expr.at, of, field, false);
                 Type::Bool
             }
-            Kind::Call { name, method, args, .. } => self.call(expr.at, name, *method, args),
+            Kind::Call { name, method, args, .. } => self.call(expr, name, *method, args),
             Kind::And(all) | Kind::Or(all) => self.expect_bools(all),
             Kind::Conditional(of) => self.conditional(expr.at, of),
             Kind::List(all) => self.list(all),
@@ -164,7 +171,8 @@ impl Checker {
         }
     }
 
-    fn call(&mut self, at: usize, name: &str, method: bool, args: &[Expr]) -> Type {
+    fn call(&mut self, call: &Expr, name: &str, method: bool, args: &[Expr]) -> Type {
+        let at = call.at;
         let outer = std::mem::replace(&mut self.mixes, name == "format");
         let kinds: Vec<Type> = args.iter().map(|arg| self.expr(arg)).collect();
         self.mixes = outer;
@@ -191,6 +199,9 @@ impl Checker {
             let what = "found no matching overload for";
             return self.error(at, format!("{what} '{name}' applied to '{shown}'"));
         };
+        if results.len() > 1 {
+            self.dynamic.insert(call.id);
+        }
         // An argument of any type decides only when it is evaluated.
         let same = results.iter().all(|one| one.to_string() == first.to_string());
         if same { first } else { Type::Dyn }

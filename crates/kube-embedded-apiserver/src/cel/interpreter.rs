@@ -3,10 +3,11 @@
 use crate::cel::{
     ast::{Expr, Kind, Macro, MacroKind},
     budget::{Budget, EvalError},
-    library,
+    cost::{ACCESS, Loop, NEW_LIST, NEW_MAP, calls},
+    library::{self, Called},
     value::{Text, Val, equal, sort},
 };
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 type Evaluated<'a> = Result<Val<'a>, EvalError>;
 
@@ -16,29 +17,65 @@ pub(crate) trait Deferred<'a> {
     fn field(&self, name: &str, budget: &mut Budget) -> Option<Evaluated<'a>>;
 }
 
-/// Evaluates an expression with variables.
+/// Evaluates an expression, of which some calls are dynamic, with variables.
 pub(super) fn run<'a>(
-    expr: &'a Expr,
+    (expr, dynamic): (&'a Expr, &BTreeSet<usize>),
     variables: &[(&'a str, Val<'a>)],
     deferred: Option<&dyn Deferred<'a>>,
     budget: &mut Budget,
 ) -> Evaluated<'a> {
-    Interpreter { scopes: variables.to_vec(), deferred, budget }.expr(expr)
+    Interpreter { scopes: variables.to_vec(), dynamic, deferred, budget }.expr(expr)
 }
 
 struct Interpreter<'a, 'b> {
     scopes: Vec<(&'a str, Val<'a>)>,
+    /// The calls whose overload is chosen here, by their numbers.
+    dynamic: &'b BTreeSet<usize>,
     deferred: Option<&'b dyn Deferred<'a>>,
     budget: &'b mut Budget,
 }
 
-/// What a list costs to make, and what a loop does besides its body.
-const NEW_LIST: usize = 10;
-const NEW_MAP: usize = 30;
-const LOOP: usize = 3;
+/// What a comprehension has found so far.
+#[derive(Default)]
+struct Collected<'a> {
+    /// No further element matters.
+    decided: bool,
+    failed: Option<EvalError>,
+    /// How many elements hold.
+    found: usize,
+    values: Vec<Val<'a>>,
+    /// Keys and values.
+    pairs: Vec<(Val<'a>, Val<'a>)>,
+}
 
 impl<'a> Interpreter<'a, '_> {
     fn expr(&mut self, expr: &'a Expr) -> Evaluated<'a> {
+        let before = self.budget.spent();
+        let value = self.evaluate(expr)?;
+        if expr.is_constant {
+            self.budget.refund(self.budget.spent() - before);
+        }
+        Ok(value)
+    }
+
+    /// Evaluates a part of an attribute, whose own access is not counted.
+    fn part(&mut self, expr: &'a Expr) -> Evaluated<'a> {
+        let value = self.expr(expr)?;
+        if expr.has_own_access() {
+            self.budget.refund(ACCESS);
+        }
+        Ok(value)
+    }
+
+    /// Evaluates that of which something is selected.
+    fn operand(&mut self, expr: &'a Expr) -> Evaluated<'a> {
+        if !expr.is_attribute() {
+            self.budget.spend(ACCESS)?;
+        }
+        self.expr(expr)
+    }
+
+    fn evaluate(&mut self, expr: &'a Expr) -> Evaluated<'a> {
         match &expr.kind {
             Kind::Null => Ok(Val::Null),
             Kind::Bool(flag) => Ok(Val::Bool(*flag)),
@@ -50,23 +87,20 @@ impl<'a> Interpreter<'a, '_> {
             Kind::Ident(name) => self.variable(name),
             Kind::Select { of, field, optional } => self.select(of, field, *optional),
             Kind::Has { of, field } => self.has(of, field),
-            Kind::Call { function, args, .. } => {
-                let mut values = Vec::with_capacity(args.len());
-                for arg in args {
-                    values.push(self.expr(arg)?);
+            Kind::Call { name, function, method, args } => match function {
+                Some(function) => {
+                    let is_dynamic = self.dynamic.contains(&expr.id);
+                    self.call(&Called { name, function, method: *method, is_dynamic }, args)
                 }
-                match function {
-                    Some(function) => library::run(function, &values, self.budget),
-                    None => Err(EvalError::Overload),
-                }
-            }
+                None => Err(EvalError::Overload),
+            },
             Kind::And(all) => self.logic(all, false),
             Kind::Or(all) => self.logic(all, true),
             Kind::Conditional(of) => {
                 let [condition, yes, no] = &**of;
                 match self.expr(condition)? {
-                    Val::Bool(true) => self.expr(yes),
-                    Val::Bool(false) => self.expr(no),
+                    Val::Bool(true) => self.part(yes),
+                    Val::Bool(false) => self.part(no),
                     _ => Err(EvalError::Overload),
                 }
             }
@@ -76,8 +110,30 @@ impl<'a> Interpreter<'a, '_> {
         }
     }
 
+    fn call(&mut self, called: &Called, args: &'a [Expr]) -> Evaluated<'a> {
+        let values = match (called.name, args) {
+            ("_[_]" | "_[?_]", [of, at]) => vec![self.operand(of)?, self.part(at)?],
+            // cel-go makes a set of constants, in which it looks up for nothing.
+            ("@in", [one, all @ Expr { is_constant: true, kind: Kind::List(_), .. }]) => {
+                let values = [self.expr(one)?, self.expr(all)?];
+                let before = self.budget.spent();
+                let found = library::run(called, &values, self.budget)?;
+                self.budget.refund(self.budget.spent() - before);
+                return Ok(found);
+            }
+            _ => {
+                let mut values = Vec::with_capacity(args.len());
+                for arg in args {
+                    values.push(self.expr(arg)?);
+                }
+                values
+            }
+        };
+        library::run(called, &values, self.budget)
+    }
+
     fn variable(&mut self, name: &str) -> Evaluated<'a> {
-        self.budget.charge(1)?;
+        self.budget.spend(ACCESS)?;
         if let Some((_, value)) = self.scopes.iter().rev().find(|(known, _)| *known == name) {
             return Ok(value.clone());
         }
@@ -88,13 +144,18 @@ impl<'a> Interpreter<'a, '_> {
     }
 
     fn select(&mut self, of: &'a Expr, field: &str, optional: bool) -> Evaluated<'a> {
-        let (of, chained) = match self.expr(of)? {
+        let (of, chained) = match self.operand(of)? {
             Val::Optional(None) => return Ok(Val::Optional(None)),
             Val::Optional(Some(of)) => ((*of).clone(), true),
             other => (other, false),
         };
-        self.budget.charge(1)?;
-        match (self.field(&of, field)?, optional || chained) {
+        let found = self.field(&of, field)?;
+        let is_optional = optional || chained;
+        // Looking for what is optional and missing is free in cel-go.
+        if found.is_some() || !is_optional {
+            self.budget.spend(ACCESS)?;
+        }
+        match (found, is_optional) {
             (Some(found), false) => Ok(found),
             (None, false) => EvalError::fail(format!("no such key: {field}")),
             (found, true) => Ok(Val::Optional(found.map(Rc::new))),
@@ -102,11 +163,12 @@ impl<'a> Interpreter<'a, '_> {
     }
 
     fn has(&mut self, of: &'a Expr, field: &str) -> Evaluated<'a> {
-        let of = match self.expr(of)? {
+        let of = match self.operand(of)? {
             Val::Optional(None) => return Ok(Val::Bool(false)),
             Val::Optional(Some(of)) => (*of).clone(),
             other => other,
         };
+        // Free in Kubernetes.
         self.budget.charge(1)?;
         Ok(Val::Bool(self.field(&of, field)?.is_some()))
     }
@@ -134,7 +196,7 @@ impl<'a> Interpreter<'a, '_> {
     }
 
     fn list(&mut self, all: &'a [(Expr, bool)]) -> Evaluated<'a> {
-        self.budget.charge(NEW_LIST)?;
+        self.budget.spend(NEW_LIST)?;
         let mut values = Vec::with_capacity(all.len());
         for (one, optional) in all {
             match self.expr(one)? {
@@ -147,7 +209,7 @@ impl<'a> Interpreter<'a, '_> {
     }
 
     fn map(&mut self, all: &'a [(Expr, Expr)]) -> Evaluated<'a> {
-        self.budget.charge(NEW_MAP)?;
+        self.budget.spend(NEW_MAP)?;
         let mut entries: Vec<(Val<'a>, Val<'a>)> = Vec::with_capacity(all.len());
         for (key, value) in all {
             let key = self.expr(key)?;
@@ -162,9 +224,11 @@ impl<'a> Interpreter<'a, '_> {
     }
 
     fn comprehension(&mut self, of: &'a Macro) -> Evaluated<'a> {
+        let before = self.budget.spent();
         let range = self.expr(&of.over)?;
         if let Val::Optional(inside) = &range {
-            return self.optional(of, inside.as_deref());
+            let cost = self.budget.spent() - before;
+            return self.optional(of, inside.as_deref(), cost);
         }
         let entries = if range.elements().is_none() { range.entries() } else { None };
         let keys = match &entries {
@@ -172,58 +236,98 @@ impl<'a> Interpreter<'a, '_> {
             None => range.elements().ok_or(EvalError::Overload)?,
         };
         self.budget.traverse(keys.len())?;
+        let Loop { check, end, .. } = Loop::of(of.kind);
+        self.budget.spend(end)?;
         let depth = self.scopes.len();
-        let (mut found, mut values, mut failed) = (0, Vec::new(), None);
-        let mut pairs = Vec::new();
+        let mut all = Collected::default();
         for (n, item) in keys.into_iter().enumerate() {
-            self.budget.charge(LOOP)?;
+            // Also where it ends the loop.
+            self.budget.spend(check)?;
+            if all.decided {
+                break;
+            }
+            self.budget.charge(1)?;
             self.bind(of, n, &item, entries.as_deref());
-            let holds = match &of.condition {
-                Some(condition) => self.expr(condition),
-                None => Ok(Val::Bool(true)),
-            };
-            let kept = match (holds, of.kind) {
-                (Err(EvalError::CallLimit), _) => return Err(EvalError::CallLimit),
-                // One that decides outweighs errors of others.
-                (Err(error), MacroKind::All | MacroKind::Exists) => {
-                    failed = failed.or(Some(error));
-                    None
-                }
-                (Err(error), _) => return Err(error),
-                (Ok(Val::Bool(holds)), _) => Some(holds),
-                (Ok(_), _) => return Err(EvalError::Overload),
-            };
-            match (of.kind, kept) {
-                (MacroKind::All, Some(false)) | (MacroKind::Exists, Some(true)) => {
-                    self.scopes.truncate(depth);
-                    return Ok(Val::Bool(of.kind == MacroKind::Exists));
-                }
-                (MacroKind::ExistsOne, Some(true)) => found += 1,
-                (kind, Some(true)) if kind.collects() => {
-                    self.budget.charge(NEW_LIST)?;
-                    let value = of.body.as_ref().map(|body| self.expr(body)).transpose()?;
-                    let key = self.scopes.get(depth).map_or(Val::Null, |(_, key)| key.clone());
-                    match (kind, value) {
-                        (MacroKind::SortBy, Some(by)) => pairs.push((by, item)),
-                        (MacroKind::TransformMap, Some(value)) => pairs.push((key, value)),
-                        (_, value) => values.push(value.unwrap_or(item)),
-                    }
-                }
-                _ => {}
-            }
+            let step = self.step(of, depth, item, &mut all);
             self.scopes.truncate(depth);
+            step?;
         }
-        match (of.kind, failed) {
-            (_, Some(error)) => Err(error),
-            (MacroKind::All, None) => Ok(Val::Bool(true)),
-            (MacroKind::Exists, None) => Ok(Val::Bool(false)),
-            (MacroKind::ExistsOne, None) => Ok(Val::Bool(found == 1)),
-            (MacroKind::TransformMap, None) => Ok(Val::Map(Rc::new(pairs))),
-            (MacroKind::SortBy, None) => {
-                sort(&mut pairs, self.budget)?;
-                Ok(Val::list(pairs.into_iter().map(|(_, value)| value).collect()))
+        self.result(of.kind, all)
+    }
+
+    /// Evaluates a comprehension for one element, whose variables are those from `depth` on.
+    fn step(
+        &mut self,
+        of: &'a Macro,
+        depth: usize,
+        item: Val<'a>,
+        all: &mut Collected<'a>,
+    ) -> Result<(), EvalError> {
+        let decides = match of.kind {
+            MacroKind::All => Some(false),
+            MacroKind::Exists => Some(true),
+            _ => None,
+        };
+        if decides.is_some() {
+            self.budget.spend(ACCESS)?;
+        }
+        let holds = match &of.condition {
+            Some(condition) => self.expr(condition),
+            None => Ok(Val::Bool(true)),
+        };
+        let holds = match holds {
+            Err(EvalError::CallLimit) => return Err(EvalError::CallLimit),
+            // One that decides outweighs errors of others.
+            Err(error) if decides.is_some() => {
+                all.failed = all.failed.take().or(Some(error));
+                return Ok(());
             }
-            _ => Ok(Val::list(values)),
+            Ok(Val::Bool(holds)) => holds,
+            other => return other.and(Err(EvalError::Overload)),
+        };
+        all.decided = decides == Some(holds);
+        if of.kind == MacroKind::ExistsOne && holds {
+            all.found += 1;
+            self.budget.spend(ACCESS + 1)?;
+        }
+        if !of.kind.collects() || !holds {
+            return Ok(());
+        }
+        self.budget.spend(match of.kind {
+            MacroKind::TransformMap => 2 * ACCESS + 1,
+            MacroKind::Filter => ACCESS + NEW_LIST + ACCESS + 1,
+            // A list of a constant is a constant.
+            _ if of.body.as_ref().is_some_and(|body| body.is_constant) => ACCESS + 1,
+            _ => ACCESS + NEW_LIST + 1,
+        })?;
+        let value = of.body.as_ref().map(|body| self.expr(body)).transpose()?;
+        let key = self.scopes.get(depth).map_or(Val::Null, |(_, key)| key.clone());
+        match (of.kind, value) {
+            (MacroKind::SortBy, Some(by)) => all.pairs.push((by, item)),
+            (MacroKind::TransformMap, Some(value)) => all.pairs.push((key, value)),
+            (_, value) => all.values.push(value.unwrap_or(item)),
+        }
+        Ok(())
+    }
+
+    fn result(&mut self, kind: MacroKind, mut all: Collected<'a>) -> Evaluated<'a> {
+        match kind {
+            MacroKind::All | MacroKind::Exists if all.decided => {
+                Ok(Val::Bool(kind == MacroKind::Exists))
+            }
+            MacroKind::All | MacroKind::Exists => {
+                all.failed.map_or(Ok(Val::Bool(kind == MacroKind::All)), Err)
+            }
+            MacroKind::ExistsOne => Ok(Val::Bool(all.found == 1)),
+            MacroKind::TransformMap => Ok(Val::Map(Rc::new(all.pairs))),
+            MacroKind::SortBy => {
+                // The list is a variable, of which the keys are made and which is then sorted.
+                let first = all.pairs.first().map(|(key, _)| key);
+                self.budget.spend(2 * ACCESS + calls::of_sorting(all.pairs.len() as u64, first))?;
+                sort(&mut all.pairs, self.budget)?;
+                Ok(Val::list(all.pairs.into_iter().map(|(_, value)| value).collect()))
+            }
+            _ => Ok(Val::list(all.values)),
         }
     }
 
@@ -254,16 +358,22 @@ impl<'a> Interpreter<'a, '_> {
         }
     }
 
-    /// `optMap` and `optFlatMap`.
-    fn optional(&mut self, of: &'a Macro, inside: Option<&Val<'a>>) -> Evaluated<'a> {
+    /// `optMap` and `optFlatMap` of an optional that has cost something.
+    fn optional(&mut self, of: &'a Macro, inside: Option<&Val<'a>>, cost: u64) -> Evaluated<'a> {
+        // `of.hasValue()`, and `optional.none()` or `of.value()`.
+        self.budget.spend(2)?;
         let (Some(inside), Some(body)) = (inside, &of.body) else { return Ok(Val::Optional(None)) };
+        self.budget.spend(cost)?;
         let depth = self.scopes.len();
         self.scopes.push((&of.variable, inside.clone()));
         let value = self.expr(body);
         self.scopes.truncate(depth);
         match of.kind {
             MacroKind::OptFlatMap => value,
-            _ => value.map(Val::some),
+            _ => {
+                self.budget.spend(1)?;
+                value.map(Val::some)
+            }
         }
     }
 }

@@ -167,7 +167,8 @@ impl Parser {
             return Err((at, format!("expression recursion limit exceeded: {DEPTH}")));
         }
         self.nodes += 1;
-        Ok(Expr { id: self.nodes, at, kind, depth })
+        let is_constant = kind.is_constant();
+        Ok(Expr { id: self.nodes, at, kind, is_constant, depth })
     }
 
     fn expression(&mut self) -> Result<Expr, Located> {

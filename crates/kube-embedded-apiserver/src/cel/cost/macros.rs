@@ -15,15 +15,17 @@ use crate::cel::{
 const ONE: Range = Range::fixed(1);
 
 /// The parts of a comprehension that depend on the macro alone.
-struct Loop {
-    /// The first value of the result, the condition to go on, and the result after the loop.
+pub(in crate::cel) struct Loop {
+    /// The first value of the result, which is a constant when it is evaluated.
     start: u64,
-    check: u64,
-    end: u64,
+    /// The condition to go on.
+    pub(in crate::cel) check: u64,
+    /// The result after the loop.
+    pub(in crate::cel) end: u64,
 }
 
 impl Loop {
-    fn of(kind: MacroKind) -> Self {
+    pub(in crate::cel) fn of(kind: MacroKind) -> Self {
         let (start, check, end) = match kind {
             // `@not_strictly_false(result)`, and with `!` before the result.
             MacroKind::All => (0, ACCESS + 1, ACCESS),

@@ -13,9 +13,6 @@ use std::rc::Rc;
 
 type Evaluated<'a> = Result<Val<'a>, EvalError>;
 
-/// Two checks are within the limit of an expression.
-const CHECK: usize = 350_000;
-
 const NARROWED: &[&str] = &["resourcecheck.(string) resourcecheck"];
 
 pub(super) const TABLE: &[Row] = &[
@@ -42,24 +39,19 @@ pub(super) const TABLE: &[Row] = &[
     // RBAC looks at no selector.
     Row("fieldSelector", NARROWED, |args, _| narrow(args, |_, _| {})),
     Row("labelSelector", NARROWED, |args, _| narrow(args, |_, _| {})),
-    Row(
-        "check",
-        &["pathcheck.(string) decision", "resourcecheck.(string) decision"],
-        |args, budget| {
-            budget.charge(CHECK)?;
-            let (
-                Some(Val::Authorization(
-                    Authorization::Path(of, check) | Authorization::Resource(of, check),
-                )),
-                verb,
-            ) = (args.first(), argument(args)?)
-            else {
-                return Err(EvalError::Overload);
-            };
-            let decision = of.backend.authorize(of.service_account.as_deref(), check, verb);
-            Ok(Val::Authorization(Authorization::Decision(Rc::new(decision))))
-        },
-    ),
+    Row("check", &["pathcheck.(string) decision", "resourcecheck.(string) decision"], |args, _| {
+        let (
+            Some(Val::Authorization(
+                Authorization::Path(of, check) | Authorization::Resource(of, check),
+            )),
+            verb,
+        ) = (args.first(), argument(args)?)
+        else {
+            return Err(EvalError::Overload);
+        };
+        let decision = of.backend.authorize(of.service_account.as_deref(), check, verb);
+        Ok(Val::Authorization(Authorization::Decision(Rc::new(decision))))
+    }),
     Row("allowed", &["decision.() bool"], |args, _| match args {
         [Val::Authorization(Authorization::Decision(of))] => Ok(Val::Bool(of.allowed)),
         _ => Err(EvalError::Overload),

@@ -1,6 +1,9 @@
 use super::*;
-use crate::schema::structural::{
-    declarations::declare, given_rule::GivenRule, schema::Schema, sizes::declare_sizes,
+use crate::{
+    cel::{Budget, value::Val},
+    schema::structural::{
+        declarations::declare, given_rule::GivenRule, schema::Schema, sizes::declare_sizes,
+    },
 };
 use serde_json::Value;
 
@@ -45,6 +48,28 @@ fn estimates_are_those_of_kubernetes() {
         let found = estimate(&schema, true, rule);
         if found != expected {
             wrong.push(format!("{rule}: {found:?}, not {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The costs are those that Kubernetes 1.36.2 counts for one object: one line for each rule.
+#[test]
+fn evaluations_cost_as_in_kubernetes() {
+    let schema: Value = serde_json::from_str(include_str!("schema.json")).unwrap();
+    let kind = declare(&Schema::parse(&schema), true, "selfType").unwrap();
+    let value: Value = serde_json::from_str(include_str!("value.json")).unwrap();
+    let mut wrong = Vec::new();
+    for line in include_str!("evaluations.txt").lines() {
+        let (expected, rule) = line.split_once(' ').unwrap();
+        let given = GivenRule { rule: rule.to_owned(), ..GivenRule::default() };
+        let program = given.compile(&kind).unwrap_or_else(|error| panic!("{rule}: {error}"));
+        let mut budget = Budget::default();
+        let result = program.run(&[("self", Val::of(&value, &kind))], &mut budget);
+        assert!(matches!(result, Ok(Val::Bool(_))), "{rule}: {result:?}");
+        let found = budget.cost();
+        if found.to_string() != expected {
+            wrong.push(format!("{rule}: {found}, not {expected}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
