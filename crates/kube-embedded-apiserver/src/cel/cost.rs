@@ -11,6 +11,7 @@ mod estimate;
 mod functions;
 mod lists;
 mod macros;
+mod node;
 mod path;
 mod range;
 mod sizes;

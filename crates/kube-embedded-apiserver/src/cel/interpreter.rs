@@ -3,8 +3,11 @@
 use crate::cel::{
     ast::{Expr, Kind, Macro, MacroKind},
     budget::{Budget, EvalError},
-    cost::{ACCESS, Loop, NEW_LIST, NEW_MAP, calls},
-    library::{self, Called},
+    cost::{
+        ACCESS, Loop, NEW_LIST, NEW_MAP,
+        calls::{self, Called},
+    },
+    library::{self, Function},
     value::{Text, Val, equal, sort},
 };
 use std::{collections::BTreeSet, rc::Rc};
@@ -90,7 +93,8 @@ impl<'a> Interpreter<'a, '_> {
             Kind::Call { name, function, method, args } => match function {
                 Some(function) => {
                     let is_dynamic = self.dynamic.contains(&expr.id);
-                    self.call(&Called { name, function, method: *method, is_dynamic }, args)
+                    let called = Called { name, method: *method, is_dynamic };
+                    self.call(&called, function, args)
                 }
                 None => Err(EvalError::Overload),
             },
@@ -110,16 +114,13 @@ impl<'a> Interpreter<'a, '_> {
         }
     }
 
-    fn call(&mut self, called: &Called, args: &'a [Expr]) -> Evaluated<'a> {
+    fn call(&mut self, called: &Called, function: &Function, args: &'a [Expr]) -> Evaluated<'a> {
         let values = match (called.name, args) {
             ("_[_]" | "_[?_]", [of, at]) => vec![self.operand(of)?, self.part(at)?],
             // cel-go makes a set of constants, in which it looks up for nothing.
             ("@in", [one, all @ Expr { is_constant: true, kind: Kind::List(_), .. }]) => {
                 let values = [self.expr(one)?, self.expr(all)?];
-                let before = self.budget.spent();
-                let found = library::run(called, &values, self.budget)?;
-                self.budget.refund(self.budget.spent() - before);
-                return Ok(found);
+                return library::run(function, &values, self.budget);
             }
             _ => {
                 let mut values = Vec::with_capacity(args.len());
@@ -129,7 +130,9 @@ impl<'a> Interpreter<'a, '_> {
                 values
             }
         };
-        library::run(called, &values, self.budget)
+        let result = library::run(function, &values, self.budget)?;
+        self.budget.spend(calls::of_call(called, &values, &result))?;
+        Ok(result)
     }
 
     fn variable(&mut self, name: &str) -> Evaluated<'a> {

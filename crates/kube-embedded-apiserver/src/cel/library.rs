@@ -17,7 +17,6 @@ mod time;
 
 use crate::cel::{
     budget::{Budget, EvalError},
-    cost::calls,
     types::Type,
     value::{Val, parse_duration, parse_timestamp},
 };
@@ -100,30 +99,17 @@ pub(super) fn matching<'t>(
     })
 }
 
-/// A function that is called.
-pub(super) struct Called<'f> {
-    pub(super) name: &'f str,
-    pub(super) function: &'f Function,
-    pub(super) method: bool,
-    /// Its overload was not known when the expression was checked.
-    pub(super) is_dynamic: bool,
-}
-
 /// Calls a function.
 pub(super) fn run<'a>(
-    called: &Called,
+    function: &Function,
     args: &[Val<'a>],
     budget: &mut Budget,
 ) -> Result<Val<'a>, EvalError> {
     budget.charge(1)?;
-    for run in &called.function.runs {
+    for run in &function.runs {
         match run(args, budget) {
             Err(EvalError::Overload) => {}
-            Err(error) => return Err(error),
-            Ok(result) => {
-                budget.spend(calls::of_call(called, args, &result))?;
-                return Ok(result);
-            }
+            other => return other,
         }
     }
     Err(EvalError::Overload)

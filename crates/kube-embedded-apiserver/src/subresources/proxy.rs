@@ -38,6 +38,7 @@ use tokio::{
 };
 
 const PREFIX: &str = "/proxy";
+const SUBRESOURCE: &str = "proxy";
 /// The time in which a response has to begin.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The size of a page whose links are rewritten.
@@ -49,7 +50,7 @@ const HOP_BY_HOP: [HeaderName; 7] =
 /// Returns true if the target is the proxy of an object, or a path below it.
 pub(crate) fn serves(target: &Target) -> bool {
     let subresource = target.subresource.split('/').next().unwrap_or_default();
-    subresource == "proxy" && target.resource.has_subresource(subresource)
+    subresource == SUBRESOURCE && target.resource.has_subresource(subresource)
 }
 
 /// Forwards the request, and returns the response with its locations rewritten.
@@ -60,9 +61,11 @@ pub(crate) async fn proxy(
     let uri = &request.parts.uri;
     let Some((prefix, path)) = split(uri.path()) else { return Err(ApiError::no_such_resource()) };
     let kind = format!("{}ProxyOptions", request.target.resource.kind);
+    let attributes = Attributes::new(&request.target, Operation::Connect, request.user);
     policies::review_object(
         state,
-        Attributes::new(&request.target, Operation::Connect, request.user),
+        // The path below is no part of it.
+        Attributes { subresource: SUBRESOURCE, ..attributes },
         ("", "v1", &kind),
         &json!({ "kind": kind, "apiVersion": "v1", "path": path }),
     )?;

@@ -37,9 +37,6 @@ pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<Respon
     let options = request.write_options()?;
     let account = scope::find(state, target)?;
     let token_request = decode::review(request)?;
-    let attributes = Attributes::of_write(target, Operation::Create, request.user, &options);
-    let kind = ("authentication.k8s.io", "v1", "TokenRequest");
-    let warnings = policies::review_object(state, attributes, kind, &token_request)?;
     let spec = &token_request["spec"];
     let seconds = lifetime(&spec["expirationSeconds"])?;
     let mut audiences = strings(&spec["audiences"]);
@@ -48,6 +45,24 @@ pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<Respon
     }
     let bound = &spec["boundObjectRef"];
     let (namespace, name) = (&target.namespace, &target.name);
+    // Policies see it with its defaults.
+    let mut completed = json!({
+        "kind": "TokenRequest",
+        "apiVersion": "authentication.k8s.io/v1",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "uid": account.value["metadata"]["uid"],
+            "creationTimestamp": timestamps::now(),
+        },
+        "spec": { "audiences": audiences, "expirationSeconds": seconds },
+    });
+    if !bound.is_null() {
+        completed["spec"]["boundObjectRef"] = bound.clone();
+    }
+    let attributes = Attributes::of_write(target, Operation::Create, request.user, &options);
+    let kind = ("authentication.k8s.io", "v1", "TokenRequest");
+    let warnings = policies::review_object(state, attributes, kind, &completed)?;
     let mut own = json!({
         "namespace": namespace,
         "serviceaccount": { "name": name, "uid": account.value["metadata"]["uid"] },

@@ -204,6 +204,119 @@ async fn subresources_and_custom_resources_are_seen_as_what_they_are() {
     assert_eq!(refused(&api, Method::PATCH, &path("/status"), status(2)).await, denied);
 }
 
+/// Returns true if the policy, with an expression, is what refuses a request.
+async fn denies(api: &Api, expression: &str, method: Method, path: &str, body: Value) -> bool {
+    let validations = json!([{ "expression": expression, "message": "no" }]);
+    let changed = json!({ "spec": { "validations": validations } });
+    let (code, status) = send(api, Method::PATCH, &format!("{POLICIES}/p"), changed).await;
+    assert_eq!(code, StatusCode::OK, "{status}");
+    let (code, status) = send(api, method, path, body).await;
+    let denied = status["message"].as_str().unwrap_or_default().ends_with(DENIED);
+    assert_eq!(denied, code == StatusCode::UNPROCESSABLE_ENTITY, "{expression}: {status}");
+    denied
+}
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+#[tokio::test]
+async fn connections_are_reviewed_with_their_options() {
+    let resources =
+        ["pods/exec", "pods/attach", "pods/portforward", "pods/proxy", "services/proxy"];
+    let api = api_with(policy(&resources, "false"), binding(json!({}))).await;
+    for (path, expression) in [
+        (
+            "pods/p/exec?command=ls&command=-l&stdin=true&container=c",
+            "request.subResource == 'exec' && object.kind == 'PodExecOptions' && object.command == ['ls', '-l'] && object.stdin && !has(object.tty) && object.container == 'c'",
+        ),
+        (
+            "pods/p/attach?stdout=1&tty=true",
+            "request.subResource == 'attach' && object.kind == 'PodAttachOptions' && object.stdout && object.tty && !has(object.stdin)",
+        ),
+        (
+            "pods/p/portforward?ports=80&ports=81",
+            "request.subResource == 'portforward' && object.kind == 'PodPortForwardOptions' && object.ports == [80, 81]",
+        ),
+        (
+            "pods/p/proxy/a/b?c=d",
+            "request.subResource == 'proxy' && object.kind == 'PodProxyOptions' && object.path == '/a/b'",
+        ),
+        (
+            "services/p:80/proxy/",
+            "request.subResource == 'proxy' && request.resource.resource == 'services' && object.kind == 'ServiceProxyOptions' && object.path == '/' && request.name == 'p:80'",
+        ),
+    ] {
+        let path = format!("/api/v1/namespaces/default/{path}");
+        let seen = format!(
+            "{expression} && request.operation == 'CONNECT' && oldObject == null && request.namespace == 'default' && request.kind.kind == object.kind && object.apiVersion == 'v1' && !request.dryRun"
+        );
+        // Before the pod is looked for, and not found.
+        assert!(!denies(&api, &seen, Method::GET, &path, Value::Null).await, "{path}");
+        for method in [Method::GET, Method::POST] {
+            assert!(denies(&api, "false", method, &path, Value::Null).await, "{path}");
+        }
+    }
+    let creations = json!({ "spec": { "matchConstraints": { "resourceRules": [{
+        "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+        "resources": ["pods/*"],
+    }] } } });
+    assert_eq!(refused(&api, Method::PATCH, &format!("{POLICIES}/p"), creations).await, None);
+    let path = format!("{PODS}/p/exec?command=ls");
+    assert!(!denies(&api, "false", Method::POST, &path, Value::Null).await);
+}
+
+#[tokio::test]
+async fn bindings_evictions_and_tokens_are_reviewed_as_objects_of_their_own() {
+    let api = api();
+    let seed = |kind: &str, name: &str, spec: Value| {
+        api.seed(json!({
+            "kind": kind, "apiVersion": "v1",
+            "metadata": { "name": name, "namespace": "default" }, "spec": spec,
+        }))
+    };
+    seed("ServiceAccount", "s", Value::Null).unwrap();
+    seed("Pod", "p", json!({ "containers": [{ "name": "c", "image": "i" }] })).unwrap();
+    let resources = ["pods/binding", "pods/eviction", "serviceaccounts/token"];
+    create(&api, POLICIES, policy(&resources, "false")).await;
+    create(&api, BINDINGS, binding(json!({}))).await;
+    let bound = json!({
+        "kind": "Binding", "apiVersion": "v1", "metadata": { "name": "p" },
+        "target": { "kind": "Node", "name": "n" },
+    });
+    let evicted = json!({
+        "kind": "Eviction", "apiVersion": "policy/v1", "metadata": { "name": "p" },
+        "deleteOptions": { "gracePeriodSeconds": 0 },
+    });
+    let token = json!({ "kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1" });
+    for (path, body, expression) in [
+        (
+            "pods/p/binding",
+            bound,
+            "request.kind.kind == 'Binding' && object.target.name == 'n' && request.resource.resource == 'pods'",
+        ),
+        (
+            "pods/p/eviction",
+            evicted,
+            "request.kind.group == 'policy' && object.deleteOptions.gracePeriodSeconds == 0 && object.metadata.name == 'p'",
+        ),
+        // With its defaults.
+        (
+            "serviceaccounts/s/token",
+            token,
+            "request.kind.group == 'authentication.k8s.io' && object.spec.expirationSeconds == 3600 && object.spec.audiences.size() == 1 && object.metadata.name == 's' && object.metadata.namespace == 'default'",
+        ),
+    ] {
+        let subresource = path.rsplit_once('/').unwrap().1;
+        let seen = format!(
+            "{expression} && request.subResource == '{subresource}' && request.operation == 'CREATE' && oldObject == null && request.options.kind == 'CreateOptions' && request.name == (request.resource.resource == 'pods' ? 'p' : 's')"
+        );
+        let path = format!("/api/v1/namespaces/default/{path}");
+        assert!(denies(&api, "false", Method::POST, &path, body.clone()).await, "{path}");
+        let (code, status) = send(&api, Method::POST, &path, body.clone()).await;
+        assert_eq!(code, StatusCode::UNPROCESSABLE_ENTITY, "{status}");
+        assert!(!denies(&api, &seen, Method::POST, &path, body).await, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn actions_and_reasons_are_those_of_the_binding_and_the_validation() {
     let mut given = policy(&["configmaps"], "object.data.k != 'bad'");

@@ -4,7 +4,7 @@
 //! `CallCost` in `k8s.io/apiserver/pkg/cel/library/cost.go`.
 
 use super::{NEW_LIST, PATTERN, TEXT};
-use crate::cel::{library::Called, value::Val};
+use crate::cel::value::Val;
 use serde_json::Value;
 use std::net::IpAddr;
 
@@ -12,6 +12,14 @@ use std::net::IpAddr;
 const CHECK: u64 = 350_000;
 /// What a requirement of a selector costs, of which there may be one in two characters.
 const REQUIREMENT: f64 = 50.0;
+
+/// A function that is called.
+pub(in crate::cel) struct Called<'f> {
+    pub(in crate::cel) name: &'f str,
+    pub(in crate::cel) method: bool,
+    /// Its overload was not known when the expression was checked.
+    pub(in crate::cel) is_dynamic: bool,
+}
 
 /// Functions with overloads of different costs.
 const BY_OVERLOAD: [&str; 11] =

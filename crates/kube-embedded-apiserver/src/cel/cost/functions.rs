@@ -1,19 +1,12 @@
 //! What calls of functions cost, besides their arguments.
 
-use super::{PATTERN, TEXT, estimate::Node, lists, path::Step, range::Range};
+use super::{
+    PATTERN, TEXT, lists,
+    node::{Call, Node},
+    path::Step,
+    range::Range,
+};
 use crate::cel::{cost::Sizes, library::Overload, types::Type};
-
-/// The cost of a call, and the size of its result, if the call determines it.
-pub(super) struct Call {
-    pub(super) cost: Range,
-    pub(super) size: Option<Range>,
-}
-
-impl From<Range> for Call {
-    fn from(cost: Range) -> Self {
-        Self { cost, size: None }
-    }
-}
 
 const ONE: Range = Range::fixed(1);
 

@@ -1,6 +1,10 @@
 //! What the functions of cel-go's extensions `Lists` and `Sets` cost.
 
-use super::{NEW_LIST, TEXT, estimate::Node, functions::Call, range::Range};
+use super::{
+    NEW_LIST, TEXT,
+    node::{Call, Node},
+    range::Range,
+};
 use crate::cel::{cost::Sizes, library::Overload, types::Type};
 
 /// Estimates a call of one overload; `None` for functions of other libraries.

@@ -2,8 +2,9 @@
 
 use super::{
     ACCESS, NEW_LIST, NEW_MAP,
-    estimate::{Entries, Estimator, Local, Node},
+    estimate::Estimator,
     lists,
+    node::{Entries, Local, Node},
     path::{Path, Step},
     range::Range,
 };
