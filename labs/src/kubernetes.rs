@@ -14,6 +14,7 @@ mod ingress_class;
 pub mod manifest;
 pub(crate) mod mutate;
 pub(crate) mod namespace_client;
+pub(crate) mod node_fault;
 pub(crate) mod nodes;
 pub(crate) mod pods;
 pub(crate) mod promotion;

@@ -275,6 +275,9 @@ impl Runner {
     async fn supervise(&self, lab: &'static Lab, context: &Context) -> Ended {
         let mut running = pin!(AssertUnwindSafe((lab.run)(context)).catch_unwind());
         let mut lease_lost = pin!(context.namespace().lost());
+        let namespace = context.namespace_client();
+        // Whatever the lab waits for, a node that does not work keeps it from happening.
+        let mut node_fault = pin!(namespace.node_fault());
         let mut diagnosed = false;
         let error = loop {
             tokio::select! {
@@ -290,6 +293,9 @@ impl Runner {
                 why = &mut lease_lost => {
                     let environment = Some(ClusterLost::TakenOver(why).into());
                     return Ended { error: None, environment, diagnosed };
+                }
+                fault = &mut node_fault => {
+                    return Ended { error: None, environment: Some(fault.into()), diagnosed };
                 }
                 ended = &mut running => break match ended {
                     Ok(result) => result.err(),
@@ -365,6 +371,7 @@ pub(crate) async fn client(path: &Path) -> anyhow::Result<kube::Client> {
         .with_context(|| format!("failed to read the kubeconfig {}", path.display()))?;
     let clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
     let has_proxy = clusters.into_iter().any(|cluster| cluster.proxy_url.is_some());
+    let user = user(&file);
     let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("failed to use the kubeconfig {}", path.display()))?;
@@ -372,7 +379,27 @@ pub(crate) async fn client(path: &Path) -> anyhow::Result<kube::Client> {
         // kube takes one from HTTPS_PROXY, even for loopback addresses; this client connects directly.
         config.proxy_url = None;
     }
-    kube::Client::try_from(config).context("failed to create a client of the cluster's API")
+    kube::Client::try_from(config)
+        .map_err(|error| unusable_user(path, &user, &format!("{:#}", anyhow!(error))))
+}
+
+/// Returns the name of the current context's user.
+fn user(kubeconfig: &Kubeconfig) -> String {
+    let current = kubeconfig.current_context.as_ref();
+    let mut named = kubeconfig.contexts.iter().filter(|named| Some(&named.name) == current);
+    let context = named.next().and_then(|named| named.context.as_ref());
+    context.and_then(|context| context.user.clone()).unwrap_or_default()
+}
+
+/// Says whose certificate or key cannot be used, and what to do.
+fn unusable_user(path: &Path, user: &str, cause: &str) -> anyhow::Error {
+    let cause = if cause.contains("UnsupportedCertVersion") {
+        "its client certificate is an X.509 certificate of version 1, and only version 3 is supported; issue it with an \
+         extension, as `openssl x509 -req -extfile <(echo extendedKeyUsage=clientAuth)` does"
+    } else {
+        cause
+    };
+    anyhow!("failed to use user `{user}` of the kubeconfig {}: {cause}", path.display())
 }
 
 /// Reports a run that could not even begin.

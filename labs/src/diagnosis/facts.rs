@@ -4,7 +4,11 @@ use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::ResourceExt as _;
 use serde::Serialize;
 
-use crate::kubernetes::pods::{self, Cause};
+use crate::fault::Fault;
+use crate::kubernetes::{
+    node_fault::sandbox_failure,
+    pods::{self, Cause},
+};
 use crate::sampler::{Failure, Sample};
 
 /// The state of a pod.
@@ -16,6 +20,9 @@ pub(super) struct PodFacts {
     /// Why its image cannot be pulled.
     #[serde(rename = "imageTrouble")]
     pub image_problem: Option<String>,
+    /// The fault of its node, which cannot create or remove its sandbox.
+    #[serde(skip)]
+    pub sandbox_failure: Option<Fault>,
     /// Why it has no node.
     pub unscheduled: Option<String>,
     /// Why its container does not start or stay up.
@@ -80,6 +87,7 @@ impl PodFacts {
             probe: pods::last_probe_failure(&name, events),
             name,
             image_problem: image.clone(),
+            sandbox_failure: sandbox_failure(pod, events),
             unscheduled,
             problem: other.or(failed).or(unstarted.filter(|_| image.is_none())),
             restarted: pods::restarted(pod),

@@ -82,7 +82,9 @@ impl Facts {
     }
 
     fn node(&self) -> Option<Fault> {
-        let node = self.lost_nodes.first()?;
+        let Some(node) = self.lost_nodes.first() else {
+            return self.pods.iter().find_map(|pod| pod.sandbox_failure.clone());
+        };
         let why = format!("node {node} is not ready, and pods of the lab are on it");
         Some(Fault::new(Layer::Node, why, format!("kubectl describe node {node}")))
     }

@@ -22,7 +22,7 @@ pub struct NamespaceClient {
     deadline: Deadline,
     /// The images that the environment provides.
     images: Vec<String>,
-    events: Option<Events>,
+    pub(super) events: Option<Events>,
 }
 
 impl NamespaceClient {

@@ -162,7 +162,7 @@ impl NamespaceClient {
             biased;
             matched = matched => matched,
             error = self.selects_others(service, pods) => Err(error),
-            fault = self.lost_node() => {
+            fault = self.node_fault() => {
                 Err(WaitError::Environment { awaited: awaited.clone(), source: fault.into() })
             }
         }

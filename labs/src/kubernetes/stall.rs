@@ -2,11 +2,9 @@
 
 use super::{
     namespace_client::NamespaceClient,
-    nodes,
     pods::{self, Cause, ContainerProblem, waiting_problem},
     wait::{self, Objects, Progress, WaitError, lasting, until},
 };
-use crate::fault::{Fault, Layer};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Event, Node, Pod},
@@ -73,7 +71,7 @@ impl NamespaceClient {
                 Err(error) => error,
             },
             why = self.stalled_pod(ready, &selection) => failed(why),
-            fault = self.lost_node() => {
+            fault = self.node_fault() => {
                 WaitError::Environment { awaited: awaited.to_owned(), source: fault.into() }
             }
         }
@@ -102,7 +100,11 @@ impl NamespaceClient {
     }
 
     /// Completes when a pod has made no progress for [`NamespaceClient::stall`] and the cluster says why.
-    async fn stalled_pod(&self, ready: bool, selection: impl Fn(&Pod) -> bool) -> String {
+    pub(crate) async fn stalled_pod(
+        &self,
+        ready: bool,
+        selection: impl Fn(&Pod) -> bool,
+    ) -> String {
         loop {
             let stalled = |pods: &Objects<Pod>| {
                 let pods = pods.values().filter(|pod| !pods::is_terminating(pod) && selection(pod));
@@ -152,25 +154,6 @@ impl NamespaceClient {
             pods::replica_failure(found.get(name)?)
         })
         .await
-    }
-
-    /// Completes when a node with pods of this namespace is not ready.
-    pub(super) async fn lost_node(&self) -> Fault {
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        loop {
-            let not_ready = |nodes: &Objects<Node>| {
-                let mut lost = nodes.values().filter(|node| !nodes::is_ready(node));
-                lost.next().map(|node| node.name_any())
-            };
-            // Long enough for a node that has only just joined, or a kubelet that restarts.
-            let wait = Duration::from_secs(2);
-            let lost = lasting(nodes.clone(), wait::Config::default(), wait, not_ready).await;
-            let here = ListParams::default().fields(&format!("spec.nodeName={lost}"));
-            if self.api::<Pod>().list(&here).await.is_ok_and(|pods| !pods.items.is_empty()) {
-                let why = format!("node {lost} is not ready, and pods of the lab are on it");
-                return Fault::new(Layer::Node, why, format!("kubectl describe node {lost}"));
-            }
-        }
     }
 
     /// Adds to a container's problem the last line that its program wrote.

@@ -201,3 +201,29 @@ async fn error_that_is_no_mistake_ends_a_lab_without_a_verdict() {
     .await;
     assert_eq!((ended, outcomes), (Err("node-2 is not ready".into()), vec!["skipped", "skipped"]));
 }
+
+/// `openssl x509 -req` makes such a certificate without `-extfile`.
+#[tokio::test]
+async fn certificate_of_version_1_is_reported_with_kubeconfig_and_user() {
+    const PEM: &str =
+        include_str!("../../../crates/kube-embedded-proxy/src/http_proxy/tls_secret/version1.pem");
+    let folder = std::env::temp_dir().join(format!("canary-v1-{:x}", rand::random::<u64>()));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("admin.pem"), PEM).unwrap();
+    let kubeconfig = serde_json::json!({
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "admin"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "admin",
+            "user": {"client-certificate": "admin.pem", "client-key": "admin.pem"}}],
+    });
+    let path = folder.join("config");
+    std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    let error = super::client(&path).await.err().unwrap().to_string();
+    let expected = format!(
+        "failed to use user `admin` of the kubeconfig {}: its client certificate is an X.509 certificate of version 1",
+        path.display()
+    );
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(error.starts_with(&expected), "{error}");
+}

@@ -4,11 +4,11 @@
 use futures::StreamExt as _;
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Pod, Service},
+    core::v1::{Event as Recorded, Pod, Service},
 };
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     runtime::{
         wait::await_condition,
         watcher::{self, Event, watcher},
@@ -103,6 +103,31 @@ pub(crate) async fn delete_pods_now(client: Client, labels: &'static str) {
     for pod in pods {
         let name = pod.metadata.name.unwrap_or_default();
         _ = api.delete(&name, &now).await.expect("a deleted pod");
+    }
+}
+
+/// Acts as the kubelet of a node that creates no sandboxes: it records that it failed, twice, and removes pods that end.
+pub(crate) async fn broken_kubelet(client: Client, node: &str) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "production");
+    let recorded: Api<Recorded> = Api::namespaced(client, "production");
+    let of_node = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    let mut events = pin!(watcher(pods.clone(), of_node));
+    while let Some(event) = events.next().await {
+        let Ok(Event::Apply(pod) | Event::InitApply(pod)) = event else { continue };
+        let name = pod.name_any();
+        if pod.metadata.deletion_timestamp.is_some() {
+            _ = pods.delete(&name, &DeleteParams::default().grace_period(0)).await;
+            continue;
+        }
+        for attempt in 1..=2 {
+            let about = json!({"kind": "Pod", "name": name, "namespace": "production",
+                "uid": pod.metadata.uid});
+            let event = json!({"metadata": {"name": format!("{name}.{attempt}")}, "type": "Warning",
+                "involvedObject": about, "reason": "FailedCreatePodSandBox", "message": "no cgroup",
+                "lastTimestamp": format!("2026-01-01T00:00:0{attempt}Z")});
+            let event = serde_json::from_value(event).expect("an event");
+            _ = recorded.create(&PostParams::default(), &event).await;
+        }
     }
 }
 

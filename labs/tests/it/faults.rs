@@ -336,6 +336,35 @@ async fn lost_node_is_named_and_no_claim_fails_for_it() {
     assert!(run.claims(Outcome::Fails).is_empty());
 }
 
+/// A node that is ready and creates no sandbox ends a wait of an hour at the kubelet's second attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_creates_no_sandbox_is_named_and_no_claim_fails_for_it() {
+    let name = "/spec/template/spec/nodeName";
+    for lab in ["phase2", "phase3"] {
+        let mut fixture = Fixture::new().with_timeouts(3600);
+        if lab == "phase3" {
+            fixture = fixture.set("lb/app-production.yml", name, json!("node-x"));
+        }
+        let cluster = fixture.cluster().await;
+        let client = cluster.client();
+        let nodes: Api<Node> = Api::all(client.clone());
+        create(&nodes, json!({"metadata": {"name": "node-x"}})).await;
+        let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let patch = Patch::Merge(&status);
+        nodes.patch_status("node-x", &PatchParams::default(), &patch).await.expect("a node");
+        let run = tokio::select! {
+            run = fixture.run(lab, std::future::pending()) => run,
+            () = fault_injection::broken_kubelet(client, "node-x") => unreachable!("a fault must not end"),
+        };
+        let why = "node node-x cannot create the sandbox of pod ";
+        run.assert_environment_error(why);
+        run.assert_environment_error("FailedCreatePodSandBox: no cgroup");
+        run.assert_diagnosis("node", why);
+        assert!(run.claims(Outcome::Fails).is_empty());
+        cluster.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_manifest_is_reported_with_file_line_and_field() {
     for (right, wrong, text) in [

@@ -160,6 +160,15 @@ const TABLE: &[(Break, Layer, &str)] = &[
     ),
     (|f| f.pods[0].image_problem = Some("no such image".into()), Layer::Image, "no such image"),
     (
+        |f| {
+            let fault =
+                Fault::new(Layer::Node, "node n1 cannot create it", "kubectl describe pod a");
+            f.pods[0].sandbox_failure = Some(fault);
+        },
+        Layer::Node,
+        "node n1 cannot create it",
+    ),
+    (
         |f| f.lost_nodes = vec!["n2".into()],
         Layer::Node,
         "node n2 is not ready, and pods of the lab are on it",

@@ -6,7 +6,7 @@ use super::steps;
 use crate::claim::Verdict;
 use crate::context::Context;
 use crate::kubernetes::namespace_client::NamespaceClient;
-use crate::kubernetes::wait::{self, Objects, Progress, split_infra_errors, until};
+use crate::kubernetes::wait::{self, Objects, Progress, WaitError, split_infra_errors, until};
 use crate::kubernetes::{adapt, pods, pull_secret};
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -31,6 +31,8 @@ pub(super) struct OnNodes {
 
 /// The label of this phase's objects; its value is the version.
 const LABEL: &str = "image-of-version";
+
+const AWAITED: &str = "pod of each image on each node";
 
 /// Starts each image on each node that takes pods.
 pub(super) async fn run(context: &Context, images: &[&Image; 2]) -> anyhow::Result<OnNodes> {
@@ -106,7 +108,7 @@ async fn started(
     let all = until(
         namespace.api::<Pod>(),
         wait::Config::default().labels(LABEL),
-        "pod of each image on each node",
+        AWAITED,
         context.rollout_timeout(),
         |found: &Objects<Pod>| {
             let mut nodes: BTreeMap<String, Option<String>> = BTreeMap::new();
@@ -128,7 +130,20 @@ async fn started(
             }
         },
     );
-    split_infra_errors(all.await)
+    // Each node is judged by its own pods; one whose pod makes no progress ends the wait.
+    let undecided = |pod: &Pod| {
+        let problem = pods::waiting_problem(pod);
+        pod.labels().contains_key(LABEL)
+            && problem.is_none_or(|problem| problem.cause == pods::Cause::Transient)
+    };
+    let result = tokio::select! {
+        biased;
+        all = all => all,
+        why = namespace.stalled_pod(true, undecided) => {
+            Err(WaitError::Failed { awaited: AWAITED.to_owned(), why })
+        }
+    };
+    split_infra_errors(result)
 }
 
 async fn fetch_version(
