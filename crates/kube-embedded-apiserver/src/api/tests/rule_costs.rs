@@ -110,16 +110,23 @@ async fn rules_that_together_cost_too_much_are_refused_with_the_most_expensive_o
 
 #[tokio::test]
 async fn stored_rules_above_the_limit_stay_until_their_schema_changes() {
-    let api = api();
-    let mut stored = with_spec(list(Some(130), &[nested(3)]));
-    stored["status"] = json!({ "storedVersions": ["v1"] });
-    api.seed(stored).unwrap();
     let path = format!("{DEFINITIONS}/shops.example.com");
     let labels = json!({ "metadata": { "labels": { "a": "b" } } });
-    assert_eq!(causes(&api, Method::PATCH, &path, labels).await, [""; 0]);
-    let (_, current) = send(&api, Method::GET, &path, Value::Null).await;
-    let mut changed = current;
-    changed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = "new".into();
-    let found = causes(&api, Method::PUT, &path, changed).await;
-    assert!(found.len() == 1 && found[0].contains("estimated rule cost exceeds"), "{found:?}");
+    for (max_items, factor, with_label) in [
+        (Some(130), "estimated rule cost exceeds budget by factor of 1.108718x", 0),
+        // The limit of a schema holds for all updates.
+        (None, "estimated rule cost exceeds budget by factor of more than 100x", 2),
+    ] {
+        let api = api();
+        let mut stored = with_spec(list(max_items, &[nested(3)]));
+        stored["status"] = json!({ "storedVersions": ["v1"] });
+        api.seed(stored).unwrap();
+        let found = causes(&api, Method::PATCH, &path, labels.clone()).await;
+        assert_eq!(found.len(), with_label, "{found:?}");
+        assert!(!found.iter().any(|cause| cause.contains(factor)), "{found:?}");
+        let (_, mut changed) = send(&api, Method::GET, &path, Value::Null).await;
+        changed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = "new".into();
+        let found = causes(&api, Method::PUT, &path, changed).await;
+        assert!(found[0].contains(factor), "{found:?}");
+    }
 }
