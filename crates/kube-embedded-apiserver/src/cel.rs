@@ -22,7 +22,7 @@ mod tests;
 
 pub(crate) use budget::{Budget, EvalError};
 pub(crate) use interpreter::Deferred;
-pub(crate) use parser::RESERVED;
+pub(crate) use lexer::RESERVED;
 
 use checker::Refused;
 use std::collections::BTreeSet;

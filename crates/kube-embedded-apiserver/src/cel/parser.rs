@@ -2,7 +2,7 @@
 
 use crate::cel::{
     ast::{Expr, Kind, Macro, MacroKind},
-    lexer::{Located, Token, TokenKind, tokens},
+    lexer::{Located, RESERVED, Token, TokenKind, tokens},
     library,
 };
 
@@ -14,26 +14,6 @@ const SIZE: usize = 100_000;
 /// What may begin an expression, as cel-go's parser lists it.
 const EXPECTED: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, \
                         NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
-/// Words that are no names.
-pub(crate) const RESERVED: [&str; 17] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// Parses an expression.
 ///

@@ -1,6 +1,6 @@
 //! The types of expressions.
 
-use crate::cel::RESERVED;
+use crate::cel::lexer::RESERVED;
 use std::{
     collections::BTreeMap,
     fmt::{self, Display, Formatter},

@@ -6,13 +6,13 @@ use crate::{
         self,
         attributes::{Attributes, Operation},
     },
-    fields::list,
+    fields::{list, text},
     http::{
         body::{Body, respond_json},
         decode,
         delete_options::DeleteOptions,
         request::Request,
-        status::{self, ApiResult},
+        status::{self, ApiError, ApiResult},
     },
     state::ServerState,
     timestamps,
@@ -29,6 +29,10 @@ pub(crate) fn evict(state: &ServerState, request: &Request) -> ApiResult<Respons
     let target = &request.target;
     let write_options = request.write_options()?;
     let eviction = decode::any(request)?;
+    if text(&eviction, &["metadata", "name"]) != target.name {
+        let why = "name in URL does not match name in Eviction object";
+        return Err(ApiError::bad_request(why));
+    }
     let mut options = DeleteOptions::from_object(&eviction["deleteOptions"])?;
     options.dry_run |= write_options.dry_run;
     let attributes = Attributes::of_write(target, Operation::Create, request.user, &write_options);

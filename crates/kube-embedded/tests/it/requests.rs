@@ -294,12 +294,33 @@ async fn pod_is_bound_once_and_deleted_after_its_grace_period() {
     for name in ["a", "b"] {
         assert_eq!(post(&cluster, pods, &pod(name)).await.code, 201);
     }
-    let binding = json!({ "target": { "kind": "Node", "name": "n" } });
+    let binding = json!({
+        "metadata": { "name": "a", "labels": { "zone": "z" } },
+        "target": { "kind": "Node", "name": "n" },
+    });
     let bind = format!("{pods}/a/binding");
+    for (field, value, code, message) in [
+        ("/metadata/name", json!("b"), 400, "name in URL does not match name in Binding object"),
+        ("/metadata/name", json!(null), 400, "name in URL does not match name in Binding object"),
+        ("/metadata/uid", json!("x"), 409, "Precondition failed: UID in precondition: x"),
+        ("/target/name", json!(""), 500, "target.name: Required value"),
+        ("/target/kind", json!("Pod"), 500, "target.kind: Unsupported value: \"Pod\""),
+    ] {
+        let mut wrong = binding.clone();
+        wrong["metadata"]["uid"] = json!(null);
+        *wrong.pointer_mut(field).unwrap() = value;
+        let (found, text) = post(&cluster, &bind, &wrong).await.status();
+        assert_eq!(found, code, "{text}");
+        assert!(text.contains(message), "{text}");
+    }
+    let evict = json!({ "metadata": { "name": "b" } });
+    let (code, text) = post(&cluster, &format!("{pods}/a/eviction"), &evict).await.status();
+    assert_eq!((code, &*text), (400, "name in URL does not match name in Eviction object"));
     assert_eq!(post(&cluster, &bind, &binding).await.code, 201);
     assert_eq!(post(&cluster, &bind, &binding).await.code, 409);
     let bound = get(&cluster, &format!("{pods}/a")).await.json();
     assert_eq!(bound["spec"]["nodeName"], "n");
+    assert_eq!(bound["metadata"]["labels"], json!({ "zone": "z" }));
     let terminating = delete(&cluster, &format!("{pods}/a")).await.json();
     assert_eq!(terminating["metadata"]["deletionGracePeriodSeconds"], 30);
     assert_eq!(get(&cluster, &format!("{pods}/a")).await.code, 200);
