@@ -49,6 +49,7 @@ mod volumes;
 pub use error::KubeletError;
 pub use kubelet::{Config, Kubelet};
 pub use resources::ResourceLimits;
+pub use runtime::ContainerRuntime;
 
 use kube_embedded_core::network::Sandbox;
 

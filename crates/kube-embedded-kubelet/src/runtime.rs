@@ -55,6 +55,7 @@ mod zygote;
 mod zygote_process;
 
 pub(crate) use capabilities::Capabilities;
+pub use detect::ContainerRuntime;
 pub(crate) use detect::detect;
 pub(crate) use ids::IdMapping;
 pub(crate) use launch::{Container, Launch, LaunchError, LaunchTarget, Mount, RootFs, Security};
