@@ -59,6 +59,16 @@ pub fn detect() -> (Sandbox, String) {
     runtime::detect()
 }
 
+/// Returns memory that was freed to the system: glibc keeps it, in an arena for each of several threads. Takes about a
+/// millisecond, in which other threads may wait to allocate.
+pub fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes a plain value, and may be called at any time on any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Returns how the resource limits of containers are enforced on this machine.
 pub fn resource_limits() -> ResourceLimits {
     resources::enforcement()

@@ -110,7 +110,7 @@ impl Cluster {
             move || seed_policy(&store)
         });
         // So that the first request does not wait for all of it.
-        spawn_blocking(registry::build_schemas);
+        let schemas = spawn_blocking(registry::build_schemas);
         let runtime = done(runtime).await??;
         let sandbox = runtime.sandbox();
         let (listener, block) = claim_block().map_err(StartError::Address)?;
@@ -148,6 +148,7 @@ impl Cluster {
             cluster.add_images(path)?;
         }
         cluster.start_components(&config, runtime).await?;
+        spawn_named("free memory", release_memory_after(schemas)).detach();
         tracing::info!(server = cluster.url(), ?sandbox, nodes = config.nodes, "cluster started");
         Ok(cluster)
     }
@@ -395,6 +396,13 @@ fn new_api(
 /// Waits for a part of the start.
 async fn done<T>(part: JoinHandle<T>) -> Result<T, StartError> {
     part.await.map_err(|error| StartError::Bootstrap(error.to_string()))
+}
+
+/// Waits until the schemas are built. What they are made of takes megabytes.
+async fn release_memory_after(schemas: JoinHandle<()>) {
+    let _ = schemas.await;
+    #[cfg(feature = "kubelet")]
+    let _ = spawn_blocking(kubelet::release_free_memory).await;
 }
 
 /// Returns directories under the names that pods may use: as they were given, and with links resolved.
