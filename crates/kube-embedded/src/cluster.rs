@@ -303,7 +303,10 @@ impl Cluster {
     ) -> Result<(), StartError> {
         self.components.push(spawn_named("controllers", controllers::run(self.client())));
         let addresses = self.addresses;
-        #[cfg_attr(not(feature = "kubelet"), expect(unused_variables, reason = "there are none"))]
+        #[cfg_attr(
+            not(any(feature = "kubelet", feature = "proxy")),
+            expect(unused_variables, reason = "there are none")
+        )]
         let nodes: Nodes =
             (0..config.nodes).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
         #[cfg(feature = "kubelet")]
