@@ -9,7 +9,7 @@ use crate::{
     node_runtime::{Node, NodeRuntime},
     pod_workers::{self, PodWorkers},
     rlimit,
-    runtime::{Router, Spawner},
+    runtime::{ContainerRuntime, Router},
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube_embedded_core::{
@@ -28,7 +28,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::spawn_blocking};
 
 /// The delays before the lease loop is started again after a panic, shorter than a lease lasts.
 const LEASE_RESTART: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(20));
@@ -39,6 +39,8 @@ pub struct Config {
     pub nodes: Vec<(String, Ipv4Addr)>,
     /// The ranges that pods get their addresses from, and the sandbox they run in.
     pub addresses: Addresses,
+    /// What starts the pods, of the same sandbox.
+    pub runtime: ContainerRuntime,
     /// The images that containers may be started from.
     pub images: Arc<ImageStore>,
     /// The network that pods are attached to.
@@ -59,6 +61,7 @@ pub struct Kubelet {
     stop: watch::Sender<bool>,
     stopped: watch::Receiver<bool>,
     task: Task<()>,
+    sandbox_reason: String,
 }
 
 impl Kubelet {
@@ -69,18 +72,21 @@ impl Kubelet {
     /// nodes.
     pub async fn start(client: kube::Client, config: Config) -> Result<Arc<Self>, KubeletError> {
         let state = prepare_state(&config.state)?;
-        let spawner = Spawner::new(rlimit::raise_open_files()).map_err(|e| {
-            KubeletError(format!("failed to start the thread that starts processes: {e}"))
-        })?;
-        let router = create_router(&spawner, &config).await;
+        rlimit::raise_open_files();
+        let (container_runtime, router) = create_router(config.runtime, &config.addresses).await?;
+        if let Some(router) = &router {
+            config.network.set_router(router.clone());
+        }
+        let ContainerRuntime { reason: sandbox_reason, spawner, attempt, .. } = container_runtime;
         let images = config.images.list();
-        let nodes = register_nodes(&client, &config, &images).await?;
+        let nodes = register_nodes(&client, &config.nodes, &config.addresses, &images).await?;
         let runtime = Arc::new(NodeRuntime {
             client,
             images: config.images,
             network: config.network,
             sandbox: config.addresses.sandbox,
             spawner,
+            _attempt: attempt,
             router,
             state,
             allow_host_path: config.allow_host_path,
@@ -106,7 +112,12 @@ impl Kubelet {
             }
             stopped_sender.send_replace(true);
         });
-        Ok(Arc::new(Self { workers, stop, stopped, task }))
+        Ok(Arc::new(Self { workers, stop, stopped, task, sandbox_reason }))
+    }
+
+    /// Returns the reason for the sandbox, and what does not work in it.
+    pub fn sandbox_reason(&self) -> &str {
+        &self.sandbox_reason
     }
 
     /// Ends the processes of every pod, with a short grace period. The objects stay.
@@ -135,21 +146,19 @@ fn prepare_state(state: &Path) -> Result<PathBuf, KubeletError> {
         .map_err(|e| KubeletError(format!("failed to create {}: {e}", state.display())))
 }
 
-/// Creates the network between the pods. Where that is not possible, pods reach Services alone.
-async fn create_router(spawner: &Spawner, config: &Config) -> Option<Arc<Router>> {
-    if config.addresses.sandbox == Sandbox::Plain || config.nodes.is_empty() {
-        return None;
-    }
-    match spawner.router(config.addresses).await {
-        Ok(router) => {
-            config.network.set_router(router.clone());
-            Some(router)
-        }
-        Err(error) => {
-            tracing::warn!(%error, "pods do not reach the addresses of each other");
-            None
-        }
-    }
+/// Waits for the network between the pods. Where there is none, pods reach Services alone.
+async fn create_router(
+    mut runtime: ContainerRuntime,
+    addresses: &Addresses,
+) -> Result<(ContainerRuntime, Option<Arc<Router>>), KubeletError> {
+    let taken = spawn_blocking(move || {
+        let network = runtime.take_network();
+        (runtime, network)
+    });
+    let (runtime, network) = taken.await.map_err(|e| KubeletError(e.to_string()))?;
+    let router = network.map(|held| Router::new(held, addresses)).transpose();
+    let router = router.map_err(|e| KubeletError(e.to_string()))?;
+    Ok((runtime, router.map(Arc::new)))
 }
 
 /// Never returns. The links of pods outlive the process that made them; there are no new ones without it.
@@ -171,12 +180,13 @@ fn create_cgroups() -> Option<Cgroups> {
 
 async fn register_nodes(
     client: &kube::Client,
-    config: &Config,
+    nodes: &[(String, Ipv4Addr)],
+    addresses: &Addresses,
     images: &[Arc<Image>],
 ) -> Result<HashMap<String, Arc<Node>>, KubeletError> {
-    let mut nodes = HashMap::new();
-    for (index, (name, ip)) in (0_u8..).zip(&config.nodes) {
-        let range = config.addresses.pods(index);
+    let mut registered = HashMap::new();
+    for (index, (name, ip)) in (0_u8..).zip(nodes) {
+        let range = addresses.pods(index);
         node::register(client, name, *ip, range, index == 0, images).await?;
         let recorder = Recorder::new(client.clone(), "kubelet", name);
         // The kubelet uses the name of the node as its uid in events.
@@ -188,9 +198,9 @@ async fn register_nodes(
         };
         recorder.publish(&object, "Normal", "Starting", "Starting kubelet.");
         let addresses = Mutex::new(IpPool::new(range));
-        nodes.insert(name.clone(), Arc::new(Node { ip: *ip, addresses, recorder }));
+        registered.insert(name.clone(), Arc::new(Node { ip: *ip, addresses, recorder }));
     }
-    Ok(nodes)
+    Ok(registered)
 }
 
 /// Returns the address of the API server for pods. Pods with a network namespace reach it through the

@@ -49,6 +49,7 @@ mod volumes;
 pub use error::KubeletError;
 pub use kubelet::{Config, Kubelet};
 pub use resources::ResourceLimits;
+pub use runtime::ContainerRuntime;
 
 use kube_embedded_core::network::Sandbox;
 
@@ -56,6 +57,16 @@ use kube_embedded_core::network::Sandbox;
 /// is not a stronger one. It starts processes, so it blocks; where everything works, only the first call does.
 pub fn detect() -> (Sandbox, String) {
     runtime::detect()
+}
+
+/// Returns memory that was freed to the system: glibc keeps it, in an arena for each of several threads. Takes about a
+/// millisecond, in which other threads may wait to allocate.
+pub fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes a plain value, and may be called at any time on any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Returns how the resource limits of containers are enforced on this machine.

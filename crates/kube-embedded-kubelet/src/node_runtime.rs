@@ -5,7 +5,7 @@ use crate::{
     image_store::ImageStore,
     ip_pool::IpPool,
     node,
-    runtime::{Router, Spawner},
+    runtime::{Pause, Router, Spawner},
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube_embedded_core::{
@@ -29,6 +29,8 @@ pub(crate) struct NodeRuntime {
     pub(crate) network: Arc<Network>,
     pub(crate) sandbox: Sandbox,
     pub(crate) spawner: Arc<Spawner>,
+    /// The namespaces by which the sandbox was found to work.
+    pub(crate) _attempt: Option<Pause>,
     /// The network between the pods, where there can be one.
     pub(crate) router: Option<Arc<Router>>,
     /// A private directory for root file systems, volumes and logs.

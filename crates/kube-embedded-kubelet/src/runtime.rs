@@ -16,7 +16,7 @@
 //! messages; [`zygote_process`], [`pause_process`], [`router_process`] with [`socket_server`], and
 //! [`child`] with [`container_root`] run in forked processes; [`own_program`], [`zygote`], [`reports`], [`pause`],
 //! [`router`], [`starting`], [`process`] and [`pod_sockets`] with [`socket_client`] are the cluster's side;
-//! [`spawner`] ties them together.
+//! [`spawner`] ties them together; [`detect`] starts it all for a cluster, and finds out what works.
 
 mod capabilities;
 mod child;
@@ -55,6 +55,7 @@ mod zygote;
 mod zygote_process;
 
 pub(crate) use capabilities::Capabilities;
+pub use detect::ContainerRuntime;
 pub(crate) use detect::detect;
 pub(crate) use ids::IdMapping;
 pub(crate) use launch::{Container, Launch, LaunchError, LaunchTarget, Mount, RootFs, Security};

@@ -3,7 +3,7 @@
 mod lifecycle;
 
 use crate::{
-    Config, Kubelet, detect,
+    Config, ContainerRuntime, Kubelet, detect,
     image_store::ImageStore,
     probe,
     testing::{Folder, PANIC_ANNOTATION, TIMEOUT, eventually, tool},
@@ -73,6 +73,7 @@ impl Fixture {
                 ("node-2".to_owned(), addresses.node(1)),
             ],
             addresses,
+            runtime: ContainerRuntime::start(Some(sandbox), true).unwrap(),
             images: images.clone(),
             network: network.clone(),
             state: folder.0.join("state"),

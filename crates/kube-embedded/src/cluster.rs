@@ -16,7 +16,7 @@ use kube_embedded_core::{
     task::{Task, spawn_named},
 };
 #[cfg(feature = "kubelet")]
-use kube_embedded_kubelet::{self as kubelet, Kubelet, image_store::ImageStore};
+use kube_embedded_kubelet::{self as kubelet, ContainerRuntime, Kubelet, image_store::ImageStore};
 #[cfg(feature = "proxy")]
 use kube_embedded_proxy as proxy;
 use std::{
@@ -101,29 +101,23 @@ impl Cluster {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check_features()?;
         let host_paths = host_paths(&config.allow_host_path)?;
-        // The detection waits for processes most of the time; what depends on no address is done meanwhile.
+        // Waits for processes most of the time; what depends on no address is done meanwhile.
+        let (sandbox, has_pods) = (config.sandbox, config.nodes > 0);
+        let runtime = spawn_blocking(move || start_runtime(sandbox, has_pods));
         let store = Store::default();
         let policy = spawn_blocking({
             let store = store.clone();
             move || seed_policy(&store)
         });
         // So that the first request does not wait for all of it.
-        spawn_blocking(registry::build_schemas);
-        let (sandbox, sandbox_reason) = match config.sandbox {
-            Some(sandbox) => (sandbox, "requested by configuration".to_owned()),
-            None => done(spawn_blocking(detect_sandbox)).await?,
-        };
+        let schemas = spawn_blocking(registry::build_schemas);
+        let runtime = done(runtime).await??;
+        let sandbox = runtime.sandbox();
         let (listener, block) = claim_block().map_err(StartError::Address)?;
         let addresses = Addresses { block, sandbox };
-        let credentials = Credentials::generate(&[
-            addresses.api(),
-            bootstrap::first_service_address(&addresses),
-        ])?;
         done(policy).await?;
-        let api = Api::over(store, addresses);
+        let (api, credentials) = new_api(store, addresses, config.load_balancers)?;
         api.allow_host_paths(host_paths.clone());
-        bootstrap::run(&api, &addresses, credentials.authority(), config.load_balancers)
-            .map_err(StartError::Bootstrap)?;
         let server = Server::start(listener, api.clone(), &credentials)?;
 
         let state_dir = StateDir::create(config.state_dir.as_deref())
@@ -133,7 +127,8 @@ impl Cluster {
         let mut cluster = Self {
             api,
             addresses,
-            sandbox_reason,
+            // Replaced by what the kubelet finds out.
+            sandbox_reason: "no pods run without the feature `kubelet`".to_owned(),
             credentials,
             network: Arc::new(Network::new(&addresses)),
             #[cfg(feature = "kubelet")]
@@ -152,7 +147,8 @@ impl Cluster {
         for path in &config.images {
             cluster.add_images(path)?;
         }
-        cluster.start_components(&config).await?;
+        cluster.start_components(&config, runtime).await?;
+        spawn_named("free memory", release_memory_after(schemas)).detach();
         tracing::info!(server = cluster.url(), ?sandbox, nodes = config.nodes, "cluster started");
         Ok(cluster)
     }
@@ -296,24 +292,40 @@ impl Cluster {
         tracing::info!(server = self.url(), "cluster stopped");
     }
 
-    async fn start_components(&mut self, config: &Config) -> Result<(), StartError> {
+    async fn start_components(
+        &mut self,
+        config: &Config,
+        #[cfg_attr(
+            not(feature = "kubelet"),
+            expect(unused_variables, reason = "no pods are started")
+        )]
+        runtime: ContainerRuntime,
+    ) -> Result<(), StartError> {
         self.components.push(spawn_named("controllers", controllers::run(self.client())));
         let addresses = self.addresses;
-        #[cfg_attr(not(feature = "kubelet"), expect(unused_variables, reason = "there are none"))]
+        #[cfg_attr(
+            not(any(feature = "kubelet", feature = "proxy")),
+            expect(unused_variables, reason = "there are none")
+        )]
         let nodes: Nodes =
             (0..config.nodes).map(|n| (format!("node-{}", n + 1), addresses.node(n))).collect();
         #[cfg(feature = "kubelet")]
-        self.start_kubelet(nodes.clone()).await?;
+        self.start_kubelet(nodes.clone(), runtime).await?;
         #[cfg(feature = "proxy")]
         self.start_proxy(nodes, config);
         Ok(())
     }
 
     #[cfg(feature = "kubelet")]
-    async fn start_kubelet(&mut self, nodes: Nodes) -> Result<(), StartError> {
+    async fn start_kubelet(
+        &mut self,
+        nodes: Nodes,
+        runtime: ContainerRuntime,
+    ) -> Result<(), StartError> {
         let config = kubelet::Config {
             nodes,
             addresses: self.addresses,
+            runtime,
             images: self.images.clone(),
             network: self.network.clone(),
             state: self.state_dir.path().to_owned(),
@@ -324,6 +336,7 @@ impl Cluster {
         let kubelet = Kubelet::start(self.client(), config)
             .await
             .map_err(|error| StartError::Kubelet(error.to_string()))?;
+        kubelet.sandbox_reason().clone_into(&mut self.sandbox_reason);
         let weak = Arc::downgrade(&kubelet);
         self.api.set_nodes(weak as std::sync::Weak<dyn NodeApi>);
         self.kubelet = Some(kubelet);
@@ -347,9 +360,52 @@ impl Cluster {
     }
 }
 
+/// Starts what starts pods.
+#[cfg(feature = "kubelet")]
+fn start_runtime(sandbox: Option<Sandbox>, has_pods: bool) -> Result<ContainerRuntime, StartError> {
+    ContainerRuntime::start(sandbox, has_pods).map_err(|e| StartError::Kubelet(e.to_string()))
+}
+
+/// Stands for what starts pods, where none will ever run. Addresses depend on the sandbox there, too.
+#[cfg(not(feature = "kubelet"))]
+struct ContainerRuntime(Sandbox);
+
+#[cfg(not(feature = "kubelet"))]
+impl ContainerRuntime {
+    fn sandbox(&self) -> Sandbox {
+        self.0
+    }
+}
+
+#[cfg(not(feature = "kubelet"))]
+fn start_runtime(sandbox: Option<Sandbox>, _: bool) -> Result<ContainerRuntime, StartError> {
+    Ok(ContainerRuntime(sandbox.unwrap_or(Sandbox::Plain)))
+}
+
+/// Returns the API of a cluster with the objects that it has from the start, and its credentials.
+fn new_api(
+    store: Store,
+    addresses: Addresses,
+    load_balancers: bool,
+) -> Result<(Api, Credentials), StartError> {
+    let names = [addresses.api(), bootstrap::first_service_address(&addresses)];
+    let credentials = Credentials::generate(&names)?;
+    let api = Api::over(store, addresses);
+    bootstrap::run(&api, &addresses, credentials.authority(), load_balancers)
+        .map_err(StartError::Bootstrap)?;
+    Ok((api, credentials))
+}
+
 /// Waits for a part of the start.
 async fn done<T>(part: JoinHandle<T>) -> Result<T, StartError> {
     part.await.map_err(|error| StartError::Bootstrap(error.to_string()))
+}
+
+/// Waits until the schemas are built. What they are made of takes megabytes.
+async fn release_memory_after(schemas: JoinHandle<()>) {
+    let _ = schemas.await;
+    #[cfg(feature = "kubelet")]
+    let _ = spawn_blocking(kubelet::release_free_memory).await;
 }
 
 /// Returns directories under the names that pods may use: as they were given, and with links resolved.
@@ -367,15 +423,4 @@ fn host_paths(directories: &[PathBuf]) -> Result<Vec<PathBuf>, StartError> {
     allowed.sort_unstable();
     allowed.dedup();
     Ok(allowed)
-}
-
-#[cfg(feature = "kubelet")]
-fn detect_sandbox() -> (Sandbox, String) {
-    kubelet::detect()
-}
-
-/// Addresses depend on the sandbox, also where no pod will ever run.
-#[cfg(not(feature = "kubelet"))]
-fn detect_sandbox() -> (Sandbox, String) {
-    (Sandbox::Plain, "no pods run without the feature `kubelet`".to_owned())
 }

@@ -1,55 +1,134 @@
-//! Detection of the sandbox that works on this machine, by creating a pod's namespaces and a
-//! container in them.
+//! The container runtime of a cluster: the sandbox of its pods, found by trying where it is not given, and what was
+//! started to find out.
 
 use super::{
     capabilities::Capabilities,
     launch::{Container, Launch, LaunchError, LaunchTarget, RootFs, Security},
-    pause::{Pause, PauseConfig},
+    pause::{Pause, PauseConfig, StartingPause},
     seccomp::Filters,
-    spawner::Spawner,
+    spawner::{Spawner, thread_ended},
     stdio::Stdio,
 };
-use crate::rlimit;
+use crate::{error::KubeletError, rlimit};
 use kube_embedded_core::network::{Addresses, BLOCKS, Sandbox};
 use std::{
-    fs, io,
+    fs,
     net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
 };
 
 const WORKS: &str = "user, mount, pid, uts, ipc and network namespaces work here";
 
+// What worked once in this process is not tried again. What failed may have lacked memory or processes only then.
+static SANDBOX_WORKS: AtomicBool = AtomicBool::new(false);
+static NETWORK_WORKS: AtomicBool = AtomicBool::new(false);
+
 /// Returns the stronger sandbox that works, and the reason.
 pub(crate) fn detect() -> (Sandbox, String) {
-    // What all worked once in this process is not tried again: namespaces that end delay those that begin,
-    // by some 30 ms. What failed may have lacked memory or processes only then.
-    static ALL_WORKS: AtomicBool = AtomicBool::new(false);
-    if ALL_WORKS.load(Ordering::Relaxed) {
+    if NETWORK_WORKS.load(Ordering::Relaxed) {
         return (Sandbox::Namespaced, WORKS.to_owned());
     }
-    match attempt() {
-        Ok(Ok(())) => {
-            ALL_WORKS.store(true, Ordering::Relaxed);
-            (Sandbox::Namespaced, WORKS.to_owned())
+    match ContainerRuntime::start(None, true) {
+        Ok(mut runtime) => {
+            drop(runtime.take_network());
+            (runtime.sandbox, runtime.reason)
         }
-        Ok(Err(error)) => {
-            let limits = "pods reach Services, but not the addresses of each other";
-            (Sandbox::Namespaced, format!("{WORKS}; {limits}: {error}"))
-        }
-        Err(error) => {
-            let hint = hint(&|path| fs::read_to_string(path).ok());
-            (Sandbox::Plain, format!("namespaces do not work here: {error}{hint}"))
-        }
+        Err(error) => (Sandbox::Plain, error.0),
     }
 }
 
-/// On success, returns whether the network between pods works too.
-fn attempt() -> Result<Result<(), LaunchError>, LaunchError> {
-    let failed = |e: io::Error| LaunchError::Step("start a thread", e);
-    let spawner = Spawner::new(rlimit::open_files()).map_err(failed)?;
+/// What starts the pods of a cluster: a thread with a zygote, and the network between the pods. What an attempt made
+/// is kept: namespaces that end delay those that begin, by some 30 ms.
+pub struct ContainerRuntime {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) reason: String,
+    pub(crate) spawner: Arc<Spawner>,
+    pub(crate) network: Option<RequestedNetwork>,
+    /// The namespaces that were tried.
+    pub(crate) attempt: Option<Pause>,
+}
+
+impl ContainerRuntime {
+    /// Starts the runtime for a sandbox; without one, for the strongest that works on this machine, found by trying.
+    /// With a network, that is being made when this returns. Blocks, unless the sandbox is known.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(sandbox: Option<Sandbox>, has_network: bool) -> Result<Self, KubeletError> {
+        let spawner = Spawner::new(rlimit::open_files()).map_err(|error| {
+            KubeletError(format!("failed to start the thread that starts processes: {error}"))
+        })?;
+        // Before the attempt, which need not wait for it.
+        let network = has_network && sandbox != Some(Sandbox::Plain);
+        let network = network.then(|| RequestedNetwork::request(&spawner));
+        let (sandbox, reason, attempt) = match sandbox {
+            Some(sandbox) => (sandbox, "requested by configuration".to_owned(), None),
+            None if SANDBOX_WORKS.load(Ordering::Relaxed) => {
+                (Sandbox::Namespaced, WORKS.to_owned(), None)
+            }
+            None => match attempt(&spawner) {
+                Ok(pause) => {
+                    SANDBOX_WORKS.store(true, Ordering::Relaxed);
+                    (Sandbox::Namespaced, WORKS.to_owned(), Some(pause))
+                }
+                Err(error) => {
+                    // Waited for, so that nothing is left of it.
+                    drop(network.map(RequestedNetwork::wait));
+                    let hint = hint(&|path| fs::read_to_string(path).ok());
+                    let reason = format!("namespaces do not work here: {error}{hint}");
+                    return Ok(Self { reason, ..Self::start(Some(Sandbox::Plain), false)? });
+                }
+            },
+        };
+        Ok(Self { sandbox, reason, spawner, network, attempt })
+    }
+
+    /// Waits for the network between the pods, and takes it. Where there can be none, the reason says so. Blocks.
+    pub(crate) fn take_network(&mut self) -> Option<Pause> {
+        match self.network.take()?.wait() {
+            Ok(network) => {
+                NETWORK_WORKS.store(true, Ordering::Relaxed);
+                Some(network)
+            }
+            Err(error) => {
+                let limits = "pods reach Services, but not the addresses of each other";
+                tracing::warn!(%error, "{limits}");
+                self.reason += &format!("; {limits}: {error}");
+                None
+            }
+        }
+    }
+
+    /// Returns the isolation of the pods.
+    pub fn sandbox(&self) -> Sandbox {
+        self.sandbox
+    }
+}
+
+/// A network between pods that is being made.
+pub(crate) struct RequestedNetwork(mpsc::Receiver<Result<StartingPause, LaunchError>>);
+
+impl RequestedNetwork {
+    fn request(spawner: &Spawner) -> Self {
+        let guard = spawner.guard();
+        // Its ranges are those of any block.
+        let addresses = Addresses { block: *BLOCKS.start(), sandbox: Sandbox::Namespaced };
+        // While the network of another cluster ends, this would wait for it.
+        let tries_link = !NETWORK_WORKS.load(Ordering::Relaxed);
+        Self(spawner.request(move |thread| thread.router(&addresses, tries_link, guard)))
+    }
+
+    fn wait(self) -> Result<Pause, LaunchError> {
+        self.0.recv().map_err(|_| thread_ended())??.wait()
+    }
+}
+
+/// Creates a pod's namespaces and a container in them, and returns the former.
+fn attempt(spawner: &Spawner) -> Result<Pause, LaunchError> {
     let guard = spawner.guard();
     let config = PauseConfig {
         hostname: "detect".to_owned(),
@@ -94,11 +173,7 @@ fn attempt() -> Result<Result<(), LaunchError>, LaunchError> {
     let sent = launch.clone();
     let starting = spawner.blocking(move |thread| thread.launch(&sent, guard))?;
     starting.wait(&launch)?;
-    let guard = spawner.guard();
-    // Any block will do.
-    let addresses = Addresses { block: *BLOCKS.start(), sandbox: Sandbox::Namespaced };
-    let starting = spawner.blocking(move |thread| thread.router(&addresses, guard));
-    Ok(starting.and_then(|starting| starting.wait()).map(drop))
+    Ok(pause)
 }
 
 /// Names the kernel setting that forbids namespaces, if one does.

@@ -91,10 +91,6 @@ impl Netlink {
         self.request(message)
     }
 
-    pub(super) fn delete_link(&self, link: u32) -> Result<(), c_int> {
-        self.request(Message::new(libc::RTM_DELLINK, 0, &link_header(link, 0)))
-    }
-
     /// Changes settings of a link, which needs no access to `/proc/sys`.
     pub(super) fn set(&self, link: u32, settings: &[(LinkSetting, u32)]) -> Result<(), c_int> {
         let mut message = Message::new(libc::RTM_SETLINK, 0, &link_header(link, 0));

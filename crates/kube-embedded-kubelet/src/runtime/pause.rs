@@ -86,9 +86,10 @@ pub(super) fn start(
     Ok(StartingPause { reports: Reports::new(ours, Some(zygote)), ids, guard })
 }
 
-/// Asks for the router of a cluster. `fork` sends the request to a zygote.
+/// Asks for the router of a cluster, which tries whether it can link pods if wanted. `fork` sends the request to a zygote.
 pub(super) fn start_router(
     addresses: &Addresses,
+    tries_link: bool,
     guard: ThreadGuard,
     fork: impl FnOnce(&RouterRequest, &[RawFd]) -> io::Result<Arc<Zygote>>,
 ) -> Result<StartingPause, LaunchError> {
@@ -97,6 +98,7 @@ pub(super) fn start_router(
         own_user_namespace: !ids::ranges_are_possible(),
         services: prefix(addresses.services()),
         pods: prefix(addresses.pod_network()),
+        tries_link,
     };
     let pair = socket_pair();
     let (ours, theirs) = pair.map_err(|e| LaunchError::Step("create the network", e))?;

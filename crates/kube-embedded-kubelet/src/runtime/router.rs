@@ -30,7 +30,7 @@ pub(crate) struct Router {
 
 impl Router {
     /// Must be called within a Tokio runtime.
-    pub(super) fn new(held: Pause, addresses: &Addresses) -> Result<Self, LaunchError> {
+    pub(crate) fn new(held: Pause, addresses: &Addresses) -> Result<Self, LaunchError> {
         let failed = |e: io::Error| LaunchError::Step("reach the network of the cluster", e);
         let own_namespace = !ids::ranges_are_possible();
         let pidfd = held.process.pidfd();

@@ -10,7 +10,6 @@ use super::{
     privileges,
     process::{KillScope, Process, ThreadGuard},
     reports::{Reports, Starter},
-    router::Router,
     starting::StartingProcess,
     stdio::StdioPair,
     syscalls,
@@ -114,14 +113,6 @@ impl Spawner {
         }
     }
 
-    /// Creates the network between the pods of a cluster.
-    pub(crate) async fn router(&self, addresses: Addresses) -> Result<Arc<Router>, LaunchError> {
-        let guard = self.guard();
-        let starting = self.on_thread(move |thread| thread.router(&addresses, guard)).await?;
-        let held = wait(move || starting.wait()).await?;
-        Router::new(held, &addresses).map(Arc::new)
-    }
-
     /// Returns the guard that a process has to hold so that the thread outlives it.
     pub(super) fn guard(&self) -> ThreadGuard {
         ThreadGuard::new(self.jobs.clone())
@@ -132,11 +123,20 @@ impl Spawner {
         &self,
         job: impl FnOnce(&ForkThread) -> Result<T, LaunchError> + Send + 'static,
     ) -> Result<T, LaunchError> {
+        self.request(job).recv().map_err(|_| thread_ended())?
+    }
+
+    /// Has a job run on the thread, whose result is received later. Nothing is received if the thread has ended.
+    pub(super) fn request<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&ForkThread) -> Result<T, LaunchError> + Send + 'static,
+    ) -> mpsc::Receiver<Result<T, LaunchError>> {
         let (respond, response) = mpsc::channel();
-        self.send(move |thread| {
+        // If that fails, `respond` is dropped.
+        let _ = self.send(move |thread| {
             let _ = respond.send(job(thread));
-        })?;
-        response.recv().map_err(|_| thread_ended())?
+        });
+        response
     }
 
     async fn on_thread<T: Send + 'static>(
@@ -165,7 +165,7 @@ async fn wait<T: Send + 'static>(
     waited.map_err(|e| LaunchError::Step("wait for the process", io::Error::other(e)))?
 }
 
-fn thread_ended() -> LaunchError {
+pub(super) fn thread_ended() -> LaunchError {
     LaunchError::Step(
         "reach the thread that starts processes",
         io::Error::from(io::ErrorKind::BrokenPipe),
@@ -184,9 +184,10 @@ impl ForkThread {
     pub(super) fn router(
         &self,
         addresses: &Addresses,
+        tries_link: bool,
         guard: ThreadGuard,
     ) -> Result<StartingPause, LaunchError> {
-        pause::start_router(addresses, guard, |request, fds| {
+        pause::start_router(addresses, tries_link, guard, |request, fds| {
             self.fork(request, zygote_process::ROUTER, fds)
         })
     }

@@ -350,6 +350,40 @@ async fn zygote_is_shared_by_pods_and_started_again_when_killed() {
     .await;
 }
 
+/// What the attempt starts is what the cluster uses: what ends meanwhile delays what begins.
+#[tokio::test]
+async fn network_and_pods_of_a_cluster_are_forked_from_the_zygote_of_the_attempt() {
+    if !require_namespaces() {
+        return;
+    }
+    let mut runtime = ContainerRuntime::start(None, true).unwrap();
+    let zygote = |runtime: &ContainerRuntime| {
+        let pid = |thread: &spawner::ForkThread| {
+            Ok(thread.zygote.borrow().as_ref().map(|zygote| zygote.pid()))
+        };
+        runtime.spawner.blocking(pid).unwrap().unwrap()
+    };
+    let first = zygote(&runtime);
+    let network = runtime.take_network();
+    assert_eq!(network.is_none(), runtime.reason.contains("not the addresses of each other"));
+    let fixture = Fixture { spawner: runtime.spawner.clone(), ..Fixture::new() };
+    fixture.pause().await;
+    assert_eq!(zygote(&runtime), first);
+    assert!(
+        network.is_none_or(|network| fs::exists(format!("/proc/{}", network.process.pid)).unwrap())
+    );
+}
+
+#[tokio::test]
+async fn runtime_without_pods_or_namespaces_has_no_network() {
+    for (sandbox, has_network) in [(Sandbox::Plain, true), (Sandbox::Namespaced, false)] {
+        let mut runtime = ContainerRuntime::start(Some(sandbox), has_network).unwrap();
+        assert_eq!(runtime.sandbox, sandbox);
+        assert!(runtime.take_network().is_none());
+        assert_eq!(runtime.reason, "requested by configuration");
+    }
+}
+
 #[tokio::test]
 async fn vforked_children_leave_the_process_unchanged() {
     let state = || {
