@@ -36,6 +36,7 @@ mod signals;
 mod target_encoder;
 pub(crate) mod tls_secret;
 mod tunnel;
+mod upstream_io;
 pub(crate) mod upstream_tls;
 mod x509;
 

@@ -2,7 +2,7 @@
 
 use super::{
     client::Client,
-    policies::Retry,
+    policies::{Retry, RuleTimeouts},
     pool::PooledConnection,
     refusal::Refusal,
     request_body::{RequestBody, UploadProgress, head_of},
@@ -28,6 +28,21 @@ impl Client {
         request: Request<RequestBody>,
         progress: Option<&UploadProgress>,
     ) -> Forwarded {
+        if rule.retry.is_none() && rule.timeouts == RuleTimeouts::default() {
+            return self.forward(backend, pinned, request, progress).await;
+        }
+        // Boxed, as most rules say nothing of this, and moving the state of it costs every request.
+        Box::pin(self.attempt_within(rule, backend, pinned, request, progress)).await
+    }
+
+    async fn attempt_within(
+        &self,
+        rule: &RouteRule,
+        backend: &Backend,
+        pinned: Option<SocketAddr>,
+        request: Request<RequestBody>,
+        progress: Option<&UploadProgress>,
+    ) -> Forwarded {
         let each = rule.timeouts.backend_request;
         // A body is gone once it was sent.
         let retry = rule.retry.as_ref().filter(|_| progress.is_none());
@@ -37,11 +52,7 @@ impl Client {
                 Some(retry) => self.retry(retry, each, backend, pinned, request).await,
             }
         };
-        match rule.timeouts.request {
-            None => attempts.await,
-            // Boxed, as most rules have none.
-            timeout => Box::pin(within(timeout, attempts)).await,
-        }
+        within(rule.timeouts.request, attempts).await
     }
 
     async fn retry(

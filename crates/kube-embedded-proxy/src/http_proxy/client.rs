@@ -158,7 +158,7 @@ impl Client {
         let attempt = self.attempt(&entry.rule, backend, pinned, request, progress.as_deref());
         let (mut response, mut connection) = attempt.await?;
         head::check_response(response.headers())?;
-        connection.reusable = !head::has_two_lengths(response.headers());
+        connection.reusable &= !head::has_two_lengths(response.headers());
 
         let switched = self.switch_protocols(&mut response, client_side)?;
         let (mut parts, body) = response.into_parts();

@@ -7,10 +7,11 @@ use super::{
     client::Client,
     head,
     limits::{BODY_BUFFER, HANDSHAKE_TIMEOUT, HEAD_FIELDS},
-    pool::{self, OpenCount, PooledConnection},
+    pool::{self, PooledConnection, Sent},
     refusal::Refusal,
     request_body::{RequestBody, UploadProgress, head_of},
     route_table::Backend,
+    upstream_io::OpenCount,
 };
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -49,10 +50,17 @@ impl Client {
                     Err(refusal) => return Err(last.unwrap_or(refusal)),
                 };
             let spare = may_repeat.then(|| head_of(&request));
-            let response = {
+            let method = request.method().clone();
+            let mut response = {
                 let sent = pin!(connection.sender.send(request));
                 self.pass_hints(wait(sent, progress, self.frontend.timeouts.response)).await?
             };
+            if response.is_err()
+                && let Some(larger) =
+                    Box::pin(self.read_larger(&mut connection, &method, progress)).await?
+            {
+                response = larger;
+            }
             // Whatever the endpoint made of half a request, its error is the client's.
             let broken = || progress.is_some_and(UploadProgress::is_broken);
             let mut error = match response {
@@ -79,6 +87,22 @@ impl Client {
                 last = Some(failed(backend, error.error()));
             }
         }
+    }
+
+    /// Returns the response if it has ended the connection because it has more fields than usual.
+    async fn read_larger(
+        &self,
+        connection: &mut PooledConnection,
+        method: &Method,
+        progress: Option<&UploadProgress>,
+    ) -> Result<Option<Sent>, Refusal> {
+        let read = connection.read_larger(method);
+        let response = wait(read, progress, self.frontend.timeouts.response).await?;
+        if response.is_some() {
+            // Nobody sends the rest of a body that was not sent yet.
+            connection.reusable = progress.is_none();
+        }
+        Ok(response)
     }
 
     /// Returns a connection to a random endpoint, an idle one unless it must be `fresh`, and whether

@@ -11,6 +11,9 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const HEAD_BYTES: usize = 32 * 1024;
 /// Fields of a head. Peers limit the bytes alone, of which so many fields have no less.
 pub(super) const HEAD_FIELDS: usize = 1024;
+/// Fields of a head up to which hyper's own limit is enough: with any other one hyper fills two arrays of that length for
+/// every head. Also a limit of the trailers of a response, and of its informational ones that are passed on.
+pub(super) const USUAL_FIELDS: usize = 100;
 /// Bytes buffered of a body, each way of each request.
 pub(super) const BODY_BUFFER: usize = 64 * 1024;
 /// Concurrent requests on one HTTP/2 connection.

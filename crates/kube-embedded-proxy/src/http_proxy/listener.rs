@@ -11,7 +11,10 @@ use super::{
     },
 };
 use crate::data_plane::{AcceptedConnection, Handler, ProxyStream};
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
 use http::HeaderValue;
 use hyper::{
     rt::Executor,
@@ -20,7 +23,13 @@ use hyper::{
 };
 use hyper_util::rt::TokioTimer;
 use kube_embedded_core::{network::Network, task::spawn_named};
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, PoisonError},
+    task::Poll,
+    time::Duration,
+};
 use tokio::{net::TcpStream, sync::watch, time};
 use tokio_rustls::TlsAcceptor;
 
@@ -130,27 +139,38 @@ async fn serve_http1<S: ProxyStream>(
     client: Arc<Client>,
     mut closed: watch::Receiver<()>,
 ) {
-    let io = ClientIo::http1(stream, client.signals.clone());
-    let service = service_fn(|request| client.clone().respond(request));
-    let connection = http1::Builder::new()
-        .max_buf_size(BODY_BUFFER)
-        .max_header_size(HEAD_BYTES)
-        .max_headers(HEAD_FIELDS)
-        .serve_connection(io, service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        _ = closed.changed() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                biased;
-                ended = connection => ended,
-                () = client.idle() => return,
+    let (mut io, larger) = ClientIo::http1(stream, client.signals.clone());
+    let take = || larger.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(BODY_BUFFER).max_header_size(HEAD_BYTES);
+    let ended = loop {
+        let service = service_fn(|request| client.clone().respond(request));
+        let connection = builder.serve_connection(io, service).with_upgrades();
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            biased;
+            ended = connection.as_mut() => Some(ended),
+            // Left while the connection was polled.
+            () = future::poll_fn(|_| match larger.try_lock().is_ok_and(|larger| larger.is_some()) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }) => None,
+            _ = closed.changed() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    biased;
+                    ended = connection => Some(ended),
+                    () = client.idle() => None,
+                }
             }
+            () = client.idle() => None,
+        };
+        match (take(), ended) {
+            (Some(larger), _) => io = larger,
+            (None, Some(ended)) => break ended,
+            (None, None) => return,
         }
-        () = client.idle() => return,
+        builder.max_headers(HEAD_FIELDS);
     };
     match ended {
         Ok(()) => {

@@ -6,25 +6,19 @@
 
 use super::{
     backend::Backend,
-    limits::{BODY_BUFFER, CONNECTION_WINDOW, HEAD_BYTES, HEAD_FIELDS, STREAM_WINDOW},
+    limits::{CONNECTION_WINDOW, HEAD_BYTES, STREAM_WINDOW},
     request_body::RequestBody,
+    upstream_io::{Http1Sender, OpenCount},
 };
 use crate::{data_plane::ProxyStream, route::Route};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{TrySendError, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube_embedded_core::{descriptors::Shares, task::spawn_named};
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    mem,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::HashMap, mem, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, time};
 
 /// Idle connections of a worker to one endpoint.
@@ -44,7 +38,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 thread_local! {
     static POOL: RefCell<Pool> = RefCell::default();
-    static OPEN: Cell<usize> = const { Cell::new(0) };
 }
 
 #[derive(Default)]
@@ -73,20 +66,20 @@ pub(super) struct PooledConnection {
     pub(super) reusable: bool,
 }
 
+/// The response to a request, or why there is none, and the request if nothing of it was written.
+pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+
 /// Sends requests over a connection.
 pub(super) enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Http1Sender),
     /// Also for one request at a time: an endpoint that closes a connection ends one response.
     Http2(http2::SendRequest<RequestBody>),
 }
 
 impl Sender {
-    pub(super) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Sent {
         match self {
-            Self::Http1(sender) => sender.try_send_request(request).await,
+            Self::Http1(http1) => http1.send(request).await,
             // Boxed, as most endpoints speak HTTP/1.1.
             Self::Http2(sender) => Box::pin(sender.try_send_request(request)).await,
         }
@@ -94,21 +87,21 @@ impl Sender {
 
     fn is_ready(&self) -> bool {
         match self {
-            Self::Http1(sender) => sender.is_ready(),
+            Self::Http1(http1) => http1.sender.is_ready(),
             Self::Http2(sender) => sender.is_ready(),
         }
     }
 
     fn is_closed(&self) -> bool {
         match self {
-            Self::Http1(sender) => sender.is_closed(),
+            Self::Http1(http1) => http1.sender.is_closed(),
             Self::Http2(sender) => sender.is_closed(),
         }
     }
 
     async fn ready(&mut self) -> hyper::Result<()> {
         match self {
-            Self::Http1(sender) => sender.ready().await,
+            Self::Http1(http1) => http1.sender.ready().await,
             Self::Http2(sender) => sender.ready().await,
         }
     }
@@ -133,7 +126,7 @@ impl PooledConnection {
         opened: OpenCount,
     ) -> Option<Self> {
         let sender = match backend.upstream.http2 {
-            false => Self::http1(stream, endpoint, opened).await?,
+            false => Sender::Http1(Http1Sender::start(stream, endpoint, opened).await?),
             true => Self::http2(stream, endpoint, opened).await?,
         };
         let (route, pool) = (backend.route.clone(), backend.pool);
@@ -162,25 +155,19 @@ impl PooledConnection {
         Some(Sender::Http2(sender))
     }
 
-    async fn http1<S: ProxyStream>(
-        stream: S,
-        endpoint: SocketAddr,
-        opened: OpenCount,
-    ) -> Option<Sender> {
-        let mut builder = http1::Builder::new();
-        // A proxy removes such spaces (RFC 9112, 5.1).
-        builder.allow_spaces_after_header_name_in_responses(true);
-        builder.max_buf_size(BODY_BUFFER).max_header_size(BODY_BUFFER).max_headers(HEAD_FIELDS);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
-        let drive = async move {
-            let _opened = opened;
-            // The request in flight gets the error as well.
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%endpoint, %error, "upstream connection failed");
-            }
-        };
-        spawn_named("upstream-connection", drive).detach();
-        Some(Sender::Http1(sender))
+    /// Sends the request that was sent again, if that has ended the connection because the response has more
+    /// fields than usual, and returns that response; nothing is written. It does not matter what the request is
+    /// but for its method.
+    pub(super) async fn read_larger(&mut self, method: &Method) -> Option<Sent> {
+        let Sender::Http1(http1) = &self.sender else { return None };
+        self.sender = Sender::Http1(http1.take_larger()?.await?);
+        let mut request = Request::new(RequestBody::empty());
+        *request.method_mut() = method.clone();
+        Some(self.sender.send(request).await.map_err(|mut error| {
+            // It is not the client's.
+            error.take_message();
+            error
+        }))
     }
 
     /// Returns the connection to the pool if it can take another request.
@@ -206,13 +193,12 @@ impl PooledConnection {
 /// reached its limit; returns `None` if there is none.
 pub(super) fn reserve() -> Option<OpenCount> {
     let limit = MAX_OPEN.min(Shares::current().upstreams / WORKERS);
-    if !OPEN.try_with(Cell::get).is_ok_and(|opened| opened < limit) {
+    if OpenCount::current().is_none_or(|opened| opened >= limit) {
         let evicted = POOL.try_with(|pool| pool.borrow_mut().evict());
         // Dropped here, as that runs code which may borrow the pool.
         drop(evicted.ok().flatten()?);
     }
-    let _ = OPEN.try_with(|opened| opened.set(opened.get() + 1));
-    Some(OpenCount)
+    Some(OpenCount::new())
 }
 
 fn put(connection: PooledConnection) {
@@ -297,14 +283,5 @@ impl Pool {
         self.count -= out.len();
         self.sweeping = !self.idle.is_empty();
         (out, self.sweeping)
-    }
-}
-
-/// Counts as a connection of this worker, on which it is created and dropped.
-pub(super) struct OpenCount;
-
-impl Drop for OpenCount {
-    fn drop(&mut self) {
-        let _ = OPEN.try_with(|opened| opened.set(opened.get().saturating_sub(1)));
     }
 }

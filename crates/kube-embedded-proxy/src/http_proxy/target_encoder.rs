@@ -5,6 +5,7 @@
 //! request is, and nothing but a target is ever changed. Where the two could differ on the place of the
 //! next request (codings, upgrades, lengths that are no numbers), it ends its work.
 
+use super::limits::USUAL_FIELDS;
 use std::fmt::Write;
 
 /// Bytes of a header line that are looked at: as many as a length needs.
@@ -20,6 +21,13 @@ pub(crate) struct TargetEncoder {
     /// Another request would follow at a place that is not known.
     last: bool,
     heads: u64,
+    /// Fields of the current head.
+    fields: usize,
+    /// Where the current head begins in what is read in the place of the bytes that were followed last.
+    begin: usize,
+    /// The number of the first head that has more than [`USUAL_FIELDS`], or after which the next one is at a place that
+    /// is not known.
+    large: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,11 +54,27 @@ impl TargetEncoder {
         self.heads
     }
 
+    /// Returns where the head begins that is not complete, or the large one.
+    pub(crate) fn open_head(&self) -> Option<usize> {
+        let within =
+            matches!(self.state, State::Method | State::Target | State::Version | State::Fields);
+        (within || self.large.is_some()).then_some(self.begin)
+    }
+
+    /// Returns the number of the first head that needs a limit of fields other than the usual one.
+    pub(crate) fn large_head(&self) -> Option<u64> {
+        self.large
+    }
+
     /// Follows the next bytes of the client, and returns what to read in their place if that differs.
     pub(crate) fn encode(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut out: Option<Vec<u8>> = None;
         let mut at = 0;
+        if self.large.is_none() {
+            self.begin = 0;
+        }
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let heads = self.heads;
             let taken = match self.state {
                 State::Off => rest.len(),
                 State::Body(left) => self.body(left, rest.len()),
@@ -73,6 +97,9 @@ impl TargetEncoder {
                 out.extend_from_slice(&rest[..taken]);
             }
             at += taken;
+            if self.heads > heads && self.large.is_none() {
+                self.begin = out.as_ref().map_or(at, Vec::len);
+            }
         }
         out
     }
@@ -82,6 +109,7 @@ impl TargetEncoder {
         if blank < rest.len() {
             (self.length, self.last) = (None, false);
             self.heads += 1;
+            self.fields = 0;
             self.state = State::Method;
         }
         blank
@@ -121,7 +149,13 @@ impl TargetEncoder {
                     (false, Some(length)) => State::Body(length),
                 };
             }
-            line => self.framing(line),
+            line => {
+                self.framing(line);
+                self.fields += 1;
+                if self.last || self.fields > USUAL_FIELDS {
+                    self.large.get_or_insert(self.heads);
+                }
+            }
         }
         end + 1
     }

@@ -37,6 +37,7 @@ mod framing;
 mod heads;
 mod http2;
 mod limits;
+mod many_fields;
 mod responses;
 mod streams;
 

@@ -1,6 +1,6 @@
 //! An upgraded connection, such as a WebSocket: bytes both ways until both ends are done.
 
-use super::client_io::ClientIo;
+use super::{client_io::ClientIo, upstream_io::UpstreamIo};
 use crate::data_plane::{BidirectionalCopy, ProxyStream};
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
@@ -19,10 +19,11 @@ impl Tunnel {
         let (Ok(client), Ok(endpoint)) = (self.client.await, self.endpoint.await) else { return };
         // They have the types that the proxy gave to hyper.
         let Ok(client) = client.downcast::<ClientIo<S>>() else { return };
-        match endpoint.downcast::<TokioIo<TcpStream>>() {
+        match endpoint.downcast::<TokioIo<UpstreamIo<TcpStream>>>() {
             Ok(endpoint) => copy(client, endpoint).await,
             Err(endpoint) => {
-                if let Ok(endpoint) = endpoint.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+                let endpoint = endpoint.downcast::<TokioIo<UpstreamIo<TlsStream<TcpStream>>>>();
+                if let Ok(endpoint) = endpoint {
                     copy(client, endpoint).await;
                 }
             }
@@ -32,10 +33,11 @@ impl Tunnel {
 
 async fn copy<S: ProxyStream, E: ProxyStream>(
     client: Parts<ClientIo<S>>,
-    endpoint: Parts<TokioIo<E>>,
+    endpoint: Parts<TokioIo<UpstreamIo<E>>>,
 ) {
-    let Some(stream) = client.io.into_inner() else { return };
-    BidirectionalCopy::new(stream, endpoint.io.into_inner())
+    let ends = client.io.into_inner().zip(endpoint.io.into_inner().into_inner());
+    let Some((client_stream, endpoint_stream)) = ends else { return };
+    BidirectionalCopy::new(client_stream, endpoint_stream)
         .with_read(client.read_buf.to_vec(), endpoint.read_buf.to_vec())
         .await;
 }
