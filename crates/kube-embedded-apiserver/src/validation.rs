@@ -16,6 +16,7 @@ pub(crate) mod names;
 pub(crate) mod object_meta;
 mod paths;
 pub(crate) mod pod_spec;
+pub(crate) mod resources;
 mod scheduling;
 mod security_context;
 mod unified_diff;

@@ -69,6 +69,52 @@ pub fn parse(text: &str) -> Result<i128, String> {
     Ok(if text.starts_with('-') { -value } else { value })
 }
 
+/// Returns the form in which Kubernetes writes a quantity: no fraction, and the largest suffix that leaves none. Text that is
+/// not a quantity, or far above any real amount, is returned as it is.
+pub fn canonical(text: &str) -> String {
+    const NANO: i128 = 1_000_000_000;
+    let Ok(nano) = parse(text) else { return text.to_owned() };
+    if nano.unsigned_abs() > i64::MAX.unsigned_abs().into() {
+        let whole = nano % NANO == 0 && nano / NANO <= i64::MAX.into();
+        if !whole {
+            return text.to_owned();
+        }
+    }
+    let is_exponent =
+        |at: usize| text[at + 1..].starts_with(|c: char| c.is_ascii_digit() || "+-".contains(c));
+    if text.ends_with('i') && nano.abs() >= 1024 * NANO {
+        let mut value = nano / NANO + i128::from(nano % NANO != 0);
+        let mut suffixes = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].into_iter();
+        let mut suffix = suffixes.next();
+        while value % 1024 == 0
+            && let Some(next) = suffixes.next()
+        {
+            (value, suffix) = (value / 1024, Some(next));
+        }
+        return format!("{value}{}", suffix.unwrap_or_default());
+    }
+    if nano == 0 {
+        return "0".to_owned();
+    }
+    let (mut value, mut exponent) = (nano, -9);
+    while value % 1000 == 0 && exponent < 18 {
+        (value, exponent) = (value / 1000, exponent + 3);
+    }
+    match (text.find(['e', 'E']).filter(|at| is_exponent(*at)), exponent) {
+        (_, 0) => value.to_string(),
+        (Some(_), _) => format!("{value}e{exponent}"),
+        (None, -9) => format!("{value}n"),
+        (None, -6) => format!("{value}u"),
+        (None, -3) => format!("{value}m"),
+        (None, 3) => format!("{value}k"),
+        (None, 6) => format!("{value}M"),
+        (None, 9) => format!("{value}G"),
+        (None, 12) => format!("{value}T"),
+        (None, 15) => format!("{value}P"),
+        (None, _) => format!("{value}E"),
+    }
+}
+
 /// Returns the value in thousandths, rounded up, so that a pod never gets less than it requests.
 /// Text that is not a quantity counts as 0: the API server has validated it.
 pub fn milli(text: &str) -> i128 {
@@ -103,6 +149,33 @@ mod tests {
         }
         assert_eq!(check("1KiB"), Err(MALFORMED.to_owned()));
         assert_eq!(check("1ki"), Err("unable to parse quantity's suffix".to_owned()));
+    }
+
+    /// As kube-apiserver 1.36.2 returns them.
+    #[test]
+    fn quantities_are_written_in_canonical_form() {
+        for (text, expected) in [
+            ("1.5Gi", "1536Mi"),
+            ("1.5", "1500m"),
+            ("0.5Ki", "512"),
+            ("1024Mi", "1Gi"),
+            ("1025", "1025"),
+            ("1000m", "1"),
+            ("1000", "1k"),
+            ("0.1", "100m"),
+            ("0", "0"),
+            ("0Gi", "0"),
+            ("-1.5", "-1500m"),
+            ("1e3", "1e3"),
+            ("10e2", "1e3"),
+            ("1E", "1E"),
+            ("9E", "9E"),
+            ("64Mi", "64Mi"),
+            ("+5", "5"),
+            ("lots", "lots"),
+        ] {
+            assert_eq!(canonical(text), expected, "{text}");
+        }
     }
 
     const SUFFIXES: [(&str, i128); 16] = [

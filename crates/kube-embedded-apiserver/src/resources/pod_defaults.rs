@@ -87,6 +87,9 @@ fn container_defaults(container: &mut Value, host_network: bool) {
         for hook in ["postStart", "preStop"] {
             if let Some(hook) = existing(lifecycle, hook) {
                 http_defaults(hook);
+                if let Some(sleep) = existing(hook, "sleep") {
+                    default(sleep, "seconds", 0);
+                }
             }
         }
     }

@@ -103,7 +103,10 @@ fn prune_in(shape: &Shape, value: &mut Value, pruned: Pruned) {
         }
         (Shape::Bytes, value @ Value::Array(_)) if pruned == Pruned::Empty => *value = "".into(),
         (Shape::Quantity, value @ Value::Number(_)) if pruned == Pruned::Empty => {
-            *value = value.to_string().into();
+            *value = quantity::canonical(&value.to_string()).into();
+        }
+        (Shape::Quantity, Value::String(text)) if pruned == Pruned::Empty => {
+            *text = quantity::canonical(text);
         }
         // Go decodes wrapped lines, and encodes one.
         (Shape::Bytes, Value::String(text))

@@ -14,10 +14,9 @@ use crate::{
         handler,
         names::{check_name, dns_subdomain, one_of, port, port_name},
         paths::descending_path,
-        security_context,
+        resources, security_context,
     },
 };
-use kube_embedded_core::quantity;
 
 /// The list that a container is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -239,24 +238,7 @@ impl Container<'_> {
     fn resources(&mut self, container: &Value) {
         let field = format!("{}.resources", self.field);
         let resources = &container["resources"];
-        for part in ["limits", "requests"] {
-            for (name, amount) in resources[part].as_object().into_iter().flatten() {
-                if billionths(amount).is_some_and(|amount| amount < 0) {
-                    let detail = "must be greater than or equal to 0";
-                    self.errors.push(invalid(format!("{field}.{part}[{name}]"), amount, detail));
-                }
-            }
-        }
-        for (name, request) in resources["requests"].as_object().into_iter().flatten() {
-            let limit = &resources["limits"][name.as_str()];
-            if let (Some(wanted), Some(max)) = (billionths(request), billionths(limit))
-                && wanted > max
-            {
-                let shown = limit.as_str().map_or_else(|| limit.to_string(), str::to_owned);
-                let detail = format!("must be less than or equal to {name} limit of {shown}");
-                self.errors.push(invalid(format!("{field}.requests"), request, &detail));
-            }
-        }
+        self.errors.extend(resources::validate(resources, &field));
     }
 }
 
@@ -296,14 +278,5 @@ fn propagation(mount: &Value, container: &Value, field: &str) -> Option<FieldErr
             let supported = ["Bidirectional", "HostToContainer", "None"];
             Some(not_supported(at, given, &supported))
         }
-    }
-}
-
-/// Returns an amount in billionths, the finest unit of a quantity.
-fn billionths(amount: &Value) -> Option<i128> {
-    match amount {
-        Value::String(text) => quantity::parse(text).ok(),
-        Value::Number(number) => quantity::parse(&number.to_string()).ok(),
-        _ => None,
     }
 }

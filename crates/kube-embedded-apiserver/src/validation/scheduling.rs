@@ -4,7 +4,7 @@ use crate::{
     fields::{list, text},
     validation::{
         field_error::{FieldError, duplicate, forbidden, invalid, not_supported, required},
-        names::{dns_label, label_selector, qualified_name},
+        names::{dns_label, label_selector, label_value, qualified_name},
     },
 };
 use serde_json::Value;
@@ -82,6 +82,11 @@ fn node_selector_term(term: &Value, field: &str) -> Vec<FieldError> {
         let key = &expression["key"];
         let details = qualified_name(key.as_str().unwrap_or_default());
         errors.extend(details.iter().map(|w| invalid(format!("{field}.key"), key, w)));
+        for (n, value) in values.iter().enumerate() {
+            let details = label_value(value.as_str().unwrap_or_default());
+            let field = format!("{field}.values[{n}]");
+            errors.extend(details.iter().map(|w| invalid(&*field, value, w)));
+        }
     }
     for (n, expression) in list(term, &["matchFields"]).iter().enumerate() {
         let field = format!("{field}.matchFields[{n}]");

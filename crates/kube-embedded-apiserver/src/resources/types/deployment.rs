@@ -89,9 +89,7 @@ fn validate(deployment: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &deployment["spec"];
     let mut errors = metadata(deployment, old, dns_subdomain);
     errors.extend(non_negative(&spec["replicas"], "spec.replicas"));
-    errors.extend(validate_selector(spec, "deployment", ": invalid label selector"));
-    errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
-    errors.extend(validate_restarts(spec));
+    errors.extend(validate_selector_and_template(spec));
     errors.extend(validate_strategy(&spec["strategy"]));
     errors.extend(non_negative(&spec["minReadySeconds"], "spec.minReadySeconds"));
     errors.extend(non_negative(&spec["revisionHistoryLimit"], "spec.revisionHistoryLimit"));
@@ -107,6 +105,16 @@ fn validate(deployment: &Value, old: Option<&Value>) -> Vec<FieldError> {
         && old["spec"]["selector"] != spec["selector"]
     {
         errors.push(invalid("spec.selector", &spec["selector"], IMMUTABLE));
+    }
+    errors
+}
+
+/// Stands for `ValidatePodTemplateSpecForReplicaSet`: with a selector that is not valid, the template is not looked at.
+pub(crate) fn validate_selector_and_template(spec: &Value) -> Vec<FieldError> {
+    let mut errors = validate_selector(spec, "deployment", ": invalid label selector");
+    if label_selector(&spec["selector"], "spec.selector").is_empty() {
+        errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
+        errors.extend(validate_restarts(spec));
     }
     errors
 }
@@ -346,5 +354,22 @@ mod tests {
             errors[0].message,
             "Invalid value: {\"matchLabels\":{\"app\":\"kubeapp\",\"x\":\"y\"}}: field is immutable"
         );
+    }
+
+    /// Compared with kube-apiserver 1.36.2.
+    #[test]
+    fn template_is_not_validated_where_the_selector_is_not_valid() {
+        let labels = |value: &str| json!({ "app": value });
+        for (value, fields) in [
+            ("a b", &["spec.selector.matchLabels", "spec.selector"][..]),
+            ("a", &["spec.template.spec.containers"][..]),
+        ] {
+            let spec = json!({ "selector": { "matchLabels": labels(value) }, "template": {
+                "metadata": { "labels": labels(value) },
+                "spec": { "restartPolicy": "Always", "dnsPolicy": "ClusterFirst" } } });
+            let errors = validate_selector_and_template(&spec);
+            let found: Vec<&str> = errors.iter().map(|error| &*error.field).collect();
+            assert_eq!(found, fields, "{value}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 
 use crate::{
-    fields::{default, default_empty, each, list, text},
+    fields::{default, default_empty, each, existing, list, text},
     resources::{
         resource_type::ResourceType,
         table_columns::{AGE, column},
@@ -13,7 +13,7 @@ use crate::{
     validation::{
         addresses::{Family, endpoint_ip, fully_qualified},
         field_error::{FieldError, changed, duplicate, invalid, not_supported, required, too_many},
-        names::{dns_label, dns_subdomain, qualified_name},
+        names::{dns_label, dns_subdomain, label_value, qualified_name},
         object_meta::metadata,
     },
 };
@@ -23,10 +23,16 @@ use std::collections::HashSet;
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_ADDRESSES: usize = 100;
 const MAX_PORTS: usize = 20_000;
+const MAX_ZONES: usize = 8;
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     generation: true,
     defaults: |slice| {
+        for endpoint in each(slice, "endpoints") {
+            if let Some(hints) = existing(endpoint, "hints") {
+                each(hints, "forZones").for_each(|zone| default(zone, "name", ""));
+            }
+        }
         for port in each(slice, "ports") {
             default(port, "name", "");
             default_empty(port, "protocol", "TCP");
@@ -108,6 +114,7 @@ fn validate_endpoints(cluster: &Addresses, slice: &Value, old: Option<&Value>) -
                 _ => {}
             }
         }
+        errors.extend(hints(&endpoint["hints"], &field));
         for (name, rule) in
             [("nodeName", dns_subdomain as fn(&str) -> Vec<String>), ("hostname", dns_label)]
         {
@@ -116,6 +123,22 @@ fn validate_endpoints(cluster: &Addresses, slice: &Value, old: Option<&Value>) -
                 errors.extend(rule(given).iter().map(|w| invalid(&*field, &endpoint[name], w)));
             }
         }
+    }
+    errors
+}
+
+/// Validates the zones for which an endpoint is meant.
+fn hints(hints: &Value, field: &str) -> Vec<FieldError> {
+    let zones = list(hints, &["forZones"]);
+    let field = format!("{field}.hints.forZones");
+    let mut errors = Vec::from_iter(too_many(&*field, zones.len(), MAX_ZONES));
+    let mut names = HashSet::new();
+    for (at, zone) in zones.iter().enumerate() {
+        let (field, name) = (format!("{field}[{at}].name"), text(zone, &["name"]));
+        if !names.insert(name) {
+            errors.push(duplicate(&*field, format!("{name:?}")));
+        }
+        errors.extend(label_value(name).iter().map(|w| invalid(&*field, &name.into(), w)));
     }
     errors
 }
@@ -211,6 +234,22 @@ mod tests {
         // What is stored may stay, so that labels can be changed.
         let stored = slice(json!([{ "addresses": ["127.0.0.1"] }]), json!([]));
         assert_eq!(errors(&stored, Some(&stored)), [""; 0]);
+    }
+
+    /// Compared with kube-apiserver 1.36.2.
+    #[test]
+    fn zones_of_hints_are_labels_and_unique() {
+        let zones = json!([{ "name": "a b" }, { "name": "z" }, { "name": "z" }]);
+        let found = hints(&json!({ "forZones": zones }), "endpoints[0]");
+        let fields: Vec<_> = found.iter().map(|error| (&*error.field, error.reason)).collect();
+        let expected = [
+            ("endpoints[0].hints.forZones[0].name", "FieldValueInvalid"),
+            ("endpoints[0].hints.forZones[2].name", "FieldValueDuplicate"),
+        ];
+        assert_eq!(fields, expected);
+        let many: Vec<Value> = (0..9).map(|n| json!({ "name": n.to_string() })).collect();
+        assert_eq!(hints(&json!({ "forZones": many }), "e").len(), 1);
+        assert!(hints(&Value::Null, "e").is_empty());
     }
 
     #[test]

@@ -34,7 +34,6 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     },
     validate: |endpoints, old| metadata(endpoints, old, dns_subdomain),
     validate_addresses: Some(validate_subsets),
-    warnings: |_, _| vec![DEPRECATION.into()],
     deprecation: Some(DEPRECATION),
     columns: &[
         column(
@@ -69,6 +68,11 @@ fn validate_subsets(cluster: &Addresses, object: &Value, old: Option<&Value>) ->
                 if !is_stored(&address["ip"]) {
                     let field = format!("{field}.ip");
                     errors.extend(endpoint_ip(&address["ip"], Family::Any, &field, cluster));
+                }
+                if let Some(node) = address["nodeName"].as_str() {
+                    let field = format!("{field}.nodeName");
+                    let details = dns_subdomain(node);
+                    errors.extend(details.iter().map(|w| invalid(&*field, &node.into(), w)));
                 }
                 if let Some(host) = address["hostname"].as_str().filter(|host| !host.is_empty()) {
                     let field = format!("{field}.hostname");

@@ -13,7 +13,7 @@ use crate::{
     },
     validation::{
         field_error::{FieldError, IMMUTABLE, changed, invalid, required},
-        names::{dns_subdomain, qualified_name},
+        names::{path_segment, qualified_name},
         object_meta::metadata,
     },
 };
@@ -124,7 +124,7 @@ fn rename(
 
 /// Stands for `ValidateEventCreate` of the core group.
 fn validate(event: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(event, old, dns_subdomain);
+    let mut errors = metadata(event, old, path_segment);
     if event["eventTime"].is_null() {
         errors.extend(namespace_mismatch(event, &["default", ""]));
     } else {
@@ -136,7 +136,7 @@ fn validate(event: &Value, old: Option<&Value>) -> Vec<FieldError> {
 /// Stands for `ValidateEventCreate` and `ValidateEventUpdate` of `events.k8s.io`, whose messages name the fields of the
 /// core group.
 fn validate_new(event: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(event, old, dns_subdomain);
+    let mut errors = metadata(event, old, path_segment);
     if event["eventTime"].is_null() {
         errors.extend(namespace_mismatch(event, &["default", ""]));
     } else {

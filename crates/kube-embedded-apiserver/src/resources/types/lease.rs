@@ -3,7 +3,7 @@
 use k8s_openapi::api::coordination::v1::Lease;
 
 use crate::{
-    fields::text,
+    fields::{object, text},
     resources::{
         resource_type::ResourceType,
         table_columns::{AGE, column},
@@ -17,6 +17,7 @@ use crate::{
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     requires_version: true,
+    defaults: |lease| _ = object(lease, "spec"),
     validate: |lease, old| {
         let mut errors = metadata(lease, old, dns_subdomain);
         let seconds = &lease["spec"]["leaseDurationSeconds"];

@@ -4,12 +4,13 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
 use crate::{
-    fields::{list, object, text},
+    fields::{default, list, object, text},
     resources::{
         resource_type::ResourceType,
         table_columns::{AGE, Column, column, or_none, wide},
     },
     validation::{
+        addresses::cidr,
         field_error::{FieldError, duplicate, invalid, not_supported, required},
         names::{dns_subdomain, labels, qualified_name},
         object_meta::metadata,
@@ -22,11 +23,22 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     namespaced: false,
     subresources: &["status"],
     defaults: |node| {
-        object(node, "spec");
+        let Some(spec) = object(node, "spec") else { return };
+        // The field and the list that replaced it are kept equal.
+        let range = text(spec, &["podCIDR"]);
+        if !range.is_empty() {
+            let ranges = json!([range]);
+            default(spec, "podCIDRs", ranges);
+        } else if let Some(first) = list(spec, &["podCIDRs"]).first().cloned() {
+            spec["podCIDR"] = first;
+        }
     },
     validate: |node, old| {
         let mut errors = metadata(node, old, dns_subdomain);
         errors.extend(validate_taints(list(node, &["spec", "taints"])));
+        for (at, range) in list(node, &["spec", "podCIDRs"]).iter().enumerate() {
+            errors.extend(cidr(range, &format!("spec.podCIDRs[{at}]")));
+        }
         errors
     },
     columns: COLUMNS,
@@ -69,7 +81,8 @@ const COLUMNS: &[Column] = &[
 fn validate_taints(taints: &[Value]) -> Vec<FieldError> {
     let (mut errors, mut seen) = (Vec::new(), HashSet::new());
     for (at, taint) in taints.iter().enumerate() {
-        let field = format!("spec.taints[{at}]");
+        // Kubernetes' messages have this path.
+        let field = format!("metadata.taints[{at}]");
         let (key, effect) = (text(taint, &["key"]), text(taint, &["effect"]));
         let details = qualified_name(key);
         errors.extend(details.iter().map(|w| invalid(format!("{field}.key"), &key.into(), w)));
@@ -142,22 +155,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn pod_ranges_are_kept_equal_and_valid() {
+        for (spec, ranges, count) in [
+            (json!({ "podCIDR": "10.9.0.0/24" }), json!(["10.9.0.0/24"]), 0),
+            (json!({ "podCIDRs": ["10.9.0.0/24"] }), json!(["10.9.0.0/24"]), 0),
+            (json!({ "podCIDR": "x" }), json!(["x"]), 1),
+            (json!({}), Value::Null, 0),
+        ] {
+            let mut node = json!({ "metadata": { "name": "n" }, "spec": spec });
+            (RESOURCE.defaults)(&mut node);
+            assert_eq!(node["spec"]["podCIDRs"], ranges, "{spec}");
+            assert_eq!(node["spec"]["podCIDR"], ranges[0], "{spec}");
+            assert_eq!((RESOURCE.validate)(&node, None).len(), count, "{spec}");
+        }
+    }
+
+    #[test]
     fn taint_has_a_key_an_effect_and_occurs_once() {
         for (taints, fields) in [
             (
                 json!([{ "key": "a", "effect": "NoSchedule" }, { "key": "a", "effect": "NoExecute" }]),
                 vec![],
             ),
-            (json!([{ "key": "a b", "effect": "NoSchedule" }]), vec!["spec.taints[0].key"]),
+            (json!([{ "key": "a b", "effect": "NoSchedule" }]), vec!["metadata.taints[0].key"]),
             (
                 json!([{ "key": "a", "value": "-", "effect": "NoSchedule" }]),
-                vec!["spec.taints[0].value"],
+                vec!["metadata.taints[0].value"],
             ),
-            (json!([{ "key": "a" }]), vec!["spec.taints[0].effect"]),
-            (json!([{ "key": "a", "effect": "Never" }]), vec!["spec.taints[0].effect"]),
+            (json!([{ "key": "a" }]), vec!["metadata.taints[0].effect"]),
+            (json!([{ "key": "a", "effect": "Never" }]), vec!["metadata.taints[0].effect"]),
             (
                 json!([{ "key": "a", "effect": "NoExecute" }, { "key": "a", "effect": "NoExecute" }]),
-                vec!["spec.taints[1]"],
+                vec!["metadata.taints[1]"],
             ),
         ] {
             let errors = validate_taints(taints.as_array().unwrap()).into_iter();

@@ -10,13 +10,13 @@ use crate::{
         pod_defaults,
         resource_type::ResourceType,
         table_columns::{self, AGE, container_images, container_names, count, number, wide},
-        types::deployment::{validate_restarts, validate_selector},
+        types::deployment::validate_selector_and_template,
     },
     validation::{
         field_error::{FieldError, IMMUTABLE, invalid},
         names::{dns_subdomain, non_negative},
         object_meta::metadata,
-        pod_spec, warnings,
+        warnings,
     },
 };
 
@@ -75,9 +75,7 @@ fn validate(set: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.extend(non_negative(&spec["replicas"], "spec.replicas"));
     errors.extend(non_negative(&spec["minReadySeconds"], "spec.minReadySeconds"));
     // Kubernetes speaks of a Deployment here, too.
-    errors.extend(validate_selector(spec, "deployment", ": invalid label selector"));
-    errors.extend(pod_spec::validate_template(&spec["template"], "spec.template"));
-    errors.extend(validate_restarts(spec));
+    errors.extend(validate_selector_and_template(spec));
     if let Some(old) = old
         && old["spec"]["selector"] != spec["selector"]
     {

@@ -11,7 +11,7 @@ use crate::{
         table_columns::{Column, column},
     },
     validation::{
-        field_error::{FieldError, invalid, required},
+        field_error::{FieldError, invalid, invalid_nested, required},
         names::{label_selector, path_segment},
         object_meta::metadata,
     },
@@ -95,9 +95,16 @@ fn aggregation(rule: &Value) -> Vec<FieldError> {
         return vec![required(field, detail)];
     }
     let selectors = selectors.iter().enumerate();
-    selectors
-        .flat_map(|(at, selector)| label_selector(selector, &format!("{field}[{at}]")))
-        .collect()
+    let of_selector = |(at, selector): (usize, &Value)| {
+        let field = format!("{field}[{at}]");
+        let mut errors = label_selector(selector, &field);
+        if !errors.is_empty() {
+            // The value is that of a selector which could not be made.
+            errors.push(invalid_nested(field, &Value::Null, "invalid label selector."));
+        }
+        errors
+    };
+    selectors.flat_map(of_selector).collect()
 }
 
 #[cfg(test)]
@@ -154,26 +161,24 @@ mod tests {
     #[test]
     fn aggregation_rule_needs_valid_selectors() {
         for (rule, expected) in [
-            (json!({ "clusterRoleSelectors": [{ "matchLabels": { "a": "b" } }] }), None),
+            (json!({ "clusterRoleSelectors": [{ "matchLabels": { "a": "b" } }] }), &[][..]),
             (
                 json!({ "clusterRoleSelectors": [] }),
-                Some(
-                    "aggregationRule.clusterRoleSelectors: Required value: at least one \
-                     clusterRoleSelector required if aggregationRule is non-nil",
-                ),
+                &["aggregationRule.clusterRoleSelectors: Required value: at least one \
+                   clusterRoleSelector required if aggregationRule is non-nil"],
             ),
             (
                 json!({ "clusterRoleSelectors": [{ "matchExpressions": [
                     { "key": "a", "operator": "Like" },
                 ] }] }),
-                Some(
+                &[
                     "aggregationRule.clusterRoleSelectors[0].matchExpressions[0].operator: Invalid \
                      value: \"Like\": not a valid selector operator",
-                ),
+                    "aggregationRule.clusterRoleSelectors[0]: Invalid value: null: invalid label selector.",
+                ],
             ),
         ] {
             let fields = json!({ "aggregationRule": rule });
-            let expected: Vec<String> = expected.into_iter().map(str::to_owned).collect();
             assert_eq!(messages(&CLUSTER_RESOURCE, &fields), expected);
         }
     }

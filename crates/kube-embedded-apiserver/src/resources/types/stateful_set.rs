@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use serde_json::{Value, json};
 
 use crate::{
-    fields::{at, default, default_empty, object, text},
+    fields::{at, default, default_empty, existing, object, text},
     resources::{
         pod_defaults,
         resource_type::ResourceType,
@@ -58,12 +58,14 @@ fn defaults(set: &mut Value) {
         }
         if strategy["type"] == "RollingUpdate" && !strategy["rollingUpdate"].is_null() {
             default(&mut strategy["rollingUpdate"], "partition", 0);
-            default(&mut strategy["rollingUpdate"], "maxUnavailable", 1);
         }
     }
     if let Some(policy) = object(spec, "persistentVolumeClaimRetentionPolicy") {
         default_empty(policy, "whenDeleted", "Retain");
         default_empty(policy, "whenScaled", "Retain");
+    }
+    if let Some(ordinals) = existing(spec, "ordinals") {
+        default(ordinals, "start", 0);
     }
     default(spec, "replicas", 1);
     default(spec, "revisionHistoryLimit", 10);
