@@ -338,8 +338,8 @@ async fn pod_is_bound_once_and_deleted_after_its_grace_period() {
 #[tokio::test(flavor = "multi_thread")]
 async fn resources_without_a_controller_are_accepted_only_as_dry_run() {
     let cluster = cluster().await;
-    let scaler =
-        json!({ "maxReplicas": 3, "scaleTargetRef": { "kind": "Deployment", "name": "d" } });
+    let target = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "name": "d" });
+    let scaler = json!({ "maxReplicas": 3, "scaleTargetRef": target });
     let hard = json!({ "hard": { "pods": "4" } });
     for (path, kind, spec, reason) in [
         (

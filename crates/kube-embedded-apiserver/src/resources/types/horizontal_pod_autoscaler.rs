@@ -3,6 +3,7 @@
 
 mod behavior;
 mod metrics;
+mod reference;
 
 use k8s_openapi::api::autoscaling::{v1, v2};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use crate::{
     },
     validation::{
         field_error::{FieldError, invalid, required},
-        names::{dns_subdomain, path_segment},
+        names::dns_subdomain,
         object_meta::metadata,
     },
 };
@@ -111,7 +112,7 @@ fn validate(scaler: &Value, old: Option<&Value>) -> Vec<FieldError> {
     // One that was stored before may have any version.
     let any_version =
         old.is_some_and(|old| old["spec"]["scaleTargetRef"] == spec["scaleTargetRef"]);
-    let target = reference(&spec["scaleTargetRef"], "spec.scaleTargetRef", any_version);
+    let target = reference::validate(&spec["scaleTargetRef"], "spec.scaleTargetRef", any_version);
     errors.extend(target);
     errors.extend(metrics::validate(spec));
     // The only metric of version 1.
@@ -121,32 +122,6 @@ fn validate(scaler: &Value, old: Option<&Value>) -> Vec<FieldError> {
         errors.push(invalid(field, percent, "must be greater than 0"));
     }
     errors.extend(behavior::validate(&spec["behavior"]));
-    errors
-}
-
-/// Stands for `ValidateCrossVersionObjectReference`. The objects of the core group have no group in their version.
-fn reference(reference: &Value, field: &str, any_group: bool) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for name in ["kind", "name"] {
-        let field = format!("{field}.{name}");
-        match text(reference, &[name]) {
-            "" => errors.push(required(field, "")),
-            given => errors.extend(
-                path_segment(given).iter().map(|w| invalid(field.as_str(), &given.into(), w)),
-            ),
-        }
-    }
-    let version = text(reference, &["apiVersion"]);
-    let detail = match version.matches('/').count() {
-        0 if any_group => return errors,
-        0 => "apiVersion must specify API group".to_owned(),
-        1 if version.starts_with('/') && !any_group => {
-            "apiVersion must specify API group".to_owned()
-        }
-        1 => return errors,
-        _ => format!("unexpected GroupVersion string: {version}"),
-    };
-    errors.push(invalid(format!("{field}.apiVersion"), &version.into(), &detail));
     errors
 }
 

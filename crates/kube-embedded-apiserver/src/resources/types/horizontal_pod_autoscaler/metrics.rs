@@ -78,7 +78,11 @@ fn validate_source(kind: &str, source: &Value, field: &str) -> Vec<FieldError> {
     match kind {
         "object" => {
             let described = &source["describedObject"];
-            errors.extend(reference(described, &format!("{field}.describedObject"), true));
+            errors.extend(reference::validate(
+                described,
+                &format!("{field}.describedObject"),
+                true,
+            ));
             errors.extend(metric_name(source, field));
         }
         "external" | "pods" => errors.extend(metric_name(source, field)),
