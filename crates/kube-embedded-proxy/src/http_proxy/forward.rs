@@ -99,7 +99,7 @@ impl Client {
         let read = connection.read_larger(method);
         let response = wait(read, progress, self.frontend.timeouts.response).await?;
         if response.is_some() {
-            // Nobody sends the rest of a body that was not sent yet.
+            // The rest of the body is not sent any more.
             connection.reusable = progress.is_none();
         }
         Ok(response)

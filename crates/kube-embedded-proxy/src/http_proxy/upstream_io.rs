@@ -130,7 +130,7 @@ pub(super) struct UpstreamIo<S> {
     usual: bool,
 }
 
-/// A response that is there already, to a request that was sent already: hyper sends one again, to nobody.
+/// A response that is there already, to a request that was sent already: what hyper writes is discarded.
 struct Replay {
     response: Vec<u8>,
     asked: bool,
