@@ -16,6 +16,14 @@ pub(super) struct Expr {
 }
 
 impl Expr {
+    /// Returns the text of a literal.
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Returns true for what cel-go calls an attribute: a variable, and selections and indices
     /// after any value. Their costs are those of their parts.
     pub(super) fn is_attribute(&self) -> bool {
@@ -120,6 +128,8 @@ pub(super) enum MacroKind {
     Filter,
     Map,
     TransformMap,
+    /// The entries of maps, whose keys all differ.
+    TransformMapEntry,
     SortBy,
     /// `optMap` and `optFlatMap` of optionals.
     OptMap,
@@ -129,6 +139,11 @@ pub(super) enum MacroKind {
 impl MacroKind {
     /// Returns true if its value is made of all elements that are kept.
     pub(super) fn collects(self) -> bool {
-        matches!(self, Self::Filter | Self::Map | Self::TransformMap | Self::SortBy)
+        self.makes_map() || matches!(self, Self::Filter | Self::Map | Self::SortBy)
+    }
+
+    /// Returns true if its value is a map.
+    pub(super) fn makes_map(self) -> bool {
+        matches!(self, Self::TransformMap | Self::TransformMapEntry)
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, 
         globals: variables.len(),
         scopes,
         errors: Vec::new(),
-        mixed: Vec::new(),
+        invalid: Vec::new(),
         used: BTreeSet::new(),
         types: Types::new(),
         dynamic: BTreeSet::new(),
@@ -44,7 +44,7 @@ pub(super) fn check(expr: &Expr, variables: &[(&str, Type)]) -> Result<Checked, 
         late: None,
     };
     let output = checker.expr(expr);
-    let errors = if checker.errors.is_empty() { checker.mixed } else { checker.errors };
+    let errors = if checker.errors.is_empty() { checker.invalid } else { checker.errors };
     match (errors.is_empty(), checker.late) {
         (false, _) => Err(Refused::Errors(errors)),
         (true, Some(late)) => Err(Refused::Late(late)),
@@ -61,8 +61,9 @@ struct Checker {
     /// How many of them are variables of the expression.
     globals: usize,
     errors: Vec<Located>,
-    /// Elements of literals that are of another type than those before. They count where nothing else is wrong.
-    mixed: Vec<Located>,
+    /// The errors of cel-go's validators, which see only expressions whose types are right: literals
+    /// that a function cannot take, and elements of another type than the first.
+    invalid: Vec<Located>,
     used: BTreeSet<String>,
     types: Types,
     dynamic: BTreeSet<usize>,
@@ -121,7 +122,10 @@ impl Checker {
             Kind::Conditional(of) => self.conditional(expr.at, of),
             Kind::List(all) => self.list(all),
             Kind::Map(all) => self.map(all),
-            Kind::Macro(of) => self.comprehension(of),
+            Kind::Macro(of) => match of.kind {
+                MacroKind::OptMap | MacroKind::OptFlatMap => self.optional(expr.at, of),
+                _ => self.comprehension(expr.at, of),
+            },
         }
     }
 
@@ -173,7 +177,8 @@ impl Checker {
 
     fn call(&mut self, call: &Expr, name: &str, method: bool, args: &[Expr]) -> Type {
         let at = call.at;
-        let outer = std::mem::replace(&mut self.mixes, name == "format");
+        let outer = self.mixes;
+        self.mixes |= name == "format";
         let kinds: Vec<Type> = args.iter().map(|arg| self.expr(arg)).collect();
         self.mixes = outer;
         let Some(function) = library::function(name) else {
@@ -183,12 +188,10 @@ impl Checker {
         for (overload, bound) in library::matching(function, method, &kinds) {
             results.push(overload.result.substitute(&bound));
         }
-        if let Some((at, message)) = library::literal_error(name, method, args.iter().map(literal))
-        {
-            let at = args.get(at).map_or(0, |arg| arg.at);
-            return self.error(at, message);
+        if let Some((at, message)) = library::literal_error(name, method, args) {
+            self.invalid.push((args.get(at).map_or(0, |arg| arg.at), message));
         }
-        let pattern = args.get(1).and_then(literal);
+        let pattern = args.get(1).and_then(Expr::text);
         self.late = self.late.take().or(library::pattern_error(name, method, pattern));
         let Some(first) = results.first().cloned() else {
             let shown: Vec<String> = kinds.iter().map(Type::to_string).collect();
@@ -213,15 +216,12 @@ impl Checker {
         let same = join(&yes, &no);
         match same.filter(|_| Type::Bool.accepts(&condition, &mut [None, None])) {
             Some(kind) => kind,
-            None => {
-                let what = "found no matching overload for '_?_:_' applied to";
-                self.error(at, format!("{what} '({condition}, {yes}, {no})'"))
-            }
+            None => self.no_choice(at, &condition, &yes, &no),
         }
     }
 
     fn list(&mut self, all: &[(Expr, bool)]) -> Type {
-        let mut element: Option<Type> = None;
+        let mut elements = Elements::default();
         for (one, optional) in all {
             let mut found = self.expr(one);
             if *optional {
@@ -235,53 +235,48 @@ impl Checker {
                     }
                 }
             }
-            element = Some(self.same(one.at, element, found));
+            // `optional.none()` may be of any type.
+            if !(*optional && matches!(found, Type::Dyn)) {
+                elements.add(one.at, found);
+            }
         }
-        Type::list(element.unwrap_or(Type::Dyn))
+        // Of a list only the first is reported.
+        elements.mixed.truncate(1);
+        Type::list(self.joined(elements))
     }
 
     fn map(&mut self, all: &[(Expr, Expr)]) -> Type {
-        let (mut key, mut value) = (None, None);
-        for (one, of) in all {
-            let found = self.expr(one);
-            key = Some(self.same(one.at, key, found));
-            let found = self.expr(of);
-            value = Some(self.same(of.at, value, found));
+        let (mut keys, mut values) = (Elements::default(), Elements::default());
+        for (key, value) in all {
+            let found = self.expr(key);
+            keys.add(key.at, found);
+            let found = self.expr(value);
+            values.add(value.at, found);
         }
-        Type::map(key.unwrap_or(Type::Dyn), value.unwrap_or(Type::Dyn))
+        Type::map(self.joined(keys), self.joined(values))
     }
 
-    /// The elements of a literal are of one type.
-    fn same(&mut self, at: usize, before: Option<Type>, found: Type) -> Type {
-        let Some(before) = before else { return found };
-        match join(&before, &found) {
-            Some(both) => both,
-            None if self.mixes => Type::Dyn,
-            None => {
-                self.mixed.push((at, format!("expected type '{before}' but found '{found}'")));
-                Type::Dyn
-            }
+    /// Returns the type of the elements of a literal, which are of one type except for the values of `format`.
+    fn joined(&mut self, elements: Elements) -> Type {
+        if !self.mixes {
+            self.invalid.extend(elements.mixed);
         }
+        elements.joined.unwrap_or(Type::Dyn)
     }
 
-    fn comprehension(&mut self, of: &Macro) -> Type {
+    fn comprehension(&mut self, at: usize, of: &Macro) -> Type {
         let Macro { kind, over, variable, second, condition, body } = of;
         let range = self.expr(over);
-        let for_optionals = matches!(kind, MacroKind::OptMap | MacroKind::OptFlatMap);
-        let (first, value, optional) = match &range {
+        let (first, value) = match &range {
             Type::List(list) => match second {
-                Some(_) => (Type::Int, list.element.clone(), false),
-                None => (list.element.clone(), Type::Dyn, false),
+                Some(_) => (Type::Int, list.element.clone()),
+                None => (list.element.clone(), Type::Dyn),
             },
-            Type::Map(of) => (of.0.clone(), of.1.clone(), false),
-            Type::Dyn => (Type::Dyn, Type::Dyn, false),
-            Type::Optional(of) if for_optionals => ((**of).clone(), Type::Dyn, true),
-            _ => (Type::Error, Type::Error, false),
+            Type::Map(of) => (of.0.clone(), of.1.clone()),
+            Type::Dyn => (Type::Dyn, Type::Dyn),
+            _ => (Type::Error, Type::Error),
         };
-        let iterable = matches!(range, Type::List(_) | Type::Map(_) | Type::Dyn | Type::Error);
-        if for_optionals != optional && !matches!(range, Type::Dyn | Type::Error)
-            || !for_optionals && !iterable
-        {
+        if !matches!(range, Type::List(_) | Type::Map(_) | Type::Dyn | Type::Error) {
             let what = "cannot be range of a comprehension (must be list, map, or dynamic)";
             self.error(over.at, format!("expression of type '{range}' {what}"));
         }
@@ -291,40 +286,117 @@ impl Checker {
         if let Some(second) = second {
             self.scopes.push((second.clone(), value));
         }
-        if let Some(condition) = condition {
-            self.expect_bool(condition);
-        }
+        let condition = condition.as_ref().map(|one| match kind {
+            MacroKind::All | MacroKind::Exists => self.expect_bool(one),
+            _ => self.expr(one),
+        });
         let body = body.as_ref().map(|body| self.expr(body));
         self.scopes.truncate(outer);
-        match (kind, body) {
+        let result = match (kind, body) {
             (MacroKind::Map, Some(body)) => Type::list(body),
             (MacroKind::TransformMap, Some(body)) => {
                 Type::map(if second_is_index { Type::Int } else { first }, body)
             }
+            (MacroKind::TransformMapEntry, Some(body)) => self.entries(at, body),
             (MacroKind::SortBy, _) => range,
-            (MacroKind::OptMap, Some(body)) => Type::optional(body),
-            (MacroKind::OptFlatMap, Some(body)) => body,
             (MacroKind::Filter, _) => match range {
                 Type::Map(of) => Type::list(of.0.clone()),
                 Type::List(list) => Type::list(list.element.clone()),
                 _ => Type::list(Type::Dyn),
             },
+            (MacroKind::ExistsOne, _) => Type::Int,
             _ => Type::Bool,
+        };
+        if let Some(condition) = condition
+            && !Type::Bool.accepts(&condition, &mut [None, None])
+        {
+            self.no_choice(at, &condition, &result, &result);
         }
+        if *kind == MacroKind::ExistsOne { Type::Bool } else { result }
+    }
+
+    /// The value of `transformMapEntry`, of which each body is a map.
+    fn entries(&mut self, at: usize, body: Type) -> Type {
+        let any = Type::map(Type::Dyn, Type::Dyn);
+        match body {
+            Type::Map(_) => body,
+            Type::Dyn | Type::Error => any,
+            other => {
+                let what = "found no matching overload for 'cel.@mapInsert' applied to";
+                self.error(at, format!("{what} '({any}, {other})'"));
+                any
+            }
+        }
+    }
+
+    /// `optMap` and `optFlatMap`: `of.hasValue() ? optional.of(body) : optional.none()`, and without
+    /// `optional.of`, where the body sees `of.value()`.
+    fn optional(&mut self, at: usize, of: &Macro) -> Type {
+        let (condition, inside) = match self.expr(&of.over) {
+            Type::Optional(inside) => (Type::Bool, (*inside).clone()),
+            Type::Dyn => (Type::Bool, Type::Dyn),
+            Type::Error => (Type::Error, Type::Error),
+            other => {
+                for function in ["hasValue", "value"] {
+                    let what = format!("found no matching overload for '{function}' applied to");
+                    self.error(at, format!("{what} '{other}.()'"));
+                }
+                (Type::Error, Type::Error)
+            }
+        };
+        self.scopes.push((of.variable.clone(), inside));
+        let body = of.body.as_ref().map_or(Type::Error, |body| self.expr(body));
+        self.scopes.pop();
+        let body = if of.kind == MacroKind::OptMap { Type::optional(body) } else { body };
+        let none = Type::optional(Type::Dyn);
+        match join(&body, &none) {
+            Some(_) => body,
+            None => self.no_choice(at, &condition, &body, &none),
+        }
+    }
+
+    fn no_choice(&mut self, at: usize, condition: &Type, yes: &Type, no: &Type) -> Type {
+        let what = "found no matching overload for '_?_:_' applied to";
+        self.error(at, format!("{what} '({condition}, {yes}, {no})'"))
+    }
+}
+
+/// The elements of a literal.
+#[derive(Default)]
+struct Elements {
+    first: Option<Type>,
+    joined: Option<Type>,
+    /// Those of another type than the first.
+    mixed: Vec<Located>,
+}
+
+impl Elements {
+    fn add(&mut self, at: usize, found: Type) {
+        let (Some(first), Some(joined)) = (&self.first, self.joined.take()) else {
+            (self.first, self.joined) = (Some(found.clone()), Some(found));
+            return;
+        };
+        // `dyn` and `null` may stand for the others, and are still not of their type.
+        let is_same = match (first, &found) {
+            (Type::Error, _) | (_, Type::Error) => true,
+            (Type::Dyn | Type::Null, _) | (_, Type::Dyn | Type::Null) => {
+                std::mem::discriminant(first) == std::mem::discriminant(&found)
+            }
+            _ => join(first, &found).is_some(),
+        };
+        if !is_same {
+            self.mixed.push((at, format!("expected type '{first}' but found '{found}'")));
+        }
+        self.joined = Some(join(&joined, &found).unwrap_or(Type::Dyn));
     }
 }
 
 /// Returns the type of values of either type, if there is one.
 fn join(a: &Type, b: &Type) -> Option<Type> {
+    if matches!((a, b), (Type::Dyn, _) | (_, Type::Dyn)) {
+        return Some(Type::Dyn);
+    }
     let mut bound = [None, None];
     let both = Type::Param(0);
     (both.accepts(a, &mut bound) && both.accepts(b, &mut bound)).then(|| both.substitute(&bound))
-}
-
-/// Returns the text of a literal.
-fn literal(expr: &Expr) -> Option<&str> {
-    match &expr.kind {
-        Kind::Text(text) => Some(text),
-        _ => None,
-    }
 }

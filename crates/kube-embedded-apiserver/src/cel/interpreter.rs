@@ -298,6 +298,7 @@ impl<'a> Interpreter<'a, '_> {
         }
         self.budget.spend(match of.kind {
             MacroKind::TransformMap => 2 * ACCESS + 1,
+            MacroKind::TransformMapEntry => ACCESS + 1,
             MacroKind::Filter => ACCESS + NEW_LIST + ACCESS + 1,
             // A list of a constant is a constant.
             _ if of.body.as_ref().is_some_and(|body| body.is_constant) => ACCESS + 1,
@@ -308,7 +309,32 @@ impl<'a> Interpreter<'a, '_> {
         match (of.kind, value) {
             (MacroKind::SortBy, Some(by)) => all.pairs.push((by, item)),
             (MacroKind::TransformMap, Some(value)) => all.pairs.push((key, value)),
+            (MacroKind::TransformMapEntry, Some(map)) => self.insert(&mut all.pairs, &map)?,
             (_, value) => all.values.push(value.unwrap_or(item)),
+        }
+        Ok(())
+    }
+
+    /// Inserts the entries of a map into one that has none of their keys.
+    fn insert(
+        &mut self,
+        pairs: &mut Vec<(Val<'a>, Val<'a>)>,
+        map: &Val<'a>,
+    ) -> Result<(), EvalError> {
+        for (key, value) in map.entries().ok_or(EvalError::Overload)? {
+            for (known, _) in &*pairs {
+                if equal(known, &key, self.budget)? {
+                    let key = match key {
+                        Val::Bool(key) => key.to_string(),
+                        Val::Int(key) => key.to_string(),
+                        Val::Uint(key) => key.to_string(),
+                        Val::Text(key) => key.to_string(),
+                        _ => String::new(),
+                    };
+                    return EvalError::fail(format!("insert failed: key {key} already exists"));
+                }
+            }
+            pairs.push((key, value));
         }
         Ok(())
     }
@@ -322,7 +348,7 @@ impl<'a> Interpreter<'a, '_> {
                 all.failed.map_or(Ok(Val::Bool(kind == MacroKind::All)), Err)
             }
             MacroKind::ExistsOne => Ok(Val::Bool(all.found == 1)),
-            MacroKind::TransformMap => Ok(Val::Map(Rc::new(all.pairs))),
+            _ if kind.makes_map() => Ok(Val::Map(Rc::new(all.pairs))),
             MacroKind::SortBy => {
                 // The list is a variable, of which the keys are made and which is then sorted.
                 let first = all.pairs.first().map(|(key, _)| key);

@@ -16,6 +16,7 @@ mod text_format;
 mod time;
 
 use crate::cel::{
+    ast::{Expr, Kind},
     budget::{Budget, EvalError},
     types::Type,
     value::{Val, parse_duration, parse_timestamp},
@@ -137,17 +138,18 @@ pub(super) fn pattern_error(function: &str, method: bool, literal: Option<&str>)
 
 /// Returns the number of the literal argument that a function cannot take, and the error. cel-go
 /// checks some literals before anything is evaluated.
-pub(super) fn literal_error<'a>(
+pub(super) fn literal_error(
     function: &str,
     method: bool,
-    mut args: impl Iterator<Item = Option<&'a str>>,
+    args: &[Expr],
 ) -> Option<(usize, String)> {
     let at = usize::from(function == "matches");
-    let literal = args.nth(at)??;
-    let valid = match function {
-        "matches" => !method || Pattern::new(literal).is_ok(),
-        "duration" => parse_duration(literal).is_some(),
-        "timestamp" => parse_timestamp(literal).is_some(),
+    let arg = args.get(at)?;
+    let valid = match (function, arg.text()) {
+        ("matches", Some(literal)) => !method || Pattern::new(literal).is_ok(),
+        ("duration", Some(literal)) => parse_duration(literal).is_some(),
+        ("duration", None) => !matches!(arg.kind, Kind::Int(_)),
+        ("timestamp", Some(literal)) => parse_timestamp(literal).is_some(),
         _ => true,
     };
     (!valid).then(|| (at, format!("invalid {function} argument")))

@@ -11,6 +11,9 @@ const DEPTH: usize = 100;
 /// The limit to the code points of an expression (`expression code point size limit` of cel-go).
 const SIZE: usize = 100_000;
 
+/// The variable in which cel-go's macros collect their result.
+const RESULT: &str = "__result__";
+
 /// What may begin an expression, as cel-go's parser lists it.
 const EXPECTED: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, \
                         NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
@@ -395,7 +398,8 @@ impl Parser {
         if name == "has" && args.len() == 1 {
             let arg = args.remove(0);
             return match arg.kind {
-                Kind::Select { of, field, optional: false } => {
+                // `has(has(a.b))` is `has(a.b)`.
+                Kind::Select { of, field, optional: false } | Kind::Has { of, field } => {
                     self.node(paren, Kind::Has { of, field })
                 }
                 _ => Err((arg.at, "invalid argument to has() macro".to_owned())),
@@ -414,6 +418,7 @@ impl Parser {
     ) -> Result<Expr, Located> {
         use MacroKind::{
             All, Exists, ExistsOne, Filter, Map, OptFlatMap, OptMap, SortBy, TransformMap,
+            TransformMapEntry,
         };
         if is_name(&of) && library::function(&format!("{}.{name}", path(&of))).is_some() {
             return self.node(at, call(&format!("{}.{name}", path(&of)), false, args));
@@ -425,7 +430,7 @@ impl Parser {
             ("exists", 2) => (Exists, false, true, false),
             ("exists", 3) => (Exists, true, true, false),
             ("exists_one", 2) => (ExistsOne, false, true, false),
-            ("existsOne", 3) => (ExistsOne, true, true, false),
+            ("exists_one" | "existsOne", 3) => (ExistsOne, true, true, false),
             ("filter", 2) => (Filter, false, true, false),
             ("map", 2) => (Map, false, false, true),
             ("map", 3) => (Map, false, true, true),
@@ -433,6 +438,8 @@ impl Parser {
             ("transformList", 4) => (Map, true, true, true),
             ("transformMap", 3) => (TransformMap, true, false, true),
             ("transformMap", 4) => (TransformMap, true, true, true),
+            ("transformMapEntry", 3) => (TransformMapEntry, true, false, true),
+            ("transformMapEntry", 4) => (TransformMapEntry, true, true, true),
             ("sortBy", 2) => (SortBy, false, false, true),
             ("optMap", 2) => (OptMap, false, false, true),
             ("optFlatMap", 2) => (OptFlatMap, false, false, true),
@@ -444,18 +451,41 @@ impl Parser {
         };
         let mut args = args.into_iter();
         let mut variable = || match args.next() {
-            Some(Expr { kind: Kind::Ident(name), .. }) => Ok(name),
+            Some(Expr { kind: Kind::Ident(name), at, .. }) => Ok((name, at)),
             other => {
                 let at = other.map_or(at, |other| other.at);
-                Err((at, "argument must be a simple name".to_owned()))
+                Err((at, not_a_variable(kind, two, &name)))
             }
         };
         let first = variable()?;
         let second = if two { Some(variable()?) } else { None };
+        if let Some((name, at)) = second.as_ref().filter(|(name, _)| *name == first.0) {
+            return Err((*at, format!("duplicate variable name: {name}")));
+        }
+        let is_result = |(name, _): &&(String, usize)| name == RESULT;
+        if let Some((_, at)) = [Some(&first), second.as_ref()].into_iter().flatten().find(is_result)
+            && !matches!(kind, OptMap | OptFlatMap)
+        {
+            return Err((*at, "iteration variable overwrites accumulator variable".to_owned()));
+        }
         let condition = if condition { args.next() } else { None };
         let body = if body { args.next() } else { None };
-        let of = Macro { kind, over: of, variable: first, second, condition, body };
+        let (variable, second) = (first.0, second.map(|(name, _)| name));
+        let of = Macro { kind, over: of, variable, second, condition, body };
         self.node(at, Kind::Macro(Box::new(of)))
+    }
+}
+
+/// The message for an argument of a macro that is to be a variable.
+fn not_a_variable(kind: MacroKind, two: bool, name: &str) -> String {
+    match kind {
+        MacroKind::OptMap | MacroKind::OptFlatMap => {
+            format!("{name}() variable name must be a simple identifier")
+        }
+        MacroKind::Filter | MacroKind::Map | MacroKind::SortBy if !two => {
+            "argument is not an identifier".to_owned()
+        }
+        _ => "argument must be a simple name".to_owned(),
     }
 }
 

@@ -37,6 +37,9 @@ fn expressions_have_the_values_of_kubernetes() {
         "self.l.filter(x, x == 'a') == ['a'] && self.l.map(x, x + '!') == ['a!', 'b!']",
         "self.l.map(x, x == 'a', x + '!') == ['a!'] && self.l.all(i, v, v == self.l[i])",
         "self.l.transformMap(i, v, v) == {0: 'a', 1: 'b'} && self.m.map(k, k) == ['k']",
+        "self.l.transformMapEntry(i, v, {v: i}) == {'a': 0, 'b': 1} && self.l.exists_one(i, v, i > 0)",
+        "self.m.transformMapEntry(k, v, v > 1, {k: v}) == {} && has(has(self.o.x))",
+        "(self.a > 1 ? 1 : dyn('x')) == 1 && [?optional.none(), 1] == [1]",
         "['b', 'a'].sortBy(x, x) == ['a', 'b'] && [3, 1].sort() == [1, 3]",
         "timestamp(self.time).getFullYear() == 2024 && timestamp(self.time).getDayOfWeek() == 1",
         "timestamp(self.time) + duration('1h') > timestamp(self.time)",
@@ -90,6 +93,7 @@ fn failures_are_worded_as_in_kubernetes() {
         ("optional.none().value() == 1", "optional.none() dereference"),
         ("timestamp(0).getHours('Mars/Olympus') == 1", "unknown time zone Mars/Olympus"),
         ("'a'.charAt(5) == ''", "index out of range: 5"),
+        ("['a', 'a'].transformMapEntry(i, v, {v: i}) == {}", "insert failed: key a already exists"),
         ("self.l.all(x, x)", "no such overload"),
         (
             "'a'.find('(') == ''",
@@ -221,6 +225,54 @@ fn errors_of_compilation_are_those_of_cel_go() {
         let expected = format!("ERROR: <input>:1:{column}: {message}\n | {source}\n | {dots}^");
         assert_eq!(error, CompileError::Compilation(expected), "{source}");
     }
+}
+
+#[test]
+fn macros_and_literals_are_checked_as_by_cel_go() {
+    let no_overload = |name: &str, args: &str| {
+        format!("found no matching overload for '{name}' applied to '{args}'")
+    };
+    let overwrites = || "iteration variable overwrites accumulator variable".to_owned();
+    for (source, column, message) in [
+        ("[1].all(i, i, true)", 12, "duplicate variable name: i".to_owned()),
+        ("[1].map(__result__, 1) == []", 9, overwrites()),
+        ("[1].exists(a, __result__, true)", 15, overwrites()),
+        ("[1].map(1, 2) == [1]", 9, "argument is not an identifier".to_owned()),
+        ("[1].all(1, true)", 9, "argument must be a simple name".to_owned()),
+        (
+            "n.optMap(1, 1) == n",
+            10,
+            "optMap() variable name must be a simple identifier".to_owned(),
+        ),
+        (
+            "[1].transformMapEntry(i, v, v) == {}",
+            22,
+            no_overload("cel.@mapInsert", "(map(dyn, dyn), int)"),
+        ),
+        ("[1].map(i, i, 2) == []", 8, no_overload("_?_:_", "(int, list(int), list(int))")),
+        (
+            "{'a': 1}.filter(k, k) == []",
+            16,
+            no_overload("_?_:_", "(string, list(string), list(string))"),
+        ),
+        ("[1].exists_one(i, i)", 15, no_overload("_?_:_", "(int, int, int)")),
+        (
+            "optional.of(1).optFlatMap(v, v) == n",
+            26,
+            no_overload("_?_:_", "(bool, int, optional_type(dyn))"),
+        ),
+        ("[1, dyn('a')] == []", 8, "expected type 'int' but found 'dyn'".to_owned()),
+        ("[null, 1] == []", 8, "expected type 'null' but found 'int'".to_owned()),
+        ("{'a': 1, 'b': dyn(1)} == {}", 18, "expected type 'int' but found 'dyn'".to_owned()),
+        ("duration(1) == n", 10, "invalid duration argument".to_owned()),
+    ] {
+        let error = Program::compile(source, &[("n", Type::Dyn)]).unwrap_err();
+        let dots = ".".repeat(column - 1);
+        let expected = format!("ERROR: <input>:1:{column}: {message}\n | {source}\n | {dots}^");
+        assert_eq!(error, CompileError::Compilation(expected), "{source}");
+    }
+    let mixed = "'%s'.format([[1, 'a'].size()]) == n";
+    assert!(Program::compile(mixed, &[("n", Type::Dyn)]).is_ok());
 }
 
 proptest! {

@@ -33,7 +33,7 @@ impl Loop {
             MacroKind::Exists => (0, ACCESS + 2, ACCESS),
             // `result == 1`.
             MacroKind::ExistsOne => (0, 0, ACCESS + 1),
-            MacroKind::TransformMap => (NEW_MAP, 0, ACCESS),
+            _ if kind.makes_map() => (NEW_MAP, 0, ACCESS),
             _ => (NEW_LIST, 0, ACCESS),
         };
         Self { start, check, end }
@@ -97,9 +97,10 @@ impl<'e> Estimator<'e, '_> {
         kind: MacroKind,
         range: &Node<'e>,
     ) -> (Range, Option<Range>) {
-        // `result + [element]`, or `@mapInsert(result, key, value)`.
+        // `result + [element]`, `@mapInsert(result, key, value)` or `@mapInsert(result, map)`.
         let added = match kind {
             MacroKind::TransformMap => Range::fixed(2 * ACCESS + 1),
+            MacroKind::TransformMapEntry => Range::fixed(ACCESS + 1),
             _ => Range::fixed(ACCESS + NEW_LIST + 1),
         };
         let body = match (&of.body, kind) {
@@ -109,8 +110,7 @@ impl<'e> Estimator<'e, '_> {
         };
         // The result starts with no element, of which the size counts.
         let size = Range::of(0, body.size_or_unknown(self.sizes).max);
-        let is_list = kind != MacroKind::TransformMap;
-        (added.plus(body.cost), is_list.then_some(size))
+        (added.plus(body.cost), (!kind.makes_map()).then_some(size))
     }
 
     /// The variable that was bound last, of a range of a type.
