@@ -5,6 +5,7 @@
 //! own because the crates for it neither check types, by which Kubernetes refuses a bad rule when
 //! its definition is created, nor bound what an evaluation costs. Knows no schemas.
 
+mod address;
 mod ast;
 pub(crate) mod authorization;
 mod budget;
@@ -14,7 +15,10 @@ mod interpreter;
 mod lexer;
 mod library;
 mod parser;
+mod quantity;
+mod timestamp;
 pub(crate) mod types;
+mod url;
 pub(crate) mod value;
 
 #[cfg(test)]
@@ -142,6 +146,8 @@ fn marked(source: &str, at: usize, message: &str) -> String {
         }
     }
     let text = source.lines().nth(line - 1).unwrap_or_default().replace('\t', " ");
-    let dots = ".".repeat(column);
-    format!("ERROR: <input>:{line}:{}: {message}\n | {text}\n | {dots}^", column + 1)
+    let mark = |narrow, wide, c: char| if c.is_ascii() { narrow } else { wide };
+    let dots: String = text.chars().take(column).map(|c| mark('.', '．', c)).collect();
+    let below = mark('^', '＾', text.chars().nth(column).unwrap_or(' '));
+    format!("ERROR: <input>:{line}:{}: {message}\n | {text}\n | {dots}{below}", column + 1)
 }

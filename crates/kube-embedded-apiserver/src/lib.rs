@@ -15,6 +15,7 @@ mod fields;
 #[doc(hidden)]
 pub mod fuzzing;
 mod generate;
+mod go_quote;
 mod http;
 mod ip_allocator;
 mod metadata;

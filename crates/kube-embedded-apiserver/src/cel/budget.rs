@@ -34,6 +34,11 @@ impl Display for EvalError {
 }
 
 impl EvalError {
+    /// Turns a message into the error of a function.
+    pub(super) fn from_message<T>(result: Result<T, String>) -> Result<T, Self> {
+        result.map_err(Self::Failed)
+    }
+
     pub(super) fn fail<T>(message: impl Into<String>) -> Result<T, Self> {
         Err(Self::Failed(message.into()))
     }

@@ -117,6 +117,11 @@ impl<'a> Interpreter<'a, '_> {
     fn call(&mut self, called: &Called, function: &Function, args: &'a [Expr]) -> Evaluated<'a> {
         let values = match (called.name, args) {
             ("_[_]" | "_[?_]", [of, at]) => vec![self.operand(of)?, self.part(at)?],
+            // The alternative is not evaluated where there is a value.
+            ("or" | "orValue", [of, other]) if called.method => match self.expr(of)? {
+                found @ Val::Optional(Some(_)) => vec![found, Val::Null],
+                found => vec![found, self.expr(other)?],
+            },
             // cel-go makes a set of constants, in which it looks up for nothing.
             ("@in", [one, all @ Expr { is_constant: true, kind: Kind::List(_), .. }]) => {
                 let values = [self.expr(one)?, self.expr(all)?];
@@ -215,13 +220,18 @@ impl<'a> Interpreter<'a, '_> {
         self.budget.spend(NEW_MAP)?;
         let mut entries: Vec<(Val<'a>, Val<'a>)> = Vec::with_capacity(all.len());
         for (key, value) in all {
-            let key = self.expr(key)?;
-            for (known, _) in &entries {
-                if equal(known, &key, self.budget)? {
-                    return EvalError::fail("Failed with repeated key");
+            let (key, value) = (self.expr(key)?, self.expr(value)?);
+            // The last of equal keys counts.
+            let mut before = None;
+            for (n, (known, _)) in entries.iter().enumerate() {
+                if known.type_name() == key.type_name() && equal(known, &key, self.budget)? {
+                    before = Some(n);
                 }
             }
-            entries.push((key, self.expr(value)?));
+            match before.and_then(|n| entries.get_mut(n)) {
+                Some(entry) => entry.1 = value,
+                None => entries.push((key, value)),
+            }
         }
         Ok(Val::Map(Rc::new(entries)))
     }
@@ -324,13 +334,7 @@ impl<'a> Interpreter<'a, '_> {
         for (key, value) in map.entries().ok_or(EvalError::Overload)? {
             for (known, _) in &*pairs {
                 if equal(known, &key, self.budget)? {
-                    let key = match key {
-                        Val::Bool(key) => key.to_string(),
-                        Val::Int(key) => key.to_string(),
-                        Val::Uint(key) => key.to_string(),
-                        Val::Text(key) => key.to_string(),
-                        _ => String::new(),
-                    };
+                    let key = key.as_key();
                     return EvalError::fail(format!("insert failed: key {key} already exists"));
                 }
             }

@@ -5,6 +5,7 @@
 //! is not in the table does not compile.
 
 mod authorization;
+pub(super) mod format;
 mod kubernetes;
 mod lists;
 mod network;
@@ -18,8 +19,9 @@ mod time;
 use crate::cel::{
     ast::{Expr, Kind},
     budget::{Budget, EvalError},
+    timestamp::Timestamp,
     types::Type,
-    value::{Val, parse_duration, parse_timestamp},
+    value::{Val, parse_duration},
 };
 use crate::pattern::Pattern;
 use std::{collections::HashMap, fmt, sync::LazyLock};
@@ -149,7 +151,11 @@ pub(super) fn literal_error(
         ("matches", Some(literal)) => !method || Pattern::new(literal).is_ok(),
         ("duration", Some(literal)) => parse_duration(literal).is_some(),
         ("duration", None) => !matches!(arg.kind, Kind::Int(_)),
-        ("timestamp", Some(literal)) => parse_timestamp(literal).is_some(),
+        ("timestamp", Some(literal)) => Timestamp::parse(literal).is_some(),
+        ("timestamp", None) => match arg.kind {
+            Kind::Int(seconds) => Timestamp::from_seconds(seconds).is_some(),
+            _ => true,
+        },
         _ => true,
     };
     (!valid).then(|| (at, format!("invalid {function} argument")))

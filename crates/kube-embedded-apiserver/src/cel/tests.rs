@@ -51,7 +51,7 @@ fn expressions_have_the_values_of_kubernetes() {
         "'hello'.charAt(5) == '' && 'hello'.substring(1, 3) == 'el' && 'hello'.lastIndexOf('l') == 3",
         "'a,b,c'.split(',', 2) == ['a', 'b,c'] && ['a', 'b'].join('-') == 'a-b'",
         "'hello'.replace('l', 'L', 1) == 'heLlo' && ' x '.trim() == 'x'",
-        "'%s %d %.2f %x'.format([['a', 1], 1, 2.5, 255]) == '[a, 1] 1 2.50 ff'",
+        "'%s %d %.2f %x'.format([['a', 1], 1, 2.5, 255]) == '[\"a\", 1] 1 2.50 ff'",
         "'a1b2'.findAll('[0-9]') == ['1', '2'] && 'abc'.matches(r'^\\w+$') && !'ä'.matches(r'\\w')",
         "[1, 2].sum() == 3 && [1, 2].max() == 2 && [1, 2].isSorted() && [[1], [2]].flatten() == [1, 2]",
         "sets.equivalent([1, 2], [2, 1, 1]) && sets.contains([1, 2], [1]) && sets.intersects([1], [1])",
@@ -72,6 +72,21 @@ fn expressions_have_the_values_of_kubernetes() {
         "{'a': 1}.a == 1 && dyn({'a': [1]}) == dyn({'a': [1.0]}) && b'\\x41' == bytes('A')",
         "'\\x41\\u00e4\\101' == 'AäA' && r'\\d' == '\\\\d' && '''a'b''' == 'a\\'b'",
         "!(optional.none() == null) && optional.none() == optional.none()",
+        "'%f %.300f'.format([1234567.891, 1.5]).startsWith('1,234,567.891000 1.5')",
+        "'%e|%.2e|%f'.format([0.000012, -1234.5, 1.0 / 0.0]) == '1.200000×10⁻⁰⁵|-1.234500×10⁰³|∞'",
+        "'%s'.format([{'b': 1, 'a': [1.0, null, duration('1h')]}]) == '{\"a\":[1.000000, null, duration(\"3600s\")], \"b\":1}'",
+        "string(1234567.5) == '1.2345675e+06' && string(duration('1699996338.998998999s')) == '1699996338.9989989s'",
+        "string(timestamp('2023-12-31T23:30:00+05:30') + duration('1h')) == '2024-01-01T00:30:00+05:30'",
+        "timestamp('2023-12-31T23:30:00+05:30').getHours() == 18 && int(timestamp('1969-12-31T23:59:59.5Z')) == -1",
+        "timestamp('9999-12-31T23:59:59.999999999Z').getFullYear('+02:00') == 10000",
+        "timestamp('2024-01-01T00:00:00Z').getMinutes('-00:30') == 30",
+        "'abc'.indexOf('c', 3) == -1 && 'abc'.indexOf('', 9) == 9 && 'abc'.lastIndexOf('a', 9) == -1",
+        "!quantity('1000m').isInteger() && quantity('1k').isInteger()",
+        "optional.of(1).orValue([][0]) == 1 && {'a': 1, 'a': 2} == {'a': 2}",
+        "url('http://a/b?q=1#f').getQuery() == {'q': ['1']} && url('//a/b').getHost() == 'a'",
+        "isURL('mailto:a@b') && !isURL('http://a/%zz') && !isURL('http://a:b')",
+        "format.dns1123Label().validate('a.b').value() == ['must not contain dots']",
+        "format.dns1123LabelPrefix().validate('a--') == optional.none() && format.byte().validate('').hasValue()",
         "0x1F == 31 && -9223372036854775808 < 0 && 1u < 2 && 1 < 1.5",
     ] {
         assert_eq!(evaluate(source, &this), Ok(true), "{source}");
@@ -265,6 +280,25 @@ fn macros_and_literals_are_checked_as_by_cel_go() {
         ("[null, 1] == []", 8, "expected type 'null' but found 'int'".to_owned()),
         ("{'a': 1, 'b': dyn(1)} == {}", 18, "expected type 'int' but found 'dyn'".to_owned()),
         ("duration(1) == n", 10, "invalid duration argument".to_owned()),
+        ("timestamp(253402300800) == n", 11, "invalid timestamp argument".to_owned()),
+        (
+            "'%s'.format([1, 2]) == n",
+            12,
+            "too many arguments supplied to string.format (expected 1, got 2)".to_owned(),
+        ),
+        ("'%s %s'.format([1]) == n", 15, "index 1 out of range".to_owned()),
+        (
+            "'%d %d'.format([1, 'a']) == n",
+            20,
+            "error during formatting: decimal clause can only be used on integers, was given string"
+                .to_owned(),
+        ),
+        ("'a%'.format(['a']) == n", 12, "unexpected end of string".to_owned()),
+        (
+            "'%-5d'.format([1]) == n",
+            14,
+            "could not parse formatting clause: unrecognized formatting clause \"-\"".to_owned(),
+        ),
     ] {
         let error = Program::compile(source, &[("n", Type::Dyn)]).unwrap_err();
         let dots = ".".repeat(column - 1);

@@ -194,6 +194,19 @@ impl Type {
         }
     }
 
+    /// Returns the name that its values give as their type.
+    pub(super) fn runtime_name(&self) -> String {
+        match self {
+            Self::Null => "null_type".to_owned(),
+            Self::List(_) => "list".to_owned(),
+            Self::Map(_) => "map".to_owned(),
+            Self::Optional(_) => "optional_type".to_owned(),
+            Self::Timestamp => "google.protobuf.Timestamp".to_owned(),
+            Self::Duration => "google.protobuf.Duration".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// Replaces type parameters.
     pub(super) fn substitute(&self, bound: &[Option<Self>; 2]) -> Self {
         match self {

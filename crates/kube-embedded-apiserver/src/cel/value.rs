@@ -3,7 +3,10 @@
 use crate::cel::{
     authorization::Authorization,
     budget::{Budget, EvalError},
+    quantity::Quantity,
+    timestamp::Timestamp,
     types::{Field, Merge, Type},
+    url::Url,
 };
 use base64::Engine;
 use serde_json::Value;
@@ -24,7 +27,7 @@ pub(crate) enum Val<'a> {
     Bytes(Rc<[u8]>),
     /// In nanoseconds.
     Duration(i64),
-    Timestamp(jiff::Timestamp),
+    Timestamp(Timestamp),
     List(Rc<Vec<Val<'a>>>),
     Map(Rc<Vec<(Val<'a>, Val<'a>)>>),
     /// A list, map or object.
@@ -34,22 +37,13 @@ pub(crate) enum Val<'a> {
     Ip(IpAddr),
     Cidr(IpAddr, u8),
     Url(Rc<Url>),
-    /// In billionths.
-    Quantity(i128),
+    Quantity(Quantity),
     /// The name of a format.
     Format(&'static str),
     Semver(Rc<Semver>),
     Authorization(Authorization<'a>),
     /// An object whose fields are expressions, evaluated when they are accessed.
     Deferred,
-}
-
-/// A URL.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Url {
-    pub(crate) uri: http::Uri,
-    /// It has no path, not even `/`.
-    pub(crate) pathless: bool,
 }
 
 /// A semantic version: numbers, and the parts of a pre-release.
@@ -121,8 +115,8 @@ impl<'a> Val<'a> {
             Type::Duration => parse_duration(text).map(Self::Duration),
             Type::Timestamp => match text.len() {
                 // The format `date`.
-                10 => parse_timestamp(&format!("{text}T00:00:00Z")),
-                _ => parse_timestamp(text),
+                10 => Timestamp::parse(&format!("{text}T00:00:00Z")),
+                _ => Timestamp::parse(text),
             }
             .map(Self::Timestamp),
             _ => None,
@@ -154,6 +148,18 @@ impl<'a> Val<'a> {
             Self::Quantity(_) => "kubernetes.Quantity",
             Self::Format(_) => "kubernetes.NamedFormat",
             Self::Semver(_) => "kubernetes.Semver",
+        }
+    }
+
+    /// The text of a key in messages.
+    pub(super) fn as_key(&self) -> String {
+        match self {
+            Self::Bool(key) => key.to_string(),
+            Self::Int(key) => key.to_string(),
+            Self::Uint(key) => key.to_string(),
+            Self::Double(key) => key.to_string(),
+            Self::Text(key) => (**key).to_owned(),
+            other => other.type_name().to_owned(),
         }
     }
 
@@ -442,9 +448,4 @@ pub(crate) fn parse_duration(text: &str) -> Option<i64> {
     (!text.is_empty() && total > 0 || total == 0 && !text.trim_start_matches(['+', '-']).is_empty())
         .then(|| i64::try_from(total * sign).ok())
         .flatten()
-}
-
-/// Parses a timestamp of RFC 3339.
-pub(crate) fn parse_timestamp(text: &str) -> Option<jiff::Timestamp> {
-    text.parse().ok()
 }

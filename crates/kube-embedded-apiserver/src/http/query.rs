@@ -1,6 +1,7 @@
 //! The query of a request.
 
 use crate::{
+    go_quote::{escaped, is_printable},
     http::status::{ApiError, ApiResult, go_number_error},
     validation::field_error::{FieldError, not_supported},
 };
@@ -74,7 +75,7 @@ impl Query {
             return Err(FieldError { reason: "FieldValueTooLong", field, message });
         }
         if let Some((at, unprintable)) = manager.char_indices().find(|(_, c)| !is_printable(*c)) {
-            let shown: String = manager.chars().map(go_escaped).collect();
+            let shown = escaped(manager);
             let message = format!(
                 "Invalid value: \"{shown}\": invalid character U+{:04X} (at position {at})",
                 u32::from(unprintable)
@@ -105,22 +106,6 @@ pub(crate) fn check_dry_run(given: &[String]) -> Result<bool, FieldError> {
         return Ok(!given.is_empty());
     }
     Err(not_supported("dryRun", &given.into(), &["All"]))
-}
-
-/// Go's `unicode.IsPrint`, as far as the standard library knows: no controls, no formats, and of spaces only U+0020.
-fn is_printable(c: char) -> bool {
-    let is_format = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    c == ' ' || !(c.is_control() || c.is_whitespace() || is_format)
-}
-
-/// A character as Go quotes it.
-fn go_escaped(c: char) -> String {
-    match c {
-        '\n' | '\r' | '\t' | '"' | '\\' => c.escape_default().collect(),
-        c if c.is_ascii_control() => format!("\\x{:02x}", u32::from(c)),
-        c if !is_printable(c) => format!("\\u{:04x}", u32::from(c)),
-        c => c.to_string(),
-    }
 }
 
 /// The handling of fields that the type does not have.

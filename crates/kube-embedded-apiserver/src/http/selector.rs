@@ -303,7 +303,7 @@ impl<'a> Parser<'a> {
         };
         let details = qualified_name(&key);
         if !details.is_empty() {
-            let details = details.join("; ").replace("a qualified name", "a valid label key");
+            let details = details.join("; ");
             let why = invalid("<nil>", &key.as_str().into(), &details);
             return Err(unparsed(&format!("{}: {}", why.field, why.message)));
         }

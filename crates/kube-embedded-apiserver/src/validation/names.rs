@@ -29,12 +29,21 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
 
 /// Checks a DNS label: at most 63 characters, without dots (RFC 1123).
 pub(crate) fn dns_label(name: &str) -> Vec<String> {
-    details(is_dns_label(name), LABEL, name, 63)
+    let rule = match is_dns_subdomain(name) {
+        true => "must not contain dots",
+        false => LABEL,
+    };
+    details(is_dns_label(name), rule, name, 63)
 }
 
 /// Checks a DNS subdomain: labels joined by dots (RFC 1123).
 pub(crate) fn dns_subdomain(name: &str) -> Vec<String> {
-    details(name.split('.').all(is_dns_label), SUBDOMAIN, name, 253)
+    details(is_dns_subdomain(name), SUBDOMAIN, name, 253)
+}
+
+/// Checks the characters of a subdomain, not its length.
+fn is_dns_subdomain(name: &str) -> bool {
+    name.split('.').all(is_dns_label)
 }
 
 /// Checks a DNS label that starts with a letter (RFC 1035), as names in URLs of custom resources
@@ -111,7 +120,7 @@ pub(crate) fn qualified_name(key: &str) -> Vec<String> {
     let mut details = Vec::new();
     if name.contains('/') {
         return vec![format!(
-            "a qualified name {} with an optional DNS subdomain prefix and '/' (e.g. \
+            "a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. \
              'example.com/MyName')",
             QUALIFIED.trim_start_matches("name part ")
         )];

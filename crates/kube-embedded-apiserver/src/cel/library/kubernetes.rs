@@ -4,53 +4,52 @@ use super::{operators::text, table::Row};
 use crate::{
     cel::{
         budget::{Budget, EvalError},
-        value::{Semver, Val, parse_timestamp},
+        quantity::Quantity,
+        timestamp::Timestamp,
+        url::Url,
+        value::{Semver, Val},
     },
+    go_quote::quoted,
     validation::names::{dns_1035_label, dns_label, dns_subdomain, label_value, qualified_name},
 };
 use base64::Engine;
-use kube_embedded_core::quantity;
 use std::{cmp::Ordering, rc::Rc};
 
 type Evaluated<'a> = Result<Val<'a>, EvalError>;
 
-/// The unit of [`Val::Quantity`].
-const ONE: i128 = 1_000_000_000;
-
 pub(super) const TABLE: &[Row] = &[
     Row("quantity", &["(string) quantity"], |args, budget| {
         budget.traverse(args[0].size())?;
-        quantity::parse(text(&args[0])?).map_or_else(EvalError::fail, |n| Ok(Val::Quantity(n)))
+        Quantity::parse(text(&args[0])?).map_or_else(EvalError::fail, |n| Ok(Val::Quantity(n)))
     }),
     Row("isQuantity", &["(string) bool"], |args, budget| {
         budget.traverse(args[0].size())?;
-        Ok(Val::Bool(quantity::check(text(&args[0])?).is_ok()))
+        Ok(Val::Bool(Quantity::parse(text(&args[0])?).is_ok()))
     }),
     Row("sign", &["(quantity) int"], |args, _| match args {
-        [Val::Quantity(n)] => Ok(Val::Int(i64::try_from(n.signum()).unwrap_or(0))),
+        [Val::Quantity(n)] => Ok(Val::Int(n.sign())),
         _ => Err(EvalError::Overload),
     }),
     Row("isInteger", &["quantity.() bool"], |args, _| match args {
-        [Val::Quantity(n)] => Ok(Val::Bool(whole(*n).is_some())),
+        [Val::Quantity(n)] => Ok(Val::Bool(n.as_integer().is_some())),
         _ => Err(EvalError::Overload),
     }),
     Row("asInteger", &["quantity.() int"], |args, _| match args {
-        [Val::Quantity(n)] => match whole(*n) {
+        [Val::Quantity(n)] => match n.as_integer() {
             Some(n) => Ok(Val::Int(n)),
             None => EvalError::fail("cannot convert value to integer"),
         },
         _ => Err(EvalError::Overload),
     }),
-    #[allow(clippy::cast_precision_loss, reason = "that is what the function is for")]
     Row("asApproximateFloat", &["quantity.() double"], |args, _| match args {
-        [Val::Quantity(n)] => Ok(Val::Double(*n as f64 / ONE as f64)),
+        [Val::Quantity(n)] => Ok(Val::Double(n.as_float())),
         _ => Err(EvalError::Overload),
     }),
     Row("add", &["quantity.(quantity) quantity", "quantity.(int) quantity"], |args, _| {
-        sum(args, i128::saturating_add)
+        sum(args, Quantity::plus)
     }),
     Row("sub", &["quantity.(quantity) quantity", "quantity.(int) quantity"], |args, _| {
-        sum(args, i128::saturating_sub)
+        sum(args, Quantity::minus)
     }),
     Row("isLessThan", COMPARED, |args, _| Ok(Val::Bool(order(args)? == Ordering::Less))),
     Row("isGreaterThan", COMPARED, |args, _| Ok(Val::Bool(order(args)? == Ordering::Greater))),
@@ -101,16 +100,14 @@ const FORMATS: &[(&str, fn(&str) -> Vec<String>)] = &[
     ("dns1123Label", dns_label),
     ("dns1123Subdomain", dns_subdomain),
     ("dns1035Label", dns_1035_label),
-    ("dns1123LabelPrefix", |text| dns_label(text.strip_suffix('-').unwrap_or(text))),
-    ("dns1123SubdomainPrefix", |text| dns_subdomain(text.strip_suffix('-').unwrap_or(text))),
-    ("dns1035LabelPrefix", |text| dns_1035_label(text.strip_suffix('-').unwrap_or(text))),
+    ("dns1123LabelPrefix", |text| dns_label(&without_dash(text))),
+    ("dns1123SubdomainPrefix", |text| dns_subdomain(&without_dash(text))),
+    ("dns1035LabelPrefix", |text| dns_1035_label(&without_dash(text))),
     ("qualifiedName", qualified_name),
     ("labelValue", |text| label_value(text).into_iter().map(str::to_owned).collect()),
     ("uri", |text| {
-        let valid = text
-            .parse::<http::Uri>()
-            .is_ok_and(|uri| uri.scheme().is_some() || text.starts_with('/'));
-        unless(valid, "invalid URI for request")
+        let why = Url::check(text).err();
+        why.map(|why| format!("parse {}: {why}", quoted(text))).into_iter().collect()
     }),
     ("uuid", |text| {
         let hex = text.replace('-', "");
@@ -119,11 +116,21 @@ const FORMATS: &[(&str, fn(&str) -> Vec<String>)] = &[
     }),
     ("byte", |text| {
         let valid = base64::engine::general_purpose::STANDARD.decode(text).is_ok();
-        unless(valid, "invalid base64")
+        unless(valid && !text.is_empty(), "invalid base64")
     }),
     ("date", |text| unless(text.parse::<jiff::civil::Date>().is_ok(), "invalid date")),
-    ("datetime", |text| unless(parse_timestamp(text).is_some(), "invalid datetime")),
+    ("datetime", |text| {
+        unless(Timestamp::parse(&text.to_ascii_uppercase()).is_some(), "invalid datetime")
+    }),
 ];
+
+/// A prefix may end with a dash, in place of which something follows (`maskTrailingDash`).
+fn without_dash(text: &str) -> String {
+    match text.strip_suffix('-') {
+        Some(before) if !before.is_empty() => format!("{before}a"),
+        _ => text.to_owned(),
+    }
+}
 
 fn unless(valid: bool, error: &str) -> Vec<String> {
     if valid { Vec::new() } else { vec![error.to_owned()] }
@@ -142,21 +149,17 @@ fn validate<'a>(args: &[Val<'a>], budget: &mut Budget) -> Evaluated<'a> {
     })
 }
 
-fn whole(billionths: i128) -> Option<i64> {
-    (billionths % ONE == 0).then(|| i64::try_from(billionths / ONE).ok()).flatten()
-}
-
-fn sum<'a>(args: &[Val<'a>], by: fn(i128, i128) -> i128) -> Evaluated<'a> {
+fn sum<'a>(args: &[Val<'a>], by: fn(Quantity, Quantity) -> Quantity) -> Evaluated<'a> {
     match args {
         [Val::Quantity(a), Val::Quantity(b)] => Ok(Val::Quantity(by(*a, *b))),
-        [Val::Quantity(a), Val::Int(b)] => Ok(Val::Quantity(by(*a, i128::from(*b) * ONE))),
+        [Val::Quantity(a), Val::Int(b)] => Ok(Val::Quantity(by(*a, Quantity::from_int(*b)))),
         _ => Err(EvalError::Overload),
     }
 }
 
 fn order(args: &[Val]) -> Result<Ordering, EvalError> {
     match args {
-        [Val::Quantity(a), Val::Quantity(b)] => Ok(a.cmp(b)),
+        [Val::Quantity(a), Val::Quantity(b)] => Ok(a.compare(*b)),
         [Val::Semver(a), Val::Semver(b)] => Ok(compare_versions(a, b)),
         _ => Err(EvalError::Overload),
     }

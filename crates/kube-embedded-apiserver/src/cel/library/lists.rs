@@ -69,7 +69,14 @@ pub(super) const TABLE: &[Row] = &[
         match range.and_then(|(from, to)| all.get(from..to)) {
             Some(part) => Ok(Val::list(part.to_vec())),
             None => {
-                EvalError::fail(format!("cannot slice({from}, {to}), list is length {}", all.len()))
+                let why = match (*from, *to) {
+                    (from, to) if from < 0 || to < 0 => "negative indexes not supported".to_owned(),
+                    (from, to) if from > to => {
+                        "start index must be less than or equal to end index".to_owned()
+                    }
+                    _ => format!("list is length {}", all.len()),
+                };
+                EvalError::fail(format!("cannot slice({from}, {to}), {why}"))
             }
         }
     }),

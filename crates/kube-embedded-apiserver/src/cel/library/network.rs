@@ -1,9 +1,9 @@
 //! Addresses, networks and URLs.
 
 use super::{operators::text, table::Row};
-use crate::cel::{
-    budget::EvalError,
-    value::{Url, Val},
+use crate::{
+    cel::{address, budget::EvalError, url::Url, value::Val},
+    go_quote::quoted,
 };
 use std::{collections::BTreeMap, net::IpAddr, rc::Rc};
 
@@ -12,15 +12,7 @@ type Evaluated<'a> = Result<Val<'a>, EvalError>;
 pub(super) const TABLE: &[Row] = &[
     Row("ip", &["(string) ip"], |args, budget| {
         budget.traverse(args[0].size())?;
-        match parse_ip(text(&args[0])?) {
-            Ok(address) => Ok(Val::Ip(address)),
-            Err(why) => {
-                let given = text(&args[0])?;
-                EvalError::fail(format!(
-                    "IP Address {given:?} parse error during conversion from string: {why}"
-                ))
-            }
-        }
+        given_ip(text(&args[0])?).map(Val::Ip)
     }),
     Row("ip", &["cidr.() ip"], |args, _| match args {
         [Val::Cidr(address, _)] => Ok(Val::Ip(*address)),
@@ -28,17 +20,12 @@ pub(super) const TABLE: &[Row] = &[
     }),
     Row("isIP", &["(string) bool"], |args, budget| {
         budget.traverse(args[0].size())?;
-        Ok(Val::Bool(parse_ip(text(&args[0])?).is_ok()))
+        Ok(Val::Bool(given_ip(text(&args[0])?).is_ok()))
     }),
     Row("ip.isCanonical", &["(string) bool"], |args, budget| {
         budget.traverse(args[0].size())?;
         let given = text(&args[0])?;
-        match parse_ip(given) {
-            Ok(address) => Ok(Val::Bool(address.to_string() == given)),
-            Err(why) => EvalError::fail(format!(
-                "IP Address {given:?} parse error during conversion from string: {why}"
-            )),
-        }
+        Ok(Val::Bool(given_ip(given)?.to_string() == given))
     }),
     Row("family", &["ip.() int"], |args, _| match args {
         [Val::Ip(address)] => Ok(Val::Int(if address.is_ipv4() { 4 } else { 6 })),
@@ -62,18 +49,12 @@ pub(super) const TABLE: &[Row] = &[
     }),
     Row("cidr", &["(string) cidr"], |args, budget| {
         budget.traverse(args[0].size())?;
-        let given = text(&args[0])?;
-        match parse_cidr(given) {
-            Some((address, bits)) => Ok(Val::Cidr(address, bits)),
-            None => EvalError::fail(format!(
-                "network address parse error during conversion from string: network address parse \
-                 error during conversion from string: netip.ParsePrefix({given:?}): no '/'"
-            )),
-        }
+        let (address, bits) = given_cidr(text(&args[0])?)?;
+        Ok(Val::Cidr(address, bits))
     }),
     Row("isCIDR", &["(string) bool"], |args, budget| {
         budget.traverse(args[0].size())?;
-        Ok(Val::Bool(parse_cidr(text(&args[0])?).is_some()))
+        Ok(Val::Bool(given_cidr(text(&args[0])?).is_ok()))
     }),
     Row("prefixLength", &["cidr.() int"], |args, _| match args {
         [Val::Cidr(_, bits)] => Ok(Val::Int((*bits).into())),
@@ -90,7 +71,7 @@ pub(super) const TABLE: &[Row] = &[
                 Ok(Val::Bool(contains(*network, *bits, *ip)))
             }
             [Val::Cidr(network, bits), other] => {
-                let ip = parse_ip(text(other)?).or_else(EvalError::fail)?;
+                let ip = given_ip(text(other)?).map_err(|_| EvalError::Overload)?;
                 Ok(Val::Bool(contains(*network, *bits, ip)))
             }
             _ => Err(EvalError::Overload),
@@ -101,56 +82,39 @@ pub(super) const TABLE: &[Row] = &[
         let [Val::Cidr(network, bits), other] = args else { return Err(EvalError::Overload) };
         let (inner, inner_bits) = match other {
             Val::Cidr(inner, inner_bits) => (*inner, *inner_bits),
-            other => {
-                let parsed = parse_cidr(text(other)?);
-                parsed.map_or_else(|| EvalError::fail("invalid CIDR"), Ok)?
-            }
+            other => given_cidr(text(other)?)?,
         };
         Ok(Val::Bool(*bits <= inner_bits && contains(*network, *bits, inner)))
     }),
     Row("url", &["(string) url"], |args, budget| {
         budget.traverse(args[0].size())?;
         let given = text(&args[0])?;
-        match parse_url(given) {
-            Some(url) => Ok(Val::Url(Rc::new(Url { pathless: is_pathless(given), uri: url }))),
-            None => EvalError::fail(format!(
-                "URL parse error during conversion from string: parse {given:?}: invalid URI for \
-                 request"
+        match Url::parse(given) {
+            Ok(url) => Ok(Val::Url(Rc::new(url))),
+            Err(why) => EvalError::fail(format!(
+                "URL parse error during conversion from string: parse {}: {why}",
+                quoted(given)
             )),
         }
     }),
     Row("isURL", &["(string) bool"], |args, budget| {
         budget.traverse(args[0].size())?;
-        Ok(Val::Bool(parse_url(text(&args[0])?).is_some()))
+        Ok(Val::Bool(Url::check(text(&args[0])?).is_ok()))
     }),
-    Row("getScheme", &["url.() string"], |args, _| {
-        url_part(args, |url| url.scheme_str().unwrap_or_default().to_ascii_lowercase())
-    }),
-    Row("getHost", &["url.() string"], |args, _| {
-        url_part(args, |url| {
-            let host = url.host().unwrap_or_default();
-            url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-        })
-    }),
+    Row("getScheme", &["url.() string"], |args, _| url_part(args, |url| url.scheme.clone())),
+    Row("getHost", &["url.() string"], |args, _| url_part(args, |url| url.host.clone())),
     Row("getHostname", &["url.() string"], |args, _| {
-        url_part(args, |url| {
-            let host = url.host().unwrap_or_default();
-            host.trim_start_matches('[').trim_end_matches(']').to_owned()
-        })
+        url_part(args, |url| url.hostname().to_owned())
     }),
-    Row("getPort", &["url.() string"], |args, _| {
-        url_part(args, |url| url.port().map(|port| port.to_string()).unwrap_or_default())
-    }),
-    Row("getEscapedPath", &["url.() string"], |args, _| match args {
-        [Val::Url(url)] if url.pathless => Ok(Val::text("")),
-        _ => url_part(args, |url| url.path().to_owned()),
+    Row("getPort", &["url.() string"], |args, _| url_part(args, |url| url.port().to_owned())),
+    Row("getEscapedPath", &["url.() string"], |args, _| {
+        url_part(args, |url| url.escaped_path().into_owned())
     }),
     Row("getQuery", &["url.() map<string list<string>>"], |args, _| {
         let [Val::Url(url)] = args else { return Err(EvalError::Overload) };
         let mut all: BTreeMap<String, Vec<Val>> = BTreeMap::new();
-        for (name, value) in form_urlencoded::parse(url.uri.query().unwrap_or_default().as_bytes())
-        {
-            all.entry(name.into_owned()).or_default().push(Val::text(value));
+        for (name, value) in url.parameters() {
+            all.entry(name).or_default().push(Val::text(value));
         }
         let entries = all.into_iter().map(|(name, values)| (Val::text(name), Val::list(values)));
         Ok(Val::Map(Rc::new(entries.collect())))
@@ -171,43 +135,39 @@ fn is_link_local(ip: &IpAddr) -> bool {
     }
 }
 
-fn url_part<'a>(args: &[Val<'a>], part: fn(&http::Uri) -> String) -> Evaluated<'a> {
+fn url_part<'a>(args: &[Val<'a>], part: fn(&Url) -> String) -> Evaluated<'a> {
     match args {
-        [Val::Url(url)] => Ok(Val::text(part(&url.uri))),
+        [Val::Url(url)] => Ok(Val::text(part(url))),
         _ => Err(EvalError::Overload),
     }
 }
 
-/// An absolute URL, or an absolute path (`url.ParseRequestURI` of Go).
-fn parse_url(text: &str) -> Option<http::Uri> {
-    let url: http::Uri = text.parse().ok()?;
-    (url.scheme().is_some() || text.starts_with('/')).then_some(url)
-}
-
-/// Returns true for an absolute URL without a path, which is no `/` in Go.
-fn is_pathless(text: &str) -> bool {
-    let after = text.split_once("://").map(|(_, after)| after);
-    after.is_some_and(|after| !after.split('?').next().unwrap_or_default().contains('/'))
-}
-
 /// An address without a zone, which is not IPv4 written as IPv6.
-fn parse_ip(text: &str) -> Result<IpAddr, String> {
-    match text.parse() {
-        Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => {
-            Err("IPv4-mapped IPv6 address is not allowed".to_owned())
+fn given_ip(given: &str) -> Result<IpAddr, EvalError> {
+    let what = quoted(given);
+    EvalError::from_message(match address::parse(given) {
+        Ok((_, Some(_))) => Err(format!("IP address {what} with zone value is not allowed")),
+        Ok((IpAddr::V6(ip), _)) if ip.to_ipv4_mapped().is_some() => {
+            Err(format!("IPv4-mapped IPv6 address {what} is not allowed"))
         }
-        Ok(ip) => Ok(ip),
-        Err(_) => Err(format!("ParseAddr({text:?}): unable to parse IP")),
-    }
+        Ok((ip, _)) => Ok(ip),
+        Err(why) => {
+            Err(format!("IP Address {what} parse error during conversion from string: {why}"))
+        }
+    })
 }
 
-fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
-    let (address, digits) = text.split_once('/')?;
-    let address = parse_ip(address).ok()?;
-    let canonical = digits.bytes().all(|b| b.is_ascii_digit())
-        && (digits.len() == 1 || !digits.starts_with('0'));
-    let bits = digits.parse().ok().filter(|_| canonical)?;
-    (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, bits))
+/// An address and the length of its prefix.
+fn given_cidr(given: &str) -> Result<(IpAddr, u8), EvalError> {
+    const WHAT: &str = "network address parse error during conversion from string:";
+    let what = quoted(given);
+    EvalError::from_message(match address::parse_prefix(given) {
+        Ok((IpAddr::V6(ip), _)) if ip.to_ipv4_mapped().is_some() => {
+            Err(format!("{WHAT} IPv4-mapped IPv6 address {what} is not allowed"))
+        }
+        Ok(found) => Ok(found),
+        Err(why) => Err(format!("{WHAT} {WHAT} netip.ParsePrefix({what}): {why}")),
+    })
 }
 
 fn masked(address: IpAddr, bits: u8) -> IpAddr {

@@ -87,7 +87,7 @@ fn to_int<'a>(args: &[Val<'a>], _: &mut Budget) -> Evaluated<'a> {
         [Val::Double(n)] if n.abs() < 9.2e18 => int(*n as i64),
         [Val::Double(_)] => EvalError::fail(INT_OVERFLOW),
         [Val::Text(text)] => text.parse().map_or_else(|_| conversion("int"), int),
-        [Val::Timestamp(at)] => int(at.as_second()),
+        [Val::Timestamp(at)] => int(at.seconds()),
         _ => Err(EvalError::Overload),
     }
 }

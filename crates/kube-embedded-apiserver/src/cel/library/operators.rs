@@ -207,9 +207,9 @@ fn index<'a>(args: &[Val<'a>], budget: &mut Budget) -> Result<Result<Val<'a>, St
                     return Ok(Ok(value.clone()));
                 }
             }
-            Ok(Err("no such key".to_owned()))
+            Ok(Err(format!("no such key: {}", key.as_key())))
         }
-        [Val::Json(..), _] => Ok(Err("no such key".to_owned())),
+        [Val::Json(..), key] => Ok(Err(format!("no such key: {}", key.as_key()))),
         _ => Err(EvalError::Overload),
     }
 }

@@ -159,6 +159,9 @@ fn byte_at(text: &str, at: i64) -> Option<usize> {
 /// The characters of a range. That of one character may lie right behind the end.
 fn substring<'a>(of: &Val<'a>, from: i64, to: Option<i64>, one: bool) -> Evaluated<'a> {
     let given = text(of)?;
+    if let Some(to) = to.filter(|to| from > *to) {
+        return EvalError::fail(format!("invalid substring range. start: {from}, end: {to}"));
+    }
     let Some(start) = byte_at(given, from) else {
         return EvalError::fail(format!("index out of range: {from}"));
     };
@@ -166,11 +169,7 @@ fn substring<'a>(of: &Val<'a>, from: i64, to: Option<i64>, one: bool) -> Evaluat
         None => given.len(),
         Some(_) if one && start == given.len() => start,
         Some(to) => match byte_at(given, to) {
-            Some(end) if end >= start => end,
-            Some(_) => {
-                let message = format!("invalid substring range. start: {from}, end: {to}");
-                return EvalError::fail(message);
-            }
+            Some(end) => end,
             None => return EvalError::fail(format!("index out of range: {to}")),
         },
     };
@@ -182,9 +181,14 @@ fn index_of<'a>(args: &[Val<'a>], budget: &mut Budget, last: bool) -> Evaluated<
     budget.traverse(of.len())?;
     let offset = match args.get(2) {
         None => None,
-        Some(Val::Int(offset)) => match byte_at(of, *offset) {
+        // Nothing is found wherever one looks.
+        Some(Val::Int(offset)) if wanted.is_empty() => return Ok(Val::Int(*offset)),
+        Some(Val::Int(offset)) if *offset < 0 => {
+            return EvalError::fail(format!("index out of range: {offset}"));
+        }
+        Some(Val::Int(offset)) => match byte_at(of, *offset).filter(|byte| *byte < of.len()) {
             Some(byte) => Some(byte),
-            None => return EvalError::fail(format!("index out of range: {offset}")),
+            None => return Ok(Val::Int(-1)),
         },
         Some(_) => return Err(EvalError::Overload),
     };

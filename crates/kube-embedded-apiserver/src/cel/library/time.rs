@@ -3,13 +3,10 @@
 use super::{operators::text, table::Row};
 use crate::cel::{
     budget::EvalError,
-    value::{Val, parse_duration, parse_timestamp},
+    timestamp::{Civil, Timestamp},
+    value::{Val, parse_duration},
 };
-use jiff::{
-    SignedDuration, Timestamp,
-    civil::DateTime,
-    tz::{Offset, TimeZone},
-};
+use jiff::tz::TimeZone;
 
 type Evaluated<'a> = Result<Val<'a>, EvalError>;
 
@@ -24,10 +21,10 @@ pub(super) const TABLE: &[Row] = &[
         &["(string) timestamp", "(int) timestamp", "(timestamp) timestamp"],
         |args, _| match args {
             [Val::Timestamp(at)] => Ok(Val::Timestamp(*at)),
-            [Val::Int(seconds)] => at(Timestamp::from_second(*seconds).ok()),
+            [Val::Int(seconds)] => at(Timestamp::from_seconds(*seconds)),
             [value] => {
                 let given = text(value)?;
-                match parse_timestamp(given) {
+                match Timestamp::parse(given) {
                     Some(at) => Ok(Val::Timestamp(at)),
                     None => EvalError::fail(format!(
                         "parsing time {given:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse \
@@ -61,9 +58,7 @@ pub(super) const TABLE: &[Row] = &[
         ],
         |args, _| match args {
             [Val::Timestamp(from), Val::Duration(by)]
-            | [Val::Duration(by), Val::Timestamp(from)] => {
-                at(from.checked_add(SignedDuration::from_nanos(*by)).ok())
-            }
+            | [Val::Duration(by), Val::Timestamp(from)] => at(from.checked_add(i128::from(*by))),
             [Val::Duration(a), Val::Duration(b)] => duration(a.checked_add(*b)),
             _ => Err(EvalError::Overload),
         },
@@ -76,29 +71,23 @@ pub(super) const TABLE: &[Row] = &[
             "(duration, duration) duration",
         ],
         |args, _| match args {
-            [Val::Timestamp(a), Val::Timestamp(b)] => {
-                duration(i64::try_from(a.duration_since(*b).as_nanos()).ok())
-            }
-            [Val::Timestamp(from), Val::Duration(by)] => {
-                at(from.checked_sub(SignedDuration::from_nanos(*by)).ok())
-            }
+            [Val::Timestamp(a), Val::Timestamp(b)] => duration(i64::try_from(a.since(*b)).ok()),
+            [Val::Timestamp(from), Val::Duration(by)] => at(from.checked_add(-i128::from(*by))),
             [Val::Duration(a), Val::Duration(b)] => duration(a.checked_sub(*b)),
             _ => Err(EvalError::Overload),
         },
     ),
-    Row("getFullYear", OF_TIMESTAMP, |args, _| part(args, |at| at.year().into())),
-    Row("getMonth", OF_TIMESTAMP, |args, _| part(args, |at| i64::from(at.month()) - 1)),
-    Row("getDate", OF_TIMESTAMP, |args, _| part(args, |at| at.day().into())),
-    Row("getDayOfMonth", OF_TIMESTAMP, |args, _| part(args, |at| i64::from(at.day()) - 1)),
-    Row("getDayOfYear", OF_TIMESTAMP, |args, _| part(args, |at| i64::from(at.day_of_year()) - 1)),
-    Row("getDayOfWeek", OF_TIMESTAMP, |args, _| {
-        part(args, |at| at.weekday().to_sunday_zero_offset().into())
-    }),
-    Row("getHours", OF_BOTH, |args, _| part_or(args, |at| at.hour().into(), 3600 * SECOND)),
-    Row("getMinutes", OF_BOTH, |args, _| part_or(args, |at| at.minute().into(), 60 * SECOND)),
-    Row("getSeconds", OF_BOTH, |args, _| part_or(args, |at| at.second().into(), SECOND)),
+    Row("getFullYear", OF_TIMESTAMP, |args, _| part(args, |at| at.year)),
+    Row("getMonth", OF_TIMESTAMP, |args, _| part(args, |at| at.month - 1)),
+    Row("getDate", OF_TIMESTAMP, |args, _| part(args, |at| at.day)),
+    Row("getDayOfMonth", OF_TIMESTAMP, |args, _| part(args, |at| at.day - 1)),
+    Row("getDayOfYear", OF_TIMESTAMP, |args, _| part(args, |at| at.day_of_year)),
+    Row("getDayOfWeek", OF_TIMESTAMP, |args, _| part(args, |at| at.weekday)),
+    Row("getHours", OF_BOTH, |args, _| part_or(args, |at| at.hour, 3600 * SECOND)),
+    Row("getMinutes", OF_BOTH, |args, _| part_or(args, |at| at.minute, 60 * SECOND)),
+    Row("getSeconds", OF_BOTH, |args, _| part_or(args, |at| at.second, SECOND)),
     Row("getMilliseconds", OF_BOTH, |args, _| {
-        part_or(args, |at| at.millisecond().into(), SECOND / 1000)
+        part_or(args, |at| at.nanosecond / 1_000_000, SECOND / 1000)
     }),
 ];
 
@@ -107,36 +96,49 @@ fn at<'a>(found: Option<Timestamp>) -> Evaluated<'a> {
 }
 
 fn duration<'a>(found: Option<i64>) -> Evaluated<'a> {
-    found.map_or_else(|| EvalError::fail("duration overflow"), |nanos| Ok(Val::Duration(nanos)))
+    found.map_or_else(|| EvalError::fail("integer overflow"), |nanos| Ok(Val::Duration(nanos)))
 }
 
-fn part<'a>(args: &[Val<'a>], of: fn(DateTime) -> i64) -> Evaluated<'a> {
+fn part<'a>(args: &[Val<'a>], of: fn(Civil) -> i64) -> Evaluated<'a> {
     match args {
-        [Val::Timestamp(at)] => Ok(Val::Int(of(TimeZone::UTC.to_datetime(*at)))),
+        [Val::Timestamp(at)] => Ok(Val::Int(of(at.at_offset(0)))),
         [Val::Timestamp(at), name] => {
-            let name = text(name)?;
-            match time_zone(name) {
-                Some(zone) => Ok(Val::Int(of(zone.to_datetime(*at)))),
-                None => EvalError::fail(format!("unknown time zone {name}")),
-            }
+            let offset = offset(*at, text(name)?).or_else(EvalError::fail)?;
+            Ok(Val::Int(of(at.at_offset(offset))))
         }
         _ => Err(EvalError::Overload),
     }
 }
 
-/// Returns the time zone of a name (`Europe/Berlin`) or of an offset (`-02:30`).
-fn time_zone(name: &str) -> Option<TimeZone> {
-    let Some((hours, minutes)) = name.split_once(':') else {
-        return if name.is_empty() { Some(TimeZone::UTC) } else { TimeZone::get(name).ok() };
+/// Returns the offset in seconds of a time zone by its name (`Europe/Berlin`), or of an offset (`-02:30`).
+fn offset(at: Timestamp, name: &str) -> Result<i64, String> {
+    if let Some((hours, minutes)) = name.split_once(':') {
+        let number = |text: &str| {
+            let malformed = |_| format!("strconv.Atoi: parsing {text:?}: invalid syntax");
+            text.parse::<i32>().map(i64::from).map_err(malformed)
+        };
+        let (hours, minutes) = (number(hours)?, number(minutes)?);
+        let minutes = if name.starts_with('-') { -minutes } else { minutes };
+        return Ok((hours * 60 + minutes) * 60);
+    }
+    // Names are case-sensitive in Go.
+    let is_of_name = |zone: &TimeZone| zone.iana_name().is_none_or(|known| known == name);
+    let zone = match name {
+        "" => TimeZone::UTC,
+        "Local" => TimeZone::system(),
+        name => {
+            let found = TimeZone::get(name).ok().filter(is_of_name);
+            found.ok_or_else(|| format!("unknown time zone {name}"))?
+        }
     };
-    let (hours, minutes): (i32, i32) = (hours.parse().ok()?, minutes.parse().ok()?);
-    let sign = if hours < 0 { -1 } else { 1 };
-    let seconds = hours.checked_mul(3600)?.checked_add(minutes.checked_mul(60 * sign)?)?;
-    Some(TimeZone::fixed(Offset::from_seconds(seconds).ok()?))
+    // The offsets of zones are known for a little less than the years 1 to 9999.
+    let (first, last) = (jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());
+    let at = jiff::Timestamp::from_second(at.seconds().clamp(first, last)).unwrap_or_default();
+    Ok(zone.to_offset(at).seconds().into())
 }
 
 /// A part of a timestamp, or a duration in a unit.
-fn part_or<'a>(args: &[Val<'a>], of: fn(DateTime) -> i64, unit: i64) -> Evaluated<'a> {
+fn part_or<'a>(args: &[Val<'a>], of: fn(Civil) -> i64, unit: i64) -> Evaluated<'a> {
     match args {
         [Val::Duration(nanos)] => Ok(Val::Int(nanos / unit)),
         _ => part(args, of),
