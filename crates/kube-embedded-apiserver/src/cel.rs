@@ -19,6 +19,7 @@ mod quantity;
 mod timestamp;
 pub(crate) mod types;
 mod url;
+mod validators;
 pub(crate) mod value;
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use crate::cel::{
     ast::{Expr, Kind, Macro, MacroKind},
     lexer::Located,
-    library::{self, format},
+    library,
     types::Type,
+    validators,
 };
 use std::collections::{BTreeSet, HashMap};
 
@@ -188,12 +189,9 @@ impl Checker {
         for (overload, bound) in library::matching(function, method, &kinds) {
             results.push(overload.result.substitute(&bound));
         }
-        if let Some((at, message)) = library::literal_error(name, method, args) {
-            self.invalid.push((args.get(at).map_or(0, |arg| arg.at), message));
-        }
-        if let Some((at, message)) = self.format_error(call, name, method, args) {
-            self.invalid.push((at, message));
-        }
+        let type_of = |of: &Expr| self.types.get(&of.id).cloned().unwrap_or(Type::Dyn);
+        let invalid = validators::literal_error(call, (name, method), args, &type_of);
+        self.invalid.extend(invalid);
         let pattern = args.get(1).and_then(Expr::text);
         self.late = self.late.take().or(library::pattern_error(name, method, pattern));
         let Some(first) = results.first().cloned() else {
@@ -211,25 +209,6 @@ impl Checker {
         // An argument of any type decides only when it is evaluated.
         let same = results.iter().all(|one| one.to_string() == first.to_string());
         if same { first } else { Type::Dyn }
-    }
-
-    /// Returns the error of a literal template of `format` with a literal list of values.
-    fn format_error(
-        &self,
-        call: &Expr,
-        name: &str,
-        method: bool,
-        args: &[Expr],
-    ) -> Option<Located> {
-        let (true, [template, Expr { kind: Kind::List(all), .. }]) =
-            (method && name == "format", args)
-        else {
-            return None;
-        };
-        let elements: Vec<&Expr> = all.iter().map(|(one, _)| one).collect();
-        let type_of = |of: &Expr| self.types.get(&of.id).cloned().unwrap_or(Type::Dyn);
-        let (of, message) = format::check(template.text()?, &elements, &type_of).err()?;
-        Some((of.map_or(call.at, |of| of.at), message))
     }
 
     fn conditional(&mut self, at: usize, of: &[Expr; 3]) -> Type {

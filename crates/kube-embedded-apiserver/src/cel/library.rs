@@ -17,11 +17,9 @@ mod text_format;
 mod time;
 
 use crate::cel::{
-    ast::{Expr, Kind},
     budget::{Budget, EvalError},
-    timestamp::Timestamp,
     types::Type,
-    value::{Val, parse_duration},
+    value::Val,
 };
 use crate::pattern::Pattern;
 use std::{collections::HashMap, fmt, sync::LazyLock};
@@ -68,6 +66,7 @@ static FUNCTIONS: LazyLock<HashMap<&str, Function>> = LazyLock::new(|| {
         numbers::TABLE,
         strings::TABLE,
         text_format::TABLE,
+        format::TABLE,
         lists::TABLE,
         time::TABLE,
         network::TABLE,
@@ -136,27 +135,4 @@ pub(super) fn pattern_error(function: &str, method: bool, literal: Option<&str>)
     let early = matches!((function, method), ("find" | "findAll", _) | ("matches", false));
     let literal = literal.filter(|_| early)?;
     Pattern::new(literal).err().map(|error| strings::pattern_message(literal, &error))
-}
-
-/// Returns the number of the literal argument that a function cannot take, and the error. cel-go
-/// checks some literals before anything is evaluated.
-pub(super) fn literal_error(
-    function: &str,
-    method: bool,
-    args: &[Expr],
-) -> Option<(usize, String)> {
-    let at = usize::from(function == "matches");
-    let arg = args.get(at)?;
-    let valid = match (function, arg.text()) {
-        ("matches", Some(literal)) => !method || Pattern::new(literal).is_ok(),
-        ("duration", Some(literal)) => parse_duration(literal).is_some(),
-        ("duration", None) => !matches!(arg.kind, Kind::Int(_)),
-        ("timestamp", Some(literal)) => Timestamp::parse(literal).is_some(),
-        ("timestamp", None) => match arg.kind {
-            Kind::Int(seconds) => Timestamp::from_seconds(seconds).is_some(),
-            _ => true,
-        },
-        _ => true,
-    };
-    (!valid).then(|| (at, format!("invalid {function} argument")))
 }

@@ -1,44 +1,44 @@
 //! `format`: templates with clauses, as cel-go of Kubernetes 1.36 fills them in for the locale `en-US`.
 
-use super::{operators::text, text_format::scalar};
+use super::{operators::text, table::Row, text_format::scalar};
 use crate::{
     cel::{
-        ast::{Expr, Kind},
         budget::{Budget, EvalError},
-        types::Type,
         value::Val,
     },
     go_quote::quoted,
 };
 use std::fmt::Write;
 
+pub(super) const TABLE: &[Row] = &[Row("format", &["string.(list<dyn>) string"], format)];
+
 /// The digits of `%f`, and the width of `%e`, without a precision.
 const PRECISION: usize = 6;
 /// The limit to the nesting of a value.
 const DEPTH: usize = 64;
 
-const AT_END: &str = "unexpected end of string";
+pub(in crate::cel) const AT_END: &str = "unexpected end of string";
 
 /// A part of a template.
-enum Piece<'t> {
+pub(in crate::cel) enum Piece<'t> {
     Text(&'t str),
     Clause(Result<Clause, Malformed>),
 }
 
 /// `%s`, `%d`, `%.2f`, `%e`, `%b`, `%o`, `%x` or `%X`.
-struct Clause {
-    verb: char,
+pub(in crate::cel) struct Clause {
+    pub(in crate::cel) verb: char,
     precision: usize,
 }
 
-enum Malformed {
+pub(in crate::cel) enum Malformed {
     /// A `%` at the end.
     End,
     Other(String),
 }
 
 /// The parts of a template, up to the first malformed clause.
-struct Pieces<'t>(&'t str);
+pub(in crate::cel) struct Pieces<'t>(pub(in crate::cel) &'t str);
 
 impl<'t> Iterator for Pieces<'t> {
     type Item = Piece<'t>;
@@ -103,69 +103,8 @@ fn clause(rest: &str) -> Result<(Clause, &str), String> {
     }
 }
 
-/// Checks the elements of a literal list against a literal template. Returns the element at fault, if it is one,
-/// and the error.
-pub(in crate::cel) fn check<'e>(
-    template: &str,
-    elements: &[&'e Expr],
-    type_of: &impl Fn(&Expr) -> Type,
-) -> Result<(), (Option<&'e Expr>, String)> {
-    let mut count = 0;
-    for piece in Pieces(template) {
-        let Piece::Clause(clause) = piece else { continue };
-        if matches!(clause, Err(Malformed::End)) {
-            return Err((None, AT_END.to_owned()));
-        }
-        let Some(element) = elements.get(count) else {
-            return Err((None, format!("index {count} out of range")));
-        };
-        match clause {
-            Ok(Clause { verb, .. }) => {
-                if let Some(bad) = misfit(verb, element, type_of) {
-                    let why = refusal(verb, &type_of(bad).runtime_name());
-                    return Err((Some(bad), format!("error during formatting: {why}")));
-                }
-            }
-            Err(Malformed::Other(why)) => return Err((None, why)),
-            Err(Malformed::End) => {}
-        }
-        count += 1;
-    }
-    match elements.len() {
-        given if given > count => {
-            let what = "too many arguments supplied to string.format";
-            Err((None, format!("{what} (expected {count}, got {given})")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Returns the expression of a type that a clause cannot show.
-fn misfit<'e>(verb: char, expr: &'e Expr, type_of: &impl Fn(&Expr) -> Type) -> Option<&'e Expr> {
-    let fits = match (type_of(expr), verb) {
-        (Type::Dyn | Type::Error, _) => true,
-        (Type::Object(_) | Type::Opaque(_) | Type::Optional(_) | Type::Param(_), 's') => false,
-        (_, 's') => true,
-        (Type::Int | Type::Uint, 'd' | 'b' | 'o' | 'x' | 'X') | (Type::Bool, 'b') => true,
-        (Type::Text | Type::Bytes, 'x' | 'X') | (Type::Double | Type::Text, 'f' | 'e') => true,
-        _ => false,
-    };
-    if !fits {
-        return Some(expr);
-    }
-    match &expr.kind {
-        Kind::List(all) if verb == 's' => {
-            all.iter().find_map(|(one, _)| misfit(verb, one, type_of))
-        }
-        Kind::Map(all) if verb == 's' => all.iter().find_map(|(key, value)| {
-            misfit(verb, key, type_of).or_else(|| misfit(verb, value, type_of))
-        }),
-        _ => None,
-    }
-}
-
 /// The error of a clause that cannot show a value of a type.
-fn refusal(verb: char, of: &str) -> String {
+pub(in crate::cel) fn refusal(verb: char, of: &str) -> String {
     let clause = match verb {
         's' => {
             "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, \
@@ -182,7 +121,7 @@ fn refusal(verb: char, of: &str) -> String {
 }
 
 /// Fills in a template.
-pub(super) fn format<'a>(args: &[Val<'a>], budget: &mut Budget) -> Result<Val<'a>, EvalError> {
+fn format<'a>(args: &[Val<'a>], budget: &mut Budget) -> Result<Val<'a>, EvalError> {
     let template = text(&args[0])?;
     budget.traverse(template.len())?;
     let values = args.get(1).and_then(Val::elements).ok_or(EvalError::Overload)?;

@@ -1,6 +1,6 @@
 //! Conversion to text: `string()` and `strings.quote`.
 
-use super::{format::format, operators::text, table::Row};
+use super::{operators::text, table::Row};
 use crate::cel::{
     budget::{Budget, EvalError},
     value::Val,
@@ -25,7 +25,6 @@ pub(super) const TABLE: &[Row] = &[
         ],
         to_string,
     ),
-    Row("format", &["string.(list<dyn>) string"], format),
     Row("strings.quote", &["(string) string"], |args, budget| {
         budget.traverse(args[0].size())?;
         Ok(Val::text(quoted(text(&args[0])?)))
