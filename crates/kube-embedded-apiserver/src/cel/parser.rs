@@ -416,38 +416,13 @@ impl Parser {
         of: Expr,
         args: Vec<Expr>,
     ) -> Result<Expr, Located> {
-        use MacroKind::{
-            All, Exists, ExistsOne, Filter, Map, OptFlatMap, OptMap, SortBy, TransformMap,
-            TransformMapEntry,
-        };
         if is_name(&of) && library::function(&format!("{}.{name}", path(&of))).is_some() {
             return self.node(at, call(&format!("{}.{name}", path(&of)), false, args));
         }
-        // The kind, whether it has a second variable, and a condition or a value after them.
-        let (kind, two, condition, body) = match (&*name, args.len()) {
-            ("all", 2) => (All, false, true, false),
-            ("all", 3) => (All, true, true, false),
-            ("exists", 2) => (Exists, false, true, false),
-            ("exists", 3) => (Exists, true, true, false),
-            ("exists_one", 2) => (ExistsOne, false, true, false),
-            ("exists_one" | "existsOne", 3) => (ExistsOne, true, true, false),
-            ("filter", 2) => (Filter, false, true, false),
-            ("map", 2) => (Map, false, false, true),
-            ("map", 3) => (Map, false, true, true),
-            ("transformList", 3) => (Map, true, false, true),
-            ("transformList", 4) => (Map, true, true, true),
-            ("transformMap", 3) => (TransformMap, true, false, true),
-            ("transformMap", 4) => (TransformMap, true, true, true),
-            ("transformMapEntry", 3) => (TransformMapEntry, true, false, true),
-            ("transformMapEntry", 4) => (TransformMapEntry, true, true, true),
-            ("sortBy", 2) => (SortBy, false, false, true),
-            ("optMap", 2) => (OptMap, false, false, true),
-            ("optFlatMap", 2) => (OptFlatMap, false, false, true),
-            _ => {
-                let mut all = vec![of];
-                all.extend(args);
-                return self.node(at, call(&name, true, all));
-            }
+        let Some(Form { kind, two, condition, body }) = form(&name, args.len()) else {
+            let mut all = vec![of];
+            all.extend(args);
+            return self.node(at, call(&name, true, all));
         };
         let mut args = args.into_iter();
         let mut variable = || match args.next() {
@@ -464,7 +439,7 @@ impl Parser {
         }
         let is_result = |(name, _): &&(String, usize)| name == RESULT;
         if let Some((_, at)) = [Some(&first), second.as_ref()].into_iter().flatten().find(is_result)
-            && !matches!(kind, OptMap | OptFlatMap)
+            && !matches!(kind, MacroKind::OptMap | MacroKind::OptFlatMap)
         {
             return Err((*at, "iteration variable overwrites accumulator variable".to_owned()));
         }
@@ -474,6 +449,45 @@ impl Parser {
         let of = Macro { kind, over: of, variable, second, condition, body };
         self.node(at, Kind::Macro(Box::new(of)))
     }
+}
+
+/// The parts of a macro after what it is called on.
+struct Form {
+    kind: MacroKind,
+    /// It has a second variable.
+    two: bool,
+    condition: bool,
+    body: bool,
+}
+
+/// Returns the form of the macro of a name with a number of arguments.
+fn form(name: &str, arguments: usize) -> Option<Form> {
+    use MacroKind::{
+        All, Exists, ExistsOne, Filter, Map, OptFlatMap, OptMap, SortBy, TransformMap,
+        TransformMapEntry,
+    };
+    let (kind, two, condition, body) = match (name, arguments) {
+        ("all", 2) => (All, false, true, false),
+        ("all", 3) => (All, true, true, false),
+        ("exists", 2) => (Exists, false, true, false),
+        ("exists", 3) => (Exists, true, true, false),
+        ("exists_one", 2) => (ExistsOne, false, true, false),
+        ("exists_one" | "existsOne", 3) => (ExistsOne, true, true, false),
+        ("filter", 2) => (Filter, false, true, false),
+        ("map", 2) => (Map, false, false, true),
+        ("map", 3) => (Map, false, true, true),
+        ("transformList", 3) => (Map, true, false, true),
+        ("transformList", 4) => (Map, true, true, true),
+        ("transformMap", 3) => (TransformMap, true, false, true),
+        ("transformMap", 4) => (TransformMap, true, true, true),
+        ("transformMapEntry", 3) => (TransformMapEntry, true, false, true),
+        ("transformMapEntry", 4) => (TransformMapEntry, true, true, true),
+        ("sortBy", 2) => (SortBy, false, false, true),
+        ("optMap", 2) => (OptMap, false, false, true),
+        ("optFlatMap", 2) => (OptFlatMap, false, false, true),
+        _ => return None,
+    };
+    Some(Form { kind, two, condition, body })
 }
 
 /// The message for an argument of a macro that is to be a variable.
