@@ -71,8 +71,11 @@ async fn serve_resource(
     let response = match (&*request.target.name, &*request.target.subresource) {
         ("", _) => collection(state, request).await,
         (_, "") => object(state, request),
-        (_, subresource) if !resource.has_subresource(subresource) => {
-            Err(ApiError::no_such_resource())
+        (name, subresource) if !resource.has_subresource(subresource) => {
+            Err(match resource.is_unstructured() {
+                true => ApiError::not_found(resource, name),
+                false => ApiError::no_such_resource(),
+            })
         }
         (_, subresource) => self::subresource(state, request, subresource).await,
     };

@@ -5,6 +5,7 @@ mod authorization;
 mod options;
 mod policies;
 mod rule_costs;
+mod writes;
 
 use super::*;
 use crate::authentication::user::User;

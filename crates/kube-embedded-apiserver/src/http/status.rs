@@ -47,9 +47,17 @@ impl ApiError {
 
     /// Adds the warnings of a request that was decoded before it failed.
     pub(crate) fn with_warnings(mut self, warnings: &[String]) -> Self {
-        if !warnings.is_empty() {
-            self.warnings = Some(Box::new(Warnings(warnings.to_vec())));
+        let mut all = self.take_warnings();
+        all.extend(warnings.iter().filter(|one| !all.contains(one)).cloned().collect::<Vec<_>>());
+        if !all.is_empty() {
+            self.warnings = Some(Box::new(Warnings(all)));
         }
+        self
+    }
+
+    /// Adds text before the message.
+    pub(crate) fn with_prefix(mut self, prefix: &str) -> Self {
+        self.message.insert_str(0, prefix);
         self
     }
 
@@ -323,8 +331,14 @@ impl ApiError {
     }
 
     fn invalid_object(kind: &str, group: &str, name: &str, errors: &[FieldError]) -> Self {
-        let lines: Vec<_> =
-            errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+        let mut lines: Vec<String> = Vec::new();
+        for error in errors {
+            let line = format!("{}: {}", error.field, error.message);
+            // An error that occurs again is another cause only (`ErrorList.ToAggregate`).
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
         let all = match lines.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),

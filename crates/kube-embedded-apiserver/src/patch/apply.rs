@@ -59,7 +59,8 @@ pub(crate) fn apply(
     }
 
     let changes = writer.comparison(live, &object);
-    let is_same = changes.is_empty();
+    // The order of elements, which has no owner, counts here.
+    let is_same = object == *live;
     let (changed, removed) = writer.changed_and_removed(changes);
     let uncontested = last_applied::uncontested(resource, manager, live);
     let contested = managers.take_over(own, &changed.difference(&uncontested), &removed);
@@ -216,11 +217,11 @@ fn prune(parts_here: &Parts<'_>, value: &mut Value, last: &FieldSet, kept: &Fiel
         }),
         (Parts::Map(element), Value::Object(object)) => object.retain(|name, value| {
             let step = format!("f:{name}");
-            stays(&parts(element, None), value, last.get(&step), kept.get(&step))
+            entry_stays(&parts(element, None), value, last.get(&step), kept.get(&step))
         }),
         (Parts::Keyed(element, keys), Value::Array(items)) => items.retain_mut(|item| {
             let step = key_step(item, *keys);
-            stays(&parts(element, None), item, last.get(&step), kept.get(&step))
+            entry_stays(&parts(element, None), item, last.get(&step), kept.get(&step))
         }),
         (Parts::Set, Value::Array(items)) => items.retain(|item| {
             let step = format!("v:{item}");
@@ -228,6 +229,22 @@ fn prune(parts_here: &Parts<'_>, value: &mut Value, last: &FieldSet, kept: &Fiel
         }),
         _ => {}
     }
+}
+
+/// [`stays`] for an entry of a map or an element of a list, which is removed with all its fields: it has owners of its
+/// own, while those of a structure are those of its fields.
+fn entry_stays(
+    parts_here: &Parts<'_>,
+    value: &mut Value,
+    last: Option<&FieldSet>,
+    kept: Option<&FieldSet>,
+) -> bool {
+    let Some(last) = last else { return true };
+    if last.member && !kept.is_some_and(|kept| kept.member) {
+        return false;
+    }
+    prune(parts_here, value, last, kept.unwrap_or(&FieldSet::default()));
+    true
 }
 
 /// Prunes a field, and returns false if it is to be removed itself.

@@ -37,11 +37,6 @@ impl Comparison {
         comparison
     }
 
-    /// Returns true if the objects are the same.
-    pub(crate) fn is_empty(&self) -> bool {
-        [&self.added, &self.modified, &self.removed].into_iter().all(FieldSet::is_empty)
-    }
-
     /// Compares two values at a path.
     fn compare(
         &mut self,
@@ -61,17 +56,14 @@ impl Comparison {
         match parts_here {
             Parts::Struct(structure) => self.compare_fields(structure, old, new, path),
             // The value of a deduced type that is no map.
-            Parts::Map(_) if [old, new].into_iter().flatten().any(|value| !value.is_object()) => {
+            Parts::Map(element)
+                if [old, new].into_iter().flatten().any(|value| !value.is_object()) =>
+            {
                 self.compare_leaves(old, new, path);
+                // The entries of the one that is a map come or go.
+                self.compare_entries(element, old, new, path);
             }
-            Parts::Map(element) => {
-                for name in names(old, new) {
-                    let before = old.and_then(|old| old.get(name));
-                    let after = new.and_then(|new| new.get(name));
-                    let below = parts(element, None);
-                    self.descend(format!("f:{name}"), &below, before, after, path);
-                }
-            }
+            Parts::Map(element) => self.compare_entries(element, old, new, path),
             Parts::Keyed(element, keys) => {
                 let (old, new) = (by_step(old, *keys), by_step(new, *keys));
                 let removed = old.keys().filter(|step| !new.contains_key(*step));
@@ -82,6 +74,21 @@ impl Comparison {
             }
             Parts::Set => self.compare_scalars(old, new, path),
             Parts::Leaf => self.compare_leaves(old, new, path),
+        }
+    }
+
+    /// Compares the entries of maps.
+    fn compare_entries(
+        &mut self,
+        element: &Shape,
+        old: Option<&Value>,
+        new: Option<&Value>,
+        path: &mut Vec<String>,
+    ) {
+        for name in names(old, new) {
+            let before = old.and_then(|old| old.get(name));
+            let after = new.and_then(|new| new.get(name));
+            self.descend(format!("f:{name}"), &parts(element, None), before, after, path);
         }
     }
 

@@ -1,7 +1,7 @@
 //! JSON patches (RFC 6902) and merge patches (RFC 7386). The crate `json-patch` does the work; this
 //! file adds the limits and peculiarities of Kubernetes.
 
-use json_patch::PatchOperation;
+use json_patch::{AddOperation, PatchOperation};
 use serde_json::Value;
 
 use crate::{patch::error::PatchError, schema::types::type_name};
@@ -45,6 +45,7 @@ pub(crate) fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> 
         if tests_absence(target, &operation) {
             continue;
         }
+        let operation = added_if_missing(target, operation);
         if !is_within_limits(target, &operation, &mut copied) {
             return Err(PatchError::Unprocessable(refused.to_owned()));
         }
@@ -100,4 +101,17 @@ fn tests_absence(target: &Value, operation: &PatchOperation) -> bool {
         return false;
     };
     target.pointer(path).is_none() && target.pointer(parent).is_some_and(Value::is_object)
+}
+
+/// Returns an addition in place of the replacement of a missing field of an existing object: Kubernetes' library
+/// sets it, unlike the RFC.
+fn added_if_missing(target: &Value, operation: PatchOperation) -> PatchOperation {
+    let PatchOperation::Replace(replace) = operation else { return operation };
+    let parent =
+        replace.path.as_str().rsplit_once('/').and_then(|(parent, _)| target.pointer(parent));
+    let is_missing = target.pointer(replace.path.as_str()).is_none();
+    if is_missing && parent.is_some_and(Value::is_object) {
+        return PatchOperation::Add(AddOperation { path: replace.path, value: replace.value });
+    }
+    PatchOperation::Replace(replace)
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     patch::{compare::Comparison, field_set::FieldSet},
-    resources::resource_type::ResourceType,
+    resources::resource_type::{CLIENT_METADATA, ResourceType},
 };
 
 /// `operation` of a `managedFields` entry.
@@ -69,8 +69,12 @@ impl Writer<'_> {
         }
         set.remove_member("metadata");
         if self.subresource == "status" {
-            // The status of a custom resource is written without its metadata.
-            if self.resource.is_unstructured() {
+            let leaves = self.resource.status_leaves;
+            for name in leaves {
+                set.remove(&["metadata", name]);
+            }
+            // Those that are left the metadata as a whole have no owner for it either.
+            if leaves.len() == CLIENT_METADATA.len() {
                 set.remove(&["metadata"]);
             }
             set.remove(&["spec"]);

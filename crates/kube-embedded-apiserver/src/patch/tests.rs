@@ -33,6 +33,18 @@ fn entry(manager: &str, operation: &str, fields: Value) -> (String, String, Valu
     (manager.to_owned(), operation.to_owned(), fields)
 }
 
+/// Unlike RFC 6902; as the library of Kubernetes does.
+#[test]
+fn json_patch_sets_a_missing_field_that_it_replaces() {
+    let replace = |path: &str| json!([{ "op": "replace", "path": path, "value": 1 }]);
+    let mut object = json!({ "a": { "list": [0] } });
+    assert_eq!(json(&mut object, &replace("/a/b")), Ok(()));
+    assert_eq!(object, json!({ "a": { "list": [0], "b": 1 } }));
+    for missing in ["/x/y", "/a/list/1", "/a/b/c"] {
+        assert!(json(&mut object, &replace(missing)).is_err(), "{missing}");
+    }
+}
+
 #[test]
 fn json_patch_beyond_limits_is_rejected() {
     let copies = |path: &str, n: usize| {

@@ -66,6 +66,10 @@ pub(crate) type DeriveStatus = fn(&mut Value, Option<&Value>, &[ResourceType<'_>
 /// Checks that the user may grant the permissions that a write grants.
 pub(crate) type CheckGrant = fn(&Authorizer, &Grant<'_>) -> Result<(), Refusal>;
 
+/// The fields of `metadata` that clients set besides its name, and that a write of the status may change.
+pub(crate) const CLIENT_METADATA: &[&str] =
+    &["annotations", "finalizers", "labels", "ownerReferences"];
+
 /// One resource type. Adding one is a file with such a constant in `resources/types/`, and a line in
 /// [`super::registry`]. A custom resource is one, too, that borrows from its definition.
 #[derive(Clone, Copy)]
@@ -92,6 +96,10 @@ pub struct ResourceType<'a> {
     pub generation: bool,
     /// A PUT has to name the version that it replaces (the strategy's `AllowUnconditionalUpdate` is false).
     pub requires_version: bool,
+    /// A PUT creates an object that does not exist (the strategy's `AllowCreateOnUpdate`).
+    pub creates_on_update: bool,
+    /// The fields of `metadata` that a write of the status leaves as they are, beside those that the server sets.
+    pub status_leaves: &'static [&'static str],
     /// The OpenAPI definition, `io.k8s.api.apps.v1.Deployment`.
     pub schema: &'a str,
     /// Adds the definition, and all that it refers to, to a schema generator.
@@ -308,16 +316,6 @@ impl ResourceType<'_> {
         self.subresources.contains(&name)
     }
 
-    /// Returns the fields of `metadata` that a write of the status may change, since controllers keep their notes in
-    /// them.
-    pub(crate) fn status_metadata(&self) -> &'static [&'static str] {
-        if self.is_unstructured() {
-            &["managedFields"]
-        } else {
-            &["annotations", "finalizers", "managedFields"]
-        }
-    }
-
     /// Returns true if a write of the object leaves the status as it is.
     pub(crate) fn separates_status(&self) -> bool {
         self.has_subresource("status")
@@ -340,6 +338,8 @@ impl ResourceType<'_> {
             subresources: &[],
             generation: false,
             requires_version: false,
+            creates_on_update: false,
+            status_leaves: &[],
             schema,
             define: |generator| {
                 generator.subschema_for::<K>();
@@ -412,6 +412,8 @@ impl<'a> ResourceType<'a> {
             subresources: crd.subresources,
             generation: true,
             requires_version: true,
+            creates_on_update: false,
+            status_leaves: CLIENT_METADATA,
             schema: &crd.schema_name,
             define: |_| {},
             defaults: |_| {},

@@ -4,7 +4,7 @@
 use crate::{
     fields::{list, text},
     validation::{
-        field_error::{FieldError, IMMUTABLE, invalid, required, too_long},
+        field_error::{FieldError, IMMUTABLE, forbidden, invalid, required, too_long},
         names::{labels, qualified_name},
     },
 };
@@ -40,6 +40,9 @@ pub(crate) fn metadata(
     }
     errors.extend(finalizers(list(metadata, &["finalizers"])));
     if let Some(old) = old {
+        // Twice, as in Kubernetes: it is validated for all types, and by each type.
+        let added = added_finalizers(metadata, &old["metadata"]);
+        errors.extend(added.iter().chain(&added).cloned());
         for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
             let (new, old) = (&metadata[field], &old["metadata"][field]);
             if !new.is_null() && new != old {
@@ -51,6 +54,24 @@ pub(crate) fn metadata(
         }
     }
     errors
+}
+
+/// Returns the error of finalizers that are added to an object which is being deleted.
+fn added_finalizers(new: &Value, old: &Value) -> Option<FieldError> {
+    if old["deletionTimestamp"].is_null() {
+        return None;
+    }
+    let before = list(old, &["finalizers"]);
+    let added = list(new, &["finalizers"]).iter().filter(|one| !before.contains(one));
+    let mut added: Vec<String> = added.map(Value::to_string).collect();
+    if added.is_empty() {
+        return None;
+    }
+    added.sort();
+    let added = added.join(", ");
+    let what =
+        "no new finalizers can be added if the object is being deleted, found new finalizers";
+    Some(forbidden("metadata.finalizers", &format!("{what} []string{{{added}}}")))
 }
 
 /// Validates name and generateName, of which one is required.

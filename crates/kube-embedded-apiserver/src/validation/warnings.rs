@@ -107,6 +107,7 @@ pub(crate) fn of_pod(pod: &Value, prefix: &str) -> Vec<String> {
         warnings.extend(of_container(container, &field, prefix, annotations, spec));
     }
     warnings.extend(ports(spec, &field));
+    warnings.extend(port_names(spec, &field));
     if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
         warnings.push(format!(
             "{field}.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be \
@@ -259,6 +260,28 @@ fn ports(spec: &Value, field: &str) -> Vec<String> {
     warnings
 }
 
+/// Names of ports that occur again, in whichever container.
+fn port_names(spec: &Value, field: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut known: HashMap<&str, String> = HashMap::new();
+    for (container, field) in containers(spec, field) {
+        for (n, port) in list(container, &["ports"]).iter().enumerate() {
+            let (name, field) = (text(port, &["name"]), format!("{field}.ports[{n}]"));
+            match known.get(name) {
+                _ if name.is_empty() => {}
+                Some(first) => warnings.push(format!(
+                    "{field}: duplicate port name {name:?} with {first}, services and probes that select ports by \
+                     name will use {first}"
+                )),
+                None => {
+                    known.insert(name, field);
+                }
+            }
+        }
+    }
+    warnings
+}
+
 /// Affinities to no pod at all.
 fn null_selectors(spec: &Value, field: &str) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -350,7 +373,7 @@ mod tests {
                     "ports": [
                         { "containerPort": 80, "protocol": "TCP", "name": "aa" },
                         { "containerPort": 80, "protocol": "TCP", "name": "bb" },
-                        { "containerPort": 80, "protocol": "UDP" },
+                        { "containerPort": 80, "protocol": "UDP", "name": "aa" },
                     ],
                     "resources": { "limits": { "memory": "100m" } },
                 }],
@@ -366,6 +389,9 @@ mod tests {
                 "spec.template.spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped \
                  when using apply",
                 "spec.template.spec.containers[0].ports[1]: duplicate port definition with \
+                 spec.template.spec.containers[0].ports[0]",
+                "spec.template.spec.containers[0].ports[2]: duplicate port name \"aa\" with \
+                 spec.template.spec.containers[0].ports[0], services and probes that select ports by name will use \
                  spec.template.spec.containers[0].ports[0]",
             ]
         );

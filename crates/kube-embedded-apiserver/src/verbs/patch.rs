@@ -203,7 +203,6 @@ fn apply(
 ) -> ApiResult<WriteResult> {
     let Request { target, query, .. } = request;
     let resource = &target.resource;
-    let warnings = check_apply(resource, applied, repeated, options.validation)?;
     let manager = &*options.manager;
     let (force, below) = (query.flag("force"), &*target.subresource);
     let expects = if below.is_empty() { Expects::Anything } else { Expects::Object };
@@ -216,6 +215,7 @@ fn apply(
         shows: Shows::Object,
     };
     pipeline::write(state, &write, |old| {
+        let warnings = check_apply(resource, applied, repeated.clone(), options.validation)?;
         if old.is_none() {
             // Who may patch may not create.
             filter::check_verb(state, request, "create")?;
@@ -231,7 +231,7 @@ fn apply(
         }
         metadata::set_namespace(target, &mut object)?;
         check_address(target, &object)?;
-        Ok(Decoded { object, warnings: warnings.clone() })
+        Ok(Decoded { object, warnings })
     })
 }
 

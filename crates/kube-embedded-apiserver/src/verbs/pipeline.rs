@@ -34,7 +34,7 @@ use crate::{
     patch::{self, Operation},
     resources::{
         registry,
-        resource_type::{self, ResourceType},
+        resource_type::{self, CLIENT_METADATA, ResourceType},
     },
     scope,
     state::ServerState,
@@ -120,8 +120,8 @@ struct Write<'s, 'w> {
     /// The stored object, as the resource type shows it; `None` for a new one.
     old: Option<&'w Value>,
     new: Value,
-    /// Another object has the name of the new one.
-    name_is_taken: bool,
+    /// Another object that has the name of the new one.
+    name_is_taken_by: Option<&'w Object>,
     warnings: Vec<String>,
     guard: Option<MutexGuard<'s, ()>>,
 }
@@ -210,13 +210,14 @@ pub(crate) fn write(
             request,
             old,
             new: decoded.object,
-            name_is_taken: current.is_none() && stored.is_some(),
+            name_is_taken_by: stored.filter(|_| current.is_none()).map(|stored| &**stored),
             warnings: decoded.warnings,
             guard: None,
         };
         for step in &STEPS {
             tracing::trace!(target: "apiserver::write", step = step.name, name = target.name);
-            (step.run)(&mut write)?;
+            let done = (step.run)(&mut write);
+            done.map_err(|error| error.with_warnings(&write.warnings))?;
         }
         code = if old.is_some() { StatusCode::OK } else { StatusCode::CREATED };
         warnings = std::mem::take(&mut write.warnings);
@@ -463,8 +464,12 @@ fn review(write: &mut Write<'_, '_>) -> ApiResult<()> {
         }
     }
     write.warnings.extend(review_policies(write)?);
-    if write.name_is_taken {
-        return Err(ApiError::already_exists(&target.resource, &target.name));
+    if let Some(taken) = write.name_is_taken_by {
+        let error = ApiError::already_exists(&target.resource, &target.name);
+        return Err(match taken.value["metadata"]["deletionTimestamp"].is_null() {
+            true => error,
+            false => error.with_prefix("object is being deleted: "),
+        });
     }
     Ok(())
 }
@@ -515,12 +520,14 @@ fn check(resource: &ResourceType, name: &str, errors: &[FieldError]) -> ApiResul
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(resource, name, errors)) }
 }
 
-/// Takes the status from the client, and the metadata that controllers write along with it; labels, owners and all
-/// else stay.
+/// Takes the status from the client, and the metadata that its type lets a write of the status change; all else
+/// stays.
 fn confine_to_status(resource: &ResourceType, new: &mut Value, old: &Value) {
     let given = std::mem::replace(new, old.clone());
     copy_field(new, &given, "status");
-    for field in resource.status_metadata() {
+    let is_left = |field: &&&str| resource.status_leaves.contains(field);
+    let taken = CLIENT_METADATA.iter().filter(|field| !is_left(field));
+    for field in taken.chain(&["managedFields"]) {
         copy_field(&mut new["metadata"], &given["metadata"], field);
     }
 }

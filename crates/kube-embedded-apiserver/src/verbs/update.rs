@@ -1,6 +1,7 @@
 //! `update`: `PUT` of an object, of its status, or of a namespace's finalizers.
 
 use crate::{
+    authorization::filter,
     fields::text,
     http::{
         decode,
@@ -25,18 +26,34 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
         decode::check_fields(&target.resource, &mut object, duplicates, options.validation)?;
     metadata::set_namespace(target, &mut object)?;
     check_address(target, &object)?;
-    let request = WriteRequest {
+    let write_request = WriteRequest {
         target,
         options: &options,
         user: request.user,
-        expects: Expects::Object,
+        expects: match target.resource.creates_on_update && target.subresource.is_empty() {
+            true => Expects::Anything,
+            false => Expects::Object,
+        },
         tracks: true,
         shows: Shows::Object,
     };
     let names_version = !matches!(text(&object, &["metadata", "resourceVersion"]), "" | "0");
-    write(state, &request, |old| {
-        if let Some(old) = old {
-            metadata::check_uid(&target.resource, &target.name, &object, old)?;
+    write(state, &write_request, |old| {
+        match old {
+            Some(old) => metadata::check_uid(&target.resource, &target.name, &object, old)?,
+            None => {
+                // Who may update may not create.
+                filter::check_verb(state, request, "create")?;
+                let uid = text(&object, &["metadata", "uid"]);
+                if !uid.is_empty() {
+                    return Err(ApiError::conflict_no_object(&target.resource, &target.name, uid));
+                }
+                let mut object = object.clone();
+                if let Some(metadata) = object["metadata"].as_object_mut() {
+                    metadata.remove("resourceVersion");
+                }
+                return Ok(Decoded { object, warnings: warnings.clone() });
+            }
         }
         if target.resource.requires_version && !names_version {
             let detail = "must be specified for an update";

@@ -128,3 +128,38 @@ fn atomic_element_of_a_list_is_owned_as_a_whole() {
         [entry("one", "Apply", json!({ "f:spec": { "f:template": { "f:spec": fields } } }))]
     );
 }
+
+/// A manager that has only a field of an element does not keep it.
+#[test]
+fn element_that_its_manager_no_longer_applies_is_removed_with_the_fields_of_others() {
+    let services = registry::find("", "v1", "services").unwrap();
+    let service = |spec: Value| json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "a" }, "spec": spec });
+    let port = json!({ "port": 80, "protocol": "TCP", "name": "x" });
+    let live = apply(services, None, &service(json!({ "ports": [port] })), "one", false, "", at(0))
+        .unwrap();
+    let mut changed = live.clone();
+    changed["spec"]["ports"][0]["targetPort"] = 8080.into();
+    track_update(services, Some(&live), &mut changed, "two", Operation::Update, "", at(1));
+    let without = service(json!({ "type": "ClusterIP" }));
+    let left = apply(services, Some(&changed), &without, "one", false, "", at(2)).unwrap();
+    assert!(left["spec"].get("ports").is_none_or(|ports| *ports == json!([])), "{left}");
+    let owned = entry("one", "Apply", json!({ "f:spec": { "f:type": {} } }));
+    assert_eq!(managed(&left), [owned]);
+}
+
+/// The order of elements has no owner, but changes the object.
+#[test]
+fn manager_that_reorders_elements_has_a_time() {
+    let resource = config_maps();
+    let owner =
+        |uid: &str| json!({ "apiVersion": "v1", "kind": "ConfigMap", "name": uid, "uid": uid });
+    let map = |owners: [&str; 2]| {
+        let owners = owners.map(owner);
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a", "ownerReferences": owners } })
+    };
+    let live = apply(resource, None, &map(["x", "y"]), "one", false, "", at(0)).unwrap();
+    let reordered =
+        apply(resource, Some(&live), &map(["y", "x"]), "two", false, "", at(1)).unwrap();
+    let shown = |seconds: i64| json!(at(seconds).to_string());
+    assert_eq!(times(&reordered), [("one".into(), shown(0)), ("two".into(), shown(1))]);
+}

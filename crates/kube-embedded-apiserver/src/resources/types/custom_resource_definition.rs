@@ -12,7 +12,7 @@ use crate::{
             json_path::Path,
         },
         deletion::Deletion,
-        resource_type::ResourceType,
+        resource_type::{CLIENT_METADATA, ResourceType},
     },
     schema::structural::schema_errors,
     validation::{
@@ -37,6 +37,7 @@ pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
     validate,
     deletion: &Deletion { begin: begin_deletion, ..Deletion::IMMEDIATE },
     defines_resources: true,
+    status_leaves: CLIENT_METADATA,
     ..ResourceType::of::<CustomResourceDefinition>(
         "customresourcedefinition",
         "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",

@@ -63,6 +63,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             table_columns::selector(at(deployment, &["spec", "selector"]))
         }),
     ],
+    status_leaves: &["labels"],
     ..ResourceType::of::<Deployment>("deployment", "io.k8s.api.apps.v1.Deployment")
 };
 
@@ -104,7 +105,7 @@ fn validate(deployment: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if let Some(old) = old
         && old["spec"]["selector"] != spec["selector"]
     {
-        errors.push(invalid("spec.selector", &spec["selector"], IMMUTABLE));
+        errors.push(invalid_nested("spec.selector", &spec["selector"], IMMUTABLE));
     }
     errors
 }

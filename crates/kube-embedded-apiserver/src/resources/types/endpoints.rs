@@ -43,6 +43,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         ),
         AGE,
     ],
+    creates_on_update: true,
     ..ResourceType::of::<Endpoints>("endpoints", "io.k8s.api.core.v1.Endpoints")
 };
 

@@ -49,6 +49,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         "source=source.component|reportingComponent",
         "type",
     ],
+    creates_on_update: true,
     ..ResourceType::of::<Event>("event", "io.k8s.api.core.v1.Event")
 };
 
@@ -86,6 +87,7 @@ pub(crate) const EVENTS_RESOURCE: ResourceType = ResourceType {
         }
     },
     to_storage: |event| rename(event, "events.k8s.io/v1", "v1", |(old, new)| (new, old)),
+    creates_on_update: true,
     ..ResourceType::of::<NewEvent>("event", "io.k8s.api.events.v1.Event")
 };
 

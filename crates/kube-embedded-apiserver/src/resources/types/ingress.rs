@@ -99,7 +99,7 @@ fn validate(ingress: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let rules = list(spec, &["rules"]);
     if rules.is_empty() && spec["defaultBackend"].is_null() {
         let detail = "either `defaultBackend` or `rules` must be specified";
-        errors.push(invalid_nested("spec", &Value::Null, detail));
+        errors.push(invalid_nested("spec", &spec["rules"], detail));
     }
     if !spec["defaultBackend"].is_null() {
         errors.extend(backend(&spec["defaultBackend"], "spec.defaultBackend"));

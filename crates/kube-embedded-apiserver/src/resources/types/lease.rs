@@ -37,5 +37,6 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         ),
         AGE,
     ],
+    creates_on_update: true,
     ..ResourceType::of::<Lease>("lease", "io.k8s.api.coordination.v1.Lease")
 };

@@ -81,6 +81,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         // Of the first versions of Kubernetes.
         "spec.host=spec.nodeName",
     ],
+    status_leaves: &["ownerReferences"],
     ..ResourceType::of::<Pod>("pod", "io.k8s.api.core.v1.Pod")
 };
 

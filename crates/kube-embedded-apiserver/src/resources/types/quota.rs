@@ -37,5 +37,6 @@ pub(crate) const LIMIT_RANGE: ResourceType = ResourceType {
     columns: &[column("Created At", "When this object was created.", |range, _| {
         text(range, &["metadata", "creationTimestamp"]).into()
     })],
+    creates_on_update: true,
     ..ResourceType::of::<LimitRange>("limitrange", "io.k8s.api.core.v1.LimitRange")
 };

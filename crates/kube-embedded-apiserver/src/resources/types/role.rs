@@ -25,6 +25,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     },
     check_grant: Some(check_role),
     columns: COLUMNS,
+    creates_on_update: true,
     ..ResourceType::of::<Role>("role", "io.k8s.api.rbac.v1.Role")
 };
 
@@ -38,6 +39,7 @@ pub(crate) const CLUSTER_RESOURCE: ResourceType = ResourceType {
     },
     check_grant: Some(check_role),
     columns: COLUMNS,
+    creates_on_update: true,
     ..ResourceType::of::<ClusterRole>("clusterrole", "io.k8s.api.rbac.v1.ClusterRole")
 };
 

@@ -36,6 +36,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             subjects(binding, "ServiceAccount")
         }),
     ],
+    creates_on_update: true,
     ..ResourceType::of::<RoleBinding>("rolebinding", "io.k8s.api.rbac.v1.RoleBinding")
 };
 
@@ -58,6 +59,7 @@ pub(crate) const CLUSTER_RESOURCE: ResourceType = ResourceType {
             subjects(binding, "ServiceAccount")
         }),
     ],
+    creates_on_update: true,
     ..ResourceType::of::<ClusterRoleBinding>(
         "clusterrolebinding",
         "io.k8s.api.rbac.v1.ClusterRoleBinding",

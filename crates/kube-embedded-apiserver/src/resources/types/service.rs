@@ -60,6 +60,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         ),
     ],
     selectable: &["spec.clusterIP", "spec.type"],
+    creates_on_update: true,
     ..ResourceType::of::<Service>("service", "io.k8s.api.core.v1.Service")
 };
 
@@ -88,9 +89,7 @@ fn defaults(service: &mut Value) {
         }
         default(port, "targetPort", if number.is_null() { 0.into() } else { number });
     }
-    let is_external = has_node_ports(&service_type)
-        || service_type == "ClusterIP" && !list(spec, &["externalIPs"]).is_empty();
-    if is_external {
+    if is_external(spec) {
         default_empty(spec, "externalTrafficPolicy", "Cluster");
     }
     if service_type != "ExternalName" {
@@ -113,6 +112,7 @@ fn prepare_update(service: &mut Value, old: &Value) {
     let Some(spec) = service.get_mut("spec") else { return };
     keep_allocated(spec, &new_type, old, old_type);
     drop_node_ports(spec, &new_type, old, old_type);
+    drop_external_policy(spec, old);
     if old_type == "LoadBalancer" && new_type != "LoadBalancer" {
         remove(spec, "allocateLoadBalancerNodePorts");
         remove(spec, "loadBalancerClass");
@@ -168,9 +168,22 @@ fn drop_node_ports(spec: &mut Value, new_type: &str, old: &Value, old_type: &str
             remove(port, "nodePort");
         }
     }
-    if new_type == "ExternalName" || list(spec, &["externalIPs"]).is_empty() {
-        remove(spec, "externalTrafficPolicy");
+}
+
+/// Drops the policy of a Service that is no longer accessible from outside, unless the client changes it
+/// (`dropTypeDependentFields`).
+fn drop_external_policy(spec: &mut Value, old: &Value) {
+    const FIELD: &str = "externalTrafficPolicy";
+    if is_external(old) && !is_external(spec) && spec[FIELD] == old[FIELD] {
+        remove(spec, FIELD);
     }
+}
+
+/// Returns true if clients outside of the cluster can reach the Service (`ExternallyAccessible`).
+fn is_external(spec: &Value) -> bool {
+    let service_type = text(spec, &["type"]);
+    has_node_ports(service_type)
+        || service_type == "ClusterIP" && !list(spec, &["externalIPs"]).is_empty()
 }
 
 fn has_node_ports(service_type: &str) -> bool {
@@ -272,9 +285,7 @@ fn validate_policies(spec: &Value) -> Vec<FieldError> {
             errors.push(not_supported(format!("spec.{field}"), &spec[field], supported));
         }
     }
-    let is_external = has_node_ports(text(spec, &["type"]))
-        || spec["type"] == "ClusterIP" && !list(spec, &["externalIPs"]).is_empty();
-    if !is_external && !text(spec, &["externalTrafficPolicy"]).is_empty() {
+    if !is_external(spec) && !text(spec, &["externalTrafficPolicy"]).is_empty() {
         let (field, value) = ("spec.externalTrafficPolicy", &spec["externalTrafficPolicy"]);
         let detail = "may only be set for externally-accessible services";
         errors.push(invalid(field, value, detail));

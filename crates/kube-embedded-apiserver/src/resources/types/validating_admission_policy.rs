@@ -18,7 +18,7 @@ use crate::{
     cel::RESERVED,
     fields::{default, default_empty, each, existing, list, object, text},
     resources::{
-        resource_type::ResourceType,
+        resource_type::{CLIENT_METADATA, ResourceType},
         table_columns::{AGE, column, number},
     },
     validation::{
@@ -62,6 +62,7 @@ pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
         ),
         AGE,
     ],
+    status_leaves: CLIENT_METADATA,
     ..ResourceType::of::<ValidatingAdmissionPolicy>(
         "validatingadmissionpolicy",
         "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy",
