@@ -6,17 +6,17 @@ use super::{
     pool::PooledConnection,
     refusal::Refusal,
     request_body::{RequestBody, UploadProgress, head_of},
+    response::UpstreamBody,
     route_table::{Backend, RouteRule},
 };
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use std::{net::SocketAddr, time::Duration};
 use tokio::time;
 
 /// The pause before a retry where a rule has none: that of Envoy.
 const BACKOFF: Duration = Duration::from_millis(25);
 
-type Forwarded = Result<(Response<Incoming>, PooledConnection), Refusal>;
+type Forwarded = Result<(Response<UpstreamBody>, PooledConnection), Refusal>;
 
 impl Client {
     /// Forwards a request as its rule says.

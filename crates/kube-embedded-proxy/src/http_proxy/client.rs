@@ -8,7 +8,7 @@ use super::{
     head::{self, ForwardedHeaders, Target},
     refusal::Refusal,
     request_body::{RequestBody, UploadProgress, head_of},
-    response::ResponseBody,
+    response::{ResponseBody, UpstreamBody},
     route_table::{Entry, WeightedBackend, host_name},
     session::RequestSession,
     signals::{ConnectionSignals, InFlight},
@@ -18,7 +18,6 @@ use crate::data_plane::ConnectionSlot;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body as _, Incoming},
-    ext::on_informational,
     upgrade::{self, OnUpgrade},
 };
 use kube_embedded_core::{network::Network, task::spawn_named};
@@ -27,7 +26,6 @@ use std::{
     convert::Infallible,
     future,
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
 };
 use tokio::time;
@@ -208,27 +206,18 @@ impl Client {
         if let Some(filters) = filters {
             filters.apply_to_request(&mut parts, entry.prefix);
         }
-        let mut request = Request::from_parts(parts, body);
+        let request = Request::from_parts(parts, body);
         for mirror in filters.into_iter().flat_map(|filters| &filters.mirrors) {
             self.mirror(mirror, &request, progress.is_none());
         }
-        if version == Version::HTTP_11 {
-            let signals = self.signals.clone();
-            on_informational(&mut request, move |response| {
-                // The proxy itself confirms `Expect: 100-continue`.
-                if response.status() != StatusCode::CONTINUE {
-                    let headers = response.headers().clone();
-                    signals.hints.add(head::informational(response.status(), headers));
-                }
-            });
-        }
+        self.signals.hints.expect(version == Version::HTTP_11);
         Ok((request, progress))
     }
 
     /// Makes the connection a tunnel if the endpoint has switched protocols. Returns whether it has.
     fn switch_protocols(
         &self,
-        response: &mut Response<Incoming>,
+        response: &mut Response<UpstreamBody>,
         client: Option<OnUpgrade>,
     ) -> Result<bool, Refusal> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -280,10 +269,10 @@ impl Client {
         let client = Self::new(frontend, network, self.peer, self.forwarded.clone(), slot);
         let mirrored = async move {
             match client.forward(&backend, None, request, None).await {
-                Ok((response, connection)) => {
+                Ok((response, mut connection)) => {
                     let mut body = response.into_body();
                     while let Some(Ok(_)) =
-                        future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+                        future::poll_fn(|cx| body.poll_frame(Some(&mut connection), cx)).await
                     {
                     }
                     if body.is_end_stream() {

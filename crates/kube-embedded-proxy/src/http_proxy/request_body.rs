@@ -48,6 +48,11 @@ impl RequestBody {
         Self(None)
     }
 
+    /// Returns whether there is no body.
+    pub(super) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     pub(super) fn new(
         body: Incoming,
         signals: Arc<ConnectionSignals>,
