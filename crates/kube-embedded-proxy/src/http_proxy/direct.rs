@@ -10,7 +10,7 @@ use super::{
     request_body::RequestBody,
     upstream_io::OpenCount,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
     uri::PathAndQuery,
@@ -22,10 +22,12 @@ use std::{
     mem::MaybeUninit,
     pin::{Pin, pin},
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{self, Instant, Sleep},
 };
 
 /// Bytes for which there is room before each read of a head.
@@ -43,6 +45,14 @@ pub(super) struct DirectConnection {
     arrived: BytesMut,
     /// A map without fields, for those of the next response.
     fields: HeaderMap,
+    patience: Patience,
+}
+
+/// A timer for one wait after the other, most of which are over soon: it is set again only once it has run out.
+#[derive(Default)]
+struct Patience {
+    until: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What has come of a request.
@@ -55,6 +65,8 @@ pub(super) enum Answer {
     Unsent,
     /// It has ended before the end of the response's head.
     Lost,
+    /// The endpoint was silent for too long.
+    TimedOut,
 }
 
 /// The head of a usual response.
@@ -69,8 +81,8 @@ pub(super) struct UsualHead {
 
 impl DirectConnection {
     pub(super) fn new(stream: TcpStream, opened: OpenCount) -> Self {
-        let (written, arrived, fields) = Default::default();
-        Self { stream, opened, written, arrived, fields }
+        let (written, arrived, fields, patience) = Default::default();
+        Self { stream, opened, written, arrived, fields, patience }
     }
 
     /// Returns whether the proxy can send the request itself.
@@ -104,27 +116,45 @@ impl DirectConnection {
         is_done
     }
 
-    /// Sends a request, and reads the head of its response.
-    pub(super) async fn exchange(&mut self, request: &mut Request<RequestBody>) -> Answer {
+    /// Sends a request, and reads the head of its response, all of it within `limit`.
+    pub(super) async fn exchange(
+        &mut self,
+        request: &mut Request<RequestBody>,
+        limit: Duration,
+    ) -> Answer {
         self.written.clear();
         write_head(request, &mut self.written);
+        self.patience.until = Some(Instant::now() + limit);
         let mut sent = 0;
-        while sent < self.written.len() {
-            match future::poll_fn(|cx| self.poll_send(sent, cx)).await {
-                Ok(0) | Err(_) if sent == 0 => return Answer::Unsent,
-                Ok(0) | Err(_) => return Answer::Lost,
-                Ok(more) => sent += more,
+        future::poll_fn(|cx| match self.poll_exchange(request, &mut sent, cx) {
+            Poll::Pending => self.patience.poll(cx).map(|()| Answer::TimedOut),
+            answer => answer,
+        })
+        .await
+    }
+
+    /// Continues after the bytes of the request that were sent.
+    fn poll_exchange(
+        &mut self,
+        request: &mut Request<RequestBody>,
+        sent: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Answer> {
+        while *sent < self.written.len() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.written[*sent..])) {
+                Ok(0) | Err(_) if *sent == 0 => return Poll::Ready(Answer::Unsent),
+                Ok(0) | Err(_) => return Poll::Ready(Answer::Lost),
+                Ok(more) => *sent += more,
             }
         }
         loop {
-            match future::poll_fn(|cx| self.poll_arrive(READ, cx)).await {
-                Ok(0) | Err(_) => return Answer::Lost,
-                Ok(_) => {}
+            if let Ok(0) | Err(_) = ready!(self.poll_arrive(READ, cx)) {
+                return Poll::Ready(Answer::Lost);
             }
             match self.take_head(request) {
-                Ok(Some(head)) => return Answer::Usual(head),
+                Ok(Some(head)) => return Poll::Ready(Answer::Usual(head)),
                 Ok(None) if self.arrived.len() <= BODY_BUFFER => {}
-                Ok(None) | Err(Unusual) => return Answer::Unusual,
+                Ok(None) | Err(Unusual) => return Poll::Ready(Answer::Unusual),
             }
         }
     }
@@ -142,15 +172,17 @@ impl DirectConnection {
     /// Returns the whole body if it has arrived.
     pub(super) fn whole_body(&mut self, length: u64) -> Option<Bytes> {
         let length = usize::try_from(length).ok().filter(|length| *length <= self.arrived.len())?;
-        Some(self.take_body(length))
+        if length > READ {
+            return Some(self.take_body(length));
+        }
+        // A copy of a short one costs less than a buffer that the next response cannot use.
+        let body = Bytes::copy_from_slice(&self.arrived[..length]);
+        self.arrived.advance(length);
+        Some(body)
     }
 
     fn take_body(&mut self, most: usize) -> Bytes {
         self.arrived.split_to(most.min(self.arrived.len())).freeze()
-    }
-
-    fn poll_send(&mut self, from: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, &self.written[from..])
     }
 
     fn poll_arrive(&mut self, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -165,11 +197,29 @@ impl DirectConnection {
     ) -> Result<Option<UsualHead>, Unusual> {
         let parsed = read_head(&self.arrived, request.method(), &mut self.fields)?;
         let Some((head, end)) = parsed else { return Ok(None) };
-        let _ = self.arrived.split_to(end);
+        self.arrived.advance(end);
         // Only now, as hyper would need them.
         self.fields = mem::take(request.headers_mut());
         self.fields.clear();
         Ok(Some(head))
+    }
+}
+
+impl Patience {
+    /// Resolves at the end of the current wait.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(until) = self.until else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(time::sleep_until(until)));
+        if timer.deadline() > until {
+            timer.as_mut().reset(until);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if timer.deadline() >= until {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(until);
+        }
+        Poll::Pending
     }
 }
 

@@ -101,14 +101,14 @@ impl Client {
     ) -> Result<Option<Result<Response<UpstreamBody>, Failure>>, Refusal> {
         let direct = connection.sender.direct().filter(|_| DirectConnection::takes(request));
         let Some(direct) = direct else { return Ok(None) };
-        let answer = wait(direct.exchange(request), None, self.frontend.timeouts.response).await?;
-        let written = match answer {
+        let written = match direct.exchange(request, self.frontend.timeouts.response).await {
             Answer::Usual(UsualHead { response, length, keep_alive }) => {
                 let body = UpstreamBody::of(direct, length);
                 connection.reusable = keep_alive;
                 return Ok(Some(Ok(response.map(|()| body))));
             }
             Answer::Unusual => return Ok(None),
+            Answer::TimedOut => return Err(timed_out()),
             Answer::Unsent => false,
             Answer::Lost => true,
         };
@@ -319,12 +319,13 @@ async fn wait<T>(
                 let text = "timed out waiting for the rest of the request";
                 return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, text));
             }
-            _ => {
-                let text = "timed out waiting for the endpoint";
-                return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, text));
-            }
+            _ => return Err(timed_out()),
         }
     }
+}
+
+fn timed_out() -> Refusal {
+    Refusal::new(StatusCode::GATEWAY_TIMEOUT, "timed out waiting for the endpoint")
 }
 
 fn is_idempotent(method: &Method) -> bool {
