@@ -7,7 +7,7 @@ use super::{
     frontend::Frontend,
     head::{self, ForwardedHeaders, Target},
     refusal::Refusal,
-    request_body::{RequestBody, UploadProgress, head_of},
+    request_body::{Outgoing, RequestBody, head_of},
     response::{ResponseBody, UpstreamBody},
     route_table::{Entry, WeightedBackend, host_name},
     session::RequestSession,
@@ -35,7 +35,7 @@ pub(super) struct Client {
     pub(super) frontend: Arc<Frontend>,
     pub(super) network: Arc<Network>,
     pub(super) peer: SocketAddr,
-    forwarded: ForwardedHeaders,
+    pub(super) forwarded: ForwardedHeaders,
     /// The name that a TLS client sent.
     pub(super) server_name: OnceLock<Option<String>>,
     pub(super) signals: Arc<ConnectionSignals>,
@@ -151,9 +151,9 @@ impl Client {
         let requested_upgrade = head::requested_upgrade(&request);
         let client_side = requested_upgrade.is_some().then(|| upgrade::on(&mut request));
         let pinned = session.as_ref().and_then(RequestSession::endpoint);
-        let (request, progress) =
+        let mut outgoing =
             self.upstream_request(request, target, entry, chosen, requested_upgrade.as_ref())?;
-        let attempt = self.attempt(&entry.rule, backend, pinned, request, progress.as_deref());
+        let attempt = self.attempt(&entry.rule, backend, pinned, &mut outgoing);
         let (mut response, mut connection) = attempt.await?;
         head::check_response(response.headers())?;
         connection.reusable &= !head::has_two_lengths(response.headers());
@@ -175,7 +175,7 @@ impl Client {
             parts.headers.extend(session.token(&backend.name, connection.endpoint, secure));
         }
         let until_close = version < Version::HTTP_11;
-        let timeout = self.frontend.timeouts.response;
+        let (timeout, progress) = (self.frontend.timeouts.response, outgoing.progress);
         let body = ResponseBody::new(body, connection, until_close, progress, in_flight, timeout);
         Ok(Response::from_parts(parts, body))
     }
@@ -188,7 +188,7 @@ impl Client {
         entry: &Entry,
         chosen: &WeightedBackend,
         upgrade: Option<&HeaderValue>,
-    ) -> Result<(Request<RequestBody>, Option<Arc<UploadProgress>>), Refusal> {
+    ) -> Result<Outgoing, Refusal> {
         let version = request.version();
         let (mut parts, body) = request.into_parts();
         let (body, progress) = match body.is_end_stream() {
@@ -198,11 +198,14 @@ impl Client {
                 (body, Some(progress))
             }
         };
-        head::for_endpoint(&mut parts, target, &self.forwarded, upgrade, progress.is_some())?;
+        let filters = entry.rule.filters.as_deref();
+        // What changes or copies fields is to find all of them.
+        let lacks_forwarded = filters.is_none() && chosen.headers.is_none();
+        let forwarded = (!lacks_forwarded).then_some(&self.forwarded);
+        head::for_endpoint(&mut parts, target, forwarded, upgrade, progress.is_some())?;
         if let Some(changes) = &chosen.headers {
             changes.0.apply(&mut parts.headers);
         }
-        let filters = entry.rule.filters.as_deref();
         if let Some(filters) = filters {
             filters.apply_to_request(&mut parts, entry.prefix);
         }
@@ -211,7 +214,7 @@ impl Client {
             self.mirror(mirror, &request, progress.is_none());
         }
         self.signals.hints.expect(version == Version::HTTP_11);
-        Ok((request, progress))
+        Ok(Outgoing { request, progress, lacks_forwarded })
     }
 
     /// Makes the connection a tunnel if the endpoint has switched protocols. Returns whether it has.
@@ -263,12 +266,13 @@ impl Client {
             return;
         }
         let (request, backend) = (head_of(request), mirror.backend.clone());
+        let mut outgoing = Outgoing { request, progress: None, lacks_forwarded: false };
         // Signals of its own, as it is no request of the client.
         let (frontend, network) = (self.frontend.clone(), self.network.clone());
         let slot = self.signals.slot.clone();
         let client = Self::new(frontend, network, self.peer, self.forwarded.clone(), slot);
         let mirrored = async move {
-            match client.forward(&backend, None, request, None).await {
+            match client.forward(&backend, None, &mut outgoing).await {
                 Ok((response, mut connection)) => {
                     let mut body = response.into_body();
                     while let Some(Ok(_)) =

@@ -6,6 +6,7 @@
 //! kind, in whatever way, is left to hyper from its first byte.
 
 use super::{
+    head::ForwardedHeaders,
     limits::{BODY_BUFFER, USUAL_FIELDS},
     request_body::RequestBody,
     upstream_io::OpenCount,
@@ -116,14 +117,15 @@ impl DirectConnection {
         is_done
     }
 
-    /// Sends a request, and reads the head of its response, all of it within `limit`.
+    /// Sends a request with more fields about its client, and reads the head of its response, all of it within `limit`.
     pub(super) async fn exchange(
         &mut self,
         request: &mut Request<RequestBody>,
+        forwarded: Option<&ForwardedHeaders>,
         limit: Duration,
     ) -> Answer {
         self.written.clear();
-        write_head(request, &mut self.written);
+        write_head(request, forwarded, &mut self.written);
         self.patience.until = Some(Instant::now() + limit);
         let mut sent = 0;
         future::poll_fn(|cx| match self.poll_exchange(request, &mut sent, cx) {
@@ -314,7 +316,11 @@ fn digits(value: &[u8]) -> Option<u64> {
 }
 
 /// Writes the head of a request without a body.
-fn write_head(request: &Request<RequestBody>, out: &mut Vec<u8>) {
+fn write_head(
+    request: &Request<RequestBody>,
+    forwarded: Option<&ForwardedHeaders>,
+    out: &mut Vec<u8>,
+) {
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
@@ -326,6 +332,7 @@ fn write_head(request: &Request<RequestBody>, out: &mut Vec<u8>) {
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
+    out.extend_from_slice(forwarded.map_or(b"", ForwardedHeaders::lines));
     out.extend_from_slice(b"\r\n");
 }
 

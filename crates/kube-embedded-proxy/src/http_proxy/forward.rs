@@ -10,14 +10,14 @@ use super::{
     limits::{BODY_BUFFER, HANDSHAKE_TIMEOUT, HEAD_FIELDS},
     pool::{self, PooledConnection, Sent},
     refusal::Refusal,
-    request_body::{RequestBody, UploadProgress, head_of},
+    request_body::{Outgoing, RequestBody, UploadProgress, head_of},
     response::UpstreamBody,
     route_table::Backend,
     upstream_io::OpenCount,
 };
 use http::{Method, Request, Response, StatusCode};
 use hyper::ext::on_informational;
-use std::{collections::BTreeSet, io, net::SocketAddr, pin::pin, time::Duration};
+use std::{collections::BTreeSet, io, mem, net::SocketAddr, pin::pin, time::Duration};
 use tokio::time::{self, Instant};
 
 /// The timeout of connecting, over all endpoints, each time that a request needs it.
@@ -28,9 +28,8 @@ const STALE_ENDPOINTS: Duration = Duration::from_millis(500);
 /// Attempts to send a request that is lost after it was written.
 const MAX_SENDS: usize = 3;
 
-/// The response to a request and the connection that it arrived on, or the request to send again, and why.
-type Exchanged =
-    Result<(Response<UpstreamBody>, PooledConnection), (Request<RequestBody>, Failure)>;
+/// The response to a request and the connection that it arrived on, or why there is none.
+type Exchanged = Result<(Response<UpstreamBody>, PooledConnection), Failure>;
 
 /// Why a connection has brought no response.
 struct Failure {
@@ -47,13 +46,12 @@ impl Client {
         &self,
         backend: &Backend,
         pinned: Option<SocketAddr>,
-        mut request: Request<RequestBody>,
-        progress: Option<&UploadProgress>,
+        outgoing: &mut Outgoing,
     ) -> Result<(Response<UpstreamBody>, PooledConnection), Refusal> {
         if backend.upstream.http2 {
-            head::for_http2(&mut request, backend.upstream.tls.is_some())?;
+            head::for_http2(&mut outgoing.request, backend.upstream.tls.is_some())?;
         }
-        let may_repeat = progress.is_none() && is_idempotent(request.method());
+        let may_repeat = outgoing.progress.is_none() && is_idempotent(outgoing.request.method());
         let mut tried = Vec::new();
         let mut lost = 0;
         let mut last = None;
@@ -64,18 +62,17 @@ impl Client {
                     Err(refusal) => return Err(last.unwrap_or(refusal)),
                 };
             let endpoint = connection.endpoint;
-            let exchanged = match self.exchange(&mut connection, &mut request, backend).await? {
+            let failure = match self.exchange(&mut connection, outgoing, backend).await? {
                 Some(Ok(response)) => return Ok((response, connection)),
-                Some(Err(failure)) => Err((request, failure)),
+                Some(Err(failure)) => failure,
                 // Boxed, as most exchanges need none of its state.
                 None => {
-                    let by_hyper = self.send(connection, request, backend, progress, may_repeat);
-                    Box::pin(by_hyper).await?
+                    let by_hyper = self.send(connection, outgoing, backend, may_repeat);
+                    match Box::pin(by_hyper).await? {
+                        Ok(done) => return Ok(done),
+                        Err(failure) => failure,
+                    }
                 }
-            };
-            let (again, failure) = match exchanged {
-                Ok(done) => return Ok(done),
-                Err(failed) => failed,
             };
             match failure.written {
                 // Only a reused connection ends before anything is written, or that of an endpoint
@@ -84,7 +81,6 @@ impl Client {
                 true if may_repeat && lost + 1 < MAX_SENDS => lost += 1,
                 true => return Err(failure.refusal),
             }
-            request = again;
             if !reused {
                 tried.push(endpoint);
                 last = Some(failure.refusal);
@@ -96,12 +92,15 @@ impl Client {
     async fn exchange(
         &self,
         connection: &mut PooledConnection,
-        request: &mut Request<RequestBody>,
+        outgoing: &mut Outgoing,
         backend: &Backend,
     ) -> Result<Option<Result<Response<UpstreamBody>, Failure>>, Refusal> {
+        let request = &mut outgoing.request;
         let direct = connection.sender.direct().filter(|_| DirectConnection::takes(request));
         let Some(direct) = direct else { return Ok(None) };
-        let written = match direct.exchange(request, self.frontend.timeouts.response).await {
+        let forwarded = outgoing.lacks_forwarded.then_some(&self.forwarded);
+        let limit = self.frontend.timeouts.response;
+        let written = match direct.exchange(request, forwarded, limit).await {
             Answer::Usual(UsualHead { response, length, keep_alive }) => {
                 let body = UpstreamBody::of(direct, length);
                 connection.reusable = keep_alive;
@@ -115,16 +114,20 @@ impl Client {
         Ok(Some(Err(Failure { written, refusal: closed(backend) })))
     }
 
-    /// Sends a request by hyper. Returns the response, or the request to send again, if that is not excluded, and why.
+    /// Sends a request by hyper. Returns the response, or why there is none if the request may be sent again.
     async fn send(
         &self,
         connection: PooledConnection,
-        mut request: Request<RequestBody>,
+        outgoing: &mut Outgoing,
         backend: &Backend,
-        progress: Option<&UploadProgress>,
         may_repeat: bool,
     ) -> Result<Exchanged, Refusal> {
         let limit = self.frontend.timeouts.response;
+        if mem::take(&mut outgoing.lacks_forwarded) {
+            self.forwarded.insert(outgoing.request.headers_mut());
+        }
+        let mut request = outgoing.take();
+        let progress = outgoing.progress.as_deref();
         let spare = may_repeat.then(|| head_of(&request));
         let method = request.method().clone();
         self.pass_on_hints(&mut request);
@@ -145,13 +148,13 @@ impl Client {
             Err(error) => error,
         };
         let refusal = failed(backend, error.error());
-        match (error.take_message(), spare) {
-            (Some(unsent), _) => Ok(Err((unsent, Failure { written: false, refusal }))),
-            (None, Some(spare)) if !error.error().is_parse() => {
-                Ok(Err((spare, Failure { written: true, refusal })))
-            }
-            _ => Err(refusal),
-        }
+        let (again, written) = match (error.take_message(), spare) {
+            (Some(unsent), _) => (unsent, false),
+            (None, Some(spare)) if !error.error().is_parse() => (spare, true),
+            _ => return Err(refusal),
+        };
+        outgoing.request = again;
+        Ok(Err(Failure { written, refusal }))
     }
 
     /// Returns the response if it has ended the connection because it has more fields than usual.

@@ -17,6 +17,7 @@ use rand::RngExt;
 use std::{
     io::Write,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 /// Bytes of path and query: as many as nginx accepts.
@@ -50,6 +51,8 @@ pub(super) struct ForwardedHeaders {
     peer: HeaderValue,
     port: HeaderValue,
     proto: HeaderValue,
+    /// The fields as they are written.
+    lines: Arc<[u8]>,
 }
 
 impl ForwardedHeaders {
@@ -62,11 +65,40 @@ impl ForwardedHeaders {
     pub(super) fn new(peer: SocketAddr, tls: bool, port: HeaderValue) -> Self {
         // An address is always a valid header value.
         let peer = HeaderValue::try_from(address(peer.ip()));
-        Self {
-            peer: peer.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
-            port,
-            proto: HeaderValue::from_static(if tls { "https" } else { "http" }),
+        let peer = peer.unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        let proto = HeaderValue::from_static(if tls { "https" } else { "http" });
+        let mut lines = Vec::with_capacity(128);
+        for (name, value) in Self::fields(&peer, &port, &proto) {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                lines.extend_from_slice(part);
+            }
         }
+        Self { peer, port, proto, lines: lines.into() }
+    }
+
+    fn fields<'a>(
+        peer: &'a HeaderValue,
+        port: &'a HeaderValue,
+        proto: &'a HeaderValue,
+    ) -> [(HeaderName, &'a HeaderValue); 4] {
+        [
+            (X_REAL_IP, peer),
+            (X_FORWARDED_FOR, peer),
+            (X_FORWARDED_PORT, port),
+            (X_FORWARDED_PROTO, proto),
+        ]
+    }
+
+    /// Adds the fields in the place of those of the same name.
+    pub(super) fn insert(&self, headers: &mut HeaderMap) {
+        for (name, value) in Self::fields(&self.peer, &self.port, &self.proto) {
+            headers.insert(name, value.clone());
+        }
+    }
+
+    /// Returns the fields as they are written in HTTP/1.1.
+    pub(super) fn lines(&self) -> &[u8] {
+        &self.lines
     }
 }
 
@@ -240,11 +272,11 @@ pub(super) fn requested_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> 
     (!only.to_str().ok()?.split(',').any(is_h2c)).then(|| only.clone())
 }
 
-/// Rewrites the head of a request for an endpoint.
+/// Rewrites the head of a request for an endpoint. Without `forwarded`, those of the client are removed only.
 pub(super) fn for_endpoint(
     parts: &mut request::Parts,
     target: Target,
-    forwarded: &ForwardedHeaders,
+    forwarded: Option<&ForwardedHeaders>,
     upgrade: Option<&HeaderValue>,
     has_body: bool,
 ) -> Result<(), Refusal> {
@@ -283,11 +315,11 @@ pub(super) fn for_endpoint(
             headers.insert(header::HOST, HeaderValue::from_static(""));
         }
     }
-    headers.insert(X_REAL_IP, forwarded.peer.clone());
-    // Overwrite: client-supplied X-Forwarded-* headers are not trusted.
-    headers.insert(X_FORWARDED_FOR, forwarded.peer.clone());
-    headers.insert(X_FORWARDED_PORT, forwarded.port.clone());
-    headers.insert(X_FORWARDED_PROTO, forwarded.proto.clone());
+    // Client-supplied ones are not trusted; those that begin with X-Forwarded were dropped above.
+    match forwarded {
+        Some(forwarded) => forwarded.insert(headers),
+        None => drop(headers.remove(X_REAL_IP)),
+    }
     if !headers.contains_key(X_REQUEST_ID)
         && let Ok(id) = HeaderValue::from_bytes(&request_id(rand::rng().random()))
     {
