@@ -33,8 +33,8 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Fields for one connection only, whether `Connection` names them or not.
-static HOP_BY_HOP: [HeaderName; 8] = [
+/// Fields that no endpoint gets. The first of them are for one connection only, whether `Connection` names them or not.
+static NOT_FOR_ENDPOINTS: [HeaderName; 10] = [
     header::CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -43,7 +43,12 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     header::TE,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    header::EXPECT,
+    HTTP2_SETTINGS,
 ];
+
+/// The number of those for one connection only.
+const HOP_BY_HOP: usize = 8;
 
 /// The `X-Forwarded-*` values of a client connection.
 #[derive(Clone)]
@@ -283,12 +288,9 @@ pub(super) fn for_endpoint(
     let multiplexed = parts.version > Version::HTTP_11;
     let headers = &mut parts.headers;
     let trailers = headers.get_all(header::TE).iter().any(|te| te.as_bytes() == b"trailers");
-    strip_hop_by_hop(headers);
+    strip(headers, &NOT_FOR_ENDPOINTS);
     // About as many are added below.
     headers.reserve(8);
-    for name in [header::EXPECT, HTTP2_SETTINGS] {
-        headers.remove(name);
-    }
     drop_lookalikes(headers);
     if multiplexed {
         join_cookies(headers)?;
@@ -375,8 +377,13 @@ pub(super) fn check_response(headers: &HeaderMap) -> Result<(), Refusal> {
 pub(super) fn for_client(parts: &mut response::Parts, switched: bool) {
     // The coding takes precedence (RFC 9112, 6.3), and hyper writes its own: a length would cut the
     // body. Several lengths, of which hyper accepts equal ones, become one (RFC 9110, 8.6).
-    let length = parts.headers.remove(header::CONTENT_LENGTH);
-    if let Some(length) = length.filter(|_| !parts.headers.contains_key(header::TRANSFER_ENCODING))
+    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+    let first = lengths.next();
+    if lengths.next().is_some()
+        && let Some(length) = first.cloned()
     {
         parts.headers.insert(header::CONTENT_LENGTH, length);
     }
@@ -410,10 +417,15 @@ pub(super) fn informational(status: StatusCode, mut headers: HeaderMap) -> Vec<u
 
 /// Removes the fields for one connection only.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    strip(headers, &NOT_FOR_ENDPOINTS[..HOP_BY_HOP]);
+}
+
+/// Removes fields with these names and those that `Connection` names.
+fn strip(headers: &mut HeaderMap, names: &[HeaderName]) {
     // One pass, as most messages have one of them or none.
-    let mut present = [false; 8];
+    let mut present = [false; 10];
     for name in headers.keys() {
-        if let Some(at) = HOP_BY_HOP.iter().position(|hop_by_hop| hop_by_hop == name) {
+        if let Some(at) = names.iter().position(|other| other == name) {
             present[at] = true;
         }
     }
@@ -426,7 +438,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         // Those are not for one connection, even if a client claims so.
         .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
         .collect();
-    let present = HOP_BY_HOP.iter().zip(present).filter_map(|(name, is)| is.then_some(name));
+    let present = names.iter().zip(present).filter_map(|(name, is)| is.then_some(name));
     for name in present.chain(&named) {
         headers.remove(name);
     }
