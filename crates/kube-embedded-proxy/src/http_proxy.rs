@@ -5,7 +5,8 @@
 //! An endpoint is chosen for each request. Bodies are streamed, never buffered as a whole: hyper
 //! holds one chunk each way, and backpressure passes from end to end. hyper parses messages and
 //! writes them again, so that an endpoint never sees framing that a client made up; what hyper is
-//! lenient about and a proxy must not be is refused in [`head`].
+//! lenient about and a proxy must not be is refused in [`head`]. Only usual exchanges of short messages with an
+//! endpoint need no hyper, see [`direct`].
 
 mod attempts;
 pub(crate) mod backend;
@@ -15,6 +16,7 @@ pub(crate) mod client_certificates;
 mod client_io;
 pub(crate) mod conditions;
 pub(crate) mod cors;
+mod direct;
 pub(crate) mod filters;
 mod forward;
 pub(crate) mod frontend;
@@ -23,6 +25,7 @@ mod head;
 mod hints;
 mod limits;
 mod listener;
+mod on_wake;
 mod outbox;
 pub(crate) mod policies;
 mod pool;

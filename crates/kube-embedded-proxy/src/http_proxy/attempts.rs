@@ -5,18 +5,18 @@ use super::{
     policies::{Retry, RuleTimeouts},
     pool::PooledConnection,
     refusal::Refusal,
-    request_body::{RequestBody, UploadProgress, head_of},
+    request_body::Outgoing,
+    response::UpstreamBody,
     route_table::{Backend, RouteRule},
 };
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{Response, StatusCode};
 use std::{net::SocketAddr, time::Duration};
 use tokio::time;
 
 /// The pause before a retry where a rule has none: that of Envoy.
 const BACKOFF: Duration = Duration::from_millis(25);
 
-type Forwarded = Result<(Response<Incoming>, PooledConnection), Refusal>;
+type Forwarded = Result<(Response<UpstreamBody>, PooledConnection), Refusal>;
 
 impl Client {
     /// Forwards a request as its rule says.
@@ -25,14 +25,13 @@ impl Client {
         rule: &RouteRule,
         backend: &Backend,
         pinned: Option<SocketAddr>,
-        request: Request<RequestBody>,
-        progress: Option<&UploadProgress>,
+        outgoing: &mut Outgoing,
     ) -> Forwarded {
         if rule.retry.is_none() && rule.timeouts == RuleTimeouts::default() {
-            return self.forward(backend, pinned, request, progress).await;
+            return self.forward(backend, pinned, outgoing).await;
         }
         // Boxed, as most rules say nothing of this, and moving the state of it costs every request.
-        Box::pin(self.attempt_within(rule, backend, pinned, request, progress)).await
+        Box::pin(self.attempt_within(rule, backend, pinned, outgoing)).await
     }
 
     async fn attempt_within(
@@ -40,16 +39,15 @@ impl Client {
         rule: &RouteRule,
         backend: &Backend,
         pinned: Option<SocketAddr>,
-        request: Request<RequestBody>,
-        progress: Option<&UploadProgress>,
+        outgoing: &mut Outgoing,
     ) -> Forwarded {
         let each = rule.timeouts.backend_request;
         // A body is gone once it was sent.
-        let retry = rule.retry.as_ref().filter(|_| progress.is_none());
+        let retry = rule.retry.as_ref().filter(|_| outgoing.progress.is_none());
         let attempts = async {
             match retry {
-                None => within(each, self.forward(backend, pinned, request, progress)).await,
-                Some(retry) => self.retry(retry, each, backend, pinned, request).await,
+                None => within(each, self.forward(backend, pinned, outgoing)).await,
+                Some(retry) => self.retry(retry, each, backend, pinned, outgoing).await,
             }
         };
         within(rule.timeouts.request, attempts).await
@@ -61,19 +59,19 @@ impl Client {
         each: Option<Duration>,
         backend: &Backend,
         pinned: Option<SocketAddr>,
-        mut request: Request<RequestBody>,
+        outgoing: &mut Outgoing,
     ) -> Forwarded {
         for _ in 0..retry.attempts {
-            let again = head_of(&request);
-            match within(each, Box::pin(self.forward(backend, pinned, request, None))).await {
+            let again = outgoing.copy();
+            match within(each, Box::pin(self.forward(backend, pinned, outgoing))).await {
                 Ok((response, _)) if retry.codes.contains(&response.status().as_u16()) => {}
                 Err(refusal) if refusal.status.is_server_error() => {}
                 done => return done,
             }
             time::sleep(retry.backoff.unwrap_or(BACKOFF)).await;
-            request = again;
+            *outgoing = again;
         }
-        within(each, Box::pin(self.forward(backend, pinned, request, None))).await
+        within(each, Box::pin(self.forward(backend, pinned, outgoing))).await
     }
 }
 

@@ -7,8 +7,8 @@ use super::{
     frontend::Frontend,
     head::{self, ForwardedHeaders, Target},
     refusal::Refusal,
-    request_body::{RequestBody, UploadProgress, head_of},
-    response::ResponseBody,
+    request_body::{Outgoing, RequestBody, head_of},
+    response::{ResponseBody, UpstreamBody},
     route_table::{Entry, WeightedBackend, host_name},
     session::RequestSession,
     signals::{ConnectionSignals, InFlight},
@@ -18,7 +18,6 @@ use crate::data_plane::ConnectionSlot;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{
     body::{Body as _, Incoming},
-    ext::on_informational,
     upgrade::{self, OnUpgrade},
 };
 use kube_embedded_core::{network::Network, task::spawn_named};
@@ -27,7 +26,6 @@ use std::{
     convert::Infallible,
     future,
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
 };
 use tokio::time;
@@ -37,7 +35,7 @@ pub(super) struct Client {
     pub(super) frontend: Arc<Frontend>,
     pub(super) network: Arc<Network>,
     pub(super) peer: SocketAddr,
-    forwarded: ForwardedHeaders,
+    pub(super) forwarded: ForwardedHeaders,
     /// The name that a TLS client sent.
     pub(super) server_name: OnceLock<Option<String>>,
     pub(super) signals: Arc<ConnectionSignals>,
@@ -153,9 +151,9 @@ impl Client {
         let requested_upgrade = head::requested_upgrade(&request);
         let client_side = requested_upgrade.is_some().then(|| upgrade::on(&mut request));
         let pinned = session.as_ref().and_then(RequestSession::endpoint);
-        let (request, progress) =
+        let mut outgoing =
             self.upstream_request(request, target, entry, chosen, requested_upgrade.as_ref())?;
-        let attempt = self.attempt(&entry.rule, backend, pinned, request, progress.as_deref());
+        let attempt = self.attempt(&entry.rule, backend, pinned, &mut outgoing);
         let (mut response, mut connection) = attempt.await?;
         head::check_response(response.headers())?;
         connection.reusable &= !head::has_two_lengths(response.headers());
@@ -177,7 +175,7 @@ impl Client {
             parts.headers.extend(session.token(&backend.name, connection.endpoint, secure));
         }
         let until_close = version < Version::HTTP_11;
-        let timeout = self.frontend.timeouts.response;
+        let (timeout, progress) = (self.frontend.timeouts.response, outgoing.progress);
         let body = ResponseBody::new(body, connection, until_close, progress, in_flight, timeout);
         Ok(Response::from_parts(parts, body))
     }
@@ -190,7 +188,7 @@ impl Client {
         entry: &Entry,
         chosen: &WeightedBackend,
         upgrade: Option<&HeaderValue>,
-    ) -> Result<(Request<RequestBody>, Option<Arc<UploadProgress>>), Refusal> {
+    ) -> Result<Outgoing, Refusal> {
         let version = request.version();
         let (mut parts, body) = request.into_parts();
         let (body, progress) = match body.is_end_stream() {
@@ -200,35 +198,29 @@ impl Client {
                 (body, Some(progress))
             }
         };
-        head::for_endpoint(&mut parts, target, &self.forwarded, upgrade, progress.is_some())?;
+        let filters = entry.rule.filters.as_deref();
+        // What changes or copies fields is to find all of them.
+        let lacks_forwarded = filters.is_none() && chosen.headers.is_none();
+        let forwarded = (!lacks_forwarded).then_some(&self.forwarded);
+        head::for_endpoint(&mut parts, target, forwarded, upgrade, progress.is_some())?;
         if let Some(changes) = &chosen.headers {
             changes.0.apply(&mut parts.headers);
         }
-        let filters = entry.rule.filters.as_deref();
         if let Some(filters) = filters {
             filters.apply_to_request(&mut parts, entry.prefix);
         }
-        let mut request = Request::from_parts(parts, body);
+        let request = Request::from_parts(parts, body);
         for mirror in filters.into_iter().flat_map(|filters| &filters.mirrors) {
             self.mirror(mirror, &request, progress.is_none());
         }
-        if version == Version::HTTP_11 {
-            let signals = self.signals.clone();
-            on_informational(&mut request, move |response| {
-                // The proxy itself confirms `Expect: 100-continue`.
-                if response.status() != StatusCode::CONTINUE {
-                    let headers = response.headers().clone();
-                    signals.hints.add(head::informational(response.status(), headers));
-                }
-            });
-        }
-        Ok((request, progress))
+        self.signals.hints.expect(version == Version::HTTP_11);
+        Ok(Outgoing { request, progress, lacks_forwarded })
     }
 
     /// Makes the connection a tunnel if the endpoint has switched protocols. Returns whether it has.
     fn switch_protocols(
         &self,
-        response: &mut Response<Incoming>,
+        response: &mut Response<UpstreamBody>,
         client: Option<OnUpgrade>,
     ) -> Result<bool, Refusal> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -274,16 +266,17 @@ impl Client {
             return;
         }
         let (request, backend) = (head_of(request), mirror.backend.clone());
+        let mut outgoing = Outgoing { request, progress: None, lacks_forwarded: false };
         // Signals of its own, as it is no request of the client.
         let (frontend, network) = (self.frontend.clone(), self.network.clone());
         let slot = self.signals.slot.clone();
         let client = Self::new(frontend, network, self.peer, self.forwarded.clone(), slot);
         let mirrored = async move {
-            match client.forward(&backend, None, request, None).await {
-                Ok((response, connection)) => {
+            match client.forward(&backend, None, &mut outgoing).await {
+                Ok((response, mut connection)) => {
                     let mut body = response.into_body();
                     while let Some(Ok(_)) =
-                        future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+                        future::poll_fn(|cx| body.poll_frame(Some(&mut connection), cx)).await
                     {
                     }
                     if body.is_end_stream() {

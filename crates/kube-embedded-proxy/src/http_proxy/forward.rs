@@ -5,17 +5,19 @@
 
 use super::{
     client::Client,
+    direct::{Answer, DirectConnection, UsualHead},
     head,
     limits::{BODY_BUFFER, HANDSHAKE_TIMEOUT, HEAD_FIELDS},
     pool::{self, PooledConnection, Sent},
     refusal::Refusal,
-    request_body::{RequestBody, UploadProgress, head_of},
+    request_body::{Outgoing, RequestBody, UploadProgress, head_of},
+    response::UpstreamBody,
     route_table::Backend,
     upstream_io::OpenCount,
 };
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
-use std::{collections::BTreeSet, io, net::SocketAddr, pin::pin, time::Duration};
+use hyper::ext::on_informational;
+use std::{collections::BTreeSet, io, mem, net::SocketAddr, pin::pin, time::Duration};
 use tokio::time::{self, Instant};
 
 /// The timeout of connecting, over all endpoints, each time that a request needs it.
@@ -26,6 +28,17 @@ const STALE_ENDPOINTS: Duration = Duration::from_millis(500);
 /// Attempts to send a request that is lost after it was written.
 const MAX_SENDS: usize = 3;
 
+/// The response to a request and the connection that it arrived on, or why there is none.
+type Exchanged = Result<(Response<UpstreamBody>, PooledConnection), Failure>;
+
+/// Why a connection has brought no response.
+struct Failure {
+    /// Whether the endpoint may have got the request.
+    written: bool,
+    /// For the client, unless the request is sent again.
+    refusal: Refusal,
+}
+
 impl Client {
     /// Returns the head of the response, and the connection that it arrived on: from the endpoint
     /// `pinned`, unless it is not ready.
@@ -33,13 +46,12 @@ impl Client {
         &self,
         backend: &Backend,
         pinned: Option<SocketAddr>,
-        mut request: Request<RequestBody>,
-        progress: Option<&UploadProgress>,
-    ) -> Result<(Response<Incoming>, PooledConnection), Refusal> {
+        outgoing: &mut Outgoing,
+    ) -> Result<(Response<UpstreamBody>, PooledConnection), Refusal> {
         if backend.upstream.http2 {
-            head::for_http2(&mut request, backend.upstream.tls.is_some())?;
+            head::for_http2(&mut outgoing.request, backend.upstream.tls.is_some())?;
         }
-        let may_repeat = progress.is_none() && is_idempotent(request.method());
+        let may_repeat = outgoing.progress.is_none() && is_idempotent(outgoing.request.method());
         let mut tried = Vec::new();
         let mut lost = 0;
         let mut last = None;
@@ -49,44 +61,100 @@ impl Client {
                     Ok(found) => found,
                     Err(refusal) => return Err(last.unwrap_or(refusal)),
                 };
-            let spare = may_repeat.then(|| head_of(&request));
-            let method = request.method().clone();
-            let mut response = {
-                let sent = pin!(connection.sender.send(request));
-                self.pass_hints(wait(sent, progress, self.frontend.timeouts.response)).await?
-            };
-            if response.is_err()
-                && let Some(larger) =
-                    Box::pin(self.read_larger(&mut connection, &method, progress)).await?
-            {
-                response = larger;
-            }
-            // Whatever the endpoint made of half a request, its error is the client's.
-            let broken = || progress.is_some_and(UploadProgress::is_broken);
-            let mut error = match response {
-                Ok(response) => return Ok((response, connection)),
-                Err(_) if broken() => {
-                    return Err(Refusal::bad_request(
-                        "the body of the request is invalid or cut off",
-                    ));
+            let endpoint = connection.endpoint;
+            let failure = match self.exchange(&mut connection, outgoing, backend).await? {
+                Some(Ok(response)) => return Ok((response, connection)),
+                Some(Err(failure)) => failure,
+                // Boxed, as most exchanges need none of its state.
+                None => {
+                    let by_hyper = self.send(connection, outgoing, backend, may_repeat);
+                    match Box::pin(by_hyper).await? {
+                        Ok(done) => return Ok(done),
+                        Err(failure) => failure,
+                    }
                 }
-                Err(error) => error,
             };
-            request = match (error.take_message(), spare) {
+            match failure.written {
                 // Only a reused connection ends before anything is written, or that of an endpoint
                 // which closes it at once.
-                (Some(unsent), _) => unsent,
-                (None, Some(spare)) if lost + 1 < MAX_SENDS && !error.error().is_parse() => {
-                    lost += 1;
-                    spare
-                }
-                _ => return Err(failed(backend, error.error())),
-            };
+                false => {}
+                true if may_repeat && lost + 1 < MAX_SENDS => lost += 1,
+                true => return Err(failure.refusal),
+            }
             if !reused {
-                tried.push(connection.endpoint);
-                last = Some(failed(backend, error.error()));
+                tried.push(endpoint);
+                last = Some(failure.refusal);
             }
         }
+    }
+
+    /// Sends a request without hyper and returns the response, or `None` if either is not for that.
+    async fn exchange(
+        &self,
+        connection: &mut PooledConnection,
+        outgoing: &mut Outgoing,
+        backend: &Backend,
+    ) -> Result<Option<Result<Response<UpstreamBody>, Failure>>, Refusal> {
+        let request = &mut outgoing.request;
+        let direct = connection.sender.direct().filter(|_| DirectConnection::takes(request));
+        let Some(direct) = direct else { return Ok(None) };
+        let forwarded = outgoing.lacks_forwarded.then_some(&self.forwarded);
+        let limit = self.frontend.timeouts.response;
+        let written = match direct.exchange(request, forwarded, limit).await {
+            Answer::Usual(UsualHead { response, length, keep_alive }) => {
+                let body = UpstreamBody::of(direct, length);
+                connection.reusable = keep_alive;
+                return Ok(Some(Ok(response.map(|()| body))));
+            }
+            Answer::Unusual => return Ok(None),
+            Answer::TimedOut => return Err(timed_out()),
+            Answer::Unsent => false,
+            Answer::Lost => true,
+        };
+        Ok(Some(Err(Failure { written, refusal: closed(backend) })))
+    }
+
+    /// Sends a request by hyper. Returns the response, or why there is none if the request may be sent again.
+    async fn send(
+        &self,
+        connection: PooledConnection,
+        outgoing: &mut Outgoing,
+        backend: &Backend,
+        may_repeat: bool,
+    ) -> Result<Exchanged, Refusal> {
+        let limit = self.frontend.timeouts.response;
+        if mem::take(&mut outgoing.lacks_forwarded) {
+            self.forwarded.insert(outgoing.request.headers_mut());
+        }
+        let mut request = outgoing.take();
+        let progress = outgoing.progress.as_deref();
+        let spare = may_repeat.then(|| head_of(&request));
+        let method = request.method().clone();
+        self.pass_on_hints(&mut request);
+        let sent = self.pass_hints(wait(connection.send(request), progress, limit)).await?;
+        let Some((mut connection, mut response)) = sent else { return Err(closed(backend)) };
+        if response.is_err()
+            && let Some(larger) = self.read_larger(&mut connection, &method, progress).await?
+        {
+            response = larger;
+        }
+        // Whatever the endpoint made of half a request, its error is the client's.
+        let broken = || progress.is_some_and(UploadProgress::is_broken);
+        let mut error = match response {
+            Ok(response) => return Ok(Ok((response.map(UpstreamBody::Incoming), connection))),
+            Err(_) if broken() => {
+                return Err(Refusal::bad_request("the body of the request is invalid or cut off"));
+            }
+            Err(error) => error,
+        };
+        let refusal = failed(backend, error.error());
+        let (again, written) = match (error.take_message(), spare) {
+            (Some(unsent), _) => (unsent, false),
+            (None, Some(spare)) if !error.error().is_parse() => (spare, true),
+            _ => return Err(refusal),
+        };
+        outgoing.request = again;
+        Ok(Err(Failure { written, refusal }))
     }
 
     /// Returns the response if it has ended the connection because it has more fields than usual.
@@ -166,6 +234,9 @@ impl Client {
         let stream = time::timeout(within, self.network.connect(endpoint)).await??;
         let _ = stream.set_nodelay(true);
         let connection = match &backend.upstream.tls {
+            None if !backend.upstream.http2 => {
+                return Ok(PooledConnection::direct(stream, endpoint, backend, opened));
+            }
             None => PooledConnection::new(stream, endpoint, backend, opened).await,
             Some(tls) => {
                 let stream = time::timeout(HANDSHAKE_TIMEOUT, tls.connect(stream)).await??;
@@ -180,6 +251,21 @@ impl Client {
 }
 
 impl Client {
+    /// Collects the informational responses to a request, if its client may get any.
+    fn pass_on_hints(&self, request: &mut Request<RequestBody>) {
+        if !self.signals.hints.are_expected() {
+            return;
+        }
+        let signals = self.signals.clone();
+        on_informational(request, move |response| {
+            // The proxy itself confirms `Expect: 100-continue`.
+            if response.status() != StatusCode::CONTINUE {
+                let headers = response.headers().clone();
+                signals.hints.add(head::informational(response.status(), headers));
+            }
+        });
+    }
+
     /// Passes informational responses on while the response is waited for.
     async fn pass_hints<T>(&self, response: impl Future<Output = T>) -> T {
         let mut response = pin!(response);
@@ -236,12 +322,13 @@ async fn wait<T>(
                 let text = "timed out waiting for the rest of the request";
                 return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, text));
             }
-            _ => {
-                let text = "timed out waiting for the endpoint";
-                return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, text));
-            }
+            _ => return Err(timed_out()),
         }
     }
+}
+
+fn timed_out() -> Refusal {
+    Refusal::new(StatusCode::GATEWAY_TIMEOUT, "timed out waiting for the endpoint")
 }
 
 fn is_idempotent(method: &Method) -> bool {
@@ -280,7 +367,13 @@ fn failed(backend: &Backend, error: &hyper::Error) -> Refusal {
             )
         }
         e if e.is_parse() => format!("an endpoint of {name} sent an invalid response"),
-        _ => format!("an endpoint of {name} closed the connection without a response"),
+        _ => return closed(backend),
     };
+    Refusal::new(StatusCode::BAD_GATEWAY, text)
+}
+
+fn closed(backend: &Backend) -> Refusal {
+    let name = &backend.name;
+    let text = format!("an endpoint of {name} closed the connection without a response");
     Refusal::new(StatusCode::BAD_GATEWAY, text)
 }

@@ -31,8 +31,13 @@ pub fn request_heads(bytes: &[u8]) {
                 let (mut parts, _) = request.into_parts();
                 let peer = SocketAddr::from(([127, 0, 0, 1], 1));
                 let forwarded = ForwardedHeaders::new(peer, false, HeaderValue::from(80));
-                let rewritten =
-                    head::for_endpoint(&mut parts, target, &forwarded, upgrade.as_ref(), has_body);
+                let rewritten = head::for_endpoint(
+                    &mut parts,
+                    target,
+                    Some(&forwarded),
+                    upgrade.as_ref(),
+                    has_body,
+                );
                 if rewritten.is_ok() {
                     check(&parts.headers);
                     assert_eq!(parts.headers.get_all(header::HOST).iter().count(), 1);

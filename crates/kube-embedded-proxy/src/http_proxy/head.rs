@@ -14,7 +14,11 @@ use http::{
 };
 use percent_encoding::percent_decode_str;
 use rand::RngExt;
-use std::{io::Write, net::SocketAddr};
+use std::{
+    io::Write,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 /// Bytes of path and query: as many as nginx accepts.
 const MAX_TARGET: usize = 8 * 1024;
@@ -29,8 +33,8 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Fields for one connection only, whether `Connection` names them or not.
-const HOP_BY_HOP: [HeaderName; 8] = [
+/// Fields that no endpoint gets. The first of them are for one connection only, whether `Connection` names them or not.
+static NOT_FOR_ENDPOINTS: [HeaderName; 10] = [
     header::CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -39,7 +43,12 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::TE,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    header::EXPECT,
+    HTTP2_SETTINGS,
 ];
+
+/// The number of those for one connection only.
+const HOP_BY_HOP: usize = 8;
 
 /// The `X-Forwarded-*` values of a client connection.
 #[derive(Clone)]
@@ -47,6 +56,8 @@ pub(super) struct ForwardedHeaders {
     peer: HeaderValue,
     port: HeaderValue,
     proto: HeaderValue,
+    /// The fields as they are written.
+    lines: Arc<[u8]>,
 }
 
 impl ForwardedHeaders {
@@ -58,13 +69,64 @@ impl ForwardedHeaders {
 
     pub(super) fn new(peer: SocketAddr, tls: bool, port: HeaderValue) -> Self {
         // An address is always a valid header value.
-        let peer = HeaderValue::try_from(peer.ip().to_canonical().to_string());
-        Self {
-            peer: peer.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
-            port,
-            proto: HeaderValue::from_static(if tls { "https" } else { "http" }),
+        let peer = HeaderValue::try_from(address(peer.ip()));
+        let peer = peer.unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        let proto = HeaderValue::from_static(if tls { "https" } else { "http" });
+        let mut lines = Vec::with_capacity(128);
+        for (name, value) in Self::fields(&peer, &port, &proto) {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                lines.extend_from_slice(part);
+            }
+        }
+        Self { peer, port, proto, lines: lines.into() }
+    }
+
+    fn fields<'a>(
+        peer: &'a HeaderValue,
+        port: &'a HeaderValue,
+        proto: &'a HeaderValue,
+    ) -> [(HeaderName, &'a HeaderValue); 4] {
+        [
+            (X_REAL_IP, peer),
+            (X_FORWARDED_FOR, peer),
+            (X_FORWARDED_PORT, port),
+            (X_FORWARDED_PROTO, proto),
+        ]
+    }
+
+    /// Adds the fields in the place of those of the same name.
+    pub(super) fn insert(&self, headers: &mut HeaderMap) {
+        for (name, value) in Self::fields(&self.peer, &self.port, &self.proto) {
+            headers.insert(name, value.clone());
         }
     }
+
+    /// Returns the fields as they are written in HTTP/1.1.
+    pub(super) fn lines(&self) -> &[u8] {
+        &self.lines
+    }
+}
+
+/// Formats an address. Each connection needs it, and formatting takes ten times as long as writing digits.
+fn address(ip: IpAddr) -> String {
+    let ip = match ip.to_canonical() {
+        IpAddr::V4(ip) => ip,
+        ip @ IpAddr::V6(_) => return ip.to_string(),
+    };
+    let mut out = String::with_capacity("255.255.255.255".len());
+    for (n, octet) in ip.octets().into_iter().enumerate() {
+        if n > 0 {
+            out.push('.');
+        }
+        for digit in [octet / 100, octet / 10 % 10, octet % 10].iter().skip(match octet {
+            0..10 => 2,
+            10..100 => 1,
+            _ => 0,
+        }) {
+            out.push(char::from(b'0' + digit));
+        }
+    }
+    out
 }
 
 /// The target of a request.
@@ -215,23 +277,20 @@ pub(super) fn requested_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> 
     (!only.to_str().ok()?.split(',').any(is_h2c)).then(|| only.clone())
 }
 
-/// Rewrites the head of a request for an endpoint.
+/// Rewrites the head of a request for an endpoint. Without `forwarded`, those of the client are removed only.
 pub(super) fn for_endpoint(
     parts: &mut request::Parts,
     target: Target,
-    forwarded: &ForwardedHeaders,
+    forwarded: Option<&ForwardedHeaders>,
     upgrade: Option<&HeaderValue>,
     has_body: bool,
 ) -> Result<(), Refusal> {
     let multiplexed = parts.version > Version::HTTP_11;
     let headers = &mut parts.headers;
     let trailers = headers.get_all(header::TE).iter().any(|te| te.as_bytes() == b"trailers");
-    strip_hop_by_hop(headers);
+    strip(headers, &NOT_FOR_ENDPOINTS);
     // About as many are added below.
     headers.reserve(8);
-    for name in [header::EXPECT, HTTP2_SETTINGS] {
-        headers.remove(name);
-    }
     drop_lookalikes(headers);
     if multiplexed {
         join_cookies(headers)?;
@@ -258,11 +317,11 @@ pub(super) fn for_endpoint(
             headers.insert(header::HOST, HeaderValue::from_static(""));
         }
     }
-    headers.insert(X_REAL_IP, forwarded.peer.clone());
-    // Overwrite: client-supplied X-Forwarded-* headers are not trusted.
-    headers.insert(X_FORWARDED_FOR, forwarded.peer.clone());
-    headers.insert(X_FORWARDED_PORT, forwarded.port.clone());
-    headers.insert(X_FORWARDED_PROTO, forwarded.proto.clone());
+    // Client-supplied ones are not trusted; those that begin with X-Forwarded were dropped above.
+    match forwarded {
+        Some(forwarded) => forwarded.insert(headers),
+        None => drop(headers.remove(X_REAL_IP)),
+    }
     if !headers.contains_key(X_REQUEST_ID)
         && let Ok(id) = HeaderValue::from_bytes(&request_id(rand::rng().random()))
     {
@@ -318,8 +377,13 @@ pub(super) fn check_response(headers: &HeaderMap) -> Result<(), Refusal> {
 pub(super) fn for_client(parts: &mut response::Parts, switched: bool) {
     // The coding takes precedence (RFC 9112, 6.3), and hyper writes its own: a length would cut the
     // body. Several lengths, of which hyper accepts equal ones, become one (RFC 9110, 8.6).
-    let length = parts.headers.remove(header::CONTENT_LENGTH);
-    if let Some(length) = length.filter(|_| !parts.headers.contains_key(header::TRANSFER_ENCODING))
+    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+    let first = lengths.next();
+    if lengths.next().is_some()
+        && let Some(length) = first.cloned()
     {
         parts.headers.insert(header::CONTENT_LENGTH, length);
     }
@@ -353,13 +417,29 @@ pub(super) fn informational(status: StatusCode, mut headers: HeaderMap) -> Vec<u
 
 /// Removes the fields for one connection only.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    strip(headers, &NOT_FOR_ENDPOINTS[..HOP_BY_HOP]);
+}
+
+/// Removes fields with these names and those that `Connection` names.
+fn strip(headers: &mut HeaderMap, names: &[HeaderName]) {
+    // One pass, as most messages have one of them or none.
+    let mut present = [false; 10];
+    for name in headers.keys() {
+        if let Some(at) = names.iter().position(|other| other == name) {
+            present[at] = true;
+        }
+    }
+    if !present.contains(&true) {
+        return;
+    }
     let named: Vec<HeaderName> = connection_options(headers)
         .filter(|option| !["close", "keep-alive", "upgrade", "te"].contains(option))
         .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
         // Those are not for one connection, even if a client claims so.
         .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
         .collect();
-    for name in HOP_BY_HOP.iter().chain(&named) {
+    let present = names.iter().zip(present).filter_map(|(name, is)| is.then_some(name));
+    for name in present.chain(&named) {
         headers.remove(name);
     }
 }

@@ -9,6 +9,7 @@ use super::{
         BODY_BUFFER, CONNECTION_WINDOW, HANDSHAKE_TIMEOUT, HEAD_BYTES, HEAD_FIELDS, MAX_STREAMS,
         PING_INTERVAL, STREAM_WINDOW,
     },
+    on_wake::OnWake,
 };
 use crate::data_plane::{AcceptedConnection, Handler, ProxyStream};
 use futures::{
@@ -77,9 +78,11 @@ impl Handler for HttpListener {
         };
         slot.set_idle();
         async move {
+            let shed = pin!(slot.shed());
             tokio::select! {
+                biased;
                 () = serve => {}
-                () = slot.shed() => tracing::debug!(%peer, "closing an idle connection for another"),
+                () = OnWake::new(shed) => tracing::debug!(%peer, "closing an idle connection for another"),
             }
         }
         .boxed()
@@ -143,6 +146,13 @@ async fn serve_http1<S: ProxyStream>(
     let take = || larger.lock().unwrap_or_else(PoisonError::into_inner).take();
     let mut builder = http1::Builder::new();
     builder.max_buf_size(BODY_BUFFER).max_header_size(HEAD_BYTES);
+    let end = pin!(async {
+        tokio::select! {
+            _ = closed.changed() => End::Closed,
+            () = client.idle() => End::Idle,
+        }
+    });
+    let mut end = OnWake::new(end);
     let ended = loop {
         let service = service_fn(|request| client.clone().respond(request));
         let connection = builder.serve_connection(io, service).with_upgrades();
@@ -155,15 +165,17 @@ async fn serve_http1<S: ProxyStream>(
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }) => None,
-            _ = closed.changed() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    biased;
-                    ended = connection => Some(ended),
-                    () = client.idle() => None,
+            end = &mut end => match end {
+                End::Closed => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        biased;
+                        ended = connection => Some(ended),
+                        () = client.idle() => None,
+                    }
                 }
-            }
-            () = client.idle() => None,
+                End::Idle => None,
+            },
         };
         match (take(), ended) {
             (Some(larger), _) => io = larger,
@@ -181,6 +193,13 @@ async fn serve_http1<S: ProxyStream>(
         }
         Err(error) => tracing::debug!(peer = %client.peer, %error, "client connection failed"),
     }
+}
+
+/// Why a connection ends that would go on.
+enum End {
+    /// Its listener is closed.
+    Closed,
+    Idle,
 }
 
 /// Spawns the streams of HTTP/2 connections. A panic ends only its stream.

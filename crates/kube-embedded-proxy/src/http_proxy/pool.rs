@@ -6,6 +6,7 @@
 
 use super::{
     backend::Backend,
+    direct::DirectConnection,
     limits::{CONNECTION_WINDOW, HEAD_BYTES, STREAM_WINDOW},
     request_body::RequestBody,
     upstream_io::{Http1Sender, OpenCount},
@@ -18,8 +19,8 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kube_embedded_core::{descriptors::Shares, task::spawn_named};
-use std::{cell::RefCell, collections::HashMap, mem, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{runtime::Handle, time};
+use std::{cell::RefCell, collections::BTreeMap, mem, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{net::TcpStream, runtime::Handle, time};
 
 /// Idle connections of a worker to one endpoint.
 const MAX_IDLE_PER_ENDPOINT: usize = 64;
@@ -42,7 +43,7 @@ thread_local! {
 
 #[derive(Default)]
 struct Pool {
-    idle: HashMap<PoolKey, Vec<Idle>>,
+    idle: BTreeMap<PoolKey, Vec<Idle>>,
     count: usize,
     sweeps: u64,
     sweeping: bool,
@@ -71,29 +72,32 @@ pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBo
 
 /// Sends requests over a connection.
 pub(super) enum Sender {
+    /// HTTP/1.1 that needed nothing of hyper so far.
+    Direct(Box<DirectConnection>),
     Http1(Http1Sender),
     /// Also for one request at a time: an endpoint that closes a connection ends one response.
     Http2(http2::SendRequest<RequestBody>),
 }
 
 impl Sender {
-    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> Sent {
+    pub(super) fn direct(&mut self) -> Option<&mut DirectConnection> {
         match self {
-            Self::Http1(http1) => http1.send(request).await,
-            // Boxed, as most endpoints speak HTTP/1.1.
-            Self::Http2(sender) => Box::pin(sender.try_send_request(request)).await,
+            Self::Direct(direct) => Some(direct),
+            _ => None,
         }
     }
 
-    fn is_ready(&self) -> bool {
+    fn is_ready(&mut self) -> bool {
         match self {
+            Self::Direct(direct) => direct.is_ready(),
             Self::Http1(http1) => http1.sender.is_ready(),
             Self::Http2(sender) => sender.is_ready(),
         }
     }
 
-    fn is_closed(&self) -> bool {
+    fn is_closed(&mut self) -> bool {
         match self {
+            Self::Direct(direct) => !direct.is_ready(),
             Self::Http1(http1) => http1.sender.is_closed(),
             Self::Http2(sender) => sender.is_closed(),
         }
@@ -101,6 +105,7 @@ impl Sender {
 
     async fn ready(&mut self) -> hyper::Result<()> {
         match self {
+            Self::Direct(_) => Ok(()),
             Self::Http1(http1) => http1.sender.ready().await,
             Self::Http2(sender) => sender.ready().await,
         }
@@ -116,6 +121,18 @@ impl PooledConnection {
             connection.route = backend.route.clone();
         }
         Some(connection)
+    }
+
+    /// Returns a connection for HTTP/1.1 without TLS.
+    pub(super) fn direct(
+        stream: TcpStream,
+        endpoint: SocketAddr,
+        backend: &Backend,
+        opened: OpenCount,
+    ) -> Self {
+        let sender = Sender::Direct(Box::new(DirectConnection::new(stream, opened)));
+        let (route, pool) = (backend.route.clone(), backend.pool);
+        Self { sender, endpoint, pool, route, reusable: true }
     }
 
     /// Starts HTTP on a stream, driven by a task of its own. Returns `None` if that fails.
@@ -155,6 +172,24 @@ impl PooledConnection {
         Some(Sender::Http2(sender))
     }
 
+    /// Sends a request by hyper, which takes the connection over, and reads first what has arrived: the response, if the
+    /// request was sent already. Returns `None` if hyper cannot.
+    pub(super) async fn send(mut self, request: Request<RequestBody>) -> Option<(Self, Sent)> {
+        self.sender = match self.sender {
+            Sender::Direct(direct) => {
+                let (stream, opened, arrived) = direct.into_parts();
+                Sender::Http1(Http1Sender::resume(stream, self.endpoint, opened, &arrived).await?)
+            }
+            other => other,
+        };
+        let sent = match &mut self.sender {
+            Sender::Http1(http1) => http1.send(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
+            Sender::Direct(_) => return None,
+        };
+        Some((self, sent))
+    }
+
     /// Sends the request that was sent again, if that has ended the connection because the response has more
     /// fields than usual, and returns that response; nothing is written. It does not matter what the request is
     /// but for its method.
@@ -163,7 +198,8 @@ impl PooledConnection {
         self.sender = Sender::Http1(http1.take_larger()?.await?);
         let mut request = Request::new(RequestBody::empty());
         *request.method_mut() = method.clone();
-        Some(self.sender.send(request).await.map_err(|mut error| {
+        let Sender::Http1(http1) = &mut self.sender else { return None };
+        Some(http1.send(request).await.map_err(|mut error| {
             // It is not the client's.
             error.take_message();
             error
@@ -175,7 +211,12 @@ impl PooledConnection {
         if !self.reusable {
             return;
         }
-        if self.sender.is_ready() {
+        if let Sender::Direct(direct) = &mut self.sender {
+            // Whether it is still open counts when it is taken.
+            if direct.finish() {
+                put(self);
+            }
+        } else if self.sender.is_ready() {
             put(self);
         } else if !self.sender.is_closed() && Handle::try_current().is_ok() {
             // The endpoint responded before it had read all of the request.
@@ -238,7 +279,7 @@ impl Pool {
     fn take(&mut self, key: PoolKey) -> Option<PooledConnection> {
         let idle = self.idle.get_mut(&key)?;
         loop {
-            let Idle { connection, .. } = idle.pop()?;
+            let Idle { mut connection, .. } = idle.pop()?;
             self.count -= 1;
             if connection.sender.is_ready() {
                 return Some(connection);

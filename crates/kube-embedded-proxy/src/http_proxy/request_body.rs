@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::Request;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
+    mem,
     pin::Pin,
     sync::{
         Arc,
@@ -48,6 +49,11 @@ impl RequestBody {
         Self(None)
     }
 
+    /// Returns whether there is no body.
+    pub(super) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     pub(super) fn new(
         body: Incoming,
         signals: Arc<ConnectionSignals>,
@@ -87,6 +93,29 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |(body, _)| body.size_hint())
+    }
+}
+
+/// A request on its way to an endpoint.
+pub(super) struct Outgoing {
+    pub(super) request: Request<RequestBody>,
+    /// That of its body, if it has one.
+    pub(super) progress: Option<Arc<UploadProgress>>,
+    /// Whether the fields about the client are still to be added. Most rules change no fields, so that these can be written
+    /// as they are, and need no place in the map.
+    pub(super) lacks_forwarded: bool,
+}
+
+impl Outgoing {
+    /// Takes the request; an empty one remains.
+    pub(super) fn take(&mut self) -> Request<RequestBody> {
+        mem::replace(&mut self.request, Request::new(RequestBody::empty()))
+    }
+
+    /// Copies it without a body, as far as an endpoint sees it.
+    pub(super) fn copy(&self) -> Self {
+        let (request, progress) = (head_of(&self.request), None);
+        Self { request, progress, lacks_forwarded: self.lacks_forwarded }
     }
 }
 

@@ -1,11 +1,15 @@
 //! The body of a response: an endpoint's as it arrives, or a line of the proxy's own.
 
-use super::{pool::PooledConnection, request_body::UploadProgress, signals::InFlight};
+use super::{
+    direct::DirectConnection, pool::PooledConnection, request_body::UploadProgress,
+    signals::InFlight,
+};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::{
     error::Error,
     future::Future,
+    io, mem,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -13,11 +17,89 @@ use std::{
 };
 use tokio::time::{self, Instant, Sleep};
 
+/// The body of an endpoint's response.
+pub(super) enum UpstreamBody {
+    /// One that hyper reads.
+    Incoming(Incoming),
+    /// So many bytes are to come on the connection, which the proxy itself reads.
+    Arriving(u64),
+    /// The rest of one whose end has arrived.
+    Arrived(Bytes),
+    /// The error that ended it.
+    Failed(Option<io::Error>),
+}
+
+impl UpstreamBody {
+    /// Creates a body of so many bytes of a connection, or without one if all of it has arrived.
+    pub(super) fn of(connection: &mut DirectConnection, length: u64) -> Self {
+        connection.whole_body(length).map_or(Self::Arriving(length), Self::Arrived)
+    }
+
+    /// Returns the next frame, from the connection unless the end has arrived.
+    pub(super) fn poll_frame(
+        &mut self,
+        connection: Option<&mut PooledConnection>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>>> {
+        let left = match self {
+            Self::Incoming(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            }
+            Self::Arrived(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Self::Arrived(bytes) => return Poll::Ready(Some(Ok(Frame::data(mem::take(bytes))))),
+            Self::Arriving(left) => left,
+            Self::Failed(error) => return Poll::Ready(error.take().map(|error| Err(error.into()))),
+        };
+        let Some(connection) = connection.and_then(|connection| connection.sender.direct()) else {
+            return Poll::Ready(Some(Err("the connection of the response is gone".into())));
+        };
+        let bytes = match ready!(connection.poll_body(*left, cx)) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // Next time: an error at once would drop what came before it, and is not written yet.
+                *self = Self::Failed(Some(error));
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        };
+        *left = left.saturating_sub(bytes.len() as u64);
+        if *left == 0 {
+            *self = Self::Arrived(Bytes::new());
+        }
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    /// Returns whether the end was returned already, or there is nothing before it.
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Incoming(body) => body.is_end_stream(),
+            Self::Arriving(_) => false,
+            Self::Failed(error) => error.is_none(),
+            Self::Arrived(bytes) => bytes.is_empty(),
+        }
+    }
+
+    /// Returns whether nothing of it is to come on its connection.
+    fn has_arrived(&self) -> bool {
+        matches!(self, Self::Arrived(_)) || self.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Incoming(body) => body.size_hint(),
+            Self::Arriving(left) => SizeHint::with_exact(*left),
+            Self::Failed(_) => SizeHint::default(),
+            Self::Arrived(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
+
 /// The body of a response.
 pub(super) enum ResponseBody {
     Text(Option<Bytes>),
     Proxied {
-        body: Incoming,
+        body: UpstreamBody,
         /// Held until the body has ended; then the connection is free for another request.
         connection: Option<PooledConnection>,
         /// Whether the end of the connection ends the response (HTTP/1.0), so that the client cannot
@@ -35,14 +117,14 @@ pub(super) enum ResponseBody {
 
 impl ResponseBody {
     pub(super) fn new(
-        body: Incoming,
+        body: UpstreamBody,
         connection: PooledConnection,
         until_close: bool,
         progress: Option<Arc<UploadProgress>>,
         in_flight: InFlight,
         timeout: Duration,
     ) -> Self {
-        let connection = match body.is_end_stream() {
+        let connection = match body.has_arrived() {
             true => {
                 connection.release();
                 None
@@ -77,11 +159,11 @@ impl Body for ResponseBody {
                     timeout,
                 } => (body, connection, until_close, silence, progress, in_flight, timeout),
             };
-        let frame = match Pin::new(&mut *body).poll_frame(cx) {
+        let frame = match body.poll_frame(connection.as_mut(), cx) {
             Poll::Ready(frame) => {
                 *silence = None;
                 in_flight.signals().frames.fetch_add(1, Ordering::Relaxed);
-                frame.map(|frame| frame.map_err(Self::Error::from))
+                frame
             }
             Poll::Pending => {
                 ready!(poll_silence(silence, progress.as_deref(), *timeout, cx));

@@ -138,9 +138,20 @@ impl TargetEncoder {
         let end = line_end(rest);
         let part = &rest[..end.unwrap_or(rest.len())];
         let room = LINE.saturating_sub(self.line.len());
-        self.line.extend_from_slice(&part[..part.len().min(room)]);
-        let Some(end) = end else { return rest.len() };
-        let line = std::mem::take(&mut self.line);
+        let begin = &part[..part.len().min(room)];
+        let Some(end) = end else {
+            self.line.extend_from_slice(begin);
+            return rest.len();
+        };
+        // Most lines arrive as a whole.
+        let mut line = std::mem::take(&mut self.line);
+        let line = match line.is_empty() {
+            true => begin,
+            false => {
+                line.extend_from_slice(begin);
+                &line
+            }
+        };
         match line.trim_ascii_end() {
             [] => {
                 self.state = match (self.last, self.length) {
@@ -189,7 +200,7 @@ impl TargetEncoder {
 }
 
 fn line_end(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|byte| *byte == b'\n')
+    memchr::memchr(b'\n', bytes)
 }
 
 /// Returns whether hyper refuses the byte, although it can only mean itself. Control characters are

@@ -33,6 +33,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
+mod direct;
 mod framing;
 mod heads;
 mod http2;

@@ -53,8 +53,19 @@ impl Http1Sender {
         endpoint: SocketAddr,
         opened: OpenCount,
     ) -> Option<Self> {
+        Self::resume(stream, endpoint, opened, &[]).await
+    }
+
+    /// Starts it where the first request was sent already if anything of its response has `arrived`.
+    pub(super) async fn resume<S: ProxyStream>(
+        stream: S,
+        endpoint: SocketAddr,
+        opened: OpenCount,
+        arrived: &[u8],
+    ) -> Option<Self> {
         let exchange = Arc::<Exchange>::default();
-        let io = UpstreamIo::new(stream, endpoint, exchange.clone());
+        let mut io = UpstreamIo::new(stream, endpoint, exchange.clone());
+        io.replay = (!arrived.is_empty()).then(|| Replay::new(arrived.to_vec()));
         let sender = start(&http1_builder(), io, endpoint, opened).await?;
         Some(Self { sender, exchange })
     }
@@ -124,7 +135,7 @@ pub(super) struct UpstreamIo<S> {
     partial: Vec<u8>,
     /// The begin of a head with more fields; what came before it is read first.
     held: Option<Vec<u8>>,
-    /// Of the connection that reads such a head.
+    /// Of the connection that reads such a head, or one that the proxy itself did not read.
     replay: Option<Replay>,
     /// While hyper has its own limit of fields.
     usual: bool,
@@ -135,6 +146,19 @@ struct Replay {
     response: Vec<u8>,
     asked: bool,
     reader: Option<Waker>,
+}
+
+impl Replay {
+    fn new(response: Vec<u8>) -> Self {
+        Self { response, asked: false, reader: None }
+    }
+
+    /// Reads what there is.
+    fn read(&mut self, buffer: &mut ReadBuf<'_>) {
+        let room = buffer.remaining().min(self.response.len());
+        buffer.put_slice(&self.response[..room]);
+        self.response.drain(..room);
+    }
 }
 
 impl<S: ProxyStream> UpstreamIo<S> {
@@ -171,9 +195,10 @@ impl<S: ProxyStream> UpstreamIo<S> {
     }
 
     /// Leaves the stream to a connection for more fields, and ends this one.
-    fn hand_over(&mut self, response: Vec<u8>) -> io::Error {
+    fn hand_over(&mut self, mut response: Vec<u8>) -> io::Error {
+        response.extend(self.replay.take().map(|replay| replay.response).unwrap_or_default());
         if let Some(stream) = self.stream.take() {
-            let replay = Some(Replay { response, asked: false, reader: None });
+            let replay = Some(Replay::new(response));
             let (endpoint, exchange) = (self.endpoint, Arc::default());
             let io = Self::new(stream, endpoint, Arc::clone(&exchange));
             let larger = Self { replay, usual: false, ..io };
@@ -191,18 +216,9 @@ impl<S: ProxyStream> AsyncRead for UpstreamIo<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Some(replay) = &mut this.replay {
-            if !replay.asked {
-                replay.reader = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            let room = buffer.remaining().min(replay.response.len());
-            buffer.put_slice(&replay.response[..room]);
-            replay.response.drain(..room);
-            if replay.response.is_empty() {
-                this.replay = None;
-            }
-            return Poll::Ready(Ok(()));
+        if let Some(replay) = this.replay.as_mut().filter(|replay| !replay.asked) {
+            replay.reader = Some(cx.waker().clone());
+            return Poll::Pending;
         }
         if let Some(response) = this.held.take() {
             return Poll::Ready(Err(this.hand_over(response)));
@@ -213,7 +229,16 @@ impl<S: ProxyStream> AsyncRead for UpstreamIo<S> {
             this.partial.clear();
         }
         let before = buffer.filled().len();
-        let read = this.stream()?.poll_read(cx, buffer);
+        let read = match &mut this.replay {
+            Some(replay) => {
+                replay.read(buffer);
+                Poll::Ready(Ok(()))
+            }
+            None => this.stream()?.poll_read(cx, buffer),
+        };
+        if this.replay.as_ref().is_some_and(|replay| replay.response.is_empty()) {
+            this.replay = None;
+        }
         if read.is_pending() || this.head.is_over() {
             return read;
         }

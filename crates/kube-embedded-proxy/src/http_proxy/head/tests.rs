@@ -93,6 +93,34 @@ fn option_name() -> impl Strategy<Value = &'static str> {
     prop_oneof![name(), select(vec!["close", "keep-alive", "Upgrade", "content-length", "host"])]
 }
 
+#[test]
+fn written_fields_about_the_client_are_those_of_the_map() {
+    let mut headers = HeaderMap::new();
+    forwarded().insert(&mut headers);
+    let mut written = Vec::new();
+    for (name, value) in &headers {
+        let _ = write!(written, "{name}: {}\r\n", value.to_str().unwrap());
+    }
+    let sorted = |lines: &[u8]| {
+        let mut lines: Vec<Vec<u8>> =
+            lines.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(forwarded().lines()), sorted(&written));
+    assert_eq!(headers.len(), 4);
+}
+
+#[test]
+fn addresses_are_formatted_as_usual() {
+    for text in
+        ["0.0.0.0", "1.22.133.255", "100.10.9.99", "::1", "2001:db8::7", "::ffff:10.0.200.5"]
+    {
+        let ip: IpAddr = text.parse().unwrap();
+        assert_eq!(address(ip), ip.to_canonical().to_string());
+    }
+}
+
 proptest! {
     #[test]
     fn accepted_path_is_routed_as_a_decoding_server_resolves_it(path in vec(element(), 1..7)) {
@@ -113,6 +141,7 @@ proptest! {
         length in option::of(0..1000_u32),
         has_body: bool,
         upgrade: bool,
+        added_later: bool,
     ) {
         let mut request = Request::get("/x?y").header("host", "foo.bar:80");
         for (name, value) in &fields {
@@ -126,7 +155,14 @@ proptest! {
         let target = target(&request).unwrap();
         let wanted = requested_upgrade(&request).filter(|_| upgrade);
         let (mut parts, ()) = request.into_parts();
-        for_endpoint(&mut parts, target, &forwarded(), wanted.as_ref(), has_body).unwrap();
+        let ours = forwarded();
+        let now = (!added_later).then_some(&ours);
+        for_endpoint(&mut parts, target, now, wanted.as_ref(), has_body).unwrap();
+        if added_later {
+            let names = ["x-real-ip", "x-forwarded-for", "x-forwarded-port", "x-forwarded-proto"];
+            prop_assert!(names.iter().all(|name| !parts.headers.contains_key(*name)));
+            ours.insert(&mut parts.headers);
+        }
 
         let values = |name: &str| -> Vec<&str> {
             parts.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
