@@ -46,18 +46,18 @@ pub(super) struct DirectConnection {
     arrived: BytesMut,
     /// A map without fields, for those of the next response.
     fields: HeaderMap,
-    patience: Patience,
+    wait: WaitTimer,
 }
 
 /// A timer for one wait after the other, most of which are over soon: it is set again only once it has run out.
 #[derive(Default)]
-struct Patience {
+struct WaitTimer {
     until: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What has come of a request.
-pub(super) enum Answer {
+pub(super) enum ExchangeResult {
     /// The head of a response, and the length of its body. The fields of the request are gone.
     Usual(UsualHead),
     /// A response that hyper has to read.
@@ -82,8 +82,8 @@ pub(super) struct UsualHead {
 
 impl DirectConnection {
     pub(super) fn new(stream: TcpStream, opened: OpenCount) -> Self {
-        let (written, arrived, fields, patience) = Default::default();
-        Self { stream, opened, written, arrived, fields, patience }
+        let (written, arrived, fields, wait) = Default::default();
+        Self { stream, opened, written, arrived, fields, wait }
     }
 
     /// Returns whether the proxy can send the request itself.
@@ -123,13 +123,13 @@ impl DirectConnection {
         request: &mut Request<RequestBody>,
         forwarded: Option<&ForwardedHeaders>,
         limit: Duration,
-    ) -> Answer {
+    ) -> ExchangeResult {
         self.written.clear();
         write_head(request, forwarded, &mut self.written);
-        self.patience.until = Some(Instant::now() + limit);
+        self.wait.until = Some(Instant::now() + limit);
         let mut sent = 0;
         future::poll_fn(|cx| match self.poll_exchange(request, &mut sent, cx) {
-            Poll::Pending => self.patience.poll(cx).map(|()| Answer::TimedOut),
+            Poll::Pending => self.wait.poll(cx).map(|()| ExchangeResult::TimedOut),
             answer => answer,
         })
         .await
@@ -141,22 +141,22 @@ impl DirectConnection {
         request: &mut Request<RequestBody>,
         sent: &mut usize,
         cx: &mut Context<'_>,
-    ) -> Poll<Answer> {
+    ) -> Poll<ExchangeResult> {
         while *sent < self.written.len() {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.written[*sent..])) {
-                Ok(0) | Err(_) if *sent == 0 => return Poll::Ready(Answer::Unsent),
-                Ok(0) | Err(_) => return Poll::Ready(Answer::Lost),
+                Ok(0) | Err(_) if *sent == 0 => return Poll::Ready(ExchangeResult::Unsent),
+                Ok(0) | Err(_) => return Poll::Ready(ExchangeResult::Lost),
                 Ok(more) => *sent += more,
             }
         }
         loop {
             if let Ok(0) | Err(_) = ready!(self.poll_arrive(READ, cx)) {
-                return Poll::Ready(Answer::Lost);
+                return Poll::Ready(ExchangeResult::Lost);
             }
             match self.take_head(request) {
-                Ok(Some(head)) => return Poll::Ready(Answer::Usual(head)),
+                Ok(Some(head)) => return Poll::Ready(ExchangeResult::Usual(head)),
                 Ok(None) if self.arrived.len() <= BODY_BUFFER => {}
-                Ok(None) | Err(Unusual) => return Poll::Ready(Answer::Unusual),
+                Ok(None) | Err(Unusual) => return Poll::Ready(ExchangeResult::Unusual),
             }
         }
     }
@@ -207,7 +207,7 @@ impl DirectConnection {
     }
 }
 
-impl Patience {
+impl WaitTimer {
     /// Resolves at the end of the current wait.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(until) = self.until else { return Poll::Pending };

@@ -5,7 +5,7 @@
 
 use super::{
     client::Client,
-    direct::{Answer, DirectConnection, UsualHead},
+    direct::{DirectConnection, ExchangeResult, UsualHead},
     head,
     limits::{BODY_BUFFER, HANDSHAKE_TIMEOUT, HEAD_FIELDS},
     pool::{self, PooledConnection, Sent},
@@ -101,15 +101,15 @@ impl Client {
         let forwarded = outgoing.lacks_forwarded.then_some(&self.forwarded);
         let limit = self.frontend.timeouts.response;
         let written = match direct.exchange(request, forwarded, limit).await {
-            Answer::Usual(UsualHead { response, length, keep_alive }) => {
+            ExchangeResult::Usual(UsualHead { response, length, keep_alive }) => {
                 let body = UpstreamBody::of(direct, length);
                 connection.reusable = keep_alive;
                 return Ok(Some(Ok(response.map(|()| body))));
             }
-            Answer::Unusual => return Ok(None),
-            Answer::TimedOut => return Err(timed_out()),
-            Answer::Unsent => false,
-            Answer::Lost => true,
+            ExchangeResult::Unusual => return Ok(None),
+            ExchangeResult::TimedOut => return Err(timed_out()),
+            ExchangeResult::Unsent => false,
+            ExchangeResult::Lost => true,
         };
         Ok(Some(Err(Failure { written, refusal: closed(backend) })))
     }

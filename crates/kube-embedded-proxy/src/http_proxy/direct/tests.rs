@@ -66,17 +66,17 @@ fn other_responses_are_left_to_hyper() {
 
 #[tokio::test(start_paused = true)]
 async fn patience_lasts_for_each_wait_though_its_timer_is_rarely_set() {
-    let mut patience = Patience::default();
+    let mut wait = WaitTimer::default();
     let start = Instant::now();
     let second = Duration::from_secs(1);
     // Each begins before the one before it is over, and ends later; the last one is shorter.
     for (begin, limit) in [(0, 10), (4, 10), (9, 10), (20, 10), (21, 2)] {
         time::sleep_until(start + begin * second).await;
-        patience.until = Some(Instant::now() + limit * second);
-        let is_over = future::poll_fn(|cx| Poll::Ready(patience.poll(cx))).await;
+        wait.until = Some(Instant::now() + limit * second);
+        let is_over = future::poll_fn(|cx| Poll::Ready(wait.poll(cx))).await;
         assert!(is_over.is_pending(), "{begin}");
     }
-    future::poll_fn(|cx| patience.poll(cx)).await;
+    future::poll_fn(|cx| wait.poll(cx)).await;
     assert_eq!(start.elapsed().as_secs(), 23);
 }
 
