@@ -239,6 +239,7 @@ impl<'s> Write<'s, '_> {
     fn into_change(self, stored: Option<&Arc<Object>>) -> ApiResult<Change<'s, ResultObject>> {
         let Self { request: WriteRequest { target, options, .. }, old, mut new, guard, .. } = self;
         let resource = &target.resource;
+        resource.object_schema().settle(&mut new);
         if let (Some(old), Some(stored)) = (old, stored)
             && metadata::is_noop(&new, old)
         {
@@ -320,6 +321,7 @@ fn default(write: &mut Write<'_, '_>) -> ApiResult<()> {
         resource.apply_defaults(new);
     } else {
         resource.object_schema().normalize(new);
+        resource.object_schema().complete(new);
     }
     Ok(())
 }
@@ -335,6 +337,7 @@ fn track(write: &mut Write<'_, '_>) -> ApiResult<()> {
     {
         metadata.remove("managedFields");
     }
+    write.request.target.resource.object_schema().settle(&mut write.new);
     Ok(())
 }
 

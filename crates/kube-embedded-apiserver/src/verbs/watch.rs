@@ -247,8 +247,7 @@ impl Stream {
 
     fn bookmark(&mut self, out: &mut Chunks, revision: u64, initial: bool) {
         self.next_bookmark = Instant::now() + BOOKMARK;
-        let mut meta =
-            json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        let mut meta = json!({ "resourceVersion": revision.to_string() });
         if initial {
             meta["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }

@@ -38,6 +38,13 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             default_empty(port, "protocol", "TCP");
         }
     },
+    prepare_update: |slice, old| {
+        let labels = |slice: &Value| slice["metadata"]["labels"].as_object().cloned();
+        if labels(slice).unwrap_or_default() != labels(old).unwrap_or_default() {
+            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+            slice["metadata"]["generation"] = generation.into();
+        }
+    },
     validate,
     validate_addresses: Some(validate_endpoints),
     columns: &[
