@@ -76,6 +76,9 @@ fn first_document(body: &[u8]) -> &[u8] {
 pub(crate) fn any<T>(request: &Request<T>) -> ApiResult<Value> {
     match request.content_type() {
         protobuf::MEDIA_TYPE => protobuf::decode(request.body),
+        media_type if !matches!(media_type, "" | "application/json" | "application/yaml") => {
+            Err(unknown_media_type())
+        }
         _ => match serde_json::from_slice(request.body) {
             Ok(value) => Ok(value),
             Err(_) => yaml(request.body),
@@ -164,9 +167,8 @@ pub(crate) fn json_error(text: &str, error: &serde_json::Error) -> String {
 }
 
 fn unknown_media_type() -> ApiError {
-    ApiError::unsupported_media_type(
-        "the body of the request was in an unknown format - accepted media types include: \
-         application/json, application/yaml, application/vnd.kubernetes.protobuf",
+    ApiError::unknown_format(
+        "application/json, application/yaml, application/vnd.kubernetes.protobuf",
     )
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod replication_controller;
 pub(crate) mod review;
 pub(crate) mod role;
 pub(crate) mod role_binding;
+pub(crate) mod scale;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod service_account;

@@ -21,6 +21,21 @@ use crate::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+/// The patches of custom resources, as messages list them.
+const CUSTOM_PATCHES: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+
+/// Checks that a built-in type has patches of a media type.
+pub(crate) fn check_media_type(media_type: &str) -> ApiResult<()> {
+    match media_type {
+        "application/json-patch+json"
+        | "application/merge-patch+json"
+        | "application/strategic-merge-patch+json"
+        | "application/apply-patch+yaml" => Ok(()),
+        _ => Err(ApiError::unsupported_media_type()),
+    }
+}
+
 /// The body of a patch.
 pub(crate) enum Patch {
     Json(Value),
@@ -48,7 +63,7 @@ impl Patch {
                 let (patch, repeated) = decode::apply_patch(body)?;
                 Ok(Self::Apply(patch, repeated))
             }
-            _ => Err(ApiError::unsupported_media_type("415: Unsupported Media Type")),
+            _ => Err(ApiError::unknown_format(CUSTOM_PATCHES)),
         }
     }
 
@@ -111,7 +126,7 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
     let patch = Patch::decode(request)?;
     // Merge keys are known of built-in types only.
     if target.resource.is_unstructured() && matches!(patch, Patch::Strategic(_)) {
-        return Err(ApiError::unsupported_patch());
+        return Err(ApiError::unknown_format(CUSTOM_PATCHES));
     }
     if let Patch::Apply(applied, repeated) = patch {
         return apply(state, request, &options, &applied, repeated);

@@ -26,6 +26,7 @@ use crate::{
     http::{
         body::{Body, respond},
         decode, encode,
+        negotiation::go_type,
         path::Target,
         request::{Request, WriteOptions},
         status::{ApiError, ApiResult},
@@ -153,6 +154,7 @@ impl WriteResult {
     /// The response with the object, in the form that the client accepts.
     pub(crate) fn respond(self, request: &Request) -> ApiResult<Response<Body>> {
         let (resource, form) = (&request.target.resource, request.form()?);
+        form.check_object(&go_type(resource))?;
         let bytes = match &self.object {
             ResultObject::Stored(object) => encode::object(resource, form, object),
             ResultObject::Unstored(value) => {

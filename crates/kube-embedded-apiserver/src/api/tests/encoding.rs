@@ -118,3 +118,167 @@ async fn labels_of_an_endpoint_slice_count_for_its_generation() {
         assert_eq!(slice["metadata"]["generation"], expected, "{slice}");
     }
 }
+
+/// Returns the code and the text of the response to a request that accepts a media type.
+async fn text(
+    api: &Api,
+    (method, path): (Method, &str),
+    (accept, media_type): (&str, &str),
+    body: &'static str,
+) -> (u16, String) {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::ACCEPT, accept)
+        .header(header::CONTENT_TYPE, media_type)
+        .extension(User::admin().clone());
+    let body = Full::new(Bytes::from_static(body.as_bytes()));
+    let response = api.handle(request.body(body).unwrap()).await;
+    let code = response.status().as_u16();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (code, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test]
+async fn response_that_the_client_does_not_accept_says_what_there_is() {
+    let api = api();
+    let map = json!({ "metadata": { "name": "m" } });
+    send(&api, Method::POST, MAPS, map).await;
+    let object = format!("{MAPS}/m");
+    let routes =
+        "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml";
+    let handlers =
+        "only the following media types are accepted: application/json, application/yaml";
+    let metadata = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
+    let list = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    for (path, accept, expected, has_details) in [
+        (&*object, "application/xml", routes, true),
+        (&object, "application/*", routes, true),
+        (&object, "application/json;as=Foo;v=v1;g=meta.k8s.io", handlers, false),
+        (MAPS, "text/html", &*format!("{routes}, application/json;stream=watch"), true),
+        (
+            MAPS,
+            metadata,
+            "you requested PartialObjectMetadata, but the requested object is a list \
+             (*core.ConfigMapList)",
+            false,
+        ),
+        (
+            &object,
+            list,
+            "you requested PartialObjectMetadataList, but the requested object is not a list \
+             (*core.ConfigMap)",
+            false,
+        ),
+        (
+            "/api/v1/configmaps?watch=true",
+            "application/yaml",
+            "only the following media types are accepted: application/json;stream=watch",
+            false,
+        ),
+        ("/api/v1", "text/html", routes, true),
+        ("/apis", "text/html", handlers, false),
+        (
+            "/version",
+            "application/yaml",
+            "406: Not Acceptable\n\nAvailable representations: application/json",
+            true,
+        ),
+    ] {
+        let (code, body) = text(&api, (Method::GET, path), (accept, "application/json"), "").await;
+        let status: Value = match accept {
+            "application/yaml" => serde_saphyr::from_str(&body).unwrap(),
+            _ => serde_json::from_str(&body).unwrap(),
+        };
+        assert_eq!((code, status["message"].as_str().unwrap()), (406, expected), "{path} {accept}");
+        assert_eq!(status.get("details").is_some(), has_details, "{path} {accept}");
+        // A client that cannot read the error is a person.
+        let is_indented = !matches!(accept, "application/yaml" | "application/*");
+        assert_eq!(body.starts_with("{\n  \"kind\": \"Status\","), is_indented, "{body}");
+    }
+    // Nothing is written for a client that cannot read the response.
+    let post = text(&api, (Method::POST, MAPS), ("text/html", ""), r#"{"metadata":{"name":"n"}}"#);
+    assert_eq!(post.await.0, 406);
+    let (code, _) = send(&api, Method::GET, &format!("{MAPS}/n"), Value::Null).await;
+    assert_eq!(code, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn both_versions_of_tables_and_metadata_are_served() {
+    let api = api();
+    let map = json!({ "metadata": { "name": "m" } });
+    send(&api, Method::POST, MAPS, map).await;
+    send(&api, Method::POST, ROLES, json!({ "metadata": { "name": "r" } })).await;
+    for version in ["v1", "v1beta1"] {
+        for (path, kind) in [
+            (format!("{MAPS}/m"), "Table"),
+            (MAPS.to_owned(), "Table"),
+            (format!("{MAPS}/m"), "PartialObjectMetadata"),
+            (MAPS.to_owned(), "PartialObjectMetadataList"),
+            (format!("{ROLES}/r"), "Table"),
+        ] {
+            let accept = format!("application/json;as={kind};v={version};g=meta.k8s.io");
+            let (code, body) = text(&api, (Method::GET, &path), (&accept, ""), "").await;
+            let shown: Value = serde_json::from_str(&body).unwrap();
+            let api_version = format!("meta.k8s.io/{version}");
+            assert_eq!(
+                (code, &shown["kind"], &shown["apiVersion"]),
+                (200, &json!(kind), &json!(api_version))
+            );
+            let inner =
+                if kind == "Table" { &shown["rows"][0]["object"] } else { &shown["items"][0] };
+            assert!(inner.is_null() || inner["apiVersion"] == api_version, "{shown}");
+        }
+    }
+    let accept = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    let path = format!("{MAPS}?labelSelector=none");
+    let (_, body) = text(&api, (Method::GET, &path), (accept, ""), "").await;
+    assert!(body.contains("\"items\":null"), "{body}");
+    let review = r#"{"spec":{"resourceAttributes":{"verb":"get"}}}"#;
+    let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let accept = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
+    let (code, body) = text(&api, (Method::POST, reviews), (accept, ""), review).await;
+    assert!(code == 201 && body.contains("\"kind\":\"PartialObjectMetadata\""), "{body}");
+    let (code, _) = text(
+        &api,
+        (Method::POST, reviews),
+        (&accept.replace("PartialObjectMetadata", "Table"), ""),
+        review,
+    )
+    .await;
+    assert_eq!(code, 406);
+}
+
+#[tokio::test]
+async fn body_of_an_unknown_format_is_refused() {
+    let api = api();
+    send(&api, Method::POST, MAPS, json!({ "metadata": { "name": "m" } })).await;
+    let (code, body) = send(&api, Method::POST, DEFINITIONS, definition("xs", "X")).await;
+    assert_eq!(code, StatusCode::CREATED, "{body}");
+    let object = format!("{MAPS}/m");
+    let unknown =
+        "the body of the request was in an unknown format - accepted media types include: ";
+    let objects =
+        format!("{unknown}application/json, application/yaml, application/vnd.kubernetes.protobuf");
+    let patches = format!(
+        "{unknown}application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+    );
+    let route = "415: Unsupported Media Type";
+    let custom = "/apis/example.com/v1/namespaces/default/xs/x";
+    for (method, path, media_type, expected, has_details) in [
+        (Method::POST, MAPS, "text/plain", &*objects, false),
+        (Method::DELETE, MAPS, "text/plain", &objects, false),
+        (Method::DELETE, &object, "application/xml", &objects, false),
+        (Method::PATCH, &object, "application/json", route, true),
+        (Method::PATCH, custom, "application/json", &patches, false),
+        (Method::PATCH, custom, "application/strategic-merge-patch+json", &patches, false),
+    ] {
+        let (code, body) =
+            text(&api, (method.clone(), path), ("application/json", media_type), "{}").await;
+        let status: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((code, status["message"].as_str().unwrap()), (415, expected), "{method} {path}");
+        assert_eq!(status.get("details").is_some(), has_details, "{method} {path}");
+    }
+}

@@ -19,7 +19,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["cm"],
     validate,
     columns: &[
-        column("Data", "Data contains the configuration data.", |map, _| {
+        column("Data", "#/io.k8s.api.core.v1.ConfigMap/data", |map, _| {
             count_keys(map, &["data", "binaryData"]).into()
         }),
         AGE,

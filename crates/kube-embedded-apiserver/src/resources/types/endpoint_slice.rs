@@ -48,21 +48,15 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     validate,
     validate_addresses: Some(validate_endpoints),
     columns: &[
-        column(
-            "AddressType",
-            "addressType specifies the type of address carried by this EndpointSlice.",
-            |slice, _| text(slice, &["addressType"]).into(),
-        ),
-        column(
-            "Ports",
-            "ports specifies the list of network ports exposed by each endpoint in this slice.",
-            |slice, _| ports(slice).into(),
-        ),
-        column(
-            "Endpoints",
-            "endpoints is a list of unique endpoints in this slice.",
-            |slice, _| endpoints(slice).into(),
-        ),
+        column("AddressType", "#/io.k8s.api.discovery.v1.EndpointSlice/addressType", |slice, _| {
+            text(slice, &["addressType"]).into()
+        }),
+        column("Ports", "#/io.k8s.api.discovery.v1.EndpointSlice/ports", |slice, _| {
+            ports(slice).into()
+        }),
+        column("Endpoints", "#/io.k8s.api.discovery.v1.EndpointSlice/endpoints", |slice, _| {
+            endpoints(slice).into()
+        }),
         AGE,
     ],
     ..ResourceType::of::<EndpointSlice>("endpointslice", "io.k8s.api.discovery.v1.EndpointSlice")

@@ -36,11 +36,9 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     validate_addresses: Some(validate_subsets),
     deprecation: Some(DEPRECATION),
     columns: &[
-        column(
-            "Endpoints",
-            "The set of all endpoints is the union of all subsets.",
-            |object, _| endpoints(object).into(),
-        ),
+        column("Endpoints", "#/io.k8s.api.core.v1.Endpoints/subsets", |object, _| {
+            endpoints(object).into()
+        }),
         AGE,
     ],
     ..ResourceType::of::<Endpoints>("endpoints", "io.k8s.api.core.v1.Endpoints")

@@ -261,7 +261,7 @@ const COLUMNS: &[Column] = &[
             name => format!("{kind}/{name}").into(),
         }
     }),
-    wide("Subobject", "Which part of the object this event is about.", |event, _| {
+    wide("Subobject", "#/io.k8s.api.core.v1.ObjectReference/fieldPath", |event, _| {
         text(either(event, "involvedObject", "regarding"), &["fieldPath"]).into()
     }),
     wide(
@@ -286,7 +286,7 @@ const COLUMNS: &[Column] = &[
     }),
     Column {
         format: "name",
-        ..wide("Name", "Name must be unique within a namespace.", |event, _| {
+        ..wide("Name", "#/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta/name", |event, _| {
             text(event, &["metadata", "name"]).into()
         })
     },

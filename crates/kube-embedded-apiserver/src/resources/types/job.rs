@@ -76,12 +76,9 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         wide("Images", "Images referenced by each container in the template.", |job, _| {
             container_images(at(job, &["spec", "template", "spec"]))
         }),
-        wide(
-            "Selector",
-            "A label query over pods that should match the pod count. Normally, the system sets \
-             this field for you.",
-            |job, _| table_columns::selector(at(job, &["spec", "selector"])),
-        ),
+        wide("Selector", "#/io.k8s.api.batch.v1.JobSpec/selector", |job, _| {
+            table_columns::selector(at(job, &["spec", "selector"]))
+        }),
     ],
     selectable: &["status.successful=status.succeeded"],
     ..ResourceType::of::<Job>("job", "io.k8s.api.batch.v1.Job")

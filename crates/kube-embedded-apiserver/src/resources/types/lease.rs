@@ -30,11 +30,9 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         errors
     },
     columns: &[
-        column(
-            "Holder",
-            "holderIdentity contains the identity of the holder of a current lease.",
-            |lease, _| text(lease, &["spec", "holderIdentity"]).into(),
-        ),
+        column("Holder", "#/io.k8s.api.coordination.v1.LeaseSpec/holderIdentity", |lease, _| {
+            text(lease, &["spec", "holderIdentity"]).into()
+        }),
         AGE,
     ],
     ..ResourceType::of::<Lease>("lease", "io.k8s.api.coordination.v1.Lease")

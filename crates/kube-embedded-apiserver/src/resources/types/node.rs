@@ -53,16 +53,16 @@ const COLUMNS: &[Column] = &[
     column("Version", "Kubelet Version reported by the node.", |node, _| {
         text(node, &["status", "nodeInfo", "kubeletVersion"]).into()
     }),
-    wide("Internal-IP", "List of addresses reachable to the node.", |node, _| {
+    wide("Internal-IP", "#/io.k8s.api.core.v1.NodeStatus/addresses", |node, _| {
         address(node, "InternalIP")
     }),
-    wide("External-IP", "List of addresses reachable to the node.", |node, _| {
+    wide("External-IP", "#/io.k8s.api.core.v1.NodeStatus/addresses", |node, _| {
         address(node, "ExternalIP")
     }),
-    wide("OS-Image", "OS Image reported by the node from /etc/os-release.", |node, _| {
+    wide("OS-Image", "#/io.k8s.api.core.v1.NodeSystemInfo/osImage", |node, _| {
         or_unknown(text(node, &["status", "nodeInfo", "osImage"]))
     }),
-    wide("Kernel-Version", "Kernel Version reported by the node from 'uname -r'.", |node, _| {
+    wide("Kernel-Version", "#/io.k8s.api.core.v1.NodeSystemInfo/kernelVersion", |node, _| {
         let info = &node["status"]["nodeInfo"];
         match (text(info, &["kernelVersion"]), text(info, &["architecture"])) {
             (kernel, "") => or_unknown(kernel),
@@ -72,7 +72,7 @@ const COLUMNS: &[Column] = &[
     }),
     wide(
         "Container-Runtime",
-        "ContainerRuntime Version reported by the node through runtime remote API.",
+        "#/io.k8s.api.core.v1.NodeSystemInfo/containerRuntimeVersion",
         |node, _| or_unknown(text(node, &["status", "nodeInfo", "containerRuntimeVersion"])),
     ),
 ];

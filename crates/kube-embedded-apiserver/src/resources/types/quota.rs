@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{LimitRange, ResourceQuota};
 use serde_json::json;
 
 use crate::{
-    fields::{at, text},
+    fields::at,
     resources::{
         resource_type::ResourceType,
         table_columns::{AGE, column, map},
@@ -21,10 +21,16 @@ pub(crate) const RESOURCE_QUOTA: ResourceType = ResourceType {
     unsupported: Some("this cluster enforces no quotas"),
     validate: |quota, old| metadata(quota, old, dns_subdomain),
     columns: &[
-        column("Request", "Request represents a minimum amount of cpu/memory.", |quota, _| {
-            map(at(quota, &["spec", "hard"]))
-        }),
-        column("Limit", "Limits control the maximum amount of cpu/memory.", |_, _| "".into()),
+        column(
+            "Request",
+            "Request represents a minimum amount of cpu/memory that a container may consume.",
+            |quota, _| map(at(quota, &["spec", "hard"])),
+        ),
+        column(
+            "Limit",
+            "Limits control the maximum amount of cpu/memory that a container may use independent of contention on the node.",
+            |_, _| "".into(),
+        ),
         AGE,
     ],
     ..ResourceType::of::<ResourceQuota>("resourcequota", "io.k8s.api.core.v1.ResourceQuota")
@@ -34,8 +40,5 @@ pub(crate) const LIMIT_RANGE: ResourceType = ResourceType {
     short_names: &["limits"],
     unsupported: Some("this cluster enforces no limit ranges"),
     validate: |range, old| metadata(range, old, dns_subdomain),
-    columns: &[column("Created At", "When this object was created.", |range, _| {
-        text(range, &["metadata", "creationTimestamp"]).into()
-    })],
     ..ResourceType::of::<LimitRange>("limitrange", "io.k8s.api.core.v1.LimitRange")
 };

@@ -5,11 +5,8 @@ use serde_json::Value;
 
 use crate::{
     authorization::escalation::check_role,
-    fields::{list, text},
-    resources::{
-        resource_type::ResourceType,
-        table_columns::{Column, column},
-    },
+    fields::list,
+    resources::resource_type::ResourceType,
     validation::{
         field_error::{FieldError, invalid, invalid_nested, required},
         names::{label_selector, path_segment},
@@ -24,7 +21,6 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         errors
     },
     check_grant: Some(check_role),
-    columns: COLUMNS,
     ..ResourceType::of::<Role>("role", "io.k8s.api.rbac.v1.Role")
 };
 
@@ -37,18 +33,8 @@ pub(crate) const CLUSTER_RESOURCE: ResourceType = ResourceType {
         errors
     },
     check_grant: Some(check_role),
-    columns: COLUMNS,
     ..ResourceType::of::<ClusterRole>("clusterrole", "io.k8s.api.rbac.v1.ClusterRole")
 };
-
-const COLUMNS: &[Column] = &[Column {
-    kind: "date",
-    ..column(
-        "Created At",
-        "CreationTimestamp is a timestamp representing the server time when this object was created.",
-        |role, _| text(role, &["metadata", "creationTimestamp"]).into(),
-    )
-}];
 
 /// Validates the rules of a role (`ValidatePolicyRule`).
 fn rules(role: &Value, is_namespaced: bool) -> Vec<FieldError> {

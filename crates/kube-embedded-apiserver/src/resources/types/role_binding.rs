@@ -24,9 +24,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     columns: &[
         column(
             "Role",
-            "RoleRef can reference a Role in the current namespace or a ClusterRole in the global \
-             namespace. If the RoleRef cannot be resolved, the Authorizer must return an error. This \
-             field is immutable.",
+            "RoleRef can reference a Role in the current namespace or a ClusterRole in the global namespace. If the RoleRef cannot be resolved, the Authorizer must return an error.",
             |binding, _| role(binding),
         ),
         AGE,
@@ -47,8 +45,7 @@ pub(crate) const CLUSTER_RESOURCE: ResourceType = ResourceType {
     columns: &[
         column(
             "Role",
-            "RoleRef can only reference a ClusterRole in the global namespace. If the RoleRef cannot \
-             be resolved, the Authorizer must return an error. This field is immutable.",
+            "RoleRef can only reference a ClusterRole in the global namespace. If the RoleRef cannot be resolved, the Authorizer must return an error.",
             |binding, _| role(binding),
         ),
         AGE,

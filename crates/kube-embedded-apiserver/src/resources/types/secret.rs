@@ -26,10 +26,10 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     validate,
     warnings: tls_warnings,
     columns: &[
-        column("Type", "Used to facilitate programmatic handling of secret data.", |secret, _| {
+        column("Type", "#/io.k8s.api.core.v1.Secret/type", |secret, _| {
             text(secret, &["type"]).into()
         }),
-        column("Data", "Data contains the secret data.", |secret, _| {
+        column("Data", "#/io.k8s.api.core.v1.Secret/data", |secret, _| {
             count_keys(secret, &["data"]).into()
         }),
         AGE,
