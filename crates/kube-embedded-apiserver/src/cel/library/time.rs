@@ -1,9 +1,12 @@
-//! Timestamps and durations. Names of time zones are looked up in the host's database.
+//! Timestamps and durations. Names of time zones do not depend on the host.
 
 use super::{operators::text, table::Row};
-use crate::cel::{
-    budget::EvalError,
-    value::{Val, parse_duration, parse_timestamp},
+use crate::{
+    cel::{
+        budget::EvalError,
+        value::{Val, parse_duration, parse_timestamp},
+    },
+    timestamps,
 };
 use jiff::{
     SignedDuration, Timestamp,
@@ -127,7 +130,7 @@ fn part<'a>(args: &[Val<'a>], of: fn(DateTime) -> i64) -> Evaluated<'a> {
 /// Returns the time zone of a name (`Europe/Berlin`) or of an offset (`-02:30`).
 fn time_zone(name: &str) -> Option<TimeZone> {
     let Some((hours, minutes)) = name.split_once(':') else {
-        return if name.is_empty() { Some(TimeZone::UTC) } else { TimeZone::get(name).ok() };
+        return if name.is_empty() { Some(TimeZone::UTC) } else { timestamps::time_zone(name) };
     };
     let (hours, minutes): (i32, i32) = (hours.parse().ok()?, minutes.parse().ok()?);
     let sign = if hours < 0 { -1 } else { 1 };

@@ -14,6 +14,7 @@ use crate::{
         },
         types::job,
     },
+    timestamps,
     validation::{
         field_error::{FieldError, invalid, not_supported, required},
         names::{dns_subdomain, non_negative},
@@ -160,7 +161,7 @@ fn validate_zone(zone: &str) -> Option<FieldError> {
     } else if zone.eq_ignore_ascii_case("local") {
         "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
             .to_owned()
-    } else if !zone.split('/').all(is_part) || jiff::tz::TimeZone::get(zone).is_err() {
+    } else if !zone.split('/').all(is_part) || timestamps::time_zone(zone).is_none() {
         format!("unknown time zone {zone}")
     } else {
         return None;
