@@ -27,7 +27,8 @@ pub(crate) fn create(state: &ServerState, request: &Request<'_>) -> ApiResult<Re
     let (target, user) = (&request.target, request.user);
     let (mut review, duplicates) = decode::object(request, options.validation)?;
     let resource = &target.resource;
-    let warnings = decode::check_fields(resource, &mut review, duplicates, options.validation)?;
+    let warnings =
+        decode::check_fields(resource, &mut review, duplicates, options.validation, request.body)?;
     if !review["metadata"].is_object() {
         review["metadata"] = json!({});
     }

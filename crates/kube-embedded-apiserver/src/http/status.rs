@@ -331,9 +331,21 @@ impl ApiError {
         Self::invalid_object(kind, "authorization.k8s.io", "", errors)
     }
 
-    fn invalid_object(kind: &str, group: &str, name: &str, errors: &[FieldError]) -> Self {
-        let lines: Vec<_> =
-            errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+    /// An object of a kind is invalid.
+    pub(crate) fn invalid_object(
+        kind: &str,
+        group: &str,
+        name: &str,
+        errors: &[FieldError],
+    ) -> Self {
+        // The message has each error once, for all that causes may be repeated.
+        let mut lines: Vec<String> = Vec::new();
+        for error in errors {
+            let line = format!("{}: {}", error.field, error.message);
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
         let all = match lines.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),

@@ -32,8 +32,13 @@ pub(crate) fn scale(state: &ServerState, request: &Request) -> ApiResult<Respons
         Method::PUT => {
             let options = request.write_options()?;
             let mut given = decode::any(request)?;
-            let warnings =
-                decode::check_fields(&SCALE, &mut given, Vec::new(), options.validation)?;
+            let warnings = decode::check_fields(
+                &SCALE,
+                &mut given,
+                Vec::new(),
+                options.validation,
+                request.body,
+            )?;
             check_address(target, &given)?;
             rescale(state, request, &options, true, |old, _| {
                 metadata::check_uid(&target.resource, &target.name, &given, old)?;
@@ -42,7 +47,7 @@ pub(crate) fn scale(state: &ServerState, request: &Request) -> ApiResult<Respons
         }
         Method::PATCH => {
             let options = request.write_options()?;
-            match Patch::decode(request)? {
+            match Patch::decode(request, options.validation)? {
                 Patch::Apply(applied, repeated) => {
                     apply(state, request, &options, &applied, repeated)?
                 }

@@ -282,3 +282,80 @@ async fn body_of_an_unknown_format_is_refused() {
         assert_eq!(status.get("details").is_some(), has_details, "{method} {path}");
     }
 }
+
+#[tokio::test]
+async fn only_templates_have_spaces_around_images() {
+    let api = api();
+    let containers = json!([{ "name": "c", "image": " i" }]);
+    let template =
+        json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "containers": containers } });
+    let template = json!({
+        "metadata": { "name": "t" },
+        "spec": { "selector": { "matchLabels": { "a": "b" } }, "template": template },
+    });
+    let sets = "/apis/apps/v1/namespaces/default/replicasets";
+    assert_eq!(send(&api, Method::POST, sets, template).await.0, StatusCode::CREATED);
+    let pod = json!({ "metadata": { "name": "p" }, "spec": { "containers": containers } });
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    send(&api, Method::POST, accounts, json!({ "metadata": { "name": "default" } })).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let (code, body) = send(&api, Method::POST, pods, pod).await;
+    let message = "Pod \"p\" is invalid: spec.containers[0].image: Invalid value: \" i\": must not have \
+                   leading or trailing whitespace";
+    assert_eq!((code.as_u16(), body["message"].as_str()), (422, Some(message)));
+}
+
+#[tokio::test]
+async fn patch_of_another_kind_or_of_no_operations_is_refused_as_in_kubernetes() {
+    let api = api();
+    send(&api, Method::POST, MAPS, json!({ "metadata": { "name": "m" } })).await;
+    let path = format!("{MAPS}/m?dryRun=All");
+    let ignoring = format!("{path}&fieldValidation=Ignore");
+    let strict = format!("{path}&fieldValidation=Strict");
+    let list = "json: cannot unmarshal number into Go value of type";
+    for (path, media_type, body, code, expected) in [
+        (
+            &*path,
+            "merge",
+            r#"{"kind":"Foo"}"#,
+            422,
+            "no kind \"Foo\" is registered for version \"v1\" in scheme \"pkg/runtime/scheme.go:111\"",
+        ),
+        (
+            &path,
+            "merge",
+            r#"{"kind":"Pod"}"#,
+            422,
+            "converting (v1.Pod) to (core.ConfigMap): unknown conversion",
+        ),
+        (&path, "strategic-merge", r#"{"kind":"Foo"}"#, 200, ""),
+        (&path, "json", "5", 400, &*format!("error decoding patch: {list} []handlers.jsonPatchOp")),
+        (&ignoring, "json", "5", 400, &format!("{list} jsonpatch.Patch")),
+        (&ignoring, "json", "[5]", 400, &format!("{list} jsonpatch.Operation")),
+        (&path, "json", "null", 200, ""),
+        (&path, "merge", "null", 400, "Invalid JSON Patch"),
+        (&ignoring, "merge", "{", 400, "Invalid JSON Patch"),
+        (&path, "strategic-merge", "5", 400, &format!("{list} map[string]interface {{}}")),
+        (
+            &strict,
+            "json",
+            r#"[{"op":"add","op":"test","path":"/metadata/name","value":"m"}]"#,
+            422,
+            "strict decoding error: json patch duplicate field \"[0].op\"",
+        ),
+        (
+            &strict,
+            "merge",
+            r#"{"zz":1,"metadata":{"labels":{"a":"1","a":"2"}}}"#,
+            422,
+            "strict decoding error: duplicate field \"metadata.labels.a\", unknown field \"zz\"",
+        ),
+    ] {
+        let media_type = format!("application/{media_type}-patch+json");
+        let request = (Method::PATCH, path);
+        let (found, text) = text(&api, request, ("application/json", &media_type), body).await;
+        let status: Value = serde_json::from_str(&text).unwrap();
+        let message = status["message"].as_str().unwrap_or_default();
+        assert!(found == code && message.ends_with(expected), "{media_type} {body} {text}");
+    }
+}

@@ -20,9 +20,12 @@ use crate::{
             FieldError, IMMUTABLE, duplicate, forbidden, invalid, not_supported, required,
         },
         names::{dns_1035_label, dns_subdomain},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
 };
+
+const METADATA: Rules =
+    Rules { standard_finalizers: false, update: &[Part::Changes], ..Rules::of(dns_subdomain) };
 
 pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
     requires_version: true,
@@ -117,7 +120,7 @@ fn add_stored_version(definition: &mut Value) {
 /// Stands for `ValidateCustomResourceDefinition` and its update.
 fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &definition["spec"];
-    let mut errors = metadata(definition, old, dns_subdomain);
+    let mut errors = object_meta::validate(definition, old, &METADATA);
     let (group, plural) = (text(spec, &["group"]), text(spec, &["names", "plural"]));
     let name = text(definition, &["metadata", "name"]);
     if old.is_none() && name != format!("{plural}.{group}") && !name.is_empty() {

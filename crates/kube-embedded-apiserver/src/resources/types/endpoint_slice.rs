@@ -14,7 +14,7 @@ use crate::{
         addresses::{Family, endpoint_ip, fully_qualified},
         field_error::{FieldError, changed, duplicate, invalid, not_supported, required, too_many},
         names::{dns_label, dns_subdomain, label_value, qualified_name},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
 };
 use kube_embedded_core::network::Addresses;
@@ -24,6 +24,9 @@ const MAX_ENDPOINTS: usize = 1000;
 const MAX_ADDRESSES: usize = 100;
 const MAX_PORTS: usize = 20_000;
 const MAX_ZONES: usize = 8;
+
+const METADATA: Rules =
+    Rules { standard_finalizers: true, update: &[Part::Whole], ..Rules::of(dns_subdomain) };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     generation: true,
@@ -64,7 +67,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
 
 /// Stands for `ValidateEndpointSlice`, but for the addresses.
 fn validate(slice: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(slice, old, dns_subdomain);
+    let mut errors = object_meta::validate(slice, old, &METADATA);
     match text(slice, &["addressType"]) {
         "" => errors.push(required("addressType", "")),
         "IPv4" | "IPv6" | "FQDN" => {}

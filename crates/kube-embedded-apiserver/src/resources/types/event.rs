@@ -14,9 +14,11 @@ use crate::{
     validation::{
         field_error::{FieldError, IMMUTABLE, changed, invalid, required},
         names::{path_segment, qualified_name},
-        object_meta::metadata,
+        object_meta::{self, Rules, metadata},
     },
 };
+
+const METADATA: Rules = Rules { update: &[], ..Rules::of(path_segment) };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["ev"],
@@ -124,7 +126,7 @@ fn rename(
 
 /// Stands for `ValidateEventCreate` of the core group.
 fn validate(event: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(event, old, path_segment);
+    let mut errors = object_meta::validate(event, old, &METADATA);
     if event["eventTime"].is_null() {
         errors.extend(namespace_mismatch(event, &["default", ""]));
     } else {

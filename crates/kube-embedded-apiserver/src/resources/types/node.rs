@@ -13,10 +13,16 @@ use crate::{
         addresses::cidr,
         field_error::{FieldError, duplicate, invalid, not_supported, required},
         names::{dns_subdomain, labels, qualified_name},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
 };
 use std::collections::HashSet;
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Whole, Part::Changes],
+    ..Rules::of(dns_subdomain)
+};
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["no"],
@@ -34,7 +40,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         }
     },
     validate: |node, old| {
-        let mut errors = metadata(node, old, dns_subdomain);
+        let mut errors = object_meta::validate(node, old, &METADATA);
         errors.extend(validate_taints(list(node, &["spec", "taints"])));
         for (at, range) in list(node, &["spec", "podCIDRs"]).iter().enumerate() {
             errors.extend(cidr(range, &format!("spec.podCIDRs[{at}]")));

@@ -10,13 +10,19 @@ use crate::{
     validation::{
         field_error::{FieldError, invalid, invalid_nested, required},
         names::{label_selector, path_segment},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
+};
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Whole, Part::Changes],
+    ..Rules::of(path_segment)
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     validate: |role, old| {
-        let mut errors = metadata(role, old, path_segment);
+        let mut errors = object_meta::validate(role, old, &METADATA);
         errors.extend(rules(role, true));
         errors
     },
@@ -27,7 +33,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
 pub(crate) const CLUSTER_RESOURCE: ResourceType = ResourceType {
     namespaced: false,
     validate: |role, old| {
-        let mut errors = metadata(role, old, path_segment);
+        let mut errors = object_meta::validate(role, old, &METADATA);
         errors.extend(rules(role, false));
         errors.extend(aggregation(&role["aggregationRule"]));
         errors

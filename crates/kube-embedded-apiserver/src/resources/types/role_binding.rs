@@ -13,8 +13,14 @@ use crate::{
     validation::{
         field_error::{FieldError, invalid, not_supported, required},
         names::{dns_subdomain, path_segment},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
+};
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Whole, Part::Changes],
+    ..Rules::of(path_segment)
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
@@ -93,7 +99,7 @@ fn defaults(binding: &mut Value) {
 
 /// Stands for `ValidateRoleBinding`, `ValidateClusterRoleBinding` and their updates.
 fn validate(binding: &Value, old: Option<&Value>, kinds: &[&str]) -> Vec<FieldError> {
-    let mut errors = metadata(binding, old, path_segment);
+    let mut errors = object_meta::validate(binding, old, &METADATA);
     let role = &binding["roleRef"];
     let field = |name: &str| text(role, &[name]);
     if field("apiGroup") != GROUP {
