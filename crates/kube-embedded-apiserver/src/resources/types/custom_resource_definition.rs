@@ -17,7 +17,8 @@ use crate::{
     schema::structural::schema_errors,
     validation::{
         field_error::{
-            FieldError, IMMUTABLE, duplicate, forbidden, invalid, not_supported, required,
+            FieldError, IMMUTABLE, duplicate, forbidden, invalid, invalid_nested, invalid_shown,
+            not_supported, required,
         },
         names::{dns_1035_label, dns_subdomain},
         object_meta::{self, Part, Rules},
@@ -248,13 +249,39 @@ fn versions(spec: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     let names = || versions.iter().map(|version| text(version, &["name"]));
     if names().enumerate().any(|(at, name)| names().take(at).any(|before| before == name)) {
-        errors.push(invalid("spec.versions", all, "must contain unique version names"));
+        let shown = shown_versions(all);
+        errors.push(invalid_shown("spec.versions", &shown, "must contain unique version names"));
     }
     if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
         let detail = "must have exactly one version marked as storage version";
-        errors.push(invalid("spec.versions", all, detail));
+        errors.push(invalid_shown("spec.versions", &shown_versions(all), detail));
+    }
+    // The first version was a field of its own once.
+    if let Some(name) =
+        versions.first().map(|version| text(version, &["name"])).filter(|n| !n.is_empty())
+    {
+        let details = dns_1035_label(name);
+        if !details.is_empty() {
+            errors.push(invalid("spec.version", &name.into(), &details.join(",")));
+        }
     }
     errors
+}
+
+/// Versions as errors show them. One alone has only names of its own, since the rest is not in it in kube-apiserver's own
+/// version.
+fn shown_versions(versions: &Value) -> String {
+    let [version] = list(versions, &[]) else { return versions.to_string() };
+    let flag = |field: &str| version[field] == true;
+    format!(
+        "[{{\"Name\":{},\"Served\":{},\"Storage\":{},\"Deprecated\":{},\"DeprecationWarning\":{},\
+         \"Schema\":null,\"Subresources\":null,\"AdditionalPrinterColumns\":null,\"SelectableFields\":null}}]",
+        Value::from(text(version, &["name"])),
+        flag("served"),
+        flag("storage"),
+        flag("deprecated"),
+        version["deprecationWarning"],
+    )
 }
 
 /// Returns the schema that a version had before an update.
@@ -286,7 +313,9 @@ fn scale(scale: &Value, path: &str) -> Vec<FieldError> {
             if is_required {
                 errors.push(required(at, ""));
             }
-        } else if given.contains('[') || !given.starts_with('.') || Path::parse(given).is_none() {
+        } else if !given.starts_with('.') {
+            errors.push(invalid(at, &given.into(), NO_DOT));
+        } else if given.contains('[') || Path::parse(given).is_none() {
             let detail = "should be a simple json path";
             errors.push(invalid(at, &given.into(), detail));
         } else if !given.starts_with(&format!("{part}."))
@@ -302,6 +331,9 @@ fn scale(scale: &Value, path: &str) -> Vec<FieldError> {
     }
     errors
 }
+
+/// What is wrong with a path that has no dot.
+const NO_DOT: &str = "must be a simple json path starting with .";
 
 /// Validates a printer column.
 fn column_errors(column: &Value, path: &str) -> Vec<FieldError> {
@@ -327,7 +359,10 @@ fn column_errors(column: &Value, path: &str) -> Vec<FieldError> {
     }
     match text(column, &["jsonPath"]) {
         "" => errors.push(required(format!("{path}.JSONPath"), "")),
-        given if !given.starts_with('.') || Path::parse(given).is_none() => {
+        given if !given.starts_with('.') => {
+            errors.push(invalid(format!("{path}.JSONPath"), &given.into(), NO_DOT));
+        }
+        given if Path::parse(given).is_none() => {
             // Not Kubernetes' words, because the subset is smaller than Kubernetes'.
             let detail = "is an invalid jsonPath: only names, indices, [*] and [?(@.name==value)] \
                           after a leading dot are understood";
@@ -435,7 +470,7 @@ fn stored_versions(definition: &Value) -> Vec<FieldError> {
     let versions = list(definition, &["spec", "versions"]);
     let mut errors = Vec::new();
     if stored.is_empty() {
-        // Without a storage version, there is an error about that already.
+        errors.push(invalid_nested(path, &Value::Null, "must have at least one stored version"));
         return errors;
     }
     for (at, name) in stored.iter().enumerate() {

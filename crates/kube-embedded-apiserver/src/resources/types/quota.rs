@@ -1,8 +1,7 @@
-//! `resourcequotas` and `limitranges`. Accepted with dry-run only, because the admission plugins
-//! that would enforce them do not exist here. They are served so that clients which list them find
-//! none (`kubectl describe namespace` does).
+//! `resourcequotas`. Accepted with dry-run only, because the admission plugin that would enforce them does not exist here.
+//! They are served so that clients which list them find none (`kubectl describe namespace` does).
 
-use k8s_openapi::api::core::v1::{LimitRange, ResourceQuota};
+use k8s_openapi::api::core::v1::ResourceQuota;
 use serde_json::json;
 
 use crate::{
@@ -34,11 +33,4 @@ pub(crate) const RESOURCE_QUOTA: ResourceType = ResourceType {
         AGE,
     ],
     ..ResourceType::of::<ResourceQuota>("resourcequota", "io.k8s.api.core.v1.ResourceQuota")
-};
-
-pub(crate) const LIMIT_RANGE: ResourceType = ResourceType {
-    short_names: &["limits"],
-    unsupported: Some("this cluster enforces no limit ranges"),
-    validate: |range, old| metadata(range, old, dns_subdomain),
-    ..ResourceType::of::<LimitRange>("limitrange", "io.k8s.api.core.v1.LimitRange")
 };
