@@ -144,6 +144,7 @@ fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
     }
     errors.extend(names(&spec["names"], "spec.names"));
+    errors.extend(shared(spec, old));
     errors.extend(conversion(&spec["conversion"]));
     if let Some(old) = old {
         errors.extend(validate_update(spec, old));
@@ -225,26 +226,9 @@ fn versions(spec: &Value, old: Option<&Value>) -> Vec<FieldError> {
             let path = format!("{path}.deprecationWarning");
             errors.push(invalid(path, &version["deprecationWarning"], detail));
         }
-        // What all versions have alike is checked once, where the API's first version had it.
-        let place = |field: &str, shared: &str| match is_shared(versions, field) {
-            true => (at == 0).then(|| format!("spec.{shared}")),
-            false => Some(format!("{path}.{field}")),
-        };
-        let schema = &version["schema"]["openAPIV3Schema"];
-        if let Some(path) = place("schema", "validation").filter(|_| schema.is_object()) {
-            let has_status = version["subresources"]["status"].is_object();
-            let path = format!("{path}.openAPIV3Schema");
-            let unchanged = old_schema(old, version) == Some(schema);
-            errors.extend(schema_errors(schema, &path, has_status, unchanged));
-        }
-        if let Some(path) = place("subresources", "subresources") {
-            errors.extend(scale(&version["subresources"]["scale"], &path));
-        }
-        if let Some(path) = place("additionalPrinterColumns", "additionalPrinterColumns") {
-            for (at, column) in list(version, &["additionalPrinterColumns"]).iter().enumerate() {
-                errors.extend(column_errors(column, &format!("{path}[{at}]")));
-            }
-        }
+        let place =
+            |field: &str, _: &str| (!is_shared(versions, field)).then(|| format!("{path}.{field}"));
+        errors.extend(served(version, old, place));
         errors.extend(selectable(version, &path));
     }
     let names = || versions.iter().map(|version| text(version, &["name"]));
@@ -263,6 +247,41 @@ fn versions(spec: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let details = dns_1035_label(name);
         if !details.is_empty() {
             errors.push(invalid("spec.version", &name.into(), &details.join(",")));
+        }
+    }
+    errors
+}
+
+/// Validates what all versions have alike, once: where the API's first version had it.
+fn shared(spec: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let versions = list(spec, &["versions"]);
+    let Some(version) = versions.first() else { return Vec::new() };
+    served(version, old, |field, shared| {
+        is_shared(versions, field).then(|| format!("spec.{shared}"))
+    })
+}
+
+/// Validates the schema, the subresources and the columns of a version that have a place: one of the version, or one of
+/// all.
+fn served(
+    version: &Value,
+    old: Option<&Value>,
+    place: impl Fn(&str, &str) -> Option<String>,
+) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let schema = &version["schema"]["openAPIV3Schema"];
+    if let Some(path) = place("schema", "validation").filter(|_| schema.is_object()) {
+        let has_status = version["subresources"]["status"].is_object();
+        let path = format!("{path}.openAPIV3Schema");
+        let unchanged = old_schema(old, version) == Some(schema);
+        errors.extend(schema_errors(schema, &path, has_status, unchanged));
+    }
+    if let Some(path) = place("subresources", "subresources") {
+        errors.extend(scale(&version["subresources"]["scale"], &path));
+    }
+    if let Some(path) = place("additionalPrinterColumns", "additionalPrinterColumns") {
+        for (at, column) in list(version, &["additionalPrinterColumns"]).iter().enumerate() {
+            errors.extend(column_errors(column, &format!("{path}[{at}]")));
         }
     }
     errors
