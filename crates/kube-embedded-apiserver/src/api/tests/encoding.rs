@@ -359,3 +359,25 @@ async fn patch_of_another_kind_or_of_no_operations_is_refused_as_in_kubernetes()
         assert!(found == code && message.ends_with(expected), "{media_type} {body} {text}");
     }
 }
+
+#[tokio::test]
+async fn new_node_is_tainted_until_it_is_ready() {
+    let api = api();
+    let nodes = "/api/v1/nodes";
+    let taint = json!({ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" });
+    for (name, spec, expected) in [
+        ("a", json!({}), json!([taint])),
+        ("b", json!({ "taints": [taint] }), json!([taint])),
+        // Its kubelet reports at once.
+        ("c", json!({ "providerID": "embedded://c" }), Value::Null),
+    ] {
+        let node = json!({
+            "metadata": { "name": name },
+            "spec": spec,
+            "status": { "capacity": { "cpu": 1 } },
+        });
+        let (_, node) = send(&api, Method::POST, nodes, node).await;
+        assert_eq!(node["spec"]["taints"], expected, "{node}");
+        assert_eq!(node["status"]["allocatable"], json!({ "cpu": "1" }), "{node}");
+    }
+}

@@ -9,6 +9,7 @@ use crate::{
         resource_type::ResourceType,
         table_columns::{AGE, Column, column, or_none, wide},
     },
+    store::Store,
     validation::{
         addresses::cidr,
         field_error::{FieldError, duplicate, invalid, not_supported, required},
@@ -38,7 +39,13 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         } else if let Some(first) = list(spec, &["podCIDRs"]).first().cloned() {
             spec["podCIDR"] = first;
         }
+        let Some(status) = object(node, "status") else { return };
+        let capacity = status["capacity"].clone();
+        if status["allocatable"].is_null() && !capacity.is_null() {
+            status["allocatable"] = capacity;
+        }
     },
+    admission: &[taint],
     validate: |node, old| {
         let mut errors = object_meta::validate(node, old, &METADATA);
         errors.extend(validate_taints(list(node, &["spec", "taints"])));
@@ -51,6 +58,20 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     selectable: &["spec.unschedulable"],
     ..ResourceType::of::<Node>("node", "io.k8s.api.core.v1.Node")
 };
+
+/// Keeps pods off a new node until it is ready (the admission plugin `TaintNodesByCondition`). The kubelets of this
+/// cluster report that they are when they register their nodes.
+fn taint(_: &Store, node: &mut Value) -> Result<(), String> {
+    const KEY: &str = "node.kubernetes.io/not-ready";
+    let mut taints = list(node, &["spec", "taints"]).to_vec();
+    let has_taint =
+        taints.iter().any(|taint| taint["key"] == KEY && taint["effect"] == "NoSchedule");
+    if !has_taint && !text(node, &["spec", "providerID"]).starts_with("embedded://") {
+        taints.push(json!({ "key": KEY, "effect": "NoSchedule" }));
+        node["spec"]["taints"] = taints.into();
+    }
+    Ok(())
+}
 
 const COLUMNS: &[Column] = &[
     column("Status", "The status of the node", |node, _| status(node).into()),
