@@ -454,11 +454,7 @@ const VOLUME_COLUMNS: &[Column] = &[
     column("StorageClass", "StorageClass of the pv", |volume, _| {
         text(volume, &["spec", "storageClassName"]).into()
     }),
-    column(
-        "VolumeAttributesClass",
-        "#/io.k8s.api.core.v1.PersistentVolumeSpec/volumeAttributesClassName",
-        shown_attributes,
-    ),
+    column("VolumeAttributesClass", "VolumeAttributesClass of the pv", shown_attributes),
     column("Reason", "#/io.k8s.api.core.v1.PersistentVolumeStatus/reason", |volume, _| {
         text(volume, &["status", "reason"]).into()
     }),
@@ -493,11 +489,7 @@ const CLAIM_COLUMNS: &[Column] = &[
     column("StorageClass", "StorageClass of the pvc", |claim, _| {
         text(claim, &["spec", "storageClassName"]).into()
     }),
-    column(
-        "VolumeAttributesClass",
-        "#/io.k8s.api.core.v1.PersistentVolumeClaimSpec/volumeAttributesClassName",
-        shown_attributes,
-    ),
+    column("VolumeAttributesClass", "VolumeAttributesClass of the pvc", shown_attributes),
     AGE,
     wide("VolumeMode", "#/io.k8s.api.core.v1.PersistentVolumeClaimSpec/volumeMode", |claim, _| {
         text(claim, &["spec", "volumeMode"]).into()
