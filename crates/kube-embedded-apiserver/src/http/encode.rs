@@ -9,7 +9,7 @@ use crate::{
     resources::{
         descriptions,
         resource_type::ResourceType,
-        table_columns::{Column, NAME},
+        table_columns::{Column, NAME, OF_CREATION},
     },
     store::Object,
 };
@@ -260,7 +260,7 @@ const CREATED: Column = Column {
     kind: "date",
     format: "",
     priority: 0,
-    description: descriptions::CREATED,
+    description: OF_CREATION,
     cell: |object, _| object["metadata"]["creationTimestamp"].clone(),
 };
 

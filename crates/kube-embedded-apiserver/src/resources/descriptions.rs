@@ -1,7 +1,10 @@
 //! The descriptions of the columns of Tables. Most are those of the fields that the columns show, as k8s-openapi has them.
 
 use crate::{
-    resources::{registry, table_columns::Column},
+    resources::{
+        registry,
+        table_columns::{Column, OF_CREATION, OF_NAME},
+    },
     schema::tree,
 };
 use serde_json::Value;
@@ -11,7 +14,7 @@ use std::{collections::HashMap, sync::LazyLock};
 static OF_FIELDS: LazyLock<HashMap<&'static str, String>> = LazyLock::new(|| {
     let definitions = tree::definitions(registry::all().iter().map(|resource| resource.define));
     let columns = registry::all().iter().flat_map(|resource| resource.columns);
-    let references = columns.map(|column| column.description).chain([NAME, CREATED]);
+    let references = columns.map(|column| column.description).chain([OF_NAME, OF_CREATION]);
     references
         .filter_map(|reference| {
             let (structure, field) = split(reference)?;
@@ -23,11 +26,6 @@ static OF_FIELDS: LazyLock<HashMap<&'static str, String>> = LazyLock::new(|| {
         })
         .collect()
 });
-
-/// Those of columns that belong to no type alone.
-pub(crate) const NAME: &str = "#/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta/name";
-pub(crate) const CREATED: &str =
-    "#/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta/creationTimestamp";
 
 /// Returns the description of a column.
 pub(crate) fn of(column: &Column) -> Value {

@@ -3,10 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::{
-    fields::{at, list, text},
-    resources::descriptions,
-};
+use crate::fields::{at, list, text};
 
 /// A column of a Table.
 pub struct Column {
@@ -24,13 +21,18 @@ pub struct Column {
     pub cell: fn(&Value, jiff::Timestamp) -> Value,
 }
 
+/// The descriptions of columns that belong to no type alone.
+pub(crate) const OF_NAME: &str = "#/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta/name";
+pub(crate) const OF_CREATION: &str =
+    "#/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta/creationTimestamp";
+
 /// The first column, unless a type has one of its own.
 pub(crate) const NAME: Column = Column {
     name: "Name",
     kind: "string",
     format: "name",
     priority: 0,
-    description: descriptions::NAME,
+    description: OF_NAME,
     cell: |object, _| object["metadata"]["name"].clone(),
 };
 
@@ -62,8 +64,7 @@ pub(crate) const fn number(
 }
 
 /// `Age`.
-pub(crate) const AGE: Column =
-    column("Age", descriptions::CREATED, |object, now| age(object, now).into());
+pub(crate) const AGE: Column = column("Age", OF_CREATION, |object, now| age(object, now).into());
 
 /// Returns the age of an object.
 pub(crate) fn age(object: &Value, now: Timestamp) -> String {
