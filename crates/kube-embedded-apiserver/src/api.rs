@@ -5,8 +5,8 @@ use crate::{
     authentication::{self, user::User},
     authorization::{bootstrap_policy, filter},
     http::{
-        body::{Body, into_yaml},
-        negotiation,
+        body::{Body, into_indented, into_yaml},
+        negotiation::{self, Encoding},
         status::{ApiError, ApiResult},
     },
     metadata,
@@ -94,6 +94,7 @@ impl Api {
             .ok_or_else(|| format!("there is no kind {}", object["kind"]))?;
         metadata::fill_system_fields(resource, &mut object);
         resource.apply_defaults(&mut object);
+        resource.object_schema().settle(&mut object);
         let key = Key {
             resource: resource.storage_resource(),
             namespace: text(&object["metadata"]["namespace"]),
@@ -114,9 +115,11 @@ impl Api {
             Ok(()) => self.serve(&parts, body).await.unwrap_or_else(ApiError::into_response),
             Err(error) => error.into_response(),
         };
-        let response = match negotiation::prefers_yaml(&parts.headers) {
-            true => into_yaml(response),
-            false => response,
+        let is_error = response.status().is_client_error() || response.status().is_server_error();
+        let response = match negotiation::encoding(&parts.headers, is_error) {
+            Encoding::Yaml => into_yaml(response),
+            Encoding::IndentedJson => into_indented(response),
+            Encoding::Json => response,
         };
         log(&parts, &response, start);
         response

@@ -176,7 +176,8 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
-fn wants_aggregated(headers: &HeaderMap) -> bool {
+/// Returns true if the client would have all groups with their resources at once.
+pub(crate) fn wants_aggregated(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     accept.unwrap_or_default().split(',').any(|range| {
         let range: Vec<_> = range.split(';').map(str::trim).collect();

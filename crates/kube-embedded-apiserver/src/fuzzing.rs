@@ -42,7 +42,7 @@ pub fn patches(bytes: &[u8]) {
     };
     let Some(resource) = registry::find("apps", "v1", "deployments") else { return };
     let lenient = FieldValidation::Ignore;
-    let stored = decode::check_fields(resource, &mut object, Vec::new(), lenient);
+    let stored = decode::check_fields(resource, &mut object, Vec::new(), lenient, b"");
     if !object["metadata"].is_object() || stored.is_err() {
         return;
     }

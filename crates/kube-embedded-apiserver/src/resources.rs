@@ -3,6 +3,7 @@
 
 pub(crate) mod crd;
 pub mod deletion;
+pub(crate) mod descriptions;
 pub(crate) mod pod_defaults;
 pub mod registry;
 pub mod resource_type;

@@ -6,8 +6,9 @@ use crate::{
     authorization::{attributes::Attributes, rules::PolicyRule},
     fields::{list, strings, text},
     http::{
-        body::{Body, respond_json},
-        decode,
+        body::{Body, respond},
+        decode, encode,
+        negotiation::{self, Converts, go_type, produces},
         request::Request,
         status::{ApiError, ApiResult},
     },
@@ -20,12 +21,14 @@ use serde_json::{Value, json};
 
 /// `POST` of a review.
 pub(crate) fn create(state: &ServerState, request: &Request<'_>) -> ApiResult<Response<Body>> {
-    request.check_accepts_object()?;
+    negotiation::check_route(request.headers(), produces::OBJECTS)?;
+    let form = request.form_of(Converts::Metadata)?;
     let options = request.write_options()?;
     let (target, user) = (&request.target, request.user);
     let (mut review, duplicates) = decode::object(request, options.validation)?;
     let resource = &target.resource;
-    let warnings = decode::check_fields(resource, &mut review, duplicates, options.validation)?;
+    let warnings =
+        decode::check_fields(resource, &mut review, duplicates, options.validation, request.body)?;
     if !review["metadata"].is_object() {
         review["metadata"] = json!({});
     }
@@ -53,7 +56,9 @@ pub(crate) fn create(state: &ServerState, request: &Request<'_>) -> ApiResult<Re
         }
     };
     review["status"] = status;
-    let mut response = respond_json(StatusCode::CREATED, &review);
+    form.check_object(&go_type(resource))?;
+    let bytes = encode::value(resource, form, &review);
+    let mut response = respond(StatusCode::CREATED, "application/json", bytes);
     for warning in warnings {
         if let Ok(value) = HeaderValue::from_str(&format!("299 - {warning:?}")) {
             response.headers_mut().append(header::WARNING, value);

@@ -4,12 +4,13 @@ use crate::{
     crd, discovery,
     http::{
         body::{Body, respond},
+        negotiation::{self, Converts, produces},
         path::{self, Route},
         request::Request,
         status::{ApiError, ApiResult},
     },
     oidc, openapi,
-    resources::resource_type::ResourceType,
+    resources::{registry::ResourceRegistry, resource_type::ResourceType},
     reviews,
     state::ServerState,
     subresources::{binding, eviction, log, proxy, scale, stream, token},
@@ -42,19 +43,44 @@ pub(crate) async fn route(
         Route::Nothing => Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n")),
         _ if !request.is_read() => Err(ApiError::method_not_allowed()),
         Route::Review(_) => Err(ApiError::method_not_allowed()),
-        Route::Resources { group, version } => Ok(discovery::resources(registry, group, version)),
-        Route::Group(group) => discovery::group(registry, group),
-        Route::CoreVersions => {
-            Ok(discovery::core_versions(registry, request.headers(), &state.addresses))
+        Route::Resources { .. } | Route::Group(_) | Route::CoreVersions | Route::Groups => {
+            discover(state, registry, &request, &route)
         }
-        Route::Groups => Ok(discovery::groups(registry, request.headers())),
         Route::OpenApiV2 => openapi::v2::respond_document(registry, request.headers()),
         Route::OpenApiIndex => Ok(discovery::openapi_index(registry)),
         Route::OpenApi { group, version } => discovery::openapi(registry, group, version),
-        Route::OpenIdConfiguration => Ok(oidc::configuration()),
+        Route::OpenIdConfiguration | Route::Version => {
+            negotiation::check_route(request.headers(), produces::JSON)?;
+            Ok(match route {
+                Route::Version => discovery::version(),
+                _ => oidc::configuration(),
+            })
+        }
         Route::KeySet => oidc::key_set(state),
-        Route::Version => Ok(discovery::version()),
         Route::Health => Ok(plain(StatusCode::OK, "ok")),
+    }
+}
+
+/// Serves discovery.
+fn discover(
+    state: &ServerState,
+    registry: &ResourceRegistry,
+    request: &Request<'_, ()>,
+    route: &Route<'_>,
+) -> ApiResult<Response<Body>> {
+    let headers = request.headers();
+    if matches!(route, Route::Resources { .. } | Route::CoreVersions) {
+        negotiation::check_route(headers, produces::OBJECTS)?;
+    }
+    let has_versions = matches!(route, Route::CoreVersions | Route::Groups);
+    if !(has_versions && discovery::wants_aggregated(headers)) {
+        request.form_of(Converts::Nothing)?;
+    }
+    match route {
+        Route::Resources { group, version } => Ok(discovery::resources(registry, group, version)),
+        Route::Group(group) => discovery::group(registry, group),
+        Route::CoreVersions => Ok(discovery::core_versions(registry, headers, &state.addresses)),
+        _ => Ok(discovery::groups(registry, headers)),
     }
 }
 
@@ -68,16 +94,19 @@ async fn serve_resource(
     request: &Request<'_>,
 ) -> ApiResult<Response<Body>> {
     let resource = &request.target.resource;
-    let response = match (&*request.target.name, &*request.target.subresource) {
-        ("", _) => collection(state, request).await,
-        (_, "") => object(state, request),
-        (name, subresource) if !resource.has_subresource(subresource) => {
-            Err(match resource.is_unstructured() {
-                true => ApiError::not_found(resource, name),
-                false => ApiError::no_such_resource(),
-            })
-        }
-        (_, subresource) => self::subresource(state, request, subresource).await,
+    let (name, subresource) = (&*request.target.name, &*request.target.subresource);
+    // No route, so no warnings of its own either.
+    if !subresource.is_empty() && !resource.has_subresource(subresource) {
+        return Err(match resource.is_unstructured() {
+            true => ApiError::not_found(resource, name),
+            false => ApiError::no_such_resource(),
+        });
+    }
+    let response = match (check_media_types(request), name, subresource) {
+        (Err(error), ..) => Err(error),
+        (_, "", _) => collection(state, request).await,
+        (_, _, "") => object(state, request),
+        (_, _, subresource) => self::subresource(state, request, subresource).await,
     };
     // The response is made by now: that the write is stored does not depend on what follows from it.
     if !request.is_read() && resource.defines_resources {
@@ -88,6 +117,30 @@ async fn serve_resource(
         with_warnings(error.into_response(), warnings)
     });
     Ok(with_deprecation(resource, response))
+}
+
+/// Checks the media types of the request and of its response, as the router of kube-apiserver does. Custom resources have
+/// none.
+fn check_media_types(request: &Request<'_>) -> ApiResult<()> {
+    let target = &request.target;
+    // Logs are text.
+    if target.subresource == "log" {
+        return Ok(());
+    }
+    if !target.resource.is_unstructured() {
+        if *request.method() == Method::PATCH {
+            patch::check_media_type(request.content_type())?;
+        }
+        let is_list = target.name.is_empty() && request.is_read();
+        let produces = if is_list { produces::LISTS } else { produces::OBJECTS };
+        negotiation::check_route(request.headers(), produces)?;
+    }
+    // Before a write, not after it.
+    request.form_of(match &*target.subresource {
+        "" | "status" | "scale" | "ephemeralcontainers" | "finalize" => Converts::Tables,
+        _ => Converts::Metadata,
+    })?;
+    Ok(())
 }
 
 async fn collection(state: &ServerState, request: &Request<'_>) -> ApiResult<Response<Body>> {
@@ -123,9 +176,6 @@ async fn subresource(
     request: &Request<'_>,
     subresource: &str,
 ) -> ApiResult<Response<Body>> {
-    if !matches!(subresource, "status" | "log") {
-        request.check_accepts_object()?;
-    }
     match (subresource, request.method()) {
         ("status" | "ephemeralcontainers", &Method::GET) => get::get(state, request),
         ("status" | "finalize" | "ephemeralcontainers", &Method::PUT) => {

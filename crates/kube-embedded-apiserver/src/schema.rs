@@ -16,6 +16,7 @@ pub(crate) mod object_schema;
 pub(crate) mod structural;
 pub(crate) mod tree;
 pub(crate) mod types;
+pub(crate) mod unset;
 
 #[cfg(test)]
 mod tests;

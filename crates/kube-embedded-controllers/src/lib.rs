@@ -15,6 +15,7 @@ mod garbage_collector;
 mod informers;
 mod job;
 mod namespace;
+mod node_lifecycle;
 mod patch;
 mod pod;
 mod pod_control;
@@ -46,6 +47,7 @@ pub async fn run(client: Client) {
     let endpoints = endpoints::controller(&informers);
     let mirroring = endpoint_slice_mirroring::controller(&informers);
     let taint_eviction = taint_eviction::controller(&informers);
+    let node_lifecycle = node_lifecycle::controller(&informers);
     let aggregation = cluster_role_aggregation::controller(&informers);
     let scheduler = scheduler::controller(&informers);
     // Aborted when this future is dropped.
@@ -64,6 +66,7 @@ pub async fn run(client: Client) {
     tasks.spawn(endpoints.name(), endpoints.run());
     tasks.spawn(mirroring.name(), mirroring.run());
     tasks.spawn(taint_eviction.name(), taint_eviction.run());
+    tasks.spawn(node_lifecycle.name(), node_lifecycle.run());
     tasks.spawn(scheduler.name(), scheduler.run());
     tasks.spawn(aggregation.name(), aggregation.run());
     // None of them ends by itself: panics are caught where the work is retried.

@@ -1,7 +1,7 @@
 //! The scheduler (kube-scheduler): binds each pod to a node, one pod at a time, so that no room is
 //! promised twice.
 
-mod filter;
+pub(crate) mod filter;
 mod plan;
 mod score;
 mod topology_spread;

@@ -2,6 +2,7 @@
 
 mod admission;
 mod authorization;
+mod encoding;
 mod options;
 mod policies;
 mod rule_costs;

@@ -97,7 +97,81 @@ pub(crate) fn into_yaml(response: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, Body::from(Bytes::from(yaml)))
 }
 
+/// Returns a response of JSON as one that is indented, with its fields in their order.
+pub(crate) fn into_indented(response: Response<Body>) -> Response<Body> {
+    let (parts, body) = response.into_parts();
+    let is_json = parts.headers.get(header::CONTENT_TYPE).is_some_and(|t| t == "application/json");
+    let body = match body.0 {
+        Inner::Whole(Some(bytes)) if is_json => Body::from(indented(&bytes)),
+        other => Body(other),
+    };
+    Response::from_parts(parts, body)
+}
+
+/// Indents JSON that has no spaces of its own.
+fn indented(json: &[u8]) -> Bytes {
+    let (mut out, mut depth, mut in_string, mut is_escaped) = (Vec::new(), 0, false, false);
+    let line = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.extend(std::iter::repeat_n(b' ', 2 * depth));
+    };
+    let json = json.trim_ascii_end();
+    for (at, byte) in json.iter().copied().enumerate() {
+        if in_string {
+            out.push(byte);
+            in_string = is_escaped || byte != b'"';
+            is_escaped = !is_escaped && byte == b'\\';
+            continue;
+        }
+        let is_empty = |closing| json.get(at + 1) == Some(&closing);
+        match byte {
+            b'{' | b'[' if !is_empty(byte + 2) => {
+                depth += 1;
+                out.push(byte);
+                line(&mut out, depth);
+            }
+            b'}' | b']' if !matches!(out.last(), Some(b'{' | b'[')) => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(byte);
+            }
+            b',' => {
+                out.push(byte);
+                line(&mut out, depth);
+            }
+            b':' => out.extend(b": "),
+            _ => {
+                out.push(byte);
+                in_string = byte == b'"';
+            }
+        }
+    }
+    Bytes::from(out)
+}
+
 /// A response of JSON.
 pub(crate) fn respond_json(code: StatusCode, value: &Value) -> Response<Body> {
     respond(code, "application/json", Bytes::from(value.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_indented_as_by_go() {
+        let json = br#"{"a":"x:{\",","b":[],"c":{},"d":[1,{"e":null}]}"#;
+        let expected = r#"{
+  "a": "x:{\",",
+  "b": [],
+  "c": {},
+  "d": [
+    1,
+    {
+      "e": null
+    }
+  ]
+}"#;
+        assert_eq!(indented(json), expected);
+    }
 }

@@ -76,6 +76,9 @@ fn first_document(body: &[u8]) -> &[u8] {
 pub(crate) fn any<T>(request: &Request<T>) -> ApiResult<Value> {
     match request.content_type() {
         protobuf::MEDIA_TYPE => protobuf::decode(request.body),
+        media_type if !matches!(media_type, "" | "application/json" | "application/yaml") => {
+            Err(unknown_media_type())
+        }
         _ => match serde_json::from_slice(request.body) {
             Ok(value) => Ok(value),
             Err(_) => yaml(request.body),
@@ -164,9 +167,8 @@ pub(crate) fn json_error(text: &str, error: &serde_json::Error) -> String {
 }
 
 fn unknown_media_type() -> ApiError {
-    ApiError::unsupported_media_type(
-        "the body of the request was in an unknown format - accepted media types include: \
-         application/json, application/yaml, application/vnd.kubernetes.protobuf",
+    ApiError::unknown_format(
+        "application/json, application/yaml, application/vnd.kubernetes.protobuf",
     )
 }
 
@@ -184,21 +186,12 @@ fn check_kind(resource: &ResourceType, value: &Value) -> ApiResult<()> {
     }
     let named = if named.is_empty() { resource.kind } else { named };
     let (group, short) = version.rsplit_once('/').unwrap_or(("", version));
-    let why = if registry::find_kind(group, short, named).is_some() {
-        let package = |group: &str| group.split('.').next().unwrap_or_default().to_owned();
-        let internal =
-            if resource.group.is_empty() { "core".into() } else { package(resource.group) };
-        format!(
-            "converting ({}{short}.{named}) to ({internal}.{}): unknown conversion",
-            package(group),
-            resource.kind
-        )
-    } else {
+    let why = unknown_conversion(resource, group, short, named).unwrap_or_else(|| {
         format!(
             "no kind {named:?} is registered for version {version:?} in scheme \
              \"pkg/api/legacyscheme/scheme.go:30\""
         )
-    };
+    });
     Err(ApiError::bad_request(format!(
         "{named} in version {short:?} cannot be handled as a {}: {why}",
         resource.kind
@@ -247,15 +240,67 @@ pub(crate) fn set_type(resource: &ResourceType, value: &mut Value) {
     }
 }
 
+/// Checks the kind and version that a patch leaves, which it may remove. The inner error is that of a patch which cannot be
+/// decoded.
+pub(crate) fn check_patched_kind(
+    resource: &ResourceType,
+    value: &Value,
+) -> ApiResult<Result<(), String>> {
+    let named = value["kind"].as_str().filter(|kind| !kind.is_empty()).unwrap_or(resource.kind);
+    let own = resource.api_version();
+    let version = value["apiVersion"].as_str().filter(|v| !v.is_empty()).unwrap_or(&own);
+    if named == resource.kind && version == own {
+        return Ok(Ok(()));
+    }
+    let (group, short) = version.rsplit_once('/').unwrap_or(("", version));
+    if resource.is_unstructured() {
+        let name = value["metadata"]["name"].as_str().unwrap_or_default();
+        let (field, given, expected) = match named == resource.kind {
+            true => ("apiVersion", version, &*own),
+            false => ("kind", named, resource.kind),
+        };
+        let error = invalid(field, &given.into(), &format!("must be {expected}"));
+        return Err(ApiError::invalid_object(named, group, name, &[error]));
+    }
+    Ok(Err(match unknown_conversion(resource, group, short, named) {
+        Some(why) => why,
+        None => format!(
+            "no kind {named:?} is registered for version {version:?} in scheme \
+             \"pkg/runtime/scheme.go:111\""
+        ),
+    }))
+}
+
+/// Says that a known kind is not that of the resource.
+fn unknown_conversion(
+    resource: &ResourceType,
+    group: &str,
+    version: &str,
+    kind: &str,
+) -> Option<String> {
+    registry::find_kind(group, version, kind)?;
+    let package = |group: &str| group.split('.').next().unwrap_or_default().to_owned();
+    let internal = if resource.group.is_empty() { "core".into() } else { package(resource.group) };
+    Some(format!(
+        "converting ({}{version}.{kind}) to ({internal}.{}): unknown conversion",
+        package(group),
+        resource.kind
+    ))
+}
+
 /// Checks the types of all fields, and handles unknown ones by [`check_unknown`]. Returns the warnings.
+///
+/// Errors come in the order of `text`, which the value was decoded from.
 pub(crate) fn check_fields(
     resource: &ResourceType,
     value: &mut Value,
     duplicates: Vec<String>,
     validation: FieldValidation,
+    text: &[u8],
 ) -> ApiResult<Vec<String>> {
     check_types(resource, value)?;
-    check_unknown(resource, value, duplicates, validation).map_err(|why| refuse(resource, &why))
+    let found = duplicates::in_order(text, strict_errors(resource, value, duplicates, validation));
+    settle_unknown(resource, value, found, validation).map_err(|why| refuse(resource, &why))
 }
 
 /// Handles unknown fields as the client requested, and prunes them as decoding into Go types does. `duplicates` are
@@ -266,11 +311,30 @@ pub(crate) fn check_unknown(
     duplicates: Vec<String>,
     validation: FieldValidation,
 ) -> Result<Vec<String>, String> {
-    let mut found = match validation {
-        FieldValidation::Ignore => Vec::new(),
-        _ => resource.object_schema().unknown_fields(value),
-    };
-    found.extend(duplicates);
+    let found = strict_errors(resource, value, duplicates, validation);
+    settle_unknown(resource, value, found, validation)
+}
+
+/// Returns what strict decoding objects to.
+fn strict_errors(
+    resource: &ResourceType,
+    value: &Value,
+    duplicates: Vec<String>,
+    validation: FieldValidation,
+) -> Vec<String> {
+    let mut found = duplicates;
+    if validation != FieldValidation::Ignore {
+        found.extend(resource.object_schema().unknown_fields(value));
+    }
+    found
+}
+
+fn settle_unknown(
+    resource: &ResourceType,
+    value: &mut Value,
+    found: Vec<String>,
+    validation: FieldValidation,
+) -> Result<Vec<String>, String> {
     if validation == FieldValidation::Strict && !found.is_empty() {
         return Err(format!("strict decoding error: {}", found.join(", ")));
     }

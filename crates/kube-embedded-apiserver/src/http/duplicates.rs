@@ -28,6 +28,43 @@ pub(crate) fn of_json(text: &[u8], value: &Value) -> Vec<String> {
     paths.into_iter().map(|path| format!("duplicate field {path:?}")).collect()
 }
 
+/// Puts the errors of strict decoding in the order of the JSON that they are about. A key that is unknown is not counted.
+pub(crate) fn in_order(text: &[u8], mut errors: Vec<String>) -> Vec<String> {
+    let split = |error: &str| -> Option<(bool, String)> {
+        let (what, path) = error.split_once(" field ")?;
+        Some((what == "duplicate", path.trim_matches('"').to_owned()))
+    };
+    let unknown: Vec<String> = errors
+        .iter()
+        .filter_map(|error| split(error).filter(|(again, _)| !again).map(|(_, path)| path))
+        .collect();
+    errors.retain(|error| {
+        split(error).is_none_or(|(again, path)| {
+            !again || !unknown.iter().any(|unknown| is_within(&path, unknown))
+        })
+    });
+    if errors.len() < 2 {
+        return errors;
+    }
+    let mut found = Vec::new();
+    let mut document = serde_json::Deserializer::from_slice(text);
+    if Walk::<Every>::new(&mut String::new(), &mut found).deserialize(&mut document).is_err() {
+        return errors;
+    }
+    errors.sort_by_key(|error| {
+        let place = split(error).and_then(|(again, path)| {
+            found.iter().position(|found| found.again == again && found.path == path)
+        });
+        place.unwrap_or(usize::MAX)
+    });
+    errors
+}
+
+/// Returns true for a path that is another one, or below it.
+fn is_within(path: &str, other: &str) -> bool {
+    path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
 /// Returns one error with all keys that occur again, with their lines.
 pub(crate) fn of_yaml(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?;
@@ -67,8 +104,9 @@ fn keys(value: &Value) -> usize {
     }
 }
 
-/// A key that occurs again.
+/// A key that occurs again, or any.
 struct Found {
+    again: bool,
     path: String,
     key: String,
     line: u64,
@@ -76,12 +114,27 @@ struct Found {
 
 /// A key, with its line where the format has any.
 trait Key: for<'de> Deserialize<'de> {
+    /// Keys are found that occur once, too.
+    const EVERY: bool = false;
+
     fn text(self) -> (String, u64);
 }
 
 impl Key for String {
     fn text(self) -> (String, u64) {
         (self, 0)
+    }
+}
+
+/// Any key.
+#[derive(Deserialize)]
+struct Every(String);
+
+impl Key for Every {
+    const EVERY: bool = true;
+
+    fn text(self) -> (String, u64) {
+        (self.0, 0)
     }
 }
 
@@ -129,10 +182,13 @@ impl<'de, K: Key> Visitor<'de> for Walk<'_, K> {
             }
             self.path.push_str(&key);
             if seen.insert(key.clone()) {
+                if K::EVERY {
+                    self.found.push(Found { again: false, path: self.path.clone(), key, line });
+                }
                 map.next_value_seed(Walk::<K>::new(self.path, self.found))?;
             } else {
                 map.next_value::<IgnoredAny>()?;
-                self.found.push(Found { path: self.path.clone(), key, line });
+                self.found.push(Found { again: true, path: self.path.clone(), key, line });
             }
             self.path.truncate(length);
         }

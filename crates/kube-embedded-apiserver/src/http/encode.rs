@@ -4,9 +4,13 @@ use crate::{
     http::{
         chunks::Chunks,
         decode,
-        negotiation::{Form, Include},
+        negotiation::{Form, Include, MetaVersion},
     },
-    resources::{resource_type::ResourceType, table_columns::Column},
+    resources::{
+        descriptions,
+        resource_type::ResourceType,
+        table_columns::{Column, NAME, OF_CREATION},
+    },
     store::Object,
 };
 use bytes::{BufMut, Bytes, BytesMut};
@@ -30,10 +34,16 @@ pub(crate) fn object(resource: &ResourceType, form: Form, object: &Object) -> By
 pub(crate) fn value(resource: &ResourceType, form: Form, value: &Value) -> Bytes {
     match form {
         Form::Whole => Bytes::from(value.to_string()),
-        Form::Metadata => Bytes::from(metadata_only(value).to_string()),
-        Form::Table(include) => {
-            let meta = json!({ "resourceVersion": value["metadata"]["resourceVersion"] });
-            Bytes::from(table(resource, include, &[value], meta, true).to_string())
+        Form::Metadata(version) | Form::MetadataList(version) => {
+            Bytes::from(metadata_only(value, version).to_string())
+        }
+        Form::Table(include, version) => {
+            let meta = match &value["metadata"]["resourceVersion"] {
+                // A dry run has none.
+                Value::Null => json!({}),
+                version => json!({ "resourceVersion": version }),
+            };
+            Bytes::from(table(resource, include, version, &[value], meta, true).to_string())
         }
     }
 }
@@ -93,13 +103,17 @@ fn values(resource: &ResourceType, form: Form, values: &[&Value], meta: Value) -
                 "items": items,
             })
         }
-        Form::Metadata => json!({
-            "kind": "PartialObjectMetadataList",
-            "apiVersion": "meta.k8s.io/v1",
-            "metadata": meta,
-            "items": values.iter().map(|value| metadata_only(value)).collect::<Vec<_>>(),
-        }),
-        Form::Table(include) => table(resource, include, values, meta, true),
+        Form::Metadata(version) | Form::MetadataList(version) => {
+            let items: Vec<Value> =
+                values.iter().map(|value| metadata_only(value, version)).collect();
+            json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": version.api_version(),
+                "metadata": meta,
+                "items": if items.is_empty() { Value::Null } else { items.into() },
+            })
+        }
+        Form::Table(include, version) => table(resource, include, version, values, meta, true),
     };
     Bytes::from(list.to_string())
 }
@@ -119,10 +133,11 @@ pub(crate) fn watch_event(
             out.put(type_fields(resource).as_bytes());
             out.put_shared(without_brace(object));
         }
-        Form::Table(include) => {
+        Form::Table(include, version) => {
             let view = view(resource, &object.value);
             let meta = json!({ "resourceVersion": view["metadata"]["resourceVersion"] });
-            out.put(table(resource, include, &[&view], meta, first).to_string().as_bytes());
+            let table = table(resource, include, version, &[&view], meta, first);
+            out.put(table.to_string().as_bytes());
         }
         _ => out.put(&value(resource, form, &view(resource, &object.value))),
     }
@@ -175,10 +190,10 @@ fn without_brace(object: &Object) -> Bytes {
     encoded.slice(encoded.len().min(1)..)
 }
 
-fn metadata_only(value: &Value) -> Value {
+fn metadata_only(value: &Value, version: MetaVersion) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
-        "apiVersion": "meta.k8s.io/v1",
+        "apiVersion": version.api_version(),
         "metadata": value["metadata"],
     })
 }
@@ -186,6 +201,7 @@ fn metadata_only(value: &Value) -> Value {
 fn table(
     resource: &ResourceType,
     include: Include,
+    version: MetaVersion,
     values: &[&Value],
     meta: Value,
     head: bool,
@@ -199,7 +215,7 @@ fn table(
                 "name": column.name,
                 "type": column.kind,
                 "format": column.format,
-                "description": column.description,
+                "description": descriptions::of(column),
                 "priority": column.priority,
             })
         })
@@ -222,32 +238,21 @@ fn table(
             cells.extend(own.iter().map(|column| column.cell(value, now)));
             match include {
                 Include::Nothing => json!({ "cells": cells, "object": null }),
-                Include::Metadata => json!({ "cells": cells, "object": metadata_only(value) }),
+                Include::Metadata => {
+                    json!({ "cells": cells, "object": metadata_only(value, version) })
+                }
                 Include::Object => json!({ "cells": cells, "object": value }),
             }
         })
         .collect();
     json!({
         "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
+        "apiVersion": version.api_version(),
         "metadata": meta,
         "columnDefinitions": if head { definitions.into() } else { Value::Null },
         "rows": rows,
     })
 }
-
-const NAME: Column = Column {
-    name: "Name",
-    kind: "string",
-    format: "name",
-    priority: 0,
-    description: "Name must be unique within a namespace. Is required when creating resources, \
-                  although some resources may allow a client to request the generation of an \
-                  appropriate name automatically. Name is primarily intended for creation \
-                  idempotence and configuration definition. Cannot be updated. More info: \
-                  https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names",
-    cell: |object, _| object["metadata"]["name"].clone(),
-};
 
 /// The column of types that have none of their own.
 const CREATED: Column = Column {
@@ -255,8 +260,7 @@ const CREATED: Column = Column {
     kind: "date",
     format: "",
     priority: 0,
-    description: "CreationTimestamp is a timestamp representing the server time when this object \
-                  was created.",
+    description: OF_CREATION,
     cell: |object, _| object["metadata"]["creationTimestamp"].clone(),
 };
 

@@ -3,7 +3,7 @@
 use crate::{
     authentication::user::User,
     http::{
-        negotiation::{self, Form},
+        negotiation::{self, Converts, Form},
         path::Target,
         query::{FieldValidation, Query},
         status::{ApiError, ApiResult},
@@ -64,12 +64,12 @@ impl<'a, T> Request<'a, T> {
 
     /// Returns the form in which the client accepts the object or list.
     pub(crate) fn form(&self) -> ApiResult<Form> {
-        negotiation::negotiate(self.headers(), self.query.get("includeObject"), true)
+        self.form_of(Converts::Tables)
     }
 
-    /// Checks that the client accepts a response that cannot be a Table: one of a review, or of most subresources.
-    pub(crate) fn check_accepts_object(&self) -> ApiResult<()> {
-        negotiation::negotiate(self.headers(), None, false).map(drop)
+    /// Returns the form in which the client accepts the object of an endpoint.
+    pub(crate) fn form_of(&self, converts: Converts) -> ApiResult<Form> {
+        negotiation::negotiate(self.headers(), self.query.get("includeObject"), converts)
     }
 
     /// Returns true for server-side apply.

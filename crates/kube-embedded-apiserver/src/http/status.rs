@@ -136,28 +136,37 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why).with_details(json!({}))
     }
 
-    pub(crate) fn unsupported_media_type(message: impl Into<String>) -> Self {
+    /// No route of the path reads the media type.
+    pub(crate) fn unsupported_media_type() -> Self {
+        let message = "415: Unsupported Media Type";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
             .with_details(json!({}))
     }
 
-    /// Custom resources do not support the type of the patch.
-    pub(crate) fn unsupported_patch() -> Self {
-        Self::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "UnsupportedMediaType",
+    /// The handler of the request reads none but these media types.
+    pub(crate) fn unknown_format(accepted: &str) -> Self {
+        let message = format!(
             "the body of the request was in an unknown format - accepted media types include: \
-             application/json-patch+json, application/merge-patch+json, \
-             application/apply-patch+yaml",
-        )
+             {accepted}"
+        );
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     }
 
-    pub(crate) fn not_acceptable() -> Self {
-        Self::new(
-            StatusCode::NOT_ACCEPTABLE,
-            "NotAcceptable",
-            "only the following media types are accepted: application/json, application/yaml",
-        )
+    /// The client accepts none of these media types.
+    pub(crate) fn not_acceptable(accepted: &str) -> Self {
+        let message = format!("only the following media types are accepted: {accepted}");
+        Self::not_acceptable_because(message)
+    }
+
+    /// What the client accepts does not fit the response.
+    pub(crate) fn not_acceptable_because(why: String) -> Self {
+        Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", why)
+    }
+
+    /// The client accepts none of the media types that the route produces.
+    pub(crate) fn no_representation(available: &str) -> Self {
+        let why = format!("406: Not Acceptable\n\nAvailable representations: {available}");
+        Self::not_acceptable_because(why).with_details(json!({}))
     }
 
     /// The body of the request did not come in time.
@@ -330,11 +339,17 @@ impl ApiError {
         Self::invalid_object(kind, "authorization.k8s.io", "", errors)
     }
 
-    fn invalid_object(kind: &str, group: &str, name: &str, errors: &[FieldError]) -> Self {
+    /// An object of a kind is invalid.
+    pub(crate) fn invalid_object(
+        kind: &str,
+        group: &str,
+        name: &str,
+        errors: &[FieldError],
+    ) -> Self {
+        // The message has each error once, for all that causes may be repeated.
         let mut lines: Vec<String> = Vec::new();
         for error in errors {
             let line = format!("{}: {}", error.field, error.message);
-            // An error that occurs again is another cause only (`ErrorList.ToAggregate`).
             if !lines.contains(&line) {
                 lines.push(line);
             }

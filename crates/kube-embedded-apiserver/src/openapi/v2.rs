@@ -34,7 +34,9 @@ pub(crate) fn respond_document(
     headers: &HeaderMap,
 ) -> ApiResult<Response<Body>> {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    let is_protobuf = encoding(accept.unwrap_or_default()).ok_or_else(ApiError::not_acceptable)?;
+    let is_protobuf = encoding(accept.unwrap_or_default()).ok_or_else(|| {
+        ApiError::not_acceptable(&format!("application/json, {}", PROTOBUF.join(", ")))
+    })?;
     let Document { json, protobuf, .. } = document(registry);
     Ok(match is_protobuf {
         true => respond(StatusCode::OK, PROTOBUF[1], protobuf),

@@ -46,7 +46,8 @@ pub(crate) fn apply(
         // conflict.
         let before =
             Writer { manager: "before-first-apply", operation: Operation::Update, ..writer };
-        managers.push(Manager::new(&before, writer.ownable(fields_of(root, live))));
+        let (set, _) = before.changed_and_removed(before.comparison(&empty, live));
+        managers.push(Manager::new(&before, set));
     }
     let mut object = live.clone();
     merge(&Parts::Struct(root), &mut object, &applied);

@@ -1,15 +1,18 @@
 //! The comparison of two objects by their fields (`structured-merge-diff/typed.Comparison`).
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
     patch::{
         field_set::FieldSet,
         parts::{Keys, Parts, key_step, parts, parts_of},
     },
-    schema::types::{Field, Shape, Structure},
+    schema::{
+        types::{Shape, Structure},
+        unset,
+    },
 };
 
 /// The fields that differ between two objects.
@@ -18,17 +21,11 @@ pub(crate) struct Comparison {
     pub(crate) added: FieldSet,
     pub(crate) modified: FieldSet,
     pub(crate) removed: FieldSet,
-    ignores_nulls: bool,
 }
 
 impl Comparison {
     pub(crate) fn between(structure: &Structure, old: &Value, new: &Value) -> Self {
         Self::default().compared(structure, old, new)
-    }
-
-    /// [`Comparison::between`] two objects of which nulls say nothing: they are encoded Go structs.
-    pub(crate) fn of_encoded(structure: &Structure, old: &Value, new: &Value) -> Self {
-        Self { ignores_nulls: true, ..Self::default() }.compared(structure, old, new)
     }
 
     fn compared(self, structure: &Structure, old: &Value, new: &Value) -> Self {
@@ -47,8 +44,6 @@ impl Comparison {
     ) {
         match (old, new) {
             (None, None) => return,
-            // What Go encodes as null is in an empty object, too.
-            (None, Some(Value::Null)) if self.ignores_nulls => return,
             (None, Some(_)) => self.added.insert(path),
             (Some(_), None) => self.removed.insert(path),
             (Some(_), Some(_)) => {}
@@ -102,13 +97,13 @@ impl Comparison {
     ) {
         for name in names(old, new) {
             let Some(field) = structure.field(name) else { continue };
+            let unset = unset::encoded(field);
             let mut before = old.and_then(|old| old.get(name));
             let after = new.and_then(|new| new.get(name));
             if old.is_some() && before.is_none_or(Value::is_null) {
-                if field.always {
-                    // Kubernetes compares decoded objects, which have the field even if it is
-                    // empty.
-                    before = Some(empty(field));
+                if unset.is_some() {
+                    // Kubernetes compares encoded objects, which have the field even if it is not set.
+                    before = unset.as_ref();
                 } else if after.is_some_and(|after| after == "") {
                     // And in which an empty string is the same as none.
                     continue;
@@ -156,16 +151,6 @@ impl Comparison {
         path.push(step);
         self.compare(parts, old, new, path);
         path.pop();
-    }
-}
-
-/// The value that Go encodes for an unset field.
-fn empty(field: &Field) -> &'static Value {
-    static NO_FIELDS: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
-    static NO_ITEMS: Value = Value::Array(Vec::new());
-    match field.shape {
-        Shape::List(_) => &NO_ITEMS,
-        _ => &NO_FIELDS,
     }
 }
 

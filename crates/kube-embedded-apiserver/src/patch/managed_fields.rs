@@ -126,10 +126,7 @@ pub(crate) fn track_update(
         managers.write(new);
         return;
     }
-    let changes = match resource.is_unstructured() {
-        true => writer.comparison(live, new),
-        false => Comparison::of_encoded(resource.structure(), live, new),
-    };
+    let changes = writer.comparison(live, new);
     let (changed, removed) = writer.changed_and_removed(changes);
     if changed.is_empty() && removed.is_empty() {
         managers.write(new);

@@ -16,7 +16,7 @@ use crate::{
     validation::{
         field_error::{FieldError, invalid, invalid_nested},
         names::dns_subdomain,
-        object_meta::metadata,
+        object_meta,
     },
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -186,7 +186,11 @@ impl CustomResource {
         subresource: &str,
         warnings: &mut Vec<String>,
     ) -> Vec<FieldError> {
-        let mut errors = metadata(new, old, dns_subdomain);
+        let rules = object_meta::Rules {
+            standard_finalizers: false,
+            ..object_meta::Rules::of(dns_subdomain)
+        };
+        let mut errors = object_meta::validate(new, old, &rules);
         let expected = format!("{}/{}", self.group, self.version);
         for (field, expected) in [("kind", &self.kind), ("apiVersion", &expected)] {
             if new[field] != **expected {

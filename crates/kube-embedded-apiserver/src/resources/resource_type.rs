@@ -185,6 +185,7 @@ impl ResourceType<'_> {
             Some(crd) => crd.apply_defaults(object),
             None => (self.defaults)(object),
         }
+        self.object_schema().complete(object);
     }
 
     /// Removes nulls that a decoder does not keep; those of an applied object have an owner, and are validated.

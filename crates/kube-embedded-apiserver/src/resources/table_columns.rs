@@ -15,11 +15,26 @@ pub struct Column {
     pub format: &'static str,
     /// 0 for always, 1 for `-o wide`.
     pub priority: i32,
-    /// Description in the Table column definition.
+    /// Description in the Table column definition; `#/STRUCTURE/FIELD` is that of a field.
     pub description: &'static str,
     /// Returns the cell of an object; the time is for ages.
     pub cell: fn(&Value, jiff::Timestamp) -> Value,
 }
+
+/// The descriptions of columns that belong to no type alone.
+pub(crate) const OF_NAME: &str = "#/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta/name";
+pub(crate) const OF_CREATION: &str =
+    "#/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta/creationTimestamp";
+
+/// The first column, unless a type has one of its own.
+pub(crate) const NAME: Column = Column {
+    name: "Name",
+    kind: "string",
+    format: "name",
+    priority: 0,
+    description: OF_NAME,
+    cell: |object, _| object["metadata"]["name"].clone(),
+};
 
 /// A column of text that is always shown.
 pub(crate) const fn column(
@@ -49,11 +64,7 @@ pub(crate) const fn number(
 }
 
 /// `Age`.
-pub(crate) const AGE: Column = column(
-    "Age",
-    "CreationTimestamp is a timestamp representing the server time when this object was created.",
-    |object, now| age(object, now).into(),
-);
+pub(crate) const AGE: Column = column("Age", OF_CREATION, |object, now| age(object, now).into());
 
 /// Returns the age of an object.
 pub(crate) fn age(object: &Value, now: Timestamp) -> String {

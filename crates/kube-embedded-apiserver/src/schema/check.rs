@@ -8,7 +8,7 @@ use std::fmt::Write;
 use base64::Engine;
 use serde_json::{Map, Value};
 
-use crate::schema::types::{Field, Shape, Structure, short_name, type_name};
+use crate::schema::types::{Field, Shape, Structure, Unset, short_name, type_name};
 
 /// Reports the path of every field that a structure does not have.
 pub(crate) fn unknown(
@@ -79,11 +79,10 @@ pub(crate) fn prune(structure: &Structure, value: &mut Value, pruned: Pruned) {
             return true;
         }
         match (&field.shape, value) {
-            // The one time in a pod without `omitempty`: Kubernetes itself encodes it as null.
-            (_, Value::Null) => name == "lastProbeTime",
+            (_, Value::Null) => field.go.unset == Some(Unset::Null),
             (Shape::List(_), Value::Array(items)) => field.always || !items.is_empty(),
             (Shape::Map(_), Value::Object(entries)) => !entries.is_empty(),
-            (_, value) => !(field.go.omits_zero && is_zero(value)),
+            (_, value) => !(field.go.unset == Some(Unset::Omitted) && is_zero(value)),
         }
     });
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
-use crate::schema::types::GoField;
+use crate::schema::types::{GoField, Unset};
 
 /// Lines of the table by the full name of a structure.
 static TABLE: LazyLock<HashMap<&str, &str>> = LazyLock::new(|| {
@@ -25,8 +25,14 @@ pub(crate) fn of(structure: &str, field: &str) -> GoField {
             Some((name, scalar)) => (name, Some(scalar)),
             None => (entry, None),
         };
-        if name.strip_suffix('?').unwrap_or(name) == field {
-            (found.omits_zero, found.scalar) = (name.ends_with('?'), scalar);
+        let (name, unset) = match name.split_at(name.len().saturating_sub(1)) {
+            (name, "?") => (name, Some(Unset::Omitted)),
+            (name, "!") => (name, Some(Unset::Zero)),
+            (name, "~") => (name, Some(Unset::Null)),
+            _ => (name, None),
+        };
+        if name == field {
+            (found.unset, found.scalar) = (unset, scalar);
         }
     }
     found

@@ -12,6 +12,7 @@ use crate::schema::{
     structural::Schema,
     tree::object_meta,
     types::Structure,
+    unset,
 };
 
 /// The schema of a resource type's objects.
@@ -61,6 +62,26 @@ impl ObjectSchema<'_> {
         match self {
             Self::Typed(structure) => check::prune(structure, object, Pruned::Empty),
             Self::Unstructured(_) => prune_metadata(object, Pruned::Empty),
+        }
+    }
+
+    /// Adds what encoding writes of fields that are not set.
+    pub(crate) fn complete(self, object: &mut Value) {
+        match self {
+            Self::Typed(structure) => unset::complete(structure, object),
+            Self::Unstructured(_) => {
+                if let Some(metadata) = object.get_mut("metadata") {
+                    unset::complete(object_meta(), metadata);
+                }
+            }
+        }
+    }
+
+    /// Brings an object into the form in which it is read from the storage again.
+    pub(crate) fn settle(self, object: &mut Value) {
+        self.complete(object);
+        if let Self::Typed(structure) = self {
+            unset::settle(structure, object);
         }
     }
 

@@ -115,11 +115,22 @@ pub(crate) struct PatchStrategy {
     pub(crate) retain_keys: bool,
 }
 
+/// How Go encodes a field that is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unset {
+    /// Left out, as are `""`, 0 and false: `omitempty`, and no pointer.
+    Omitted,
+    /// Written with `""`, 0 or false.
+    Zero,
+    /// Written as null: a list, a pointer or a time without `omitempty`.
+    Null,
+}
+
 /// What the Go type of a field says that a JSON schema does not. Of custom resources, nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct GoField {
-    /// The field is left out when it is `""`, 0 or false: `omitempty`, and no pointer.
-    pub(crate) omits_zero: bool,
+    /// How the field is encoded that has no value; `None` where the table says nothing.
+    pub(crate) unset: Option<Unset>,
     /// The type of the field or of its elements, if it is a named scalar: `v1.RestartPolicy`.
     pub(crate) scalar: Option<&'static str>,
     /// The embedded struct that the field is of, as messages name it: `IngressRuleValue`.

@@ -3,14 +3,14 @@
 use crate::{
     fields::find_path,
     http::{
-        body::{Body, respond_json},
-        decode,
+        body::{Body, respond},
+        decode, encode,
         path::Target,
         request::{Request, WriteOptions},
         status::{ApiError, ApiResult},
     },
     metadata, patch,
-    resources::resource_type::ResourceType,
+    resources::{resource_type::ResourceType, types::scale::SCALE},
     scope,
     state::ServerState,
     validation::field_error::FieldError,
@@ -21,23 +21,24 @@ use crate::{
 };
 use http::{Method, Response, StatusCode};
 use jiff::Timestamp;
-use k8s_openapi::api::autoscaling::v1::Scale;
 use serde_json::{Value, json};
-
-/// The type that a `Scale` is decoded by.
-static SCALE: ResourceType<'static> =
-    ResourceType::of::<Scale>("scale", "io.k8s.api.autoscaling.v1.Scale");
 
 /// `GET`, `PUT` and `PATCH` of a `Scale`.
 pub(crate) fn scale(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
     let target = &request.target;
+    let form = request.form()?;
     let (scale, warnings) = match *request.method() {
         Method::GET => (scale_of(&target.resource, &scope::find(state, target)?.value), Vec::new()),
         Method::PUT => {
             let options = request.write_options()?;
             let mut given = decode::any(request)?;
-            let warnings =
-                decode::check_fields(&SCALE, &mut given, Vec::new(), options.validation)?;
+            let warnings = decode::check_fields(
+                &SCALE,
+                &mut given,
+                Vec::new(),
+                options.validation,
+                request.body,
+            )?;
             check_address(target, &given)?;
             rescale(state, request, &options, true, |old, _| {
                 metadata::check_uid(&target.resource, &target.name, &given, old)?;
@@ -46,7 +47,7 @@ pub(crate) fn scale(state: &ServerState, request: &Request) -> ApiResult<Respons
         }
         Method::PATCH => {
             let options = request.write_options()?;
-            match Patch::decode(request)? {
+            match Patch::decode(request, options.validation)? {
                 Patch::Apply(applied, repeated) => {
                     apply(state, request, &options, &applied, repeated)?
                 }
@@ -60,7 +61,9 @@ pub(crate) fn scale(state: &ServerState, request: &Request) -> ApiResult<Respons
         }
         _ => return Err(ApiError::method_not_allowed()),
     };
-    Ok(with_warnings(respond_json(StatusCode::OK, &scale), warnings))
+    form.check_object("autoscaling.Scale")?;
+    let bytes = encode::value(&SCALE, form, &scale);
+    Ok(with_warnings(respond(StatusCode::OK, "application/json", bytes), warnings))
 }
 
 /// Server-side apply of a `Scale`: of the replicas alone, which a manager of the subresource then owns.

@@ -9,8 +9,9 @@ use crate::{
     fields::strings,
     generate,
     http::{
-        body::{Body, respond_json},
-        decode,
+        body::{Body, respond},
+        decode, encode,
+        negotiation::Converts,
         path::Target,
         request::Request,
         status::{ApiError, ApiResult},
@@ -34,6 +35,7 @@ const YEAR: i64 = 365 * 24 * 3600;
 /// `POST …/serviceaccounts/{name}/token`.
 pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
     let target = &request.target;
+    let form = request.form_of(Converts::Metadata)?;
     let options = request.write_options()?;
     let account = scope::find(state, target)?;
     let token_request = decode::review(request)?;
@@ -92,7 +94,12 @@ pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<Respon
     let response = json!({
         "kind": "TokenRequest",
         "apiVersion": "authentication.k8s.io/v1",
-        "metadata": { "name": name, "namespace": namespace, "creationTimestamp": timestamps::format(now) },
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "uid": account.value["metadata"]["uid"],
+            "creationTimestamp": timestamps::format(now),
+        },
         "spec": {
             "audiences": audiences,
             "expirationSeconds": seconds,
@@ -100,7 +107,9 @@ pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<Respon
         },
         "status": { "token": token, "expirationTimestamp": timestamps::format(reported) },
     });
-    Ok(with_warnings(respond_json(StatusCode::CREATED, &response), warnings))
+    form.check_object("authentication.TokenRequest")?;
+    let bytes = encode::value(&target.resource, form, &response);
+    Ok(with_warnings(respond(StatusCode::CREATED, "application/json", bytes), warnings))
 }
 
 fn lifetime(requested: &Value) -> ApiResult<i64> {

@@ -51,6 +51,20 @@ pub(super) struct Container<'a> {
     pub(super) errors: &'a mut Vec<FieldError>,
 }
 
+/// Validates the images of a pod's containers, of which templates may have more (`validateContainersOnlyForPod`).
+pub(crate) fn validate_images(pod: &Value, list_name: &str) -> Vec<FieldError> {
+    let containers = list(pod, &["spec", list_name]).iter().enumerate();
+    let errors = containers
+        .filter_map(|(at, container)| untrimmed(container, &format!("spec.{list_name}[{at}]")));
+    errors.collect()
+}
+
+fn untrimmed(container: &Value, field: &str) -> Option<FieldError> {
+    let image = text(container, &["image"]);
+    let detail = "must not have leading or trailing whitespace";
+    (image.trim() != image).then(|| invalid(format!("{field}.image"), &image.into(), detail))
+}
+
 impl Container<'_> {
     /// Adds the errors of the container; `names` are those of the containers before.
     pub(super) fn validate<'v>(&mut self, container: &'v Value, names: &mut HashSet<&'v str>) {
@@ -60,9 +74,8 @@ impl Container<'_> {
         let image = text(container, &["image"]);
         if image.is_empty() {
             self.errors.push(required(format!("{field}.image"), ""));
-        } else if image.trim() != image {
-            let detail = "must not have leading or trailing whitespace";
-            self.errors.push(invalid(format!("{field}.image"), &container["image"], detail));
+        } else if self.role == Role::Ephemeral {
+            self.errors.extend(untrimmed(container, &field));
         }
         let policies = ["File", "FallbackToLogsOnError"];
         one_of(container, "terminationMessagePolicy", &field, &policies, self.errors);

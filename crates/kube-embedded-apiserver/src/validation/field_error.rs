@@ -30,6 +30,11 @@ pub(crate) fn invalid_nested(field: impl Into<String>, value: &Value, detail: &s
     error("FieldValueInvalid", field, with_detail(&format!("Invalid value: {value}"), detail))
 }
 
+/// [`invalid`] for a value that is given as kube-apiserver writes it.
+pub(crate) fn invalid_shown(field: impl Into<String>, shown: &str, detail: &str) -> FieldError {
+    error("FieldValueInvalid", field, with_detail(&format!("Invalid value: {shown}"), detail))
+}
+
 /// A value as Kubernetes shows it: a string that is missing is empty.
 fn shown(value: &Value) -> String {
     if value.is_null() { "\"\"".to_owned() } else { value.to_string() }

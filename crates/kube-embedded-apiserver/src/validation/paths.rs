@@ -4,7 +4,7 @@ use crate::validation::field_error::{FieldError, invalid};
 use serde_json::Value;
 
 /// Returns the error of a path with a `..` in it.
-pub(super) fn no_backsteps(path: &Value, field: &str) -> Option<FieldError> {
+pub(crate) fn no_backsteps(path: &Value, field: &str) -> Option<FieldError> {
     let steps = path.as_str().unwrap_or_default().split('/');
     steps
         .into_iter()

@@ -95,6 +95,23 @@ pub(crate) fn name_errors(name: &str, field: &str) -> Vec<FieldError> {
     errors
 }
 
+/// Stands for `validateResourceName`.
+pub(crate) fn any_name_errors(name: &str, field: &str) -> Vec<FieldError> {
+    let value = Value::from(name);
+    let details = qualified_name(name);
+    if !details.is_empty() {
+        return details.iter().map(|detail| invalid(field, &value, detail)).collect();
+    }
+    if name.contains('/')
+        || name.starts_with("hugepages-")
+        || STANDARD.contains(&name)
+        || QUOTAS.contains(&name)
+    {
+        return Vec::new();
+    }
+    vec![invalid(field, &value, "must be a standard resource type or fully qualified")]
+}
+
 fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
@@ -106,7 +123,7 @@ fn is_extended(name: &str) -> bool {
         && qualified_name(&format!("requests.{name}")).is_empty()
 }
 
-fn may_be_overcommitted(name: &str) -> bool {
+pub(crate) fn may_be_overcommitted(name: &str) -> bool {
     is_native(name) && !name.starts_with("hugepages-")
 }
 

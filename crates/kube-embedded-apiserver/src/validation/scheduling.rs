@@ -18,14 +18,7 @@ pub(super) fn affinity(affinity: &Value, field: &str) -> Vec<FieldError> {
     let node = &affinity["nodeAffinity"];
     let at = format!("{field}.nodeAffinity");
     if !node[REQUIRED].is_null() {
-        let at = format!("{at}.{REQUIRED}.nodeSelectorTerms");
-        let terms = list(node, &[REQUIRED, "nodeSelectorTerms"]);
-        if terms.is_empty() {
-            errors.push(required(&*at, "must have at least one node selector term"));
-        }
-        for (n, term) in terms.iter().enumerate() {
-            errors.extend(node_selector_term(term, &format!("{at}[{n}]")));
-        }
+        errors.extend(node_selector(&node[REQUIRED], &format!("{at}.{REQUIRED}")));
     }
     for (n, term) in list(node, &[PREFERRED]).iter().enumerate() {
         let at = format!("{at}.{PREFERRED}[{n}]");
@@ -42,6 +35,20 @@ pub(super) fn affinity(affinity: &Value, field: &str) -> Vec<FieldError> {
             errors.extend(weight(term, &at));
             errors.extend(pod_term(&term["podAffinityTerm"], &format!("{at}.podAffinityTerm")));
         }
+    }
+    errors
+}
+
+/// Stands for `ValidateNodeSelector`.
+pub(crate) fn node_selector(selector: &Value, field: &str) -> Vec<FieldError> {
+    let (terms, at) =
+        (list(selector, &["nodeSelectorTerms"]), format!("{field}.nodeSelectorTerms"));
+    let mut errors = Vec::new();
+    if terms.is_empty() {
+        errors.push(required(&*at, "must have at least one node selector term"));
+    }
+    for (n, term) in terms.iter().enumerate() {
+        errors.extend(node_selector_term(term, &format!("{at}[{n}]")));
     }
     errors
 }

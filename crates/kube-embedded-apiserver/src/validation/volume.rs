@@ -78,7 +78,7 @@ fn source(volume: &Value, field: &str) -> Vec<FieldError> {
     errors
 }
 
-fn host_path(source: &Value, field: &str) -> Vec<FieldError> {
+pub(crate) fn host_path(source: &Value, field: &str) -> Vec<FieldError> {
     let path = text(source, &["path"]);
     if path.is_empty() {
         return vec![required(format!("{field}.path"), "")];

@@ -21,7 +21,8 @@ pub(crate) fn create(state: &ServerState, request: &Request) -> ApiResult<WriteR
     let options = request.write_options()?;
     let (mut object, duplicates) = decode::object(request, options.validation)?;
     let resource = &request.target.resource;
-    let warnings = decode::check_fields(resource, &mut object, duplicates, options.validation)?;
+    let warnings =
+        decode::check_fields(resource, &mut object, duplicates, options.validation, request.body)?;
     metadata::set_namespace(&request.target, &mut object)?;
     let user = request.user;
     let create = |name: String, decoded: Decoded| {

@@ -10,6 +10,7 @@ use crate::{
         delete_options::DeleteOptions,
         encode,
         list_options::ListOptions,
+        negotiation::go_type,
         path::Target,
         request::Request,
         status::{self, ApiError, ApiResult},
@@ -74,12 +75,16 @@ pub(crate) fn delete(state: &ServerState, request: &Request) -> ApiResult<Respon
         _ => StatusCode::OK,
     };
     let bytes = match deleted {
-        Deleted::Terminating(object) => encode::object(resource, form, &object),
         Deleted::Removed(object) if !resource.deletion.returns_object => {
             let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
             Bytes::from(status::deleted(resource, &target.name, uid).to_string())
         }
+        Deleted::Terminating(object) => {
+            form.check_object(&go_type(resource))?;
+            encode::object(resource, form, &object)
+        }
         Deleted::Removed(object) | Deleted::WouldTerminate(object) => {
+            form.check_object(&go_type(resource))?;
             encode::value(resource, form, &encode::view(resource, &object))
         }
     };
@@ -155,6 +160,7 @@ pub(crate) fn delete_collection(
             _ => {}
         }
     }
+    form.check_list(&go_type(resource))?;
     let meta = json!({ "resourceVersion": page.revision.to_string() });
     let response =
         respond(StatusCode::OK, "application/json", encode::list(resource, form, &chosen, meta));

@@ -5,6 +5,7 @@ use crate::{
         body::{Body, respond},
         encode,
         list_options::watch_version,
+        negotiation::go_type,
         request::Request,
         status::{ApiError, ApiResult},
     },
@@ -21,6 +22,7 @@ pub(crate) fn get(state: &ServerState, request: &Request) -> ApiResult<Response<
         return Err(ApiError::too_large_resource_version(version, current, true));
     }
     let object = scope::find(state, &request.target)?;
+    form.check_object(&go_type(&request.target.resource))?;
     let bytes = encode::object(&request.target.resource, form, &object);
     Ok(respond(StatusCode::OK, "application/json", bytes))
 }

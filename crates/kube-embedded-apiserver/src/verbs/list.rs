@@ -6,6 +6,7 @@ use crate::{
         decode::{json_error, type_name},
         encode,
         list_options::{ListOptions, list_version},
+        negotiation::go_type,
         path::Target,
         query::Query,
         request::Request,
@@ -59,6 +60,7 @@ pub(crate) fn list(state: &ServerState, request: &Request) -> ApiResult<Response
             meta["remainingItemCount"] = (rest.len() + 1).into();
         }
     }
+    form.check_list(&go_type(resource))?;
     let bytes = encode::list(resource, form, &chosen, meta);
     Ok(respond(StatusCode::OK, "application/json", bytes))
 }

@@ -21,6 +21,21 @@ use crate::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+/// The patches of custom resources, as messages list them.
+const CUSTOM_PATCHES: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+
+/// Checks that a built-in type has patches of a media type.
+pub(crate) fn check_media_type(media_type: &str) -> ApiResult<()> {
+    match media_type {
+        "application/json-patch+json"
+        | "application/merge-patch+json"
+        | "application/strategic-merge-patch+json"
+        | "application/apply-patch+yaml" => Ok(()),
+        _ => Err(ApiError::unsupported_media_type()),
+    }
+}
+
 /// The body of a patch.
 pub(crate) enum Patch {
     Json(Value),
@@ -31,24 +46,30 @@ pub(crate) enum Patch {
 }
 
 impl Patch {
-    /// Decodes a patch of the type that the media type names.
-    pub(crate) fn decode(request: &Request) -> ApiResult<Self> {
+    /// Decodes a patch of the type that the media type names. What refuses it depends on the validation: Kubernetes decodes
+    /// a patch that it validates twice.
+    pub(crate) fn decode(request: &Request, validation: FieldValidation) -> ApiResult<Self> {
         let body = request.body;
-        let json = || {
-            serde_json::from_slice(body).map_err(|error| {
-                let why = decode::json_error(&String::from_utf8_lossy(body), &error);
-                ApiError::bad_request(format!("error decoding patch: {why}"))
-            })
+        let is_checked = validation != FieldValidation::Ignore;
+        let json = || -> Result<Value, String> {
+            serde_json::from_slice(body)
+                .map_err(|error| decode::json_error(&String::from_utf8_lossy(body), &error))
         };
         match request.content_type() {
-            "application/json-patch+json" => Ok(Self::Json(json()?)),
-            "application/merge-patch+json" => Ok(Self::Merge(json()?)),
-            "application/strategic-merge-patch+json" => Ok(Self::Strategic(json()?)),
+            "application/json-patch+json" => operations(json(), is_checked).map(Self::Json),
+            "application/merge-patch+json" => merged(json(), is_checked).map(Self::Merge),
+            "application/strategic-merge-patch+json" => {
+                let patch = json().and_then(|patch| match patch {
+                    Value::Null => Ok(json!({})),
+                    patch => expect_map(patch),
+                });
+                patch.map(Self::Strategic).map_err(ApiError::bad_request)
+            }
             "application/apply-patch+yaml" => {
                 let (patch, repeated) = decode::apply_patch(body)?;
                 Ok(Self::Apply(patch, repeated))
             }
-            _ => Err(ApiError::unsupported_media_type("415: Unsupported Media Type")),
+            _ => Err(ApiError::unknown_format(CUSTOM_PATCHES)),
         }
     }
 
@@ -56,21 +77,7 @@ impl Patch {
     pub(crate) fn patched(&self, resource: &ResourceType, object: &Value) -> ApiResult<Value> {
         let mut new = object.clone();
         match self {
-            Self::Json(patch) if !patch.is_array() => {
-                return Err(ApiError::bad_request(format!(
-                    "error decoding patch: json: cannot unmarshal {} into Go value of type \
-                     []handlers.jsonPatchOp",
-                    decode::type_name(patch)
-                )));
-            }
             Self::Json(patch) => patch::json(&mut new, patch).map_err(refusal)?,
-            Self::Merge(patch) | Self::Strategic(patch) if !patch.is_object() => {
-                return Err(ApiError::bad_request(format!(
-                    "error decoding patch: json: cannot unmarshal {} into Go value of type \
-                     map[string]interface {{}}",
-                    decode::type_name(patch)
-                )));
-            }
             Self::Merge(patch) => patch::merge(&mut new, patch),
             Self::Apply(..) => {}
             Self::Strategic(patch) => {
@@ -82,6 +89,55 @@ impl Patch {
         }
         Ok(new)
     }
+}
+
+/// Decodes a JSON patch.
+fn operations(patch: Result<Value, String>, is_checked: bool) -> ApiResult<Value> {
+    let (prefix, list, operation) = match is_checked {
+        true => ("error decoding patch: ", "[]handlers.jsonPatchOp", "handlers.jsonPatchOp"),
+        false => ("", "jsonpatch.Patch", "jsonpatch.Operation"),
+    };
+    let mismatch = |value: &Value, of: &str| {
+        let found = decode::type_name(value);
+        format!("json: cannot unmarshal {found} into Go value of type {of}")
+    };
+    let patch = patch.and_then(|patch| match &patch {
+        Value::Null => Ok(json!([])),
+        Value::Array(items) => match items.iter().find(|item| !item.is_object()) {
+            Some(item) => Err(mismatch(item, operation)),
+            None => Ok(patch),
+        },
+        _ => Err(mismatch(&patch, list)),
+    });
+    patch.map_err(|why| ApiError::bad_request(format!("{prefix}{why}")))
+}
+
+/// Decodes a merge patch.
+fn merged(patch: Result<Value, String>, is_checked: bool) -> ApiResult<Value> {
+    const BAD: &str = "Invalid JSON Patch";
+    match patch {
+        Ok(Value::Null) => Err(ApiError::bad_request(BAD)),
+        // It replaces the object.
+        Ok(list @ Value::Array(_)) if !is_checked => {
+            let why = "couldn't get version/kind; json parse error: json: cannot unmarshal array \
+                       into Go value of type struct { APIVersion string \
+                       \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \
+                       \"json:\\\"kind,omitempty\\\"\" }";
+            Err(ApiError::invalid_patch(invalid("patch", &list.to_string().into(), why)))
+        }
+        patch => patch.and_then(expect_map).map_err(|why| match is_checked {
+            true => ApiError::bad_request(format!("error decoding patch: {why}")),
+            false => ApiError::bad_request(BAD),
+        }),
+    }
+}
+
+fn expect_map(patch: Value) -> Result<Value, String> {
+    if patch.is_object() {
+        return Ok(patch);
+    }
+    let found = decode::type_name(&patch);
+    Err(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"))
 }
 
 impl Patch {
@@ -98,7 +154,11 @@ impl Patch {
             Self::Strategic(patch) => (schema.check_conversion(object), go_format(patch)),
             _ => (schema.check_types(object), object.to_string()),
         };
-        types
+        let kind = match self {
+            Self::Strategic(_) => Ok(()),
+            _ => decode::check_patched_kind(resource, object)?,
+        };
+        kind.and(types)
             .and_then(|()| decode::check_unknown(resource, object, repeated, validation))
             .map_err(|why| ApiError::invalid_patch(invalid("patch", &shown.into(), &why)))
     }
@@ -108,10 +168,10 @@ impl Patch {
 pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteResult> {
     let target = &request.target;
     let options = request.write_options()?;
-    let patch = Patch::decode(request)?;
+    let patch = Patch::decode(request, options.validation)?;
     // Merge keys are known of built-in types only.
     if target.resource.is_unstructured() && matches!(patch, Patch::Strategic(_)) {
-        return Err(ApiError::unsupported_patch());
+        return Err(ApiError::unknown_format(CUSTOM_PATCHES));
     }
     if let Patch::Apply(applied, repeated) = patch {
         return apply(state, request, &options, &applied, repeated);
@@ -129,6 +189,10 @@ pub(crate) fn patch(state: &ServerState, request: &Request) -> ApiResult<WriteRe
             if options.validation != FieldValidation::Ignore =>
         {
             duplicates::of_json(request.body, value)
+        }
+        Patch::Json(value) if options.validation != FieldValidation::Ignore => {
+            let found = duplicates::of_json(request.body, value);
+            found.into_iter().map(|why| format!("json patch {why}")).collect()
         }
         _ => Vec::new(),
     };

@@ -26,6 +26,7 @@ use crate::{
     http::{
         body::{Body, respond},
         decode, encode,
+        negotiation::go_type,
         path::Target,
         request::{Request, WriteOptions},
         status::{ApiError, ApiResult},
@@ -153,6 +154,7 @@ impl WriteResult {
     /// The response with the object, in the form that the client accepts.
     pub(crate) fn respond(self, request: &Request) -> ApiResult<Response<Body>> {
         let (resource, form) = (&request.target.resource, request.form()?);
+        form.check_object(&go_type(resource))?;
         let bytes = match &self.object {
             ResultObject::Stored(object) => encode::object(resource, form, object),
             ResultObject::Unstored(value) => {
@@ -240,6 +242,7 @@ impl<'s> Write<'s, '_> {
     fn into_change(self, stored: Option<&Arc<Object>>) -> ApiResult<Change<'s, ResultObject>> {
         let Self { request: WriteRequest { target, options, .. }, old, mut new, guard, .. } = self;
         let resource = &target.resource;
+        resource.object_schema().settle(&mut new);
         if let (Some(old), Some(stored)) = (old, stored)
             && metadata::is_noop(&new, old)
         {
@@ -321,6 +324,7 @@ fn default(write: &mut Write<'_, '_>) -> ApiResult<()> {
         resource.apply_defaults(new);
     } else {
         resource.object_schema().normalize(new);
+        resource.object_schema().complete(new);
     }
     Ok(())
 }
@@ -336,6 +340,7 @@ fn track(write: &mut Write<'_, '_>) -> ApiResult<()> {
     {
         metadata.remove("managedFields");
     }
+    write.request.target.resource.object_schema().settle(&mut write.new);
     Ok(())
 }
 

@@ -22,8 +22,13 @@ pub(crate) fn update(state: &ServerState, request: &Request) -> ApiResult<WriteR
     let target = &request.target;
     let options = request.write_options()?;
     let (mut object, duplicates) = decode::object(request, options.validation)?;
-    let warnings =
-        decode::check_fields(&target.resource, &mut object, duplicates, options.validation)?;
+    let warnings = decode::check_fields(
+        &target.resource,
+        &mut object,
+        duplicates,
+        options.validation,
+        request.body,
+    )?;
     metadata::set_namespace(target, &mut object)?;
     check_address(target, &object)?;
     let write_request = WriteRequest {

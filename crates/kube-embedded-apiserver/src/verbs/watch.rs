@@ -34,9 +34,7 @@ const BOOKMARK: Duration = Duration::from_secs(60);
 /// `GET ...?watch=true` of a collection.
 pub(crate) fn watch(state: &ServerState, request: &Request) -> ApiResult<Response<Body>> {
     let form = request.form()?;
-    if negotiation::prefers_yaml(request.headers()) {
-        return Err(ApiError::not_acceptable());
-    }
+    negotiation::check_stream(request.headers())?;
     start(state, request, form)
 }
 
@@ -82,6 +80,8 @@ fn start(state: &ServerState, request: &Request, form: Form) -> ApiResult<Respon
     };
     // Kubernetes reports a revision that is too old as an event of a successful response, and clients expect that.
     let body = match watch {
+        // No event can be a list, and a watch ends with the first that cannot be encoded.
+        Ok(_) if matches!(form, Form::MetadataList(_)) => Body::from(Bytes::new()),
         Ok(watch) => {
             let stream = Stream { watch: Some(watch), ..stream };
             let chunks = stream::unfold(stream, |mut stream| async move {
@@ -247,8 +247,7 @@ impl Stream {
 
     fn bookmark(&mut self, out: &mut Chunks, revision: u64, initial: bool) {
         self.next_bookmark = Instant::now() + BOOKMARK;
-        let mut meta =
-            json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
+        let mut meta = json!({ "resourceVersion": revision.to_string() });
         if initial {
             meta["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
@@ -258,14 +257,14 @@ impl Stream {
                 "apiVersion": self.resource.get().api_version(),
                 "metadata": meta,
             }),
-            Form::Metadata => json!({
+            Form::Metadata(version) | Form::MetadataList(version) => json!({
                 "kind": "PartialObjectMetadata",
-                "apiVersion": "meta.k8s.io/v1",
+                "apiVersion": version.api_version(),
                 "metadata": meta,
             }),
-            Form::Table(_) => json!({
+            Form::Table(_, version) => json!({
                 "kind": "Table",
-                "apiVersion": "meta.k8s.io/v1",
+                "apiVersion": version.api_version(),
                 "metadata": meta,
                 "columnDefinitions": null,
                 "rows": [],

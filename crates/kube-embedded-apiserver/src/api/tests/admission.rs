@@ -288,8 +288,8 @@ async fn repeated_key_is_warned_of_or_refused() {
     assert_eq!(code, StatusCode::BAD_REQUEST);
     assert_eq!(
         refused["message"],
-        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"dta\", \
-         duplicate field \"data.a\""
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: duplicate field \"data.a\", \
+         unknown field \"dta\""
     );
     let yaml = "metadata:\n  name: c\ndata:\n  a: '1'\n  a: '2'\n";
     let (code, refused, _) =

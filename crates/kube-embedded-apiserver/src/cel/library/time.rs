@@ -1,10 +1,13 @@
-//! Timestamps and durations. Names of time zones are looked up in the host's database.
+//! Timestamps and durations. Names of time zones do not depend on the host.
 
 use super::{operators::text, table::Row};
-use crate::cel::{
-    budget::EvalError,
-    timestamp::{Civil, Timestamp},
-    value::{Val, parse_duration},
+use crate::{
+    cel::{
+        budget::EvalError,
+        timestamp::{Civil, Timestamp},
+        value::{Val, parse_duration},
+    },
+    timestamps,
 };
 use jiff::tz::TimeZone;
 
@@ -121,15 +124,10 @@ fn offset(at: Timestamp, name: &str) -> Result<i64, String> {
         let minutes = if name.starts_with('-') { -minutes } else { minutes };
         return Ok((hours * 60 + minutes) * 60);
     }
-    // Names are case-sensitive in Go.
-    let is_of_name = |zone: &TimeZone| zone.iana_name().is_none_or(|known| known == name);
     let zone = match name {
         "" => TimeZone::UTC,
         "Local" => TimeZone::system(),
-        name => {
-            let found = TimeZone::get(name).ok().filter(is_of_name);
-            found.ok_or_else(|| format!("unknown time zone {name}"))?
-        }
+        name => timestamps::time_zone(name).ok_or_else(|| format!("unknown time zone {name}"))?,
     };
     // The offsets of zones are known for a little less than the years 1 to 9999.
     let (first, last) = (jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());

@@ -11,15 +11,21 @@ use crate::{
     validation::{
         field_error::{FieldError, forbidden, invalid},
         names::dns_subdomain,
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
+};
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Changes, Part::Whole],
+    ..Rules::of(dns_subdomain)
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["cm"],
     validate,
     columns: &[
-        column("Data", "Data contains the configuration data.", |map, _| {
+        column("Data", "#/io.k8s.api.core.v1.ConfigMap/data", |map, _| {
             count_keys(map, &["data", "binaryData"]).into()
         }),
         AGE,
@@ -76,7 +82,7 @@ pub(crate) fn validate_immutable(new: &Value, old: &Value, fields: &[&str]) -> V
 
 /// Stands for `ValidateConfigMap` and `ValidateConfigMapUpdate`.
 fn validate(map: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(map, old, dns_subdomain);
+    let mut errors = object_meta::validate(map, old, &METADATA);
     errors.extend(validate_keys(map, "data"));
     errors.extend(validate_keys(map, "binaryData"));
     for key in map["data"].as_object().into_iter().flatten().map(|(key, _)| key) {

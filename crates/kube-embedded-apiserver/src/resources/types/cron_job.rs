@@ -14,6 +14,7 @@ use crate::{
         },
         types::job,
     },
+    timestamps,
     validation::{
         field_error::{FieldError, invalid, not_supported, required},
         names::{dns_subdomain, non_negative},
@@ -36,20 +37,22 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
 const JOB: &[&str] = &["spec", "jobTemplate", "spec"];
 
 const COLUMNS: &[Column] = &[
-    column("Schedule", "The schedule in Cron format.", |cron, _| {
+    column("Schedule", "#/io.k8s.api.batch.v1.CronJobSpec/schedule", |cron, _| {
         text(cron, &["spec", "schedule"]).into()
     }),
-    column("Timezone", "The time zone name for the schedule.", |cron, _| {
+    column("Timezone", "#/io.k8s.api.batch.v1.CronJobSpec/timeZone", |cron, _| {
         or_none(text(cron, &["spec", "timeZone"]))
     }),
     Column {
         kind: "boolean",
-        ..column("Suspend", "Whether runs are suspended.", |cron, _| {
+        ..column("Suspend", "#/io.k8s.api.batch.v1.CronJobSpec/suspend", |cron, _| {
             (at(cron, &["spec", "suspend"]) == &json!(true)).into()
         })
     },
-    number("Active", "Jobs that run.", |cron, _| list(cron, &["status", "active"]).len().into()),
-    column("Last Schedule", "When a job was last scheduled.", |cron, now| {
+    number("Active", "#/io.k8s.api.batch.v1.CronJobStatus/active", |cron, _| {
+        list(cron, &["status", "active"]).len().into()
+    }),
+    column("Last Schedule", "#/io.k8s.api.batch.v1.CronJobStatus/lastScheduleTime", |cron, now| {
         match text(cron, &["status", "lastScheduleTime"]) {
             "" => or_none(""),
             time => since(time, now).into(),
@@ -62,7 +65,7 @@ const COLUMNS: &[Column] = &[
     wide("Images", "Images referenced by each container in the template.", |cron, _| {
         container_images(at(at(cron, JOB), &["template", "spec"]))
     }),
-    wide("Selector", "A label query over pods of its jobs.", |cron, _| {
+    wide("Selector", "#/io.k8s.api.batch.v1.JobSpec/selector", |cron, _| {
         table_columns::selector(at(at(cron, JOB), &["selector"]))
     }),
 ];
@@ -158,7 +161,7 @@ fn validate_zone(zone: &str) -> Option<FieldError> {
     } else if zone.eq_ignore_ascii_case("local") {
         "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
             .to_owned()
-    } else if !zone.split('/').all(is_part) || jiff::tz::TimeZone::get(zone).is_err() {
+    } else if !zone.split('/').all(is_part) || timestamps::time_zone(zone).is_none() {
         format!("unknown time zone {zone}")
     } else {
         return None;

@@ -17,12 +17,16 @@ use crate::{
     schema::structural::schema_errors,
     validation::{
         field_error::{
-            FieldError, IMMUTABLE, duplicate, forbidden, invalid, not_supported, required,
+            FieldError, IMMUTABLE, duplicate, forbidden, invalid, invalid_nested, invalid_shown,
+            not_supported, required,
         },
         names::{dns_1035_label, dns_subdomain},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
 };
+
+const METADATA: Rules =
+    Rules { standard_finalizers: false, update: &[Part::Changes], ..Rules::of(dns_subdomain) };
 
 pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
     requires_version: true,
@@ -118,7 +122,7 @@ fn add_stored_version(definition: &mut Value) {
 /// Stands for `ValidateCustomResourceDefinition` and its update.
 fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &definition["spec"];
-    let mut errors = metadata(definition, old, dns_subdomain);
+    let mut errors = object_meta::validate(definition, old, &METADATA);
     let (group, plural) = (text(spec, &["group"]), text(spec, &["names", "plural"]));
     let name = text(definition, &["metadata", "name"]);
     if old.is_none() && name != format!("{plural}.{group}") && !name.is_empty() {
@@ -141,6 +145,7 @@ fn validate(definition: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
     }
     errors.extend(names(&spec["names"], "spec.names"));
+    errors.extend(shared(spec, old));
     errors.extend(conversion(&spec["conversion"]));
     if let Some(old) = old {
         errors.extend(validate_update(spec, old));
@@ -222,37 +227,81 @@ fn versions(spec: &Value, old: Option<&Value>) -> Vec<FieldError> {
             let path = format!("{path}.deprecationWarning");
             errors.push(invalid(path, &version["deprecationWarning"], detail));
         }
-        // What all versions have alike is checked once, where the API's first version had it.
-        let place = |field: &str, shared: &str| match is_shared(versions, field) {
-            true => (at == 0).then(|| format!("spec.{shared}")),
-            false => Some(format!("{path}.{field}")),
-        };
-        let schema = &version["schema"]["openAPIV3Schema"];
-        if let Some(path) = place("schema", "validation").filter(|_| schema.is_object()) {
-            let has_status = version["subresources"]["status"].is_object();
-            let path = format!("{path}.openAPIV3Schema");
-            let unchanged = old_schema(old, version) == Some(schema);
-            errors.extend(schema_errors(schema, &path, has_status, unchanged));
-        }
-        if let Some(path) = place("subresources", "subresources") {
-            errors.extend(scale(&version["subresources"]["scale"], &path));
-        }
-        if let Some(path) = place("additionalPrinterColumns", "additionalPrinterColumns") {
-            for (at, column) in list(version, &["additionalPrinterColumns"]).iter().enumerate() {
-                errors.extend(column_errors(column, &format!("{path}[{at}]")));
-            }
-        }
+        let place =
+            |field: &str, _: &str| (!is_shared(versions, field)).then(|| format!("{path}.{field}"));
+        errors.extend(served(version, old, place));
         errors.extend(selectable(version, &path));
     }
     let names = || versions.iter().map(|version| text(version, &["name"]));
     if names().enumerate().any(|(at, name)| names().take(at).any(|before| before == name)) {
-        errors.push(invalid("spec.versions", all, "must contain unique version names"));
+        let shown = shown_versions(all);
+        errors.push(invalid_shown("spec.versions", &shown, "must contain unique version names"));
     }
     if versions.iter().filter(|version| version["storage"] == true).count() != 1 {
         let detail = "must have exactly one version marked as storage version";
-        errors.push(invalid("spec.versions", all, detail));
+        errors.push(invalid_shown("spec.versions", &shown_versions(all), detail));
+    }
+    // The first version was a field of its own once.
+    if let Some(name) =
+        versions.first().map(|version| text(version, &["name"])).filter(|n| !n.is_empty())
+    {
+        let details = dns_1035_label(name);
+        if !details.is_empty() {
+            errors.push(invalid("spec.version", &name.into(), &details.join(",")));
+        }
     }
     errors
+}
+
+/// Validates what all versions have alike, once: where the API's first version had it.
+fn shared(spec: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let versions = list(spec, &["versions"]);
+    let Some(version) = versions.first() else { return Vec::new() };
+    served(version, old, |field, shared| {
+        is_shared(versions, field).then(|| format!("spec.{shared}"))
+    })
+}
+
+/// Validates the schema, the subresources and the columns of a version that have a place: one of the version, or one of
+/// all.
+fn served(
+    version: &Value,
+    old: Option<&Value>,
+    place: impl Fn(&str, &str) -> Option<String>,
+) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let schema = &version["schema"]["openAPIV3Schema"];
+    if let Some(path) = place("schema", "validation").filter(|_| schema.is_object()) {
+        let has_status = version["subresources"]["status"].is_object();
+        let path = format!("{path}.openAPIV3Schema");
+        let unchanged = old_schema(old, version) == Some(schema);
+        errors.extend(schema_errors(schema, &path, has_status, unchanged));
+    }
+    if let Some(path) = place("subresources", "subresources") {
+        errors.extend(scale(&version["subresources"]["scale"], &path));
+    }
+    if let Some(path) = place("additionalPrinterColumns", "additionalPrinterColumns") {
+        for (at, column) in list(version, &["additionalPrinterColumns"]).iter().enumerate() {
+            errors.extend(column_errors(column, &format!("{path}[{at}]")));
+        }
+    }
+    errors
+}
+
+/// Versions as errors show them. One alone has only names of its own, since the rest is not in it in kube-apiserver's own
+/// version.
+fn shown_versions(versions: &Value) -> String {
+    let [version] = list(versions, &[]) else { return versions.to_string() };
+    let flag = |field: &str| version[field] == true;
+    format!(
+        "[{{\"Name\":{},\"Served\":{},\"Storage\":{},\"Deprecated\":{},\"DeprecationWarning\":{},\
+         \"Schema\":null,\"Subresources\":null,\"AdditionalPrinterColumns\":null,\"SelectableFields\":null}}]",
+        Value::from(text(version, &["name"])),
+        flag("served"),
+        flag("storage"),
+        flag("deprecated"),
+        version["deprecationWarning"],
+    )
 }
 
 /// Returns the schema that a version had before an update.
@@ -284,7 +333,9 @@ fn scale(scale: &Value, path: &str) -> Vec<FieldError> {
             if is_required {
                 errors.push(required(at, ""));
             }
-        } else if given.contains('[') || !given.starts_with('.') || Path::parse(given).is_none() {
+        } else if !given.starts_with('.') {
+            errors.push(invalid(at, &given.into(), NO_DOT));
+        } else if given.contains('[') || Path::parse(given).is_none() {
             let detail = "should be a simple json path";
             errors.push(invalid(at, &given.into(), detail));
         } else if !given.starts_with(&format!("{part}."))
@@ -300,6 +351,9 @@ fn scale(scale: &Value, path: &str) -> Vec<FieldError> {
     }
     errors
 }
+
+/// What is wrong with a path that has no dot.
+const NO_DOT: &str = "must be a simple json path starting with .";
 
 /// Validates a printer column.
 fn column_errors(column: &Value, path: &str) -> Vec<FieldError> {
@@ -325,7 +379,10 @@ fn column_errors(column: &Value, path: &str) -> Vec<FieldError> {
     }
     match text(column, &["jsonPath"]) {
         "" => errors.push(required(format!("{path}.JSONPath"), "")),
-        given if !given.starts_with('.') || Path::parse(given).is_none() => {
+        given if !given.starts_with('.') => {
+            errors.push(invalid(format!("{path}.JSONPath"), &given.into(), NO_DOT));
+        }
+        given if Path::parse(given).is_none() => {
             // Not Kubernetes' words, because the subset is smaller than Kubernetes'.
             let detail = "is an invalid jsonPath: only names, indices, [*] and [?(@.name==value)] \
                           after a leading dot are understood";
@@ -433,7 +490,7 @@ fn stored_versions(definition: &Value) -> Vec<FieldError> {
     let versions = list(definition, &["spec", "versions"]);
     let mut errors = Vec::new();
     if stored.is_empty() {
-        // Without a storage version, there is an error about that already.
+        errors.push(invalid_nested(path, &Value::Null, "must have at least one stored version"));
         return errors;
     }
     for (at, name) in stored.iter().enumerate() {

@@ -51,22 +51,24 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
 };
 
 const COLUMNS: &[Column] = &[
-    number("Desired", "Nodes that should run the daemon pod.", |set, _| {
+    number("Desired", "#/io.k8s.api.apps.v1.DaemonSetStatus/desiredNumberScheduled", |set, _| {
         count(set, &["status", "desiredNumberScheduled"]).into()
     }),
-    number("Current", "Nodes that run at least 1 daemon pod and should.", |set, _| {
+    number("Current", "#/io.k8s.api.apps.v1.DaemonSetStatus/currentNumberScheduled", |set, _| {
         count(set, &["status", "currentNumberScheduled"]).into()
     }),
-    number("Ready", "Nodes with a daemon pod that is ready.", |set, _| {
+    number("Ready", "#/io.k8s.api.apps.v1.DaemonSetStatus/numberReady", |set, _| {
         count(set, &["status", "numberReady"]).into()
     }),
-    number("Up-to-date", "Nodes that run the updated daemon pod.", |set, _| {
-        count(set, &["status", "updatedNumberScheduled"]).into()
-    }),
-    number("Available", "Nodes with a daemon pod that is available.", |set, _| {
+    number(
+        "Up-to-date",
+        "#/io.k8s.api.apps.v1.DaemonSetStatus/updatedNumberScheduled",
+        |set, _| count(set, &["status", "updatedNumberScheduled"]).into(),
+    ),
+    number("Available", "#/io.k8s.api.apps.v1.DaemonSetStatus/numberAvailable", |set, _| {
         count(set, &["status", "numberAvailable"]).into()
     }),
-    column("Node Selector", "Labels that a node must have for the pod to fit on it.", |set, _| {
+    column("Node Selector", "#/io.k8s.api.core.v1.PodSpec/nodeSelector", |set, _| {
         table_columns::map(at(set, &["spec", "template", "spec", "nodeSelector"]))
     }),
     AGE,
@@ -76,7 +78,7 @@ const COLUMNS: &[Column] = &[
     wide("Images", "Images referenced by each container in the template.", |set, _| {
         container_images(at(set, &["spec", "template", "spec"]))
     }),
-    wide("Selector", "Label query over pods that the daemon set manages.", |set, _| {
+    wide("Selector", "#/io.k8s.api.apps.v1.DaemonSetSpec/selector", |set, _| {
         table_columns::selector(at(set, &["spec", "selector"]))
     }),
 ];

@@ -59,7 +59,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         wide("Images", "Images referenced by each container in the template.", |deployment, _| {
             container_images(at(deployment, &["spec", "template", "spec"]))
         }),
-        wide("Selector", "Label selector for pods.", |deployment, _| {
+        wide("Selector", "#/io.k8s.api.apps.v1.DeploymentSpec/selector", |deployment, _| {
             table_columns::selector(at(deployment, &["spec", "selector"]))
         }),
     ],

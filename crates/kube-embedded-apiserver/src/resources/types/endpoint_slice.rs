@@ -14,7 +14,7 @@ use crate::{
         addresses::{Family, endpoint_ip, fully_qualified},
         field_error::{FieldError, changed, duplicate, invalid, not_supported, required, too_many},
         names::{dns_label, dns_subdomain, label_value, qualified_name},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
 };
 use kube_embedded_core::network::Addresses;
@@ -24,6 +24,9 @@ const MAX_ENDPOINTS: usize = 1000;
 const MAX_ADDRESSES: usize = 100;
 const MAX_PORTS: usize = 20_000;
 const MAX_ZONES: usize = 8;
+
+const METADATA: Rules =
+    Rules { standard_finalizers: true, update: &[Part::Whole], ..Rules::of(dns_subdomain) };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     generation: true,
@@ -38,24 +41,25 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             default_empty(port, "protocol", "TCP");
         }
     },
+    prepare_update: |slice, old| {
+        let labels = |slice: &Value| slice["metadata"]["labels"].as_object().cloned();
+        if labels(slice).unwrap_or_default() != labels(old).unwrap_or_default() {
+            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+            slice["metadata"]["generation"] = generation.into();
+        }
+    },
     validate,
     validate_addresses: Some(validate_endpoints),
     columns: &[
-        column(
-            "AddressType",
-            "addressType specifies the type of address carried by this EndpointSlice.",
-            |slice, _| text(slice, &["addressType"]).into(),
-        ),
-        column(
-            "Ports",
-            "ports specifies the list of network ports exposed by each endpoint in this slice.",
-            |slice, _| ports(slice).into(),
-        ),
-        column(
-            "Endpoints",
-            "endpoints is a list of unique endpoints in this slice.",
-            |slice, _| endpoints(slice).into(),
-        ),
+        column("AddressType", "#/io.k8s.api.discovery.v1.EndpointSlice/addressType", |slice, _| {
+            text(slice, &["addressType"]).into()
+        }),
+        column("Ports", "#/io.k8s.api.discovery.v1.EndpointSlice/ports", |slice, _| {
+            ports(slice).into()
+        }),
+        column("Endpoints", "#/io.k8s.api.discovery.v1.EndpointSlice/endpoints", |slice, _| {
+            endpoints(slice).into()
+        }),
         AGE,
     ],
     ..ResourceType::of::<EndpointSlice>("endpointslice", "io.k8s.api.discovery.v1.EndpointSlice")
@@ -63,7 +67,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
 
 /// Stands for `ValidateEndpointSlice`, but for the addresses.
 fn validate(slice: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(slice, old, dns_subdomain);
+    let mut errors = object_meta::validate(slice, old, &METADATA);
     match text(slice, &["addressType"]) {
         "" => errors.push(required("addressType", "")),
         "IPv4" | "IPv6" | "FQDN" => {}

@@ -14,7 +14,7 @@ use crate::{
         addresses::{Family, endpoint_ip},
         field_error::{FieldError, invalid, not_supported, required},
         names::{dns_label, dns_subdomain, port},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
 };
 use kube_embedded_core::network::Addresses;
@@ -22,6 +22,12 @@ use kube_embedded_core::network::Addresses;
 /// Sent with every response since Kubernetes 1.33.
 const DEPRECATION: &str =
     "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Changes, Part::Whole],
+    ..Rules::of(dns_subdomain)
+};
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["ep"],
@@ -32,15 +38,13 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
             }
         }
     },
-    validate: |endpoints, old| metadata(endpoints, old, dns_subdomain),
+    validate: |endpoints, old| object_meta::validate(endpoints, old, &METADATA),
     validate_addresses: Some(validate_subsets),
     deprecation: Some(DEPRECATION),
     columns: &[
-        column(
-            "Endpoints",
-            "The set of all endpoints is the union of all subsets.",
-            |object, _| endpoints(object).into(),
-        ),
+        column("Endpoints", "#/io.k8s.api.core.v1.Endpoints/subsets", |object, _| {
+            endpoints(object).into()
+        }),
         AGE,
     ],
     creates_on_update: true,

@@ -14,9 +14,11 @@ use crate::{
     validation::{
         field_error::{FieldError, IMMUTABLE, changed, invalid, required},
         names::{path_segment, qualified_name},
-        object_meta::metadata,
+        object_meta::{self, Rules, metadata},
     },
 };
+
+const METADATA: Rules = Rules { update: &[], ..Rules::of(path_segment) };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["ev"],
@@ -126,7 +128,7 @@ fn rename(
 
 /// Stands for `ValidateEventCreate` of the core group.
 fn validate(event: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(event, old, path_segment);
+    let mut errors = object_meta::validate(event, old, &METADATA);
     if event["eventTime"].is_null() {
         errors.extend(namespace_mismatch(event, &["default", ""]));
     } else {
@@ -263,7 +265,7 @@ const COLUMNS: &[Column] = &[
             name => format!("{kind}/{name}").into(),
         }
     }),
-    wide("Subobject", "Which part of the object this event is about.", |event, _| {
+    wide("Subobject", "#/io.k8s.api.core.v1.ObjectReference/fieldPath", |event, _| {
         text(either(event, "involvedObject", "regarding"), &["fieldPath"]).into()
     }),
     wide(
@@ -288,7 +290,7 @@ const COLUMNS: &[Column] = &[
     }),
     Column {
         format: "name",
-        ..wide("Name", "Name must be unique within a namespace.", |event, _| {
+        ..wide("Name", "#/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta/name", |event, _| {
             text(event, &["metadata", "name"]).into()
         })
     },

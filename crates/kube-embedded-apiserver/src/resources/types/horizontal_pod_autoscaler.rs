@@ -12,7 +12,7 @@ use crate::{
     fields::{default, list, object, text},
     resources::{
         resource_type::ResourceType,
-        table_columns::{AGE, Column, column, count, number},
+        table_columns::{AGE, Column, column, count},
     },
     validation::{
         field_error::{FieldError, invalid, required},
@@ -58,21 +58,33 @@ pub(crate) const RESOURCE_V1: ResourceType = ResourceType {
 };
 
 const COLUMNS: &[Column] = &[
-    column("Reference", "reference to scaled resource", |scaler, _| {
-        let target = &scaler["spec"]["scaleTargetRef"];
-        format!("{}/{}", text(target, &["kind"]), text(target, &["name"])).into()
-    }),
+    column(
+        "Reference",
+        "#/io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerSpec/scaleTargetRef",
+        |scaler, _| {
+            let target = &scaler["spec"]["scaleTargetRef"];
+            format!("{}/{}", text(target, &["kind"]), text(target, &["name"])).into()
+        },
+    ),
     // As in Kubernetes before the first metrics arrive.
-    column("Targets", "the metrics to scale by", |_, _| "<unknown>".into()),
-    column("MinPods", "lower limit for the number of pods", |scaler, _| {
-        count(scaler, &["spec", "minReplicas"]).to_string().into()
+    column("Targets", "#/io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerSpec/metrics", |_, _| {
+        "<unknown>".into()
     }),
-    column("MaxPods", "upper limit for the number of pods", |scaler, _| {
-        count(scaler, &["spec", "maxReplicas"]).to_string().into()
-    }),
-    number("Replicas", "current number of replicas", |scaler, _| {
-        count(scaler, &["status", "currentReplicas"]).into()
-    }),
+    column(
+        "MinPods",
+        "#/io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerSpec/minReplicas",
+        |scaler, _| count(scaler, &["spec", "minReplicas"]).to_string().into(),
+    ),
+    column(
+        "MaxPods",
+        "#/io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerSpec/maxReplicas",
+        |scaler, _| count(scaler, &["spec", "maxReplicas"]).to_string().into(),
+    ),
+    column(
+        "Replicas",
+        "#/io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerStatus/currentReplicas",
+        |scaler, _| count(scaler, &["status", "currentReplicas"]).into(),
+    ),
     AGE,
 ];
 

@@ -17,8 +17,14 @@ use crate::{
     validation::{
         field_error::{FieldError, invalid, invalid_nested, not_supported, required},
         names::{dns_label, dns_subdomain, path_segment, port, port_name},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
+};
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Changes, Part::Whole],
+    ..Rules::of(dns_subdomain)
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
@@ -94,7 +100,7 @@ fn addresses(ingress: &Value) -> String {
 
 /// Stands for `ValidateIngressCreate` and `ValidateIngressUpdate`.
 fn validate(ingress: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(ingress, old, dns_subdomain);
+    let mut errors = object_meta::validate(ingress, old, &METADATA);
     let spec = &ingress["spec"];
     let rules = list(spec, &["rules"]);
     if rules.is_empty() && spec["defaultBackend"].is_null() {

@@ -15,8 +15,14 @@ use crate::{
             FieldError, IMMUTABLE, forbidden, invalid, not_supported, required, too_long,
         },
         names::{dns_label, dns_subdomain, domain_prefixed_path},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
+};
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Changes, Part::Whole],
+    ..Rules::of(dns_subdomain)
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
@@ -58,7 +64,7 @@ fn parameters(parameters: &Value) -> String {
 fn validate(class: &Value, old: Option<&Value>) -> Vec<FieldError> {
     /// `maxIngressClassControllerLength`.
     const MAX: usize = 250;
-    let mut errors = metadata(class, old, dns_subdomain);
+    let mut errors = object_meta::validate(class, old, &METADATA);
     let spec = &class["spec"];
     let (controller, field) = (text(spec, &["controller"]), "spec.controller");
     if old.is_some_and(|old| old["spec"]["controller"] != spec["controller"]) {

@@ -25,9 +25,15 @@ use crate::{
             dns_label, dns_subdomain, domain_prefixed_path, label_selector, non_negative, selects,
             shown_selector,
         },
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
         pod_spec, warnings,
     },
+};
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Whole, Part::Changes],
+    ..Rules::of(dns_subdomain)
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
@@ -76,12 +82,9 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         wide("Images", "Images referenced by each container in the template.", |job, _| {
             container_images(at(job, &["spec", "template", "spec"]))
         }),
-        wide(
-            "Selector",
-            "A label query over pods that should match the pod count. Normally, the system sets \
-             this field for you.",
-            |job, _| table_columns::selector(at(job, &["spec", "selector"])),
-        ),
+        wide("Selector", "#/io.k8s.api.batch.v1.JobSpec/selector", |job, _| {
+            table_columns::selector(at(job, &["spec", "selector"]))
+        }),
     ],
     selectable: &["status.successful=status.succeeded"],
     ..ResourceType::of::<Job>("job", "io.k8s.api.batch.v1.Job")
@@ -169,7 +172,7 @@ fn prepare_create(job: &mut Value) {
 /// Stands for `ValidateJob` and `ValidateJobUpdate`.
 fn validate(job: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = &job["spec"];
-    let mut errors = metadata(job, old, dns_subdomain);
+    let mut errors = object_meta::validate(job, old, &METADATA);
     errors.extend(validate_generated_labels(job));
     errors.extend(validate_spec(spec));
     errors.extend(validate_selector(spec));

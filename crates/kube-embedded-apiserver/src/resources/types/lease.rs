@@ -11,15 +11,18 @@ use crate::{
     validation::{
         field_error::invalid,
         names::{dns_subdomain, non_negative},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
 };
+
+const METADATA: Rules =
+    Rules { standard_finalizers: false, update: &[Part::Changes], ..Rules::of(dns_subdomain) };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     requires_version: true,
     defaults: |lease| _ = object(lease, "spec"),
     validate: |lease, old| {
-        let mut errors = metadata(lease, old, dns_subdomain);
+        let mut errors = object_meta::validate(lease, old, &METADATA);
         let seconds = &lease["spec"]["leaseDurationSeconds"];
         if seconds.as_i64().is_some_and(|seconds| seconds <= 0) {
             let detail = "must be greater than 0";
@@ -30,11 +33,9 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         errors
     },
     columns: &[
-        column(
-            "Holder",
-            "holderIdentity contains the identity of the holder of a current lease.",
-            |lease, _| text(lease, &["spec", "holderIdentity"]).into(),
-        ),
+        column("Holder", "#/io.k8s.api.coordination.v1.LeaseSpec/holderIdentity", |lease, _| {
+            text(lease, &["spec", "holderIdentity"]).into()
+        }),
         AGE,
     ],
     creates_on_update: true,

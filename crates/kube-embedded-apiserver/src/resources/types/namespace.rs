@@ -12,7 +12,16 @@ use crate::{
         resource_type::ResourceType,
         table_columns::{AGE, column},
     },
-    validation::{names::dns_label, object_meta::metadata},
+    validation::{
+        names::dns_label,
+        object_meta::{self, Part, Rules},
+    },
+};
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Whole, Part::Changes],
+    ..Rules::of(dns_label)
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
@@ -48,7 +57,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         }
     },
     validate: |namespace, old| {
-        let mut errors = metadata(namespace, old, dns_label);
+        let mut errors = object_meta::validate(namespace, old, &METADATA);
         errors.extend(pod_security::validate_labels(namespace, old));
         errors
     },

@@ -9,14 +9,21 @@ use crate::{
         resource_type::ResourceType,
         table_columns::{AGE, Column, column, or_none, wide},
     },
+    store::Store,
     validation::{
         addresses::cidr,
         field_error::{FieldError, duplicate, invalid, not_supported, required},
         names::{dns_subdomain, labels, qualified_name},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
 };
 use std::collections::HashSet;
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Whole, Part::Changes],
+    ..Rules::of(dns_subdomain)
+};
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["no"],
@@ -32,9 +39,15 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         } else if let Some(first) = list(spec, &["podCIDRs"]).first().cloned() {
             spec["podCIDR"] = first;
         }
+        let Some(status) = object(node, "status") else { return };
+        let capacity = status["capacity"].clone();
+        if status["allocatable"].is_null() && !capacity.is_null() {
+            status["allocatable"] = capacity;
+        }
     },
+    admission: &[taint],
     validate: |node, old| {
-        let mut errors = metadata(node, old, dns_subdomain);
+        let mut errors = object_meta::validate(node, old, &METADATA);
         errors.extend(validate_taints(list(node, &["spec", "taints"])));
         for (at, range) in list(node, &["spec", "podCIDRs"]).iter().enumerate() {
             errors.extend(cidr(range, &format!("spec.podCIDRs[{at}]")));
@@ -46,6 +59,20 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     ..ResourceType::of::<Node>("node", "io.k8s.api.core.v1.Node")
 };
 
+/// Keeps pods off a new node until it is ready (the admission plugin `TaintNodesByCondition`). The kubelets of this
+/// cluster report that they are when they register their nodes.
+fn taint(_: &Store, node: &mut Value) -> Result<(), String> {
+    const KEY: &str = "node.kubernetes.io/not-ready";
+    let mut taints = list(node, &["spec", "taints"]).to_vec();
+    let has_taint =
+        taints.iter().any(|taint| taint["key"] == KEY && taint["effect"] == "NoSchedule");
+    if !has_taint && !text(node, &["spec", "providerID"]).starts_with("embedded://") {
+        taints.push(json!({ "key": KEY, "effect": "NoSchedule" }));
+        node["spec"]["taints"] = taints.into();
+    }
+    Ok(())
+}
+
 const COLUMNS: &[Column] = &[
     column("Status", "The status of the node", |node, _| status(node).into()),
     column("Roles", "The roles of the node", |node, _| roles(node)),
@@ -53,16 +80,16 @@ const COLUMNS: &[Column] = &[
     column("Version", "Kubelet Version reported by the node.", |node, _| {
         text(node, &["status", "nodeInfo", "kubeletVersion"]).into()
     }),
-    wide("Internal-IP", "List of addresses reachable to the node.", |node, _| {
+    wide("Internal-IP", "#/io.k8s.api.core.v1.NodeStatus/addresses", |node, _| {
         address(node, "InternalIP")
     }),
-    wide("External-IP", "List of addresses reachable to the node.", |node, _| {
+    wide("External-IP", "#/io.k8s.api.core.v1.NodeStatus/addresses", |node, _| {
         address(node, "ExternalIP")
     }),
-    wide("OS-Image", "OS Image reported by the node from /etc/os-release.", |node, _| {
+    wide("OS-Image", "#/io.k8s.api.core.v1.NodeSystemInfo/osImage", |node, _| {
         or_unknown(text(node, &["status", "nodeInfo", "osImage"]))
     }),
-    wide("Kernel-Version", "Kernel Version reported by the node from 'uname -r'.", |node, _| {
+    wide("Kernel-Version", "#/io.k8s.api.core.v1.NodeSystemInfo/kernelVersion", |node, _| {
         let info = &node["status"]["nodeInfo"];
         match (text(info, &["kernelVersion"]), text(info, &["architecture"])) {
             (kernel, "") => or_unknown(kernel),
@@ -72,7 +99,7 @@ const COLUMNS: &[Column] = &[
     }),
     wide(
         "Container-Runtime",
-        "ContainerRuntime Version reported by the node through runtime remote API.",
+        "#/io.k8s.api.core.v1.NodeSystemInfo/containerRuntimeVersion",
         |node, _| or_unknown(text(node, &["status", "nodeInfo", "containerRuntimeVersion"])),
     ),
 ];

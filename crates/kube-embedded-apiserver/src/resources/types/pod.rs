@@ -8,16 +8,23 @@ use crate::{
     fields::{at, copy_field, default, default_empty, each, list, object, remove, text},
     resources::{deletion::Deletion, pod_defaults, resource_type::ResourceType},
     validation::{
-        field_error::{FieldError, forbidden, invalid},
+        container,
+        field_error::{FieldError, forbidden, invalid, required},
         internal_form,
         names::dns_subdomain,
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
         pod_spec, warnings,
     },
 };
 
 mod ephemeral_containers;
 mod printer;
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Changes, Part::Whole],
+    ..Rules::of(dns_subdomain)
+};
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["po"],
@@ -165,10 +172,13 @@ fn qos_class(pod: &Value) -> &'static str {
 
 /// Stands for `ValidatePodCreate` and `ValidatePodUpdate`.
 fn validate(pod: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(pod, old, dns_subdomain);
+    let mut errors = object_meta::validate(pod, old, &METADATA);
     errors.extend(pod_spec::validate(&pod["spec"], "spec"));
     if old.is_none() && !list(pod, &["spec", "ephemeralContainers"]).is_empty() {
         errors.push(forbidden("spec.ephemeralContainers", "cannot be set on create"));
+    }
+    for field in ["containers", "initContainers"] {
+        errors.extend(container::validate_images(pod, field));
     }
     if let Some(old) = old {
         errors.extend(validate_update(pod, old));
@@ -197,6 +207,15 @@ fn validate_update(pod: &Value, old: &Value) -> Vec<FieldError> {
             errors.push(invalid(at, &Value::Null, detail));
         }
         _ => {}
+    }
+    // Once more, with those that are missing, as in Kubernetes.
+    for field in ["containers", "initContainers"] {
+        for (at, container) in list(pod, &["spec", field]).iter().enumerate() {
+            if text(container, &["image"]).is_empty() {
+                errors.push(required(format!("spec.{field}[{at}].image"), ""));
+            }
+        }
+        errors.extend(container::validate_images(pod, field));
     }
     errors.extend(only_additions(pod, old));
     let spec = updated(pod, old);

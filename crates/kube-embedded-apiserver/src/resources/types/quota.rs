@@ -1,12 +1,11 @@
-//! `resourcequotas` and `limitranges`. Accepted with dry-run only, because the admission plugins
-//! that would enforce them do not exist here. They are served so that clients which list them find
-//! none (`kubectl describe namespace` does).
+//! `resourcequotas`. Accepted with dry-run only, because the admission plugin that would enforce them does not exist here.
+//! They are served so that clients which list them find none (`kubectl describe namespace` does).
 
-use k8s_openapi::api::core::v1::{LimitRange, ResourceQuota};
+use k8s_openapi::api::core::v1::ResourceQuota;
 use serde_json::json;
 
 use crate::{
-    fields::{at, text},
+    fields::at,
     resources::{
         resource_type::ResourceType,
         table_columns::{AGE, column, map},
@@ -21,22 +20,17 @@ pub(crate) const RESOURCE_QUOTA: ResourceType = ResourceType {
     unsupported: Some("this cluster enforces no quotas"),
     validate: |quota, old| metadata(quota, old, dns_subdomain),
     columns: &[
-        column("Request", "Request represents a minimum amount of cpu/memory.", |quota, _| {
-            map(at(quota, &["spec", "hard"]))
-        }),
-        column("Limit", "Limits control the maximum amount of cpu/memory.", |_, _| "".into()),
+        column(
+            "Request",
+            "Request represents a minimum amount of cpu/memory that a container may consume.",
+            |quota, _| map(at(quota, &["spec", "hard"])),
+        ),
+        column(
+            "Limit",
+            "Limits control the maximum amount of cpu/memory that a container may use independent of contention on the node.",
+            |_, _| "".into(),
+        ),
         AGE,
     ],
     ..ResourceType::of::<ResourceQuota>("resourcequota", "io.k8s.api.core.v1.ResourceQuota")
-};
-
-pub(crate) const LIMIT_RANGE: ResourceType = ResourceType {
-    short_names: &["limits"],
-    unsupported: Some("this cluster enforces no limit ranges"),
-    validate: |range, old| metadata(range, old, dns_subdomain),
-    columns: &[column("Created At", "When this object was created.", |range, _| {
-        text(range, &["metadata", "creationTimestamp"]).into()
-    })],
-    creates_on_update: true,
-    ..ResourceType::of::<LimitRange>("limitrange", "io.k8s.api.core.v1.LimitRange")
 };

@@ -35,14 +35,12 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         unsupported_fields::review_workload,
     ],
     columns: &[
-        number("Desired", "Replicas is the number of desired pods.", |set, _| {
+        number("Desired", "#/io.k8s.api.apps.v1.ReplicaSetSpec/replicas", |set, _| {
             count(set, &["spec", "replicas"]).into()
         }),
-        number(
-            "Current",
-            "Replicas is the most recently observed number of non-terminating pods.",
-            |set, _| count(set, &["status", "replicas"]).into(),
-        ),
+        number("Current", "#/io.k8s.api.apps.v1.ReplicaSetStatus/replicas", |set, _| {
+            count(set, &["status", "replicas"]).into()
+        }),
         number(
             "Ready",
             "The number of non-terminating pods targeted by this ReplicaSet with a Ready Condition.",
@@ -55,7 +53,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         wide("Images", "Images referenced by each container in the template.", |set, _| {
             container_images(at(set, &["spec", "template", "spec"]))
         }),
-        wide("Selector", "Label query over pods that should match the replica count.", |set, _| {
+        wide("Selector", "#/io.k8s.api.apps.v1.ReplicaSetSpec/selector", |set, _| {
             table_columns::selector(at(set, &["spec", "selector"]))
         }),
     ],

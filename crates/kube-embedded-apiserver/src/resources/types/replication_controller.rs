@@ -37,12 +37,14 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     // It predates garbage collection.
     deletion: &Deletion { default_propagation: Some(Propagation::Orphan), ..Deletion::IMMEDIATE },
     columns: &[
-        number("Desired", "Replicas is the number of desired replicas.", |controller, _| {
-            count(controller, &["spec", "replicas"]).into()
-        }),
+        number(
+            "Desired",
+            "#/io.k8s.api.core.v1.ReplicationControllerSpec/replicas",
+            |controller, _| count(controller, &["spec", "replicas"]).into(),
+        ),
         number(
             "Current",
-            "Replicas is the most recently observed number of replicas.",
+            "#/io.k8s.api.core.v1.ReplicationControllerStatus/replicas",
             |controller, _| count(controller, &["status", "replicas"]).into(),
         ),
         number(
@@ -59,7 +61,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
         }),
         wide(
             "Selector",
-            "Selector is a label query over pods that should match the Replicas count.",
+            "#/io.k8s.api.core.v1.ReplicationControllerSpec/selector",
             |controller, _| map(at(controller, &["spec", "selector"])),
         ),
     ],

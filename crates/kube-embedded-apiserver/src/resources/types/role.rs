@@ -5,26 +5,28 @@ use serde_json::Value;
 
 use crate::{
     authorization::escalation::check_role,
-    fields::{list, text},
-    resources::{
-        resource_type::ResourceType,
-        table_columns::{Column, column},
-    },
+    fields::list,
+    resources::resource_type::ResourceType,
     validation::{
         field_error::{FieldError, invalid, invalid_nested, required},
         names::{label_selector, path_segment},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
+};
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Whole, Part::Changes],
+    ..Rules::of(path_segment)
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     validate: |role, old| {
-        let mut errors = metadata(role, old, path_segment);
+        let mut errors = object_meta::validate(role, old, &METADATA);
         errors.extend(rules(role, true));
         errors
     },
     check_grant: Some(check_role),
-    columns: COLUMNS,
     creates_on_update: true,
     ..ResourceType::of::<Role>("role", "io.k8s.api.rbac.v1.Role")
 };
@@ -32,25 +34,15 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
 pub(crate) const CLUSTER_RESOURCE: ResourceType = ResourceType {
     namespaced: false,
     validate: |role, old| {
-        let mut errors = metadata(role, old, path_segment);
+        let mut errors = object_meta::validate(role, old, &METADATA);
         errors.extend(rules(role, false));
         errors.extend(aggregation(&role["aggregationRule"]));
         errors
     },
     check_grant: Some(check_role),
-    columns: COLUMNS,
     creates_on_update: true,
     ..ResourceType::of::<ClusterRole>("clusterrole", "io.k8s.api.rbac.v1.ClusterRole")
 };
-
-const COLUMNS: &[Column] = &[Column {
-    kind: "date",
-    ..column(
-        "Created At",
-        "CreationTimestamp is a timestamp representing the server time when this object was created.",
-        |role, _| text(role, &["metadata", "creationTimestamp"]).into(),
-    )
-}];
 
 /// Validates the rules of a role (`ValidatePolicyRule`).
 fn rules(role: &Value, is_namespaced: bool) -> Vec<FieldError> {

@@ -13,8 +13,14 @@ use crate::{
     validation::{
         field_error::{FieldError, invalid, not_supported, required},
         names::{dns_subdomain, path_segment},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
+};
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Whole, Part::Changes],
+    ..Rules::of(path_segment)
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
@@ -24,9 +30,7 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     columns: &[
         column(
             "Role",
-            "RoleRef can reference a Role in the current namespace or a ClusterRole in the global \
-             namespace. If the RoleRef cannot be resolved, the Authorizer must return an error. This \
-             field is immutable.",
+            "RoleRef can reference a Role in the current namespace or a ClusterRole in the global namespace. If the RoleRef cannot be resolved, the Authorizer must return an error.",
             |binding, _| role(binding),
         ),
         AGE,
@@ -48,8 +52,7 @@ pub(crate) const CLUSTER_RESOURCE: ResourceType = ResourceType {
     columns: &[
         column(
             "Role",
-            "RoleRef can only reference a ClusterRole in the global namespace. If the RoleRef cannot \
-             be resolved, the Authorizer must return an error. This field is immutable.",
+            "RoleRef can only reference a ClusterRole in the global namespace. If the RoleRef cannot be resolved, the Authorizer must return an error.",
             |binding, _| role(binding),
         ),
         AGE,
@@ -98,7 +101,7 @@ fn defaults(binding: &mut Value) {
 
 /// Stands for `ValidateRoleBinding`, `ValidateClusterRoleBinding` and their updates.
 fn validate(binding: &Value, old: Option<&Value>, kinds: &[&str]) -> Vec<FieldError> {
-    let mut errors = metadata(binding, old, path_segment);
+    let mut errors = object_meta::validate(binding, old, &METADATA);
     let role = &binding["roleRef"];
     let field = |name: &str| text(role, &[name]);
     if field("apiGroup") != GROUP {

@@ -14,8 +14,14 @@ use crate::{
     validation::{
         field_error::{FieldError, changed, required},
         names::dns_subdomain,
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
+};
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Changes, Part::Whole],
+    ..Rules::of(dns_subdomain)
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
@@ -26,10 +32,10 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     validate,
     warnings: tls_warnings,
     columns: &[
-        column("Type", "Used to facilitate programmatic handling of secret data.", |secret, _| {
+        column("Type", "#/io.k8s.api.core.v1.Secret/type", |secret, _| {
             text(secret, &["type"]).into()
         }),
-        column("Data", "Data contains the secret data.", |secret, _| {
+        column("Data", "#/io.k8s.api.core.v1.Secret/data", |secret, _| {
             count_keys(secret, &["data"]).into()
         }),
         AGE,
@@ -109,7 +115,7 @@ fn pem_types(bytes: &[u8]) -> Vec<String> {
 
 /// Stands for `ValidateSecret` and `ValidateSecretUpdate`.
 fn validate(secret: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(secret, old, dns_subdomain);
+    let mut errors = object_meta::validate(secret, old, &METADATA);
     errors.extend(validate_keys(secret, "data"));
     // Types that clients define themselves have no required keys.
     let needed: &[&str] = match text(secret, &["type"]) {

@@ -37,27 +37,22 @@ pub(crate) const RESOURCE: ResourceType = ResourceType {
     allocate: Some(ip_allocator::allocate),
     deletion: &Deletion { returns_object: true, ..Deletion::IMMEDIATE },
     columns: &[
-        column("Type", "type determines how the Service is exposed.", |service, _| {
+        column("Type", "#/io.k8s.api.core.v1.ServiceSpec/type", |service, _| {
             text(service, &["spec", "type"]).into()
         }),
-        column("Cluster-IP", "clusterIP is the IP address of the service.", |service, _| {
+        column("Cluster-IP", "#/io.k8s.api.core.v1.ServiceSpec/clusterIP", |service, _| {
             or_none(text(service, &["spec", "clusterIP"]))
         }),
-        column(
-            "External-IP",
-            "externalIPs is a list of IP addresses for which nodes in the cluster will also \
-             accept traffic for this service.",
-            |service, _| external_ips(service).into(),
-        ),
-        column("Port(s)", "The list of ports that are exposed by this service.", |service, _| {
+        column("External-IP", "#/io.k8s.api.core.v1.ServiceSpec/externalIPs", |service, _| {
+            external_ips(service).into()
+        }),
+        column("Port(s)", "#/io.k8s.api.core.v1.ServiceSpec/ports", |service, _| {
             or_none(&ports(service))
         }),
         AGE,
-        wide(
-            "Selector",
-            "Route service traffic to pods with label keys and values matching this selector.",
-            |service, _| table_columns::map(&service["spec"]["selector"]),
-        ),
+        wide("Selector", "#/io.k8s.api.core.v1.ServiceSpec/selector", |service, _| {
+            table_columns::map(&service["spec"]["selector"])
+        }),
     ],
     selectable: &["spec.clusterIP", "spec.type"],
     creates_on_update: true,

@@ -5,13 +5,22 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 
 use crate::{
     resources::{deletion::Deletion, resource_type::ResourceType, table_columns::AGE},
-    validation::{names::dns_subdomain, object_meta::metadata},
+    validation::{
+        names::dns_subdomain,
+        object_meta::{self, Part, Rules},
+    },
+};
+
+const METADATA: Rules = Rules {
+    standard_finalizers: true,
+    update: &[Part::Changes, Part::Whole],
+    ..Rules::of(dns_subdomain)
 };
 
 pub(crate) const RESOURCE: ResourceType = ResourceType {
     short_names: &["sa"],
     subresources: &["token"],
-    validate: |account, old| metadata(account, old, dns_subdomain),
+    validate: |account, old| object_meta::validate(account, old, &METADATA),
     deletion: &Deletion { returns_object: true, ..Deletion::IMMEDIATE },
     columns: &[AGE],
     ..ResourceType::of::<ServiceAccount>("serviceaccount", "io.k8s.api.core.v1.ServiceAccount")

@@ -27,12 +27,15 @@ use crate::{
             too_many,
         },
         names::{dns_1035_label, dns_subdomain, qualified_name},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
 };
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use serde_json::{Value, json};
 use std::collections::HashSet;
+
+const METADATA: Rules =
+    Rules { standard_finalizers: false, update: &[Part::Whole], ..Rules::of(dns_subdomain) };
 
 pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
     requires_version: true,
@@ -114,7 +117,7 @@ pub(crate) fn default_match_resources(spec: &mut Value, field: &str) {
 
 /// Stands for `ValidateValidatingAdmissionPolicy` and its update.
 fn validate(policy: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(policy, old, dns_subdomain);
+    let mut errors = object_meta::validate(policy, old, &METADATA);
     let spec = &policy["spec"];
     match text(spec, &["failurePolicy"]) {
         "" => errors.push(required("spec.failurePolicy", "")),

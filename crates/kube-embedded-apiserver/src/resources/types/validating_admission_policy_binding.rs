@@ -20,11 +20,14 @@ use crate::{
             FieldError, duplicate, forbidden, invalid, invalid_nested, not_supported, required,
         },
         names::{dns_subdomain, label_selector, path_segment},
-        object_meta::metadata,
+        object_meta::{self, Part, Rules},
     },
 };
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use serde_json::Value;
+
+const METADATA: Rules =
+    Rules { standard_finalizers: false, update: &[Part::Whole], ..Rules::of(dns_subdomain) };
 
 pub(crate) const RESOURCE: ResourceType<'static> = ResourceType {
     requires_version: true,
@@ -72,7 +75,7 @@ fn param_ref_cell(reference: &Value) -> Value {
 
 /// Stands for `ValidateValidatingAdmissionPolicyBinding`.
 fn validate(binding: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = metadata(binding, old, dns_subdomain);
+    let mut errors = object_meta::validate(binding, old, &METADATA);
     let spec = &binding["spec"];
     let policy = text(spec, &["policyName"]);
     if policy.is_empty() {

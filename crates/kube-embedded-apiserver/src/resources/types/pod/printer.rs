@@ -27,30 +27,24 @@ pub(super) const COLUMNS: &[Column] = &[
         |pod, now| Summary::of(pod).restarts.display(now).into(),
     ),
     AGE,
-    wide("IP", "podIP address allocated to the pod.", |pod, _| {
+    wide("IP", "#/io.k8s.api.core.v1.PodStatus/podIP", |pod, _| {
         let first = list(pod, &["status", "podIPs"]).first().map_or("", |ip| text(ip, &["ip"]));
         or_none(if first.is_empty() { text(pod, &["status", "podIP"]) } else { first })
     }),
-    wide("Node", "NodeName indicates in which node this pod is scheduled.", |pod, _| {
+    wide("Node", "#/io.k8s.api.core.v1.PodSpec/nodeName", |pod, _| {
         or_none(text(pod, &["spec", "nodeName"]))
     }),
-    wide(
-        "Nominated Node",
-        "nominatedNodeName is set only when this pod preempts other pods on the node.",
-        |pod, _| or_none(text(pod, &["status", "nominatedNodeName"])),
-    ),
-    wide(
-        "Readiness Gates",
-        "If specified, all readiness gates will be evaluated for pod readiness.",
-        |pod, _| {
-            let gates = list(pod, &["spec", "readinessGates"]);
-            if gates.is_empty() {
-                return "<none>".into();
-            }
-            let open = gates.iter().filter(|gate| condition(pod, text(gate, &["conditionType"])));
-            format!("{}/{}", open.count(), gates.len()).into()
-        },
-    ),
+    wide("Nominated Node", "#/io.k8s.api.core.v1.PodStatus/nominatedNodeName", |pod, _| {
+        or_none(text(pod, &["status", "nominatedNodeName"]))
+    }),
+    wide("Readiness Gates", "#/io.k8s.api.core.v1.PodSpec/readinessGates", |pod, _| {
+        let gates = list(pod, &["spec", "readinessGates"]);
+        if gates.is_empty() {
+            return "<none>".into();
+        }
+        let open = gates.iter().filter(|gate| condition(pod, text(gate, &["conditionType"])));
+        format!("{}/{}", open.count(), gates.len()).into()
+    }),
 ];
 
 /// Returns true if a condition of the pod is `True`.
