@@ -19,6 +19,7 @@ pub(crate) mod cors;
 mod direct;
 pub(crate) mod filters;
 mod forward;
+mod forwarded_headers;
 pub(crate) mod frontend;
 pub(crate) mod fuzzing;
 mod head;

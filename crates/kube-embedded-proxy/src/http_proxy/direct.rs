@@ -6,7 +6,7 @@
 //! kind, in whatever way, is left to hyper from its first byte.
 
 use super::{
-    head::ForwardedHeaders,
+    forwarded_headers::ForwardedHeaders,
     limits::{BODY_BUFFER, USUAL_FIELDS},
     request_body::RequestBody,
     upstream_io::OpenCount,

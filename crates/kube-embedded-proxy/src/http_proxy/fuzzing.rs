@@ -1,7 +1,8 @@
 //! Entry points of the fuzz targets in `fuzz/`: heads as clients and endpoints send them.
 
 use super::{
-    head::{self, ForwardedHeaders},
+    forwarded_headers::ForwardedHeaders,
+    head,
     limits::{BODY_BUFFER, HEAD_BYTES, HEAD_FIELDS},
     target_encoder::TargetEncoder,
 };

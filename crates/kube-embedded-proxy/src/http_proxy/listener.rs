@@ -3,8 +3,8 @@
 use super::{
     client::Client,
     client_io::ClientIo,
+    forwarded_headers::ForwardedHeaders,
     frontend::Frontend,
-    head::ForwardedHeaders,
     limits::{
         BODY_BUFFER, CONNECTION_WINDOW, HANDSHAKE_TIMEOUT, HEAD_BYTES, HEAD_FIELDS, MAX_STREAMS,
         PING_INTERVAL, STREAM_WINDOW,

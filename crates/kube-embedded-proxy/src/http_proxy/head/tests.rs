@@ -5,6 +5,7 @@ use crate::http_proxy::conditions::RequestFields;
 use crate::http_proxy::route_table::{Backend, Path, RouteTable, Rule};
 use crate::route::Route;
 use proptest::{collection::vec, option, prelude::*, sample::select};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 const PEER: &str = "192.0.2.7";
@@ -109,16 +110,6 @@ fn written_fields_about_the_client_are_those_of_the_map() {
     };
     assert_eq!(sorted(forwarded().lines()), sorted(&written));
     assert_eq!(headers.len(), 4);
-}
-
-#[test]
-fn addresses_are_formatted_as_usual() {
-    for text in
-        ["0.0.0.0", "1.22.133.255", "100.10.9.99", "::1", "2001:db8::7", "::ffff:10.0.200.5"]
-    {
-        let ip: IpAddr = text.parse().unwrap();
-        assert_eq!(address(ip), ip.to_canonical().to_string());
-    }
 }
 
 proptest! {
