@@ -300,7 +300,7 @@ pub(crate) fn check_fields(
 ) -> ApiResult<Vec<String>> {
     check_types(resource, value)?;
     let found = duplicates::in_order(text, strict_errors(resource, value, duplicates, validation));
-    settle_unknown(resource, value, found, validation).map_err(|why| refuse(resource, &why))
+    handle_unknown(resource, value, found, validation).map_err(|why| refuse(resource, &why))
 }
 
 /// Handles unknown fields as the client requested, and prunes them as decoding into Go types does. `duplicates` are
@@ -312,7 +312,7 @@ pub(crate) fn check_unknown(
     validation: FieldValidation,
 ) -> Result<Vec<String>, String> {
     let found = strict_errors(resource, value, duplicates, validation);
-    settle_unknown(resource, value, found, validation)
+    handle_unknown(resource, value, found, validation)
 }
 
 /// Returns what strict decoding objects to.
@@ -329,7 +329,7 @@ fn strict_errors(
     found
 }
 
-fn settle_unknown(
+fn handle_unknown(
     resource: &ResourceType,
     value: &mut Value,
     found: Vec<String>,

@@ -1,5 +1,5 @@
 //! What Go's encoder writes for fields that are not set: `null`, `""`, 0, false, or an empty structure. kube-apiserver
-//! stores objects in this form, and everything that is asked of them (a patch's `test`, managed fields, an expression)
+//! stores objects in this form, and everything that reads them (a patch's `test`, managed fields, an expression)
 //! sees it.
 
 use serde_json::{Map, Value};
@@ -23,14 +23,16 @@ fn complete_in(shape: &Shape, value: &mut Value) {
     each_structure(shape, value, &mut |structure, value| complete(structure, value));
 }
 
-/// Replaces empty lists by what is left of them in the storage: protobuf does not tell them from those that are not set.
-pub(crate) fn settle(structure: &Structure, value: &mut Value) {
+/// Replaces empty lists by what is left of them in the storage: protobuf does not distinguish them from those that are not set.
+pub(crate) fn clear_empty_lists(structure: &Structure, value: &mut Value) {
     let Some(object) = value.as_object_mut() else { return };
     each_field(structure, object, &mut |field, value| {
         if field.go.unset == Some(Unset::Null) && value.as_array().is_some_and(Vec::is_empty) {
             *value = Value::Null;
         }
-        each_structure(&field.shape, value, &mut |structure, value| settle(structure, value));
+        each_structure(&field.shape, value, &mut |structure, value| {
+            clear_empty_lists(structure, value)
+        });
     });
 }
 
