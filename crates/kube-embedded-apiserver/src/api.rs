@@ -94,7 +94,7 @@ impl Api {
             .ok_or_else(|| format!("there is no kind {}", object["kind"]))?;
         metadata::fill_system_fields(resource, &mut object);
         resource.apply_defaults(&mut object);
-        resource.object_schema().clear_empty_lists(&mut object);
+        resource.object_schema().to_stored_form(&mut object);
         let key = Key {
             resource: resource.storage_resource(),
             namespace: text(&object["metadata"]["namespace"]),

@@ -16,13 +16,27 @@ pub(crate) fn escaped(text: &str) -> String {
     text.chars().map(escaped_char).collect()
 }
 
+/// Returns the escape of a character that has a letter of its own.
+pub(crate) fn named_escape(c: char) -> Option<&'static str> {
+    Some(match c {
+        '\u{7}' => "\\a",
+        '\u{8}' => "\\b",
+        '\t' => "\\t",
+        '\n' => "\\n",
+        '\u{b}' => "\\v",
+        '\u{c}' => "\\f",
+        '\r' => "\\r",
+        '"' => "\\\"",
+        '\\' => "\\\\",
+        _ => return None,
+    })
+}
+
 fn escaped_char(c: char) -> String {
+    if let Some(escape) = named_escape(c) {
+        return escape.to_owned();
+    }
     match c {
-        '\n' | '\r' | '\t' | '"' | '\\' => c.escape_default().collect(),
-        '\u{7}' => "\\a".to_owned(),
-        '\u{8}' => "\\b".to_owned(),
-        '\u{b}' => "\\v".to_owned(),
-        '\u{c}' => "\\f".to_owned(),
         c if c.is_ascii_control() => format!("\\x{:02x}", u32::from(c)),
         c if is_printable(c) => c.to_string(),
         c if u32::from(c) > 0xffff => format!("\\U{:08x}", u32::from(c)),

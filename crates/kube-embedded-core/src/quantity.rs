@@ -13,12 +13,26 @@ pub fn check(text: &str) -> Result<(), String> {
     parse(text).map(|_| ())
 }
 
-/// Returns the value in billionths, rounded up in magnitude as in Kubernetes. Saturates far above any
-/// real amount.
+/// The parts of the text of a quantity: `-`, `1`, `5`, and the factor of `Gi`.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'t> {
+    /// The sign.
+    pub is_negative: bool,
+    /// The digits before the point.
+    pub whole: &'t str,
+    /// The digits after it.
+    pub fraction: &'t str,
+    /// The factor of a binary suffix; 1 for others.
+    pub base: i128,
+    /// The power of ten of a decimal suffix; 0 for others.
+    pub exponent: i32,
+}
+
+/// Divides the text of a quantity into its parts.
 ///
 /// # Errors
 /// As [`check`].
-pub fn parse(text: &str) -> Result<i128, String> {
+pub fn parts(text: &str) -> Result<Parts<'_>, String> {
     let malformed = || MALFORMED.to_owned();
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
@@ -55,6 +69,16 @@ pub fn parse(text: &str) -> Result<i128, String> {
             (1, exponent)
         }
     };
+    Ok(Parts { is_negative: text.starts_with('-'), whole, fraction, base, exponent })
+}
+
+/// Returns the value in billionths, rounded up in magnitude as in Kubernetes. Saturates far above any
+/// real amount.
+///
+/// # Errors
+/// As [`check`].
+pub fn parse(text: &str) -> Result<i128, String> {
+    let Parts { is_negative, whole, fraction, base, exponent } = parts(text)?;
     let digits: String = [whole, fraction].concat();
     let Ok(mantissa) = digits.parse::<i128>() else { return Ok(i128::MAX) };
     let places = i32::try_from(fraction.len()).unwrap_or(i32::MAX);
@@ -66,7 +90,7 @@ pub fn parse(text: &str) -> Result<i128, String> {
         let divisor = 10_i128.checked_pow(power.unsigned_abs()).unwrap_or(i128::MAX);
         scaled / divisor + i128::from(scaled % divisor != 0)
     };
-    Ok(if text.starts_with('-') { -value } else { value })
+    Ok(if is_negative { -value } else { value })
 }
 
 /// Returns the form in which Kubernetes writes a quantity: no fraction, and the largest suffix that leaves none. Text that is

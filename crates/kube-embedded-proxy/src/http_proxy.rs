@@ -5,8 +5,8 @@
 //! An endpoint is chosen for each request. Bodies are streamed, never buffered as a whole: hyper
 //! holds one chunk each way, and backpressure passes from end to end. hyper parses messages and
 //! writes them again, so that an endpoint never sees framing that a client made up; what hyper is
-//! lenient about and a proxy must not be is refused in [`head`]. Only usual exchanges of short messages with an
-//! endpoint need no hyper, see [`direct`].
+//! lenient about and a proxy must not be is refused in [`head`]. Usual exchanges with an endpoint need no hyper, see
+//! [`direct`].
 
 mod attempts;
 pub(crate) mod backend;

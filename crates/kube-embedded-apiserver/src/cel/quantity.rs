@@ -1,6 +1,6 @@
 //! Quantities of Kubernetes in expressions. What counts as an integer depends on how its library keeps a number.
 
-use kube_embedded_core::quantity;
+use kube_embedded_core::quantity::{self, Parts};
 use std::cmp::Ordering;
 
 /// A billionth, the unit of quantities.
@@ -33,7 +33,8 @@ impl Quantity {
     /// # Errors
     /// The message of Kubernetes for text that is not a quantity.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        Ok(Self { billionths: quantity::parse(text)?, scaled: Scaled::parse(text) })
+        let parts = quantity::parts(text)?;
+        Ok(Self { billionths: quantity::parse(text)?, scaled: Scaled::of(parts) })
     }
 
     pub(super) fn from_int(value: i64) -> Self {
@@ -72,32 +73,23 @@ impl Quantity {
 }
 
 impl Scaled {
-    /// Reads text that is a quantity.
-    fn parse(text: &str) -> Option<Self> {
-        let (is_negative, text) = match text.strip_prefix('-') {
-            Some(rest) => (true, rest),
-            None => (false, text.strip_prefix('+').unwrap_or(text)),
-        };
-        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let (number, suffix) = text.split_at(end);
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    /// Returns nothing for a number that has too many digits, or a part below a billionth.
+    fn of(parts: Parts<'_>) -> Option<Self> {
+        let Parts { is_negative, whole, fraction, base, exponent } = parts;
         let whole = match whole.trim_start_matches('0') {
             "" => "0",
             whole => whole,
         };
         let length = i32::try_from(whole.len() + fraction.len()).ok()?;
-        let (factor, exponent) = match power(suffix) {
-            Power::Ten(exponent) if length <= DIGITS => (1, exponent),
+        let is_short = match base {
+            1 => length <= DIGITS,
             // Roughly, as in Kubernetes: Mi has six digits.
-            Power::Two(bits) if fraction.is_empty() && length + bits * 3 / 10 <= 14 => {
-                (1 << bits, 0)
-            }
-            _ => return None,
+            _ => fraction.is_empty() && length + base.ilog2().cast_signed() * 3 / 10 <= 14,
         };
-        let exponent = exponent.checked_sub(i32::try_from(fraction.len()).ok()?)?;
-        let value: i64 = format!("{whole}{fraction}").parse().ok()?;
-        let value = value.checked_mul(factor)?;
+        let value: i64 = format!("{whole}{fraction}").parse().ok().filter(|_| is_short)?;
+        let value = value.checked_mul(i64::try_from(base).ok()?)?;
         let value = if is_negative { -value } else { value };
+        let exponent = exponent.checked_sub(i32::try_from(fraction.len()).ok()?)?;
         (exponent >= -9).then_some(Self { value, exponent })
     }
 
@@ -110,39 +102,6 @@ impl Scaled {
         let factor = 10_i64.checked_pow(u32::try_from(high.exponent - low.exponent).ok()?)?;
         let value = high.value.checked_mul(factor)?.checked_add(low.value)?;
         Some(Self { value, exponent: low.exponent })
-    }
-}
-
-/// The factor of a suffix.
-enum Power {
-    Ten(i32),
-    Two(i32),
-    None,
-}
-
-fn power(suffix: &str) -> Power {
-    const DECIMAL: [(&str, i32); 10] = [
-        ("", 0),
-        ("n", -9),
-        ("u", -6),
-        ("m", -3),
-        ("k", 3),
-        ("M", 6),
-        ("G", 9),
-        ("T", 12),
-        ("P", 15),
-        ("E", 18),
-    ];
-    const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    if let Some((_, exponent)) = DECIMAL.iter().find(|(known, _)| *known == suffix) {
-        return Power::Ten(*exponent);
-    }
-    if let Some(n) = BINARY.iter().position(|known| *known == suffix) {
-        return Power::Two(i32::try_from(n + 1).unwrap_or(0) * 10);
-    }
-    match suffix.strip_prefix(['e', 'E']).and_then(|digits| digits.parse().ok()) {
-        Some(exponent) => Power::Ten(exponent),
-        None => Power::None,
     }
 }
 

@@ -6,7 +6,11 @@ use serde::{
 };
 use serde_json::Value;
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
-use std::{collections::HashSet, fmt, marker::PhantomData};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    marker::PhantomData,
+};
 
 /// Returns an error for each key of an object that occurs again, worded as Kubernetes' decoder does.
 ///
@@ -28,41 +32,46 @@ pub(crate) fn of_json(text: &[u8], value: &Value) -> Vec<String> {
     paths.into_iter().map(|path| format!("duplicate field {path:?}")).collect()
 }
 
-/// Puts the errors of strict decoding in the order of the JSON that they are about. A key that is unknown is not counted.
+/// The limit to the errors of strict decoding (`saveStrictError` of sigs.k8s.io/json).
+const MAX_ERRORS: usize = 100;
+
+/// Puts the errors of strict decoding in the order of the JSON that they are about, of which the first are kept. A key
+/// that is unknown is not counted.
 pub(crate) fn in_order(text: &[u8], mut errors: Vec<String>) -> Vec<String> {
     let split = |error: &str| -> Option<(bool, String)> {
         let (what, path) = error.split_once(" field ")?;
         Some((what == "duplicate", path.trim_matches('"').to_owned()))
     };
-    let unknown: Vec<String> = errors
+    let unknown: HashSet<String> = errors
         .iter()
         .filter_map(|error| split(error).filter(|(again, _)| !again).map(|(_, path)| path))
         .collect();
     errors.retain(|error| {
-        split(error).is_none_or(|(again, path)| {
-            !again || !unknown.iter().any(|unknown| is_within(&path, unknown))
-        })
+        split(error).is_none_or(|(again, path)| !again || !is_within_any(&path, &unknown))
     });
     if errors.len() < 2 {
         return errors;
     }
     let mut found = Vec::new();
     let mut document = serde_json::Deserializer::from_slice(text);
-    if Walk::<Every>::new(&mut String::new(), &mut found).deserialize(&mut document).is_err() {
-        return errors;
-    }
-    errors.sort_by_key(|error| {
-        let place = split(error).and_then(|(again, path)| {
-            found.iter().position(|found| found.again == again && found.path == path)
+    if Walk::<Every>::new(&mut String::new(), &mut found).deserialize(&mut document).is_ok() {
+        let mut places = HashMap::new();
+        for (at, Found { again, path, .. }) in found.into_iter().enumerate() {
+            places.entry((again, path)).or_insert(at);
+        }
+        errors.sort_by_cached_key(|error| {
+            let place = split(error).and_then(|key| places.get(&key).copied());
+            place.unwrap_or(usize::MAX)
         });
-        place.unwrap_or(usize::MAX)
-    });
+    }
+    errors.truncate(MAX_ERRORS);
     errors
 }
 
-/// Returns true for a path that is another one, or below it.
-fn is_within(path: &str, other: &str) -> bool {
-    path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+/// Returns true for a path that is one of others, or below one.
+fn is_within_any(path: &str, others: &HashSet<String>) -> bool {
+    let ends = path.match_indices(['.', '[']).map(|(at, _)| at).chain([path.len()]);
+    ends.into_iter().any(|end| others.contains(&path[..end]))
 }
 
 /// Returns one error with all keys that occur again, with their lines.
@@ -259,6 +268,28 @@ mod tests {
             let value: Value = serde_json::from_str(text).unwrap();
             assert_eq!(of_json(text.as_bytes(), &value), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn first_errors_of_a_document_are_kept_in_its_order() {
+        let text = r#"{"b":1,"a":1,"a":1,"spec":{"x":1,"x":1}}"#;
+        let errors = [
+            "unknown field \"spec\"",
+            "duplicate field \"a\"",
+            "duplicate field \"spec.x\"",
+            "unknown field \"b\"",
+        ];
+        let ordered = in_order(text.as_bytes(), errors.map(str::to_owned).to_vec());
+        assert_eq!(
+            ordered,
+            ["unknown field \"b\"", "duplicate field \"a\"", "unknown field \"spec\""]
+        );
+        // With the square of so many, this test would take minutes.
+        let many = 0..200_000;
+        let keys: Vec<String> = many.clone().map(|n| format!("\"x{n}\":1")).collect();
+        let errors = many.map(|n| format!("unknown field \"x{n}\"")).rev().collect();
+        let ordered = in_order(format!("{{{}}}", keys.join(",")).as_bytes(), errors);
+        assert_eq!((ordered.len(), &*ordered[99]), (100, "unknown field \"x99\""));
     }
 
     #[test]

@@ -8,7 +8,10 @@ use crate::{
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
-use std::num::{IntErrorKind, ParseIntError};
+use std::{
+    collections::HashSet,
+    num::{IntErrorKind, ParseIntError},
+};
 
 /// The error of a request.
 #[derive(Clone, Debug)]
@@ -47,9 +50,10 @@ impl ApiError {
 
     /// Adds the warnings of a request that was decoded before it failed.
     pub(crate) fn with_warnings(mut self, warnings: &[String]) -> Self {
-        let mut all = self.take_warnings();
-        all.extend(warnings.iter().filter(|one| !all.contains(one)).cloned().collect::<Vec<_>>());
-        if !all.is_empty() {
+        if !warnings.is_empty() {
+            // Those that are added twice are written once.
+            let mut all = self.take_warnings();
+            all.extend_from_slice(warnings);
             self.warnings = Some(Box::new(Warnings(all)));
         }
         self
@@ -347,13 +351,9 @@ impl ApiError {
         errors: &[FieldError],
     ) -> Self {
         // The message has each error once, for all that causes may be repeated.
-        let mut lines: Vec<String> = Vec::new();
-        for error in errors {
-            let line = format!("{}: {}", error.field, error.message);
-            if !lines.contains(&line) {
-                lines.push(line);
-            }
-        }
+        let mut seen = HashSet::new();
+        let lines = errors.iter().map(|error| format!("{}: {}", error.field, error.message));
+        let lines: Vec<String> = lines.filter(|line| seen.insert(line.clone())).collect();
         let all = match lines.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),

@@ -73,8 +73,8 @@ impl Writer<'_> {
             for name in leaves {
                 set.remove(&["metadata", name]);
             }
-            // Those that are left the metadata as a whole have no owner for it either.
-            if leaves.len() == CLIENT_METADATA.len() {
+            // A status without any metadata of its own does not own the metadata either.
+            if leaves == CLIENT_METADATA {
                 set.remove(&["metadata"]);
             }
             set.remove(&["spec"]);

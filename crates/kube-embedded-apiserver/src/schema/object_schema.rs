@@ -78,7 +78,7 @@ impl ObjectSchema<'_> {
     }
 
     /// Brings an object into the form in which it is read from the storage again.
-    pub(crate) fn clear_empty_lists(self, object: &mut Value) {
+    pub(crate) fn to_stored_form(self, object: &mut Value) {
         self.complete(object);
         if let Self::Typed(structure) = self {
             unset::clear_empty_lists(structure, object);

@@ -16,11 +16,9 @@ pub(crate) fn complete(structure: &Structure, value: &mut Value) {
             object.insert(field.name.clone(), unset);
         }
     }
-    each_field(structure, object, &mut |field, value| complete_in(&field.shape, value));
-}
-
-fn complete_in(shape: &Shape, value: &mut Value) {
-    each_structure(shape, value, &mut |structure, value| complete(structure, value));
+    each_field(structure, object, &mut |field, value| {
+        each_structure(&field.shape, value, &mut |structure, value| complete(structure, value));
+    });
 }
 
 /// Replaces empty lists by what is left of them in the storage: protobuf does not distinguish them from those that are not set.

@@ -11,6 +11,7 @@ use crate::{
     },
 };
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// The limit to the keys and values of all annotations together (`TotalAnnotationSizeLimitB`).
 const ANNOTATIONS_SIZE: usize = 256 * 1024;
@@ -160,14 +161,10 @@ fn new_finalizers(metadata: &Value, old: &Value) -> Vec<FieldError> {
     if old["deletionTimestamp"].is_null() {
         return Vec::new();
     }
-    let before = list(old, &["finalizers"]);
-    let mut added: Vec<String> = list(metadata, &["finalizers"])
-        .iter()
-        .filter(|finalizer| !before.contains(finalizer))
-        .map(Value::to_string)
-        .collect();
-    added.sort();
-    added.dedup();
+    let names = |metadata| list(metadata, &["finalizers"]).iter().filter_map(Value::as_str);
+    let (before, now): (BTreeSet<&str>, BTreeSet<&str>) =
+        (names(old).collect(), names(metadata).collect());
+    let added: Vec<String> = now.difference(&before).map(|name| format!("{name:?}")).collect();
     if added.is_empty() {
         return Vec::new();
     }

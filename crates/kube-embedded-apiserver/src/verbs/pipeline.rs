@@ -242,7 +242,7 @@ impl<'s> Write<'s, '_> {
     fn into_change(self, stored: Option<&Arc<Object>>) -> ApiResult<Change<'s, ResultObject>> {
         let Self { request: WriteRequest { target, options, .. }, old, mut new, guard, .. } = self;
         let resource = &target.resource;
-        resource.object_schema().clear_empty_lists(&mut new);
+        resource.object_schema().to_stored_form(&mut new);
         if let (Some(old), Some(stored)) = (old, stored)
             && metadata::is_noop(&new, old)
         {
@@ -340,7 +340,7 @@ fn track(write: &mut Write<'_, '_>) -> ApiResult<()> {
     {
         metadata.remove("managedFields");
     }
-    write.request.target.resource.object_schema().clear_empty_lists(&mut write.new);
+    write.request.target.resource.object_schema().to_stored_form(&mut write.new);
     Ok(())
 }
 

@@ -214,8 +214,8 @@ impl Client {
         for mirror in filters.into_iter().flat_map(|filters| &filters.mirrors) {
             self.mirror(mirror, &request, progress.is_none());
         }
-        self.signals.hints.expect(version == Version::HTTP_11);
-        Ok(Outgoing { request, progress, lacks_forwarded })
+        let takes_hints = version == Version::HTTP_11;
+        Ok(Outgoing { request, progress, lacks_forwarded, takes_hints })
     }
 
     /// Makes the connection a tunnel if the endpoint has switched protocols. Returns whether it has.
@@ -267,7 +267,8 @@ impl Client {
             return;
         }
         let (request, backend) = (head_of(request), mirror.backend.clone());
-        let mut outgoing = Outgoing { request, progress: None, lacks_forwarded: false };
+        let mut outgoing =
+            Outgoing { request, progress: None, lacks_forwarded: false, takes_hints: false };
         // Signals of its own, as it is no request of the client.
         let (frontend, network) = (self.frontend.clone(), self.network.clone());
         let slot = self.signals.slot.clone();

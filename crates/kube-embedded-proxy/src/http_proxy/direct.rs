@@ -2,7 +2,7 @@
 //!
 //! hyper drives a connection in a task of its own, and requests, responses and bodies reach the task of the client through
 //! channels. For short messages that is more work than the messages are, so the proxy itself writes such a request, and
-//! reads the head of its response with the parser that hyper has, too. It judges nothing: a response that is not of this
+//! reads the head of its response with the parser that hyper has, too. It refuses nothing: a response that is not of this
 //! kind, in whatever way, is left to hyper from its first byte.
 
 use super::{
@@ -130,7 +130,7 @@ impl DirectConnection {
         let mut sent = 0;
         future::poll_fn(|cx| match self.poll_exchange(request, &mut sent, cx) {
             Poll::Pending => self.wait.poll(cx).map(|()| ExchangeResult::TimedOut),
-            answer => answer,
+            result => result,
         })
         .await
     }

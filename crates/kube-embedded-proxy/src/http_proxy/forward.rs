@@ -130,7 +130,9 @@ impl Client {
         let progress = outgoing.progress.as_deref();
         let spare = may_repeat.then(|| head_of(&request));
         let method = request.method().clone();
-        self.pass_on_hints(&mut request);
+        if outgoing.takes_hints {
+            self.collect_hints(&mut request);
+        }
         let sent = self.pass_hints(wait(connection.send(request), progress, limit)).await?;
         let Some((mut connection, mut response)) = sent else { return Err(closed(backend)) };
         if response.is_err()
@@ -251,11 +253,8 @@ impl Client {
 }
 
 impl Client {
-    /// Collects the informational responses to a request, if its client may get any.
-    fn pass_on_hints(&self, request: &mut Request<RequestBody>) {
-        if !self.signals.hints.are_expected() {
-            return;
-        }
+    /// Collects the informational responses to a request.
+    fn collect_hints(&self, request: &mut Request<RequestBody>) {
         let signals = self.signals.clone();
         on_informational(request, move |response| {
             // The proxy itself confirms `Expect: 100-continue`.

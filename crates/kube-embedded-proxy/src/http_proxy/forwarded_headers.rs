@@ -1,4 +1,4 @@
-//! The fields that tell an endpoint of the client's connection.
+//! The fields that describe the client's connection to an endpoint.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::{

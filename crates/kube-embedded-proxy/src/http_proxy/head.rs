@@ -339,7 +339,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// Removes fields with these names and those that `Connection` names.
 fn strip(headers: &mut HeaderMap, names: &[HeaderName]) {
     // One pass, as most messages have one of them or none.
-    let mut present = [false; 10];
+    let mut present = [false; NOT_FOR_ENDPOINTS.len()];
     for name in headers.keys() {
         if let Some(at) = names.iter().position(|other| other == name) {
             present[at] = true;

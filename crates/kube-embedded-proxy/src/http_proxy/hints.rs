@@ -3,10 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, PoisonError},
 };
 use tokio::sync::Notify;
 
@@ -16,22 +13,11 @@ const MAX_WAITING: usize = 16;
 /// Those that have arrived on behalf of one client connection.
 #[derive(Default)]
 pub(super) struct Hints {
-    /// Whether the client's current request is one after which it expects them.
-    expected: AtomicBool,
     waiting: Mutex<VecDeque<Vec<u8>>>,
     arrived: Notify,
 }
 
 impl Hints {
-    /// Records whether the client may get any.
-    pub(super) fn expect(&self, expected: bool) {
-        self.expected.store(expected, Ordering::Relaxed);
-    }
-
-    pub(super) fn are_expected(&self) -> bool {
-        self.expected.load(Ordering::Relaxed)
-    }
-
     /// Adds one as it is to be written.
     pub(super) fn add(&self, hint: Vec<u8>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);

@@ -104,6 +104,8 @@ pub(super) struct Outgoing {
     /// Whether the fields about the client are still to be added. Most rules change no fields, so that these can be written
     /// as they are, and need no place in the map.
     pub(super) lacks_forwarded: bool,
+    /// Whether the client may get informational responses.
+    pub(super) takes_hints: bool,
 }
 
 impl Outgoing {
@@ -114,8 +116,8 @@ impl Outgoing {
 
     /// Copies it without a body, as far as an endpoint sees it.
     pub(super) fn copy(&self) -> Self {
-        let (request, progress) = (head_of(&self.request), None);
-        Self { request, progress, lacks_forwarded: self.lacks_forwarded }
+        let Self { lacks_forwarded, takes_hints, .. } = *self;
+        Self { request: head_of(&self.request), progress: None, lacks_forwarded, takes_hints }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Conversion to text: `string()` and `strings.quote`.
 
 use super::{operators::text, table::Row};
-use crate::cel::{
-    budget::{Budget, EvalError},
-    value::Val,
+use crate::{
+    cel::{
+        budget::{Budget, EvalError},
+        value::Val,
+    },
+    go_quote::named_escape,
 };
 
 type Evaluated<'a> = Result<Val<'a>, EvalError>;
@@ -92,20 +95,13 @@ fn duration(nanos: i64) -> String {
     format!("{seconds}s")
 }
 
+/// Quotes text, with escapes for no more than what has a letter of its own.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
-        match c {
-            '"' => quoted.push_str("\\\""),
-            '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            '\u{7}' => quoted.push_str("\\a"),
-            '\u{8}' => quoted.push_str("\\b"),
-            '\u{b}' => quoted.push_str("\\v"),
-            '\u{c}' => quoted.push_str("\\f"),
-            _ => quoted.push(c),
+        match named_escape(c) {
+            Some(escape) => quoted.push_str(escape),
+            None => quoted.push(c),
         }
     }
     quoted.push('"');

@@ -4,12 +4,12 @@ use super::{operators::text, table::Row};
 use crate::{
     cel::{
         budget::EvalError,
-        timestamp::{Civil, Timestamp},
+        timestamp::Timestamp,
         value::{Val, parse_duration},
     },
     timestamps,
 };
-use jiff::tz::TimeZone;
+use jiff::{civil::DateTime, tz::TimeZone};
 
 type Evaluated<'a> = Result<Val<'a>, EvalError>;
 
@@ -80,17 +80,19 @@ pub(super) const TABLE: &[Row] = &[
             _ => Err(EvalError::Overload),
         },
     ),
-    Row("getFullYear", OF_TIMESTAMP, |args, _| part(args, |at| at.year)),
-    Row("getMonth", OF_TIMESTAMP, |args, _| part(args, |at| at.month - 1)),
-    Row("getDate", OF_TIMESTAMP, |args, _| part(args, |at| at.day)),
-    Row("getDayOfMonth", OF_TIMESTAMP, |args, _| part(args, |at| at.day - 1)),
-    Row("getDayOfYear", OF_TIMESTAMP, |args, _| part(args, |at| at.day_of_year)),
-    Row("getDayOfWeek", OF_TIMESTAMP, |args, _| part(args, |at| at.weekday)),
-    Row("getHours", OF_BOTH, |args, _| part_or(args, |at| at.hour, 3600 * SECOND)),
-    Row("getMinutes", OF_BOTH, |args, _| part_or(args, |at| at.minute, 60 * SECOND)),
-    Row("getSeconds", OF_BOTH, |args, _| part_or(args, |at| at.second, SECOND)),
+    Row("getFullYear", OF_TIMESTAMP, |args, _| part(args, |at| at.year().into())),
+    Row("getMonth", OF_TIMESTAMP, |args, _| part(args, |at| i64::from(at.month()) - 1)),
+    Row("getDate", OF_TIMESTAMP, |args, _| part(args, |at| at.day().into())),
+    Row("getDayOfMonth", OF_TIMESTAMP, |args, _| part(args, |at| i64::from(at.day()) - 1)),
+    Row("getDayOfYear", OF_TIMESTAMP, |args, _| part(args, |at| i64::from(at.day_of_year()) - 1)),
+    Row("getDayOfWeek", OF_TIMESTAMP, |args, _| {
+        part(args, |at| at.weekday().to_sunday_zero_offset().into())
+    }),
+    Row("getHours", OF_BOTH, |args, _| part_or(args, |at| at.hour().into(), 3600 * SECOND)),
+    Row("getMinutes", OF_BOTH, |args, _| part_or(args, |at| at.minute().into(), 60 * SECOND)),
+    Row("getSeconds", OF_BOTH, |args, _| part_or(args, |at| at.second().into(), SECOND)),
     Row("getMilliseconds", OF_BOTH, |args, _| {
-        part_or(args, |at| at.nanosecond / 1_000_000, SECOND / 1000)
+        part_or(args, |at| at.millisecond().into(), SECOND / 1000)
     }),
 ];
 
@@ -102,7 +104,7 @@ fn duration<'a>(found: Option<i64>) -> Evaluated<'a> {
     found.map_or_else(|| EvalError::fail("integer overflow"), |nanos| Ok(Val::Duration(nanos)))
 }
 
-fn part<'a>(args: &[Val<'a>], of: fn(Civil) -> i64) -> Evaluated<'a> {
+fn part<'a>(args: &[Val<'a>], of: fn(DateTime) -> i64) -> Evaluated<'a> {
     match args {
         [Val::Timestamp(at)] => Ok(Val::Int(of(at.at_offset(0)))),
         [Val::Timestamp(at), name] => {
@@ -125,8 +127,8 @@ fn offset(at: Timestamp, name: &str) -> Result<i64, String> {
         return Ok((hours * 60 + minutes) * 60);
     }
     let zone = match name {
-        "" => TimeZone::UTC,
-        "Local" => TimeZone::system(),
+        // kube-apiserver runs in UTC, too, as a rule.
+        "" | "Local" => TimeZone::UTC,
         name => timestamps::time_zone(name).ok_or_else(|| format!("unknown time zone {name}"))?,
     };
     // The offsets of zones are known for a little less than the years 1 to 9999.
@@ -136,7 +138,7 @@ fn offset(at: Timestamp, name: &str) -> Result<i64, String> {
 }
 
 /// A part of a timestamp, or a duration in a unit.
-fn part_or<'a>(args: &[Val<'a>], of: fn(Civil) -> i64, unit: i64) -> Evaluated<'a> {
+fn part_or<'a>(args: &[Val<'a>], of: fn(DateTime) -> i64, unit: i64) -> Evaluated<'a> {
     match args {
         [Val::Duration(nanos)] => Ok(Val::Int(nanos / unit)),
         _ => part(args, of),

@@ -65,7 +65,7 @@ fn other_responses_are_left_to_hyper() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn patience_lasts_for_each_wait_though_its_timer_is_rarely_set() {
+async fn timer_ends_each_wait_though_it_is_rarely_set() {
     let mut wait = WaitTimer::default();
     let start = Instant::now();
     let second = Duration::from_secs(1);
